@@ -1,0 +1,89 @@
+package testsum
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Machine is what a machine offers to tests.
+type Machine struct {
+	Root  bool // effective user 0
+	Fuse  bool // /dev/fuse can be opened
+	NetNS bool // a network namespace can be made
+	// Has reports whether a program is on PATH; nil means none is.
+	Has func(program string) bool
+}
+
+// ThisMachine looks at the machine that runs the program.
+func ThisMachine() Machine {
+	m := Machine{
+		Root: os.Geteuid() == 0,
+		Has: func(program string) bool {
+			_, err := exec.LookPath(program)
+			return err == nil
+		},
+	}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err == nil {
+		f.Close()
+		m.Fuse = true
+	}
+	m.NetNS = canMakeNetNS()
+	return m
+}
+
+// canMakeNetNS makes a namespace on a thread of its own. The goroutine never
+// unlocks the thread, so the runtime ends it and the namespace goes with it.
+func canMakeNetNS() bool {
+	ok := make(chan bool)
+	go func() {
+		runtime.LockOSThread()
+		ok <- unix.Unshare(unix.CLONE_NEWNET) == nil
+	}()
+	return <-ok
+}
+
+// needsTool matches "needs tool NAME" at the start of a reason.
+var needsTool = regexp.MustCompile(`^needs tool ([\w.-]+)`)
+
+// Contradicts returns what the machine has that the reason of a skip says is
+// missing, or "" when the skip stands. A test in short mode was left out by the
+// caller and is nobody's fault.
+func (m Machine) Contradicts(reason string) string {
+	need, _, _ := strings.Cut(reason, ":")
+	if t := needsTool.FindStringSubmatch(reason); t != nil {
+		if m.Has != nil && m.Has(t[1]) {
+			return t[1] + " is on PATH"
+		}
+		return ""
+	}
+	if !strings.HasPrefix(need, "needs ") {
+		return ""
+	}
+	// A reason may name several needs ("needs root and /dev/fuse"): it stands
+	// when one of them is missing.
+	abilities := []struct {
+		word string
+		has  bool
+		text string
+	}{
+		{"root", m.Root, "this is root"},
+		{"/dev/fuse", m.Fuse, "/dev/fuse can be opened"},
+		{"network namespaces", m.NetNS, "network namespaces can be made"},
+	}
+	var present []string
+	for _, a := range abilities {
+		if !strings.Contains(need, a.word) {
+			continue
+		}
+		if !a.has {
+			return ""
+		}
+		present = append(present, a.text)
+	}
+	return strings.Join(present, " and ")
+}

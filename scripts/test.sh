@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# Runs the stages of a test run, cheapest signal first, one line per stage, and
+# closes with "N passed, N failed, N skipped".
+#   scripts/test.sh all              what make test does
+#   scripts/test.sh check            what make check does
+#   scripts/test.sh race|fuzz [PKG]  one kind of test, over PKG (default ./...)
+#   scripts/test.sh lint|fmt
+# V=1 prints the output of every stage, not only of those that fail.
+# shellcheck disable=SC2317 # the checks are called through stage
+set -euo pipefail
+exec </dev/null # nothing here reads input; a test that does gets end of file
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+mode=${1:-all}
+pkgs=("${@:2}")
+[ ${#pkgs[@]} -gt 0 ] || pkgs=(./...)
+
+# Packages that must compile where FUSE and namespaces do not exist, and where
+# an int has 32 bits: what a program on a laptop or a phone would import.
+portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... ./internal/httprange/... ./internal/s3/...)
+
+# One fuzz target runs this long in make test; all of them together stop at
+# FUZZ_TOTAL, counted with the build of the instrumented code.
+FUZZTIME=${FUZZTIME:-5s}
+FUZZ_TOTAL=${FUZZ_TOTAL:-240} # seconds
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+failed=0
+begin=$SECONDS
+
+# record NAME pass|fail|skip [REASON]
+record() { printf '%s\t%s\t%s\n' "$1" "$2" "${3:-}" >>"$logs/stages.tsv"; }
+
+# stage NAME COMMAND... runs a check that passes or fails as a whole.
+stage() {
+	local name=$1 start=$SECONDS
+	shift
+	printf '%-44s' "$name"
+	if "$@" >"$logs/out" 2>&1; then
+		printf 'ok    %4d s\n' $((SECONDS - start))
+		record "$name" pass
+		[ -z "${V:-}" ] || cat "$logs/out"
+		return 0
+	fi
+	printf 'FAIL  %4d s\n' $((SECONDS - start))
+	sed 's/^/    /' "$logs/out"
+	record "$name" fail
+	failed=1
+	return 1
+}
+
+# skip NAME REASON
+skip() {
+	printf '%-44sskip  (%s)\n' "$1" "$2"
+	record "$1" skip "$2"
+}
+
+# tests NAME GO-TEST-ARGUMENTS... runs go test and prints what failed; the
+# summary counts its tests.
+tests() {
+	local name=$1 start=$SECONDS rc=0
+	shift
+	printf '%-44s' "$name"
+	go test -json "$@" >"$logs/$name.json" 2>"$logs/out" || rc=$?
+	cat "$logs/out" >>"$logs/$name.json"
+	local word=ok
+	[ $rc -eq 0 ] || word=FAIL
+	printf '%-4s  %4d s' "$word" $((SECONDS - start))
+	"$testsum" report "$logs/$name.json" >"$logs/report" || true
+	printf '   %s\n' "$(tail -n 1 "$logs/report")"
+	if [ $rc -ne 0 ]; then
+		head -n -1 "$logs/report" | sed 's/^/    /'
+		failed=1
+	fi
+}
+
+no_diff() { # COMMAND...: fails and shows it when the command prints anything
+	local out
+	out=$("$@")
+	[ -z "$out" ] || {
+		printf '%s\n' "$out"
+		return 1
+	}
+}
+
+go_files() { git ls-files --cached --others --exclude-standard -- '*.go' | while read -r f; do [ ! -e "$f" ] || printf '%s\n' "$f"; done; }
+
+check_format() {
+	local files
+	mapfile -t files < <(go_files)
+	no_diff gofmt -l "${files[@]}"
+}
+
+check_tidy() {
+	go mod tidy -diff
+	go mod verify
+}
+
+check_vet() { # GOOS GOARCH PACKAGES...
+	local os=$1 arch=$2
+	shift 2
+	GOOS=$os GOARCH=$arch CGO_ENABLED=0 go vet "$@"
+}
+
+check_build() { # GOOS GOARCH PACKAGES...
+	local os=$1 arch=$2
+	shift 2
+	GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build "$@"
+}
+
+check_programs() {
+	mkdir -p "$logs/bin"
+	mapfile -t mains < <(go list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./... | grep .)
+	CGO_ENABLED=0 go build -o "$logs/bin/" "${mains[@]}"
+}
+
+existing() { # of the patterns given, those whose folder exists
+	local p
+	for p in "$@"; do
+		if [ -d "${p%/...}" ]; then printf '%s\n' "$p"; fi
+	done
+}
+
+run_static() {
+	stage 'format' check_format || true
+	stage 'go.mod tidy and verified' check_tidy || true
+	# What follows is noise when the code does not even pass vet.
+	stage 'vet linux/amd64' check_vet linux amd64 ./... || return 1
+}
+
+run_cross() {
+	local some
+	mapfile -t some < <(existing "${portable[@]}")
+	[ ${#some[@]} -gt 0 ] || return 0
+	stage 'vet linux/arm64' check_vet linux arm64 ./... || true
+	stage 'vet linux/386 (portable packages)' check_vet linux 386 "${some[@]}" || true
+	stage 'build darwin/arm64 (portable packages)' check_build darwin arm64 "${some[@]}" || true
+}
+
+run_lint() {
+	stage 'golangci-lint installed' scripts/tools.sh golangci-lint || return 0
+	stage 'golangci-lint' golangci-lint run ./... || true
+}
+
+run_race() {
+	if ! have gcc; then
+		skip 'race' 'needs tool gcc: the race detector links with cgo'
+		return 0
+	fi
+	CGO_ENABLED=1 tests race -race -tags invariants -skip '^TestPriv' -timeout 10m "${pkgs[@]}"
+}
+
+# run_fuzz finds the targets by their name in the source and fuzzes each alone,
+# as go test wants it.
+run_fuzz() {
+	local start=$SECONDS line dir target
+	local under=${pkgs[0]#./}
+	under=${under%...}
+	under=${under%/}
+	while IFS= read -r line; do
+		dir=$(dirname "${line%%:*}")
+		target=$(sed -E 's/.*func (Fuzz[A-Za-z0-9_]*).*/\1/' <<<"$line")
+		if [ "$mode" = all ] && [ $((SECONDS - start)) -ge "$FUZZ_TOTAL" ]; then
+			skip "fuzz $target" "the time box of $FUZZ_TOTAL s is used up; its corpus ran as unit tests"
+			continue
+		fi
+		stage "fuzz $target ($dir)" go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" -parallel 2 -timeout 10m "./$dir" || true
+	done < <(go_files | grep '_test\.go$' | grep "^$under" | xargs -r grep -HE '^func Fuzz[A-Za-z0-9_]*\(')
+}
+
+run_vulncheck() {
+	# Optional: it needs the vulnerability database, which not every network reaches.
+	if scripts/tools.sh govulncheck >/dev/null 2>&1 && timeout 120 govulncheck ./... >"$logs/vuln" 2>&1; then
+		stage 'govulncheck' true
+	elif grep -q 'Vulnerability #' "$logs/vuln" 2>/dev/null; then
+		stage 'govulncheck' sh -c "cat '$logs/vuln'; false" || true
+	else
+		skip 'govulncheck' 'the vulnerability database cannot be reached'
+	fi
+}
+
+finish() {
+	local rc=0
+	"$testsum" summary "$logs" || rc=$?
+	echo "took $(((SECONDS - begin) / 60)) min $(((SECONDS - begin) % 60)) s"
+	[ $failed -eq 0 ] && [ $rc -eq 0 ] || exit 1
+	exit 0
+}
+
+need_go
+touch "$logs/stages.tsv"
+if [ "$mode" = fmt ]; then
+	scripts/tools.sh golangci-lint
+	exec golangci-lint fmt ./...
+fi
+[ "$mode" != all ] || scripts/setup.sh test
+echo "Go $(go env GOVERSION | sed s/^go//) on $(go env GOOS)/$(go env GOARCH), $(nproc) CPUs"
+testsum=$logs/testsum
+CGO_ENABLED=0 go build -o "$testsum" ./internal/lint/cmd/testsum
+export CGO_ENABLED=0
+
+case $mode in
+all)
+	run_static || finish
+	run_cross
+	run_lint
+	stage 'import graph and house rules' go test -count=1 ./internal/lint/... || true
+	tests unit -short -shuffle=on -skip '^TestPriv' -timeout 5m ./...
+	tests full -skip '^TestPriv' -timeout 10m ./...
+	run_race
+	run_fuzz
+	tests privileged -count=1 -p 1 -run '^TestPriv' -timeout 10m ./...
+	stage 'examples and programs build' check_programs || true
+	run_vulncheck
+	;;
+check)
+	run_static || finish
+	run_lint
+	stage 'import graph and house rules' go test -count=1 ./internal/lint/... || true
+	tests unit -short -shuffle=on -skip '^TestPriv' -timeout 5m ./...
+	;;
+race) run_race ;;
+fuzz) run_fuzz ;;
+lint) run_lint ;;
+*) die "usage: scripts/test.sh all|check|race|fuzz|lint|fmt" ;;
+esac
+finish
