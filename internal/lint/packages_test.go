@@ -1,0 +1,177 @@
+package lint
+
+import (
+	"go/ast"
+	"go/doc"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// public reports whether users import the package.
+func public(p pkg) bool {
+	if p.Name == "main" || !slices.Contains([]string{"soci", "s3stream", "csi", "dnsplugin"}, unitOf(p.Rel())) {
+		return false
+	}
+	return !slices.Contains(strings.Split(p.Rel(), "/"), "internal")
+}
+
+func TestEveryPackageIsDocumented(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		if len(p.GoFiles) == 0 {
+			continue
+		}
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment", p.Rel())
+		}
+		if p.Name != "main" && !slices.Contains(p.GoFiles, "doc.go") {
+			t.Errorf("%s has no doc.go: what it is for, a six-line example, vocabulary, concurrency contract, failure model, non-goals", p.Rel())
+		}
+	}
+}
+
+func TestEveryPublicPackageHasAnExample(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		if public(p) && !hasExample(t, p) {
+			t.Errorf("%s has no Example with an // Output: comment", p.Rel())
+		}
+	}
+}
+
+// hasExample reports whether a test file of the package has an example that
+// go test runs.
+func hasExample(t *testing.T, p pkg) bool {
+	t.Helper()
+	for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.ParseComments)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		for _, ex := range doc.Examples(f) {
+			if ex.Output != "" || ex.EmptyOutput {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// maxMainLines: a main parses flags into Options and calls Run; what is longer
+// holds logic that no test reaches.
+const maxMainLines = 150
+
+func TestMainsAreShort(t *testing.T) {
+	t.Parallel()
+	for _, f := range files(t, "/main.go") {
+		if !strings.Contains(f, "/cmd/") {
+			continue
+		}
+		if n := strings.Count(read(t, f), "\n"); n > maxMainLines {
+			t.Errorf("%s has %d lines: a main of more than %d holds logic that belongs into a package", f, n, maxMainLines)
+		}
+	}
+}
+
+// sleepCall matches a sleep. One is allowed where a real process is polled, with
+// the linter's own mark and a reason, so that a review sees it.
+var (
+	sleepCall    = regexp.MustCompile(`\btime\.Sleep\(`)
+	sleepAllowed = regexp.MustCompile(`//nolint:forbidigo // \w+`)
+)
+
+func TestNoSleepInTests(t *testing.T) {
+	t.Parallel()
+	for _, f := range files(t, "_test.go") {
+		for i, line := range strings.Split(read(t, f), "\n") {
+			if sleepCall.MatchString(line) && !sleepAllowed.MatchString(line) && !strings.Contains(line, "MustCompile") {
+				t.Errorf("%s:%d sleeps: wait for a signal or use testing/synctest", f, i+1)
+			}
+		}
+	}
+}
+
+// leftovers matches notes to oneself. Written in pieces, or it would match itself.
+var leftovers = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
+
+func TestNoNotesToSelf(t *testing.T) {
+	t.Parallel()
+	for _, f := range files(t, ".go", ".sh", ".md", ".yml", ".yaml", "Makefile", "Corefile") {
+		if strings.Contains(f, "/testdata/") {
+			continue
+		}
+		for i, line := range strings.Split(read(t, f), "\n") {
+			if leftovers.MatchString(line) {
+				t.Errorf("%s:%d has a note to self: do it, or file an issue", f, i+1)
+			}
+		}
+	}
+}
+
+func TestTestdataIsUsed(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		entries, err := os.ReadDir(filepath.Join(p.Dir, "testdata"))
+		if err != nil {
+			continue
+		}
+		var src strings.Builder
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			src.WriteString(read(t, filepath.Join(p.Rel(), name)))
+		}
+		for _, e := range entries {
+			if e.Name() == "fuzz" {
+				checkCorpora(t, p, src.String())
+				continue
+			}
+			stem := strings.TrimSuffix(e.Name(), filepath.Ext(e.Name()))
+			walks := strings.Contains(src.String(), `"testdata"`) || strings.Contains(src.String(), `testdata/*`)
+			if !walks && !strings.Contains(src.String(), stem) {
+				t.Errorf("%s/testdata/%s: no test of the package names it", p.Rel(), e.Name())
+			}
+		}
+	}
+}
+
+// checkCorpora: a corpus belongs to a target, and a target has a corpus.
+func checkCorpora(t *testing.T, p pkg, src string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(p.Dir, "testdata", "fuzz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.Contains(src, "func "+e.Name()+"(f *testing.F)") {
+			t.Errorf("%s/testdata/fuzz/%s: no such fuzz target", p.Rel(), e.Name())
+		}
+	}
+}
+
+func TestFuzzTargetsHaveACorpus(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				continue // the compiler says it better
+			}
+			for _, d := range f.Decls {
+				fn, ok := d.(*ast.FuncDecl)
+				if !ok || !strings.HasPrefix(fn.Name.Name, "Fuzz") || fn.Recv != nil || len(fn.Type.Params.List) != 1 {
+					continue
+				}
+				corpus := filepath.Join(p.Rel(), "testdata", "fuzz", fn.Name.Name)
+				if !exists(corpus) && !strings.Contains(read(t, filepath.Join(p.Rel(), name)), "f.Add(") {
+					t.Errorf("%s %s has neither seeds nor a corpus in %s", p.Rel(), fn.Name.Name, corpus)
+				}
+			}
+		}
+	}
+}
