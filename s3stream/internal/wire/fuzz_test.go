@@ -39,6 +39,8 @@ func (s *script) Read(p []byte) (int, error)  { return s.r.Read(p) }
 func (s *script) Write(p []byte) (int, error) { return len(p), nil }
 func (s *script) SetDeadline(time.Time) error { return nil }
 
+func (s *script) SetWriteDeadline(time.Time) error { return nil }
+
 // FuzzStream reads arbitrary bytes as frames, as each state of a peer does:
 // it must end in an error or EOF without a panic or a large allocation.
 func FuzzStream(f *testing.F) {
