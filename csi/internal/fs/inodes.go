@@ -1,0 +1,146 @@
+package fs
+
+import (
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/csi/internal/tree"
+)
+
+// node is one inode: a directory, or one version of a file. All fields but the guarded ones never change.
+type node struct {
+	ino    uint64
+	kind   tree.Kind
+	parent uint64
+	name   string
+	obj    Object // a file's version; of a directory only Key is set: its prefix
+
+	// Guarded by inodes.mu.
+	lookups uint64    // times the kernel was told, less the times it forgot; the node leaves the table at 0
+	seen    time.Time // when the store last confirmed that this is what the name shows
+}
+
+// sameVersion reports whether o is the version that the node stands for.
+func (n *node) sameVersion(kind tree.Kind, o Object) bool {
+	if n.kind != kind || n.obj.Key != o.Key {
+		return false
+	}
+	if kind == tree.Dir {
+		return true
+	}
+	if n.obj.ETag != "" || o.ETag != "" {
+		return n.obj.ETag == o.ETag
+	}
+	return n.obj.Size == o.Size && n.obj.ModTime.Equal(o.ModTime)
+}
+
+// child names an entry of a directory.
+type child struct {
+	parent uint64
+	name   string
+}
+
+// inodes is the inode table. Invariants: byIno[n.ino] == n for every node that the kernel knows (lookups > 0) and for
+// the root; byName holds at most one node per name, the version last confirmed; an older version stays in byIno alone
+// until it is forgotten. Inode numbers are never used twice.
+type inodes struct {
+	mu     sync.Mutex // a leaf lock: nothing is called while it is held
+	byIno  map[uint64]*node
+	byName map[child]*node
+	next   uint64
+}
+
+func newInodes(prefix string, now time.Time) *inodes {
+	root := &node{ino: Root, kind: tree.Dir, obj: Object{Key: prefix}, lookups: 1, seen: now}
+	return &inodes{byIno: map[uint64]*node{Root: root}, byName: map[child]*node{}, next: Root + 1}
+}
+
+// get returns the node of a number, nil if the kernel does not know it.
+func (t *inodes) get(ino uint64) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byIno[ino]
+}
+
+// ref counts one more lookup of what the store just said about a name, and returns its node.
+func (t *inodes) ref(at child, kind tree.Kind, o Object, now time.Time) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byName[at]
+	if n == nil || !n.sameVersion(kind, o) {
+		n = &node{ino: t.next, kind: kind, parent: at.parent, name: at.name, obj: o}
+		t.next++
+		t.byIno[n.ino], t.byName[at] = n, n
+	}
+	n.seen = now
+	n.lookups++
+	return n
+}
+
+// refFresh counts one more lookup of a name if it was confirmed at or after since; nil if it was not.
+func (t *inodes) refFresh(at child, since time.Time) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byName[at]
+	if n == nil || n.seen.Before(since) {
+		return nil
+	}
+	n.lookups++
+	return n
+}
+
+// number returns the number that a name has now, 0 if none.
+func (t *inodes) number(at child) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byName[at]; n != nil {
+		return n.ino
+	}
+	return 0
+}
+
+// fresh reports whether n is what its name shows, confirmed at or after since. An older version never is.
+func (t *inodes) fresh(n *node, since time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byName[child{n.parent, n.name}] == n && !n.seen.Before(since)
+}
+
+// confirm notes that the store still shows n.
+func (t *inodes) confirm(n *node, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.seen = now
+}
+
+// outdate makes the next lookup of n's name ask the store.
+func (t *inodes) outdate(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.seen = time.Time{}
+}
+
+// forget takes back n lookups of a number. The root is never forgotten; more than were counted is the same as all.
+func (t *inodes) forget(ino, count uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byIno[ino]
+	if n == nil || ino == Root {
+		return
+	}
+	if n.lookups > count {
+		n.lookups -= count
+		return
+	}
+	delete(t.byIno, ino)
+	if at := (child{n.parent, n.name}); t.byName[at] == n {
+		delete(t.byName, at)
+	}
+}
+
+// len returns how many nodes the table holds, the root included.
+func (t *inodes) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byIno)
+}
