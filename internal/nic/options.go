@@ -1,0 +1,235 @@
+package nic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// DefaultTimeout bounds one connection attempt: three SYN retransmissions
+	// of Linux (1 + 2 + 4 s) fit, a dead address does not hold a dial for minutes.
+	DefaultTimeout = 10 * time.Second
+	// DefaultKeepAlive is the idle time before TCP probes, as in net.Dialer.
+	DefaultKeepAlive = 15 * time.Second
+	// MaxTTL bounds how long an answer of the resolver is used: front ends of
+	// storage services are withdrawn from DNS a minute before they go away.
+	MaxTTL = 30 * time.Second
+	// DefaultStagger is when a slow attempt gets a competitor (RFC 8305, 5).
+	DefaultStagger = 250 * time.Millisecond
+)
+
+// Resolver finds the addresses of a name; *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Options configure a Dialer. The zero value dials from any local address.
+type Options struct {
+	// Locals are local addresses ("10.0.0.5", "2001:db8::5") or interface names
+	// ("eth1"). Empty lets the routing table choose.
+	Locals []string
+	// Resolver is net.DefaultResolver if nil.
+	Resolver Resolver
+	// Timeout bounds each attempt; zero is DefaultTimeout, negative is no bound
+	// but the context's.
+	Timeout time.Duration
+	// KeepAlive is the idle time before TCP probes; zero is DefaultKeepAlive,
+	// negative turns them off.
+	KeepAlive time.Duration
+	// TTL is how long an answer of the resolver is kept; zero is MaxTTL, which
+	// is also the longest, negative asks for each dial.
+	TTL time.Duration
+	// Stagger is when a slow attempt gets a competitor; zero is DefaultStagger,
+	// negative tries the next address only after a failure.
+	Stagger time.Duration
+}
+
+// Validate reports the first mistake that can be seen without looking at the
+// host's interfaces; [New] does both.
+func (o Options) Validate() error {
+	if o.TTL > MaxTTL {
+		return fmt.Errorf("nic: TTL %v: at most %v", o.TTL, MaxTTL)
+	}
+	for i, l := range o.Locals {
+		if strings.TrimSpace(l) == "" {
+			return fmt.Errorf("nic: local %d is empty: give an address or an interface name", i)
+		}
+		if slices.Contains(o.Locals[:i], l) {
+			return fmt.Errorf("nic: local %q is given twice", l)
+		}
+		if a, err := netip.ParseAddr(l); err == nil {
+			if a.IsUnspecified() || a.IsMulticast() {
+				return fmt.Errorf("nic: local %q: give the address of an interface, or none to let the routing table choose", l)
+			}
+		}
+	}
+	return nil
+}
+
+// orDefault applies the rule of zero and negative to a duration; off is what
+// negative stands for.
+func orDefault(d, def, off time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return def
+	case d < 0:
+		return off
+	}
+	return d
+}
+
+// Interface is a network interface that connections can be sent from.
+type Interface struct {
+	Name  string
+	Addrs []netip.Addr // global unicast, without loopback and link-local ones
+}
+
+// Interfaces lists the interfaces that are up and have a usable address.
+func Interfaces() ([]Interface, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("nic: list interfaces: %w", err)
+	}
+	var list []Interface
+	for _, i := range ifs {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := addrsOf(i)
+		if err != nil {
+			return nil, err
+		}
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsGlobalUnicast() })
+		if len(addrs) > 0 {
+			list = append(list, Interface{Name: i.Name, Addrs: addrs})
+		}
+	}
+	return list, nil
+}
+
+func addrsOf(i net.Interface) ([]netip.Addr, error) {
+	raw, err := i.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("nic: addresses of interface %s: %w", i.Name, err)
+	}
+	var addrs []netip.Addr
+	for _, r := range raw {
+		if n, ok := r.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, a.Unmap())
+			}
+		}
+	}
+	return addrs, nil
+}
+
+// local is a validated entry of Options.Locals.
+type local struct {
+	name   string
+	device string     // bind the socket to this device, "" not
+	v4, v6 netip.Addr // bind the socket to this address of the family, if valid
+	pick   pickLocal
+}
+
+// parseLocals looks the locals up on this host.
+func parseLocals(names []string) ([]local, error) {
+	if len(names) == 0 {
+		return []local{{name: "any", pick: pickLocal{name: "any", v4: true, v6: true}}}, nil
+	}
+	var locals []local
+	for _, name := range names {
+		parse := parseDevice
+		if _, err := netip.ParseAddr(name); err == nil {
+			parse = parseAddr
+		}
+		l, err := parse(name)
+		if err != nil {
+			return nil, err
+		}
+		l.name, l.pick.name = name, name
+		locals = append(locals, l)
+	}
+	return locals, nil
+}
+
+// parseAddr checks an address by binding to it, the only test that also knows
+// about the whole of 127.0.0.0/8 and non-local binds.
+func parseAddr(name string) (local, error) {
+	a := netip.MustParseAddr(name).Unmap()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return local{}, fmt.Errorf("nic: local address %s is not on this host: use one of %s", name, usable())
+	}
+	c.Close()
+	l := local{pick: pickLocal{v4: a.Is4(), v6: a.Is6()}}
+	if a.Is4() {
+		l.v4 = a
+	} else {
+		l.v6 = a
+	}
+	return l, nil
+}
+
+// parseDevice looks an interface up; it binds to the device when the kernel
+// lets this process do that.
+func parseDevice(name string) (local, error) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return local{}, fmt.Errorf("nic: no interface or address %q on this host: use one of %s", name, usable())
+	}
+	if i.Flags&net.FlagUp == 0 {
+		return local{}, fmt.Errorf("nic: interface %s is down: set it up or leave it out", name)
+	}
+	addrs, err := addrsOf(*i)
+	if err != nil {
+		return local{}, err
+	}
+	var l local
+	for _, a := range addrs {
+		switch {
+		case a.IsLinkLocalUnicast():
+		case a.Is4() && !l.v4.IsValid():
+			l.v4 = a
+		case a.Is6() && !l.v6.IsValid():
+			l.v6 = a
+		}
+	}
+	l.pick.v4, l.pick.v6 = l.v4.IsValid(), l.v6.IsValid()
+	if !l.pick.v4 && !l.pick.v6 {
+		return local{}, fmt.Errorf("nic: interface %s has no address: give it one or leave it out", name)
+	}
+	if canBindDevice(name) {
+		// The kernel chooses the source address by the route, which is right
+		// also when the interface has several.
+		l.device, l.v4, l.v6 = name, netip.Addr{}, netip.Addr{}
+	}
+	return l, nil
+}
+
+// usable describes the choices, for messages.
+func usable() string {
+	ifs, err := Interfaces()
+	if err != nil || len(ifs) == 0 {
+		return "the host's addresses (no interface is up)"
+	}
+	var b strings.Builder
+	for i, f := range ifs {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s", f.Name)
+		for _, a := range f.Addrs {
+			fmt.Fprintf(&b, " %s", a)
+		}
+	}
+	return b.String()
+}
+
+// errFamily is returned when no local can send to any address of the name.
+var errFamily = errors.New("no local address of the same family (IPv4 or IPv6)")

@@ -1,0 +1,195 @@
+package nic
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// firstBackoff is how long a pair is set aside after one failure: longer
+	// than a SYN retransmission, short enough for a flapping link.
+	firstBackoff = time.Second
+	// maxBackoff bounds it: a repaired link is in use again within half a minute.
+	maxBackoff = 30 * time.Second
+	// maxPairs bounds what is remembered of remotes that no longer appear in
+	// answers; storage services rotate through thousands of addresses.
+	maxPairs = 4096
+)
+
+// pickLocal is what the picker knows about a local: which families it can send.
+type pickLocal struct {
+	name   string
+	v4, v6 bool
+}
+
+// pair is a choice: an index into the locals, and a remote.
+type pair struct {
+	local  int
+	remote netip.AddrPort
+}
+
+// pairState is what is remembered of a pair.
+type pairState struct {
+	active   int       // connections open or being dialled; >= 0
+	failures int       // in a row; 0 after a success
+	until    time.Time // set aside until then; zero if failures == 0
+	used     uint64    // value of picker.ticks at the last use, 0 never
+}
+
+// picker chooses the pair of each new connection. It is a pure state machine:
+// no clock, no goroutines, no sockets; the caller serializes.
+//
+// Invariants: localActive[i] = sum of active over pairs of local i;
+// remoteActive[r] = sum of active over pairs of remote r, no zero entries.
+type picker struct {
+	locals       []pickLocal
+	pairs        map[pair]*pairState
+	localActive  []int
+	remoteActive map[netip.AddrPort]int
+	ticks        uint64 // counts uses, orders them
+}
+
+func newPicker(locals []pickLocal) *picker {
+	return &picker{
+		locals:       locals,
+		pairs:        map[pair]*pairState{},
+		localActive:  make([]int, len(locals)),
+		remoteActive: map[netip.AddrPort]int{},
+	}
+}
+
+// fits reports whether a local can reach an address of this family.
+func (l pickLocal) fits(a netip.Addr) bool {
+	if a.Unmap().Is4() {
+		return l.v4
+	}
+	return l.v6
+}
+
+// candidate is a pair with its sort keys, in the order of importance.
+type candidate struct {
+	pair
+	class         int       // 0 fine, 1 its remote fails from elsewhere, 2 set aside
+	until         time.Time // class 2 only: the one that comes back first is first
+	local, remote int       // active connections of each
+	active        int       // of the pair
+	used          uint64
+}
+
+func (a candidate) compare(b candidate) int {
+	return cmp.Or(
+		cmp.Compare(a.class, b.class),
+		a.until.Compare(b.until),
+		cmp.Compare(a.local, b.local),
+		cmp.Compare(a.remote, b.remote),
+		cmp.Compare(a.active, b.active),
+		cmp.Compare(a.used, b.used),
+	)
+}
+
+// next returns the best pair that is not in tried and counts it as active; the
+// caller must report done once. It returns false when there is none left.
+// Equal candidates keep the order of locals and remotes, which the resolver
+// sorted.
+func (p *picker) next(now time.Time, remotes []netip.AddrPort, tried []pair) (pair, bool) {
+	var best candidate
+	found := false
+	for _, remote := range remotes {
+		failing := p.remoteFails(now, remote)
+		for i, l := range p.locals {
+			c := candidate{pair: pair{i, remote}, local: p.localActive[i], remote: p.remoteActive[remote]}
+			if !l.fits(remote.Addr()) || slices.Contains(tried, c.pair) {
+				continue
+			}
+			if s := p.pairs[c.pair]; s != nil {
+				c.active, c.used = s.active, s.used
+				if s.until.After(now) {
+					c.class, c.until = 2, s.until
+				}
+			}
+			if c.class == 0 && failing {
+				c.class = 1
+			}
+			if !found || c.compare(best) < 0 {
+				best, found = c, true
+			}
+		}
+	}
+	if found {
+		p.begin(now, best.pair)
+	}
+	return best.pair, found
+}
+
+// remoteFails reports whether the remote is set aside from any local.
+func (p *picker) remoteFails(now time.Time, remote netip.AddrPort) bool {
+	for i := range p.locals {
+		if s := p.pairs[pair{i, remote}]; s != nil && s.until.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *picker) begin(now time.Time, c pair) {
+	s := p.pairs[c]
+	if s == nil {
+		if len(p.pairs) >= maxPairs {
+			p.forget(now)
+		}
+		s = &pairState{}
+		p.pairs[c] = s
+	}
+	p.ticks++
+	s.used = p.ticks
+	s.active++
+	p.localActive[c.local]++
+	p.remoteActive[c.remote]++
+}
+
+// done takes back what next counted: the connection is closed, or never came.
+func (p *picker) done(c pair) {
+	p.pairs[c].active--
+	p.localActive[c.local]--
+	if p.remoteActive[c.remote]--; p.remoteActive[c.remote] == 0 {
+		delete(p.remoteActive, c.remote)
+	}
+}
+
+// succeeded clears the failures of a pair.
+func (p *picker) succeeded(c pair) {
+	s := p.pairs[c]
+	s.failures, s.until = 0, time.Time{}
+}
+
+// failed sets a pair aside. It must still be active.
+func (p *picker) failed(now time.Time, c pair) {
+	s := p.pairs[c]
+	s.failures++
+	backoff := maxBackoff
+	if s.failures < 6 { // 1, 2, 4, 8, 16 s, then the maximum
+		backoff = firstBackoff << (s.failures - 1)
+	}
+	s.until = now.Add(backoff)
+}
+
+// forget drops the pairs that hold nothing worth remembering, and if that
+// is not enough all idle ones. Active pairs stay: their number is bounded by
+// the open connections.
+func (p *picker) forget(now time.Time) {
+	for c, s := range p.pairs {
+		if s.active == 0 && !s.until.After(now) {
+			delete(p.pairs, c)
+		}
+	}
+	if len(p.pairs) < maxPairs {
+		return
+	}
+	for c, s := range p.pairs {
+		if s.active == 0 {
+			delete(p.pairs, c)
+		}
+	}
+}
