@@ -1,0 +1,52 @@
+// Package untar turns one layer archive into one directory, and one directory
+// after the other into a flattened root file system, without ever touching
+// anything outside.
+//
+//	pool := untar.NewPool(4, 16<<20)
+//	defer pool.Close()
+//	meter := untar.NewMeter(untar.DefaultLimits())
+//	base, err := untar.Extract(ctx, r0, dir0, untar.Options{Pool: pool, Meter: meter})
+//	upper, err := untar.Extract(ctx, r1, dir1, untar.Options{Pool: pool, Meter: meter})
+//	err = untar.Merge(ctx, dir0, upper) // dir0 is now both layers
+//
+// # Vocabulary
+//
+// A layer is extracted into an empty directory of its own, so layers may be
+// extracted in any order and at the same time. What a layer says about the
+// layers below it (whiteouts, opaque directories, hard links to lower files,
+// parents it does not describe) is kept in [Layer]; [Merge] applies it to a
+// tree, [Layer.Overlay] writes it in the form that overlayfs reads.
+//
+// A logical path is the cleaned name of an entry. A physical path is where it
+// lies: the logical path with every symbolic link on the way resolved inside
+// the root, as chroot would. Only physical paths reach the kernel.
+//
+// # Confinement
+//
+// os.Root refuses a path that crosses an absolute symbolic link. Real images
+// need exactly that (var/run -> /run in one layer, var/run/x in the next), so
+// links are resolved here, component by component, with the root of the layer
+// as "/". The kernel then opens the resolved path with openat2 and
+// RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS (or, without openat2, by a walk with
+// O_NOFOLLOW): if the bookkeeping were ever wrong the call fails, it can not
+// leave the root. The last component is created with O_EXCL|O_NOFOLLOW or an
+// *at call relative to its parent's descriptor.
+//
+// # Concurrency
+//
+// One goroutine parses; the writers of the shared [Pool] create files. The
+// parser knows every directory and every path that a writer still works on, and
+// waits for a path before it depends on it (duplicate, hard link, parent), so the
+// outcome is that of a serial run.
+//
+// # Failures
+//
+// Every error is an [*Error] naming the entry. Nothing is cleaned up: the
+// caller owns the directory and removes it. What could not be set without
+// privileges (owners, device nodes, some attributes) is no error but a [Note].
+//
+// # Not done here
+//
+// Decompression, digests, expansion ratios (the caller sees the compressed
+// side), id mapping, and syncing to disk.
+package untar

@@ -1,0 +1,458 @@
+package untar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Merge moves an extracted layer onto the flattened tree in dir, which lies on the
+// same file system, and removes what the layer hides. The layer's directory
+// is left behind with nothing of use in it. Files move by rename: their bytes
+// are not touched.
+func Merge(ctx context.Context, dir string, l *Layer) error {
+	dst, err := openTree(dir, false)
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer dst.close()
+	src, err := openTree(l.Dir, false)
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer src.close()
+	m := &merge{src: src, dst: dst, layer: l}
+	if err := m.adoptLinks(); err != nil {
+		return err
+	}
+	return m.dir(ctx, ".", ".")
+}
+
+// Settle completes a layer that has nothing below it.
+func (l *Layer) Settle() error {
+	if len(l.lower) > 0 {
+		ln := l.lower[0]
+		return &Error{Entry: ln.entry, Err: noTarget(ln)}
+	}
+	return nil
+}
+
+func noTarget(ln link) error {
+	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, shorten(ln.target))
+}
+
+type merge struct {
+	src, dst *tree
+	layer    *Layer
+}
+
+// adoptLinks makes the layer's hard links to lower files, inside of the layer's
+// directory: the move then carries them to their place like any file, and
+// a whiteout of the target in the same layer can not come first.
+func (m *merge) adoptLinks() error {
+	for _, ln := range m.layer.lower {
+		from, tree := "", m.src
+		phys, found, err := m.src.lookupFile(ln.target) // a link to a link of this list
+		if err == nil && !found {
+			tree = m.dst
+			phys, found, err = m.dst.lookupFile(ln.target)
+		}
+		if err == nil && !found {
+			err = noTarget(ln)
+		}
+		if from = phys; err == nil {
+			err = tree.link(from, m.src, ln.path)
+		}
+		if err != nil {
+			return &Error{Entry: ln.entry, Err: err}
+		}
+	}
+	return nil
+}
+
+// dir merges the directory from (physical, in the layer) into to (physical, in the
+// tree). Both exist.
+func (m *merge) dir(ctx context.Context, from, to string) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	srcStat, err := m.open(m.src, from)
+	if err != nil {
+		return &Error{Entry: from, Err: err}
+	}
+	dstStat, err := m.open(m.dst, to)
+	if err != nil {
+		return &Error{Entry: to, Err: err}
+	}
+	if err := m.hide(from, to); err != nil {
+		return &Error{Entry: to, Err: err}
+	}
+	names, err := m.src.names(from)
+	if err != nil {
+		return &Error{Entry: from, Err: err}
+	}
+	for _, name := range names {
+		if err := m.child(ctx, join(from, name), join(to, name)); err != nil {
+			return err
+		}
+	}
+	// Last, for moving children changed the times and may have needed more rights.
+	if m.layer.implicit[from] {
+		err = setDir(m.dst, to, dstStat, nil)
+	} else {
+		err = setDir(m.dst, to, srcStat, func(fd int) error { return copyXattrs(m.src, from, fd) })
+	}
+	if err != nil {
+		return &Error{Entry: to, Err: err}
+	}
+	return nil
+}
+
+// open returns what a directory looks like and makes sure that we may change it.
+func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
+	st, err := t.lstat(path)
+	if err == nil {
+		err = t.unlock(path)
+	}
+	return st, err
+}
+
+// hide removes what the layer's whiteouts and opaque marks cover in one directory.
+func (m *merge) hide(from, to string) error {
+	gone := m.layer.whiteouts[from]
+	if m.layer.opaque[from] {
+		var err error
+		if gone, err = m.dst.names(to); err != nil {
+			return err
+		}
+	}
+	for _, name := range gone {
+		if err := m.dst.removeAll(join(to, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// child moves one entry of a directory.
+func (m *merge) child(ctx context.Context, from, to string) error {
+	st, err := m.src.lstat(from)
+	if err != nil {
+		return &Error{Entry: from, Err: err}
+	}
+	have, err := m.dst.lstat(to)
+	exists := err == nil
+	if err != nil && err != unix.ENOENT {
+		return &Error{Entry: to, Err: err}
+	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	switch {
+	case isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return m.dir(ctx, from, to)
+	case isDir && exists && m.layer.implicit[from] && have.Mode&unix.S_IFMT == unix.S_IFLNK:
+		// The layer says nothing about this directory, only about what is in it: the
+		// link of the lower layer stays, and leads to the place.
+		if phys, err := m.dst.lookup(to); err == nil {
+			return m.dir(ctx, from, phys)
+		}
+	}
+	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
+		err = m.dst.removeAll(to)
+	}
+	if exists && err == nil && have.Ino == st.Ino && have.Dev == st.Dev {
+		return nil // two names of one file: rename would do nothing, nothing is to do
+	}
+	if err == nil || err == unix.ENOENT {
+		err = m.move(from, to, isDir, st)
+	}
+	if err != nil {
+		return &Error{Entry: to, Err: err}
+	}
+	return nil
+}
+
+// move renames. Moving a directory rewrites its "..", for which its own mode
+// must allow its owner to write.
+func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
+	if isDir && st.Mode&0o700 != 0o700 {
+		if err := m.src.unlock(from); err != nil {
+			return err
+		}
+	}
+	if err := m.src.rename(from, m.dst, to); err != nil {
+		return err
+	}
+	if isDir && st.Mode&0o700 != 0o700 {
+		return setDir(m.dst, to, st, nil)
+	}
+	return nil
+}
+
+// setDir gives a directory owner, mode and times.
+func setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
+	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return err
+	}
+	if now.Uid != st.Uid || now.Gid != st.Gid {
+		if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
+		return err
+	}
+	if more != nil {
+		if err := more(fd); err != nil {
+			return err
+		}
+	}
+	return t.at(path, func(dirfd int, base string) error {
+		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// copyXattrs carries the attributes of a directory over. Both sides are on one
+// file system, so what could be set once can be set again.
+func copyXattrs(src *tree, path string, fd int) error {
+	from, err := src.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	return xattrsByFd(from, fd)
+}
+
+func xattrsByFd(from, to int) error {
+	names, err := listXattrs(from)
+	for _, name := range names {
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Fgetxattr(from, name, buf)
+		if err == unix.ERANGE {
+			buf = make([]byte, 64<<10) // bytes: XATTR_SIZE_MAX
+			n, err = unix.Fgetxattr(from, name, buf)
+		}
+		if err == nil {
+			err = unix.Fsetxattr(to, name, buf[:n], 0)
+		}
+		if err != nil && err != unix.EPERM && err != unix.ENOTSUP {
+			return err
+		}
+	}
+	return err
+}
+
+func listXattrs(fd int) ([]string, error) {
+	n, err := unix.Flistxattr(fd, nil)
+	if err != nil || n == 0 {
+		if err == unix.ENOTSUP {
+			err = nil
+		}
+		return nil, err
+	}
+	buf := make([]byte, n)
+	if n, err = unix.Flistxattr(fd, buf); err != nil {
+		return nil, err
+	}
+	var names []string
+	for rest := buf[:n]; len(rest) > 0; {
+		end := slices.Index(rest, 0)
+		if end < 0 {
+			break
+		}
+		names = append(names, string(rest[:end]))
+		rest = rest[end+1:]
+	}
+	return names, nil
+}
+
+// Overlay writes what the layer says about lower ones in the form of overlayfs:
+// a 0:0 character device for each whiteout, an attribute on each opaque
+// directory, and copies for hard links to files of the layers in lower (nearest
+// first).
+func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
+	t, err := openTree(l.Dir, false)
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer t.close()
+	for _, ln := range l.lower {
+		if err := l.copyUp(ctx, t, ln, lower); err != nil {
+			return &Error{Entry: ln.entry, Err: err}
+		}
+	}
+	opaque := maps.Clone(l.opaque)
+	whiteouts := maps.Clone(l.whiteouts)
+	if opaque["."] {
+		// Overlayfs always merges the roots of its layers: hide name by name.
+		delete(opaque, ".")
+		for _, below := range lower {
+			names, err := topNames(below)
+			if err != nil {
+				return &Error{Err: err}
+			}
+			whiteouts["."] = append(slices.Clip(whiteouts["."]), names...)
+		}
+	}
+	for dir, names := range whiteouts {
+		for _, name := range names {
+			if err := l.overlayWhiteout(t, join(dir, name), opaque); err != nil {
+				return &Error{Entry: join(dir, name), Err: err}
+			}
+		}
+	}
+	for dir := range opaque {
+		if err := l.markOpaque(t, dir, form); err != nil {
+			return &Error{Entry: dir, Err: err}
+		}
+	}
+	return nil
+}
+
+func topNames(l *Layer) ([]string, error) {
+	t, err := openTree(l.Dir, false)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	return t.names(".")
+}
+
+// overlayWhiteout hides path unless the layer itself has something there: a
+// file hides by itself, a directory must become opaque to do so.
+func (l *Layer) overlayWhiteout(t *tree, path string, opaque map[string]bool) error {
+	st, err := t.lstat(path)
+	switch {
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		opaque[path] = true
+		return nil
+	case err != unix.ENOENT:
+		return err
+	}
+	return l.keepTimes(t, path, func() error {
+		err := t.at(path, func(dirfd int, base string) error {
+			return unix.Mknodat(dirfd, base, unix.S_IFCHR, 0)
+		})
+		if err == unix.EPERM {
+			l.notes.add("whiteout left out (not permitted here)", path)
+			err = nil
+		}
+		return err
+	})
+}
+
+func (l *Layer) markOpaque(t *tree, dir string, form Form) error {
+	name := "trusted.overlay.opaque"
+	if form == UserXattr {
+		name = "user.overlay.opaque"
+	}
+	fd, err := t.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.Fsetxattr(fd, name, []byte("y"), 0)
+	if err == unix.ENOTSUP || err == unix.EPERM {
+		l.notes.add("attribute "+name+" not set ("+err.Error()+")", dir)
+		err = nil
+	}
+	return err
+}
+
+// keepTimes runs fn, which adds a name to the parent of path, and puts the
+// parent's times and mode back.
+func (l *Layer) keepTimes(t *tree, path string, fn func() error) error {
+	dir, _ := split(path)
+	st, err := t.lstat(dir)
+	if err == nil {
+		err = t.unlock(dir)
+	}
+	if err == nil {
+		err = fn()
+	}
+	if err == nil {
+		err = setDir(t, dir, st, nil)
+	}
+	return err
+}
+
+// copyUp does what overlayfs does before it links a lower file: the file is
+// copied into this layer, here under the name of the link alone.
+func (l *Layer) copyUp(ctx context.Context, t *tree, ln link, lower []*Layer) error {
+	if phys, found, err := t.lookupFile(ln.target); err != nil || found {
+		if err == nil {
+			err = l.keepTimes(t, ln.path, func() error { return t.link(phys, t, ln.path) })
+		}
+		return err
+	}
+	for _, below := range lower {
+		from, err := openTree(below.Dir, false)
+		if err != nil {
+			return err
+		}
+		phys, found, err := from.lookupFile(ln.target)
+		if err == nil && found {
+			err = l.keepTimes(t, ln.path, func() error { return copyFile(ctx, from, phys, t, ln.path) })
+		}
+		from.close()
+		if err != nil || found {
+			return err
+		}
+	}
+	return noTarget(ln)
+}
+
+// copyFile copies a regular file with its metadata.
+func copyFile(ctx context.Context, src *tree, from string, dst *tree, to string) error {
+	in, err := src.open(from, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(in)
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%w: hard link to a lower file that is not regular", ErrFormat)
+	}
+	out, err := dst.open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(out)
+	for left := st.Size; left > 0; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n, err := retry(func() (int, error) { return unix.CopyFileRange(in, nil, out, nil, int(min(left, 1<<30)), 0) })
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		left -= int64(n)
+	}
+	if err := unix.Fchown(out, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(out, st.Mode&0o7777); err != nil {
+		return err
+	}
+	if err := xattrsByFd(in, out); err != nil {
+		return err
+	}
+	return dst.at(to, func(dirfd int, base string) error {
+		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}

@@ -1,0 +1,100 @@
+package untar
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Pool is the file writers and the buffers that all layers of a process share.
+//
+// No deadlock: a parser blocks on the pool (for a buffer, a free writer or a path
+// in work) only, and a writer blocks on the kernel only.
+type Pool struct {
+	jobs  chan job
+	mem   *semaphore.Weighted
+	bytes int64
+	free  [len(classes)]sync.Pool
+	wg    sync.WaitGroup
+}
+
+// classes are the buffer sizes in bytes. Half of the files of a system image are
+// below 4 KiB and nine of ten below 64 KiB, so one size would waste most of the
+// pool. The last is also the piece in which larger files are written: big enough
+// to make system calls cheap, small enough to stay in the second-level cache.
+var classes = [...]int{4 << 10, 64 << 10, 512 << 10}
+
+const chunk = 512 << 10
+
+// MinPoolBytes is the least that keeps one parser and one writer busy.
+const MinPoolBytes = 2 * chunk
+
+// job writes one piece of one file.
+type job struct {
+	f    *outFile
+	buf  []byte // from the pool, cut to the data; nil when there is nothing to write
+	off  int64
+	cost int64
+}
+
+// NewPool starts writers goroutines that use at most bytes of buffers.
+func NewPool(writers int, bytes int64) *Pool {
+	bytes = max(bytes, MinPoolBytes)
+	p := &Pool{
+		// Twice the writers: one piece in work and one waiting each.
+		jobs:  make(chan job, 2*max(writers, 1)),
+		mem:   semaphore.NewWeighted(bytes),
+		bytes: bytes,
+	}
+	for range max(writers, 1) {
+		p.wg.Go(func() {
+			for j := range p.jobs {
+				j.f.run(j)
+				p.put(j.buf, j.cost)
+			}
+		})
+	}
+	return p
+}
+
+// Bytes is the most that the buffers of the pool may take.
+func (p *Pool) Bytes() int64 { return p.bytes }
+
+// Close ends the writers. No extraction may be running.
+func (p *Pool) Close() {
+	close(p.jobs)
+	p.wg.Wait()
+}
+
+// get returns a buffer of n <= chunk bytes and what put must be told of it.
+func (p *Pool) get(ctx context.Context, n int) ([]byte, int64, error) {
+	i := 0
+	for classes[i] < n {
+		i++
+	}
+	cost := int64(classes[i])
+	if err := p.mem.Acquire(ctx, cost); err != nil {
+		return nil, 0, err
+	}
+	if b, ok := p.free[i].Get().(*[]byte); ok {
+		return (*b)[:n], cost, nil
+	}
+	return make([]byte, classes[i])[:n], cost, nil
+}
+
+func (p *Pool) put(buf []byte, cost int64) {
+	if cost == 0 {
+		return
+	}
+	buf = buf[:cap(buf)]
+	for i, size := range classes {
+		if size == len(buf) {
+			p.free[i].Put(&buf)
+		}
+	}
+	p.mem.Release(cost)
+}
+
+// send hands a piece to the writers.
+func (p *Pool) send(j job) { p.jobs <- j }

@@ -1,0 +1,290 @@
+package untar
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tree is a directory that operations can not leave. Paths are physical: no
+// symbolic link on the way, no "..". A path that breaks this fails with ELOOP,
+// EXDEV or ENOTDIR, never with an effect outside.
+type tree struct {
+	fd   int
+	walk bool // the kernel has no openat2 (before 5.6, or filtered): walk by hand
+}
+
+// openTree opens a directory; walk forces the way of kernels without openat2.
+func openTree(dir string, walk bool) (*tree, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	t := &tree{fd: fd}
+	probe, err := t.open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil || walk { // whatever the reason, the walk needs openat only
+		t.walk = true
+	}
+	if err == nil {
+		_ = unix.Close(probe)
+	}
+	return t, nil
+}
+
+func (t *tree) close() { _ = unix.Close(t.fd) }
+
+// retry repeats a call that a signal or a concurrent rename interrupted.
+func retry[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return v, err
+		}
+	}
+}
+
+// open opens a physical path. The last component is not followed either.
+func (t *tree) open(path string, flags int, mode uint32) (int, error) {
+	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if t.walk {
+		return t.openWalk(path, flags, mode)
+	}
+	how := unix.OpenHow{
+		Flags:   uint64(flags),
+		Mode:    uint64(mode),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	return retry(func() (int, error) { return unix.Openat2(t.fd, path, &how) })
+}
+
+// openWalk is open without openat2: one O_NOFOLLOW step per component.
+func (t *tree) openWalk(path string, flags int, mode uint32) (int, error) {
+	at, owned := t.fd, false
+	for {
+		head, rest, more := strings.Cut(path, "/")
+		if head == ".." || head == "" {
+			if owned {
+				_ = unix.Close(at)
+			}
+			return -1, unix.EXDEV
+		}
+		f, m := flags, mode
+		if more {
+			f, m = unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0
+		}
+		fd, err := retry(func() (int, error) { return unix.Openat(at, head, f, m) })
+		if owned {
+			_ = unix.Close(at)
+		}
+		if err != nil || !more {
+			return fd, err
+		}
+		at, owned, path = fd, true, rest
+	}
+}
+
+// at runs fn with the descriptor of the parent of path and its last component.
+func (t *tree) at(path string, fn func(dirfd int, base string) error) error {
+	dir, base := split(path)
+	if dir == "." {
+		return retryErr(func() error { return fn(t.fd, base) })
+	}
+	fd, err := t.open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return retryErr(func() error { return fn(fd, base) })
+}
+
+func retryErr(call func() error) error {
+	_, err := retry(func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
+func (t *tree) lstat(path string) (st unix.Stat_t, err error) {
+	err = t.at(path, func(dirfd int, base string) error {
+		return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return st, err
+}
+
+func (t *tree) readlink(path string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n := 0
+	err := t.at(path, func(dirfd int, base string) (err error) {
+		n, err = unix.Readlinkat(dirfd, base, buf)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func (t *tree) mkdir(path string, mode uint32) error {
+	return t.at(path, func(dirfd int, base string) error { return unix.Mkdirat(dirfd, base, mode) })
+}
+
+func (t *tree) unlink(path string) error {
+	return t.at(path, func(dirfd int, base string) error { return unix.Unlinkat(dirfd, base, 0) })
+}
+
+// link makes to (in dst) another name of from (in t). Symbolic links are linked
+// themselves, not what they point at.
+func (t *tree) link(from string, dst *tree, to string) error {
+	return t.at(from, func(fromFd int, fromBase string) error {
+		return dst.at(to, func(toFd int, toBase string) error {
+			return unix.Linkat(fromFd, fromBase, toFd, toBase, 0)
+		})
+	})
+}
+
+// rename moves from (in t) to to (in dst), replacing a non-directory there.
+func (t *tree) rename(from string, dst *tree, to string) error {
+	return t.at(from, func(fromFd int, fromBase string) error {
+		return dst.at(to, func(toFd int, toBase string) error {
+			return unix.Renameat(fromFd, fromBase, toFd, toBase)
+		})
+	})
+}
+
+// names lists a directory.
+func (t *tree) names(path string) ([]string, error) {
+	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var names []string
+	buf := make([]byte, 32<<10) // bytes: what readdir of the C library uses, about 1,000 names a call
+	for {
+		n, err := retry(func() (int, error) { return unix.ReadDirent(fd, buf) })
+		if err != nil {
+			return nil, err
+		}
+		if n <= 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+// removeAll removes path and everything below it, even below directories that
+// their own mode locks against their owner.
+func (t *tree) removeAll(path string) error {
+	err := t.unlink(path)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	if err != unix.EISDIR && err != unix.EPERM {
+		return err
+	}
+	if err := t.unlock(path); err != nil {
+		return err
+	}
+	names, err := t.names(path)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := t.removeAll(join(path, name)); err != nil {
+			return err
+		}
+	}
+	return t.at(path, func(dirfd int, base string) error {
+		return unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
+	})
+}
+
+// unlock gives the owner of a directory all rights in it.
+func (t *tree) unlock(path string) error {
+	st, err := t.lstat(path)
+	if err != nil || st.Mode&0o700 == 0o700 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	return t.at(path, func(dirfd int, base string) error {
+		// The last component was just seen to be a directory; chmod through a
+		// link that replaced it since would need a second writer in our own tree.
+		return unix.Fchmodat(dirfd, base, st.Mode&0o7777|0o700, 0)
+	})
+}
+
+// errTooManyLinks bounds the resolution of one path.
+var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
+
+// maxLinks is how many symbolic links one path may cross: the 40 of the kernel.
+const maxLinks = 40
+
+// follow resolves a logical path to a physical one inside the tree as chroot
+// would, last component included. step is asked about each physical path on
+// the way: it says whether it is a directory, or else the target of the link
+// that lies there. fs.ErrNotExist and other errors of step end the walk.
+func follow(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
+	cur, rest, links := ".", logical, 0
+	for rest != "" && rest != "." {
+		head, tail, _ := strings.Cut(rest, "/")
+		rest = tail
+		switch head {
+		case "", ".":
+			continue
+		case "..":
+			cur, _ = split(cur) // the parent of the root is the root
+			continue
+		}
+		next := join(cur, head)
+		dir, target, err := step(next)
+		switch {
+		case err != nil:
+			return "", err
+		case dir:
+			cur = next
+		default:
+			if links++; links > maxLinks {
+				return "", errTooManyLinks
+			}
+			if strings.HasPrefix(target, "/") {
+				cur = "."
+			}
+			rest = target + "/" + rest
+		}
+	}
+	return cur, nil
+}
+
+// lookup resolves a logical directory that already exists.
+func (t *tree) lookup(logical string) (string, error) {
+	return follow(logical, func(phys string) (bool, string, error) {
+		st, err := t.lstat(phys)
+		if err != nil {
+			return false, "", err
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			return true, "", nil
+		case unix.S_IFLNK:
+			target, err := t.readlink(phys)
+			return false, target, err
+		}
+		return false, "", unix.ENOTDIR
+	})
+}
+
+// lookupFile resolves the parent of a logical path and reports whether something
+// lies at it. The last component is not followed.
+func (t *tree) lookupFile(logical string) (phys string, found bool, err error) {
+	dir, base := split(logical)
+	parent, err := t.lookup(dir)
+	if err == nil {
+		phys = join(parent, base)
+		_, err = t.lstat(phys)
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return "", false, nil
+	}
+	return phys, err == nil, err
+}

@@ -1,0 +1,267 @@
+package untar
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrUnsafe: an entry wants to reach outside of the root.
+	ErrUnsafe = errors.New("unsafe path")
+	// ErrLimit: the archive is larger, deeper or longer than the limits allow.
+	ErrLimit = errors.New("limit exceeded")
+	// ErrFormat: the archive is damaged or asks for something impossible.
+	ErrFormat = errors.New("bad archive")
+)
+
+// Error is a failure at one entry of an archive.
+type Error struct {
+	Entry string // name as the archive gives it; "" when between entries
+	Err   error
+}
+
+func (e *Error) Error() string {
+	if e.Entry == "" {
+		return "unpack: " + e.Err.Error()
+	}
+	return fmt.Sprintf("unpack %q: %v", shorten(e.Entry), e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// shorten keeps a hostile 1 MiB name out of a one-line message.
+func shorten(name string) string {
+	const most = 120 // bytes: enough to recognise an entry, short enough for one line
+	if len(name) <= most {
+		return name
+	}
+	return name[:most/2] + "..." + name[len(name)-most/2:]
+}
+
+// Limits bound what an archive may do. Negative means no limit.
+type Limits struct {
+	Entries   int64 // entries of all layers of an image
+	Depth     int   // components of a path
+	NameLen   int   // bytes of a path
+	TotalSize int64 // bytes of all regular files of all layers
+}
+
+// DefaultLimits holds bounds far above any real image and far below what
+// hurts a node.
+func DefaultLimits() Limits {
+	return Limits{
+		Entries:   10_000_000, // the largest AI images have about one million files
+		Depth:     255,        // node_modules trees reach 60; beyond 255 path walks get slow
+		NameLen:   4096,       // PATH_MAX of Linux
+		TotalSize: 1 << 40,    // 1 TiB: thirty times the 35 GB image of the goals
+	}
+}
+
+// Meter counts entries and bytes of all layers of an image against the limits.
+// It is safe for concurrent use.
+type Meter struct {
+	limits  Limits
+	entries atomic.Int64
+	bytes   atomic.Int64
+}
+
+// NewMeter returns a meter at zero.
+func NewMeter(l Limits) *Meter { return &Meter{limits: l} }
+
+// entry accounts for one entry whose cleaned name is name and content size n.
+func (m *Meter) entry(name string, n int64) error {
+	l := m.limits
+	if l.NameLen >= 0 && len(name) > l.NameLen {
+		return fmt.Errorf("%w: name of %d bytes, at most %d allowed", ErrLimit, len(name), l.NameLen)
+	}
+	if depth := strings.Count(name, "/") + 1; l.Depth >= 0 && depth > l.Depth {
+		return fmt.Errorf("%w: %d directories deep, at most %d allowed", ErrLimit, depth, l.Depth)
+	}
+	if n < 0 {
+		return fmt.Errorf("%w: negative size %d", ErrFormat, n)
+	}
+	if have := m.entries.Add(1); l.Entries >= 0 && have > l.Entries {
+		return fmt.Errorf("%w: more than %d entries", ErrLimit, l.Entries)
+	}
+	// Sizes are promised here, before a byte is written: a lying header is
+	// refused at once. The sum can not wrap: one addend that passes is at most
+	// the limit, and without a limit 2^63 bytes do not fit any disk.
+	if l.TotalSize >= 0 && n > l.TotalSize {
+		return fmt.Errorf("%w: file of %d bytes, at most %d allowed", ErrLimit, n, l.TotalSize)
+	}
+	if have := m.bytes.Add(n); l.TotalSize >= 0 && have > l.TotalSize {
+		return fmt.Errorf("%w: more than %d bytes of files", ErrLimit, l.TotalSize)
+	}
+	return nil
+}
+
+// Options say how to extract.
+type Options struct {
+	Pool  *Pool  // file writers; required
+	Meter *Meter // required
+	// Unprivileged makes the extraction act as a normal user even for root:
+	// owners and device nodes are noted, not set. A process that is not root is
+	// always unprivileged.
+	Unprivileged bool
+
+	walk bool // tests: resolve as on kernels without openat2
+}
+
+// Form says how overlayfs wants to be told of deletions.
+type Form int
+
+// Forms of overlay metadata.
+const (
+	TrustedXattr Form = iota // trusted.overlay.opaque: the normal mount, needs root
+	UserXattr                // user.overlay.opaque: mounts with the userxattr option
+)
+
+// Note says that something could not be set, how often, and where first.
+type Note struct {
+	What  string
+	Count int64
+	First string
+}
+
+func (n Note) String() string {
+	if n.Count == 1 {
+		return fmt.Sprintf("%s: %s", n.What, n.First)
+	}
+	return fmt.Sprintf("%s: %d entries, first %s", n.What, n.Count, n.First)
+}
+
+// Layer is an extracted layer: a directory and what it says about lower ones.
+type Layer struct {
+	Dir     string
+	Entries int64 // of the archive
+	Files   int64 // regular files
+	Bytes   int64 // content of regular files
+	Write   time.Duration
+
+	whiteouts map[string][]string // physical parent -> names removed from lower layers
+	opaque    map[string]bool     // physical directories that hide lower ones
+	implicit  map[string]bool     // directories no entry describes
+	lower     []link              // hard links whose target is in a lower layer
+	notes     notes
+}
+
+// Notes lists what could not be set, sorted by what.
+func (l *Layer) Notes() []Note { return l.notes.list() }
+
+// link is a hard link that waits for its target.
+type link struct {
+	path   string // physical
+	target string // logical, cleaned
+	entry  string // for messages
+}
+
+// notes gathers warnings by kind, so that 16,000 files without owner make one line.
+type notes struct {
+	mu     sync.Mutex
+	byWhat map[string]*Note
+}
+
+func (n *notes) add(what, where string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.byWhat == nil {
+		n.byWhat = make(map[string]*Note)
+	}
+	if have := n.byWhat[what]; have != nil {
+		have.Count++
+		return
+	}
+	n.byWhat[what] = &Note{What: what, Count: 1, First: shorten(where)}
+}
+
+func (n *notes) list() []Note {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []Note
+	for _, what := range slices.Sorted(maps.Keys(n.byWhat)) {
+		out = append(out, *n.byWhat[what])
+	}
+	return out
+}
+
+// clean turns the name of an entry (or the target of a hard link) into a logical
+// path: relative, no empty, "." or ".." components; "." is the root itself.
+// Absolute names are taken from the root, as every tar does. A name that climbs
+// out of the root is refused rather than bent: no image builder writes one.
+func clean(name string) (string, error) {
+	if strings.IndexByte(name, 0) >= 0 {
+		return "", fmt.Errorf("%w: name holds a zero byte", ErrFormat)
+	}
+	p := path.Clean(strings.TrimLeft(name, "/"))
+	if p == ".." || strings.HasPrefix(p, "../") {
+		return "", fmt.Errorf("%w: leaves the root", ErrUnsafe)
+	}
+	return p, nil
+}
+
+// join is path.Join for cleaned parts, "." being the root.
+func join(dir, base string) string {
+	if dir == "." {
+		return base
+	}
+	return dir + "/" + base
+}
+
+// split is the inverse of join.
+func split(p string) (dir, base string) {
+	if i := strings.LastIndexByte(p, '/'); i >= 0 {
+		return p[:i], p[i+1:]
+	}
+	return ".", p
+}
+
+// Names with a meaning of their own in a layer (OCI image spec, layer.md).
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutMeta   = ".wh..wh." // AUFS bookkeeping, such as .wh..wh.plnk: not content
+	whiteoutOpaque = ".wh..wh..opq"
+)
+
+// xattrs picks the extended attributes of a header. Names that steer overlayfs
+// itself are never taken from an archive: trusted.overlay.redirect, for one,
+// makes a mount show a directory of the attacker's choice.
+func xattrs(hdr *tar.Header) (set map[string]string, refused string) {
+	const schily = "SCHILY.xattr."
+	for key, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(key, schily)
+		if !ok || name == "" {
+			continue
+		}
+		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			refused = name
+			continue
+		}
+		if set == nil {
+			set = make(map[string]string)
+		}
+		set[name] = value
+	}
+	return set, refused
+}
+
+// isSparse reports whether a header describes a file with holes.
+func isSparse(hdr *tar.Header) bool {
+	if hdr.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package untar
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// errLinux: layers carry owners, devices and attributes that only Linux can hold.
+var errLinux = errors.New("unpacking needs Linux")
+
+type outFile struct{}
+
+func (*outFile) run(job) {}
+
+// Extract is not available on this system.
+func Extract(context.Context, io.Reader, string, Options) (*Layer, error) { return nil, errLinux }
+
+// Merge is not available on this system.
+func Merge(context.Context, string, *Layer) error { return errLinux }
+
+// Settle completes a layer that has nothing below it.
+func (l *Layer) Settle() error { return errLinux }
+
+// Overlay is not available on this system.
+func (l *Layer) Overlay(context.Context, Form, []*Layer) error { return errLinux }
