@@ -1,0 +1,176 @@
+package budget
+
+import (
+	"context"
+	"math/bits"
+	"sync/atomic"
+)
+
+const (
+	// minClass is the smallest buffer, 16 KiB: below it the bookkeeping costs
+	// more than the memory.
+	minClassBits = 14
+	// Four sizes for each power of two waste at most a fifth of a buffer; up
+	// to 2^40 bytes, far above any part.
+	stepsPerDouble = 4
+	classes        = (40 - minClassBits) * stepsPerDouble
+	// mapAbove is the size from which buffers live outside the Go heap. Below,
+	// the kernel's 4 KiB granularity and one VMA a buffer are not worth it.
+	mapAbove = 256 << 10
+)
+
+// classOf returns the class of a buffer of n bytes and the bytes it really has.
+func classOf(n int) (class, size int) {
+	if n <= 1<<minClassBits {
+		return 0, 1 << minClassBits
+	}
+	top := bits.Len(uint(n-1)) - 1 // 2^top < n <= 2^(top+1)
+	quarter := 1 << top / stepsPerDouble
+	steps := (n - 1<<top + quarter - 1) / quarter // 1..4
+	return (top-minClassBits)*stepsPerDouble + steps, 1<<top + steps*quarter
+}
+
+// Buf is a reference-counted buffer. It starts with one reference; the last
+// Release returns it to the pool, after which its bytes must not be touched.
+type Buf struct {
+	b     *Budget
+	acct  *Account
+	mem   []byte // whole capacity
+	n     int    // bytes in use
+	class int
+	refs  atomic.Int32
+}
+
+// Bytes returns the n bytes that were asked for. Valid until the last Release.
+func (f *Buf) Bytes() []byte { return f.mem[:f.n] }
+
+// Truncate shortens the buffer to n bytes; it never grows it.
+func (f *Buf) Truncate(n int) {
+	if n > f.n {
+		panic("budget: Truncate beyond the length of the buffer")
+	}
+	f.n = n
+}
+
+// Retain adds a reference.
+func (f *Buf) Retain() {
+	if f.refs.Add(1) <= 1 {
+		panic("budget: Retain of a released buffer")
+	}
+}
+
+// Release drops a reference. The last one returns the buffer.
+func (f *Buf) Release() {
+	switch n := f.refs.Add(-1); {
+	case n > 0:
+		return
+	case n < 0:
+		panic("budget: buffer released twice")
+	}
+	b, acct, size := f.b, f.acct, int64(len(f.mem))
+	f.acct = nil
+	poison(f.mem)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	acct.add(-size)
+	b.inUse -= size
+	b.free[f.class] = append(b.free[f.class], f)
+	b.idle += size
+	b.wake() // may reserve, and so trim, what was just freed
+	b.trim(max(0, b.limit-b.inUse))
+}
+
+// Get reserves and returns a buffer of n bytes, waiting for room.
+func (b *Budget) Get(ctx context.Context, n int) (*Buf, error) {
+	class, size := classOf(n)
+	if err := b.acquire(ctx, int64(size), nil); err != nil {
+		return nil, err
+	}
+	return b.make(class, size, n, nil), nil
+}
+
+// TryGet is Get without waiting; nil when there is no room.
+func (b *Budget) TryGet(n int) *Buf {
+	class, size := classOf(n)
+	if !b.TryAcquire(int64(size)) {
+		return nil
+	}
+	return b.make(class, size, n, nil)
+}
+
+// MustGet is Get without waiting that may overdraw the budget. It is for the
+// smallest window of a reader; an [Account] does that by itself.
+func (b *Budget) MustGet(n int) *Buf {
+	class, size := classOf(n)
+	b.Force(int64(size))
+	return b.make(class, size, n, nil)
+}
+
+// Get reserves and returns a buffer of n bytes. It waits for room, unless the
+// account holds nothing: then it is granted at once.
+func (a *Account) Get(ctx context.Context, n int) (*Buf, error) {
+	class, size := classOf(n)
+	if err := a.b.acquire(ctx, int64(size), a); err != nil {
+		return nil, err
+	}
+	return a.b.make(class, size, n, a), nil
+}
+
+// TryGet is Get without waiting; nil when there is no room. An account that
+// holds nothing always gets its buffer.
+func (a *Account) TryGet(n int) *Buf {
+	class, size := classOf(n)
+	b := a.b
+	b.mu.Lock()
+	if !(len(b.waiters) == 0 && b.fits(int64(size))) && !a.empty() {
+		b.mu.Unlock()
+		return nil
+	}
+	b.take(int64(size))
+	a.add(int64(size))
+	b.mu.Unlock()
+	return b.make(class, size, n, a)
+}
+
+// make returns a buffer for bytes that are already reserved.
+func (b *Budget) make(class, size, n int, acct *Account) *Buf {
+	b.mu.Lock()
+	var f *Buf
+	if l := len(b.free[class]); l > 0 {
+		f = b.free[class][l-1]
+		b.free[class][l-1] = nil
+		b.free[class] = b.free[class][:l-1]
+		b.idle -= int64(size)
+	}
+	b.mu.Unlock()
+	if f == nil {
+		f = &Buf{b: b, class: class, mem: alloc(size)}
+	}
+	f.n, f.acct = n, acct
+	f.refs.Store(1)
+	return f
+}
+
+// Trim gives all idle buffers back to the system.
+func (b *Budget) Trim() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trim(0)
+}
+
+// trim unmaps idle buffers, largest class first, until at most keep idle bytes
+// remain. The caller holds b.mu.
+func (b *Budget) trim(keep int64) {
+	for class := classes - 1; class >= 0 && b.idle > keep; class-- {
+		l := b.free[class]
+		for len(l) > 0 && b.idle > keep {
+			f := l[len(l)-1]
+			l[len(l)-1] = nil
+			l = l[:len(l)-1]
+			b.idle -= int64(len(f.mem))
+			free(f.mem)
+			f.mem = nil
+		}
+		b.free[class] = l
+	}
+}

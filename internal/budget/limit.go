@@ -1,0 +1,106 @@
+package budget
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	// minDefault is one window of two parts and a hedge each for a few
+	// readers; below it parallel ranges stop being parallel.
+	minDefault = 64 << 20
+	// maxDefault is what 100 Gbit/s need at 300 ms of buffering: more memory
+	// than that belongs to the training job.
+	maxDefault = 4 << 30
+	// fraction of the memory limit that data in flight may take by default.
+	fraction = 4
+)
+
+// DefaultLimit returns a quarter of the memory that this process may use (the
+// smallest limit of its cgroup and the ancestors of it, version 1 or 2, else
+// the machine's memory), at least 64 MiB and at most 4 GiB.
+func DefaultLimit() int64 {
+	return defaultLimit("/")
+}
+
+func defaultLimit(root string) int64 {
+	m := memoryLimit(root)
+	if m <= 0 {
+		return minDefault
+	}
+	return min(max(m/fraction, minDefault), maxDefault)
+}
+
+// memoryLimit returns the bytes of memory that this process may use, 0 when
+// it can't be found out. root is "/" except in tests.
+func memoryLimit(root string) int64 {
+	best := memTotal(filepath.Join(root, "proc/meminfo"))
+	for _, f := range cgroupFiles(root) {
+		if v := readBytes(f); v > 0 && (best == 0 || v < best) {
+			best = v
+		}
+	}
+	return best
+}
+
+// cgroupFiles lists the memory limit files that apply to this process: those
+// of its cgroup and of every ancestor, and the ones at the mount (which is all
+// that a container with a private cgroup namespace sees).
+func cgroupFiles(root string) []string {
+	var files []string
+	v2 := filepath.Join(root, "sys/fs/cgroup")
+	v1 := filepath.Join(v2, "memory")
+	data, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		for dir := filepath.Clean("/" + f[2]); ; dir = filepath.Dir(dir) {
+			switch {
+			case f[0] == "0":
+				files = append(files, filepath.Join(v2, dir, "memory.max"))
+			case strings.Contains(f[1], "memory"):
+				files = append(files, filepath.Join(v1, dir, "memory.limit_in_bytes"))
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return append(files, filepath.Join(v2, "memory.max"), filepath.Join(v1, "memory.limit_in_bytes"))
+}
+
+// readBytes reads a number of bytes; 0 when the file is absent or says "max".
+func readBytes(file string) int64 {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	v, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return v
+}
+
+func memTotal(file string) int64 {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), "MemTotal:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kb << 10
+		}
+	}
+	return 0
+}

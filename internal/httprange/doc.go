@@ -1,0 +1,23 @@
+// Package httprange makes one ranged HTTP GET and believes nothing that it did
+// not check: the status, Content-Range, the length, the validator and the body's
+// real end. It is what turns a URL into a [ranges.Source]; it never loops, for
+// retries belong to the engine.
+//
+//	get := httprange.Getter{Client: client, FreshClient: fresh}
+//	body, info, err := get.Open(ctx, url, ranges.Request{Off: 0, Len: 8 << 20}, sign)
+//
+// # Answers
+//
+//   - 206 with the Content-Range that was asked for (cut at the end of the
+//     object): the bytes. Accept-Ranges is not required (RFC 9110 section 14.3).
+//   - 200: the whole object; the engine decides whether that is of use.
+//   - 206 with another range, without Content-Range, as multipart/byteranges, or
+//     with a Content-Encoding: an error. Such bytes never reach a reader.
+//   - 412: the object is not the pinned one any more.
+//   - 416: the range starts after the end; the size comes along if told.
+//   - 429, 503: throttled, with Retry-After in seconds or as a date.
+//   - 401, 403: denied. 404, 410: not found. Other 5xx, 408: to be asked again.
+//
+// Errors name the URL without its query, user and fragment: presigned URLs
+// carry their secret there.
+package httprange

@@ -1,0 +1,200 @@
+package httprange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// Prepare signs or authorizes a request just before it is sent.
+type Prepare func(ctx context.Context, req *http.Request) error
+
+// Getter makes ranged GETs. Its fields do not change after the first use; it
+// may be used from many goroutines.
+type Getter struct {
+	// Client sends the requests.
+	Client *http.Client
+	// FreshClient sends those that must not reuse a connection; nil: Client.
+	FreshClient *http.Client
+	// Check looks at every answer before its status does; nil: nothing. An
+	// error that wraps a *ranges.Fault is returned as it is. It must not read
+	// the body of a 200 or 206.
+	Check func(resp *http.Response) error
+	// Pin takes the validator from an answer's header; nil means [ETagPin].
+	Pin func(h http.Header) string
+	// Sum takes the checksum of the whole object from an answer's header; nil:
+	// none.
+	Sum func(h http.Header) ranges.Checksum
+}
+
+// ETagPin is the default Pin: "etag:" and a strong ETag, "" for a weak one
+// (RFC 9110 section 8.8.3: only a strong one tells that the bytes are equal).
+func ETagPin(h http.Header) string {
+	if t := h.Get("ETag"); t != "" && !strings.HasPrefix(t, "W/") {
+		return "etag:" + t
+	}
+	return ""
+}
+
+// Open sends one GET for the range of req to rawURL. When req.Pin is of the
+// form that ETagPin makes it is sent as If-Match.
+func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, prepare Prepare) (io.ReadCloser, ranges.Info, error) {
+	none := ranges.Info{Size: -1}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
+	if err != nil {
+		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("bad URL %q: %w", RedactURL(rawURL), unwrapURL(err))}
+	}
+	hr.Header["Range"] = []string{formatRange(req.Off, req.Len)}
+	// Without this, net/http asks for gzip and hands out inflated bytes, whose
+	// offsets mean nothing.
+	hr.Header["Accept-Encoding"] = []string{"identity"}
+	if etag, ok := strings.CutPrefix(req.Pin, "etag:"); ok {
+		hr.Header["If-Match"] = []string{etag}
+	}
+	if prepare != nil {
+		if err := prepare(ctx, hr); err != nil {
+			return nil, none, err
+		}
+	}
+	client := g.Client
+	if req.Fresh && g.FreshClient != nil {
+		client = g.FreshClient
+	}
+	resp, err := client.Do(hr)
+	if err != nil {
+		return nil, none, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: fmt.Errorf("GET %s: %w", RedactURL(rawURL), unwrapURL(err))}
+	}
+	info, err := g.check(resp, req)
+	if err != nil {
+		// A short error body is read to its end, so that the connection lives.
+		_, _ = io.CopyN(io.Discard, resp.Body, drainMax)
+		_ = resp.Body.Close()
+		return nil, info, err
+	}
+	return &body{rc: resp.Body, left: info.Len}, info, nil
+}
+
+// drainMax bounds what is read of an error's body: more than any error message,
+// less than a new connection costs.
+const drainMax = 16 << 10
+
+func formatRange(off, n int64) string {
+	b := make([]byte, 0, 48)
+	b = append(b, "bytes="...)
+	b = strconv.AppendInt(b, off, 10)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, off+n-1, 10)
+	return string(b)
+}
+
+// check validates an answer's head against the request.
+func (g *Getter) check(resp *http.Response, req ranges.Request) (ranges.Info, error) {
+	info := ranges.Info{Size: -1}
+	if g.Check != nil {
+		if err := g.Check(resp); err != nil {
+			return info, err
+		}
+	}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		return g.partial(resp, req)
+	case http.StatusOK:
+		return g.whole(resp)
+	case http.StatusRequestedRangeNotSatisfiable:
+		// Without a size (RFC 9110 section 14.4: "bytes */N") the fault stands.
+		info.Size = unsatisfiedSize(resp.Header.Get("Content-Range"))
+		return info, fault(ranges.OutOfRange, resp, fmt.Errorf("bytes %d-%d are beyond the end", req.Off, req.Off+req.Len-1))
+	}
+	return info, StatusFault(resp, time.Now())
+}
+
+func (g *Getter) partial(resp *http.Response, req ranges.Request) (ranges.Info, error) {
+	info := ranges.Info{Size: -1}
+	if err := identity(resp); err != nil {
+		return info, err
+	}
+	if ct := resp.Header.Get("Content-Type"); strings.HasPrefix(ct, "multipart/byteranges") {
+		return info, fault(ranges.Permanent, resp, errors.New("answer to one range came as multipart/byteranges"))
+	}
+	cr := resp.Header.Get("Content-Range")
+	first, last, size, err := ParseContentRange(cr)
+	if err != nil {
+		return info, fault(ranges.Retryable, resp, err)
+	}
+	n := last - first + 1
+	if resp.ContentLength >= 0 && resp.ContentLength != n {
+		return info, fault(ranges.Retryable, resp, fmt.Errorf("Content-Length %d does not fit Content-Range %q", resp.ContentLength, cr))
+	}
+	cut := size >= 0 && last == size-1
+	if first != req.Off || n > req.Len || (n < req.Len && !cut) {
+		return info, fault(ranges.Retryable, resp, fmt.Errorf("asked for bytes %d-%d, got Content-Range %q", req.Off, req.Off+req.Len-1, cr))
+	}
+	info.Size, info.Off, info.Len = size, first, n
+	g.describe(resp.Header, &info)
+	return info, nil
+}
+
+func (g *Getter) whole(resp *http.Response) (ranges.Info, error) {
+	info := ranges.Info{Size: -1}
+	if err := identity(resp); err != nil {
+		return info, err
+	}
+	if resp.ContentLength < 0 {
+		return info, fault(ranges.NoRanges, resp, errors.New("server ignored the range and did not tell the length"))
+	}
+	info.Size, info.Len = resp.ContentLength, resp.ContentLength
+	g.describe(resp.Header, &info)
+	return info, nil
+}
+
+// identity refuses bodies that are not the stored bytes. A stored
+// Content-Encoding (an S3 object may have one) is none of our business; one that
+// a proxy applied shows as a length that fits nothing, which the callers check.
+func identity(resp *http.Response) error {
+	if resp.Uncompressed {
+		return fault(ranges.Permanent, resp, errors.New("the transport inflated the answer: offsets would mean nothing"))
+	}
+	return nil
+}
+
+func (g *Getter) describe(h http.Header, info *ranges.Info) {
+	if g.Pin != nil {
+		info.Pin = g.Pin(h)
+	} else {
+		info.Pin = ETagPin(h)
+	}
+	if g.Sum != nil {
+		info.Sum = g.Sum(h)
+	}
+}
+
+// body yields exactly its length: a server that sends less than it promised
+// ends in io.ErrUnexpectedEOF, never in io.EOF.
+type body struct {
+	rc   io.ReadCloser
+	left int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.rc.Read(p)
+	b.left -= int64(n)
+	switch {
+	case b.left == 0 && (err == nil || errors.Is(err, io.EOF)):
+		return n, io.EOF
+	case errors.Is(err, io.EOF):
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.rc.Close() }

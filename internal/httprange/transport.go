@@ -1,0 +1,61 @@
+package httprange
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+)
+
+// DialContext is the seam at which connections are made.
+type DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+const (
+	// socketBuffer is net/http's own buffer for heads. Bodies are read past it,
+	// straight into the part's buffer, whatever its size.
+	socketBuffer = 16 << 10
+	// idlePerHost keeps as many connections as the engine may use at once.
+	idlePerHost = 256
+	// idleTimeout is below the 60 s after which many load balancers drop idle
+	// connections: a request should not meet one that is half dead.
+	idleTimeout = 45 * time.Second
+	dialTimeout = 5 * time.Second
+	tlsTimeout  = 10 * time.Second
+	keepAlive   = 15 * time.Second
+)
+
+// NewTransport returns a transport for bulk GETs: HTTP/1.1 only (several
+// connections beat one connection's flow control), no compression, a pool as
+// large as the engine's limit. nil dial means a net.Dialer. There is no
+// response timeout: the engine watches progress.
+func NewTransport(dial DialContext) *http.Transport {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
+	}
+	proto := new(http.Protocols)
+	proto.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         dial,
+		Protocols:           proto,
+		DisableCompression:  true,
+		MaxIdleConns:        0,
+		MaxIdleConnsPerHost: idlePerHost,
+		IdleConnTimeout:     idleTimeout,
+		TLSHandshakeTimeout: tlsTimeout,
+		ReadBufferSize:      socketBuffer,
+		WriteBufferSize:     socketBuffer / 4,
+	}
+}
+
+// NewClients returns a client over NewTransport and one that opens a connection
+// for every request, for hedges and for retries after a stall. Neither follows
+// redirects: who asks decides what may go where. Close idle connections of the
+// first at the end.
+func NewClients(dial DialContext) (client, fresh *http.Client) {
+	t := NewTransport(dial)
+	ft := NewTransport(dial)
+	ft.DisableKeepAlives = true
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &http.Client{Transport: t, CheckRedirect: stay}, &http.Client{Transport: ft, CheckRedirect: stay}
+}

@@ -1,0 +1,54 @@
+package ranges
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What callers branch on, through errors.Is.
+var (
+	ErrChanged  = errors.New("object changed while it was read")
+	ErrNotFound = errors.New("object not found")
+	ErrDenied   = errors.New("access denied")
+	ErrNoRanges = errors.New("server does not serve ranges of this object")
+	ErrChecksum = errors.New("checksum mismatch")
+	ErrClosed   = errors.New("closed")
+)
+
+// errStalled is the cause of an attempt that the engine gave up because no
+// byte came for too long.
+var errStalled = errors.New("no bytes received for too long")
+
+// errShort is the cause of an attempt whose body ended early.
+var errShort = errors.New("body ended before its last byte")
+
+// Error is what the engine returns: which operation on which object and bytes
+// failed, after how many attempts, and why.
+type Error struct {
+	Op       string // "fetch", "stream", "read"
+	Object   string // the Spec's Name
+	Off, Len int64  // the bytes of the request that failed; Len < 0: to the end
+	Attempts int    // requests made for these bytes, hedges included
+	Status   int    // HTTP status of the last answer; 0 none
+	Err      error  // the last cause
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s %s", e.Op, e.Object)
+	switch {
+	case e.Len < 0:
+		s += fmt.Sprintf(" from byte %d", e.Off)
+	case e.Len > 0:
+		s += fmt.Sprintf(" bytes %d-%d", e.Off, e.Off+e.Len-1)
+	}
+	if e.Attempts > 1 {
+		s += fmt.Sprintf(" (attempt %d)", e.Attempts)
+	}
+	if e.Status != 0 {
+		s += fmt.Sprintf(": HTTP %d", e.Status)
+	}
+	return s + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,109 @@
+package ranges
+
+import "time"
+
+const (
+	// perConn is what one S3 connection carries, 85 to 90 MB/s by the S3
+	// performance guide; the start is TargetRate / perConn requests at once.
+	perConn = 85_000_000
+	// decrease is the factor on a throttle answer. 0.7 rather than TCP's 0.5:
+	// 503 answers are sampled from many front-ends, not one queue.
+	decrease = 0.7
+	// cooldown is the least time between two decreases: the answers to
+	// requests that were sent before the last decrease are no news.
+	cooldown = 200 * time.Millisecond
+	// gain is the rise of the throughput that justifies more requests.
+	gain = 1.05
+	// patience is the number of epochs after which a limit that brought no
+	// gain is tried again: the network may have got better.
+	patience = 16
+)
+
+// limiter decides how many requests one host gets at once: it starts from the
+// target rate, grows while the throughput grows, and falls by a factor when the
+// host says that it has had enough. No clock, no I/O; the gate's lock guards it.
+type limiter struct {
+	limit    float64 // requests at once; min <= limit <= max
+	min, max float64
+
+	epochStart time.Duration
+	epochBytes int64
+	epochDone  int
+	hungry     bool // somebody had to wait for a slot during this epoch
+	lastRate   float64
+	idle       int // epochs since the limit last moved
+
+	lastDecrease time.Duration
+	throttled    bool // a decrease ever happened
+	// recent is the share of throttle answers, an exponential average over
+	// about 16 answers.
+	recent      float64
+	pausedUntil time.Duration
+}
+
+func newLimiter(targetRate int64, minConns, maxConns int) limiter {
+	l := limiter{min: float64(minConns), max: float64(maxConns)}
+	l.limit = min(max(float64(targetRate)/perConn, l.min), l.max)
+	return l
+}
+
+// slots returns how many requests may run now.
+func (l *limiter) slots(now time.Duration) int {
+	if now < l.pausedUntil {
+		return 0
+	}
+	return int(l.limit)
+}
+
+// wanted notes that a request had to wait for a slot.
+func (l *limiter) wanted() { l.hungry = true }
+
+// done records a request that ended well with n bytes.
+func (l *limiter) done(now time.Duration, n int64) {
+	l.recent -= l.recent / 16
+	if l.epochDone == 0 && l.epochBytes == 0 && l.epochStart == 0 {
+		l.epochStart = now
+	}
+	l.epochBytes += n
+	l.epochDone++
+	if l.epochDone < max(int(l.limit), 4) {
+		return
+	}
+	l.endEpoch(now)
+}
+
+func (l *limiter) endEpoch(now time.Duration) {
+	if d := now - l.epochStart; d > 0 {
+		rate := float64(l.epochBytes) / d.Seconds()
+		switch {
+		case !l.hungry:
+			// More requests would not have been used.
+		case rate > l.lastRate*gain:
+			l.limit = min(l.limit+max(1, l.limit/8), l.max)
+			l.lastRate, l.idle = rate, 0
+		default:
+			if l.idle++; l.idle >= patience {
+				l.lastRate = rate / gain / gain // one more step may be tried
+				l.idle = 0
+			}
+		}
+	}
+	l.epochStart, l.epochBytes, l.epochDone, l.hungry = now, 0, 0, false
+}
+
+// throttle records an answer that asked for fewer requests. retryAfter is the
+// pause that it named, 0 none. One such answer slows its own request only;
+// when half of the recent answers are such, the whole host gets the pause.
+func (l *limiter) throttle(now, retryAfter time.Duration) {
+	l.recent += (1 - l.recent) / 16
+	if retryAfter > 0 && l.recent >= 0.5 {
+		l.pausedUntil = max(l.pausedUntil, now+retryAfter)
+	}
+	if l.throttled && now-l.lastDecrease < cooldown {
+		return
+	}
+	l.throttled, l.lastDecrease = true, now
+	l.limit = max(l.limit*decrease, l.min)
+	l.lastRate = 0 // let it grow again from here
+	l.epochStart, l.epochBytes, l.epochDone = now, 0, 0
+}

@@ -1,0 +1,103 @@
+package ranges
+
+import "time"
+
+const (
+	// tick is how often running requests are looked at: a seventh of the
+	// shortest time after which a hedge is due.
+	tick = 20 * time.Millisecond
+	// idleTicks without anything to watch before the monitor sleeps: waking it
+	// for each single read of an otherwise idle mount would cost more.
+	idleTicks = 50
+)
+
+// monitor is the goroutine that looks at the clock for a gate: it queues
+// retries whose pause is over, asks late requests again, and ends silent ones.
+func (g *gate) monitor() {
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	for quiet := 0; ; {
+		g.mu.Lock()
+		if g.closed {
+			g.mu.Unlock()
+			return
+		}
+		if g.check(g.e.now()) {
+			quiet = 0
+		} else {
+			quiet++
+		}
+		g.asleep = quiet >= idleTicks
+		asleep := g.asleep
+		g.mu.Unlock()
+		if asleep {
+			if _, ok := <-g.wake; !ok {
+				return
+			}
+			quiet = 0
+			continue
+		}
+		timer.Reset(tick)
+		select {
+		case <-timer.C:
+		case <-g.wake: // closed; the loop's head sees it
+		}
+	}
+}
+
+// check does what the time asks for, and reports whether there is anything
+// left to watch. The caller holds g.mu.
+func (g *gate) check(now time.Duration) bool {
+	for a := g.delayed.head; a != nil; {
+		next := a.next
+		if a.t.readyAt <= now {
+			g.delayed.remove(a)
+			a.t.urgent = true // it has waited long enough
+			g.push(a)
+		}
+		a = next
+	}
+	for _, l := range g.lanes {
+		if a := l.current; a != nil && l.active && !a.t.ended && !a.cancelled {
+			g.watch(l, a, now)
+		}
+	}
+	g.dispatch()
+	return g.inflight > 0 || g.delayed.head != nil || g.urgent.head != nil || g.ahead.head != nil
+}
+
+// watch looks at one running request.
+func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
+	r := running{
+		start: l.started, lastByte: time.Duration(l.last.Load()),
+		got: l.got.Load(), want: l.want.Load(),
+	}
+	if g.e.opts.StallTimeout > 0 && now-r.lastByte >= g.e.opts.StallTimeout {
+		a.cancelled = true
+		l.cancel(errStalled)
+		return
+	}
+	t := a.t
+	h := &t.a[1]
+	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(now, r) || !g.hedger.spend() {
+		return
+	}
+	if t.spare == nil {
+		// A hedge takes bytes from the budget like any request; when there are
+		// none, memory is the bottleneck and a second copy would not help.
+		if t.spare = g.e.opts.Budget.TryGet(len(t.buf)); t.spare == nil {
+			g.hedger.refund()
+			return
+		}
+	}
+	// What the first attempt has received is final: the hedge asks for the rest.
+	from := int(a.off-t.off) + int(r.got)
+	end := int(a.off-t.off) + int(r.want)
+	if from >= end {
+		g.hedger.refund()
+		return
+	}
+	h.off, h.buf, h.fresh = t.off+int64(from), t.spare.Bytes()[from:end], true
+	g.e.opts.Log.Debug("range hedged", "object", t.o.spec.Name, "offset", h.off, "after", now-l.started)
+	g.push(h)
+}

@@ -1,0 +1,118 @@
+package ranges
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// Spec is what is known of an object beforehand.
+type Spec struct {
+	// Name is for messages: no secrets.
+	Name string
+	// Host is the key of the limits: all objects of one Host share them.
+	Host string
+	// Size in bytes; negative when unknown.
+	Size int64
+	// Pin is the validator that every answer must have; "" pins to the first.
+	Pin string
+	// Sum is the checksum of the whole object, if known.
+	Sum Checksum
+}
+
+// Object is one immutable version of one remote object. Its methods may be
+// called from any number of goroutines.
+type Object struct {
+	e    *Engine
+	g    *gate
+	src  Source
+	spec Spec // Name and Host do not change; the rest is the start of what follows
+
+	mu   sync.Mutex // guards what follows; a leaf lock
+	size int64      // -1 unknown
+	pin  string
+	sum  Checksum
+	dead error // ErrChanged, once seen
+
+	noRanges atomic.Bool // a request for a range was answered with everything
+	flights  flights
+}
+
+// Object returns a handle for reading from src.
+func (e *Engine) Object(src Source, spec Spec) *Object {
+	if spec.Size < 0 {
+		spec.Size = -1
+	}
+	o := &Object{e: e, g: e.gate(spec.Host), src: src, spec: spec, size: spec.Size, pin: spec.Pin, sum: spec.Sum}
+	o.flights.o = o
+	return o
+}
+
+// Name returns the Spec's name.
+func (o *Object) Name() string { return o.spec.Name }
+
+func (o *Object) pinned() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pin
+}
+
+// known returns what is known of the object, and the error that ended it.
+func (o *Object) known() (size int64, sum Checksum, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.size, o.sum, o.dead
+}
+
+// observe takes what an answer says of the object. The first answer pins it; a
+// later one that disagrees means that the object has changed.
+func (o *Object) observe(info Info) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dead != nil {
+		return o.dead
+	}
+	switch {
+	case info.Pin == "":
+	case o.pin == "":
+		o.pin = info.Pin
+	case o.pin != info.Pin:
+		o.dead = &Fault{Kind: Changed, Err: fmt.Errorf("%w: pinned to %s, got %s", ErrChanged, o.pin, info.Pin)}
+		return o.dead
+	}
+	switch {
+	case info.Size < 0:
+	case o.size < 0:
+		o.size = info.Size
+	case o.size != info.Size:
+		o.dead = &Fault{Kind: Changed, Err: fmt.Errorf("%w: it had %d bytes, now %d", ErrChanged, o.size, info.Size)}
+		return o.dead
+	}
+	if info.Sum.Algorithm != NoChecksum && o.sum.Algorithm == NoChecksum {
+		o.sum = info.Sum
+	}
+	return nil
+}
+
+// Stat returns the size, pin and checksum of the object. It makes a request (a
+// range of one byte) only when the size is unknown.
+func (o *Object) Stat(ctx context.Context) (Info, error) {
+	if size, _, err := o.known(); err == nil && size < 0 {
+		var one [1]byte
+		if _, err := o.Fetch(ctx, one[:], 0); err != nil && err != io.EOF { //nolint:errorlint // Fetch returns io.EOF bare
+			return Info{Size: -1}, err
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dead != nil {
+		return Info{Size: -1}, &Error{Op: "stat", Object: o.spec.Name, Err: o.dead}
+	}
+	return Info{Size: o.size, Off: 0, Len: o.size, Pin: o.pin, Sum: o.sum}, nil
+}
+
+// Close is for symmetry with what reads from the object: an Object holds no
+// resources of its own.
+func (o *Object) Close() error { return nil }
