@@ -1,0 +1,172 @@
+package testorigin
+
+import (
+	"sort"
+	"strings"
+	"sync"
+)
+
+// Counter counts the requests of one operation on one key.
+type Counter struct {
+	Op string
+	// Key is "bucket/key" for objects, "bucket" for operations on a bucket, "repo@digest" for blobs, "repo:tag" or
+	// "repo@digest" for manifests.
+	Key      string
+	Requests int64 // requests answered or being answered
+	Success  int64 // 2xx answers
+	Faults   int64 // requests on which at least one fault rule fired
+	Bytes    int64 // body bytes handed to the socket
+	Received int64 // body bytes read from the client
+}
+
+type counterKey struct{ op, key string }
+
+type counters struct {
+	mu   sync.Mutex // guards all below; a leaf: nothing else is locked under it
+	m    map[counterKey]*Counter
+	sent map[string]*coverage
+}
+
+func (c *counters) get(op, key string) *Counter {
+	k := counterKey{op, key}
+	if c.m == nil {
+		c.m, c.sent = map[counterKey]*Counter{}, map[string]*coverage{}
+	}
+	n := c.m[k]
+	if n == nil {
+		n = &Counter{Op: op, Key: key}
+		c.m[k] = n
+	}
+	return n
+}
+
+func (c *counters) begin(op, key string, faulted bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.get(op, key)
+	n.Requests++
+	if faulted {
+		n.Faults++
+	}
+}
+
+func (c *counters) end(op, key string, status int, bytes, received int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.get(op, key)
+	n.Bytes += bytes
+	n.Received += received
+	if status >= 200 && status < 300 {
+		n.Success++
+	}
+}
+
+// covered notes that bytes [off, off+n) of key were sent.
+func (c *counters) covered(key string, off, n int64) {
+	if n <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sent == nil {
+		c.m, c.sent = map[counterKey]*Counter{}, map[string]*coverage{}
+	}
+	v := c.sent[key]
+	if v == nil {
+		v = &coverage{}
+		c.sent[key] = v
+	}
+	v.add(off, off+n)
+}
+
+// Counters returns a snapshot of all counters, sorted by key and operation.
+func (o *Origin) Counters() []Counter {
+	o.count.mu.Lock()
+	out := make([]Counter, 0, len(o.count.m))
+	for _, n := range o.count.m {
+		out = append(out, *n)
+	}
+	o.count.mu.Unlock()
+	sort.Slice(out, func(i, j int) bool {
+		if out[i].Key != out[j].Key {
+			return out[i].Key < out[j].Key
+		}
+		return out[i].Op < out[j].Op
+	})
+	return out
+}
+
+// Count returns the counter of op on key; op "" sums over all operations.
+func (o *Origin) Count(op, key string) Counter {
+	sum := Counter{Op: op, Key: key}
+	o.count.mu.Lock()
+	defer o.count.mu.Unlock()
+	for k, n := range o.count.m {
+		if k.key == key && (op == "" || op == k.op) {
+			sum.Requests += n.Requests
+			sum.Success += n.Success
+			sum.Faults += n.Faults
+			sum.Bytes += n.Bytes
+			sum.Received += n.Received
+		}
+	}
+	return sum
+}
+
+// TotalBytes returns the body bytes sent for all keys that start with prefix.
+func (o *Origin) TotalBytes(prefix string) int64 {
+	var sum int64
+	o.count.mu.Lock()
+	defer o.count.mu.Unlock()
+	for k, n := range o.count.m {
+		if strings.HasPrefix(k.key, prefix) {
+			sum += n.Bytes
+		}
+	}
+	return sum
+}
+
+// Reset sets all counters and coverages to zero. Counts of fault rules stay: they belong to the script.
+func (o *Origin) Reset() {
+	o.count.mu.Lock()
+	defer o.count.mu.Unlock()
+	o.count.m, o.count.sent = nil, nil
+}
+
+// Coverage says which bytes of a key were sent.
+type Coverage struct {
+	Unique int64 // distinct bytes sent at least once
+	Again  int64 // bytes sent that had been sent before: Unique + Again is everything sent
+}
+
+// Coverage returns the coverage of key ("bucket/key" or "repo@digest") since the start or the last Reset.
+func (o *Origin) Coverage(key string) Coverage {
+	o.count.mu.Lock()
+	defer o.count.mu.Unlock()
+	v := o.count.sent[key]
+	if v == nil {
+		return Coverage{}
+	}
+	return v.Coverage
+}
+
+// coverage is a set of disjoint, non-adjacent, sorted intervals [from, to).
+type coverage struct {
+	Coverage
+	from, to []int64
+}
+
+func (v *coverage) add(from, to int64) {
+	// The intervals i..j-1 touch or overlap the new one and merge with it.
+	i := sort.Search(len(v.to), func(i int) bool { return v.to[i] >= from })
+	j, lo, hi := i, from, to
+	var overlap int64
+	for ; j < len(v.from) && v.from[j] <= to; j++ {
+		overlap += max(0, min(v.to[j], to)-max(v.from[j], from))
+		lo, hi = min(lo, v.from[j]), max(hi, v.to[j])
+	}
+	v.from = append(v.from[:i], append([]int64{lo}, v.from[j:]...)...)
+	v.to = append(v.to[:i], append([]int64{hi}, v.to[j:]...)...)
+	v.Unique += to - from - overlap
+	v.Again += overlap
+}

@@ -1,0 +1,47 @@
+// Package testorigin is an object store and an image registry in one process, for tests, demos and benchmarks: it
+// serves real files without copying them, over real sockets, and misbehaves exactly as a fault script says.
+//
+//	o, err := testorigin.Start(testorigin.Options{})
+//	defer o.Close()
+//	o.PutFile("weights", "model.bin", path)        // an S3 object at o.URL(), signed by AccessKey and SecretKey
+//	o.SetFaults(testorigin.Fault{Op: "GetObject", Probability: 0.1, Action: testorigin.ActStatus, Status: 503})
+//	... read it with the code under test ...
+//	n := o.TotalBytes("weights/")                  // what that cost
+//
+// # Vocabulary
+//
+// A bucket holds objects, a repository holds manifests and blobs. A content is the bytes of one version of an object or
+// of a blob; it never changes, so a GET that has begun is not disturbed by a swap. An operation (GetObject, GetBlob, ...)
+// and a counter key ("bucket/key", "repo@digest", "repo:tag") name what a request does; fault rules match on both, and
+// counters are kept for each pair. A fault is one rule of a script; a firing is one request on which its conditions hold.
+//
+// # What it speaks
+//
+// S3 in path style (and virtual-host style below .localhost): objects with ranges, conditions, versions, parts and
+// checksums; multipart uploads; aws-chunked bodies; the three listings; Signature Version 4 in headers, queries and
+// chunks. The OCI distribution API under /v2/, with bearer tokens or basic authorization, referrers, and redirects of
+// blobs to presigned URLs on a second host that expire. See the conformance suites s3conformance and ociconformance,
+// which run real clients against it (and the first of them against another server too, so that it can't drift).
+//
+// # Faults
+//
+// Whether a rule fires on the k-th request of a key depends on the seed, the rule's place in the script, the operation,
+// the key and k alone, so a run is replayable whatever the order of goroutines. The text form of scripts (ParseFaults,
+// Fault.String) is meant for flags of commands and benchmarks.
+//
+// # Concurrency
+//
+// All methods of Origin are safe for concurrent use. Close ends all requests, stalled ones too, and returns when their
+// goroutines have ended. A fault that stalls an upload for ever ends with Close (net/http does not watch the connection
+// while a body is being read).
+//
+// # Failure model
+//
+// An object put by reference whose file is replaced or resized answers 500 rather than mixed bytes. Bytes are counted
+// when the socket takes them: what the kernel then loses to a reset is counted although the client never saw it.
+//
+// # Not here
+//
+// No TLS, no HTTP/2, no ACLs or policies, no persistence: all metadata is in memory and ends with the process. It is a
+// test tool that listens on loopback; its default credentials are public.
+package testorigin

@@ -1,0 +1,335 @@
+package testorigin
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math"
+	"sync"
+	"time"
+)
+
+// Action is what a fault does to a request.
+type Action string
+
+// The actions. At is where in the body (see AtHeader and AtRandom); for uploads it counts the bytes of the request.
+const (
+	// ActStatus answers with Status (default 503), Retry-After if RetryAfter is set, and the S3 code Error.
+	ActStatus Action = "status"
+	// ActStall waits For (0: until the client goes away) before the header or inside the body at At.
+	ActStall Action = "stall"
+	// ActTruncate promises the whole body and closes the connection after At bytes.
+	ActTruncate Action = "truncate"
+	// ActReset sends a TCP RST before the header or inside the body at At.
+	ActReset Action = "reset"
+	// ActShort answers a range with Bytes (default 1) fewer bytes than asked; header and body agree with each other.
+	ActShort Action = "short"
+	// ActWrongLength sends Bytes (default 1) fewer bytes with a Content-Length to match, but a Content-Range as asked.
+	ActWrongLength Action = "wrong-length"
+	// ActWrongRange sends the right bytes under a Content-Range that is Bytes (default 1) too high.
+	ActWrongRange Action = "wrong-range"
+	// ActWrongTotal sends the right bytes under a Content-Range whose total is Bytes (default 1) too high.
+	ActWrongTotal Action = "wrong-total"
+	// ActIgnoreRange answers 200 with the whole object to a ranged request.
+	ActIgnoreRange Action = "ignore-range"
+	// ActMultipart answers a ranged request with a one-part multipart/byteranges body.
+	ActMultipart Action = "multipart"
+	// ActSwap replaces the object, before it is read, by the file File, or by a version of the same size in which every
+	// byte differs. GETs under way keep the version that they opened.
+	ActSwap Action = "swap"
+	// ActExpire answers as if the credentials or the presigned URL had run out; on a redirecting GetBlob it gives out a
+	// URL that is already expired.
+	ActExpire Action = "expire"
+	// ActStuckToken makes a listing give the same page and the same continuation token again.
+	ActStuckToken Action = "stuck-token"
+	// ActFlip sends Bytes (default 1) wrong bytes at At (default: a random position).
+	ActFlip Action = "flip"
+	// ActSlow sends at Rate bytes per second.
+	ActSlow Action = "slow"
+	// ActHeader sets a header of the answer ("Name: value"), or removes it ("Name:").
+	ActHeader Action = "header"
+	// ActClose answers properly and then closes the connection.
+	ActClose Action = "close"
+)
+
+// Special values of Fault.At.
+const (
+	// AtHeader is after the header, before the first byte of the body. The zero value of At is before the header.
+	AtHeader int64 = -1
+	// AtRandom is a position inside the body drawn from the seed.
+	AtRandom int64 = -2
+)
+
+// Fault is one rule of a fault script. All conditions that are set must hold for it to fire; a request on which several
+// rules fire gets all of their effects. Requests are numbered from 1 for each rule, operation and key apart, among those
+// that match the rule's Op and Key.
+//
+// Whether a rule fires on request k of a key is a function of the seed, the rule's place in the script, the operation,
+// the key and k alone: not of other keys, nor of the order in which goroutines run. (Max alone counts over all keys.)
+type Fault struct {
+	// Op is a glob over operation names (GetObject, HeadObject, ListObjectsV2, PutObject, UploadPart, GetBlob,
+	// GetManifest, Token, FetchBlob, ...); "" is any.
+	Op string
+	// Key is a glob over counter keys ("bucket/key", "repo@digest", "repo:tag"); * matches / too; "" is any.
+	Key string
+	// PerRange numbers requests by their Range header as well, so that a replay of parallel ranged requests meets the
+	// same faults whichever range is asked first.
+	PerRange bool
+
+	Nth         int     // only request Nth
+	Every       int     // requests Every, 2*Every, ...
+	First       int     // requests 1 to First
+	After       int     // requests after the first After
+	Probability float64 // this share of the requests, by the seed
+	Max         int     // fires at most so often, over all keys
+
+	Action Action
+	At     int64         // stall, truncate, reset, flip
+	For    time.Duration // stall
+	Bytes  int64         // short, wrong-*, flip
+	Rate   int64         // slow: bytes per second
+	Status int           // status
+	Error  string        // status: S3 or registry error code; default by status
+	// RetryAfter is sent in whole seconds, or as the HTTP date so far ahead if RetryDate is set.
+	RetryAfter time.Duration
+	RetryDate  bool
+	File       string // swap
+	Header     string // header
+}
+
+// Validate reports what makes no sense in f.
+func (f Fault) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("testorigin: fault %q: %s", f.String(), fmt.Sprintf(format, args...))
+	}
+	switch f.Action {
+	case ActStatus, ActStall, ActTruncate, ActReset, ActShort, ActWrongLength, ActWrongRange, ActWrongTotal, ActIgnoreRange,
+		ActMultipart, ActSwap, ActExpire, ActStuckToken, ActFlip, ActClose:
+	case ActSlow:
+		if f.Rate <= 0 {
+			return bad("rate %d must be positive; give rate=BYTES per second", f.Rate)
+		}
+	case ActHeader:
+		if headerName(f.Header) == "" {
+			return bad("header %q is not \"Name: value\"", f.Header)
+		}
+	case "":
+		return bad("no action; name one, for example status, stall, truncate or reset")
+	default:
+		return bad("action %q is unknown; use status, stall, truncate, reset, short, wrong-length, wrong-range, wrong-total, "+
+			"ignore-range, multipart, swap, expire, stuck-token, flip, slow, header or close", f.Action)
+	}
+	for _, c := range f.Op {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '2' || c == '*' || c == '?') {
+			return bad("op %q is not a glob over operation names; write for example GetObject or Get*", f.Op)
+		}
+	}
+	switch {
+	case f.Probability < 0 || f.Probability > 1 || math.IsNaN(f.Probability):
+		return bad("p %v is not a share; use a number from 0 to 1", f.Probability)
+	case f.Nth < 0 || f.Every < 0 || f.First < 0 || f.After < 0 || f.Max < 0:
+		return bad("nth, every, first, after and max count requests; they can't be negative")
+	case f.At < AtRandom:
+		return bad("at %d is before the body; use a byte count, header or random", f.At)
+	case f.For < 0 || f.RetryAfter < 0 || f.Bytes < 0 || f.Rate < 0:
+		return bad("durations and sizes can't be negative")
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return bad("code %d is not an HTTP status; use 200 to 599", f.Status)
+	}
+	return nil
+}
+
+// rule is a Fault with its counts.
+type rule struct {
+	Fault
+	mu    sync.Mutex // guards all below; a leaf
+	calls map[string]int64
+	fired int64
+}
+
+// faultSet is one script. It is replaced as a whole by SetFaults.
+type faultSet struct {
+	seed  uint64
+	rules []*rule
+}
+
+func newFaultSet(seed uint64, faults []Fault) *faultSet {
+	fs := &faultSet{seed: seed}
+	for _, f := range faults {
+		fs.rules = append(fs.rules, &rule{Fault: f, calls: map[string]int64{}})
+	}
+	return fs
+}
+
+// firing is one rule that fired on one request.
+type firing struct {
+	Fault
+	draw uint64 // random bits of this firing, for positions
+}
+
+// effects are the firings of one request, in script order.
+type effects []firing
+
+// eval counts the request against every rule that matches it and returns those that fire.
+func (fs *faultSet) eval(op, key, rangeHeader string) effects {
+	var out effects
+	for i, r := range fs.rules {
+		if !glob(r.Op, op) || !glob(r.Key, key) {
+			continue
+		}
+		name := op + "\x00" + key
+		if r.PerRange {
+			name += "\x00" + rangeHeader
+		}
+		r.mu.Lock()
+		r.calls[name]++
+		k := r.calls[name]
+		draw := decide(fs.seed, i, name, k)
+		fires := r.holds(k, draw) && (r.Max == 0 || r.fired < int64(r.Max))
+		if fires {
+			r.fired++
+		}
+		r.mu.Unlock()
+		if fires {
+			out = append(out, firing{r.Fault, mix(draw)})
+		}
+	}
+	return out
+}
+
+// holds is the pure part of the decision: does the rule fire on request k, given the random bits of that request?
+func (f *Fault) holds(k int64, draw uint64) bool {
+	switch {
+	case f.Nth > 0 && k != int64(f.Nth),
+		f.Every > 0 && k%int64(f.Every) != 0,
+		f.First > 0 && k > int64(f.First),
+		f.After > 0 && k <= int64(f.After):
+		return false
+	}
+	return f.Probability == 0 || share(draw) < f.Probability
+}
+
+// decide gives the random bits of request k of name under rule i.
+func decide(seed uint64, i int, name string, k int64) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name))
+	return mix(mix(mix(seed)^uint64(i)) ^ mix(h.Sum64()) ^ mix(uint64(k)*0x9e3779b97f4a7c15))
+}
+
+// mix is the finalizer of splitmix64: every output bit depends on every input bit.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// share maps random bits to [0, 1).
+func share(x uint64) float64 { return float64(x>>11) / (1 << 53) }
+
+// find returns the first firing of action, or nil.
+func (e effects) find(a Action) *firing {
+	for i := range e {
+		if e[i].Action == a {
+			return &e[i]
+		}
+	}
+	return nil
+}
+
+func (e effects) names() []string {
+	if len(e) == 0 {
+		return nil
+	}
+	out := make([]string, len(e))
+	for i := range e {
+		out[i] = e[i].String()
+	}
+	return out
+}
+
+// size is Bytes or its default, at most limit.
+func (f *firing) size(limit int64) int64 {
+	n := f.Bytes
+	if n == 0 {
+		n = 1
+	}
+	return min(n, limit)
+}
+
+// position resolves At for a body of n bytes. It is always short of the end, so that a fault that fires has an effect.
+func (f *firing) position(n int64) int64 {
+	at := f.At
+	if at == AtRandom || (f.Action == ActFlip && at <= 0) {
+		if n <= 0 {
+			return 0
+		}
+		return int64(f.draw % uint64(n))
+	}
+	return max(0, min(at, n-1))
+}
+
+// SetFaults replaces the fault script; counts start from zero. Requests under way keep the effects they have. It panics
+// if a fault is invalid: scripts that come from outside go through ParseFaults, which reports it.
+func (o *Origin) SetFaults(faults ...Fault) {
+	for _, f := range faults {
+		if err := f.Validate(); err != nil {
+			panic(err)
+		}
+	}
+	o.faults.Store(newFaultSet(o.opts.Seed, faults))
+}
+
+// FaultCount says how often a rule fired.
+type FaultCount struct {
+	Fault   Fault
+	Matched int64 // requests that its Op and Key matched
+	Fired   int64
+}
+
+// FaultCounts returns the counts of all rules, in script order.
+func (o *Origin) FaultCounts() []FaultCount {
+	fs := o.faults.Load()
+	out := make([]FaultCount, len(fs.rules))
+	for i, r := range fs.rules {
+		r.mu.Lock()
+		out[i] = FaultCount{Fault: r.Fault, Fired: r.fired}
+		for _, n := range r.calls {
+			out[i].Matched += n
+		}
+		r.mu.Unlock()
+	}
+	return out
+}
+
+// glob matches s against a pattern in which * is any run of bytes (/ too), ? one byte, and \ takes the next byte
+// literally. The empty pattern matches everything.
+func glob(pattern, s string) bool {
+	if pattern == "" {
+		return true
+	}
+	p, i := 0, 0
+	star, mark := -1, 0 // where to resume: the last * and the position in s that it has swallowed up to
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+			continue
+		case p < len(pattern) && pattern[p] == '\\' && p+1 < len(pattern) && pattern[p+1] == s[i]:
+			p, i = p+2, i+1
+			continue
+		case p < len(pattern) && pattern[p] != '\\' && (pattern[p] == '?' || pattern[p] == s[i]):
+			p, i = p+1, i+1
+			continue
+		}
+		if star < 0 {
+			return false
+		}
+		mark++
+		p, i = star+1, mark
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}

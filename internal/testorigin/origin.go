@@ -1,0 +1,352 @@
+package testorigin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Origin is a running origin. All methods are safe for concurrent use.
+type Origin struct {
+	opts   Options
+	dir    string
+	ownDir bool
+	ln     net.Listener
+	ln2    net.Listener // of the host that redirects point to
+	host2  string
+	srv    *http.Server
+	srv2   *http.Server
+
+	store    store
+	registry registry
+	count    counters
+	faults   atomic.Pointer[faultSet]
+	serial   atomic.Uint64 // numbers requests, versions, uploads and scratch files
+	arrivals atomic.Uint64 // numbers requests for the latency distribution
+
+	closing chan struct{}
+	once    sync.Once
+	wg      sync.WaitGroup // accept loops, connections and handlers
+	conns   sync.Map       // net.Conn -> struct{}: connections whose end wg still waits for
+}
+
+// Start starts an origin. The caller ends it with Close.
+func Start(opts Options) (*Origin, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	o := &Origin{opts: opts.withDefaults(), closing: make(chan struct{})}
+	o.faults.Store(newFaultSet(opts.Seed, opts.Faults))
+	o.store.init()
+	o.registry.init()
+	if err := o.listen(); err != nil {
+		return nil, err
+	}
+	if err := o.makeDir(); err != nil {
+		_ = o.ln.Close()
+		_ = o.ln2.Close()
+		return nil, err
+	}
+	o.srv = o.server(o.serveMain)
+	o.srv2 = o.server(o.serveRedirected)
+	o.wg.Go(func() { _ = o.srv.Serve(o.capped(o.ln)) })
+	o.wg.Go(func() { _ = o.srv2.Serve(o.capped(o.ln2)) })
+	return o, nil
+}
+
+func (o *Origin) listen() error {
+	var lc net.ListenConfig
+	var err error
+	if o.ln, err = lc.Listen(context.Background(), "tcp", o.opts.Addr); err != nil {
+		return fmt.Errorf("testorigin: listen on %s: %w", o.opts.Addr, err)
+	}
+	ip := o.ln.Addr().(*net.TCPAddr).IP
+	if o.ln2, err = lc.Listen(context.Background(), "tcp", net.JoinHostPort(ip.String(), "0")); err != nil {
+		_ = o.ln.Close()
+		return fmt.Errorf("testorigin: listen for redirects on %s: %w", ip, err)
+	}
+	name := o.opts.Registry.RedirectHost
+	if name == "" {
+		name = ip.String()
+		if ip.IsLoopback() {
+			name = "localhost"
+		}
+	}
+	_, port, _ := net.SplitHostPort(o.ln2.Addr().String())
+	o.host2 = net.JoinHostPort(name, port)
+	return nil
+}
+
+func (o *Origin) makeDir() (err error) {
+	o.dir = o.opts.Dir
+	if o.dir == "" {
+		o.ownDir = true
+		o.dir, err = os.MkdirTemp("", "penstock-origin-")
+		return err
+	}
+	return os.MkdirAll(o.dir, 0o700)
+}
+
+func (o *Origin) capped(ln net.Listener) net.Listener {
+	if o.opts.ConnRate > 0 {
+		return capListener{ln, o.opts.ConnRate}
+	}
+	return ln
+}
+
+func (o *Origin) server(h http.HandlerFunc) *http.Server {
+	return &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			o.wg.Add(1)
+			defer o.wg.Done()
+			h(w, r)
+		}),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnState:   o.connState,
+		// A client that sends no header must not hold Close up; 30 s is longer than any test's pause between requests.
+		ReadHeaderTimeout: 30 * time.Second,
+		ErrorLog:          nil,
+	}
+}
+
+// connState keeps the wait group of connections: net/http's own Close does not wait for their goroutines.
+func (o *Origin) connState(c net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		o.conns.Store(c, struct{}{})
+		o.wg.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		if _, ok := o.conns.LoadAndDelete(c); ok {
+			o.wg.Done()
+		}
+	case http.StateActive, http.StateIdle:
+	}
+}
+
+// Close ends all requests and connections, waits for their goroutines, and removes the scratch folder if Start made it.
+func (o *Origin) Close() error {
+	var errs []error
+	o.once.Do(func() {
+		close(o.closing)
+		errs = append(errs, o.srv.Close(), o.srv2.Close())
+		o.wg.Wait()
+		if o.ownDir {
+			errs = append(errs, os.RemoveAll(o.dir))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// Host returns host:port.
+func (o *Origin) Host() string { return o.ln.Addr().String() }
+
+// URL returns http://host:port, which is the S3 endpoint (path style) and the base of the registry.
+func (o *Origin) URL() string { return "http://" + o.Host() }
+
+// RedirectHost returns the host:port that redirected blob GETs go to.
+func (o *Origin) RedirectHost() string { return o.host2 }
+
+// ObjectURL returns the URL of an object, without a signature.
+func (o *Origin) ObjectURL(bucket, key string) string {
+	u := url.URL{Scheme: "http", Host: o.Host(), Path: "/" + bucket + "/" + key}
+	u.RawPath = "/" + bucket + "/" + awsEscape(key, true)
+	return u.String()
+}
+
+// Presign returns a presigned URL of an object for method, which expires after ttl (negative: it has already).
+func (o *Origin) Presign(method, bucket, key string, ttl time.Duration) string {
+	u, err := url.Parse(o.ObjectURL(bucket, key))
+	if err != nil { // not reachable: ObjectURL escapes everything
+		return ""
+	}
+	return o.presign(method, u, ttl)
+}
+
+// wait sleeps for d; it ends early, with an error, when the client goes or the origin closes. Negative d: until then.
+func (o *Origin) wait(ctx context.Context, d time.Duration) error {
+	var timer <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-timer:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-o.closing:
+		return http.ErrServerClosed
+	}
+}
+
+// request is one request on its way through the origin.
+type request struct {
+	o     *Origin
+	w     http.ResponseWriter
+	r     *http.Request
+	q     url.Values
+	op    string
+	ckey  string // counter key
+	fx    effects
+	id    identity
+	body  *bodyReader // the request's body, with its faults
+	start time.Time
+
+	// S3
+	bucket, key string
+	// Registry
+	repo, ref string
+
+	status int
+	sent   int64
+}
+
+// serveMain serves both protocols: /v2/ and /token are the registry, all else is S3.
+func (o *Origin) serveMain(w http.ResponseWriter, r *http.Request) {
+	rq := o.newRequest(w, r)
+	handler := rq.classify()
+	o.run(rq, handler)
+}
+
+func (o *Origin) newRequest(w http.ResponseWriter, r *http.Request) *request {
+	return &request{o: o, w: w, r: r, q: r.URL.Query(), start: time.Now()}
+}
+
+// classify names the operation and the key of the request and returns its handler.
+func (rq *request) classify() func(*request) {
+	p := rq.r.URL.Path
+	if p == "/v2" || strings.HasPrefix(p, "/v2/") || p == "/token" {
+		return rq.classifyRegistry()
+	}
+	return rq.classifyS3()
+}
+
+// run applies the faults that come before the handler, then the handler.
+func (o *Origin) run(rq *request, handler func(*request)) {
+	r := rq.r
+	rq.fx = o.faults.Load().eval(rq.op, rq.ckey, r.Header.Get("Range"))
+	rq.body = &bodyReader{rq: rq, src: r.Body}
+	o.count.begin(rq.op, rq.ckey, len(rq.fx) > 0)
+	o.tap(rq, false)
+	defer func() {
+		o.count.end(rq.op, rq.ckey, rq.status, rq.sent, rq.body.n)
+		o.tap(rq, true)
+		o.opts.Log.Debug("request", "op", rq.op, "key", rq.ckey, "range", r.Header.Get("Range"), "status", rq.status,
+			"bytes", rq.sent, "faults", rq.fx.names(), "took", time.Since(rq.start))
+	}()
+	if rq.before() {
+		return
+	}
+	handler(rq)
+}
+
+// before applies what happens before an answer is made. It reports whether the request has been dealt with.
+func (rq *request) before() bool {
+	o := rq.o
+	if d := o.opts.FirstByteLatency.draw(o.opts.Seed, o.arrivals.Add(1)); d > 0 {
+		rq.pause(d)
+	}
+	upload := rq.isUpload()
+	for i := range rq.fx {
+		f := &rq.fx[i]
+		switch {
+		case f.Action == ActSwap:
+			rq.swap(f)
+		case f.Action == ActStall && f.At == 0:
+			rq.pause(f.pause())
+		case f.Action == ActReset && f.At == 0:
+			reset(rq.w, rq.r)
+			return true
+		case upload && f.inBody():
+			rq.body.faults = append(rq.body.faults, f)
+		}
+	}
+	if f := rq.fx.find(ActStatus); f != nil {
+		rq.failWith(f)
+		return true
+	}
+	if f := rq.fx.find(ActExpire); f != nil && rq.op != opGetBlob {
+		rq.expire()
+		return true
+	}
+	return false
+}
+
+// pause waits for d, or for ever if it is negative; if the client goes away meanwhile the request ends here.
+func (rq *request) pause(d time.Duration) {
+	if err := rq.o.wait(rq.r.Context(), d); err != nil {
+		panic(http.ErrAbortHandler) // net/http closes the connection without an answer
+	}
+}
+
+// pause is how long a stall lasts; negative is for ever.
+func (f *firing) pause() time.Duration {
+	if f.For == 0 {
+		return -1
+	}
+	return f.For
+}
+
+// inBody says whether the fault acts inside a body.
+func (f *firing) inBody() bool {
+	switch f.Action {
+	case ActStall, ActReset:
+		return f.At != 0
+	case ActTruncate, ActFlip, ActSlow:
+		return true
+	}
+	return false
+}
+
+func (rq *request) isUpload() bool {
+	return slices.Contains([]string{opPutObject, opUploadPart, opPatchUpload, opPutUpload, opPutManifest}, rq.op)
+}
+
+// header sends the status line and the headers set so far, after the faults on headers.
+func (rq *request) header(status int) {
+	h := rq.w.Header()
+	for i := range rq.fx {
+		switch f := &rq.fx[i]; f.Action {
+		case ActHeader:
+			_, value, _ := strings.Cut(f.Header, ":")
+			if value = strings.TrimSpace(value); value == "" {
+				h[headerName(f.Header)] = nil // nil, not absent: net/http then adds no default of its own
+			} else {
+				h.Set(headerName(f.Header), value)
+			}
+		case ActClose:
+			h.Set("Connection", "close")
+		}
+	}
+	rq.status = status
+	rq.w.WriteHeader(status)
+}
+
+// write sends a small body that is all in memory.
+func (rq *request) write(status int, contentType string, body []byte) {
+	h := rq.w.Header()
+	if contentType != "" {
+		h.Set("Content-Type", contentType)
+	}
+	rq.answer(status, memContent(body), 0, int64(len(body)))
+}
+
+func (o *Origin) tap(rq *request, done bool) {
+	if o.opts.Tap == nil {
+		return
+	}
+	o.opts.Tap(Event{
+		Op: rq.op, Key: rq.ckey, Method: rq.r.Method, Range: rq.r.Header.Get("Range"), Remote: rq.r.RemoteAddr,
+		Header: rq.r.Header, Done: done, Status: rq.status, Bytes: rq.sent, Faults: rq.fx.names(),
+	})
+}

@@ -1,0 +1,388 @@
+package testorigin
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// maxListKeys is the largest page of a listing, and the largest bulk delete.
+const maxListKeys = 1000
+
+// listQuery is what the three listings have in common.
+type listQuery struct {
+	prefix, delimiter string
+	max               int
+	urlEncoded        bool
+}
+
+// item is one line of a page: a key, or a prefix that stands for all keys below it.
+type item struct {
+	key    string
+	prefix bool
+}
+
+func (rq *request) listQuery() (listQuery, *s3Error) {
+	q := listQuery{prefix: rq.q.Get("prefix"), delimiter: rq.q.Get("delimiter"), max: maxListKeys}
+	bad := func(msg string) *s3Error { return s3err(http.StatusBadRequest, "InvalidArgument", msg) }
+	if s := rq.q.Get("max-keys"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return q, bad("max-keys is not a number from 0 to 2147483647")
+		}
+		q.max = min(n, maxListKeys)
+	}
+	switch rq.q.Get("encoding-type") {
+	case "":
+	case "url":
+		q.urlEncoded = true
+	default:
+		return q, bad("Invalid Encoding Method specified in Request")
+	}
+	return q, nil
+}
+
+// name encodes a key for a listing.
+func (q listQuery) name(s string) string {
+	if !q.urlEncoded {
+		return s
+	}
+	return strings.ReplaceAll(url.QueryEscape(s), "%2F", "/") // a space becomes +, as in S3
+}
+
+// page returns up to q.max items after the key or prefix after, and whether there are more. keys is sorted, and so is
+// the page: a group comes where its first key would.
+func (q listQuery) page(keys []string, after item) (items []item, more bool) {
+	i := sort.SearchStrings(keys, q.prefix)
+	if after.key != "" {
+		j := sort.SearchStrings(keys, after.key)
+		if after.prefix {
+			j = pastPrefix(keys, after.key)
+		} else if j < len(keys) && keys[j] == after.key {
+			j++
+		}
+		i = max(i, j)
+	}
+	for i < len(keys) && strings.HasPrefix(keys[i], q.prefix) {
+		it := item{key: keys[i]}
+		next := i + 1
+		if q.delimiter != "" {
+			if d := strings.Index(keys[i][len(q.prefix):], q.delimiter); d >= 0 {
+				it = item{keys[i][:len(q.prefix)+d+len(q.delimiter)], true}
+				next = pastPrefix(keys, it.key)
+			}
+		}
+		if it.prefix && !after.prefix && strings.HasPrefix(after.key, it.key) {
+			i = next // start-after inside a group skips the whole group
+			continue
+		}
+		if len(items) == q.max {
+			return items, true
+		}
+		items = append(items, it)
+		i = next
+	}
+	return items, false
+}
+
+// pastPrefix is the index of the first key after all that start with prefix.
+func pastPrefix(keys []string, prefix string) int {
+	i := sort.SearchStrings(keys, prefix)
+	return i + sort.Search(len(keys)-i, func(j int) bool { return !strings.HasPrefix(keys[i+j], prefix) })
+}
+
+// token and parseToken turn the last item of a page into an opaque continuation token and back.
+func (it item) token() string {
+	kind := "k"
+	if it.prefix {
+		kind = "p"
+	}
+	return base64.URLEncoding.EncodeToString([]byte(kind + it.key))
+}
+
+func parseToken(s string) (item, bool) {
+	raw, err := base64.URLEncoding.DecodeString(s)
+	if err != nil || len(raw) < 2 || (raw[0] != 'k' && raw[0] != 'p') {
+		return item{}, false
+	}
+	return item{string(raw[1:]), raw[0] == 'p'}, true
+}
+
+// row is an item with what the listing tells of it, taken under the lock.
+type row struct {
+	item
+	v *version
+}
+
+// rows takes one page of live objects.
+func (rq *request) rows(q listQuery, after item) (rows []row, more bool) {
+	s := &rq.o.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.buckets[rq.bucket]
+	if b == nil {
+		return nil, false
+	}
+	keys := b.sorted()
+	if b.versioning != "" { // only then can a key be hidden by a delete marker
+		live := keys[:0:0]
+		for _, k := range keys {
+			if !b.objects[k][0].marker {
+				live = append(live, k)
+			}
+		}
+		keys = live
+	}
+	items, more := q.page(keys, after)
+	for _, it := range items {
+		r := row{item: it}
+		if !it.prefix {
+			r.v = b.objects[it.key][0]
+			r.v.content.retain() // the ETag may have to be computed from it
+		}
+		rows = append(rows, r)
+	}
+	return rows, more && len(items) > 0
+}
+
+// contents writes the rows of objects, then those of prefixes, as S3 orders them.
+func (rq *request) contents(x *xmlDoc, q listQuery, rows []row, owner bool) error {
+	var firstErr error
+	for _, r := range rows {
+		if r.prefix {
+			continue
+		}
+		etag, err := r.v.etagOf()
+		size := r.v.content.size
+		r.v.content.release()
+		if err != nil && firstErr == nil {
+			firstErr = err
+		}
+		x.start("Contents")
+		x.text("Key", q.name(r.key))
+		x.time("LastModified", r.v.modified)
+		x.text("ETag", etag)
+		sums, sumType := r.v.knownSums()
+		for _, a := range checksumAlgorithms {
+			if sums[a] != "" {
+				x.text("ChecksumAlgorithm", a)
+				x.text("ChecksumType", sumType)
+			}
+		}
+		x.num("Size", size)
+		if owner {
+			x.start("Owner")
+			x.text("ID", OwnerID)
+			x.end()
+		}
+		x.text("StorageClass", storageClass(r.v))
+		x.end()
+	}
+	for _, r := range rows {
+		if r.prefix {
+			x.start("CommonPrefixes")
+			x.text("Prefix", q.name(r.key))
+			x.end()
+		}
+	}
+	return firstErr
+}
+
+func storageClass(v *version) string {
+	if c := v.header["X-Amz-Storage-Class"]; c != "" {
+		return c
+	}
+	return "STANDARD"
+}
+
+// listHead writes what all listings begin with.
+func (rq *request) listHead(x *xmlDoc, q listQuery, more bool) {
+	x.text("Name", rq.bucket)
+	x.text("Prefix", q.name(q.prefix))
+	if q.delimiter != "" {
+		x.text("Delimiter", q.name(q.delimiter))
+	}
+	x.num("MaxKeys", int64(q.max))
+	if q.urlEncoded {
+		x.text("EncodingType", "url")
+	}
+	x.text("IsTruncated", strconv.FormatBool(more))
+}
+
+func (rq *request) listV2() {
+	q, e := rq.listQuery()
+	if e != nil {
+		rq.fail(e)
+		return
+	}
+	after := item{key: rq.q.Get("start-after")}
+	token := rq.q.Get("continuation-token")
+	if rq.q.Has("continuation-token") {
+		var ok bool
+		if after, ok = parseToken(token); !ok {
+			rq.fail(s3err(http.StatusBadRequest, "InvalidArgument", "The continuation token provided is incorrect"))
+			return
+		}
+	}
+	rows, more := rq.rows(q, after)
+	next := ""
+	if more {
+		next = rows[len(rows)-1].token()
+	}
+	if rq.fx.find(ActStuckToken) != nil { // more, for ever, and always from the same place
+		more, next = true, token
+		if next == "" {
+			next = item{key: "\x00"}.token()
+		}
+	}
+	x := newXML("ListBucketResult", s3Namespace)
+	rq.listHead(x, q, more)
+	x.num("KeyCount", int64(len(rows)))
+	if token != "" {
+		x.text("ContinuationToken", token)
+	}
+	if next != "" {
+		x.text("NextContinuationToken", next)
+	}
+	if s := rq.q.Get("start-after"); s != "" {
+		x.text("StartAfter", q.name(s))
+	}
+	if err := rq.contents(x, q, rows, rq.q.Get("fetch-owner") == "true"); err != nil {
+		rq.internal(err)
+		return
+	}
+	rq.sendXML(http.StatusOK, x)
+}
+
+func (rq *request) listV1() {
+	q, e := rq.listQuery()
+	if e != nil {
+		rq.fail(e)
+		return
+	}
+	marker := rq.q.Get("marker")
+	after := item{key: marker}
+	if q.delimiter != "" && strings.HasSuffix(marker, q.delimiter) {
+		after.prefix = true // a NextMarker that was a common prefix
+	}
+	rows, more := rq.rows(q, after)
+	x := newXML("ListBucketResult", s3Namespace)
+	rq.listHead(x, q, more)
+	x.text("Marker", q.name(marker))
+	if more && q.delimiter != "" {
+		x.text("NextMarker", q.name(rows[len(rows)-1].key))
+	}
+	if err := rq.contents(x, q, rows, true); err != nil {
+		rq.internal(err)
+		return
+	}
+	rq.sendXML(http.StatusOK, x)
+}
+
+func (rq *request) listVersions() {
+	q, e := rq.listQuery()
+	if e != nil {
+		rq.fail(e)
+		return
+	}
+	rows, more := rq.versionRows(q, rq.q.Get("key-marker"), rq.q.Get("version-id-marker"))
+	x := newXML("ListVersionsResult", s3Namespace)
+	rq.listHead(x, q, more)
+	x.text("KeyMarker", q.name(rq.q.Get("key-marker")))
+	x.text("VersionIdMarker", rq.q.Get("version-id-marker"))
+	if more {
+		last := rows[len(rows)-1]
+		x.text("NextKeyMarker", q.name(last.key))
+		if !last.prefix {
+			x.text("NextVersionIdMarker", last.v.id)
+		}
+	}
+	for _, r := range rows {
+		if r.prefix {
+			x.start("CommonPrefixes")
+			x.text("Prefix", q.name(r.key))
+			x.end()
+			continue
+		}
+		if err := rq.versionRow(x, q, r); err != nil {
+			rq.internal(err)
+			return
+		}
+	}
+	rq.sendXML(http.StatusOK, x)
+}
+
+// versionItem is a row of ListObjectVersions.
+type versionItem struct {
+	row
+	latest bool
+}
+
+func (rq *request) versionRow(x *xmlDoc, q listQuery, r versionItem) error {
+	name := "Version"
+	if r.v.marker {
+		name = "DeleteMarker"
+	}
+	x.start(name)
+	x.text("Key", q.name(r.key))
+	x.text("VersionId", r.v.id)
+	x.text("IsLatest", strconv.FormatBool(r.latest))
+	x.time("LastModified", r.v.modified)
+	if !r.v.marker {
+		etag, err := r.v.etagOf()
+		if err != nil {
+			return err
+		}
+		x.text("ETag", etag)
+		x.num("Size", r.v.content.size)
+		x.text("StorageClass", storageClass(r.v))
+	}
+	x.end()
+	return nil
+}
+
+// versionRows takes one page of versions: keys in order, the versions of a key from the newest to the oldest.
+func (rq *request) versionRows(q listQuery, keyMarker, idMarker string) (rows []versionItem, more bool) {
+	s := &rq.o.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.buckets[rq.bucket]
+	if b == nil {
+		return nil, false
+	}
+	all := listQuery{prefix: q.prefix, delimiter: q.delimiter, max: len(b.objects)}
+	after := item{key: keyMarker, prefix: q.delimiter != "" && strings.HasSuffix(keyMarker, q.delimiter)}
+	keys := b.sorted()
+	if idMarker != "" { // go on inside the versions of keyMarker
+		passed := false
+		for i, v := range b.objects[keyMarker] {
+			if passed {
+				if len(rows) == q.max {
+					return rows, true
+				}
+				rows = append(rows, versionItem{row{item{key: keyMarker}, v}, i == 0})
+			}
+			passed = passed || v.id == idMarker
+		}
+	}
+	items, _ := all.page(keys, after)
+	for _, it := range items {
+		if it.prefix {
+			if len(rows) == q.max {
+				return rows, len(rows) > 0
+			}
+			rows = append(rows, versionItem{row: row{item: it}})
+			continue
+		}
+		for i, v := range b.objects[it.key] {
+			if len(rows) == q.max {
+				return rows, len(rows) > 0
+			}
+			rows = append(rows, versionItem{row{it, v}, i == 0})
+		}
+	}
+	return rows, false
+}
