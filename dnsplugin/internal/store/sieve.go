@@ -18,7 +18,7 @@ func (sh *shard) push(n *node) {
 		sh.oldest = n
 	}
 	sh.newest = n
-	sh.bytes += int64(n.cost)
+	sh.bytes.Add(int64(n.cost))
 	sh.entries.Add(1)
 }
 
@@ -44,7 +44,7 @@ func (sh *shard) remove(head *atomic.Pointer[node], before, n *node) {
 		sh.oldest = n.newer
 	}
 	n.newer, n.older = nil, nil
-	sh.bytes -= int64(n.cost)
+	sh.bytes.Add(-int64(n.cost))
 	sh.entries.Add(-1)
 }
 

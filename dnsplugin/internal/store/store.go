@@ -38,6 +38,9 @@ const (
 type Options struct {
 	Bytes   int64 // bound of the memory, index included; 0 means DefaultBytes
 	Entries int   // bound of the number of entries; 0 means none but Bytes
+
+	// Seed lets several stores use the same hashes; the zero Seed means one of its own.
+	Seed maphash.Seed
 }
 
 // Validate says what is wrong with the options.
@@ -80,11 +83,11 @@ type shard struct {
 
 	newest, oldest *node
 	hand           *node // where the next search for a victim starts; nil: at oldest
-	bytes          int64
 	maxBytes       int64
 	maxEntries     int
 
-	entries atomic.Int64 // written under mu, read without
+	bytes   atomic.Int64 // written under mu, read without
+	entries atomic.Int64 // likewise
 	_       [64]byte
 }
 
@@ -96,6 +99,9 @@ func New(opts Options) *Store {
 	if opts.Bytes == 0 {
 		opts.Bytes = DefaultBytes
 	}
+	if opts.Seed == (maphash.Seed{}) {
+		opts.Seed = maphash.MakeSeed()
+	}
 	buckets := ceilPow2(opts.Bytes / bytesPerBucket)
 	if opts.Entries > 0 {
 		buckets = min(buckets, ceilPow2(int64(opts.Entries)))
@@ -106,7 +112,7 @@ func New(opts Options) *Store {
 	}
 	shards = min(floorPow2(max(1, shards)), buckets)
 	s := &Store{
-		seed:    maphash.MakeSeed(),
+		seed:    opts.Seed,
 		shift:   uint8(64 - bits.TrailingZeros64(uint64(buckets))),
 		perOf:   uint8(bits.TrailingZeros64(uint64(buckets / shards))),
 		buckets: make([]atomic.Pointer[node], buckets),
@@ -184,7 +190,7 @@ func (s *Store) Put(hash uint64, key []byte, e *Entry, now Instant) (evicted int
 		sh.remove(head, before, old)
 	}
 	// n.cost fits into an empty shard, so this ends at the latest there.
-	for sh.bytes+int64(n.cost) > sh.maxBytes || (sh.maxEntries > 0 && sh.entries.Load() >= int64(sh.maxEntries)) {
+	for sh.bytes.Load()+int64(n.cost) > sh.maxBytes || (sh.maxEntries > 0 && sh.entries.Load() >= int64(sh.maxEntries)) {
 		v := sh.victim(now)
 		vhead, _ := s.bucket(v.hash)
 		_, vbefore := find(vhead, v.hash, v.key)
@@ -221,10 +227,7 @@ func (s *Store) Len() int {
 func (s *Store) Bytes() int64 {
 	total := int64(8 * len(s.buckets))
 	for i := range s.shards {
-		sh := &s.shards[i]
-		sh.mu.Lock()
-		total += sh.bytes
-		sh.mu.Unlock()
+		total += s.shards[i].bytes.Load()
 	}
 	return total
 }

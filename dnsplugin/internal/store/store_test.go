@@ -342,8 +342,8 @@ func check(t interface{ Fatalf(string, ...any) }, s *Store) {
 			sum += int64(n.cost)
 			handSeen = handSeen || n == sh.hand
 		}
-		if sh.newest != older || !handSeen || sum != sh.bytes || int64(len(inQueue)) != sh.entries.Load() || sum > sh.maxBytes {
-			t.Fatalf("shard %d: %d nodes, %d entries, %d bytes, charged %d of %d", i, len(inQueue), sh.entries.Load(), sum, sh.bytes, sh.maxBytes)
+		if sh.newest != older || !handSeen || sum != sh.bytes.Load() || int64(len(inQueue)) != sh.entries.Load() || sum > sh.maxBytes {
+			t.Fatalf("shard %d: %d nodes, %d entries, %d bytes, charged %d of %d", i, len(inQueue), sh.entries.Load(), sum, sh.bytes.Load(), sh.maxBytes)
 		}
 		per := 1 << s.perOf
 		for b := i * per; b < (i+1)*per; b++ {

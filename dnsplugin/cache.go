@@ -1,0 +1,223 @@
+package dnsplugin
+
+import (
+	"context"
+	"hash/maphash"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+const (
+	// maxBackground bounds the refreshes that run behind the clients' backs.
+	// Each is one goroutine and one upstream query; beyond it an entry is
+	// simply refreshed a little later, by a query that finds a free place.
+	maxBackground = 1024
+
+	// closeGrace is how long Close waits for refreshes that do not heed
+	// their cancelled context. CoreDNS gives its servers 5 s to stop.
+	closeGrace = 5 * time.Second
+)
+
+// Cache is a CoreDNS plugin handler that answers from stored responses. Make
+// one with [New], set Next, and Close it in the end.
+type Cache struct {
+	// Next is the handler that is asked for what is not in the cache.
+	Next plugin.Handler
+
+	name    string
+	cfg     Config
+	zones   plugin.Zones
+	bypass  plugin.Zones // zones that an authoritative plugin changes at run time
+	success side
+	denial  side
+	flights *flights // nil: misses are not coalesced
+	meters  meterSet
+
+	now   func() time.Time
+	epoch time.Time // instant 0; carries the monotonic clock
+
+	life       context.Context // ends with Close; parent of nothing but refreshes
+	die        context.CancelFunc
+	background chan struct{} // one token per refresh that runs
+
+	mu        sync.Mutex // guards closed, and refreshes against Add after Wait
+	closed    bool
+	refreshes sync.WaitGroup
+}
+
+// side is one half of the cache: what exists, or what does not.
+type side struct {
+	store   *store.Store
+	disable plugin.Zones
+}
+
+// New returns a Cache for cfg. Its metrics go to the default registry, where
+// the prometheus plugin finds them.
+func New(cfg Config) (*Cache, error) {
+	return newCache("penstock", cfg, prometheus.DefaultRegisterer)
+}
+
+func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	vec, err := newVectors(reg)
+	if err != nil {
+		return nil, err
+	}
+	seed := maphash.MakeSeed()
+	newSide := func(s Side) side {
+		opts := cfg.storeOptions(s)
+		opts.Seed = seed
+		return side{store: store.New(opts), disable: s.Disable}
+	}
+	c := &Cache{
+		name:       name,
+		cfg:        cfg,
+		zones:      cfg.Zones,
+		success:    newSide(cfg.Success),
+		denial:     newSide(cfg.Denial),
+		flights:    newFlights(cfg.Coalesce),
+		now:        time.Now,
+		background: make(chan struct{}, maxBackground),
+	}
+	c.epoch = c.now()
+	c.meters.vec, c.meters.zones = vec, strings.Join(cfg.Zones, ",")
+	c.life, c.die = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Close ends the refreshes in the background and waits for them.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.die()
+	done := make(chan struct{})
+	go func() {
+		c.refreshes.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(closeGrace)
+	defer t.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-t.C:
+		return context.DeadlineExceeded
+	}
+}
+
+// Name implements plugin.Handler.
+func (c *Cache) Name() string { return c.name }
+
+// instant turns a time into what the store counts in.
+func (c *Cache) instant(t time.Time) store.Instant { return store.Instant(t.Sub(c.epoch)) }
+
+// ident is a question as the cache sees it.
+type ident struct {
+	name       string // lower case, as in request.Request.Name
+	key        []byte
+	hash       uint64
+	do, cd, ad bool
+}
+
+// identify fills id for question q; buf is where the key goes. It is not ok
+// when the name can't be packed: then no entry can have it.
+func (c *Cache) identify(id *ident, q dns.Question, buf []byte) bool {
+	var name [wire.MaxNameLen + 1]byte
+	n, err := dns.PackDomainName(q.Name, name[:], 0, nil, false)
+	if err != nil {
+		return false
+	}
+	id.key = wire.AppendKey(buf, name[:n], q.Qtype, q.Qclass, id.do, id.cd)
+	id.hash = c.success.store.Hash(id.key)
+	return true
+}
+
+// lookup returns the entry that answers id now, and the side it is from.
+//
+// A denial goes before a success: it is newer, or the success would have been
+// served without asking. Exceptions: a SERVFAIL never hides a success, and
+// under prefer_positive no denial hides an answer that may be served stale.
+func (c *Cache) lookup(id *ident, now store.Instant) (e *store.Entry, kind string) {
+	if c.cfg.Stale.PreferPositive && c.cfg.Stale.UpTo > 0 {
+		if e := c.answering(id, now); e != nil {
+			return e, labelSuccess
+		}
+	}
+	if e := c.denial.store.Get(id.hash, id.key, now); e != nil {
+		if e.Answer.Rcode() == dns.RcodeServerFailure {
+			if p := c.success.store.Get(id.hash, id.key, now); p != nil {
+				return p, labelSuccess
+			}
+		}
+		return e, labelDenial
+	}
+	return c.success.store.Get(id.hash, id.key, now), labelSuccess
+}
+
+// answering returns the live entry that has an answer to id, also when a
+// later response without one has taken its place.
+func (c *Cache) answering(id *ident, now store.Instant) *store.Entry {
+	e := c.success.store.Get(id.hash, id.key, now)
+	if e != nil && !e.Answering {
+		e = e.LastGood
+	}
+	if e == nil || e.Dead <= now {
+		return nil
+	}
+	return e
+}
+
+// put stores m, the response of verdict v to id, for ttl seconds. It returns
+// the entry, nil if the response can't be or must not be kept.
+func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Instant, wildcard string, meters *meters) *store.Entry {
+	s, counts := &c.success, &meters.success
+	if v.denial() {
+		s, counts = &c.denial, &meters.denial
+	}
+	if s.disable.Contains(id.name) {
+		if v.denial() {
+			// What exists no longer must not live on as stale only
+			// because its denial is not kept.
+			c.success.store.Delete(id.hash, id.key)
+		}
+		return nil
+	}
+	a, ok := pack(m)
+	if !ok {
+		meters.drops.Inc()
+		return nil
+	}
+	e := store.NewEntry(a, now, ttl, c.cfg.Stale.UpTo)
+	e.Answering, e.Wildcard = v.answering, wildcard
+	if c.cfg.Stale.PreferPositive && !v.denial() && !v.answering {
+		e.LastGood = c.answering(id, now)
+	}
+	counts.evictions.Add(float64(s.store.Put(id.hash, id.key, e, now)))
+	counts.entries.Set(float64(s.store.Len()))
+	counts.bytes.Set(float64(s.store.Bytes()))
+	return e
+}
+
+// pack turns a response into a stored answer.
+func pack(m *dns.Msg) (*wire.Answer, bool) {
+	s := *m
+	s.Id, s.Zero, s.Compress = 0, false, true
+	b, err := s.Pack()
+	if err != nil {
+		return nil, false
+	}
+	a, _, err := wire.NewAnswer(b)
+	return a, err == nil
+}

@@ -1,0 +1,189 @@
+package dnsplugin
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+)
+
+// Limits and defaults. Those that CoreDNS's cache has too have its values,
+// so that a Corefile means the same with either.
+const (
+	// DefaultSuccessTTL and DefaultDenialTTL cap how long answers are kept.
+	DefaultSuccessTTL = time.Hour
+	DefaultDenialTTL  = 30 * time.Minute
+	// DefaultMinTTL is the least time that an answer is kept.
+	DefaultMinTTL = 5 * time.Second
+	// DefaultServFail is how long SERVFAIL and NOTIMP are kept.
+	DefaultServFail = 5 * time.Second
+	// MaxServFail is the most that RFC 2308, section 7 permits.
+	MaxServFail = 5 * time.Minute
+	// DefaultStale is how long after its end an answer may still be served
+	// when serve_stale is given without a duration.
+	DefaultStale = time.Hour
+	// MaxStaleRecheck is the most that RFC 8767, section 5 permits.
+	MaxStaleRecheck = 5 * time.Minute
+	// DefaultMaxMemory bounds both sides of the cache together, in bytes.
+	DefaultMaxMemory = 2 * store.DefaultBytes
+	// MinMaxMemory leaves each side room for a few of the largest messages.
+	MinMaxMemory = 2 * store.MinBytes
+	// DefaultCoalesce is how many queries may wait for an answer that is
+	// already on its way. A waiting query costs a goroutine of about 8 KiB
+	// that CoreDNS has started for it anyway: 512 MiB at the very worst,
+	// which CoreDNS would need as well, and for upstream queries besides.
+	DefaultCoalesce = 1 << 16
+	// MinCapacity is the fewest entries of a side; smaller numbers are
+	// rounded up to it, as in CoreDNS's cache.
+	MinCapacity = 1024
+
+	defaultPrefetchDuration   = time.Minute
+	defaultPrefetchPercentage = 10
+
+	// bytesPerEntry turns a CAPACITY into memory when no maxmem is given.
+	// Answers of a cluster cost 300 to 600 bytes, DNSSEC ones 1 to 2 KiB.
+	bytesPerEntry = 1 << 10
+
+	maxTTLSeconds = 1<<31 - 1 // RFC 2181, section 8
+)
+
+// Config says how a [Cache] behaves. The zero value caches everything with
+// the defaults. Zero always means the default, a negative value means off.
+type Config struct {
+	Zones    []string // names to cache, with everything below; nil: all
+	Success  Side     // NOERROR answers with data, and referrals
+	Denial   Side     // NXDOMAIN, NODATA, and SERVFAIL
+	ServFail time.Duration
+	Prefetch Prefetch
+	Stale    Stale
+	KeepTTL  bool  // answer with the TTL as it was stored instead of what is left
+	MaxMem   int64 // bytes for both sides together, half each
+	Coalesce int   // queries that may wait for a running one of the same key
+}
+
+// Side configures one of the two halves of the cache.
+type Side struct {
+	Capacity int           // most entries; 0: as many as fit into the memory
+	TTL      time.Duration // cap of the time that an answer is kept
+	MinTTL   time.Duration // floor of that time
+	Disable  []string      // zones that are not kept
+}
+
+// Prefetch configures the refreshing of popular entries before they end.
+type Prefetch struct {
+	Amount     int           // queries that make an entry popular; 0: no prefetching
+	Duration   time.Duration // the longest gap between them
+	Percentage int           // of the TTL that must be left at most
+}
+
+// Stale configures the serving of answers past their end (RFC 8767).
+type Stale struct {
+	UpTo           time.Duration // how long past its end; 0: not at all
+	Verify         bool          // ask the source first, instead of afterwards
+	VerifyTimeout  time.Duration // how long to ask before answering stale; 0: until the source gives up
+	ResponseTTL    time.Duration // TTL of stale answers, whole seconds
+	Recheck        time.Duration // pause after a failed refresh
+	PreferPositive bool          // a positive answer, even stale, goes before any denial
+}
+
+// Validate says what is wrong with the configuration and what is allowed.
+func (c Config) Validate() error {
+	switch {
+	case c.Success.Capacity < 0 || c.Denial.Capacity < 0:
+		return fmt.Errorf("capacity %d is negative: give the number of entries, at least %d, or 0 for as many as the memory holds",
+			min(c.Success.Capacity, c.Denial.Capacity), MinCapacity)
+	case c.Success.TTL < 0 || c.Denial.TTL < 0:
+		return errors.New("a negative TTL: give at least 1s, or 0 for the default")
+	case max(c.Success.TTL, c.Denial.TTL, c.Success.MinTTL, c.Denial.MinTTL) > maxTTLSeconds*time.Second:
+		return fmt.Errorf("a TTL above %d seconds, the largest that DNS has", maxTTLSeconds)
+	case c.ServFail > MaxServFail:
+		return fmt.Errorf("servfail %v: RFC 2308 permits at most %v", c.ServFail, MaxServFail)
+	case c.MaxMem < 0 || (c.MaxMem > 0 && c.MaxMem < MinMaxMemory):
+		return fmt.Errorf("maxmem of %d bytes is too small: give at least %d (2MiB), or 0 for the default of %d (64MiB)", c.MaxMem, MinMaxMemory, DefaultMaxMemory)
+	}
+	for _, zones := range [][]string{c.Zones, c.Success.Disable, c.Denial.Disable} {
+		for _, z := range zones {
+			if _, ok := dns.IsDomainName(z); !ok || !dns.IsFqdn(z) {
+				return fmt.Errorf("zone %q is not a full domain name: give one that ends with a dot", z)
+			}
+		}
+	}
+	return errors.Join(c.Prefetch.validate(), c.Stale.validate())
+}
+
+func (p Prefetch) validate() error {
+	switch {
+	case p.Amount < 0:
+		return fmt.Errorf("prefetch amount %d is negative: give the number of queries, or 0 for no prefetching", p.Amount)
+	case p.Duration < 0:
+		return fmt.Errorf("prefetch duration %v is negative: give how far apart queries may be, such as 1m", p.Duration)
+	case p.Percentage != 0 && (p.Percentage < 10 || p.Percentage > 90):
+		return fmt.Errorf("prefetch percentage %d%%: it must be from 10%% to 90%%", p.Percentage)
+	}
+	return nil
+}
+
+func (s Stale) validate() error {
+	switch {
+	case s.UpTo < 0:
+		return fmt.Errorf("serve_stale duration %v is negative: give for example 1h", s.UpTo)
+	case s.VerifyTimeout < 0:
+		return fmt.Errorf("serve_stale verify timeout %v is negative: give for example 1800ms, or 0 to wait for the source", s.VerifyTimeout)
+	case s.ResponseTTL < 0 || s.ResponseTTL%time.Second != 0 || s.ResponseTTL > maxTTLSeconds*time.Second:
+		return fmt.Errorf("serve_stale response TTL %v: it must be a whole number of seconds from 0s to %ds; RFC 8767 recommends 30s", s.ResponseTTL, maxTTLSeconds)
+	case s.Recheck < 0 || s.Recheck > MaxStaleRecheck:
+		return fmt.Errorf("serve_stale failure recheck %v: it must be from 0s to %v; RFC 8767 recommends 30s", s.Recheck, MaxStaleRecheck)
+	}
+	return nil
+}
+
+// withDefaults returns c with every zero replaced by what it stands for.
+func (c Config) withDefaults() Config {
+	if c.Zones == nil {
+		c.Zones = []string{"."}
+	}
+	c.Success = c.Success.withDefaults(DefaultSuccessTTL)
+	c.Denial = c.Denial.withDefaults(DefaultDenialTTL)
+	if c.ServFail == 0 {
+		c.ServFail = DefaultServFail
+	}
+	if c.Prefetch.Duration == 0 {
+		c.Prefetch.Duration = defaultPrefetchDuration
+	}
+	if c.Prefetch.Percentage == 0 {
+		c.Prefetch.Percentage = defaultPrefetchPercentage
+	}
+	if c.Coalesce == 0 {
+		c.Coalesce = DefaultCoalesce
+	}
+	return c
+}
+
+func (s Side) withDefaults(ttl time.Duration) Side {
+	if s.TTL == 0 {
+		s.TTL = ttl
+	}
+	switch {
+	case s.MinTTL == 0:
+		s.MinTTL = DefaultMinTTL
+	case s.MinTTL < 0:
+		s.MinTTL = 0
+	}
+	if s.Capacity > 0 {
+		s.Capacity = max(s.Capacity, MinCapacity)
+	}
+	return s
+}
+
+// storeOptions sizes the store of one side. Without maxmem a CAPACITY gets
+// the memory that so many entries usually need.
+func (c Config) storeOptions(s Side) store.Options {
+	bytes := c.MaxMem / 2
+	if bytes == 0 {
+		bytes = max(store.DefaultBytes, int64(s.Capacity)*bytesPerEntry)
+	}
+	return store.Options{Bytes: bytes, Entries: s.Capacity}
+}

@@ -1,0 +1,183 @@
+package dnsplugin
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metadata"
+	"github.com/coredns/coredns/plugin/metrics"
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// wildcardLabel is the metadata label under which the file plugin and its
+// like publish the wildcard record that made an answer.
+const wildcardLabel = "zone/wildcard"
+
+// ServeDNS implements plugin.Handler.
+func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	// One exact question or none of our business. An UPDATE has the zone's
+	// name in the place of the question; ANY has no right answer to keep.
+	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !wire.Cacheable(r.Question[0].Qtype) || hasSubnet(r) {
+		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
+	}
+	state := request.Request{W: w, Req: r}
+	var buf [wire.MaxKeyLen]byte
+	id := ident{name: state.Name(), do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
+	if !c.zones.Contains(id.name) || c.bypass.Contains(id.name) || !c.identify(&id, r.Question[0], buf[:0]) {
+		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
+	}
+	meters := c.meters.of(metrics.WithServer(ctx))
+	meters.requests.Inc()
+
+	now := c.now()
+	e, kind := c.lookup(&id, c.instant(now))
+	if e == nil {
+		meters.misses.Inc()
+		return c.miss(ctx, w, r, id.clone(), meters)
+	}
+	meters.side(kind).hits.Inc()
+	return c.hit(ctx, w, r, e, &id, meters, now)
+}
+
+// clone returns id with a key of its own, for use beyond ServeDNS's stack.
+func (id ident) clone() *ident {
+	id.key = bytes.Clone(id.key)
+	return &id
+}
+
+func (m *meters) side(kind string) *sideMeters {
+	if kind == labelDenial {
+		return &m.denial
+	}
+	return &m.success
+}
+
+// wantsDNSSEC reports whether r has the DO bit.
+func wantsDNSSEC(r *dns.Msg) bool {
+	opt := r.IsEdns0()
+	return opt != nil && opt.Do()
+}
+
+// hasSubnet reports whether r has a client subnet (RFC 7871) that matters.
+// The answer may be meant for that subnet alone, so it must not come from the
+// cache nor go there. A prefix of 0 asks for an answer for everyone.
+func hasSubnet(r *dns.Msg) bool {
+	for _, rr := range r.Extra {
+		opt, ok := rr.(*dns.OPT)
+		if !ok {
+			continue
+		}
+		for _, o := range opt.Option {
+			if ecs, ok := o.(*dns.EDNS0_SUBNET); ok && ecs.SourceNetmask > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// miss fetches the answer, or waits for another query that does.
+func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *ident, meters *meters) (int, error) {
+	// HINFO: the loop plugin finds forwarding loops by seeing its own query
+	// again. Coalesced with itself it would never come by.
+	if c.flights == nil || r.Question[0].Qtype == dns.TypeHINFO || !mayWait(ctx) {
+		return c.fetch(ctx, w, r, id, meters, nil)
+	}
+	fl, leads := c.flights.join(string(id.key))
+	switch {
+	case fl == nil:
+		return c.fetch(ctx, w, r, id, meters, nil)
+	case leads:
+		defer c.flights.land(fl)
+		return c.fetch(leading(ctx), w, r, id, meters, fl)
+	}
+	c.flights.wait(ctx, fl)
+	now := c.now()
+	if e, _ := c.lookup(id, c.instant(now)); e != nil {
+		meters.coalesced.Inc()
+		return c.hit(ctx, w, r, e, id, meters, now)
+	}
+	// The leader's answer is not one to share (truncated, refused, an error).
+	return c.fetch(ctx, w, r, id, meters, nil)
+}
+
+// fetch asks the next plugin, keeps the answer and sends it to the client.
+func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *ident, meters *meters, fl *flight) (int, error) {
+	req := refreshOf(r)
+	rec := &recorder{ResponseWriter: w, cache: c, req: req, id: id, meters: meters, flight: fl, wildcard: wildcardOf(ctx)}
+	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
+	// The next plugin may fail without writing a response (forward, when all
+	// upstreams time out). Without an entry every retry would ask again. A
+	// client that went away is not an upstream that failed.
+	if err != nil && rcode == dns.RcodeServerFailure && ctx.Err() == nil && !rec.wrote {
+		failure := new(dns.Msg)
+		failure.SetRcode(req, dns.RcodeServerFailure)
+		rec.keep(failure)
+	}
+	return rcode, err
+}
+
+// refreshOf returns the query that goes upstream for r. It asks for the AD
+// bit, since the answer is kept for clients that want it and that don't.
+func refreshOf(r *dns.Msg) *dns.Msg {
+	req := r.Copy()
+	req.AuthenticatedData = true
+	return req
+}
+
+// hit answers r from e.
+func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time) (int, error) {
+	t := c.instant(now)
+	left := e.Left(t)
+	ttl := uint32(max(0, left))
+	switch {
+	case left <= 0:
+		if c.cfg.Stale.Verify {
+			if done, rcode, err := c.verify(ctx, w, r, e, id.clone(), meters, now); done {
+				return rcode, err
+			}
+		} else {
+			c.refresh(ctx, r, e, id, meters, now, true)
+		}
+		ttl = uint32(c.cfg.Stale.ResponseTTL / time.Second)
+		meters.stale.Inc()
+	case c.popular(e, t):
+		c.refresh(ctx, r, e, id, meters, now, false)
+	}
+	if e.Wildcard != "" {
+		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return e.Wildcard })
+	}
+	if c.cfg.KeepTTL && (left > 0 || c.cfg.Stale.ResponseTTL == 0) {
+		ttl = e.TTL
+	}
+	m, err := reply(e.Answer, r, ttl, id.do || id.ad)
+	if err != nil {
+		return dns.RcodeServerFailure, plugin.Error(c.name, err)
+	}
+	// As in every plugin of CoreDNS: a client that can't be written to is not our failure.
+	_ = w.WriteMsg(m)
+	return dns.RcodeSuccess, nil
+}
+
+// popular counts a hit on e and reports whether e should be refreshed now,
+// while it is still fresh.
+func (c *Cache) popular(e *store.Entry, now store.Instant) bool {
+	p := &c.cfg.Prefetch
+	if p.Amount <= 0 {
+		return false
+	}
+	if store.Instant(e.LastHit.Swap(int64(now))) < now-store.Instant(p.Duration) {
+		e.Hits.Store(1)
+	} else {
+		e.Hits.Add(1)
+	}
+	// The threshold rounds up: with short TTLs the last second still counts.
+	threshold := (int(e.TTL)*p.Percentage + 99) / 100
+	return e.Hits.Load() >= int64(p.Amount) && e.Left(now) <= threshold
+}

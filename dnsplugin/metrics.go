@@ -1,0 +1,137 @@
+package dnsplugin
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The two sides of the cache as values of the label "type".
+const (
+	labelSuccess = "success"
+	labelDenial  = "denial"
+)
+
+// vectors are the metric families. Those of the subsystem "cache" have the
+// names, help texts and labels of CoreDNS's cache, so dashboards go on working.
+type vectors struct {
+	entries, bytes                                        *prometheus.GaugeVec
+	hits, evictions                                       *prometheus.CounterVec // by type
+	requests, misses, prefetches, drops, stale, coalesced *prometheus.CounterVec
+}
+
+// newVectors registers the families with reg, or takes over those that an
+// earlier instance (before a reload, in another server block) has registered.
+func newVectors(reg prometheus.Registerer) (*vectors, error) {
+	var v vectors
+	byType := []string{"server", "type", "zones", "view"}
+	plain := []string{"server", "zones", "view"}
+	return &v, errors.Join(
+		gauge(reg, &v.entries, "cache", "entries", "The number of elements in the cache.", byType),
+		counter(reg, &v.requests, "cache", "requests_total", "The count of cache requests.", plain),
+		counter(reg, &v.hits, "cache", "hits_total", "The count of cache hits.", byType),
+		counter(reg, &v.misses, "cache", "misses_total", "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.", plain),
+		counter(reg, &v.prefetches, "cache", "prefetch_total", "The number of times the cache has prefetched a cached item.", plain),
+		counter(reg, &v.drops, "cache", "drops_total", "The number responses that are not cached, because the reply is malformed.", plain),
+		counter(reg, &v.stale, "cache", "served_stale_total", "The number of requests served from stale cache entries.", plain),
+		counter(reg, &v.evictions, "cache", "evictions_total", "The count of cache evictions.", byType),
+		gauge(reg, &v.bytes, "penstock", "cache_bytes", "The memory that the cache accounts for, in bytes.", byType),
+		counter(reg, &v.coalesced, "penstock", "coalesced_total", "The number of misses that waited for another query's answer instead of asking.", plain),
+	)
+}
+
+func counter(reg prometheus.Registerer, into **prometheus.CounterVec, subsystem, name, help string, labels []string) error {
+	*into = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+	return register(reg, into)
+}
+
+func gauge(reg prometheus.Registerer, into **prometheus.GaugeVec, subsystem, name, help string, labels []string) error {
+	*into = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+	return register(reg, into)
+}
+
+// register registers *c, or replaces *c by the equal collector that is registered already.
+func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
+	err := reg.Register(*c)
+	var have prometheus.AlreadyRegisteredError
+	if !errors.As(err, &have) {
+		return err
+	}
+	existing, ok := have.ExistingCollector.(C)
+	if !ok {
+		return fmt.Errorf("another kind of collector is registered under the same name: %w", err)
+	}
+	*c = existing
+	return nil
+}
+
+// meters are the metrics of one server, with their labels resolved: looking
+// up a label set costs more than the answer from the cache.
+type meters struct {
+	requests, misses, prefetches, drops, stale, coalesced prometheus.Counter
+	success, denial                                       sideMeters
+}
+
+type sideMeters struct {
+	entries, bytes  prometheus.Gauge
+	hits, evictions prometheus.Counter
+}
+
+// meterSet hands out the meters of each server that a Cache runs in. Their
+// number is that of the listeners, so the map is copied to add one.
+type meterSet struct {
+	vec         *vectors
+	zones, view string
+
+	mu       sync.Mutex // serialises writers of byServer
+	byServer atomic.Pointer[map[string]*meters]
+}
+
+// of returns the meters of server.
+func (s *meterSet) of(server string) *meters {
+	if all := s.byServer.Load(); all != nil {
+		if m := (*all)[server]; m != nil {
+			return m
+		}
+	}
+	return s.add(server)
+}
+
+func (s *meterSet) add(server string) *meters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := map[string]*meters{}
+	if all := s.byServer.Load(); all != nil {
+		if m := (*all)[server]; m != nil {
+			return m
+		}
+		maps.Copy(next, *all)
+	}
+	m := &meters{
+		requests:   s.vec.requests.WithLabelValues(server, s.zones, s.view),
+		misses:     s.vec.misses.WithLabelValues(server, s.zones, s.view),
+		prefetches: s.vec.prefetches.WithLabelValues(server, s.zones, s.view),
+		drops:      s.vec.drops.WithLabelValues(server, s.zones, s.view),
+		stale:      s.vec.stale.WithLabelValues(server, s.zones, s.view),
+		coalesced:  s.vec.coalesced.WithLabelValues(server, s.zones, s.view),
+		success:    s.side(server, labelSuccess),
+		denial:     s.side(server, labelDenial),
+	}
+	next[server] = m
+	s.byServer.Store(&next)
+	return m
+}
+
+func (s *meterSet) side(server, kind string) sideMeters {
+	return sideMeters{
+		entries:   s.vec.entries.WithLabelValues(server, kind, s.zones, s.view),
+		bytes:     s.vec.bytes.WithLabelValues(server, kind, s.zones, s.view),
+		hits:      s.vec.hits.WithLabelValues(server, kind, s.zones, s.view),
+		evictions: s.vec.evictions.WithLabelValues(server, kind, s.zones, s.view),
+	}
+}

@@ -1,0 +1,209 @@
+package dnsplugin
+
+import (
+	"errors"
+	"net"
+
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+)
+
+// recorder is the writer that the next plugin answers to: it keeps the answer
+// in the cache and passes it on, but for refreshes, which have no client.
+type recorder struct {
+	dns.ResponseWriter // the client's; nil in a refresh
+	cache              *Cache
+	req                *dns.Msg // what was asked
+	id                 *ident
+	meters             *meters
+	flight             *flight       // to land as soon as the answer is kept; may be nil
+	wildcard           func() string // of the request's metadata; may be nil
+
+	// only, if set, decides which responses count at all; others are dropped.
+	only func(*dns.Msg, verdict) acceptance
+
+	wrote    bool         // a response has been written
+	accepted bool         // the latest one counted as a refresh
+	last     *dns.Msg     // the latest one as the client would get it
+	entry    *store.Entry // made from the latest one; nil if it was not kept
+}
+
+// acceptance is what becomes of a response to a refresh.
+type acceptance int
+
+const (
+	drop     acceptance = iota // as if it had not come
+	keepOnly                   // kept, but does not count as a refresh
+	accept                     // kept and counted
+)
+
+// refreshAddr is the address of refreshes, which no client has asked for. The
+// type says TCP to the plugins behind, so that none truncates for us.
+var refreshAddr = &net.TCPAddr{}
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *recorder) WriteMsg(res *dns.Msg) error {
+	if res == nil {
+		return errors.New("response message is nil")
+	}
+	w.wrote, w.entry, w.accepted = true, nil, false
+	send := w.ResponseWriter != nil
+	if w.only != nil {
+		v := classify(res, w.cache.now())
+		how := drop
+		if w.matches(res) {
+			how = w.only(res, v)
+		}
+		if how == drop {
+			return nil
+		}
+		w.accepted = how == accept
+		send = send && w.accepted
+	}
+	m := w.keep(res)
+	if !w.id.do && !w.id.ad {
+		m.AuthenticatedData = false // RFC 6840, section 5.8
+	}
+	w.last = m
+	if !send {
+		return nil
+	}
+	return w.ResponseWriter.WriteMsg(m)
+}
+
+// keep stores res if it may be stored, and returns a copy of it with the TTLs
+// that the cache gives it: otherwise the first client would see one TTL and
+// the second, a moment later, quite another.
+func (w *recorder) keep(res *dns.Msg) *dns.Msg {
+	c, now := w.cache, w.cache.now()
+	m := res.Copy()
+	v := classify(m, now)
+	ttl := uint32(keepFor(m, v, &c.cfg, now).Seconds())
+	for _, section := range []*[]dns.RR{&m.Answer, &m.Ns, &m.Extra} {
+		*section = setTTL(*section, ttl)
+	}
+	switch {
+	case !v.cacheable || ttl == 0 || answersForSubnet(res):
+	case !w.matches(m):
+		w.meters.drops.Inc()
+	default:
+		wildcard := ""
+		if w.wildcard != nil {
+			wildcard = w.wildcard()
+		}
+		w.entry = c.put(m, v, w.id, ttl, c.instant(now), wildcard, w.meters)
+		w.afterPut(v)
+	}
+	if w.flight != nil {
+		c.flights.land(w.flight)
+	}
+	return m
+}
+
+// afterPut sets what the entry has beside its bytes.
+func (w *recorder) afterPut(v verdict) {
+	c := w.cache
+	if w.entry == nil || v.denial() {
+		return
+	}
+	// A refresh that found data is newer than a denial of it.
+	refresh := w.ResponseWriter == nil || w.only != nil
+	if (refresh && !c.cfg.Stale.PreferPositive) || (c.cfg.Stale.PreferPositive && v.answering) {
+		c.denial.store.Delete(w.id.hash, w.id.key)
+	}
+}
+
+// matches reports whether res answers the question that was asked (RFC 5452, section 9.1).
+func (w *recorder) matches(res *dns.Msg) bool {
+	state := request.Request{Req: w.req}
+	return state.Match(res)
+}
+
+// answersForSubnet reports whether res says that it is for some clients only (RFC 7871).
+func answersForSubnet(res *dns.Msg) bool {
+	for _, rr := range res.Extra {
+		opt, ok := rr.(*dns.OPT)
+		if !ok {
+			continue
+		}
+		for _, o := range opt.Option {
+			if ecs, ok := o.(*dns.EDNS0_SUBNET); ok && ecs.SourceScope > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// setTTL sets the TTL of rrs, which are the caller's own, and takes out OPT,
+// which is between two hosts and never kept.
+func setTTL(rrs []dns.RR, ttl uint32) []dns.RR {
+	kept := rrs[:0]
+	for _, rr := range rrs {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			continue
+		}
+		rr.Header().Ttl = ttl
+		kept = append(kept, rr)
+	}
+	return kept
+}
+
+// Write implements dns.ResponseWriter: packed bytes pass unseen.
+func (w *recorder) Write(b []byte) (int, error) {
+	w.wrote = true
+	if w.ResponseWriter == nil {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// The rest makes a recorder without client well defined.
+
+// RemoteAddr implements dns.ResponseWriter.
+func (w *recorder) RemoteAddr() net.Addr {
+	if w.ResponseWriter == nil {
+		return refreshAddr
+	}
+	return w.ResponseWriter.RemoteAddr()
+}
+
+// LocalAddr implements dns.ResponseWriter.
+func (w *recorder) LocalAddr() net.Addr {
+	if w.ResponseWriter == nil {
+		return refreshAddr
+	}
+	return w.ResponseWriter.LocalAddr()
+}
+
+// Close implements dns.ResponseWriter.
+func (w *recorder) Close() error {
+	if w.ResponseWriter == nil {
+		return nil
+	}
+	return w.ResponseWriter.Close()
+}
+
+// TsigStatus implements dns.ResponseWriter.
+func (w *recorder) TsigStatus() error {
+	if w.ResponseWriter == nil {
+		return nil
+	}
+	return w.ResponseWriter.TsigStatus()
+}
+
+// TsigTimersOnly implements dns.ResponseWriter.
+func (w *recorder) TsigTimersOnly(b bool) {
+	if w.ResponseWriter != nil {
+		w.ResponseWriter.TsigTimersOnly(b)
+	}
+}
+
+// Hijack implements dns.ResponseWriter.
+func (w *recorder) Hijack() {
+	if w.ResponseWriter != nil {
+		w.ResponseWriter.Hijack()
+	}
+}

@@ -1,0 +1,188 @@
+package dnsplugin
+
+import (
+	"context"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metadata"
+	"github.com/coredns/coredns/plugin/pkg/response"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+)
+
+// begin claims the refreshing of e. At most one refresh of an entry runs at a
+// time, so their number follows that of distinct entries, not of queries; and
+// after one that failed none starts for the recheck pause.
+func begin(e *store.Entry, now store.Instant, recheck time.Duration) bool {
+	if recheck > 0 && store.Instant(e.RetryAfter.Load()) > now {
+		return false
+	}
+	return e.Refreshing.CompareAndSwap(false, true)
+}
+
+// end gives back what begin claimed.
+func end(e *store.Entry, now store.Instant, recheck time.Duration, refreshed bool) {
+	after := int64(0)
+	if recheck > 0 && !refreshed {
+		after = int64(now.Add(recheck))
+	}
+	// The deadline must be seen by whoever claims next.
+	e.RetryAfter.Store(after)
+	e.Refreshing.Store(false)
+}
+
+// refresh fetches the answer for e anew behind the client's back. stale says
+// that e has ended; then only what RFC 8767 accepts may replace it.
+func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time, stale bool) {
+	recheck := time.Duration(0)
+	if stale {
+		recheck = c.cfg.Stale.Recheck
+	}
+	if !begin(e, c.instant(c.now()), recheck) {
+		return
+	}
+	rec := &recorder{cache: c, req: refreshOf(r), id: id.clone(), meters: meters}
+	if stale {
+		rec.only = c.accepts
+	}
+	started := c.spawn(ctx, func(ctx context.Context) {
+		meters.prefetches.Inc()
+		rec.wildcard = wildcardOf(ctx)
+		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
+		if rec.entry != nil {
+			// The new entry takes over how popular the old one was.
+			rec.entry.LastHit.Store(int64(min(c.instant(now), e.Stored.Add(time.Duration(e.TTL)*time.Second))))
+			rec.entry.Hits.Store(e.Hits.Load())
+		}
+		end(e, c.instant(c.now()), recheck, !stale || rec.accepted)
+	})
+	if !started {
+		e.Refreshing.Store(false)
+	}
+}
+
+// verify asks the source before a stale e is served. done means that the
+// client has been answered; otherwise e is to be served.
+func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time) (done bool, rcode int, err error) {
+	st := &c.cfg.Stale
+	track := st.Recheck > 0 || st.VerifyTimeout > 0
+	if track && !begin(e, c.instant(now), st.Recheck) {
+		return false, 0, nil
+	}
+	rec := &recorder{cache: c, req: refreshOf(r), id: id, meters: meters, only: c.accepts}
+	if st.VerifyTimeout > 0 {
+		return c.verifyFor(ctx, w, r, e, rec)
+	}
+	rec.ResponseWriter, rec.wildcard = w, wildcardOf(ctx)
+	rcode, err = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
+	if track {
+		end(e, c.instant(c.now()), st.Recheck, rec.accepted)
+	}
+	return rec.accepted, rcode, err
+}
+
+// verifyFor asks the source in the background and waits for VerifyTimeout. If
+// the source is slower, it goes on and refreshes the cache when it is done.
+func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, rec *recorder) (done bool, rcode int, err error) {
+	st := &c.cfg.Stale
+	finished := make(chan struct{})
+	started := c.spawn(ctx, func(ctx context.Context) {
+		rec.wildcard = wildcardOf(ctx)
+		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
+		end(e, c.instant(c.now()), st.Recheck, rec.accepted)
+		close(finished)
+	})
+	if !started {
+		e.Refreshing.Store(false)
+		return false, 0, nil
+	}
+	t := time.NewTimer(st.VerifyTimeout)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return false, 0, nil
+	case <-finished:
+		if !rec.accepted {
+			return false, 0, nil
+		}
+		m := rec.last
+		if rec.entry != nil {
+			ttl := uint32(max(0, rec.entry.Left(c.instant(c.now()))))
+			if c.cfg.KeepTTL {
+				ttl = rec.entry.TTL
+			}
+			if m, err = reply(rec.entry.Answer, r, ttl, rec.id.do || rec.id.ad); err != nil {
+				return true, dns.RcodeServerFailure, plugin.Error(c.name, err)
+			}
+		}
+		if err := w.WriteMsg(m); err != nil {
+			return true, dns.RcodeServerFailure, err
+		}
+		return true, dns.RcodeSuccess, nil
+	}
+}
+
+// accepts says which responses may take the place of a stale answer: those
+// that say something about the name (RFC 8767, section 4). Under
+// prefer_positive only an answer does; what else comes is kept beside it.
+func (c *Cache) accepts(res *dns.Msg, v verdict) acceptance {
+	if res.Truncated {
+		return drop
+	}
+	if c.cfg.Stale.PreferPositive {
+		if v.kind == response.NoError && v.answering {
+			return accept
+		}
+		return keepOnly
+	}
+	switch v.kind {
+	case response.OtherError, response.Meta, response.Update, response.ServerError:
+		return drop
+	}
+	return accept
+}
+
+// spawn runs f in the background with a context that outlives the request
+// but not the cache. It reports false, and runs nothing, when there are
+// maxBackground already or the cache is closed.
+func (c *Cache) spawn(ctx context.Context, f func(context.Context)) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	select {
+	case c.background <- struct{}{}:
+	default:
+		return false
+	}
+	// The request's metadata may change when the request is over: take a copy.
+	detached := metadata.ContextWithMetadata(context.WithoutCancel(ctx))
+	for label, value := range metadata.ValueFuncs(ctx) {
+		metadata.SetValueFunc(detached, label, value)
+	}
+	detached, cancel := context.WithCancel(detached)
+	stop := context.AfterFunc(c.life, cancel)
+	c.refreshes.Go(func() {
+		defer func() {
+			stop()
+			cancel()
+			<-c.background
+		}()
+		f(detached)
+	})
+	return true
+}
+
+// wildcardOf returns a function that reads the wildcard record that made an
+// answer from the metadata of ctx. It must be called after the answer is there.
+func wildcardOf(ctx context.Context) func() string {
+	return func() string {
+		if f := metadata.ValueFunc(ctx, wildcardLabel); f != nil {
+			return f()
+		}
+		return ""
+	}
+}

@@ -1,0 +1,59 @@
+package dnsplugin
+
+import (
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Directive is the name under which this package registers itself.
+const Directive = "penstock"
+
+func init() { Register(Directive) }
+
+// Register makes the plugin known to CoreDNS as a directive. The package does
+// so under [Directive] by itself; dropin does it under "cache".
+func Register(directive string) {
+	plugin.Register(directive, func(c *caddy.Controller) error { return setup(directive, c) })
+}
+
+// bypasser is implemented by authoritative plugins whose zones change at run
+// time (dynupdate): what they hold must never come from a cache.
+type bypasser interface {
+	CacheBypassZones() []string
+}
+
+func setup(directive string, c *caddy.Controller) error {
+	cfg, err := Parse(c)
+	if err != nil {
+		return plugin.Error(directive, err)
+	}
+	ca, err := newCache(directive, cfg, prometheus.DefaultRegisterer)
+	if err != nil {
+		return plugin.Error(directive, err)
+	}
+	log := clog.NewWithPlugin(directive)
+	c.OnStartup(func() error {
+		server := dnsserver.GetConfig(c)
+		ca.meters.view = server.ViewName
+		for _, h := range server.Handlers() {
+			if b, ok := h.(bypasser); ok {
+				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
+			}
+		}
+		return nil
+	})
+	c.OnShutdown(func() error {
+		if err := ca.Close(); err != nil {
+			log.Warningf("Refreshes still run %v after the end of the server: %v", closeGrace, err)
+		}
+		return nil
+	})
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		ca.Next = next
+		return ca
+	})
+	return nil
+}
