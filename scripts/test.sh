@@ -20,6 +20,9 @@ pkgs=("${@:2}")
 # an int has 32 bits: what a program on a laptop or a phone would import.
 portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... ./internal/httprange/... ./internal/s3/...)
 
+# Modules of their own inside the tree: ./... does not reach them.
+nested=(benchmarks/engine/peers)
+
 # One fuzz target runs this long in make test; all of them together stop at
 # FUZZ_TOTAL, counted with the build of the instrumented code.
 FUZZTIME=${FUZZTIME:-5s}
@@ -110,6 +113,17 @@ check_build() { # GOOS GOARCH PACKAGES...
 	GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build "$@"
 }
 
+check_nested() ( # DIR
+	cd "$1"
+	go mod tidy -diff
+	go vet ./...
+)
+
+check_nested_lint() ( # DIR
+	cd "$1"
+	golangci-lint run -c "$ROOT/.golangci.yml" ./...
+)
+
 check_programs() {
 	mkdir -p "$logs/bin"
 	mapfile -t mains < <(go list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./... | grep .)
@@ -128,6 +142,10 @@ run_static() {
 	stage 'go.mod tidy and verified' check_tidy || true
 	# What follows is noise when the code does not even pass vet.
 	stage 'vet linux/amd64' check_vet linux amd64 ./... || return 1
+	local dir
+	for dir in "${nested[@]}"; do
+		stage "tidy and vet ($dir)" check_nested "$dir" || true
+	done
 }
 
 run_cross() {
@@ -142,6 +160,10 @@ run_cross() {
 run_lint() {
 	stage 'golangci-lint installed' scripts/tools.sh golangci-lint || return 0
 	stage 'golangci-lint' golangci-lint run ./... || true
+	local dir
+	for dir in "${nested[@]}"; do
+		stage "golangci-lint ($dir)" check_nested_lint "$dir" || true
+	done
 }
 
 run_race() {

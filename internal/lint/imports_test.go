@@ -42,6 +42,7 @@ var units = map[string][]string{
 	// support of tests; see testSupport
 	"internal/testorigin": {},
 	"internal/netlab":     {"internal/nic"},
+	"internal/dnsload":    {},
 	"internal/lint":       {},
 
 	"": {}, // the top folder holds build-tagged pins only
@@ -49,7 +50,7 @@ var units = map[string][]string{
 
 // testSupport may be imported by tests everywhere, by benchmarks, and by
 // nothing that ships.
-var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/ranges/rangestest"}
+var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/dnsload", "internal/ranges/rangestest"}
 
 // leaks names what must not come into a light package even indirectly, and why.
 var leaks = []struct {

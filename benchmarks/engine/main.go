@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+// Exit codes: a target that is missed is not a failure of the program.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	role, args := "", os.Args[1:]
+	if len(args) > 0 {
+		role = args[0]
+	}
+	var err error
+	switch role {
+	case "origin":
+		err = runOrigin(ctx, args[1:])
+	case "ours":
+		err = runClient(ctx, args[1:], readOurs)
+	case "plain":
+		err = runClient(ctx, args[1:], readPlain)
+	default:
+		var o options
+		if o, err = parseOptions(args); err == nil {
+			err = drive(ctx, o)
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage):
+		stop()
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "engine:", err)
+		stop()
+		os.Exit(exitFailed)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+// options are the flags of the driver.
+type options struct {
+	quick       bool
+	size        int64 // of the big object, bytes
+	objects     int   // number of small ones
+	faultSize   int64 // of the object under faults, bytes
+	rounds      int
+	faultRounds int
+	conns       int
+	part        int64
+	budget      int64
+	out         string
+	data        string
+	only        string
+}
+
+func parseOptions(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("engine", flag.ContinueOnError)
+	fs.BoolVar(&o.quick, "quick", false, "small sizes and one round: does everything run? Its figures mean nothing and are not written")
+	fs.Int64Var(&o.size, "size", 4<<30, "`bytes` of the big object")
+	fs.IntVar(&o.objects, "objects", 2000, "number of objects of 1 MiB")
+	fs.Int64Var(&o.faultSize, "fault-size", 1<<30, "`bytes` of the object that is read under faults")
+	fs.IntVar(&o.rounds, "rounds", 5, "rounds of the throughput cases")
+	fs.IntVar(&o.faultRounds, "fault-rounds", 3, "rounds of the fault table")
+	fs.IntVar(&o.conns, "conns", 16, "parallel requests of every client")
+	fs.Int64Var(&o.part, "part", 8<<20, "`bytes` of a part")
+	fs.Int64Var(&o.budget, "budget", 256<<20, "`bytes` that our engine may hold")
+	fs.StringVar(&o.out, "out", "benchmarks/engine/results", "`folder` for the results")
+	fs.StringVar(&o.data, "data", "", "`folder` for the objects; it should be in memory (default /dev/shm, else the temporary folder)")
+	fs.StringVar(&o.only, "only", "", "run one case: big, small or faults")
+	if err := fs.Parse(args); err != nil {
+		return o, errors.Join(errUsage, err)
+	}
+	if o.quick {
+		o.size, o.objects, o.faultSize, o.rounds, o.faultRounds, o.out = 256<<20, 100, 1<<28, 1, 1, ""
+	}
+	return o, o.validate(fs)
+}
+
+func (o options) validate(fs *flag.FlagSet) error {
+	problem := ""
+	switch {
+	case fs.NArg() > 0:
+		problem = fmt.Sprintf("unexpected argument %q: flags only", fs.Arg(0))
+	case o.size < o.part || o.faultSize < o.part:
+		problem = fmt.Sprintf("-size %d and -fault-size %d must be at least one part (-part %d)", o.size, o.faultSize, o.part)
+	case o.objects < 1, o.rounds < 1, o.faultRounds < 1, o.conns < 1:
+		problem = "-objects, -rounds, -fault-rounds and -conns must be at least 1"
+	case o.part < 1<<20:
+		problem = fmt.Sprintf("-part %d is below 1 MiB, and the peers refuse less than 5 MiB: use for example %d", o.part, 8<<20)
+	case o.budget < int64(o.conns)*o.part:
+		problem = fmt.Sprintf("-budget %d does not hold -conns %d parts of %d bytes: use at least %d", o.budget, o.conns, o.part, int64(o.conns)*o.part)
+	case o.only != "" && o.only != "big" && o.only != "small" && o.only != "faults":
+		problem = fmt.Sprintf("-only %q is no case: use big, small or faults", o.only)
+	}
+	if problem == "" {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "engine:", problem)
+	return errUsage
+}
+
+// self is this program, to be started again in another role.
+func self() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(exe)
+}
