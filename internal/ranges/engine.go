@@ -94,6 +94,7 @@ type Engine struct {
 	opts  Options
 	start time.Time // all times inside are durations since then
 	stats counters
+	tasks sync.Pool // *task
 
 	mu     sync.Mutex // guards gates and closed; taken before a gate's lock
 	gates  map[string]*gate

@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 )
 
-// tasks pools the bookkeeping of ranges for the verbs that do not keep their
-// own.
-var tasks = sync.Pool{New: func() any { return &task{done: make(chan struct{}, 1)} }}
+// getTask returns the bookkeeping of a range, for the verbs that do not keep
+// their own. The pool is the engine's: a package's would carry channels from
+// one test's bubble of fake time into the next.
+func (e *Engine) getTask() *task {
+	if t, ok := e.tasks.Get().(*task); ok {
+		return t
+	}
+	return &task{done: make(chan struct{}, 1)}
+}
 
-func getTask() *task { return tasks.Get().(*task) }
-
-func putTask(t *task) {
+func (e *Engine) putTask(t *task) {
 	t.o, t.buf, t.begin, t.notify, t.body = nil, nil, nil, nil, plainBody{}
 	t.urgent, t.wantsBody, t.sum = false, false, NoChecksum
-	tasks.Put(t)
+	e.tasks.Put(t)
 }
 
 // Fetch reads len(p) bytes at offset off of the object into p. Ranges longer
@@ -49,14 +52,14 @@ func (o *Object) Fetch(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 func (o *Object) fetchPart(ctx context.Context, p []byte, off int64) (int, error) {
-	t := getTask()
+	t := o.e.getTask()
 	t.o, t.off, t.buf, t.urgent = o, off, p, true
 	o.g.submit(t)
 	n, err := o.wait(ctx, t, "fetch")
 	if err == nil && n < len(p) {
 		err = io.EOF
 	}
-	putTask(t)
+	o.e.putTask(t)
 	return n, err
 }
 
@@ -92,7 +95,7 @@ func (o *Object) fetchParts(ctx context.Context, p []byte, off int64) (int, erro
 	part := int(o.e.opts.PartBytes)
 	ts := make([]*task, 0, (len(p)+part-1)/part)
 	for at := 0; at < len(p); at += part {
-		t := getTask()
+		t := o.e.getTask()
 		t.o, t.off, t.buf = o, off+int64(at), p[at:min(at+part, len(p))]
 		t.urgent = at == 0
 		o.g.submit(t)
@@ -116,7 +119,7 @@ func (o *Object) fetchParts(ctx context.Context, p []byte, off int64) (int, erro
 				first = io.EOF
 			}
 		}
-		putTask(t)
+		o.e.putTask(t)
 	}
 	return total, first
 }

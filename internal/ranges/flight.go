@@ -103,7 +103,7 @@ func (f *flight) begin(t *task) {
 
 // lead makes the request of a flight that the caller started.
 func (fl *flights) lead(ctx context.Context, f *flight, p []byte, off int64) (int, error) {
-	t := getTask()
+	t := fl.o.e.getTask()
 	f.task = t
 	t.o, t.off, t.buf, t.urgent = fl.o, off, p, true
 	t.begin = f.begin
@@ -133,7 +133,7 @@ func (fl *flights) lead(ctx context.Context, f *flight, p []byte, off int64) (in
 	if f.buf != nil {
 		f.buf.Release()
 	}
-	putTask(t)
+	fl.o.e.putTask(t)
 	return n, err
 }
 

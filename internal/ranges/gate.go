@@ -253,9 +253,13 @@ func (g *gate) finish(l *lane, a *attempt) {
 		t.winner, t.ended = a, true
 		g.stopOther(t, a)
 	} else if !t.ended {
-		g.failed(t, a, now)
-	} else if a != t.winner {
-		g.e.stats.wasted.Add(int64(a.n))
+		g.failed(l, t, a, now)
+	} else if w := t.winner; w != nil && a != w {
+		twice := int64(a.n)
+		if w.hedge { // what precedes the hedge is used
+			twice = max(0, a.off+twice-w.off)
+		}
+		g.e.stats.wasted.Add(twice)
 	}
 	complete := t.ended && t.a[0].lane == nil && t.a[1].lane == nil
 	g.dispatch()
@@ -284,12 +288,12 @@ func (g *gate) stopOther(t *task, won *attempt) {
 }
 
 // failed decides what becomes of a task one of whose attempts failed.
-func (g *gate) failed(t *task, a *attempt, now time.Duration) {
+func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	err := a.err
 	kind, after, _ := classify(err)
 	if kind == Throttled {
 		g.e.stats.throttled.Add(1)
-		g.limiter.throttle(now, after)
+		g.limiter.throttle(now, l.started, after)
 	}
 	if errors.Is(err, errStalled) {
 		g.e.stats.stalls.Add(1)

@@ -9,9 +9,9 @@ const (
 	// decrease is the factor on a throttle answer. 0.7 rather than TCP's 0.5:
 	// 503 answers are sampled from many front-ends, not one queue.
 	decrease = 0.7
-	// cooldown is the least time between two decreases: the answers to
-	// requests that were sent before the last decrease are no news.
-	cooldown = 200 * time.Millisecond
+	// hold is how long the limit stays below the one that was throttled last
+	// before it is tried again: capacity behind such answers grows in minutes.
+	hold = 2 * time.Second
 	// gain is the rise of the throughput that justifies more requests.
 	gain = 1.05
 	// patience is the number of epochs after which a limit that brought no
@@ -34,7 +34,8 @@ type limiter struct {
 	idle       int // epochs since the limit last moved
 
 	lastDecrease time.Duration
-	throttled    bool // a decrease ever happened
+	throttled    bool    // a decrease ever happened
+	ceiling      float64 // the limit that was throttled last; 0 none
 	// recent is the share of throttle answers, an exponential average over
 	// about 16 answers.
 	recent      float64
@@ -79,7 +80,7 @@ func (l *limiter) endEpoch(now time.Duration) {
 		case !l.hungry:
 			// More requests would not have been used.
 		case rate > l.lastRate*gain:
-			l.limit = min(l.limit+max(1, l.limit/8), l.max)
+			l.grow(now)
 			l.lastRate, l.idle = rate, 0
 		default:
 			if l.idle++; l.idle >= patience {
@@ -91,19 +92,35 @@ func (l *limiter) endEpoch(now time.Duration) {
 	l.epochStart, l.epochBytes, l.epochDone, l.hungry = now, 0, 0, false
 }
 
+// grow raises the limit by an eighth; within hold of a decrease it stays below
+// the limit that was too much.
+func (l *limiter) grow(now time.Duration) {
+	next := min(l.limit+max(1, l.limit/8), l.max)
+	if l.ceiling > 0 && next >= l.ceiling {
+		if now-l.lastDecrease < hold {
+			l.lastRate = 0 // keep looking
+			return
+		}
+		l.ceiling = 0
+	}
+	l.limit = next
+}
+
 // throttle records an answer that asked for fewer requests. retryAfter is the
-// pause that it named, 0 none. One such answer slows its own request only;
-// when half of the recent answers are such, the whole host gets the pause.
-func (l *limiter) throttle(now, retryAfter time.Duration) {
+// pause that it named, 0 none; sent is when its request went out. One such
+// answer slows its own request only; when half of the recent answers are such,
+// the whole host gets the pause. Answers to requests that were sent before the
+// last decrease are no news and decrease nothing.
+func (l *limiter) throttle(now, sent, retryAfter time.Duration) {
 	l.recent += (1 - l.recent) / 16
 	if retryAfter > 0 && l.recent >= 0.5 {
 		l.pausedUntil = max(l.pausedUntil, now+retryAfter)
 	}
-	if l.throttled && now-l.lastDecrease < cooldown {
+	if l.throttled && sent < l.lastDecrease {
 		return
 	}
-	l.throttled, l.lastDecrease = true, now
+	l.throttled, l.lastDecrease, l.ceiling = true, now, l.limit
 	l.limit = max(l.limit*decrease, l.min)
-	l.lastRate = 0 // let it grow again from here
+	l.lastRate = 0 // what came before is no measure for what follows
 	l.epochStart, l.epochBytes, l.epochDone = now, 0, 0
 }

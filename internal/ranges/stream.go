@@ -493,12 +493,13 @@ func (s *Stream) reaskHead(head *part) {
 	s.plan.next = off
 }
 
-// goPlain continues the stream on an answer that carries the whole object.
+// goPlain continues the stream on an answer that carries the whole object, if
+// no more of it has to be thrown away than is left to read.
 func (s *Stream) goPlain(head *part) error {
 	body := head.body
 	head.body = plainBody{}
 	s.drop()
-	if s.at > skipMax && s.broken == 0 {
+	if s.at > max(body.info.Size-s.at, skipMax) && s.broken == 0 {
 		body.close()
 		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1,
 			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size)}

@@ -1,0 +1,410 @@
+package ranges_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/ranges/rangestest"
+)
+
+// A request that stalls is asked again for the rest only, and the first to
+// finish wins.
+func TestHedgeAsksForTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
+		src.Fault = func(n int, req ranges.Request) rangestest.Action {
+			if n == 0 {
+				return rangestest.Action{Stall: time.Hour, StallAt: 700 * kib}
+			}
+			return rangestest.Action{}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: mib})
+		p := make([]byte, mib)
+		start := time.Now()
+		if _, err := e.Object(src, ranges.Spec{Name: "o", Size: mib}).Fetch(t.Context(), p, 0); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("took %v", d)
+		}
+		if !bytes.Equal(p, src.Data) {
+			t.Error("bytes differ")
+		}
+		reqs := src.Requests()
+		if len(reqs) != 2 || reqs[1].Off != 700*kib || !reqs[1].Fresh {
+			t.Errorf("requests %+v: the hedge should ask for the rest on a new connection", reqs)
+		}
+		if st := e.Stats(); st.HedgeWins != 1 || st.Wasted != 0 {
+			t.Errorf("stats %+v", st)
+		}
+		if src.Running() != 0 {
+			t.Error("the loser still runs")
+		}
+	})
+}
+
+// With the hedge budget spent, a silent body still ends after StallTimeout,
+// whatever the whole transfer may take.
+func TestStallIsProgressNotTotalTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(mib, 2), Pin: "etag:1"}
+		src.Fault = func(n int, req ranges.Request) rangestest.Action {
+			if n == 0 {
+				return rangestest.Action{Stall: time.Hour, StallAt: 300 * kib}
+			}
+			// 64 KiB in 4 s: slow for a minute, never silent for 5 s.
+			return rangestest.Action{BytesRate: 16 * kib}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: mib, StallTimeout: 5 * time.Second, Hedge: noHedge.Hedge})
+		p := make([]byte, mib)
+		if _, err := e.Object(src, unknown).Fetch(t.Context(), p, 0); err != nil || !bytes.Equal(p, src.Data) {
+			t.Fatal(err)
+		}
+		if reqs := src.Requests(); len(reqs) != 2 || reqs[1].Off != 300*kib || !reqs[1].Fresh {
+			t.Errorf("requests %+v", reqs)
+		}
+		if st := e.Stats(); st.Stalls != 1 || st.Resumes != 1 {
+			t.Errorf("stats %+v", st)
+		}
+	})
+}
+
+// When everything stalls, hedges stay within their budget.
+func TestHedgesAreBudgeted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(4*mib, 3), Pin: "etag:1"}
+		src.Fault = func(n int, req ranges.Request) rangestest.Action {
+			return rangestest.Action{Delay: 2 * time.Second, Stall: 2 * time.Second, StallAt: req.Len / 2}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: 16 * kib})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		if got := readAll(t, s); !bytes.Equal(got, src.Data) {
+			t.Error("bytes differ")
+		}
+		if st := e.Stats(); st.Hedges > 1+st.Requests/20 {
+			t.Errorf("%d hedges among %d requests", st.Hedges, st.Requests)
+		}
+	})
+}
+
+// The head of line outranks what was queued before it.
+func TestHeadOfLineFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		big := &rangestest.Source{Data: rangestest.Random(8*mib, 4), Pin: "etag:1"}
+		small := &rangestest.Source{Data: rangestest.Random(10*kib, 5), Pin: "etag:1"}
+		slow := func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: time.Second} }
+		big.Fault, small.Fault = slow, slow
+		e := newEngine(t, ranges.Options{MaxConns: 4, PartBytes: 64 * kib, Hedge: noHedge.Hedge})
+		s := e.Object(big, ranges.Spec{Name: "big", Size: 8 * mib}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		for range 8 { // the window grows: far more is queued than runs
+			p, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Buf.Release()
+		}
+		before := len(big.Requests())
+		if _, err := e.Object(small, ranges.Spec{Name: "small", Size: 10 * kib}).Fetch(t.Context(), make([]byte, 10*kib), 0); err != nil {
+			t.Fatal(err)
+		}
+		if after := len(big.Requests()); after-before > 8 {
+			t.Errorf("%d prefetch requests went before a waiting reader's", after-before)
+		}
+	})
+}
+
+func TestThrottleShrinksConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(16*mib, 6), Pin: "etag:1"}
+		src.Fault = func(n int, req ranges.Request) rangestest.Action {
+			a := rangestest.Action{Delay: 50 * time.Millisecond}
+			if src.Running() > 6 { // the host takes six at once
+				a.Err = &ranges.Fault{Kind: ranges.Throttled, Status: 503}
+			}
+			return a
+		}
+		e := newEngine(t, ranges.Options{Hedge: noHedge.Hedge})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		if got := readAll(t, s); !bytes.Equal(got, src.Data) {
+			t.Error("bytes differ")
+		}
+		st := e.Stats()
+		if st.Throttled == 0 || st.Throttled > st.Requests/4 {
+			t.Errorf("%d of %d requests were throttled: the limit did not settle", st.Throttled, st.Requests)
+		}
+	})
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(kib, 7), Pin: "etag:1"}
+		src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+			if n == 0 {
+				return rangestest.Action{Err: &ranges.Fault{Kind: ranges.Throttled, Status: 429, RetryAfter: 30 * time.Second}}
+			}
+			return rangestest.Action{}
+		}
+		e := newEngine(t, ranges.Options{})
+		start := time.Now()
+		if _, err := e.Object(src, unknown).Fetch(t.Context(), make([]byte, kib), 0); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d < 30*time.Second || d > 31*time.Second {
+			t.Errorf("asked again after %v", d)
+		}
+	})
+}
+
+// Errors that asking again can't mend end at once, with all that is known.
+func TestPermanentErrors(t *testing.T) {
+	for kind, want := range map[ranges.FaultKind]error{ranges.NotFound: ranges.ErrNotFound, ranges.Denied: ranges.ErrDenied, ranges.Permanent: nil} {
+		src := &rangestest.Source{Data: make([]byte, kib)}
+		src.Fault = func(int, ranges.Request) rangestest.Action {
+			return rangestest.Action{Err: &ranges.Fault{Kind: kind, Status: 400, Err: errors.New("the reason")}}
+		}
+		e := newEngine(t, ranges.Options{})
+		_, err := e.Object(src, unknown).Fetch(t.Context(), make([]byte, 10), 5)
+		var re *ranges.Error
+		if !errors.As(err, &re) || re.Off != 5 || re.Len != 10 || re.Status != 400 || re.Attempts != 1 || (want != nil && !errors.Is(err, want)) {
+			t.Errorf("%v: %v", kind, err)
+		}
+		if !strings.Contains(err.Error(), "mem://o bytes 5-14") || !strings.Contains(err.Error(), "the reason") {
+			t.Errorf("message %q", err)
+		}
+		if n := len(src.Requests()); n != 1 {
+			t.Errorf("%v: %d requests", kind, n)
+		}
+	}
+}
+
+func TestGivesUpAfterAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: make([]byte, kib)}
+		src.Fault = func(int, ranges.Request) rangestest.Action {
+			return rangestest.Action{Err: errors.New("connection refused")}
+		}
+		e := newEngine(t, ranges.Options{Retry: ranges.RetryPolicy{Attempts: 4}, Hedge: noHedge.Hedge})
+		_, err := e.Object(src, unknown).Fetch(t.Context(), make([]byte, 10), 0)
+		var re *ranges.Error
+		if !errors.As(err, &re) || re.Attempts != 4 || !strings.Contains(err.Error(), "attempt 4") {
+			t.Errorf("%v", err)
+		}
+		if len(src.Requests()) != 4 {
+			t.Errorf("%d requests", len(src.Requests()))
+		}
+	})
+}
+
+// Every way in which an answer can lie about its bytes ends in a retry or an
+// error, never in wrong bytes.
+func TestLyingAnswers(t *testing.T) {
+	for name, act := range map[string]rangestest.Action{
+		"wrong offset":    {WrongOff: 1},
+		"fewer bytes":     {Short: 10},
+		"other validator": {OtherPin: "etag:2"},
+		"no validator":    {NoPin: true}, // not a lie: same bytes
+		"cut":             {Cut: true, CutAt: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(mib, 8), Pin: "etag:1"}
+				src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+					if n == 3 {
+						return act
+					}
+					return rangestest.Action{}
+				}
+				e := newEngine(t, ranges.Options{Hedge: noHedge.Hedge})
+				s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+				defer s.Close()
+				var out bytes.Buffer
+				_, err := s.WriteTo(&out)
+				if !bytes.Equal(out.Bytes(), src.Data[:out.Len()]) {
+					t.Fatal("wrong bytes were delivered")
+				}
+				if act.OtherPin != "" {
+					if !errors.Is(err, ranges.ErrChanged) {
+						t.Errorf("error %v, want ErrChanged", err)
+					}
+				} else if err != nil || out.Len() != mib {
+					t.Errorf("%d bytes, %v", out.Len(), err)
+				}
+			})
+		})
+	}
+}
+
+// A server that stops serving ranges in the middle: the stream goes on with
+// the whole-object answer where little has to be thrown away, else it says so.
+func TestRangesEndMidway(t *testing.T) {
+	for after, wantErr := range map[int]bool{3: false, 100: true} {
+		src := &rangestest.Source{Data: rangestest.Random(8*mib, 9), Pin: "etag:1"}
+		src.Fault = func(n int, _ ranges.Request) rangestest.Action { return rangestest.Action{Whole: n >= after} }
+		e := newEngine(t, ranges.Options{Hedge: noHedge.Hedge})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		var out bytes.Buffer
+		_, err := s.WriteTo(&out)
+		if !bytes.Equal(out.Bytes(), src.Data[:out.Len()]) {
+			t.Fatal("wrong bytes were delivered")
+		}
+		if errors.Is(err, ranges.ErrNoRanges) != wantErr || (!wantErr && out.Len() != len(src.Data)) {
+			t.Errorf("after %d requests: %d bytes, %v", after, out.Len(), err)
+		}
+		s.Close()
+	}
+}
+
+func TestChecksumMismatch(t *testing.T) {
+	good := rangestest.Random(mib, 10)
+	for _, alg := range []ranges.ChecksumAlgorithm{ranges.CRC32C, ranges.CRC64NVME} {
+		sum := (&rangestest.Source{Data: good, Sum: alg}).Checksum()
+		bad := bytes.Clone(good)
+		bad[500_000] ^= 1
+		e := newEngine(t, noHedge)
+		s := e.Object(&rangestest.Source{Data: bad, Pin: "etag:1"}, ranges.Spec{Name: "o", Size: mib, Sum: sum}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		n, err := io.Copy(io.Discard, s)
+		if !errors.Is(err, ranges.ErrChecksum) || n >= mib {
+			t.Errorf("%v: %d bytes delivered, %v", alg, n, err)
+		}
+		s.Close()
+	}
+}
+
+func TestCancelAndClose(t *testing.T) {
+	stuck := func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: time.Hour} }
+	boss := errors.New("the boss said so")
+	for name, end := range map[string]func(context.CancelCauseFunc, *ranges.Stream, *ranges.Engine){
+		"context": func(c context.CancelCauseFunc, _ *ranges.Stream, _ *ranges.Engine) { c(boss) },
+		"stream":  func(_ context.CancelCauseFunc, s *ranges.Stream, _ *ranges.Engine) { go s.Close() },
+		"engine":  func(_ context.CancelCauseFunc, _ *ranges.Stream, e *ranges.Engine) { go e.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(mib, 11), Pin: "etag:1", Fault: stuck}
+				e := newEngine(t, noHedge)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				s := e.Object(src, ranges.Spec{Name: "o", Size: mib}).Stream(ctx, 0, -1, ranges.StreamOptions{})
+				got := make(chan error, 1)
+				go func() { _, err := s.Read(make([]byte, 10)); got <- err }()
+				synctest.Wait()
+				start := time.Now()
+				end(cancel, s, e)
+				err := <-got
+				if d := time.Since(start); d != 0 {
+					t.Errorf("ended after %v", d)
+				}
+				want := ranges.ErrClosed
+				if name == "context" {
+					want = boss
+				}
+				if !errors.Is(err, want) {
+					t.Errorf("error %v, want %v", err, want)
+				}
+				synctest.Wait()
+				s.Close()
+				cancel(nil)
+				if src.Running() != 0 {
+					t.Errorf("%d requests still run", src.Running())
+				}
+			})
+		})
+	}
+}
+
+// A consumer that keeps its parts waits for memory, not for ever, and others
+// are not starved of their first window.
+func TestConsumerThatKeepsParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := budget.New(4 * 64 * kib)
+		src := &rangestest.Source{Data: rangestest.Random(mib, 12), Pin: "etag:1"}
+		e := newEngine(t, ranges.Options{Budget: b, Hedge: noHedge.Hedge})
+		o := e.Object(src, ranges.Spec{Name: "o", Size: mib})
+		s := o.Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		var held []ranges.Part
+		for range 4 {
+			p, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, p)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("fifth part with a budget of four: %v", err)
+		}
+		other := o.Stream(t.Context(), 0, 64*kib, ranges.StreamOptions{})
+		if got := readAll(t, other); !bytes.Equal(got, src.Data[:64*kib]) {
+			t.Error("the other stream's bytes differ")
+		}
+		other.Close()
+		for _, p := range held {
+			if !bytes.Equal(p.Buf.Bytes(), src.Data[p.Off:p.Off+64*kib]) {
+				t.Error("a held part was overwritten")
+			}
+			p.Buf.Release()
+		}
+		for i := 4; i < 16; i++ {
+			p, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Buf.Release()
+		}
+		if _, err := s.Next(t.Context()); err != io.EOF {
+			t.Errorf("at the end: %v", err)
+		}
+	})
+}
+
+func TestStat(t *testing.T) {
+	src := &rangestest.Source{Data: rangestest.Random(kib, 13), Pin: "etag:1", Sum: ranges.CRC64NVME}
+	e := newEngine(t, noHedge)
+	o := e.Object(src, unknown)
+	for range 2 {
+		info, err := o.Stat(t.Context())
+		if err != nil || info.Size != kib || info.Pin != "etag:1" || info.Sum != src.Checksum() {
+			t.Errorf("%+v, %v", info, err)
+		}
+	}
+	if n := len(src.Requests()); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func Example() {
+	e, err := ranges.New(ranges.Options{Budget: budget.New(16 * mib), PartBytes: 64 * kib})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer e.Close()
+	src := &rangestest.Source{Data: []byte(strings.Repeat("weights ", 100_000)), Pin: "etag:1"}
+	o := e.Object(src, ranges.Spec{Name: "s3://models/llama", Host: "s3", Size: -1})
+
+	s := o.Stream(context.Background(), 0, -1, ranges.StreamOptions{Sum: ranges.CRC32C})
+	defer s.Close()
+	n, err := io.Copy(io.Discard, s)
+	sum, _ := s.Sum()
+	fmt.Println(n, err, sum)
+
+	p := make([]byte, 7)
+	_, err = o.Fetch(context.Background(), p, 8)
+	fmt.Println(string(p), err)
+	// Output:
+	// 800000 <nil> CRC32C f18867f0
+	// weights <nil>
+}

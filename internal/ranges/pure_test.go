@@ -1,0 +1,233 @@
+package ranges
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/minio/crc64nvme"
+	"pgregory.net/rapid"
+)
+
+// The decision types have no clock and no goroutines: their tests are the
+// scripts in testdata, which print each decision and the state after it.
+
+func TestWindowScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/window", func(t *testing.T, d *datadriven.TestData) string {
+		var part, limit int64
+		d.ScanArgs(t, "part", &part)
+		d.ScanArgs(t, "max", &limit)
+		w := newWindow(part, limit, d.HasArg("sequential"))
+		w.off = d.HasArg("off")
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var off, n int64
+			switch f := strings.Fields(line); f[0] {
+			case "read":
+				scan(t, line, "read %d %d", &off, &n)
+				seq, seek := w.read(off, n)
+				fmt.Fprintf(&out, "read %d+%d: sequential=%v seek=%v size=%d ahead=%d\n", off, n, seq, seek, w.size, w.ahead())
+			case "stalled":
+				w.stalled()
+				fmt.Fprintf(&out, "stalled: size=%d ahead=%d\n", w.size, w.ahead())
+			case "pressure":
+				w.pressure()
+				fmt.Fprintf(&out, "pressure: size=%d\n", w.size)
+			default:
+				t.Fatalf("unknown step %q", line)
+			}
+		}
+		return out.String()
+	})
+}
+
+func TestLimiterScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/limiter", func(t *testing.T, d *datadriven.TestData) string {
+		var rate int64
+		var lo, hi int
+		d.ScanArgs(t, "rate", &rate)
+		d.ScanArgs(t, "min", &lo)
+		d.ScanArgs(t, "max", &hi)
+		l := newLimiter(rate, lo, hi)
+		var out strings.Builder
+		fmt.Fprintf(&out, "start: slots=%d\n", l.slots(0))
+		for line := range strings.Lines(d.Input) {
+			var n, ms, after int64
+			switch f := strings.Fields(line); f[0] {
+			case "epoch": // epoch N MS BYTES: N requests of BYTES end over MS, others wait
+				var from, bytes int64
+				scan(t, line, "epoch %d..%d %d", &from, &ms, &bytes)
+				n = int64(max(int(l.limit), 4))
+				for i := range n {
+					l.wanted()
+					l.done(at(from)+at(ms-from)*time.Duration(i+1)/time.Duration(n), bytes)
+				}
+				fmt.Fprintf(&out, "%s -> slots=%d\n", strings.TrimSpace(line), l.slots(at(ms)))
+			case "throttle":
+				var sent int64
+				scan(t, line, "throttle at=%d sent=%d after=%d times=%d", &ms, &sent, &after, &n)
+				for range n {
+					l.throttle(at(ms), at(sent), at(after))
+				}
+				fmt.Fprintf(&out, "%s -> slots=%d limit=%.1f\n", strings.TrimSpace(line), l.slots(at(ms)), l.limit)
+			case "slots":
+				scan(t, line, "slots at=%d", &ms)
+				fmt.Fprintf(&out, "%s -> %d\n", strings.TrimSpace(line), l.slots(at(ms)))
+			default:
+				t.Fatalf("unknown step %q", line)
+			}
+		}
+		return out.String()
+	})
+}
+
+func TestHedgerScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/hedger", func(t *testing.T, d *datadriven.TestData) string {
+		p := HedgePolicy{}
+		if d.HasArg("disabled") {
+			p.Quantile = -1
+		}
+		p.setDefaults()
+		h := newHedger(p)
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var n, times, ms, last, got, want int64
+			switch f := strings.Fields(line); f[0] {
+			case "done":
+				scan(t, line, "done bytes=%d ms=%d times=%d", &n, &ms, &times)
+				for range times {
+					h.begun()
+					h.done(n, at(ms))
+				}
+				late, median := h.late(n)
+				fmt.Fprintf(&out, "%s -> late=%v median=%v tokens=%.2f\n", strings.TrimSpace(line), late, median, h.tokens)
+			case "due":
+				scan(t, line, "due now=%d last=%d got=%d want=%d", &ms, &last, &got, &want)
+				due := h.due(at(ms), running{start: 0, lastByte: at(last), got: got, want: want})
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), due)
+			case "spend":
+				fmt.Fprintf(&out, "spend -> %v tokens=%.2f\n", h.spend(), h.tokens)
+			case "refund":
+				h.refund()
+				fmt.Fprintf(&out, "refund -> tokens=%.2f\n", h.tokens)
+			default:
+				t.Fatalf("unknown step %q", line)
+			}
+		}
+		return out.String()
+	})
+}
+
+func TestRetryScript(t *testing.T) {
+	errs := map[string]error{
+		"throttled": &Fault{Kind: Throttled, Status: 503},
+		"later":     &Fault{Kind: Throttled, Status: 429, RetryAfter: 3 * time.Second},
+		"reset":     errors.New("connection reset"),
+		"server":    &Fault{Kind: Retryable, Status: 500},
+		"changed":   &Fault{Kind: Changed, Status: 412},
+		"missing":   &Fault{Kind: NotFound, Status: 404},
+		"denied":    &Fault{Kind: Denied, Status: 403},
+		"noranges":  &Fault{Kind: NoRanges},
+	}
+	datadriven.RunTest(t, "testdata/retry", func(t *testing.T, d *datadriven.TestData) string {
+		var p RetryPolicy
+		if d.HasArg("attempts") {
+			d.ScanArgs(t, "attempts", &p.Attempts)
+		}
+		p.setDefaults()
+		var f failures
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var name string
+			var progress int64
+			scan(t, line, "%s progress=%d", &name, &progress)
+			err, ok := errs[name]
+			if !ok {
+				t.Fatalf("unknown error %q", name)
+			}
+			v := f.next(p, err, progress, 0.5)
+			fmt.Fprintf(&out, "%s -> retry=%v after=%v fresh=%v (in row %d)\n", strings.TrimSpace(line), v.retry, v.after, v.fresh, f.inRow)
+		}
+		return out.String()
+	})
+}
+
+func scan(t *testing.T, line, format string, args ...any) {
+	t.Helper()
+	if _, err := fmt.Sscanf(strings.TrimSpace(line), format, args...); err != nil {
+		t.Fatalf("step %q is not %q: %v", line, format, err)
+	}
+}
+
+func at(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
+func TestPlanCoversTheSpanOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		part := rapid.Int64Range(1, 1000).Draw(t, "part")
+		off := rapid.Int64Range(0, 5000).Draw(t, "off")
+		end := off + rapid.Int64Range(0, 10000).Draw(t, "n")
+		p := plan{next: off, end: end, part: part}
+		for at := off; ; {
+			o, n := p.take()
+			if n == 0 {
+				if at != end || p.more() {
+					t.Fatalf("ended at %d of %d", at, end)
+				}
+				return
+			}
+			if o != at || n > part || ((o+n)%part != 0 && o+n != end) {
+				t.Fatalf("part %d+%d at %d: not in order, too long or not aligned", o, n, at)
+			}
+			at += n
+		}
+	})
+}
+
+func TestCombine(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := rapid.SliceOfN(rapid.Byte(), 0, 3000).Draw(t, "data")
+		cut := rapid.IntRange(0, len(p)).Draw(t, "cut")
+		a, b := p[:cut], p[cut:]
+		if got, want := CRC32C.combine(CRC32C.update(0, a), CRC32C.update(0, b), int64(len(b))), uint64(crc32.Checksum(p, castagnoli)); got != want {
+			t.Fatalf("CRC32C %x, want %x", got, want)
+		}
+		if got, want := CRC64NVME.combine(CRC64NVME.update(0, a), CRC64NVME.update(0, b), int64(len(b))), crc64nvme.Checksum(p); got != want {
+			t.Fatalf("CRC64NVME %x, want %x", got, want)
+		}
+	})
+}
+
+// The known answer of the NVM Command Set specification and of RFC 3720.
+func TestChecksumVectors(t *testing.T) {
+	if got := CRC64NVME.update(0, make([]byte, 4096)); got != 0x6482d367eb22b64e {
+		t.Errorf("CRC64NVME of 4 KiB of zeros is %016x", got)
+	}
+	if got := CRC32C.update(0, make([]byte, 32)); got != 0x8a9136aa {
+		t.Errorf("CRC32C of 32 zeros is %08x", got)
+	}
+}
+
+func TestOptionsValidate(t *testing.T) {
+	for _, c := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{}, ""},
+		{Options{PartBytes: -1}, "part size -1"},
+		{Options{PartBytes: 2 << 30}, "part size"},
+		{Options{MaxConns: 1}, "1 connections"},
+		{Options{TargetRate: -5}, "target rate -5"},
+		{Options{Hedge: HedgePolicy{Quantile: 1.5}}, "hedge quantile 1.5"},
+		{Options{Hedge: HedgePolicy{Budget: 2}}, "hedge budget 2"},
+		{Options{Retry: RetryPolicy{Base: -1}}, "negative duration"},
+	} {
+		_, err := New(c.o)
+		if (err == nil) != (c.want == "") || (err != nil && !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: error %v, want %q", c.o, err, c.want)
+		}
+	}
+}
