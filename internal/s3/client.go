@@ -1,0 +1,356 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/nic"
+)
+
+// userAgent names the program in the service's access logs.
+const userAgent = "penstock"
+
+// Client talks to one S3 service; see [New].
+type Client struct {
+	opts     Options
+	attempts int
+	log      *slog.Logger
+	endpoint *url.URL // nil for AWS's own
+	sseC     sseC
+	header   http.Header // of every GET of a source; not written to after New
+	budget   *budget.Budget
+
+	sdk         *awss3.Client
+	sdkOptions  awss3.Options // what sdk was made with: endpoint, styles, region
+	credentials *credentialSource
+	signer      *v4.Signer
+	client      *http.Client // keeps connections
+	fresh       *http.Client // a new connection for each request
+	skew        atomic.Int64 // what to add to this machine's clock, in nanoseconds
+
+	mu      sync.Mutex // guards the maps; leaf
+	regions map[string]string
+	targets map[targetID]*target
+}
+
+// New makes a client. It reads configuration files and variables, but makes no
+// request: credentials are fetched when first used.
+func New(ctx context.Context, o Options) (*Client, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	cfg, err := loadConfig(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		opts:     o,
+		attempts: o.Attempts,
+		log:      o.Log,
+		sseC:     newSSEC(o.SSECustomerKey),
+		budget:   o.Budget,
+		signer:   v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true }),
+		regions:  map[string]string{},
+		targets:  map[targetID]*target{},
+	}
+	c.header = c.objectHeader()
+	switch {
+	case c.attempts == 0:
+		c.attempts = DefaultAttempts
+	case c.attempts < 0:
+		c.attempts = 1
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.budget == nil {
+		c.budget = budget.Process()
+	}
+	if err := c.makeClients(cfg); err != nil {
+		return nil, err
+	}
+	if !o.Anonymous {
+		c.credentials = &credentialSource{inner: cfg.Credentials, profile: o.Profile}
+		cfg.Credentials = c.credentials
+	}
+	c.sdk = awss3.NewFromConfig(cfg, c.sdkOption)
+	c.sdkOptions = c.sdk.Options()
+	if err := c.checkEndpoint(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// loadConfig reads the environment and the shared configuration.
+func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
+	load := []func(*config.LoadOptions) error{config.WithDefaultRegion(DefaultRegion)}
+	if o.Region != "" {
+		load = append(load, config.WithRegion(o.Region))
+	}
+	if o.Profile != "" {
+		load = append(load, config.WithSharedConfigProfile(o.Profile))
+	}
+	if o.Credentials != nil {
+		load = append(load, config.WithCredentialsProvider(o.Credentials))
+	}
+	if o.Anonymous {
+		load = append(load, config.WithCredentialsProvider(aws.AnonymousCredentials{}))
+	}
+	if o.DualStack {
+		load = append(load, config.WithUseDualStackEndpoint(aws.DualStackEndpointStateEnabled))
+	}
+	if o.FIPS {
+		load = append(load, config.WithUseFIPSEndpoint(aws.FIPSEndpointStateEnabled))
+	}
+	if o.CABundle != "" {
+		pem, err := os.ReadFile(o.CABundle)
+		if err != nil {
+			return aws.Config{}, fmt.Errorf("s3: CA bundle: %w", err)
+		}
+		load = append(load, config.WithCustomCABundle(bytes.NewReader(pem)))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	var missing config.SharedConfigProfileNotExistError
+	switch {
+	case errors.As(err, &missing):
+		return cfg, fmt.Errorf("s3: no profile %q in the shared configuration: run aws configure list-profiles to see them", missing.Profile)
+	case err != nil:
+		return cfg, fmt.Errorf("s3: configuration: %w", err)
+	}
+	return cfg, nil
+}
+
+// makeClients makes the two HTTP clients, which trust what the configuration
+// trusts.
+func (c *Client) makeClients(cfg aws.Config) error {
+	dial := c.opts.DialContext
+	if len(c.opts.Locals) > 0 {
+		d, err := nic.New(nic.Options{Locals: c.opts.Locals})
+		if err != nil {
+			return fmt.Errorf("s3: %w", err)
+		}
+		dial = d.DialContext
+	}
+	c.client, c.fresh = httprange.NewClients(dial)
+	b, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
+	if !ok || b.GetTransport().TLSClientConfig == nil || b.GetTransport().TLSClientConfig.RootCAs == nil {
+		return nil
+	}
+	for _, hc := range []*http.Client{c.client, c.fresh} {
+		if t, ok := hc.Transport.(*http.Transport); ok {
+			t.TLSClientConfig = b.GetTransport().TLSClientConfig.Clone()
+			t.TLSClientConfig.NextProtos = nil // the transport sets its own
+		}
+	}
+	return nil
+}
+
+// sdkOption configures the SDK's client.
+func (c *Client) sdkOption(so *awss3.Options) {
+	so.Retryer = aws.NopRetryer{}
+	so.HTTPClient = &witnessClient{client: c.client}
+	so.ContinueHeaderThresholdBytes = -1 // a round trip for each part, to learn what an error says as well
+	so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+	so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	so.DisableLogOutputChecksumValidationSkipped = true
+	so.UseAccelerate = c.opts.Accelerate
+	so.UseARNRegion = true
+	if c.opts.Endpoint != "" {
+		so.BaseEndpoint = aws.String(c.opts.Endpoint)
+	}
+	so.UsePathStyle = c.opts.PathStyle
+	if so.BaseEndpoint != nil && !c.opts.PathStyle && !c.opts.VirtualHostStyle {
+		if u, err := url.Parse(*so.BaseEndpoint); err == nil {
+			so.UsePathStyle = wantsPathStyle(u.Hostname())
+		}
+	}
+	add := func(name, value string) {
+		if value != "" {
+			so.APIOptions = append(so.APIOptions, smithyhttp.SetHeaderValue(name, value))
+		}
+	}
+	if c.opts.RequesterPays {
+		add("X-Amz-Request-Payer", "requester")
+	}
+	add("X-Amz-Expected-Bucket-Owner", c.opts.ExpectedBucketOwner)
+}
+
+// checkEndpoint validates the endpoint wherever it came from.
+func (c *Client) checkEndpoint() error {
+	if c.sdkOptions.BaseEndpoint == nil || *c.sdkOptions.BaseEndpoint == "" {
+		return nil
+	}
+	u, err := parseEndpoint(*c.sdkOptions.BaseEndpoint)
+	if err != nil {
+		return fmt.Errorf("%w (from the options, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile)", err)
+	}
+	if len(c.opts.SSECustomerKey) > 0 && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		return fmt.Errorf("s3: a customer key would cross the network unencrypted to %s: use an https endpoint", u.Host)
+	}
+	c.endpoint = u
+	return nil
+}
+
+// Region returns the region that requests go to unless a bucket's is known.
+func (c *Client) Region() string { return c.sdkOptions.Region }
+
+// Close closes idle connections. The client must not be in use.
+func (c *Client) Close() error {
+	c.client.CloseIdleConnections()
+	c.fresh.CloseIdleConnections()
+	return nil
+}
+
+// now is the server's time, as far as this client knows.
+func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.skew.Load())) }
+
+// learn takes what a failed answer teaches about clock and region; it reports
+// whether asking again with that knowledge makes sense. used is the region that
+// the request was signed for.
+func (c *Client) learn(e *Error, used string) bool {
+	if e.Code == "RequestTimeTooSkewed" && !e.date.IsZero() {
+		c.skew.Store(int64(time.Until(e.date)))
+		return true
+	}
+	if e.region == used {
+		e.region = "" // something else is wrong
+	}
+	if e.region == "" || e.Bucket == "" {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.regionOf(e.Bucket) != e.region { // else another request has learned it meanwhile
+		if len(c.regions) >= maxBuckets {
+			clear(c.regions)
+		}
+		c.regions[e.Bucket] = e.region
+		c.log.Debug("s3: bucket is in another region", "bucket", e.Bucket, "region", e.region)
+	}
+	return true
+}
+
+// regionOf returns the region to sign for. Called with mu held.
+func (c *Client) regionOf(bucket string) string {
+	if r, ok := c.regions[bucket]; ok {
+		return r
+	}
+	return c.sdkOptions.Region
+}
+
+func (c *Client) region(bucket string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.regionOf(bucket)
+}
+
+// maxBuckets bounds what is remembered of buckets.
+const maxBuckets = 1024
+
+// witness records what the HTTP client below the SDK saw of one operation.
+type witness struct {
+	sent    int // requests
+	status  int // of the last answer, 0 none
+	failure *Error
+}
+
+type witnessKey struct{}
+
+// maxAnswer bounds the body of an answer that is no object: the longest, a page
+// of 1,000 keys of 1,024 bytes each escaped threefold, has about 4 MiB.
+const maxAnswer = 32 << 20
+
+// witnessClient is the SDK's HTTP client. It reads error documents before the
+// SDK does, because the SDK drops half of what they say, and it bounds bodies.
+type witnessClient struct{ client *http.Client }
+
+// Do sends a request.
+func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
+	seen, _ := req.Context().Value(witnessKey{}).(*witness)
+	if seen == nil {
+		seen = &witness{}
+	}
+	seen.sent++
+	seen.status, seen.failure = 0, nil
+	resp, err := w.client.Do(req)
+	if err != nil {
+		err = unwrapURL(err)
+		seen.failure = &Error{Err: err, Endpoint: endpointOf(req.URL), kind: classifyTransport(err)}
+		return nil, err
+	}
+	seen.status = resp.StatusCode
+	if resp.StatusCode >= 300 {
+		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came is all there is to say
+		resp.Body.Close()
+		resp.Body = io.NopCloser(bytes.NewReader(data))
+		seen.failure = fromAnswer(resp, time.Now())
+		seen.failure.Endpoint = endpointOf(req.URL)
+		resp.Body = io.NopCloser(bytes.NewReader(data))
+		return resp, nil
+	}
+	if req.URL.Query().Get("x-id") != "GetObject" {
+		resp.Body = &boundedBody{rc: resp.Body, left: maxAnswer}
+	}
+	return resp, nil
+}
+
+func endpointOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// unwrapURL drops the *url.Error around a client's error, which repeats the
+// whole URL with its query.
+func unwrapURL(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
+}
+
+// boundedBody fails instead of reading without end.
+type boundedBody struct {
+	rc   io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLarge
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.rc.Read(p)
+	b.left -= int64(n)
+	return n, err
+}
+
+func (b *boundedBody) Close() error { return b.rc.Close() }
+
+// unsignedPayload saves hashing bodies with SHA-256 where TLS and a CRC already
+// protect them, as the SDK does for its own checksums.
+func unsignedPayload(so *awss3.Options) {
+	so.APIOptions = append(slices.Clip(so.APIOptions), func(s *middleware.Stack) error {
+		return v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware(s)
+	})
+}

@@ -1,0 +1,292 @@
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/aws/smithy-go"
+
+	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// What callers branch on, through errors.Is. The first two are the engine's, so
+// that it does not matter which of the two reports.
+var (
+	ErrNotFound      = ranges.ErrNotFound                        // no such object, version, upload or bucket
+	ErrDenied        = ranges.ErrDenied                          // credentials missing, wrong, expired or without the right
+	ErrNoBucket      = errors.New("no such bucket")              // also matches ErrNotFound
+	ErrPrecondition  = errors.New("precondition failed")         // IfMatch or IfNoneMatch did not hold
+	ErrArchived      = errors.New("object is archived")          // must be restored first; also matches ErrDenied
+	ErrNoCredentials = errors.New("no credentials found")        // also matches ErrDenied
+	ErrListStuck     = errors.New("listing does not advance")    // the server repeats a page
+	errTooLarge      = errors.New("answer is unreasonably long") // see maxAnswer
+)
+
+// Error is a failed operation.
+type Error struct {
+	Op          string // "head", "get", "list", "put", "upload", "copy", "delete", ...
+	Bucket, Key string
+	Status      int    // HTTP status; 0 when there was no answer
+	Code        string // S3 error code; "" when the answer had none
+	Message     string // the server's words, one line, cut
+	RequestID   string
+	Endpoint    string // scheme and host that was asked
+	Err         error  // cause; nil when the answer says it all
+
+	kind       ranges.FaultKind
+	retryAfter time.Duration
+	region     string    // the bucket's region, if the answer corrects it
+	date       time.Time // the server's clock
+}
+
+// Error is one line: what failed, on what, why, and what to do.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("s3: ")
+	b.WriteString(e.Op)
+	if e.Bucket != "" {
+		b.WriteString(" s3://" + e.Bucket)
+		if e.Key != "" {
+			b.WriteString("/" + e.Key)
+		}
+	}
+	b.WriteString(": ")
+	b.WriteString(e.reason())
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is matches the sentinels by status and code.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case ErrNotFound:
+		return e.kind == ranges.NotFound
+	case ErrNoBucket:
+		return e.Code == "NoSuchBucket" || e.Op == opHeadBucket && e.Status == http.StatusNotFound
+	case ErrDenied:
+		return e.kind == ranges.Denied
+	case ErrPrecondition, ranges.ErrChanged:
+		return e.kind == ranges.Changed
+	case ErrArchived:
+		return e.Code == "InvalidObjectState"
+	}
+	return false
+}
+
+// advice is what a person should do about an S3 code.
+var advice = map[string]string{
+	"NoSuchBucket":          "no such bucket: check its name, the account and the endpoint",
+	"NoSuchKey":             "no such object",
+	"NoSuchVersion":         "no such version of the object",
+	"NoSuchUpload":          "the upload is gone: it was aborted or has expired",
+	"NotFound":              "no such object or bucket",
+	"AccessDenied":          "access denied: the credentials lack the permission, or the object does not exist and listing is not permitted",
+	"InvalidAccessKeyId":    "the access key is unknown here: check AWS_ACCESS_KEY_ID and the endpoint",
+	"SignatureDoesNotMatch": "wrong secret key: check AWS_SECRET_ACCESS_KEY",
+	"ExpiredToken":          "the session token has expired: renew the credentials",
+	"ExpiredTokenException": "the session token has expired: renew the credentials",
+	"RequestExpired":        "the request has expired: renew the credentials and check this machine's clock",
+	"TokenRefreshRequired":  "the session token must be renewed",
+	"InvalidToken":          "the session token is not valid: check AWS_SESSION_TOKEN, or unset it for long-term keys",
+	"RequestTimeTooSkewed":  "this machine's clock is wrong: set it",
+	"InvalidObjectState":    "the object is archived: restore it first",
+	"SlowDown":              "the service asks to slow down",
+	"PreconditionFailed":    "the object is not the expected one",
+	"EntityTooLarge":        "the object is larger than the service takes",
+	"BadDigest":             "the body arrived damaged: the checksum differs",
+	"InvalidBucketName":     "not a bucket name: use 3 to 63 lower-case letters, digits, hyphens and dots, or an access-point ARN",
+	"PermanentRedirect":     "the bucket is in another region: set the region",
+}
+
+// reason is the part of the message after the object's name.
+func (e *Error) reason() string {
+	if text, ok := e.transportReason(); ok {
+		return text
+	}
+	text := advice[e.Code]
+	switch {
+	case text == "" && e.Op == opHeadBucket && e.Status == http.StatusNotFound:
+		text = advice["NoSuchBucket"]
+	case text == "" && e.Code == "" && e.Status == http.StatusForbidden:
+		text = advice["AccessDenied"]
+	case text == "" && e.Status == http.StatusNotFound:
+		text = advice["NotFound"]
+	case text == "" && e.kind == ranges.Changed:
+		text = advice["PreconditionFailed"]
+	case text == "" && e.Message != "":
+		text = e.Message
+	case text == "" && e.Err != nil:
+		return oneLine(e.Err.Error(), maxMessage)
+	case text == "":
+		text = "request failed"
+	}
+	tail := fmt.Sprint(e.Status)
+	if e.Code != "" && e.Code != tail {
+		tail += " " + e.Code
+	}
+	if e.RequestID != "" {
+		tail += ", request " + e.RequestID
+	}
+	return text + " (" + tail + ")"
+}
+
+// transportReason explains failures that came before any answer.
+func (e *Error) transportReason() (string, bool) {
+	if e.Status != 0 || e.Err == nil {
+		return "", false
+	}
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	switch {
+	case errors.Is(e.Err, ErrNoCredentials):
+		return e.Err.Error(), true
+	case errors.Is(e.Err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("%s refuses connections: check that the server runs and that the endpoint is right", e.Endpoint), true
+	case errors.As(e.Err, &dns):
+		return fmt.Sprintf("%s can't be resolved (%s): check the endpoint, the region and the network", e.Endpoint, dns.Err), true
+	case errors.As(e.Err, &cert):
+		return fmt.Sprintf("%s has a certificate that is not trusted (%v): set AWS_CA_BUNDLE if it is yours", e.Endpoint, cert.Err), true
+	case errors.Is(e.Err, syscall.ENETUNREACH), errors.Is(e.Err, syscall.EHOSTUNREACH):
+		return fmt.Sprintf("%s can't be reached: check the network", e.Endpoint), true
+	}
+	return "", false
+}
+
+const (
+	// maxErrorBody bounds what is read of an error's body; real ones are below 1 KiB.
+	maxErrorBody = 64 << 10
+	// maxMessage cuts texts of others in messages, in bytes.
+	maxMessage = 300
+	// maxCode bounds an S3 error code; the longest real one has 60 characters.
+	maxCode = 64
+)
+
+// errorBody is an S3 error document.
+type errorBody struct {
+	XMLName   xml.Name `xml:"Error"`
+	Code      string
+	Message   string
+	Region    string
+	RequestID string `xml:"RequestId"`
+}
+
+// parseErrorBody reads an S3 error document; it returns the zero value for
+// anything else, such as the page of a proxy. What it returns is clean: codes
+// are words, messages one line.
+func parseErrorBody(r io.Reader) errorBody {
+	data, err := io.ReadAll(io.LimitReader(r, maxErrorBody))
+	if err != nil && len(data) == 0 {
+		return errorBody{}
+	}
+	var b errorBody
+	if xml.Unmarshal(data, &b) != nil {
+		return errorBody{}
+	}
+	b.Code = word(b.Code)
+	b.RequestID = word(b.RequestID)
+	b.Message = oneLine(b.Message, maxMessage)
+	if b.Region = strings.TrimSpace(b.Region); !regionRE.MatchString(b.Region) {
+		b.Region = ""
+	}
+	return b
+}
+
+// word returns s if it is a short identifier, else "".
+func word(s string) string {
+	s = strings.TrimSpace(s)
+	if len(s) > maxCode {
+		return ""
+	}
+	for _, c := range s {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-_.:/+=", c) {
+			return ""
+		}
+	}
+	return s
+}
+
+// oneLine makes text of others fit for a message: one line of printable
+// characters, at most n bytes.
+func oneLine(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
+			return r
+		}
+		return ' '
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > n {
+		cut := strings.ToValidUTF8(s[:n], "")
+		s = cut + "..."
+	}
+	return s
+}
+
+// fromAnswer makes the error of an answer that is not a success. It reads the
+// body, but does not close it.
+func fromAnswer(resp *http.Response, now time.Time) *Error {
+	e := &Error{Op: opGet, Status: resp.StatusCode}
+	var body errorBody
+	if resp.Body != nil {
+		body = parseErrorBody(resp.Body)
+	}
+	e.Code, e.Message, e.RequestID = body.Code, body.Message, body.RequestID
+	e.fillHeader(resp.Header, body.Region, now)
+	e.kind = classify(e.Status, e.Code)
+	return e
+}
+
+// fillHeader takes what the header of an unsuccessful answer tells.
+func (e *Error) fillHeader(h http.Header, bodyRegion string, now time.Time) {
+	if e.RequestID == "" {
+		e.RequestID = word(h.Get("X-Amz-Request-Id"))
+	}
+	e.retryAfter, _ = httprange.ParseRetryAfter(h.Get("Retry-After"), now)
+	e.region = redirect(e.Status, e.Code, e.Message, h.Get("X-Amz-Bucket-Region"), bodyRegion)
+	if d, err := http.ParseTime(h.Get("Date")); err == nil {
+		e.date = d
+	}
+}
+
+// fromSDK makes the error of a failed SDK operation from what the HTTP client
+// below the SDK saw, and from the SDK's error where that saw nothing wrong.
+func fromSDK(ctx context.Context, op, bucket, key string, err error, seen *witness) *Error {
+	e := &Error{Err: err}
+	var api smithy.APIError
+	switch {
+	case isContext(ctx, err):
+		e.Err, e.kind = context.Cause(ctx), ranges.Permanent
+	case seen.failure != nil:
+		e = seen.failure
+	case errors.Is(err, ErrNoCredentials):
+		e.kind = ranges.Denied
+	case errors.Is(err, errTooLarge):
+		e.kind = ranges.Permanent
+	case seen.sent == 0:
+		e.kind = ranges.Permanent // refused by the SDK: a bad name, a missing parameter
+	case errors.As(err, &api) && seen.status != 0:
+		// An error document with status 200, as CompleteMultipartUpload and
+		// CopyObject send when they fail after the header went out.
+		e.Status, e.Code, e.Message = seen.status, word(api.ErrorCode()), oneLine(api.ErrorMessage(), maxMessage)
+		e.kind = classify(http.StatusInternalServerError, e.Code)
+	case seen.status != 0:
+		e.Status, e.kind = seen.status, ranges.Retryable // a success whose body could not be read
+	default:
+		e.kind = classifyTransport(err)
+	}
+	e.Op, e.Bucket, e.Key = op, bucket, key
+	return e
+}

@@ -1,0 +1,161 @@
+package s3
+
+import (
+	"context"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// ObjectInfo is what a service says about an object.
+type ObjectInfo struct {
+	Key          string
+	Size         int64
+	ETag         string // with its quotes, as the service sent it
+	VersionID    string // "" in buckets without versions
+	LastModified time.Time
+	StorageClass string // "STANDARD" when the service does not say
+	ContentType  string
+	Metadata     map[string]string // user metadata, keys in lower case
+	Checksum     ranges.Checksum   // of the whole object, if there is one
+	PartsCount   int               // parts of a multipart object, else 0
+	Archived     bool              // can't be read before it is restored
+	Restore      string            // state of a restore, as the service words it
+}
+
+// Head describes an object.
+func (c *Client) Head(ctx context.Context, bucket, key string) (ObjectInfo, error) {
+	return c.HeadVersion(ctx, bucket, key, "")
+}
+
+// HeadVersion describes one version of an object; an empty id is the current one.
+func (c *Client) HeadVersion(ctx context.Context, bucket, key, versionID string) (ObjectInfo, error) {
+	in := &awss3.HeadObjectInput{
+		Bucket:               aws.String(bucket),
+		Key:                  aws.String(key),
+		ChecksumMode:         types.ChecksumModeEnabled,
+		SSECustomerAlgorithm: c.sseC.algorithm,
+		SSECustomerKey:       c.sseC.key,
+		SSECustomerKeyMD5:    c.sseC.md5,
+	}
+	if versionID != "" {
+		in.VersionId = aws.String(versionID)
+	}
+	var out *awss3.HeadObjectOutput
+	err := c.call(ctx, opHead, bucket, key, func(ctx context.Context, region func(*awss3.Options)) (err error) {
+		out, err = c.sdk.HeadObject(ctx, in, region)
+		return err
+	})
+	if err != nil {
+		return ObjectInfo{}, err
+	}
+	info := ObjectInfo{
+		Key:          key,
+		Size:         aws.ToInt64(out.ContentLength),
+		ETag:         aws.ToString(out.ETag),
+		VersionID:    aws.ToString(out.VersionId),
+		LastModified: aws.ToTime(out.LastModified),
+		StorageClass: storageClass(string(out.StorageClass)),
+		ContentType:  aws.ToString(out.ContentType),
+		Metadata:     out.Metadata,
+		Checksum:     fullChecksum(string(out.ChecksumType), aws.ToString(out.ChecksumCRC64NVME), aws.ToString(out.ChecksumCRC32C)),
+		Restore:      aws.ToString(out.Restore),
+	}
+	info.PartsCount = partsOf(info.ETag)
+	info.Archived = archived(info.StorageClass, string(out.ArchiveStatus), info.Restore)
+	return info, nil
+}
+
+func storageClass(s string) string {
+	if s == "" {
+		return "STANDARD" // the only class that S3 does not name
+	}
+	return s
+}
+
+// partsOf reads the number of parts from the ETag of a multipart object
+// ("...-12"); asking for it would tell the size of the first part instead of
+// the object's.
+func partsOf(etag string) int {
+	_, digits, ok := strings.Cut(strings.Trim(etag, `"`), "-")
+	if !ok {
+		return 0
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
+
+// archived reports whether a GET would fail with InvalidObjectState.
+func archived(class, status, restore string) bool {
+	if status == "" && class != "GLACIER" && class != "DEEP_ARCHIVE" {
+		return false
+	}
+	return !strings.Contains(restore, `ongoing-request="false"`)
+}
+
+// BucketInfo is what a service says about a bucket.
+type BucketInfo struct {
+	Name    string
+	Region  string
+	Created time.Time // of listings only
+}
+
+// HeadBucket checks that a bucket exists and may be used.
+func (c *Client) HeadBucket(ctx context.Context, bucket string) (BucketInfo, error) {
+	var out *awss3.HeadBucketOutput
+	err := c.call(ctx, opHeadBucket, bucket, "", func(ctx context.Context, region func(*awss3.Options)) (err error) {
+		out, err = c.sdk.HeadBucket(ctx, &awss3.HeadBucketInput{Bucket: aws.String(bucket)}, region)
+		return err
+	})
+	if err != nil {
+		return BucketInfo{}, err
+	}
+	info := BucketInfo{Name: bucket, Region: aws.ToString(out.BucketRegion)}
+	if info.Region == "" {
+		info.Region = c.region(bucket)
+	}
+	return info, nil
+}
+
+// ListBuckets lists the account's buckets, a page at a time.
+func (c *Client) ListBuckets(ctx context.Context) iter.Seq2[BucketInfo, error] {
+	return func(yield func(BucketInfo, error) bool) {
+		var progress tokens
+		in := &awss3.ListBucketsInput{MaxBuckets: aws.Int32(pageKeys)}
+		for {
+			var out *awss3.ListBucketsOutput
+			err := c.call(ctx, opListBuckets, "", "", func(ctx context.Context, region func(*awss3.Options)) (err error) {
+				out, err = c.sdk.ListBuckets(ctx, in, region)
+				return err
+			})
+			if err != nil {
+				yield(BucketInfo{}, err)
+				return
+			}
+			for _, b := range out.Buckets {
+				info := BucketInfo{Name: aws.ToString(b.Name), Region: aws.ToString(b.BucketRegion), Created: aws.ToTime(b.CreationDate)}
+				if !yield(info, nil) {
+					return
+				}
+			}
+			in.ContinuationToken = out.ContinuationToken
+			if aws.ToString(out.ContinuationToken) == "" {
+				return
+			}
+			if !progress.advance(*out.ContinuationToken) {
+				yield(BucketInfo{}, stuck(opListBuckets, "", ""))
+				return
+			}
+		}
+	}
+}

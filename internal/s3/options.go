@@ -1,0 +1,180 @@
+package s3
+
+import (
+	"crypto/md5" //nolint:gosec // S3 asks for the MD5 of a customer key as a transmission check
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/httprange"
+)
+
+const (
+	// DefaultRegion is used when nothing names one. A bucket elsewhere answers
+	// with its region, which the client then remembers.
+	DefaultRegion = "us-east-1"
+	// DefaultAttempts is how often a request other than a source's is sent: four
+	// back-offs bridge about two seconds, enough for a throttle or a restart.
+	DefaultAttempts = 5
+)
+
+// Options configure a Client. The zero value reads everything from the
+// environment as the AWS tools do.
+type Options struct {
+	// Endpoint is the URL of the service, for example http://127.0.0.1:9000;
+	// empty: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile, or AWS itself.
+	Endpoint string
+	// Region is the region of the buckets; empty: AWS_REGION, the profile, or
+	// DefaultRegion.
+	Region string
+	// Profile names a profile of the shared configuration files; empty:
+	// AWS_PROFILE or "default".
+	Profile string
+	// Credentials replaces the chain of environment, profile, web identity,
+	// container and instance metadata; see [StaticCredentials].
+	Credentials aws.CredentialsProvider
+	// Anonymous sends unsigned requests, for public buckets.
+	Anonymous bool
+
+	// PathStyle puts the bucket into the path: http://host/bucket/key. It is
+	// chosen by itself for endpoints that are an IP address, localhost, or a name
+	// without a dot. VirtualHostStyle prevents that.
+	PathStyle, VirtualHostStyle bool
+	// Accelerate, DualStack and FIPS choose variants of the AWS endpoints.
+	Accelerate, DualStack, FIPS bool
+
+	// RequesterPays agrees to pay for requests to such buckets.
+	RequesterPays bool
+	// ExpectedBucketOwner is the account that must own the bucket; others are
+	// answered with 403.
+	ExpectedBucketOwner string
+
+	// SSE is the server-side encryption of what is written: "" (the bucket's
+	// default), "AES256", "aws:kms" or "aws:kms:dsse".
+	SSE string
+	// SSEKMSKeyID is the key for the KMS kinds; empty: the account's.
+	SSEKMSKeyID string
+	// SSECustomerKey is a 32-byte key for reading and writing objects that the
+	// server encrypts with it (SSE-C). It is sent with each request, so it needs
+	// HTTPS, except to this machine.
+	SSECustomerKey []byte
+
+	// Locals spreads connections over these local addresses or interfaces.
+	Locals []string
+	// DialContext makes connections; it replaces Locals. For tests.
+	DialContext httprange.DialContext
+	// CABundle is a PEM file with the authorities to trust; empty:
+	// AWS_CA_BUNDLE or the system's.
+	CABundle string
+
+	// Attempts is how often a request other than a source's is sent; zero is
+	// DefaultAttempts, negative is once.
+	Attempts int
+	// Budget accounts for upload buffers; nil: the budget of the process.
+	Budget *budget.Budget
+	// Log gets retries and redirects at debug level; nil is silent.
+	Log *slog.Logger
+}
+
+// StaticCredentials returns credentials for Options.Credentials; token may be
+// empty.
+func StaticCredentials(accessKeyID, secretAccessKey, token string) aws.CredentialsProvider {
+	return credentials.NewStaticCredentialsProvider(accessKeyID, secretAccessKey, token)
+}
+
+// The kinds of server-side encryption of Options.SSE.
+var sseKinds = []string{"", "AES256", "aws:kms", "aws:kms:dsse"}
+
+var (
+	regionRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$`)
+	ownerRE  = regexp.MustCompile(`^[0-9]{12}$`)
+)
+
+// Validate reports the first mistake in o.
+func (o Options) Validate() error {
+	if o.Endpoint != "" {
+		if _, err := parseEndpoint(o.Endpoint); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Region != "" && !regionRE.MatchString(o.Region):
+		return fmt.Errorf("s3: region %q is not a region name: use for example us-east-1", o.Region)
+	case o.Anonymous && (o.Profile != "" || o.Credentials != nil):
+		return errors.New("s3: anonymous access takes no profile and no credentials: give one or the other")
+	case o.PathStyle && o.VirtualHostStyle:
+		return errors.New("s3: path style and virtual-host style exclude each other: give at most one")
+	case o.Accelerate && (o.PathStyle || o.Endpoint != ""):
+		return errors.New("s3: accelerate works with AWS endpoints in virtual-host style only: leave out the endpoint and path style")
+	case (o.DualStack || o.FIPS) && o.Endpoint != "":
+		return errors.New("s3: dual stack and FIPS choose an AWS endpoint: leave out the endpoint")
+	case o.ExpectedBucketOwner != "" && !ownerRE.MatchString(o.ExpectedBucketOwner):
+		return fmt.Errorf("s3: expected bucket owner %q is not an account: use its 12 digits", o.ExpectedBucketOwner)
+	case !slices.Contains(sseKinds, o.SSE):
+		return fmt.Errorf("s3: server-side encryption %q is unknown: use AES256, aws:kms or aws:kms:dsse", o.SSE)
+	case o.SSEKMSKeyID != "" && !strings.HasPrefix(o.SSE, "aws:kms"):
+		return errors.New("s3: a KMS key needs server-side encryption aws:kms or aws:kms:dsse")
+	case len(o.SSECustomerKey) != 0 && len(o.SSECustomerKey) != 32:
+		return fmt.Errorf("s3: the customer key has %d bytes: it needs 32", len(o.SSECustomerKey))
+	case len(o.SSECustomerKey) != 0 && o.SSE != "":
+		return errors.New("s3: a customer key and server-side encryption by the service exclude each other: give one")
+	case len(o.Locals) > 0 && o.DialContext != nil:
+		return errors.New("s3: local addresses and a dial function exclude each other: give one")
+	}
+	return nil
+}
+
+// parseEndpoint checks an endpoint URL.
+func parseEndpoint(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("s3: endpoint %q is not a URL: use for example http://127.0.0.1:9000 or https://s3.example.com", httprange.RedactURL(s))
+	}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("s3: endpoint %q: leave out user, query and fragment; credentials go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", httprange.RedactURL(s))
+	}
+	return u, nil
+}
+
+// wantsPathStyle reports whether a bucket can't be put before the host's name:
+// it is an address, this machine, or a name without a domain, as in a container
+// network.
+func wantsPathStyle(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost")
+}
+
+// isLoopback reports whether the host is this machine.
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// sseC holds the header values of a customer key; nil pointers when there is none.
+type sseC struct {
+	algorithm, key, md5 *string
+}
+
+func newSSEC(key []byte) sseC {
+	if len(key) == 0 {
+		return sseC{}
+	}
+	sum := md5.Sum(key) //nolint:gosec // see the import
+	return sseC{
+		algorithm: aws.String("AES256"),
+		key:       aws.String(base64.StdEncoding.EncodeToString(key)),
+		md5:       aws.String(base64.StdEncoding.EncodeToString(sum[:])),
+	}
+}

@@ -1,0 +1,292 @@
+package s3
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// SourceOptions choose what a source reads.
+type SourceOptions struct {
+	// VersionID reads this version; empty reads the current one, pinned by its
+	// ETag from the first answer on.
+	VersionID string
+}
+
+// Source returns the source of one object for the engine. It makes no request.
+func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
+	s := &source{c: c, bucket: bucket, key: key, version: o.VersionID}
+	s.getter = httprange.Getter{Client: c.client, FreshClient: c.fresh, Check: s.check, Sum: sumOf}
+	s.long = httprange.Getter{Client: longWay(s), Check: s.check, Sum: sumOf}
+	if s.version != "" {
+		pin := "version:" + s.version
+		s.getter.Pin = func(http.Header) string { return pin }
+		s.long.Pin = s.getter.Pin
+	}
+	return s
+}
+
+// Spec describes an object to the engine. The zero ObjectInfo is one that is
+// not known yet: the engine learns size and validator from its first answer.
+func (c *Client) Spec(bucket, key string, info ObjectInfo) ranges.Spec {
+	spec := ranges.Spec{Name: "s3://" + bucket + "/" + key, Host: c.Host(bucket), Size: -1}
+	if info.ETag == "" {
+		return spec
+	}
+	spec.Size, spec.Sum = info.Size, info.Checksum
+	if !strings.HasPrefix(info.ETag, "W/") {
+		spec.Pin = "etag:" + info.ETag
+	}
+	return spec
+}
+
+// SpecVersion is Spec for a source of one version.
+func (c *Client) SpecVersion(bucket, key, versionID string, info ObjectInfo) ranges.Spec {
+	spec := c.Spec(bucket, key, info)
+	spec.Pin = "version:" + versionID
+	return spec
+}
+
+// Host returns the host that serves a bucket: the key of the engine's limits.
+func (c *Client) Host(bucket string) string {
+	t, err := c.target(context.Background(), bucket)
+	if err != nil {
+		return bucket // a GET will say what is wrong
+	}
+	return t.host
+}
+
+// objectHeader makes the header lines that all GETs of a client share. The
+// slices are shared by requests: nothing writes to them.
+func (c *Client) objectHeader() http.Header {
+	h := http.Header{"User-Agent": {userAgent}, "X-Amz-Content-Sha256": {unsigned}}
+	if c.opts.RequesterPays {
+		h["X-Amz-Request-Payer"] = []string{"requester"}
+	}
+	if o := c.opts.ExpectedBucketOwner; o != "" {
+		h["X-Amz-Expected-Bucket-Owner"] = []string{o}
+	}
+	if c.sseC.key != nil {
+		h["X-Amz-Server-Side-Encryption-Customer-Algorithm"] = []string{*c.sseC.algorithm}
+		h["X-Amz-Server-Side-Encryption-Customer-Key"] = []string{*c.sseC.key}
+		h["X-Amz-Server-Side-Encryption-Customer-Key-Md5"] = []string{*c.sseC.md5}
+	}
+	return h
+}
+
+// unsigned is the payload hash of a request whose body is not signed.
+const unsigned = "UNSIGNED-PAYLOAD"
+
+// source is one object. Its fields do not change, but for place.
+type source struct {
+	c            *Client
+	bucket, key  string
+	version      string
+	getter, long httprange.Getter
+	place        atomic.Pointer[place]
+}
+
+// place is where a source is: target and URL, worked out once.
+type place struct {
+	*target
+	url  string
+	sign httprange.Prepare
+}
+
+// locate returns the source's place in the bucket's current region.
+func (s *source) locate(ctx context.Context) (*place, error) {
+	t, err := s.c.target(ctx, s.bucket)
+	if err != nil {
+		return nil, err
+	}
+	if p := s.place.Load(); p != nil && p.target == t {
+		return p, nil
+	}
+	p := &place{target: t, url: t.url(s.key, s.version)}
+	p.sign = func(ctx context.Context, req *http.Request) error { return s.sign(ctx, req, t) }
+	s.place.Store(p)
+	return p, nil
+}
+
+// Open asks for one range. It repeats the request at most once for each thing
+// that an answer can teach: the region, the clock, that credentials expired.
+func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
+	learned, renewed := false, false
+	for {
+		body, info, region, e, err := s.open(ctx, req)
+		switch {
+		case err == nil:
+			return body, info, nil
+		case e == nil || ctx.Err() != nil:
+			return nil, info, err
+		case !learned && s.c.learn(e, region):
+			learned = true
+			continue
+		case !renewed && s.c.mayRenew(e):
+			renewed = true
+			continue
+		}
+		return nil, info, err
+	}
+}
+
+// open makes one request. For a failure that is the service's it returns the
+// region that was asked, and the failure both as *Error and inside a fault.
+func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, string, *Error, error) {
+	none := ranges.Info{Size: -1}
+	if s.bucket == "" || s.key == "" {
+		e := &Error{kind: ranges.Permanent, Err: errors.New("bucket and key must not be empty")}
+		return nil, none, "", nil, s.fault(e, nil)
+	}
+	p, err := s.locate(ctx)
+	if err != nil {
+		return nil, none, "", nil, s.fault(&Error{kind: ranges.Permanent, Err: err}, nil)
+	}
+	getter, sign := &s.getter, p.sign
+	if !p.plain {
+		getter, sign = &s.long, nil
+	}
+	body, info, err := getter.Open(ctx, p.url, req, sign)
+	if err == nil {
+		// A range that is a part of a multipart object carries the part's checksum.
+		if info.Off != 0 || info.Len != info.Size {
+			info.Sum = ranges.Checksum{}
+		}
+		return body, info, p.region, nil, nil
+	}
+	if ctx.Err() != nil {
+		return nil, info, "", nil, context.Cause(ctx)
+	}
+	e, f := explain(err)
+	if e.Endpoint == "" {
+		e.Endpoint = originOf(p.url)
+	}
+	return nil, info, p.region, e, s.fault(e, f)
+}
+
+// explain finds or makes the *Error of a failed GET, and httprange's verdict
+// if there is one.
+func explain(err error) (*Error, *ranges.Fault) {
+	var f *ranges.Fault
+	errors.As(err, &f)
+	var e *Error
+	if errors.As(err, &e) {
+		return e, f
+	}
+	e = &Error{Err: err, kind: classifyTransport(err)}
+	if f != nil && f.Status != 0 { // an answer that httprange did not believe
+		e.Status, e.kind, e.retryAfter = f.Status, f.Kind, f.RetryAfter
+	}
+	return e, f
+}
+
+// fault completes e and wraps it for the engine; from is httprange's verdict,
+// which knows about connections.
+func (s *source) fault(e *Error, from *ranges.Fault) *ranges.Fault {
+	e.Op, e.Bucket, e.Key = opGet, s.bucket, s.key
+	f := &ranges.Fault{Kind: e.kind, Status: e.Status, RetryAfter: e.retryAfter, Err: e}
+	switch {
+	case expired(e.Code), e.Code == "RequestTimeTooSkewed", e.region != "":
+		f.Kind = ranges.Retryable // the next request has what this one taught
+	case from != nil:
+		f.Fresh = from.Fresh
+	}
+	if e.Status >= 500 && e.kind == ranges.Retryable {
+		f.Fresh = true // another connection may reach another front end
+	}
+	return f
+}
+
+// sign prepares one GET. In the steady state it allocates what the signer does.
+func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
+	for name, values := range s.c.header {
+		req.Header[name] = values
+	}
+	for name, values := range t.header {
+		req.Header[name] = values
+	}
+	if coversStart(req.Header["Range"]) {
+		req.Header["X-Amz-Checksum-Mode"] = enabled
+	}
+	if s.c.credentials == nil {
+		delete(req.Header, "X-Amz-Content-Sha256")
+		return nil
+	}
+	cr, err := s.c.credentials.Retrieve(ctx)
+	if err != nil {
+		return &Error{Err: err, kind: classifyTransport(err)}
+	}
+	return s.c.signer.SignHTTP(ctx, cr, req, unsigned, t.service, t.region, s.c.now())
+}
+
+// enabled is shared by requests: nothing writes to it.
+var enabled = []string{"ENABLED"}
+
+// coversStart reports whether a range may cover the whole object, so that the
+// answer's checksum is of use.
+func coversStart(ranges []string) bool {
+	return len(ranges) == 1 && strings.HasPrefix(ranges[0], "bytes=0-")
+}
+
+// check looks at an answer before httprange does, because S3 says what is wrong
+// in the body.
+func (s *source) check(resp *http.Response) error {
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		if v := resp.Header.Get("X-Amz-Version-Id"); s.version != "" && v != s.version {
+			e := &Error{Status: resp.StatusCode, kind: ranges.Permanent,
+				Err: fmt.Errorf("asked for version %q, got %q: the bucket does not keep versions", oneLine(s.version, maxCode), oneLine(v, maxCode))}
+			return s.fault(e, nil)
+		}
+		return nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		// The range ends the object that was pinned; past its end is another object.
+		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
+		if want == "" || got == "" || want == got {
+			return nil // httprange takes the size from it
+		}
+		return s.fault(&Error{Status: resp.StatusCode, Code: "PreconditionFailed", kind: ranges.Changed}, nil)
+	}
+	e := fromAnswer(resp, time.Now())
+	e.Endpoint = endpointOf(resp.Request.URL)
+	return s.fault(e, nil)
+}
+
+// sumOf takes the checksum of the whole object from an answer.
+func sumOf(h http.Header) ranges.Checksum {
+	return fullChecksum(h.Get("X-Amz-Checksum-Type"), h.Get("X-Amz-Checksum-Crc64nvme"), h.Get("X-Amz-Checksum-Crc32c"))
+}
+
+// fullChecksum decodes the checksum of a whole object. Composite ones, which
+// are checksums of the parts' checksums, say nothing about the bytes.
+func fullChecksum(kind, crc64, crc32c string) ranges.Checksum {
+	if kind != "" && !strings.EqualFold(kind, "FULL_OBJECT") {
+		return ranges.Checksum{}
+	}
+	if b, err := base64.StdEncoding.DecodeString(crc64); err == nil && len(b) == 8 {
+		return ranges.Checksum{Algorithm: ranges.CRC64NVME, Value: binary.BigEndian.Uint64(b)}
+	}
+	if b, err := base64.StdEncoding.DecodeString(crc32c); err == nil && len(b) == 4 {
+		return ranges.Checksum{Algorithm: ranges.CRC32C, Value: uint64(binary.BigEndian.Uint32(b))}
+	}
+	return ranges.Checksum{}
+}
+
+func originOf(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	return endpointOf(u)
+}
