@@ -378,10 +378,13 @@ func (u *upload) assemble(doc completeDoc, want http.Header) (*version, *s3Error
 	var sums []string
 	var sizes []int64
 	var off int64
-	for i, dp := range doc.Part {
-		if i > 0 && dp.PartNumber <= doc.Part[i-1].PartNumber {
-			return nil, s3err(http.StatusBadRequest, "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.")
+	for i := range doc.Part[1:] {
+		if doc.Part[i+1].PartNumber > doc.Part[i].PartNumber {
+			continue
 		}
+		return nil, s3err(http.StatusBadRequest, "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.")
+	}
+	for i, dp := range doc.Part {
 		p := u.parts[dp.PartNumber]
 		if p == nil || strings.Trim(dp.ETag, `"`) != hex.EncodeToString(p.body.md5) {
 			return nil, s3err(http.StatusBadRequest, "InvalidPart", "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.")
