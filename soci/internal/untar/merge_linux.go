@@ -2,9 +2,11 @@ package untar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -455,4 +457,21 @@ func copyFile(ctx context.Context, src *tree, from string, dst *tree, to string)
 	return dst.at(to, func(dirfd int, base string) error {
 		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	})
+}
+
+// RemoveAll removes dir and everything in it, even below directories that their
+// mode locks against their owner, where os.RemoveAll gives up.
+func RemoveAll(dir string) error {
+	parent, err := openTree(filepath.Dir(dir), false)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer parent.close()
+	if err := parent.removeAll(filepath.Base(dir)); err != nil {
+		return &Error{Entry: dir, Err: err}
+	}
+	return nil
 }

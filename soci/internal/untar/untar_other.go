@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 )
 
 // errLinux: layers carry owners, devices and attributes that only Linux can hold.
@@ -26,3 +27,6 @@ func (l *Layer) Settle() error { return errLinux }
 
 // Overlay is not available on this system.
 func (l *Layer) Overlay(context.Context, Form, []*Layer) error { return errLinux }
+
+// RemoveAll removes dir and everything in it.
+func RemoveAll(dir string) error { return os.RemoveAll(dir) }

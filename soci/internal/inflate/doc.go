@@ -1,0 +1,24 @@
+// Package inflate turns the compressed bytes of a layer into its tar stream.
+//
+//	r, err := inflate.NewReader(blob, inflate.Options{})
+//	defer r.Close()
+//	io.Copy(dst, r) // the tar
+//
+// # Vocabulary
+//
+// The format is what the first bytes say (gzip, zstd, or none of both: a plain
+// tar), not what a media type claims: builders get it wrong, and the digests hold
+// either way. A member is one gzip stream of several in a blob.
+//
+// # Contract
+//
+// A Reader is used by one goroutine. It reads its source to the end: what follows
+// the last member may be zero bytes only. CRC-32 and length of every gzip member
+// and the checksum of every zstd frame are verified before io.EOF. Errors of the
+// source pass through unchanged; damage is [ErrCorrupt].
+//
+// # Not done here
+//
+// More than one core for one stream, indexes and speculation: this is the seam
+// behind which they go. Digests and expansion limits are the caller's.
+package inflate

@@ -1,0 +1,164 @@
+package inflate
+
+import (
+	"bytes"
+	stdgzip "compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/iotest"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// text is real input: a large source file of the Go tree.
+func text(t testing.TB) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src", "net", "http", "server.go"))
+	if err != nil {
+		t.Skip("needs the Go source tree: ", err)
+	}
+	return data
+}
+
+func gz(t testing.TB, data []byte, edit func(*stdgzip.Writer)) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := stdgzip.NewWriter(&buf)
+	if edit != nil {
+		edit(w)
+	}
+	w.Write(data)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func zs(t testing.TB, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
+}
+
+func inflateAll(data []byte) ([]byte, Format, error) {
+	r, err := NewReader(bytes.NewReader(data), Options{})
+	if err != nil {
+		return nil, None, err
+	}
+	defer r.Close()
+	out, err := io.ReadAll(r)
+	return out, r.Format(), err
+}
+
+func TestFormats(t *testing.T) {
+	data := text(t)
+	half := len(data) / 2
+	named := func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "layer.tar", "a comment", []byte("extra") }
+	skippable := append([]byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0}, "abc"...)
+	tests := []struct {
+		name   string
+		in     []byte
+		format Format
+		want   []byte
+	}{
+		{"plain", data, None, data},
+		{"empty", nil, None, nil},
+		{"one byte", data[:1], None, data[:1]},
+		{"gzip", gz(t, data, nil), Gzip, data},
+		{"gzip with a full header", gz(t, data, named), Gzip, data},
+		{"gzip of nothing", gz(t, nil, nil), Gzip, nil},
+		{"gzip members", slices.Concat(gz(t, data[:half], nil), gz(t, nil, named), gz(t, data[half:], named)), Gzip, data},
+		{"gzip padded", append(gz(t, data, nil), make([]byte, 1000)...), Gzip, data},
+		{"zstd", zs(t, data), Zstd, data},
+		{"zstd frames", slices.Concat(zs(t, data[:half]), skippable, zs(t, data[half:])), Zstd, data},
+		{"zstd skippable first", slices.Concat(skippable, zs(t, data)), Zstd, data},
+	}
+	for _, tt := range tests {
+		got, format, err := inflateAll(tt.in)
+		if err != nil || format != tt.format || !bytes.Equal(got, tt.want) {
+			t.Errorf("%s: %d bytes of %v, %v; want %d of %v", tt.name, len(got), format, err, len(tt.want), tt.format)
+		}
+	}
+}
+
+func TestDamage(t *testing.T) {
+	data := text(t)
+	whole := gz(t, data, nil)
+	flip := func(in []byte, at int) []byte {
+		out := bytes.Clone(in)
+		out[at] ^= 0x10
+		return out
+	}
+	z := zs(t, data)
+	tests := map[string][]byte{
+		"gzip cut":              whole[:len(whole)/2],
+		"gzip cut in trailer":   whole[:len(whole)-3],
+		"gzip wrong CRC":        flip(whole, len(whole)-6),
+		"gzip wrong length":     flip(whole, len(whole)-1),
+		"gzip header only":      whole[:10],
+		"gzip magic only":       whole[:2],
+		"gzip trailing garbage": append(bytes.Clone(whole), "garbage"...),
+		"gzip second cut":       append(bytes.Clone(whole), whole[:20]...),
+		"gzip after padding":    slices.Concat(whole, make([]byte, 8), whole),
+		"zstd cut":              z[:len(z)/2],
+		"zstd flipped":          flip(z, len(z)/2),
+		"zstd trailing garbage": append(bytes.Clone(z), "garbage"...),
+	}
+	for name, in := range tests {
+		if _, _, err := inflateAll(in); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSourceError(t *testing.T) {
+	broken := errors.New("the network is gone")
+	for _, whole := range [][]byte{gz(t, text(t), nil), zs(t, text(t)), text(t)} {
+		r, err := NewReader(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]), iotest.ErrReader(broken)), Options{})
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+			r.Close()
+		}
+		if !errors.Is(err, broken) || errors.Is(err, ErrCorrupt) {
+			t.Error(err)
+		}
+	}
+}
+
+// FuzzGzip compares with compress/gzip: same bytes for what both accept, and
+// whatever it accepts we accept.
+func FuzzGzip(f *testing.F) {
+	small := []byte("hello, hello, hello, layer")
+	f.Add(gz(f, small, nil))
+	f.Add(append(gz(f, small, nil), gz(f, small, nil)...))
+	f.Add(append(gz(f, small, nil), 0, 0, 0))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		const most = 1 << 20
+		if sniff(in) != Gzip {
+			return
+		}
+		var want []byte
+		z, werr := stdgzip.NewReader(bytes.NewReader(in))
+		if werr == nil {
+			want, werr = io.ReadAll(io.LimitReader(z, most))
+		}
+		var got []byte
+		r, gerr := NewReader(bytes.NewReader(in), Options{})
+		if gerr == nil {
+			got, gerr = io.ReadAll(io.LimitReader(r, most))
+			r.Close()
+		}
+		if werr == nil && (gerr != nil || !bytes.Equal(got, want)) {
+			t.Fatalf("compress/gzip: %d bytes; here: %d bytes, %v", len(want), len(got), gerr)
+		}
+	})
+}

@@ -1,0 +1,70 @@
+package registry
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+)
+
+// Reference is a parsed image reference.
+type Reference struct {
+	Host       string        // as written, "docker.io" for the hub
+	Repository string        // with "library/" for the hub's own images
+	Tag        string        // "latest" when neither tag nor digest was given; "" with a digest
+	Digest     digest.Digest // "" with a tag
+}
+
+// ParseReference parses what people type: a name with optional registry, tag, digest.
+func ParseReference(s string) (Reference, error) {
+	if s != strings.TrimSpace(s) || s == "" {
+		return Reference{}, fmt.Errorf("image reference %q is empty or has spaces around it", s)
+	}
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		return Reference{}, fmt.Errorf("image reference %q must not have a scheme: write %q", s, rest)
+	}
+	r, err := name.ParseReference(s, name.WeakValidation)
+	if err != nil {
+		return Reference{}, fmt.Errorf("image reference %q is not valid (want [registry/]name[:tag][@digest]): %w", s, err)
+	}
+	ref := Reference{Host: r.Context().RegistryStr(), Repository: r.Context().RepositoryStr()}
+	if ref.Host == name.DefaultRegistry {
+		ref.Host = hub
+	}
+	if d, ok := r.(name.Digest); ok {
+		ref.Digest = digest.Digest(d.DigestStr())
+		// The parser takes any algorithm; only those that we can compute may vouch for content.
+		if !ref.Digest.Algorithm().Available() {
+			return Reference{}, fmt.Errorf("image reference %q: digest algorithm %q is not supported (use sha256 or sha512)", s, ref.Digest.Algorithm())
+		}
+		return ref, nil
+	}
+	ref.Tag = r.Identifier()
+	return ref, nil
+}
+
+// hub is the name under which everybody knows index.docker.io.
+const hub = "docker.io"
+
+// identifier is what the manifest is asked by.
+func (r Reference) identifier() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
+}
+
+// String is the full form of the reference.
+func (r Reference) String() string {
+	if r.Digest != "" {
+		return r.Host + "/" + r.Repository + "@" + r.Digest.String()
+	}
+	return r.Host + "/" + r.Repository + ":" + r.Tag
+}
+
+// At returns the reference of a digest in the same repository.
+func (r Reference) At(d digest.Digest) Reference {
+	r.Tag, r.Digest = "", d
+	return r
+}

@@ -1,0 +1,210 @@
+package soci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/untar"
+)
+
+// Options configure a [Puller]. The zero value works. Zero means the default that
+// the field names, a negative number means off or no limit.
+type Options struct {
+	// Platform is os/arch[/variant], for example "linux/arm64" or "linux/arm/v7".
+	// Default: this machine's, and an image for another one is a warning; a platform
+	// that is asked for must be there.
+	Platform string
+	// PlainHTTP talks http instead of https to registries. Loopback ones get http
+	// anyway.
+	PlainHTTP bool
+	// Credentials says what to log in to a host (name or name:port) with. Default:
+	// docker's config.json with its credential helpers, then podman's auth.json.
+	Credentials func(ctx context.Context, host string) (Credential, error)
+	// HostsDir holds a folder for each registry with hosts.toml or certificates, as
+	// containerd's config_path. Default: /etc/containerd/certs.d if it exists;
+	// "none": nothing.
+	HostsDir string
+	// HTTPClient is used for everything. Its redirect policy is not: redirects are
+	// followed without credentials. Default: tuned HTTP/1.1 clients that belong to
+	// the Puller.
+	HTTPClient *http.Client
+	// DialContext makes connections when HTTPClient is nil, for example over several
+	// network interfaces.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Memory bounds the bytes of all buffers of the Puller. Default: 256 MiB, or
+	// half of the process's own limit if that is less.
+	Memory int64
+	// Budget, if set, is asked for Memory bytes at the start of each pull, which are
+	// given back at its end: so several consumers in a process share one
+	// bound. A *semaphore.Weighted of golang.org/x/sync is one.
+	Budget Budget
+	// PartBytes is the size of one request. Default: 8 MiB, less with little Memory.
+	PartBytes int64
+	// MaxConns bounds requests at once to one host. Default: 256; the number in use
+	// adapts to what the host gives.
+	MaxConns int
+	// Parallelism is how many layers are in work at once. Default: the number of
+	// processors, at least 3: one downloads, one inflates, one ends.
+	Parallelism int
+	// Writers is how many goroutines create files. Default: twice the processors.
+	Writers int
+
+	// Limits bound what an image may do to the disk.
+	Limits Limits
+	// Sync flushes the file system before the tree becomes visible, so that not
+	// even a power cut leaves a torn one. Default: off.
+	Sync bool
+	// Progress is told how a pull goes on. Default: nobody.
+	Progress Progress
+	// Log gets debug lines: retries, hedges, refused URLs. Nil is silent.
+	Log *slog.Logger
+}
+
+// Credential opens a registry; the zero Credential is anonymous.
+type Credential struct {
+	Username, Password string
+	IdentityToken      string // OAuth2 refresh token, in place of a password
+	RegistryToken      string // sent as it is, as a bearer token
+}
+
+// Budget is a shared allowance of bytes.
+type Budget interface {
+	Acquire(ctx context.Context, n int64) error
+	Release(n int64)
+}
+
+// Limits bound what an image may do. Zero fields mean the default, negative ones
+// no limit.
+type Limits struct {
+	Entries   int64   // of all layers; default 10 million
+	Depth     int     // components of a path; default 255
+	NameLen   int     // bytes of a path; default 4096
+	TotalSize int64   // bytes of all files; default 1 TiB
+	Ratio     float64 // tar bytes for each compressed byte of a layer, after its first 256 MiB; default 250
+}
+
+const (
+	mib = 1 << 20
+
+	defaultMemory = 256 * mib // twice the delay-bandwidth product of 10 Gbit/s and 100 ms
+	minMemory     = 16 * mib  // one part, one ring and the writers' buffers of each layer
+	defaultPart   = 8 * mib   // the engine's default; see there
+	minPart       = 256 << 10 // below, requests cost more than bytes
+	maxPart       = 1 << 30   // the engine's limit
+	// defaultRatio is far above what real layers reach (the worst, of sparse disk
+	// images, is about 60) and a fourth of what deflate can (1032).
+	defaultRatio = 250
+	// ratioFree is what a layer may inflate to before its ratio counts: a small
+	// layer of zeros is no bomb.
+	ratioFree = 256 * mib
+	// defaultHosts is where containerd's documentation puts hosts.toml.
+	defaultHosts = "/etc/containerd/certs.d"
+)
+
+// Validate says what is wrong with the options and what to write instead.
+func (o Options) Validate() error {
+	if _, err := registry.ParsePlatform(o.Platform); err != nil {
+		return err
+	}
+	switch {
+	case o.Memory != 0 && o.Memory < minMemory:
+		return fmt.Errorf("memory of %d bytes is too little: use 0 for the default, or at least %d (16 MiB)", o.Memory, minMemory)
+	case o.PartBytes != 0 && (o.PartBytes < minPart || o.PartBytes > maxPart):
+		return fmt.Errorf("part size %d is out of range: use 0 for the default, or %d to %d bytes", o.PartBytes, minPart, maxPart)
+	case o.PartBytes > 0 && o.Memory > 0 && o.PartBytes > o.Memory/4:
+		return fmt.Errorf("part size %d is more than a fourth of the memory %d: use smaller parts or more memory", o.PartBytes, o.Memory)
+	case o.MaxConns < 0 || o.MaxConns == 1:
+		return fmt.Errorf("%d connections for each host: use 0 for the default, or at least 2 (one may stall)", o.MaxConns)
+	case o.Parallelism < 0:
+		return fmt.Errorf("parallelism %d is negative: use 0 for the default, or 1 and more layers at once", o.Parallelism)
+	case o.Writers < 0:
+		return fmt.Errorf("%d writers: use 0 for the default, or 1 and more", o.Writers)
+	case o.Limits.Ratio > 0 && o.Limits.Ratio < 1:
+		return fmt.Errorf("expansion ratio %g is below 1, so that nothing could be unpacked: use 0 for the default, or more than 1", o.Limits.Ratio)
+	}
+	if o.HostsDir != "" && o.HostsDir != "none" {
+		if fi, err := os.Stat(o.HostsDir); err != nil || !fi.IsDir() {
+			return fmt.Errorf("hosts directory %q is not a directory: name one with a folder for each registry, or none", o.HostsDir)
+		}
+	}
+	return nil
+}
+
+// withDefaults fills in what is zero.
+func (o Options) withDefaults() Options {
+	if o.Memory == 0 {
+		o.Memory = max(minMemory, min(defaultMemory, budget.DefaultLimit()))
+	}
+	if o.PartBytes == 0 {
+		o.PartBytes = max(minPart, min(defaultPart, o.Memory/16))
+	}
+	cpus := runtime.GOMAXPROCS(0)
+	if o.Parallelism == 0 {
+		o.Parallelism = max(3, cpus)
+	}
+	if o.Writers == 0 {
+		o.Writers = 2 * cpus
+	}
+	if o.HostsDir == "" {
+		if _, err := os.Stat(defaultHosts); errors.Is(err, os.ErrNotExist) {
+			o.HostsDir = "none"
+		} else {
+			o.HostsDir = defaultHosts
+		}
+	}
+	d := untar.DefaultLimits()
+	l := &o.Limits
+	if l.Entries == 0 {
+		l.Entries = d.Entries
+	}
+	if l.Depth == 0 {
+		l.Depth = d.Depth
+	}
+	if l.NameLen == 0 {
+		l.NameLen = d.NameLen
+	}
+	if l.TotalSize == 0 {
+		l.TotalSize = d.TotalSize
+	}
+	if l.Ratio == 0 {
+		l.Ratio = defaultRatio
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+	return o
+}
+
+func (l Limits) untar() untar.Limits {
+	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize}
+}
+
+// registry is what the registry client needs of the options.
+func (o Options) registry() registry.Options {
+	ro := registry.Options{HTTPClient: o.HTTPClient, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Log: o.Log}
+	if o.DialContext != nil {
+		ro.Dial = o.DialContext
+	}
+	if ro.HostsDir == "none" {
+		ro.HostsDir = ""
+	}
+	if lookup := o.Credentials; lookup != nil {
+		ro.Credentials = func(ctx context.Context, host string) (registry.Credential, error) {
+			c, err := lookup(ctx, host)
+			return registry.Credential(c), err
+		}
+	}
+	return ro
+}

@@ -1,0 +1,97 @@
+package soci
+
+import (
+	"encoding/json"
+	"math"
+	"time"
+)
+
+// Result is what a pull did.
+type Result struct {
+	Reference string   `json:"reference"` // in full form
+	Manifest  string   `json:"manifest"`  // digest of the platform's manifest
+	Platform  string   `json:"platform"`  // of the image
+	Dir       string   `json:"dir"`
+	Layers    []Layer  `json:"layers"` // lowest first
+	Timing    Timing   `json:"timing"` // sums over the layers; Wall of the whole pull
+	Warnings  []string `json:"warnings,omitempty"`
+
+	CompressedBytes int64 `json:"compressed_bytes"` // of all layers
+	TarBytes        int64 `json:"tar_bytes"`
+	FileBytes       int64 `json:"file_bytes"`
+	Files           int64 `json:"files"`
+	Entries         int64 `json:"entries"`
+	// Network tells what the pull cost the registry, manifests included.
+	Network Network `json:"network"`
+}
+
+// Layer is what became of one layer.
+type Layer struct {
+	Digest          string `json:"digest"`
+	DiffID          string `json:"diff_id"`
+	Compression     string `json:"compression"` // gzip, zstd or none: what it is, not what its media type says
+	CompressedBytes int64  `json:"compressed_bytes"`
+	TarBytes        int64  `json:"tar_bytes"`
+	FileBytes       int64  `json:"file_bytes"`
+	Files           int64  `json:"files"`
+	Entries         int64  `json:"entries"`
+	Timing          Timing `json:"timing"`
+	Dir             string `json:"dir,omitempty"` // with PullLayers
+}
+
+// Timing says how long the phases of a pull took. They overlap.
+type Timing struct {
+	Network time.Duration // inflate had nothing to do but wait for bytes
+	Inflate time.Duration // decompression
+	Hash    time.Duration // both digests
+	Write   time.Duration // creating and writing files, summed over the writers
+	Merge   time.Duration // moving layers together
+	Wall    time.Duration // from begin to end
+}
+
+// Network counts requests.
+type Network struct {
+	Requests int64 `json:"requests"` // sent, hedges and retries included
+	Retries  int64 `json:"retries"`
+	Hedges   int64 `json:"hedges"`
+	Bytes    int64 `json:"bytes"` // received of bodies
+}
+
+// MarshalJSON gives seconds, to the microsecond.
+func (t Timing) MarshalJSON() ([]byte, error) {
+	s := func(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e6 }
+	return json.Marshal(struct {
+		Network float64 `json:"network_s"`
+		Inflate float64 `json:"inflate_s"`
+		Hash    float64 `json:"hash_s"`
+		Write   float64 `json:"write_s"`
+		Merge   float64 `json:"merge_s,omitempty"`
+		Wall    float64 `json:"wall_s"`
+	}{s(t.Network), s(t.Inflate), s(t.Hash), s(t.Write), s(t.Merge), s(t.Wall)})
+}
+
+// add sums phases.
+func (t *Timing) add(u Timing) {
+	t.Network += u.Network
+	t.Inflate += u.Inflate
+	t.Hash += u.Hash
+	t.Write += u.Write
+}
+
+// Progress is told how a pull goes on. Its methods are called from several
+// goroutines at once and must not block: the pull waits for them.
+type Progress interface {
+	// Start is called once, when it is known what to fetch: the compressed size of
+	// each layer.
+	Start(reference string, layers []int64)
+	// Advance tells of bytes received (compressed) or inflated (tar) of a layer.
+	Advance(layer int, compressed, tar int64)
+	// Done tells that a layer is unpacked and verified.
+	Done(layer int)
+}
+
+type silent struct{}
+
+func (silent) Start(string, []int64)     {}
+func (silent) Advance(int, int64, int64) {}
+func (silent) Done(int)                  {}
