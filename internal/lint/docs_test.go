@@ -93,7 +93,7 @@ func TestTestsInDocumentsExist(t *testing.T) {
 	}
 	for _, d := range documents(t) {
 		for _, m := range inlineCode.FindAllStringSubmatch(read(t, d), -1) {
-			if testName.MatchString(m[1]) && !strings.Contains(src.String(), "func "+m[1]+"(") {
+			if testName.MatchString(m[1]) && !strings.HasSuffix(m[1], "Xxx") && !strings.Contains(src.String(), "func "+m[1]+"(") {
 				t.Errorf("%s names %s as a test; there is none", d, m[1])
 			}
 		}
