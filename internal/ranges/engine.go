@@ -13,9 +13,10 @@ import (
 type Options struct {
 	// Budget bounds the bytes of all buffers. nil: the process's budget.
 	Budget *budget.Budget
-	// PartBytes is the size of one request of a stream. 0 means 8 MiB: large
-	// enough that signing, headers and first-byte latency vanish, small enough
-	// that a lost one is cheap (S3's guide: 8 to 16 MiB).
+	// PartBytes is the most that one request of a stream asks for. 0 means 8
+	// MiB: large enough that signing, headers and first-byte latency vanish,
+	// small enough that a lost one is cheap (S3's guide: 8 to 16 MiB). Streams
+	// use smaller parts, down to 2 MiB, where the host answers quicker.
 	PartBytes int64
 	// TargetRate in bytes a second sets the number of requests to start with.
 	// 0 means 1.25e9 (10 Gbit/s): 15 requests at once for each host.

@@ -27,6 +27,7 @@ type gate struct {
 	mu       sync.Mutex // guards everything below and the tasks' fields that say so
 	limiter  limiter
 	hedger   hedger
+	pace     pace
 	urgent   list // heads of line and hedges, oldest first
 	ahead    list // prefetch, oldest first
 	delayed  list // retries that wait for their time, unordered
@@ -109,11 +110,12 @@ type attempt struct {
 
 func (a *attempt) queued() bool { return a.in != nil }
 
-// slots returns how many requests the host gets at once now.
-func (g *gate) slots() int {
+// policy returns how many requests the host gets at once now, and the size of
+// a part of at most most bytes.
+func (g *gate) policy(most int64) (slots int, part int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return int(g.limiter.limit)
+	return int(g.limiter.limit), g.pace.part(most)
 }
 
 // submit queues a new task.
@@ -250,6 +252,9 @@ func (g *gate) finish(l *lane, a *attempt) {
 	if a.err == nil && !t.ended {
 		g.limiter.done(now, int64(a.n))
 		g.hedger.done(int64(len(a.buf)), now-l.started)
+		if a.n > 0 {
+			g.pace.done(l.started, l.first, now, int64(a.n))
+		}
 		t.winner, t.ended = a, true
 		g.stopOther(t, a)
 	} else if !t.ended {

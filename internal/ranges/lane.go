@@ -33,6 +33,8 @@ type lane struct {
 	active  bool // the fields of current are set up
 	started time.Duration
 
+	first time.Duration // time of the first byte; the lane's alone
+
 	// Written by the lane, read by the monitor.
 	got, want atomic.Int64
 	last      atomic.Int64 // time of the last byte, in ns since the engine's start
@@ -168,8 +170,12 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 			if !a.hedge {
 				a.crc = sum.update(a.crc, a.buf[a.n:a.n+n])
 			}
+			now := l.g.e.now()
+			if a.n == 0 {
+				l.first = now
+			}
 			a.n += n
-			l.last.Store(int64(l.g.e.now()))
+			l.last.Store(int64(now))
 			l.got.Store(int64(a.n))
 		}
 		if err != nil && a.n < len(a.buf) {

@@ -156,6 +156,23 @@ func TestRetryScript(t *testing.T) {
 	})
 }
 
+func TestPaceScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/pace", func(t *testing.T, d *datadriven.TestData) string {
+		var most int64
+		d.ScanArgs(t, "most", &most)
+		var p pace
+		var out strings.Builder
+		fmt.Fprintf(&out, "start: part=%d\n", p.part(most))
+		for line := range strings.Lines(d.Input) {
+			var first, end, n int64
+			scan(t, line, "done first=%d end=%d bytes=%d", &first, &end, &n)
+			p.done(0, at(first), at(end), n)
+			fmt.Fprintf(&out, "%s -> latency=%v rate=%.0f part=%d\n", strings.TrimSpace(line), p.first, p.rate, p.part(most))
+		}
+		return out.String()
+	})
+}
+
 func scan(t *testing.T, line, format string, args ...any) {
 	t.Helper()
 	if _, err := fmt.Sscanf(strings.TrimSpace(line), format, args...); err != nil {

@@ -13,7 +13,7 @@ import (
 
 // StreamOptions is the policy of one stream. The zero value works.
 type StreamOptions struct {
-	// PartBytes of one request; 0 means the engine's.
+	// PartBytes is the most that one request asks for; 0 means the engine's.
 	PartBytes int64
 	// WindowBytes bounds what is fetched ahead of the consumer. 0 means half of
 	// the budget. The window starts at two parts and doubles whenever the
@@ -121,11 +121,13 @@ func (s *Stream) fill() {
 	defer s.mu.Unlock()
 	size, _, _ := s.o.known()
 	alone := size < 0 || s.o.noRanges.Load() // one request until its answer tells more
+	var slots int
+	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
 	limit := s.win.size
 	if !alone {
 		// Parts beyond twice what the host's limit lets run would hold buffers
 		// and do nothing.
-		limit = min(limit, 2*int64(s.o.g.slots())*s.opts.PartBytes)
+		limit = min(limit, 2*int64(slots)*s.plan.part)
 	}
 	var ahead int64
 	for _, p := range s.parts {
