@@ -26,7 +26,8 @@ type Conn struct {
 	head [HeaderLen]byte // of the frame being read
 
 	wmu  sync.Mutex // guards what follows; held during a write, so frames never interleave
-	whdr []byte     // headers of the batch being written
+	wait time.Duration
+	whdr []byte // headers of the batch being written
 	vec  net.Buffers
 	out  net.Buffers // vec, being eaten by the write; a field so that it does not escape
 }
@@ -54,7 +55,15 @@ func (c *Conn) LocalHost() string {
 // SetReadDeadline bounds the reads from now on; the zero time unbounds them.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
 
-// SetWriteDeadline bounds the writes from now on, one under way included.
+// SetWriteTimeout bounds each write from now on by d after its own start; 0
+// leaves the deadline alone.
+func (c *Conn) SetWriteTimeout(d time.Duration) {
+	c.wmu.Lock()
+	c.wait = d
+	c.wmu.Unlock()
+}
+
+// SetWriteDeadline moves the deadline of the write under way.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
 
 // ReadHeader reads the next header. The caller reads the payload, if there is
@@ -113,6 +122,11 @@ type Frame struct {
 func (c *Conn) Write(frames ...Frame) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if c.wait > 0 {
+		if err := c.nc.SetWriteDeadline(time.Now().Add(c.wait)); err != nil {
+			return err
+		}
+	}
 	need := len(frames) * HeaderLen
 	if cap(c.whdr) < need {
 		c.whdr = make([]byte, need)

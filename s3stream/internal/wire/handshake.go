@@ -101,10 +101,15 @@ func Accept(c *Conn, token string, timeout time.Duration) (req Request, welcome 
 	}, nil
 }
 
+// farewell bounds the last words to a peer: many round trips of any network a
+// job runs in, and short enough that an interrupted program ends at once.
+const farewell = 250 * time.Millisecond
+
 // Refuse tells the peer why it is turned away. The caller closes.
 func Refuse(c *Conn, f *Failure) {
 	// The peer may be gone or not reading; the close that follows says enough.
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = c.SetWriteDeadline(time.Now().Add(farewell)) // frees the lock, if a write is stuck
+	c.SetWriteTimeout(farewell)
 	_ = c.WriteJSON(Error, f)
 }
 

@@ -1,0 +1,284 @@
+package s3stream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/s3stream/internal/topology"
+	"github.com/penstock/penstock/s3stream/internal/wire"
+)
+
+// member is a worker as the leader knows it.
+type member struct {
+	conn *wire.Conn
+	req  wire.Request
+
+	// Guarded by the leaderRun's mutex.
+	status statusMsg
+	done   bool  // it has everything
+	err    error // why it is lost; nil while it is not
+	took   time.Duration
+}
+
+// String names a member in messages: a host may run several workers.
+func (m *member) String() string { return fmt.Sprintf("%s (%s)", m.req.Name, m.req.Addr) }
+
+func (m *member) settled() bool { return m.done || m.err != nil }
+
+func (m *member) report(node int, hash string) WorkerReport {
+	return WorkerReport{
+		Node: node, Name: m.req.Name, Addr: m.req.Addr, Bytes: m.status.Bytes, Elapsed: m.took,
+		HashOK: m.done && m.status.Hash == hash, Repairs: m.status.Repairs, Err: m.err,
+	}
+}
+
+// sendStart tells the member that the job begins. A broken connection shows in
+// its listener.
+func (m *member) sendStart(s startMsg, pieces [][]byte) {
+	if err := m.conn.WriteJSON(wire.Start, s); err != nil {
+		m.conn.Close()
+		return
+	}
+	for _, p := range pieces {
+		if err := m.conn.WriteSmall(wire.Objects, 0, p); err != nil {
+			m.conn.Close()
+			return
+		}
+	}
+}
+
+// pingEvery is how often a member hears from the leader, whatever the stall
+// timeout: at least three times in it.
+func pingEvery(stall time.Duration) time.Duration { return min(time.Second, stall/3) }
+
+// accept serves a connection to the leader.
+func (r *leaderRun) accept(ctx context.Context, c *wire.Conn, req wire.Request, welcome func() error) {
+	switch req.Role {
+	case wire.Join:
+		r.join(ctx, c, req, welcome)
+	case wire.Child:
+		select {
+		case <-r.node:
+			r.serving.serve(ctx, c, req, welcome)
+			return
+		default:
+			wire.Refuse(c, &wire.Failure{Code: "job", Message: "the job has not started"})
+		}
+	default:
+		wire.Refuse(c, &wire.Failure{Code: "job", Message: fmt.Sprintf("unknown role %q", req.Role)})
+	}
+	c.Close()
+}
+
+// join adds a worker and listens to it until it leaves.
+func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, welcome func() error) {
+	if host, port, err := net.SplitHostPort(req.Addr); err == nil && host == "" {
+		seen, _, _ := net.SplitHostPort(c.Remote())
+		req.Addr = net.JoinHostPort(seen, port)
+	}
+	m := &member{conn: c, req: req}
+	if why := r.admit(m); why != "" {
+		wire.Refuse(c, &wire.Failure{Code: "job", Message: why})
+		return
+	}
+	c.SetWriteTimeout(r.l.opts.StallTimeout)
+	err := welcome()
+	var wg sync.WaitGroup
+	if err == nil {
+		r.announce()
+		ctx, cancel := context.WithCancel(ctx)
+		wg.Go(func() { m.ping(ctx, pingEvery(r.l.opts.StallTimeout)) })
+		err = r.listen(m)
+		cancel()
+	}
+	r.left(ctx, m, err)
+	c.Close()
+	wg.Wait()
+}
+
+// admit says why a worker can't join, or adds it.
+func (r *leaderRun) admit(m *member) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	want := r.l.opts.Workers
+	switch {
+	case r.started:
+		return "the job has already started"
+	case want > 0 && len(r.members) >= want:
+		return fmt.Sprintf("the job already has its %d workers", want)
+	case len(r.members) >= MaxWorkers:
+		return fmt.Sprintf("the job already has %d workers, the most there can be", MaxWorkers)
+	}
+	r.members = append(r.members, m)
+	return ""
+}
+
+// announce tells the driver that something about the members has changed.
+func (r *leaderRun) announce() {
+	select {
+	case r.news <- struct{}{}:
+	default:
+	}
+}
+
+func (m *member) ping(ctx context.Context, every time.Duration) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		_ = m.conn.WriteSmall(wire.Ping, 0, nil) // a broken connection shows in listen
+	}
+}
+
+// listen reads what a member says until its connection ends.
+func (r *leaderRun) listen(m *member) error {
+	for {
+		// A worker has nothing to say before the job starts; then TCP alone
+		// tells whether it lives.
+		select {
+		case <-r.node:
+			_ = m.conn.SetReadDeadline(time.Now().Add(r.l.opts.StallTimeout))
+		default:
+		}
+		h, err := m.conn.ReadHeader()
+		if err != nil {
+			return plain(err)
+		}
+		var s statusMsg
+		var d detachedMsg
+		switch h.Type {
+		case wire.Status, wire.Finished:
+			if err := m.conn.ReadJSON(h, &s); err != nil {
+				return err
+			}
+			r.mu.Lock()
+			m.status, m.took = s, s.Elapsed
+			m.done = m.done || h.Type == wire.Finished
+			if !m.done {
+				m.took = time.Since(r.began)
+			}
+			r.mu.Unlock()
+			r.announce()
+		case wire.Detached:
+			if err := m.conn.ReadJSON(h, &d); err != nil {
+				return err
+			}
+			r.detached(d.Node, fmt.Errorf("%w: %s", ErrDetached, d.Reason))
+		case wire.Error:
+			return fromWire(wire.ReadFailure(m.conn, h))
+		default:
+			return fmt.Errorf("%w: unexpected %s", wire.ErrHeader, h.Type)
+		}
+	}
+}
+
+// left notes that a member's connection has ended.
+func (r *leaderRun) left(ctx context.Context, m *member, err error) {
+	if ctx.Err() != nil {
+		return // we closed it
+	}
+	r.mu.Lock()
+	if !r.started {
+		r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
+	} else if !m.done && m.err == nil {
+		m.err = err
+	}
+	lost, started := m.err != nil, r.started
+	r.mu.Unlock()
+	r.announce()
+	if lost || !started {
+		r.l.opts.Log.Warn("worker left", "worker", m.String(), "error", err)
+	}
+	if lost {
+		r.tellLost(m)
+	}
+}
+
+// detached ends the membership of a node that took nothing from its parent.
+func (r *leaderRun) detached(node int, why error) {
+	r.mu.Lock()
+	if node < 1 || node > len(r.members) || r.members[node-1].settled() {
+		r.mu.Unlock()
+		return
+	}
+	m := r.members[node-1]
+	m.err = why
+	r.mu.Unlock()
+	wire.Refuse(m.conn, failureOf(why))
+	m.conn.Close()
+}
+
+// tellLost tells all members that m is lost, so that its children and its
+// parent need not find out; nil tells of all that are.
+func (r *leaderRun) tellLost(m *member) {
+	select {
+	case <-r.node:
+	default:
+		return // start tells it
+	}
+	r.mu.Lock()
+	var lost []uint32
+	var others []*member
+	for i, o := range r.members {
+		if o.err != nil && (o == m || m == nil) {
+			lost = append(lost, uint32(i+1))
+		}
+		if !o.settled() {
+			others = append(others, o)
+		}
+	}
+	r.mu.Unlock()
+	for _, id := range lost {
+		r.serving.lost(id)
+		for _, o := range others {
+			_ = o.conn.WriteSmall(wire.Lost, id, nil)
+		}
+	}
+}
+
+// order gives the members their node numbers. The caller holds r.mu.
+func (r *leaderRun) order() {
+	ms := make([]topology.Member, len(r.members))
+	for i, m := range r.members {
+		ms[i] = topology.Member{Rank: m.req.Rank, Name: m.req.Name, Addr: m.req.Addr}
+	}
+	sorted := make([]*member, len(ms))
+	for node, i := range topology.Order(ms) {
+		sorted[node] = r.members[i]
+	}
+	r.members = sorted
+}
+
+// settled reports whether every member has everything or is lost.
+func (r *leaderRun) settled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(r.members, func(m *member) bool { return !m.settled() })
+}
+
+// farewell ends the job at every member: well, or with the reason why not.
+func (r *leaderRun) farewell(err error) {
+	r.mu.Lock()
+	members := slices.Clone(r.members)
+	r.started = true
+	r.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, m := range members {
+		wg.Go(func() {
+			if err != nil {
+				wire.Refuse(m.conn, failureOf(err))
+			} else {
+				_ = m.conn.WriteSmall(wire.Bye, 0, nil)
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,282 @@
+package s3stream
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/s3stream/internal/topology"
+)
+
+const (
+	// DefaultPort is the leader's port: unassigned at IANA, below the range
+	// that systems hand out by themselves.
+	DefaultPort = 7117
+	// DefaultBlockBytes is where a relay is cheapest on common machines: 256
+	// KiB to 1 MiB cost the same, smaller and larger blocks more.
+	DefaultBlockBytes = 1 << 20
+	// DefaultStall bounds silence. S3's slowest first bytes take 5 s, so a
+	// parent that waits for the store is not mistaken for a dead one.
+	DefaultStall = 10 * time.Second
+	// DefaultWait is how long the members of a job may take to find each other:
+	// a scheduler starts pods of one job some tens of seconds apart.
+	DefaultWait = 2 * time.Minute
+
+	minStall = 100 * time.Millisecond // below that, a busy machine looks dead
+	maxStall = time.Hour
+	// maxMemory of a node by default: beyond it the ring only adds history.
+	maxLeaderMemory = 1 << 30
+	maxWorkerMemory = 256 << 20
+)
+
+// S3 says how to reach the store. The zero value takes everything from the
+// environment and the shared configuration files, as the AWS tools do.
+type S3 struct {
+	Endpoint string // URL; "" means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS itself
+	Region   string
+	Profile  string
+	// AccessKeyID, SecretAccessKey and SessionToken replace the credentials of
+	// the environment; Anonymous sends no credentials at all.
+	AccessKeyID, SecretAccessKey, SessionToken string
+	Anonymous                                  bool
+	PathStyle                                  bool // bucket in the path; chosen by itself for IP addresses and localhost
+	RequesterPays                              bool
+	// ExpectedBucketOwner makes the store refuse if the bucket belongs to
+	// another account.
+	ExpectedBucketOwner string
+}
+
+// LeaderOptions configures a Leader. Only URIs has no default.
+type LeaderOptions struct {
+	// URIs of what to send: s3://bucket/key for one object, s3://bucket/prefix/
+	// or s3://bucket for all objects below it.
+	URIs []string
+	S3   S3
+	// Workers is the number of workers to wait for. 0 means: those that have
+	// joined when Wait is over, at least one.
+	Workers int
+	// Wait bounds how long the workers may take to join; 0 means DefaultWait.
+	Wait time.Duration
+	// Listen is the address for workers; "" means all addresses, DefaultPort.
+	Listen string
+	// Token is the shared secret of the job. Without one, anybody who reaches
+	// the address can join.
+	Token string
+	// Topology is auto, chain, tree or tree:K; "" means auto.
+	Topology string
+	// BlockBytes is the unit of forwarding; 0 means DefaultBlockBytes.
+	BlockBytes int64
+	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// process may use, at most 1 GiB.
+	MemoryBytes int64
+	// StallTimeout is how long a peer may be silent or take nothing before it
+	// counts as lost; 0 means DefaultStall. It holds for all nodes of the job.
+	StallTimeout time.Duration
+	// Output of the leader itself; none by default.
+	Output Output
+	// Progress is called a few times a second with the bytes sent and their
+	// total, from one goroutine at a time. nil: not at all.
+	Progress func(done, total int64)
+	// Log gets warnings about members and repairs. nil is silent.
+	Log *slog.Logger
+}
+
+// Validate says what is wrong with the options.
+func (o *LeaderOptions) Validate() error {
+	if len(o.URIs) == 0 {
+		return errors.New("nothing to send: give at least one s3://bucket/key")
+	}
+	for _, u := range o.URIs {
+		if _, err := parseURI(u); err != nil {
+			return err
+		}
+	}
+	if o.Workers < 0 || o.Workers > MaxWorkers {
+		return fmt.Errorf("%d workers: give 1 to %d, or 0 for whoever joins in time", o.Workers, MaxWorkers)
+	}
+	if o.StallTimeout != 0 && (o.StallTimeout < minStall || o.StallTimeout > maxStall) {
+		return fmt.Errorf("stall timeout %v: give %v to %v", o.StallTimeout, minStall, maxStall)
+	}
+	if _, err := topology.ParseShape(o.Topology); err != nil {
+		return err
+	}
+	if err := checkListen(o.Listen); err != nil {
+		return err
+	}
+	return errors.Join(checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false))
+}
+
+func (o *LeaderOptions) setDefaults() {
+	o.Wait = cmp.Or(o.Wait, DefaultWait)
+	o.Listen = cmp.Or(o.Listen, ":"+strconv.Itoa(DefaultPort))
+	o.BlockBytes = cmp.Or(o.BlockBytes, DefaultBlockBytes)
+	o.StallTimeout = cmp.Or(o.StallTimeout, DefaultStall)
+	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, o.BlockBytes)
+	o.Log = logger(o.Log)
+}
+
+// WorkerOptions configures a Worker. Leader and an Output are required.
+type WorkerOptions struct {
+	// Leader is the leader's address, host or host:port.
+	Leader string
+	Output Output
+	// Listen is the address for this worker's own children; "" means all
+	// addresses and a free port.
+	Listen string
+	// Advertise is what the others dial to reach Listen, host or host:port; ""
+	// means the address that the leader sees, with the port of Listen.
+	Advertise string
+	// Name in logs and reports; "" means the host name.
+	Name string
+	// Rank orders the workers along the chain or tree; 0 means none given.
+	Rank int
+	// Token is the shared secret of the job.
+	Token string
+	// Wait bounds how long the leader may take to appear; 0 means DefaultWait.
+	Wait time.Duration
+	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// process may use, at most 256 MiB.
+	MemoryBytes int64
+	// Progress is called a few times a second with the bytes delivered and
+	// their total, from one goroutine at a time. nil: not at all.
+	Progress func(done, total int64)
+	// Log gets warnings about peers and repairs. nil is silent.
+	Log *slog.Logger
+}
+
+// Validate says what is wrong with the options.
+func (o *WorkerOptions) Validate() error {
+	if o.Leader == "" {
+		return errors.New("no leader: give its host:port")
+	}
+	if _, err := withPort(o.Leader); err != nil {
+		return fmt.Errorf("leader %q: %w", o.Leader, err)
+	}
+	if o.Rank < 0 {
+		return fmt.Errorf("rank %d is negative", o.Rank)
+	}
+	if err := checkListen(o.Listen); err != nil {
+		return err
+	}
+	if o.Advertise != "" {
+		if _, _, err := net.SplitHostPort(o.Advertise); err != nil && !isHost(o.Advertise) {
+			return fmt.Errorf("advertised address %q: want host or host:port", o.Advertise)
+		}
+	}
+	return errors.Join(checkWait(o.Wait), checkSizes(0, o.MemoryBytes), o.Output.validate(true))
+}
+
+func (o *WorkerOptions) setDefaults() {
+	o.Wait = cmp.Or(o.Wait, DefaultWait)
+	o.Listen = cmp.Or(o.Listen, ":0")
+	o.MemoryBytes = memoryFor(o.MemoryBytes, maxWorkerMemory, 0)
+	o.Leader, _ = withPort(o.Leader)
+	if o.Name == "" {
+		o.Name, _ = os.Hostname()
+	}
+	o.Log = logger(o.Log)
+}
+
+// GetOptions configures Get. URIs and an Output are required.
+type GetOptions struct {
+	URIs   []string // as LeaderOptions.URIs
+	S3     S3
+	Output Output
+	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// process may use, at most 1 GiB.
+	MemoryBytes int64
+	// Progress is called a few times a second with the bytes delivered and
+	// their total, from one goroutine at a time. nil: not at all.
+	Progress func(done, total int64)
+	Log      *slog.Logger // nil is silent
+}
+
+// Validate says what is wrong with the options.
+func (o *GetOptions) Validate() error {
+	l := LeaderOptions{URIs: o.URIs, MemoryBytes: o.MemoryBytes}
+	if err := l.Validate(); err != nil {
+		return err
+	}
+	return o.Output.validate(true)
+}
+
+func (o *GetOptions) setDefaults() {
+	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, DefaultBlockBytes)
+	o.Log = logger(o.Log)
+}
+
+func checkWait(d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("wait %v is negative: use 0 for %v", d, DefaultWait)
+	}
+	return nil
+}
+
+func checkSizes(block, mem int64) error {
+	if block != 0 && (block < MinBlockBytes || block > MaxBlockBytes) {
+		return fmt.Errorf("block size %d: give %d to %d bytes, or 0 for %d", block, MinBlockBytes, MaxBlockBytes, DefaultBlockBytes)
+	}
+	least := minMemory(cmp.Or(block, MinBlockBytes))
+	if mem != 0 && mem < least {
+		return fmt.Errorf("memory of %d bytes: give at least %d (64 blocks), or 0 for a quarter of the machine's", mem, least)
+	}
+	return nil
+}
+
+func checkListen(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("listen address %q: want host:port or :port", addr)
+	}
+	return nil
+}
+
+// withPort adds the default port to an address without one.
+func withPort(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		if !isHost(addr) {
+			return "", errors.New("want host or host:port")
+		}
+		return net.JoinHostPort(addr, strconv.Itoa(DefaultPort)), nil
+	}
+	if host == "" {
+		return "", errors.New("the host is missing")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("%q is not a port", port)
+	}
+	return addr, nil
+}
+
+// isHost reports whether s is a host without a port.
+func isHost(s string) bool {
+	_, _, err := net.SplitHostPort(s + ":1")
+	return err == nil || net.ParseIP(s) != nil
+}
+
+func memoryFor(given, most, block int64) int64 {
+	if given > 0 {
+		return given
+	}
+	return max(min(budget.DefaultLimit(), most), minMemory(block))
+}
+
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}

@@ -1,0 +1,67 @@
+package s3stream
+
+import (
+	"context"
+	"sync"
+)
+
+// run is the life of one Run call: goroutines that end together, the first
+// failure, and a context that outlives the caller's for a moment, so that the
+// other nodes can be told why.
+type run struct {
+	wg     sync.WaitGroup
+	failed chan struct{} // closed by the first fail
+
+	mu  sync.Mutex // guards err
+	err error
+}
+
+// begin returns a run and the context of its goroutines, which keeps the
+// values of ctx but not its end: that becomes a failure like any other. stop
+// ends the context and returns when every goroutine has ended.
+func begin(ctx context.Context) (r *run, inner context.Context, stop func()) {
+	r = &run{failed: make(chan struct{})}
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(ctx, func() { r.fail(context.Cause(ctx)) })
+	return r, inner, func() {
+		unhook()
+		r.mu.Lock()
+		err := r.err
+		r.mu.Unlock()
+		if err == nil {
+			err = errOver
+		}
+		cancel(err)
+		r.wg.Wait()
+	}
+}
+
+// errOver is the cause of the context's end when nothing failed.
+var errOver = context.Canceled
+
+// fail records why the run ends. Only the first reason counts: what fails
+// later mostly fails because of it.
+func (r *run) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = err
+		close(r.failed)
+	}
+}
+
+// spawn runs f in a goroutine; its error fails the run.
+func (r *run) spawn(f func() error) {
+	r.wg.Go(func() {
+		if err := f(); err != nil {
+			r.fail(err)
+		}
+	})
+}
+
+// reason returns the first failure, or nil.
+func (r *run) reason() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}

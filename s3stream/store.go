@@ -1,0 +1,115 @@
+package s3stream
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/s3"
+)
+
+// s3Store reads from an S3 service.
+type s3Store struct{ c *s3.Client }
+
+// openStore makes the client; it makes no request yet.
+func openStore(ctx context.Context, o S3) (*s3Store, error) {
+	opts := s3.Options{
+		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, PathStyle: o.PathStyle, Anonymous: o.Anonymous,
+		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner,
+	}
+	if o.AccessKeyID != "" {
+		opts.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)
+	}
+	c, err := s3.New(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &s3Store{c}, nil
+}
+
+func (s *s3Store) close() { s.c.Close() }
+
+func (s *s3Store) source(o *Object) (ranges.Source, ranges.Spec, error) {
+	sum, err := parseChecksum(o.Checksum)
+	if err != nil {
+		return nil, ranges.Spec{}, err
+	}
+	info := s3.ObjectInfo{Size: o.Size, ETag: o.ETag, Checksum: sum}
+	src := s.c.Source(o.Bucket, o.Key, s3.SourceOptions{VersionID: o.VersionID})
+	if o.VersionID != "" {
+		return src, s.c.SpecVersion(o.Bucket, o.Key, o.VersionID, info), nil
+	}
+	return src, s.c.Spec(o.Bucket, o.Key, info), nil
+}
+
+// resolve finds the objects of all URIs, in order, and pins each.
+func (s *s3Store) resolve(ctx context.Context, uris []string) ([]Object, error) {
+	var all []Object
+	for _, u := range uris {
+		t, err := parseURI(u)
+		if err != nil {
+			return nil, err
+		}
+		var found []Object
+		if t.prefix {
+			found, err = s.list(ctx, t)
+		} else {
+			found, err = s.head(ctx, t)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, found...); len(all) > MaxObjects {
+			return nil, fmt.Errorf("more than the %d objects of one job: use a longer prefix", MaxObjects)
+		}
+	}
+	return all, nil
+}
+
+func (s *s3Store) head(ctx context.Context, t target) ([]Object, error) {
+	info, err := s.c.Head(ctx, t.bucket, t.key)
+	if err != nil {
+		return nil, err
+	}
+	if info.Archived {
+		return nil, archivedError(t.bucket, t.key)
+	}
+	o := Object{Bucket: t.bucket, Key: t.key, Name: path.Base(t.key), ETag: info.ETag, Size: info.Size, Checksum: formatChecksum(info.Checksum)}
+	// The version "null" of a bucket that no longer keeps versions can be
+	// replaced; its ETag tells when.
+	if info.VersionID != "null" {
+		o.VersionID = info.VersionID
+	}
+	return []Object{o}, nil
+}
+
+// list finds the objects below a prefix. A listing has no versions and no
+// checksums: the ETag pins them.
+func (s *s3Store) list(ctx context.Context, t target) ([]Object, error) {
+	var found []Object
+	for e, err := range s.c.List(ctx, t.bucket, s3.ListOptions{Prefix: t.key}) {
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(e.Key, "/") && e.Size == 0 {
+			continue // what consoles make as the mark of a folder
+		}
+		if e.Archived {
+			return nil, archivedError(t.bucket, e.Key)
+		}
+		found = append(found, Object{Bucket: t.bucket, Key: e.Key, Name: strings.TrimPrefix(e.Key, t.key), ETag: e.ETag, Size: e.Size})
+		if len(found) > MaxObjects {
+			break // resolve says so
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("s3://%s/%s: %w: nothing is there", t.bucket, t.key, ErrNotFound)
+	}
+	return found, nil
+}
+
+func archivedError(bucket, key string) error {
+	return fmt.Errorf("s3://%s/%s: %w: restore it first", bucket, key, s3.ErrArchived)
+}

@@ -1,0 +1,193 @@
+package s3stream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/s3stream/internal/topology"
+	"github.com/penstock/penstock/s3stream/internal/wire"
+)
+
+// workerRun is a worker whose job has started.
+type workerRun struct {
+	life     *run
+	w        *Worker
+	start    *startMsg
+	plan     topology.Plan
+	ctrl     *wire.Conn
+	node     *node
+	items    *items
+	delivery *delivery
+	budget   *budget.Budget
+	began    time.Time
+	took     time.Duration // until everything was delivered; written before Finished is sent
+	bye      chan struct{} // closed when the leader has let us go
+	ready    sync.Once     // waits for the planned children
+
+	mu       sync.Mutex // guards what follows
+	lost     map[int]bool
+	parent   int        // the node at the other end of upstream
+	upstream *wire.Conn // nil between two parents
+	repairs  []Repair
+}
+
+// statusEvery is how often the leader and the Progress callback hear of us.
+const statusEvery = 250 * time.Millisecond
+
+// run does the job. When it returns, its goroutines have ended, its
+// connections are closed, and no unfinished file is left.
+func (w *workerRun) run(ctx context.Context, l net.Listener) (*Report, error) {
+	life, ctx, stop := begin(ctx)
+	w.life = life
+	cur, err := w.node.ring.Attach(0, false)
+	if err != nil {
+		return nil, err // only a closed ring refuses its first cursor
+	}
+	delivered := make(chan struct{})
+	life.wg.Go(func() {
+		acceptLoop(ctx, l, w.w.opts.Token, w.w.opts.Log, &life.wg, func(c *wire.Conn, req wire.Request, welcome func() error) {
+			if req.Role != wire.Child {
+				wire.Refuse(c, &wire.Failure{Code: "job", Message: "this is a worker, not the leader"})
+				c.Close()
+				return
+			}
+			w.node.serve(ctx, c, req, welcome)
+		})
+	})
+	life.spawn(func() error { return w.control() })
+	life.wg.Go(func() { w.tell(ctx) })
+	life.spawn(func() error { return w.pull(ctx) })
+	life.spawn(func() error {
+		if err := w.delivery.run(ctx, cur); err != nil {
+			return err
+		}
+		close(delivered)
+		return nil
+	})
+
+	err = w.await(delivered)
+	if err != nil {
+		wire.Refuse(w.ctrl, failureOf(err))
+	}
+	w.ctrl.Close()
+	stop()
+	w.node.ring.Close(context.Canceled)
+	w.delivery.sink.close()
+	w.progress()
+	if err != nil {
+		return nil, err
+	}
+	return w.report(), nil
+}
+
+// await returns when the leader has let us go, or with the first failure.
+func (w *workerRun) await(delivered <-chan struct{}) error {
+	select {
+	case <-delivered:
+	case <-w.life.failed:
+		return w.life.reason()
+	}
+	w.took = time.Since(w.began)
+	_ = w.ctrl.WriteJSON(wire.Finished, w.status()) // a broken connection shows in control
+	select {
+	case <-w.bye:
+		return nil
+	case <-w.life.failed:
+	}
+	// Everything is delivered and proven. A leader that dies now takes nothing
+	// from us; what our children still lack fails with them.
+	err := w.life.reason()
+	if isLeaderLost(err) {
+		w.w.opts.Log.Warn("leader lost after everything was delivered", "error", err)
+		return nil
+	}
+	return err
+}
+
+// control reads what the leader says until it says goodbye.
+func (w *workerRun) control() error {
+	for {
+		_ = w.ctrl.SetReadDeadline(time.Now().Add(w.start.Stall))
+		h, err := w.ctrl.ReadHeader()
+		if err != nil {
+			return w.w.leaderLost(err)
+		}
+		switch h.Type {
+		case wire.Ping:
+		case wire.Lost:
+			w.memberLost(h.Object)
+		case wire.Error:
+			return w.w.refused(wire.ReadFailure(w.ctrl, h))
+		case wire.Bye:
+			close(w.bye)
+			return nil
+		default:
+			return fmt.Errorf("%w: unexpected %s from the leader", wire.ErrHeader, h.Type)
+		}
+	}
+}
+
+// memberLost drops a node that the leader has given up.
+func (w *workerRun) memberLost(id uint32) {
+	w.node.lost(id)
+	w.mu.Lock()
+	w.lost[int(id)] = true
+	up := w.upstream
+	if w.parent != int(id) {
+		up = nil
+	}
+	w.mu.Unlock()
+	if up != nil {
+		up.Close() // pull then asks the next one
+	}
+}
+
+// tell sends our status to the leader, and so also that we live.
+func (w *workerRun) tell(ctx context.Context) {
+	t := time.NewTicker(min(statusEvery, w.start.Stall/3))
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		_ = w.ctrl.WriteJSON(wire.Status, w.status())
+		w.progress()
+	}
+}
+
+func (w *workerRun) progress() {
+	if w.w.opts.Progress != nil {
+		w.w.opts.Progress(w.delivery.bytes.Load(), w.items.m.Bytes())
+	}
+}
+
+func (w *workerRun) tellDetached(child int, why error) {
+	_ = w.ctrl.WriteJSON(wire.Detached, detachedMsg{Node: child, Reason: why.Error()})
+}
+
+func (w *workerRun) status() statusMsg {
+	s := statusMsg{Bytes: w.delivery.bytes.Load(), Objects: w.delivery.objects.Load(), Elapsed: w.took}
+	w.mu.Lock()
+	s.Repairs = len(w.repairs)
+	w.mu.Unlock()
+	if w.took > 0 { // delivery has ended: the digest is ours to read
+		s.Hash = w.delivery.digest.String()
+	}
+	return s
+}
+
+func (w *workerRun) report() *Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &Report{
+		Objects: len(w.items.m.Objects), Bytes: w.delivery.bytes.Load(), Elapsed: w.took,
+		Hash: w.delivery.digest.String(), Topology: w.plan.Shape().String(), Repairs: slices.Clone(w.repairs),
+	}
+}
