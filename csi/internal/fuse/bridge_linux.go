@@ -1,0 +1,205 @@
+package fuse
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/penstock/penstock/csi/internal/fs"
+	"github.com/penstock/penstock/csi/internal/tree"
+)
+
+// interruptGrace is how long a request goes on after a signal reached its program. Half a second: far beyond any
+// healthy request, so a timer signal never turns a read into EINTR; short enough that kill -9 works as a person expects.
+const interruptGrace = 500 * time.Millisecond
+
+// attrTTL is how long the kernel may keep attributes: for good, as an inode is one version. A day stands for it.
+const attrTTL = 24 * time.Hour
+
+// bridge turns requests of go-fuse's raw interface into calls of the core. What it does not implement is ENOSYS, after
+// which the kernel stops asking.
+type bridge struct {
+	gofuse.RawFileSystem
+	core *fs.FS
+	log  *slog.Logger
+}
+
+// begin returns the context of one request. end must be called when the request is answered.
+func begin(cancel <-chan struct{}) (ctx context.Context, end context.CancelFunc) {
+	ctx, end = context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-cancel:
+		}
+		grace := time.NewTimer(interruptGrace)
+		defer grace.Stop()
+		select {
+		case <-ctx.Done():
+		case <-grace.C:
+			end()
+		}
+	}()
+	return ctx, end
+}
+
+// status turns an error into what the kernel gets. Only what nobody could expect is logged, and the errors that
+// programs cause all day (no such file, interrupted) are not.
+func (b *bridge) status(err error) gofuse.Status {
+	errno := fs.Errno(err)
+	switch errno {
+	case 0, syscall.ENOENT, syscall.EINTR, syscall.EROFS, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG:
+	case syscall.ESTALE:
+		b.log.Info("file has changed", "error", err)
+	default:
+		b.log.Warn("request failed", "error", err, "errno", errno.Error())
+	}
+	return gofuse.Status(errno)
+}
+
+func (b *bridge) String() string { return "penstock" }
+
+// Init implements gofuse.RawFileSystem.
+func (b *bridge) Init(*gofuse.Server) {}
+
+// OnUnmount implements gofuse.RawFileSystem.
+func (b *bridge) OnUnmount() {}
+
+// Lookup implements gofuse.RawFileSystem.
+func (b *bridge) Lookup(cancel <-chan struct{}, in *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
+	ctx, end := begin(cancel)
+	defer end()
+	a, err := b.core.Lookup(ctx, in.NodeId, name)
+	if err != nil {
+		return b.status(err)
+	}
+	b.entry(a, out)
+	return gofuse.OK
+}
+
+// entry fills the answer about a name: attributes for good, the name itself for as long as the core trusts it.
+func (b *bridge) entry(a fs.Attr, out *gofuse.EntryOut) {
+	out.NodeId = a.Ino
+	attr(a, &out.Attr)
+	out.SetAttrTimeout(attrTTL)
+	out.SetEntryTimeout(b.core.MetadataTTL())
+}
+
+func attr(a fs.Attr, out *gofuse.Attr) {
+	sec := uint64(max(a.ModTime.Unix(), 0))
+	*out = gofuse.Attr{
+		Ino: a.Ino, Size: uint64(max(a.Size, 0)), Blocks: uint64(max(a.Size, 0)+511) / 512,
+		Atime: sec, Mtime: sec, Ctime: sec,
+		Mode: a.Mode, Nlink: 1, Owner: gofuse.Owner{Uid: a.UID, Gid: a.GID}, Blksize: maxRequest,
+	}
+}
+
+// Forget implements gofuse.RawFileSystem.
+func (b *bridge) Forget(ino, count uint64) { b.core.Forget(ino, count) }
+
+// GetAttr implements gofuse.RawFileSystem.
+func (b *bridge) GetAttr(_ <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	a, err := b.core.GetAttr(in.NodeId)
+	if err != nil {
+		return b.status(err)
+	}
+	attr(a, &out.Attr)
+	out.SetTimeout(attrTTL)
+	return gofuse.OK
+}
+
+// Open implements gofuse.RawFileSystem.
+func (b *bridge) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	ctx, end := begin(cancel)
+	defer end()
+	flags := fs.OpenRead
+	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&(syscall.O_TRUNC|syscall.O_APPEND) != 0 {
+		flags |= fs.OpenWrite
+	}
+	h, err := b.core.Open(ctx, in.NodeId, flags)
+	if err != nil {
+		return b.status(err)
+	}
+	out.Fh = h
+	out.OpenFlags = gofuse.FOPEN_KEEP_CACHE | gofuse.FOPEN_NOFLUSH
+	if in.Flags&syscall.O_DIRECT != 0 {
+		out.OpenFlags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_NOFLUSH
+	}
+	return gofuse.OK
+}
+
+// Read implements gofuse.RawFileSystem. The reply is buf itself: no copy on this side of the kernel.
+func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
+	if in.Offset > math.MaxInt64 {
+		return nil, gofuse.EINVAL
+	}
+	ctx, end := begin(cancel)
+	defer end()
+	n, err := b.core.Read(ctx, in.Fh, buf, int64(in.Offset))
+	if err != nil {
+		return nil, b.status(err)
+	}
+	return gofuse.ReadResultData(buf[:n]), gofuse.OK
+}
+
+// Flush implements gofuse.RawFileSystem, for kernels that do not know FOPEN_NOFLUSH.
+func (b *bridge) Flush(<-chan struct{}, *gofuse.FlushIn) gofuse.Status { return gofuse.OK }
+
+// Release implements gofuse.RawFileSystem.
+func (b *bridge) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { b.core.Release(in.Fh) }
+
+// OpenDir implements gofuse.RawFileSystem.
+func (b *bridge) OpenDir(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	h, err := b.core.OpenDir(in.NodeId)
+	if err != nil {
+		return b.status(err)
+	}
+	out.Fh = h
+	return gofuse.OK
+}
+
+// ReadDir implements gofuse.RawFileSystem.
+func (b *bridge) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
+	ctx, end := begin(cancel)
+	defer end()
+	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, false, func(e *fs.DirEntry) bool {
+		return out.AddDirEntry(dirEntry(e))
+	}))
+}
+
+// ReadDirPlus implements gofuse.RawFileSystem.
+func (b *bridge) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
+	ctx, end := begin(cancel)
+	defer end()
+	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, true, func(e *fs.DirEntry) bool {
+		entry := out.AddDirLookupEntry(dirEntry(e))
+		if entry != nil && e.Attr.Ino != 0 { // "." and ".." stay at node 0: the kernel does not want them
+			b.entry(e.Attr, entry)
+		}
+		return entry != nil
+	}))
+}
+
+func dirEntry(e *fs.DirEntry) gofuse.DirEntry {
+	mode := uint32(syscall.S_IFREG)
+	if e.Kind == tree.Dir {
+		mode = syscall.S_IFDIR
+	}
+	return gofuse.DirEntry{Name: e.Name, Mode: mode, Ino: e.Attr.Ino, Off: e.Off}
+}
+
+// ReleaseDir implements gofuse.RawFileSystem.
+func (b *bridge) ReleaseDir(in *gofuse.ReleaseIn) { b.core.ReleaseDir(in.Fh) }
+
+// StatFs implements gofuse.RawFileSystem. A bucket has no size: the figures are one PiB in all and nothing free, since
+// nothing can be written. Programs that divide by the size go on working.
+func (b *bridge) StatFs(_ <-chan struct{}, _ *gofuse.InHeader, out *gofuse.StatfsOut) gofuse.Status {
+	const block = 4096
+	*out = gofuse.StatfsOut{Blocks: (1 << 50) / block, Bsize: block, Frsize: block, Files: 1 << 32, NameLen: tree.MaxName}
+	return gofuse.OK
+}
