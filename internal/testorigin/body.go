@@ -97,9 +97,10 @@ func (rq *request) sendSpan(c *content, off, n, rate int64) bool {
 }
 
 func (rq *request) send(c *content, off, n int64) bool {
+	rq.o.count.sending(rq.op, rq.ckey, off, n)
 	m, err := c.copyTo(rq.w, off, n)
+	rq.o.count.taken(rq.op, rq.ckey, off, n, m)
 	rq.sent += m
-	rq.o.count.covered(rq.ckey, off, m)
 	if err != nil {
 		rq.o.opts.Log.Debug("body ended early", "op", rq.op, "key", rq.ckey, "sent", rq.sent, "err", err)
 	}
@@ -170,5 +171,6 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		}
 	}
 	b.n += int64(n)
+	b.rq.o.count.received(b.rq.op, b.rq.ckey, int64(n))
 	return n, err
 }

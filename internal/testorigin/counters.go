@@ -1,6 +1,7 @@
 package testorigin
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -50,33 +51,57 @@ func (c *counters) begin(op, key string, faulted bool) {
 	}
 }
 
-func (c *counters) end(op, key string, status int, bytes, received int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := c.get(op, key)
-	n.Bytes += bytes
-	n.Received += received
-	if status >= 200 && status < 300 {
-		n.Success++
-	}
-}
+// The counts must be there before the client can know of what they count, or a test that reads them after its last byte
+// would see the request before. So everything is counted just before it is sent, and put right if it was not taken.
 
-// covered notes that bytes [off, off+n) of key were sent.
-func (c *counters) covered(key string, off, n int64) {
-	if n <= 0 {
+// header counts an answer whose header is about to be sent.
+func (c *counters) header(op, key string, status int) {
+	if status < 200 || status > 299 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sent == nil {
-		c.m, c.sent = map[counterKey]*Counter{}, map[string]*coverage{}
+	c.get(op, key).Success++
+}
+
+// received counts n body bytes from the client.
+func (c *counters) received(op, key string, n int64) {
+	if n == 0 {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.get(op, key).Received += n
+}
+
+// sending counts the span [off, off+n) of key that is about to be sent.
+func (c *counters) sending(op, key string, off, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.get(op, key).Bytes += n
 	v := c.sent[key]
 	if v == nil {
 		v = &coverage{}
 		c.sent[key] = v
 	}
-	v.add(off, off+n)
+	v.inFlight = append(v.inFlight, [2]int64{off, off + n})
+}
+
+// taken puts the count of sending right: only m of the n bytes went out.
+func (c *counters) taken(op, key string, off, n, m int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.sent[key]
+	if v == nil {
+		return // Reset came in between
+	}
+	i := slices.Index(v.inFlight, [2]int64{off, off + n})
+	if i < 0 {
+		return // likewise
+	}
+	v.inFlight = slices.Delete(v.inFlight, i, i+1)
+	v.add(off, off+m)
+	c.get(op, key).Bytes -= n - m
 }
 
 // Counters returns a snapshot of all counters, sorted by key and operation.
@@ -147,16 +172,24 @@ func (o *Origin) Coverage(key string) Coverage {
 	if v == nil {
 		return Coverage{}
 	}
-	return v.Coverage
+	c := coverage{Coverage: v.Coverage, from: slices.Clone(v.from), to: slices.Clone(v.to)}
+	for _, s := range v.inFlight {
+		c.add(s[0], s[1])
+	}
+	return c.Coverage
 }
 
-// coverage is a set of disjoint, non-adjacent, sorted intervals [from, to).
+// coverage is a set of disjoint, non-adjacent, sorted intervals [from, to), and the spans that are being sent.
 type coverage struct {
 	Coverage
 	from, to []int64
+	inFlight [][2]int64
 }
 
 func (v *coverage) add(from, to int64) {
+	if from >= to {
+		return
+	}
 	// The intervals i..j-1 touch or overlap the new one and merge with it.
 	i := sort.Search(len(v.to), func(i int) bool { return v.to[i] >= from })
 	j, lo, hi := i, from, to

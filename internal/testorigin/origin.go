@@ -239,7 +239,6 @@ func (o *Origin) run(rq *request, handler func(*request)) {
 	o.count.begin(rq.op, rq.ckey, len(rq.fx) > 0)
 	o.tap(rq, false)
 	defer func() {
-		o.count.end(rq.op, rq.ckey, rq.status, rq.sent, rq.body.n)
 		o.tap(rq, true)
 		o.opts.Log.Debug("request", "op", rq.op, "key", rq.ckey, "range", r.Header.Get("Range"), "status", rq.status,
 			"bytes", rq.sent, "faults", rq.fx.names(), "took", time.Since(rq.start))
@@ -329,6 +328,7 @@ func (rq *request) header(status int) {
 		}
 	}
 	rq.status = status
+	rq.o.count.header(rq.op, rq.ckey, status)
 	rq.w.WriteHeader(status)
 }
 

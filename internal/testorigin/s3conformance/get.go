@@ -189,8 +189,12 @@ var getChecks = []check{
 		c := s.other(s.cfg.AccessKey, "not the secret")
 		_, err := c.GetObject(s.ctx(), &s3.GetObjectInput{Bucket: &s.bucket, Key: key})
 		s.fails(err, 403, "SignatureDoesNotMatch")
-		c = s.other("nobody", "not the secret")
-		_, err = c.GetObject(s.ctx(), &s3.GetObjectInput{Bucket: &s.bucket, Key: key})
+	}},
+	{"get/unknown-access-key", func(s *suite) {
+		key := aws.String("get/unknown-access-key")
+		s.put(*key, sample(10))
+		c := s.other("nobody", "not the secret")
+		_, err := c.GetObject(s.ctx(), &s3.GetObjectInput{Bucket: &s.bucket, Key: key})
 		s.fails(err, 403, "InvalidAccessKeyId")
 	}},
 }

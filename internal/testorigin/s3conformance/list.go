@@ -99,9 +99,9 @@ var listChecks = []check{
 		s.same("keys", keys, []string{"after/2", "after/3"})
 	}},
 	{"list/order", func(s *suite) {
-		s.fill("order/a", "order/B", "order/a/b", "order/a-b", "order/ä")
+		s.fill("order/a", "order/B", "order/b/b", "order/b-b", "order/ä")
 		keys, _, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("order/")})
-		want := []string{"order/B", "order/a", "order/a-b", "order/a/b", "order/ä"}
+		want := []string{"order/B", "order/a", "order/b-b", "order/b/b", "order/ä"}
 		s.same("keys in byte order", keys, want)
 	}},
 	{"list/file-and-folder-of-one-name", func(s *suite) {
@@ -148,14 +148,25 @@ var listChecks = []check{
 		keys, _, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("ctl/"), EncodingType: types.EncodingTypeUrl})
 		s.same("keys", fmt.Sprintf("%q", keys), fmt.Sprintf("%q", want))
 	}},
-	{"list/double-and-trailing-slash", func(s *suite) {
-		want := []string{"slash//double", "slash/dir/"}
-		s.fill(want...)
+	{"list/double-slash", func(s *suite) {
+		s.fill("slash//double", "slash/single")
 		keys, _, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("slash/")})
-		s.same("keys", keys, want)
+		s.same("keys", keys, []string{"slash//double", "slash/single"})
 		_, prefixes, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("slash/"), Delimiter: aws.String("/")})
-		s.same("prefixes", prefixes, []string{"slash//", "slash/dir/"})
+		s.same("prefixes", prefixes, []string{"slash//"})
 		s.get(&s3.GetObjectInput{Key: aws.String("slash//double")})
+	}},
+	{"list/trailing-slash", func(s *suite) {
+		s.fill("trail/dir/", "trail/dir/x")
+		keys, _, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("trail/")})
+		s.same("keys", keys, []string{"trail/dir/", "trail/dir/x"})
+		keys, prefixes, _ := s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("trail/"), Delimiter: aws.String("/")})
+		s.same("keys at the top", len(keys), 0)
+		s.same("prefixes", prefixes, []string{"trail/dir/"})
+		keys, _, _ = s.walk(&s3.ListObjectsV2Input{Prefix: aws.String("trail/dir/"), Delimiter: aws.String("/")})
+		s.same("keys inside", keys, []string{"trail/dir/", "trail/dir/x"})
+		out, _ := s.get(&s3.GetObjectInput{Key: aws.String("trail/dir/")})
+		s.same("length of the marker", aws.ToInt64(out.ContentLength), 0)
 	}},
 	{"list/v1", func(s *suite) {
 		s.fill("v1/a", "v1/b/c", "v1/d")

@@ -130,7 +130,7 @@ var multipartChecks = []check{
 	}},
 	{"multipart/errors", func(s *suite) {
 		key := "mp/errors"
-		id, parts := s.parts(key, sample(partSize+5), "", "")
+		id, parts := s.parts(key, sample(2*partSize), "", "")
 		complete := func(parts ...types.CompletedPart) error {
 			_, err := s.c.CompleteMultipartUpload(s.ctx(), &s3.CompleteMultipartUploadInput{
 				Bucket: &s.bucket, Key: &key, UploadId: &id, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},

@@ -60,41 +60,45 @@ var versionChecks = []check{
 		_, body := s.get(&s3.GetObjectInput{Key: key})
 		s.same("undeleted", len(body), 10)
 	}},
-	{"versions/list", func(s *suite) {
-		s = s.versioned()
-		s.put("a", sample(1))
-		s.put("a", sample(2))
-		s.put("b", sample(3))
-		_, err := s.c.DeleteObject(s.ctx(), &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String("b")})
-		s.ok(err, "DeleteObject")
-		in := &s3.ListObjectVersionsInput{Bucket: &s.bucket, MaxKeys: aws.Int32(1)}
-		var sizes []int64
-		markers, latest := 0, 0
-		for range 10 {
-			out, err := s.c.ListObjectVersions(s.ctx(), in)
-			s.ok(err, "ListObjectVersions")
-			for _, v := range out.Versions {
-				sizes = append(sizes, aws.ToInt64(v.Size))
-				if aws.ToBool(v.IsLatest) {
-					latest++
-				}
-			}
-			markers += len(out.DeleteMarkers)
-			if !aws.ToBool(out.IsTruncated) {
-				break
-			}
-			in.KeyMarker, in.VersionIdMarker = out.NextKeyMarker, out.NextVersionIdMarker
-		}
-		s.same("sizes", sizes, []int64{2, 1, 3})
-		s.same("markers", markers, 1)
-		s.same("latest", latest, 1)
-	}},
+	{"versions/list", func(s *suite) { s.listVersions(1000) }},
+	{"versions/list-pages", func(s *suite) { s.listVersions(1) }},
 	{"versions/state", func(s *suite) {
 		s = s.versioned()
 		out, err := s.c.GetBucketVersioning(s.ctx(), &s3.GetBucketVersioningInput{Bucket: &s.bucket})
 		s.ok(err, "GetBucketVersioning")
 		s.same("state", out.Status, types.BucketVersioningStatusEnabled)
 	}},
+}
+
+// listVersions checks a listing of two versions of one key and a deleted other one.
+func (s *suite) listVersions(pageSize int32) {
+	s = s.versioned()
+	s.put("a", sample(1))
+	s.put("a", sample(2))
+	s.put("b", sample(3))
+	_, err := s.c.DeleteObject(s.ctx(), &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String("b")})
+	s.ok(err, "DeleteObject")
+	in := &s3.ListObjectVersionsInput{Bucket: &s.bucket, MaxKeys: &pageSize}
+	var sizes []int64
+	markers, latest := 0, 0
+	for range 10 {
+		out, err := s.c.ListObjectVersions(s.ctx(), in)
+		s.ok(err, "ListObjectVersions")
+		for _, v := range out.Versions {
+			sizes = append(sizes, aws.ToInt64(v.Size))
+			if aws.ToBool(v.IsLatest) {
+				latest++
+			}
+		}
+		markers += len(out.DeleteMarkers)
+		if !aws.ToBool(out.IsTruncated) {
+			break
+		}
+		in.KeyMarker, in.VersionIdMarker = out.NextKeyMarker, out.NextVersionIdMarker
+	}
+	s.same("sizes", sizes, []int64{2, 1, 3})
+	s.same("markers", markers, 1)
+	s.same("latest", latest, 1)
 }
 
 var bucketChecks = []check{

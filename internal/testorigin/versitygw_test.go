@@ -1,0 +1,114 @@
+package testorigin_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/internal/testorigin/s3conformance"
+)
+
+const versitygwModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+
+// versityDiffers lists the checks that versitygw v1.8.0 does not pass, and why that is no fault of the origin.
+var versityDiffers = map[string]string{
+	"get/unknown-access-key":           "answers 404 XAdminUserNotFound where S3 answers 403 InvalidAccessKeyId",
+	"list/file-and-folder-of-one-name": "posix backend: a key can't be both a file and a folder (409 ObjectParentIsFile)",
+	"list/odd-keys-url-encoded":        "ignores encoding-type=url",
+	"list/control-characters":          "ignores encoding-type=url, and XML can't carry the characters otherwise",
+	"list/double-slash":                "posix backend: // is the same as / in a path",
+	"list/bad-token":                   "takes any string for a continuation token",
+	"multipart/attributes":             "GetObjectAttributes gives no parts of a completed upload",
+	"versions/list-pages":              "pages of one version give the first version again and again",
+}
+
+// installVersitygw builds the gateway once into a cache folder that outlives the test run.
+func installVersitygw(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("PENSTOCK_TOOLS")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Skip("no folder for tools: set PENSTOCK_TOOLS:", err)
+		}
+		dir = filepath.Join(cache, "penstock", "tools")
+	}
+	dir = filepath.Join(dir, "versitygw-v1.8.0")
+	bin := filepath.Join(dir, "versitygw")
+	if _, err := os.Stat(bin); err == nil {
+		return bin
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "install", versitygwModule)
+	cmd.Dir = t.TempDir() // outside any module
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0")
+	t.Log("building", versitygwModule, "into", dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Skipf("versitygw can't be installed here: %v\n%s", err, bytes.TrimSpace(out))
+	}
+	return bin
+}
+
+// startVersitygw runs the gateway over a temporary folder until the test ends and returns its endpoint.
+func startVersitygw(t *testing.T, bin string) string {
+	t.Helper()
+	root, versions := t.TempDir(), t.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String() // free now; nobody else is likely to take it in the moment until the gateway does
+	ln.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, bin, "--port", addr, "--access", accessKey, "--secret", secretKey, "--quiet",
+		"posix", "--versioning-dir", versions, root)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		resp, err := http.Get("http://" + addr + "/") //nolint:noctx // bounded by the deadline below
+		if err == nil {
+			resp.Body.Close()
+			http.DefaultClient.CloseIdleConnections()
+			return "http://" + addr
+		}
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("versitygw ended: %v\n%s", err, out.Bytes())
+		case <-deadline.C:
+			t.Fatal("versitygw does not answer within 30 s")
+		case <-tick.C:
+		}
+	}
+}
+
+const accessKey, secretKey = "conformance", "conformance-secret"
+
+// TestVersitygwConformance runs the suite that the origin passes against a real server, so that neither the suite nor
+// the origin can drift from how servers behave.
+func TestVersitygwConformance(t *testing.T) {
+	endpoint := startVersitygw(t, installVersitygw(t))
+	s3conformance.Run(t, s3conformance.Config{
+		Endpoint: endpoint, AccessKey: accessKey, SecretKey: secretKey, Skip: versityDiffers,
+	})
+}
