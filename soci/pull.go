@@ -188,10 +188,10 @@ func (j *job) layers(ctx context.Context, flat bool) (string, error) {
 	tree := j.tree()
 	g.Go(func() (err error) {
 		if flat {
-			tree, err = j.flatten(wctx)
+			tree, err = j.flatten(gctx)
 			return err
 		}
-		return j.separate(wctx)
+		return j.separate(gctx)
 	})
 	g.Go(func() error {
 		// The largest first: it ends last whatever the others do.

@@ -105,7 +105,8 @@ func (s *stage) dir(name string) (string, error) {
 // commit makes the tree visible as the target.
 func (s *stage) commit(tree string) error {
 	if !s.inside {
-		return os.Rename(tree, s.target) // an empty directory there is replaced
+		// Not os.Rename: it refuses what rename(2) does, to replace an empty directory.
+		return syscall.Rename(tree, s.target)
 	}
 	names, err := os.ReadDir(tree)
 	if err != nil {
