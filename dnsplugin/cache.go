@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -199,7 +200,11 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 		meters.drops.Inc()
 		return nil
 	}
-	e := store.NewEntry(a, now, ttl, c.cfg.Stale.UpTo)
+	grace := c.cfg.Stale.UpTo
+	if v.kind == response.ServerError {
+		grace = 0 // RFC 2308, section 7: 5 minutes at most, whatever serve_stale says
+	}
+	e := store.NewEntry(a, now, ttl, grace)
 	e.Answering, e.Wildcard = v.answering, wildcard
 	if c.cfg.Stale.PreferPositive && !v.denial() && !v.answering {
 		e.LastGood = c.answering(id, now)

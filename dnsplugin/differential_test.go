@@ -1,0 +1,312 @@
+package dnsplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	_ "github.com/coredns/coredns/plugin/cache" // the reference, as directive "cache"
+	"github.com/miekg/dns"
+	"pgregory.net/rapid"
+)
+
+// This test runs the same script of questions, answers and waiting through
+// CoreDNS's own cache and through ours, in one process and in fake time, and
+// compares every field of every answer. What differs on purpose is listed in
+// README.md ("Differences"), has a test of its own and is left out here:
+//
+//   - questions with ECS, and of type ANY: never cached by us
+//   - a SOA MINIMUM below the SOA's TTL; TTLs above 2^31; RRSIGs about to end
+//   - SERVFAIL together with serve_stale: ours ends with its own TTL
+//   - serve_stale verify without timeout, where theirs keeps asking after a
+//     denial has been superseded
+//   - disable together with refreshes: ours heeds it there too
+
+// handlerFor sets a directive up from Corefile text, as CoreDNS does.
+func handlerFor(t testing.TB, directive, text string, next plugin.Handler) plugin.Handler {
+	t.Helper()
+	c := caddy.NewTestController("dns", directive+text)
+	c.ServerBlockKeys = []string{"."}
+	action, err := caddy.DirectiveAction("dns", directive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := action(c); err != nil {
+		t.Fatal(err)
+	}
+	return dnsserver.GetConfig(c).Plugin[0](next)
+}
+
+// kinds of answers that the world gives.
+const (
+	positive = iota
+	manyRecords
+	cname
+	cnameBroken // a chain that does not end in the type, no SOA: not cached
+	cnameNoData
+	nxdomain
+	nxdomainNoSOA
+	nodata
+	empty
+	delegation
+	extraOnly
+	servfail // all below are left out with serve_stale
+	notimp
+	refused
+	truncated
+	wrongQuestion
+	failure // an error without a response
+	lastKind
+)
+
+// world is the upstream of both caches: it answers by name and time only, so
+// both see the same whenever they ask.
+type world struct {
+	kind map[string]int
+	ttl  map[string]uint32
+	step uint32 // changes addresses, so that a stale answer shows
+}
+
+func (w *world) Name() string { return "world" }
+
+func (w *world) ServeDNS(_ context.Context, rw dns.ResponseWriter, r *dns.Msg) (int, error) {
+	q := r.Question[0]
+	name := strings.ToLower(q.Name)
+	m := new(dns.Msg)
+	m.SetReply(r)
+	m.Authoritative, m.RecursionAvailable = w.step%2 == 0, true
+	m.AuthenticatedData = w.step%3 != 0
+	ttl := w.ttl[name]
+	add := func(section *[]dns.RR, format string, args ...any) {
+		rr, err := dns.NewRR(fmt.Sprintf(format, args...))
+		if err != nil {
+			panic(err)
+		}
+		*section = append(*section, rr)
+	}
+	data := func(section *[]dns.RR, owner string, n uint32) {
+		switch q.Qtype {
+		case dns.TypeA:
+			add(section, "%s %d IN A 10.0.%d.%d", owner, ttl+n, w.step%256, n)
+		case dns.TypeAAAA:
+			add(section, "%s %d IN AAAA 2001:db8::%x:%x", owner, ttl+n, w.step, n)
+		default:
+			add(section, "%s %d IN TXT \"%d\" \"%d\"", owner, ttl+n, w.step, n)
+		}
+	}
+	soa := func() { add(&m.Ns, "example. %d IN SOA ns.example. host.example. %d 1 2 3 100000", ttl, w.step) }
+	switch w.kind[name] {
+	case positive:
+		data(&m.Answer, q.Name, 0)
+	case manyRecords:
+		for n := range uint32(5) {
+			data(&m.Answer, q.Name, n)
+		}
+		add(&m.Ns, "example. %d IN NS ns.example.", ttl+7)
+		add(&m.Extra, "ns.example. %d IN A 192.0.2.53", ttl+9)
+		if r.IsEdns0() != nil && r.IsEdns0().Do() {
+			add(&m.Answer, "%s %d IN RRSIG A 8 2 60 20990101000000 20200101000000 1 example. AAAA", q.Name, ttl)
+		}
+	case cname:
+		add(&m.Answer, "%s %d IN CNAME target.example.", q.Name, ttl)
+		data(&m.Answer, "target.example.", 1)
+	case cnameBroken:
+		add(&m.Answer, "%s %d IN CNAME target.example.", q.Name, ttl)
+	case cnameNoData:
+		add(&m.Answer, "%s %d IN CNAME target.example.", q.Name, ttl)
+		soa()
+	case nxdomain:
+		m.Rcode = dns.RcodeNameError
+		soa()
+	case nxdomainNoSOA:
+		m.Rcode = dns.RcodeNameError
+	case nodata:
+		soa()
+	case empty:
+	case delegation:
+		add(&m.Ns, "%s %d IN NS ns.other.", q.Name, ttl)
+	case extraOnly:
+		data(&m.Extra, q.Name, 0)
+	case servfail:
+		m.Rcode = dns.RcodeServerFailure
+	case notimp:
+		m.Rcode = dns.RcodeNotImplemented
+	case refused:
+		m.Rcode = dns.RcodeRefused
+	case truncated:
+		data(&m.Answer, q.Name, 0)
+		m.Truncated = true
+	case wrongQuestion:
+		m.Question[0].Name = "other.example."
+		data(&m.Answer, "other.example.", 0)
+	case failure:
+		return dns.RcodeServerFailure, errors.New("no upstream")
+	}
+	if o := r.IsEdns0(); o != nil {
+		m.SetEdns0(1232, o.Do())
+	}
+	return dns.RcodeSuccess, rw.WriteMsg(m)
+}
+
+// counted is a world seen by one cache: how often it was asked shows refreshes.
+type counted struct {
+	*world
+	asked int // only touched while the test waits, or is waited for
+}
+
+func (c *counted) ServeDNS(ctx context.Context, rw dns.ResponseWriter, r *dns.Msg) (int, error) {
+	c.asked++
+	return c.world.ServeDNS(ctx, rw, r)
+}
+
+// step is one line of a script.
+type step struct {
+	wait   time.Duration
+	change bool // the world's answer for name becomes kind with ttl
+	name   string
+	kind   int
+	ttl    uint32
+	ask    *dns.Msg
+}
+
+func (s step) String() string {
+	switch {
+	case s.change:
+		return fmt.Sprintf("%s becomes %d with TTL %d", s.name, s.kind, s.ttl)
+	case s.ask != nil:
+		return fmt.Sprintf("ask %s %s do=%v cd=%v ad=%v", s.ask.Question[0].Name, dns.TypeToString[s.ask.Question[0].Qtype],
+			wantsDNSSEC(s.ask), s.ask.CheckingDisabled, s.ask.AuthenticatedData)
+	}
+	return fmt.Sprintf("wait %v", s.wait)
+}
+
+// drawConfig returns Corefile text that both directives understand, and
+// whether it has serve_stale.
+func drawConfig(t *rapid.T) (text string, stale bool) {
+	lines := []string{}
+	add := func(choices ...string) string {
+		s := rapid.SampledFrom(choices).Draw(t, "option")
+		if s != "" {
+			lines = append(lines, s)
+		}
+		return s
+	}
+	add("", "success 2000 20", "success 2000 20 3", "success 2000 100 0")
+	add("", "denial 2000 20", "denial 2000 15 2", "denial 2000 100 0")
+	add("", "keepttl")
+	add("", "prefetch 1", "prefetch 2 10s 50%", "prefetch 3 1m 90%")
+	add("", "servfail 0", "servfail 3s", "servfail 30s")
+	stale = add("", "serve_stale", "serve_stale 30s", "serve_stale 1h immediate 30s", "serve_stale 30s immediate 10s 5s",
+		"serve_stale 1h verify 100ms", "serve_stale 30s verify 50ms 30s 8s") != ""
+	if stale {
+		add("", "serve_stale_policy prefer_positive")
+	} else {
+		add("", "disable denial", "disable success b.example", "disable success")
+	}
+	head := rapid.SampledFrom([]string{"", " 12", " 60 a.example b.example"}).Draw(t, "head")
+	return head + " {\n" + strings.Join(lines, "\n") + "\n}", stale
+}
+
+func drawScript(t *rapid.T, stale bool) []step {
+	names := []string{"a.example.", "b.example.", "c.example."}
+	kinds := int(lastKind)
+	if stale {
+		kinds = servfail
+	}
+	ttls := []uint32{0, 1, 2, 5, 7, 30, 400, 4000}
+	var script []step
+	for _, n := range names {
+		script = append(script, step{change: true, name: n, kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"), ttl: rapid.SampledFrom(ttls).Draw(t, "ttl")})
+	}
+	for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		s := step{}
+		switch rapid.IntRange(0, 5).Draw(t, "do") {
+		case 0:
+			s = step{change: true, name: rapid.SampledFrom(names).Draw(t, "name"), kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"), ttl: rapid.SampledFrom(ttls).Draw(t, "ttl")}
+		case 1, 2:
+			s.wait = time.Duration(rapid.SampledFrom([]int{1, 500, 999, 1000, 1700, 3000, 5000, 12000, 31000, 70000}).Draw(t, "ms")) * time.Millisecond
+		default:
+			s.ask = drawQuestion(t, rapid.SampledFrom(names).Draw(t, "name"))
+		}
+		script = append(script, s)
+	}
+	return script
+}
+
+func drawQuestion(t *rapid.T, name string) *dns.Msg {
+	m := new(dns.Msg)
+	if rapid.Bool().Draw(t, "upper") {
+		name = strings.ToUpper(name[:1]) + name[1:3] + strings.ToUpper(name[3:5]) + name[5:]
+	}
+	m.SetQuestion(name, rapid.SampledFrom([]uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT}).Draw(t, "type"))
+	m.Id = uint16(rapid.IntRange(0, 65535).Draw(t, "id"))
+	m.RecursionDesired = rapid.Bool().Draw(t, "rd")
+	m.CheckingDisabled = rapid.IntRange(0, 5).Draw(t, "cd") == 0
+	m.AuthenticatedData = rapid.IntRange(0, 3).Draw(t, "ad") == 0
+	switch rapid.IntRange(0, 3).Draw(t, "edns") {
+	case 0:
+		m.SetEdns0(1232, true)
+	case 1:
+		m.SetEdns0(4096, false)
+	}
+	return m
+}
+
+// outcome is all that can be seen of a ServeDNS call.
+func outcome(h plugin.Handler, r *dns.Msg) string {
+	w := &clientWriter{}
+	before := r.String()
+	rcode, err := h.ServeDNS(context.Background(), w, r)
+	if r.String() != before {
+		return "the request was changed: " + r.String()
+	}
+	s := fmt.Sprintf("rcode %d, error %v, %d messages\n", rcode, err != nil, len(w.msgs))
+	for _, m := range w.msgs {
+		s += fmt.Sprintf("%d aa=%v tc=%v zero=%v %s", m.Id, m.Authoritative, m.Truncated, m.Zero, m)
+	}
+	return s
+}
+
+func TestDifferentialAgainstCoreDNSCache(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		text, stale := drawConfig(rt)
+		script := drawScript(rt, stale)
+		problem := ""
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{kind: map[string]int{}, ttl: map[string]uint32{}}
+			theirUp, ourUp := &counted{world: w}, &counted{world: w}
+			theirs, ours := handlerFor(t, "cache", text, theirUp), handlerFor(t, "penstock", text, ourUp)
+			defer ours.(*Cache).Close()
+			for i, s := range script {
+				switch {
+				case s.change:
+					w.step++
+					w.kind[s.name], w.ttl[s.name] = s.kind, s.ttl
+				case s.ask != nil:
+					want, got := outcome(theirs, s.ask.Copy()), outcome(ours, s.ask.Copy())
+					if want != got {
+						problem = fmt.Sprintf("step %d: %v\nCoreDNS: %s\nours: %s", i, s, want, got)
+						return
+					}
+				default:
+					time.Sleep(s.wait) // fake time
+				}
+				synctest.Wait() // for refreshes in the background
+				if theirUp.asked != ourUp.asked {
+					problem = fmt.Sprintf("step %d: %v\nCoreDNS has asked its upstream %d times, ours %d times", i, s, theirUp.asked, ourUp.asked)
+					return
+				}
+			}
+		})
+		if problem != "" {
+			rt.Fatalf("cache%s\n%v\n%s", text, script, problem)
+		}
+	})
+}
