@@ -74,7 +74,8 @@ func (c *Client) resolve(ctx context.Context, id targetID) (*target, error) {
 		if i > 0 {
 			break // in the order of preference
 		}
-		t.plain = s.SchemeID == smithyauth.SchemeIDSigV4
+		// The rules use the short name, the SDK's schemes the long one.
+		t.plain = s.SchemeID == "sigv4" || s.SchemeID == smithyauth.SchemeIDSigV4
 		if n, ok := smithyhttp.GetSigV4SigningName(&s.SignerProperties); ok {
 			t.service = n
 		}
