@@ -307,3 +307,15 @@ func pushRaw(t testing.TB, o *testorigin.Origin, ref string, mediaType types.Med
 	o.Reset()
 	return r.Name()
 }
+
+// hardLink is an archive with a link whose target is nowhere.
+func hardLink(t testing.TB) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	if err := w.WriteHeader(&tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "nowhere"}); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	return buf.Bytes()
+}

@@ -137,9 +137,11 @@ func (p *pipeline) judge(ctx context.Context, fetch, inflated, untarred error) e
 	}
 	isCut := errors.Is(fetch, errCut)
 	if fetch != nil && !isCut {
-		if errors.Is(fetch, ranges.ErrChanged) {
+		if re, ok := errors.AsType[*ranges.Error](fetch); ok && errors.Is(fetch, ranges.ErrChanged) {
 			// Blobs do not change: the size in the manifest is a lie.
-			return marked{fmt.Errorf("the manifest says %d bytes: %w", p.desc.Size, fetch), ErrDigest}
+			lie := *re
+			lie.Err = marked{fmt.Errorf("the manifest says %d bytes: %w", p.desc.Size, re.Err), ErrDigest}
+			return &lie
 		}
 		return fetch
 	}

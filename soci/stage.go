@@ -106,7 +106,10 @@ func (s *stage) dir(name string) (string, error) {
 func (s *stage) commit(tree string) error {
 	if !s.inside {
 		// Not os.Rename: it refuses what rename(2) does, to replace an empty directory.
-		return syscall.Rename(tree, s.target)
+		if err := syscall.Rename(tree, s.target); err != nil {
+			return &os.LinkError{Op: "rename", Old: tree, New: s.target, Err: err}
+		}
+		return nil
 	}
 	names, err := os.ReadDir(tree)
 	if err != nil {

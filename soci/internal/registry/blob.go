@@ -1,15 +1,18 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/penstock/penstock/internal/httprange"
@@ -148,7 +151,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 			return getter.Open(ctx, where, req, prepare)
 		}
 	}
-	body, info, err := b.c.authorized(ctx, h, b.ref.Repository, get(where))
+	body, info, err := b.c.authorized(ctx, h, b.ref.Repository, req.Attempt, get(where))
 	for range maxHops {
 		r, ok := errors.AsType[*redirect](err)
 		if !ok {
@@ -156,7 +159,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 		}
 		if sameHost(r.to, h.base) { // still the registry: it wants its token
 			where = r.to
-			body, info, err = b.c.authorized(ctx, h, b.ref.Repository, get(where))
+			body, info, err = b.c.authorized(ctx, h, b.ref.Repository, req.Attempt, get(where))
 			continue
 		}
 		o := origin{url: r.to, referer: where}
@@ -165,7 +168,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 			return body, info, nil
 		}
 		where = r.to
-		err = fresh(err)
+		err = fresh(req, err)
 	}
 	if _, ok := errors.AsType[*redirect](err); ok {
 		err = &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
@@ -173,14 +176,22 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 	return body, info, err
 }
 
+// freshTries is how often a URL may be refused at once after it was given out.
+const freshTries = 3
+
 // fresh judges the refusal of a URL that the registry gave out just now. The
 // registry lets us in, so the URL is to blame (it ran out on the way, the store
-// does not know it yet): the engine may ask for another one, within its limit.
-func fresh(err error) error {
-	if f, ok := errors.AsType[*ranges.Fault](err); ok && f.Kind == ranges.Denied {
-		return &ranges.Fault{Kind: ranges.Retryable, Status: f.Status, Err: fmt.Errorf("the place the registry sent us to refuses: %w", err)}
+// does not know it yet): the engine may ask for another one, a few times.
+func fresh(req ranges.Request, err error) error {
+	f, ok := errors.AsType[*ranges.Fault](err)
+	if !ok || f.Kind != ranges.Denied {
+		return err
 	}
-	return err
+	err = fmt.Errorf("the place the registry sent us to refuses: %w", cmp.Or(f.Err, err))
+	if req.Attempt < freshTries {
+		return &ranges.Fault{Kind: ranges.Retryable, Status: f.Status, Err: err}
+	}
+	return denied(f.Status, err)
 }
 
 func sameHost(a, b string) bool {
@@ -257,7 +268,10 @@ type opener func(httprange.Prepare) (io.ReadCloser, ranges.Info, error)
 
 // authorized runs one request with the session's header, and once more when
 // a new header may help.
-func (c *Client) authorized(ctx context.Context, h *host, repo string, open opener) (io.ReadCloser, ranges.Info, error) {
+//
+// A new token that is refused as out of date is an accident of clocks; the engine
+// may try again, a few times. Any other refusal of a new token stands.
+func (c *Client) authorized(ctx context.Context, h *host, repo string, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
 	s := c.session(h, repo)
 	serial := 0
 	prepare := func(ctx context.Context, req *http.Request) (err error) {
@@ -275,5 +289,16 @@ func (c *Client) authorized(ctx context.Context, h *host, repo string, open open
 		}
 		return nil, ranges.Info{Size: -1}, err
 	}
-	return open(prepare)
+	body, info, err = open(prepare)
+	if ch, ok := errors.AsType[*challenged](err); ok && attempt < freshTries && ch.outOfDate() {
+		err = &ranges.Fault{Kind: ranges.Retryable, Status: http.StatusUnauthorized, Err: errors.New("a new token was refused as out of date")}
+	}
+	return body, info, err
+}
+
+// outOfDate reports whether the registry says that the token ran out (RFC 6750).
+func (c *challenged) outOfDate() bool {
+	return slices.ContainsFunc(auth.ParseAuthHeader(c.header), func(ch auth.Challenge) bool {
+		return ch.Parameters["error"] == "invalid_token"
+	})
 }

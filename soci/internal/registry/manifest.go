@@ -66,7 +66,7 @@ func (m *manifestSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	if req.Fresh {
 		client = m.host.fresh
 	}
-	body, info, err := m.c.authorized(ctx, m.host, m.ref.Repository, func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
+	body, info, err := m.c.authorized(ctx, m.host, m.ref.Repository, req.Attempt, func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
 		hr, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 		if err != nil {
 			return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: err}
