@@ -97,9 +97,16 @@ func (rq *request) sendSpan(c *content, off, n, rate int64) bool {
 }
 
 func (rq *request) send(c *content, off, n int64) bool {
-	rq.o.count.sending(rq.op, rq.ckey, off, n)
+	object := !rq.document && rq.status < 300
+	if object {
+		rq.o.count.sending(rq.op, rq.ckey, off, n)
+	} else if rq.status < 300 {
+		rq.o.count.document(rq.op, rq.ckey, n)
+	}
 	m, err := c.copyTo(rq.w, off, n)
-	rq.o.count.taken(rq.op, rq.ckey, off, n, m)
+	if object {
+		rq.o.count.taken(rq.op, rq.ckey, off, n, m)
+	}
 	rq.sent += m
 	if err != nil {
 		rq.o.opts.Log.Debug("body ended early", "op", rq.op, "key", rq.ckey, "sent", rq.sent, "err", err)

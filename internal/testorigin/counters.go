@@ -16,7 +16,7 @@ type Counter struct {
 	Requests int64 // requests answered or being answered
 	Success  int64 // 2xx answers
 	Faults   int64 // requests on which at least one fault rule fired
-	Bytes    int64 // body bytes handed to the socket
+	Bytes    int64 // body bytes of 2xx answers handed to the socket; error documents don't count
 	Received int64 // body bytes read from the client
 }
 
@@ -72,6 +72,13 @@ func (c *counters) received(op, key string, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.get(op, key).Received += n
+}
+
+// document counts n bytes that are not bytes of an object: listings, manifests.
+func (c *counters) document(op, key string, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.get(op, key).Bytes += n
 }
 
 // sending counts the span [off, off+n) of key that is about to be sent.

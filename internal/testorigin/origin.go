@@ -207,8 +207,9 @@ type request struct {
 	// Registry
 	repo, ref string
 
-	status int
-	sent   int64
+	document bool // the body is not a span of an object
+	status   int
+	sent     int64
 }
 
 // serveMain serves both protocols: /v2/ and /token are the registry, all else is S3.
@@ -338,6 +339,7 @@ func (rq *request) write(status int, contentType string, body []byte) {
 	if contentType != "" {
 		h.Set("Content-Type", contentType)
 	}
+	rq.document = true
 	rq.answer(status, memContent(body), 0, int64(len(body)))
 }
 

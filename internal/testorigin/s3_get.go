@@ -239,6 +239,7 @@ func (rq *request) serveMultipart(c *content, rng byteRange, contentRange string
 	whole := newContent(segs)
 	defer whole.release()
 	h.Set("Content-Type", "multipart/byteranges; boundary="+boundary)
+	rq.document = true
 	rq.answer(http.StatusPartialContent, whole, 0, whole.size)
 }
 
