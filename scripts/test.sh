@@ -88,7 +88,13 @@ no_diff() { # COMMAND...: fails and shows it when the command prints anything
 	}
 }
 
-go_files() { git ls-files --cached --others --exclude-standard -- '*.go' | while read -r f; do [ ! -e "$f" ] || printf '%s\n' "$f"; done; }
+# go_files prints the Go files of the repository; without a usable git work
+# tree (a tarball, another user's clone), all that are there.
+go_files() {
+	{ git ls-files --cached --others --exclude-standard -- '*.go' 2>/dev/null ||
+		find . -name '*.go' -not -path './.*' | sed 's|^\./||'; } |
+		while read -r f; do [ ! -e "$f" ] || printf '%s\n' "$f"; done
+}
 
 check_format() {
 	local files

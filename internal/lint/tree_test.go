@@ -98,7 +98,7 @@ func files(t *testing.T, endings ...string) []string {
 	t.Helper()
 	all, err := tracked()
 	if err != nil {
-		t.Skipf("needs tool git: the files of the repository come from git ls-files: %v", err)
+		t.Skipf("not a git work tree that we may read: %v", err)
 	}
 	var out []string
 	for _, f := range all {

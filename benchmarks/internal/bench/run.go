@@ -91,6 +91,8 @@ type Case struct {
 	Before func(ctx context.Context, c Contestant) error
 	// After adds what the server saw to the sample.
 	After func(ctx context.Context, c Contestant, s *Sample) error
+	// Line describes a sample for the progress; nil: time, CPU for a GB, memory.
+	Line func(s Sample) string
 	// Deadline ends the rounds early, once each contestant has one sample.
 	// Zero: none.
 	Deadline time.Time
@@ -148,11 +150,18 @@ func Measure(ctx context.Context, c Case, progress io.Writer) (Measured, error) 
 			} else {
 				m.Samples[i] = append(m.Samples[i], s)
 			}
-			fmt.Fprintf(progress, "%s  %-11s %-28s %7.2f s  %6.3f CPU-s/GB  %5d MiB  %s\n",
-				c.Name, label, c.Contestants[i].Name, s.Wall.Seconds(), s.CPUPerGB(), s.MaxRSS>>20, s.Outcome)
+			line := c.Line
+			if line == nil {
+				line = progressLine
+			}
+			fmt.Fprintf(progress, "%s  %-11s %-30s %s  %s\n", c.Name, label, c.Contestants[i].Name, line(s), s.Outcome)
 		}
 	}
 	return m, nil
+}
+
+func progressLine(s Sample) string {
+	return fmt.Sprintf("%7.2f s  %6.3f CPU-s/GB  %5d MiB", s.Wall.Seconds(), s.CPUPerGB(), s.MaxRSS>>20)
 }
 
 func runOnce(ctx context.Context, c Case, x Contestant) (Sample, error) {

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if args := os.Args[1:]; len(args) > 0 && args[0] == "load" {
+		err = runLoad(ctx, args[1:])
+	} else {
+		var o options
+		if o, err = parseOptions(args); err == nil {
+			err = drive(ctx, o)
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errUsage):
+		stop()
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "dns:", err)
+		stop()
+		os.Exit(exitFailed)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+// options are the flags of the driver.
+type options struct {
+	services int
+	queries  int
+	rounds   int
+	out      string
+}
+
+func parseOptions(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("dns", flag.ContinueOnError)
+	quick := fs.Bool("quick", false, "few questions and one round: does everything run? Its figures mean nothing and are not written")
+	fs.IntVar(&o.services, "services", 2000, "services of the cluster that asks")
+	fs.IntVar(&o.queries, "queries", 400_000, "questions in a run")
+	fs.IntVar(&o.rounds, "rounds", 5, "rounds")
+	fs.StringVar(&o.out, "out", "benchmarks/dns/results", "`folder` for the results")
+	if err := fs.Parse(args); err != nil {
+		return o, errors.Join(errUsage, err)
+	}
+	if *quick {
+		o.services, o.queries, o.rounds, o.out = 100, 20_000, 1, ""
+	}
+	switch {
+	case fs.NArg() > 0:
+		fmt.Fprintf(os.Stderr, "dns: unexpected argument %q: flags only\n", fs.Arg(0))
+		return o, errUsage
+	case o.services < 1 || o.queries < 1 || o.rounds < 1:
+		fmt.Fprintln(os.Stderr, "dns: -services, -queries and -rounds must be at least 1")
+		return o, errUsage
+	}
+	return o, nil
+}

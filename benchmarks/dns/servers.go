@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/benchmarks/internal/bench"
+	"github.com/penstock/penstock/internal/dnsload"
+)
+
+// The contestants.
+const (
+	oursName    = "CoreDNS + penstock"
+	stockName   = "CoreDNS + its cache"
+	unboundName = "unbound"
+)
+
+// readyWithin is how long a server may take to answer its first question.
+const readyWithin = 20 * time.Second
+
+// server is one server under load.
+type server struct {
+	name string
+	addr string
+	proc *bench.Server
+}
+
+// freePort asks the kernel for a port that is free for UDP and TCP now.
+func freePort(ctx context.Context) (int, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return 0, fmt.Errorf("no TCP address: %v", l.Addr())
+	}
+	return addr.Port, nil
+}
+
+// cacheEntries holds every name of the mix, positive and negative, in each
+// server: the benchmark is of answers, not of evictions.
+const cacheEntries = 200_000
+
+// startCoreDNS starts a CoreDNS whose server block holds body.
+func startCoreDNS(ctx context.Context, name, bin, dir, body string, q dnsload.Query) (*server, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(dir, "Corefile."+strconv.Itoa(port))
+	text := fmt.Sprintf(".:%d {\n\tbind 127.0.0.1\n\terrors\n%s}\n", port, body)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	return start(ctx, name, []string{bin, "-conf", conf}, port, q)
+}
+
+// cacheBody is the block of a caching CoreDNS: the usual chain of a cluster
+// with the cache before the forwarder. Both binaries read the same text.
+func cacheBody(upstream string) string {
+	return fmt.Sprintf("\tcache 3600 {\n\t\tsuccess %d\n\t\tdenial %d\n\t}\n\tforward . %s\n", cacheEntries, cacheEntries, upstream)
+}
+
+// zonesBody is the block of the upstream, which serves the zones of the mix.
+func zonesBody(zones map[string]string) string {
+	var b strings.Builder
+	for origin, path := range zones {
+		fmt.Fprintf(&b, "\tfile %s %s\n", path, origin)
+	}
+	return b.String()
+}
+
+// startUnbound starts unbound in the foreground with one thread for each core.
+func startUnbound(ctx context.Context, bin, dir, upstream string, threads int, q dnsload.Query) (*server, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, upPort, err := net.SplitHostPort(upstream)
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(dir, "unbound.conf")
+	text := fmt.Sprintf(`server:
+  interface: 127.0.0.1
+  port: %d
+  do-daemonize: no
+  username: ""
+  chroot: ""
+  pidfile: ""
+  directory: "%s"
+  use-syslog: no
+  verbosity: 0
+  num-threads: %d
+  so-reuseport: yes
+  module-config: "iterator"
+  do-not-query-localhost: no
+  access-control: 127.0.0.0/8 allow
+  msg-cache-size: 64m
+  rrset-cache-size: 128m
+  outgoing-range: 2048
+  num-queries-per-thread: 1024
+remote-control:
+  control-enable: no
+forward-zone:
+  name: "."
+  forward-addr: %s@%s
+`, port, dir, threads, host, upPort)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	return start(ctx, unboundName, []string{bin, "-d", "-c", conf}, port, q)
+}
+
+// start starts a server and waits until it answers q.
+func start(ctx context.Context, name string, argv []string, port int, q dnsload.Query) (*server, error) {
+	proc, err := bench.StartServer(argv, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	s := &server{name: name, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), proc: proc}
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	err = proc.WaitReady(ctx, func(ctx context.Context) error {
+		a, err := dnsload.Ask(ctx, s.addr, q)
+		if err == nil && a.Rcode != "NOERROR" && a.Rcode != "NXDOMAIN" {
+			err = errors.New(a.Rcode)
+		}
+		return err
+	})
+	if err != nil {
+		proc.Stop()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
+}

@@ -1,0 +1,57 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// Build builds a main package of the module into the file out.
+func Build(ctx context.Context, out, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if log, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build of %s: %w\n%s", pkg, err, log)
+	}
+	return nil
+}
+
+// sbin are where servers live and where a user's PATH does not look.
+var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/sbin"}
+
+// Debian returns the path of a program. When it is missing and we are root, its
+// package is installed with apt, and a service that comes with it is stopped: a
+// benchmark starts its own. Who is not root gets an error that says what to do.
+func Debian(ctx context.Context, program, pkg string) (string, error) {
+	if path, err := find(program); err == nil {
+		return path, nil
+	}
+	if os.Geteuid() != 0 {
+		return "", fmt.Errorf("%s is missing: install the package %s as root", program, pkg)
+	}
+	apt := exec.CommandContext(ctx, "apt-get", "install", "-y", "--no-install-recommends", pkg)
+	apt.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if log, err := apt.CombinedOutput(); err != nil {
+		t := &tail{max: 300}
+		_, _ = t.Write(log) // never fails
+		return "", fmt.Errorf("apt-get install %s: %w: %s", pkg, err, t)
+	}
+	// There may be no service, or no service manager: then nothing runs.
+	_ = exec.CommandContext(ctx, "service", pkg, "stop").Run()
+	return find(program)
+}
+
+func find(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err == nil {
+		return path, nil
+	}
+	for _, dir := range sbin {
+		if p, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return p, nil
+		}
+	}
+	return "", err
+}
