@@ -215,7 +215,8 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	return e
 }
 
-// pack turns a response into a stored answer.
+// pack turns a response into a stored answer. It is not ok for a response
+// that can't be packed, or not be understood again: no hit can fail later.
 func pack(m *dns.Msg) (*wire.Answer, bool) {
 	s := *m
 	s.Id, s.Zero, s.Compress = 0, false, true
@@ -224,5 +225,9 @@ func pack(m *dns.Msg) (*wire.Answer, bool) {
 		return nil, false
 	}
 	a, _, err := wire.NewAnswer(b)
+	if err != nil {
+		return nil, false
+	}
+	_, err = reply(a, m, 0, false)
 	return a, err == nil
 }

@@ -1,31 +1,212 @@
 package dnsplugin
 
 import (
+	"encoding/binary"
+	"errors"
+	"net"
+
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
+// errRecord can't happen to an answer that pack has let through.
+var errRecord = errors.New("a stored record can't be unpacked")
+
 // reply makes the message that answers r from a, with ttl in every record.
+//
 // The plugins before us (log, rewrite, loadbalance, prometheus ...) work on
-// messages, so the bytes are unpacked again; nothing of the reply is shared
-// with other replies, they may change it as they like.
+// messages, so the bytes become one again. Nothing of it is shared with other
+// replies: they may change it as they like. It equals what Msg.Unpack makes
+// of the bytes, at a quarter of its price: the records of common types come
+// out of two allocations, and a name is decoded once however often it occurs.
 func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error) {
-	m := new(dns.Msg)
-	if err := m.Unpack(a.Msg()); err != nil {
-		return nil, err
+	b := a.Msg()
+	flags := binary.BigEndian.Uint16(b[2:])
+	m := &struct {
+		dns.Msg
+		question [1]dns.Question
+	}{}
+	m.MsgHdr = dns.MsgHdr{
+		Id:                 r.Id,
+		Response:           true,
+		Opcode:             r.Opcode,
+		Authoritative:      flags&(1<<10) != 0,
+		RecursionDesired:   r.RecursionDesired,
+		RecursionAvailable: flags&(1<<7) != 0,
+		AuthenticatedData:  flags&(1<<5) != 0 && keepAD,
+		CheckingDisabled:   r.CheckingDisabled,
+		Rcode:              a.Rcode(),
 	}
-	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
-		for _, rr := range section {
-			rr.Header().Ttl = ttl
+	m.question[0] = r.Question[0] // as this client wrote it
+	m.Question = m.question[:]
+	n := a.Records()
+	if n == 0 {
+		return &m.Msg, nil
+	}
+	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
+	d.count(a)
+	rrs := make([]dns.RR, n)
+	for i := range rrs {
+		if rrs[i] = d.record(a.TTLOffset(i)); rrs[i] == nil {
+			return nil, errRecord
 		}
 	}
-	m.Id = r.Id
-	m.Opcode = r.Opcode
-	m.RecursionDesired = r.RecursionDesired
-	m.CheckingDisabled = r.CheckingDisabled
-	m.AuthenticatedData = m.AuthenticatedData && keepAD
-	// The question of this client, letter for letter.
-	m.Question = append(m.Question[:0], r.Question[0])
-	return m, nil
+	// Capacities end with the sections, so that appending to one (an OPT, say)
+	// can't run into the next.
+	an := int(binary.BigEndian.Uint16(b[6:]))
+	ns := an + int(binary.BigEndian.Uint16(b[8:]))
+	m.Answer, m.Ns, m.Extra = rrs[:an:an], rrs[an:ns:ns], rrs[ns:n:n]
+	return &m.Msg, nil
+}
+
+// addressA and addressAAAA hold a record with its address in one piece.
+type addressA struct {
+	dns.A
+	ip [net.IPv4len]byte
+}
+
+type addressAAAA struct {
+	dns.AAAA
+	ip [net.IPv6len]byte
+}
+
+// decoder walks over the records of a stored answer.
+type decoder struct {
+	b   []byte
+	off int // where the next record starts
+	ttl uint32
+
+	as    []addressA
+	aaaas []addressAAAA
+
+	// names that have been decoded, by the offset of their first label.
+	names [6]struct {
+		at   int
+		text string
+	}
+	known int
+}
+
+// count allocates the address records at once.
+func (d *decoder) count(a *wire.Answer) {
+	var as, aaaas int
+	for i := range a.Records() {
+		switch at := a.TTLOffset(i); binary.BigEndian.Uint16(d.b[at-4:]) {
+		case dns.TypeA:
+			as++
+		case dns.TypeAAAA:
+			aaaas++
+		}
+	}
+	if as > 0 {
+		d.as = make([]addressA, as)
+	}
+	if aaaas > 0 {
+		d.aaaas = make([]addressAAAA, aaaas)
+	}
+}
+
+// record decodes the record at d.off, whose TTL is at ttlAt, and goes to the
+// next. It returns nil if miekg/dns doesn't understand the record's data.
+func (d *decoder) record(ttlAt int) dns.RR {
+	start, data := d.off, ttlAt+6
+	h := dns.RR_Header{
+		Rrtype:   binary.BigEndian.Uint16(d.b[ttlAt-4:]),
+		Class:    binary.BigEndian.Uint16(d.b[ttlAt-2:]),
+		Ttl:      d.ttl,
+		Rdlength: binary.BigEndian.Uint16(d.b[ttlAt+4:]),
+	}
+	d.off = data + int(h.Rdlength)
+	if h.Rdlength == 0 {
+		return d.other(start)
+	}
+	switch h.Rrtype {
+	case dns.TypeA:
+		h.Name = d.name(start)
+		rr := &d.as[0]
+		d.as = d.as[1:]
+		copy(rr.ip[:], d.b[data:])
+		rr.Hdr, rr.A.A = h, rr.ip[:]
+		return &rr.A
+	case dns.TypeAAAA:
+		h.Name = d.name(start)
+		rr := &d.aaaas[0]
+		d.aaaas = d.aaaas[1:]
+		copy(rr.ip[:], d.b[data:])
+		rr.Hdr, rr.AAAA.AAAA = h, rr.ip[:]
+		return &rr.AAAA
+	case dns.TypeCNAME:
+		h.Name = d.name(start)
+		return &dns.CNAME{Hdr: h, Target: d.name(data)}
+	case dns.TypeSOA:
+		h.Name = d.name(start)
+		numbers := d.b[d.off-20 : d.off]
+		return &dns.SOA{
+			Hdr: h, Ns: d.name(data), Mbox: d.name(d.after(data)),
+			Serial:  binary.BigEndian.Uint32(numbers),
+			Refresh: binary.BigEndian.Uint32(numbers[4:]),
+			Retry:   binary.BigEndian.Uint32(numbers[8:]),
+			Expire:  binary.BigEndian.Uint32(numbers[12:]),
+			Minttl:  binary.BigEndian.Uint32(numbers[16:]),
+		}
+	case dns.TypeSRV:
+		h.Name = d.name(start)
+		return &dns.SRV{
+			Hdr:      h,
+			Priority: binary.BigEndian.Uint16(d.b[data:]),
+			Weight:   binary.BigEndian.Uint16(d.b[data+2:]),
+			Port:     binary.BigEndian.Uint16(d.b[data+4:]),
+			Target:   d.name(data + 6),
+		}
+	}
+	return d.other(start)
+}
+
+// other leaves a record to miekg/dns.
+func (d *decoder) other(start int) dns.RR {
+	rr, _, err := dns.UnpackRR(d.b, start)
+	if err != nil {
+		return nil
+	}
+	rr.Header().Ttl = d.ttl
+	return rr
+}
+
+// after returns the offset behind the name at off.
+func (d *decoder) after(off int) int {
+	for {
+		switch c := int(d.b[off]); {
+		case c == 0:
+			return off + 1
+		case c >= 0xc0:
+			return off + 2
+		default:
+			off += 1 + c
+		}
+	}
+}
+
+// name decodes the name at off. Its form has been checked by wire.NewAnswer.
+func (d *decoder) name(off int) string {
+	for d.b[off] >= 0xc0 {
+		off = int(binary.BigEndian.Uint16(d.b[off:]) & 0x3fff)
+	}
+	if d.b[off] == 0 {
+		return "."
+	}
+	for _, n := range d.names[:d.known] {
+		if n.at == off {
+			return n.text
+		}
+	}
+	text, _, err := dns.UnpackDomainName(d.b, off)
+	if err != nil {
+		return "." // unreachable: checked by wire.NewAnswer, and by pack
+	}
+	if d.known < len(d.names) {
+		d.names[d.known].at, d.names[d.known].text = off, text
+		d.known++
+	}
+	return text
 }

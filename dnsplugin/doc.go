@@ -1,0 +1,48 @@
+// Package dnsplugin is a cache for CoreDNS that keeps answers as bytes, within
+// a bound of bytes, and is read without locks. It takes the place of CoreDNS's
+// own cache plugin: every Corefile goes on working.
+//
+// A CoreDNS with it is built by naming it in plugin.cfg, or by importing it
+// beside the plugins of CoreDNS (examples/custom-coredns, dnsplugin/cmd/coredns):
+//
+//	import (
+//		_ "github.com/coredns/coredns/core/plugin"         // all of CoreDNS, with its own cache
+//		_ "github.com/penstock/penstock/dnsplugin"         // directive "penstock"
+//		_ "github.com/penstock/penstock/dnsplugin/dropin"  // or: directive "cache", without CoreDNS's
+//	)
+//
+// README.md is the manual page: the directive, its options, the metrics, and
+// where the behaviour differs from CoreDNS's cache on purpose.
+//
+// # Vocabulary
+//
+//   - success, denial: the two sides of the cache. NXDOMAIN, NODATA and
+//     SERVFAIL are denials, everything else that is kept is a success.
+//   - key: name, type, class, DO and CD of a question. Equal keys have one entry.
+//   - fresh, stale, dead: an entry within its TTL; past it but within
+//     serve_stale; past that. A dead entry is never served.
+//   - refresh: a question to the next plugin about an entry that is still
+//     there, before its end (prefetch) or after it (serve_stale).
+//   - flight: a question that is on its way to the next plugin; others of the
+//     same key wait for it instead of asking too.
+//
+// # Concurrency
+//
+// A [Cache] is a plugin.Handler and as such used by any number of goroutines.
+// A hit takes no lock. Refreshes run in goroutines of their own, at most 1,024
+// at a time and one per entry; [Cache.Close] cancels them and returns when
+// they have ended.
+//
+// # Failure model
+//
+// The cache adds no failures: what it can't parse, pack or keep goes to the
+// next plugin and its answer back to the client unchanged. When the source
+// fails, clients get its SERVFAIL for a few seconds, or with serve_stale the
+// last answer. A wrong Corefile is refused at start with file, line and option.
+//
+// # Not here
+//
+// Sockets: the cache answers within the plugin chain of CoreDNS, on all of its
+// transports. DNSSEC validation; answers that depend on the client's subnet
+// (ECS), which are passed through and never kept.
+package dnsplugin
