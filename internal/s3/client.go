@@ -279,7 +279,7 @@ type witnessKey struct{}
 
 // maxAnswer bounds the body of an answer that is no object: the longest, a page
 // of 1,000 keys of 1,024 bytes each escaped threefold, has about 4 MiB.
-const maxAnswer = 32 << 20
+const maxAnswer = 8 << 20
 
 // witnessClient is the SDK's HTTP client. It reads error documents before the
 // SDK does, because the SDK drops half of what they say, and it bounds bodies.
