@@ -118,7 +118,7 @@ func TestErrors(t *testing.T) {
 	wantErrno(t, err, syscall.EROFS)
 	_, err = f.OpenDir(file.Ino)
 	wantErrno(t, err, syscall.ENOTDIR)
-	wantErrno(t, f.ReadDir(t.Context(), 999, 0, false, nil), syscall.EBADF)
+	wantErrno(t, f.ReadDir(t.Context(), 999, 0, fs.Names, nil), syscall.EBADF)
 
 	s.Fail = func(_ context.Context, op memstore.Op, key string) error {
 		switch {
@@ -232,7 +232,7 @@ func TestCancel(t *testing.T) {
 	_, err = f.Read(ctx, h, make([]byte, 1), 0)
 	wantErrno(t, err, syscall.EINTR)
 	skipDots := uint64(2)
-	err = f.ReadDir(ctx, d, skipDots, false, func(*fs.DirEntry) bool { return true })
+	err = f.ReadDir(ctx, d, skipDots, fs.Names, func(*fs.DirEntry) bool { return true })
 	wantErrno(t, err, syscall.EINTR)
 	close(hang)
 	if got := names(t, f, d, skipDots, 100); fmt.Sprint(got) != "[a b]" {

@@ -18,8 +18,18 @@ type DirEntry struct {
 	Name string
 	Kind tree.Kind
 	Off  uint64 // where the stream goes on after this entry; 1 is after the first
-	Attr Attr   // with attributes asked for: all of it, and one lookup counted; else Ino alone, 0 if not known
+	Attr Attr   // as much of it as the Detail asks for
 }
+
+// Detail says what a ReadDir tells of each entry.
+type Detail uint8
+
+// The details.
+const (
+	Names   Detail = iota // Attr.Ino if the kernel knows the entry, nothing else
+	Attrs                 // all of Attr but Ino
+	Lookups               // all of Attr, and one lookup counted for each entry (but "." and "..")
+)
 
 // listed is an entry as the lister sees it.
 type listed struct {
@@ -66,23 +76,14 @@ func (f *FS) OpenDir(ino uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return 0, &Error{"opendir", n.obj.Key, syscall.ENODEV}
-	}
-	id := f.nextH
-	f.nextH++
-	f.dirs[id] = &dirHandle{node: n}
-	return id, nil
+	return f.openDirNode(n)
 }
 
 // ReadDir emits the entries from offset off on until emit returns false (that entry does not count), the directory
-// ends, or waiting would hold back entries already emitted. Nothing emitted and no error is the end. With plus each
-// entry carries its attributes and counts one lookup.
+// ends, or waiting would hold back entries already emitted. Nothing emitted and no error is the end.
 //
-// "." and ".." come first; their Attr is never filled and they count no lookup.
-func (f *FS) ReadDir(ctx context.Context, handle, off uint64, plus bool, emit func(*DirEntry) bool) error {
+// "." and ".." come first; their Attr is never filled.
+func (f *FS) ReadDir(ctx context.Context, handle, off uint64, detail Detail, emit func(*DirEntry) bool) error {
 	f.mu.Lock()
 	d := f.dirs[handle]
 	f.mu.Unlock()
@@ -91,13 +92,13 @@ func (f *FS) ReadDir(ctx context.Context, handle, off uint64, plus bool, emit fu
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := f.readDir(ctx, d, off, plus, emit); err != nil {
+	if err := f.readDir(ctx, d, off, detail, emit); err != nil {
 		return &Error{"readdir", d.node.obj.Key, err}
 	}
 	return nil
 }
 
-func (f *FS) readDir(ctx context.Context, d *dirHandle, off uint64, plus bool, emit func(*DirEntry) bool) error {
+func (f *FS) readDir(ctx context.Context, d *dirHandle, off uint64, detail Detail, emit func(*DirEntry) bool) error {
 	if off < d.base {
 		d.restart() // a seek to before the window: list again and skip
 	}
@@ -119,7 +120,7 @@ func (f *FS) readDir(ctx context.Context, d *dirHandle, off uint64, plus bool, e
 			}
 			d.trim(min(d.last, d.base+uint64(len(d.window))))
 		}
-		if !f.emit(d, off, plus, emit) {
+		if !f.emit(d, off, detail, emit) {
 			return nil
 		}
 		emitted, worthwhile = true, off >= 2
@@ -127,15 +128,18 @@ func (f *FS) readDir(ctx context.Context, d *dirHandle, off uint64, plus bool, e
 }
 
 // emit emits entry number off, and reports whether it was taken.
-func (f *FS) emit(d *dirHandle, off uint64, plus bool, emit func(*DirEntry) bool) bool {
+func (f *FS) emit(d *dirHandle, off uint64, detail Detail, emit func(*DirEntry) bool) bool {
 	l := &d.window[off-d.base]
 	e := DirEntry{Name: l.name, Kind: l.kind, Off: off + 1}
 	at := child{d.node.ino, l.name}
 	switch {
 	case l.name == "." || l.name == "..":
 		return emit(&e)
-	case !plus:
+	case detail == Names:
 		e.Attr.Ino = f.nodes.number(at)
+		return emit(&e)
+	case detail == Attrs:
+		e.Attr = f.attrOf(l.kind, l.obj)
 		return emit(&e)
 	}
 	e.Attr = f.attr(f.nodes.ref(at, l.kind, l.obj, d.seen))

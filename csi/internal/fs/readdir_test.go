@@ -26,7 +26,7 @@ func names(t interface {
 	var all []string
 	for {
 		n := 0
-		err := f.ReadDir(t.Context(), d, off, false, func(e *fs.DirEntry) bool {
+		err := f.ReadDir(t.Context(), d, off, fs.Names, func(e *fs.DirEntry) bool {
 			if n == take {
 				return false
 			}
@@ -98,7 +98,7 @@ func TestReadDirLikeKernel(t *testing.T) {
 			room := rapid.IntRange(1, 9).Draw(t, "room")
 			kept := rapid.IntRange(1, room).Draw(t, "kept")
 			var reply []fs.DirEntry
-			err := f.ReadDir(t.Context(), d, off, true, func(e *fs.DirEntry) bool {
+			err := f.ReadDir(t.Context(), d, off, fs.Lookups, func(e *fs.DirEntry) bool {
 				if len(reply) == room {
 					return false
 				}
@@ -169,10 +169,10 @@ func TestReadDirFailure(t *testing.T) {
 	}
 	var got []string
 	take := func(e *fs.DirEntry) bool { got = append(got, e.Name); return true }
-	if err := f.ReadDir(t.Context(), d, 0, false, take); err != nil || fmt.Sprint(got) != "[. ..]" {
+	if err := f.ReadDir(t.Context(), d, 0, fs.Names, take); err != nil || fmt.Sprint(got) != "[. ..]" {
 		t.Errorf("what is known comes first: %v, %v", got, err)
 	}
-	wantErrno(t, f.ReadDir(t.Context(), d, 2, false, take), syscall.EIO)
+	wantErrno(t, f.ReadDir(t.Context(), d, 2, fs.Names, take), syscall.EIO)
 	broken = false
 	if got := names(t, f, d, 2, 9); fmt.Sprint(got) != "[a]" {
 		t.Errorf("after the failure: %v", got)

@@ -167,7 +167,7 @@ func (b *bridge) OpenDir(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenO
 func (b *bridge) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
 	ctx, end := begin(cancel)
 	defer end()
-	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, false, func(e *fs.DirEntry) bool {
+	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, fs.Names, func(e *fs.DirEntry) bool {
 		return out.AddDirEntry(dirEntry(e))
 	}))
 }
@@ -176,7 +176,7 @@ func (b *bridge) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.
 func (b *bridge) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
 	ctx, end := begin(cancel)
 	defer end()
-	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, true, func(e *fs.DirEntry) bool {
+	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, fs.Lookups, func(e *fs.DirEntry) bool {
 		entry := out.AddDirLookupEntry(dirEntry(e))
 		if entry != nil && e.Attr.Ino != 0 { // "." and ".." stay at node 0: the kernel does not want them
 			b.entry(e.Attr, entry)

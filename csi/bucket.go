@@ -1,0 +1,173 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/csi/internal/fs"
+	"github.com/penstock/penstock/csi/internal/s3store"
+	"github.com/penstock/penstock/csi/internal/tree"
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// minMemory is the least budget that a bucket is opened with: four parts of 8 MiB, below which parallel readers wait
+// for each other.
+const minMemory = 32 << 20
+
+// BucketOptions say which bucket to show, and how.
+type BucketOptions struct {
+	Bucket string // name or access-point ARN
+	Prefix string // show only what is below; a "/" at its end is added
+	S3     S3Options
+	Store  Store // replaces S3 if set; Bucket is then only a name for messages
+
+	// Memory bounds the bytes that are buffered for reads. 0: the budget that the process has from its memory limit.
+	Memory int64
+	// MetadataTTL is how long what is known of a name is reused. 0: one second; negative: never.
+	MetadataTTL time.Duration
+
+	UID, GID int           // owner of all files. 0: the user and group of this process
+	FileMode iofs.FileMode // permissions of files. 0: 0444
+	DirMode  iofs.FileMode // permissions of directories. 0: 0555
+
+	Log *slog.Logger // nil is silent
+}
+
+// Validate returns what is wrong with the options, and how to put it right.
+func (o BucketOptions) Validate() error {
+	_, prefixOK := tree.CleanPrefix(o.Prefix)
+	switch {
+	case o.Bucket == "" && o.Store == nil:
+		return errors.New("no bucket: name one")
+	case strings.ContainsAny(o.Bucket, " \t\n\x00"):
+		return fmt.Errorf("bucket %q: not a bucket name; use 3 to 63 lower-case letters, digits, dots and hyphens", o.Bucket)
+	case !prefixOK:
+		return fmt.Errorf("prefix %q: no key can start with it; use at most 1023 bytes and no NUL", o.Prefix)
+	case o.Memory < 0 || o.Memory > 0 && o.Memory < minMemory:
+		return fmt.Errorf("memory %d bytes: use at least %d, or 0 for a share of the memory limit", o.Memory, minMemory)
+	case o.UID < 0 || o.GID < 0 || int64(o.UID) >= math.MaxUint32 || int64(o.GID) >= math.MaxUint32:
+		return fmt.Errorf("owner %d:%d: use ids from 0 to %d", o.UID, o.GID, uint32(math.MaxUint32-1))
+	case o.FileMode&^iofs.ModePerm != 0 || o.DirMode&^iofs.ModePerm != 0:
+		return fmt.Errorf("modes %#o and %#o: use permission bits alone (at most 0777)", o.FileMode, o.DirMode)
+	}
+	if err := o.S3.Validate(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// core returns the options of the core.
+func (o BucketOptions) core() fs.Options {
+	prefix, _ := tree.CleanPrefix(o.Prefix)
+	uid, gid := o.UID, o.GID
+	if uid == 0 {
+		uid = os.Getuid()
+	}
+	if gid == 0 {
+		gid = os.Getgid()
+	}
+	return fs.Options{
+		Prefix: prefix, MetadataTTL: o.MetadataTTL,
+		UID: uint32(uid), GID: uint32(gid), //nolint:gosec // Validate has checked the range
+		FileMode: uint32(o.FileMode.Perm()), DirMode: uint32(o.DirMode.Perm()),
+	}
+}
+
+// name is how messages and the mount table call the bucket.
+func (o BucketOptions) name() string {
+	name := o.Bucket
+	if name == "" {
+		name = "store"
+	}
+	if o.Prefix != "" {
+		name += "/" + strings.TrimSuffix(o.Prefix, "/")
+	}
+	return name
+}
+
+// Bucket is an open bucket. It can be read as an io/fs.FS; see [Mount] for the kernel. Close it.
+type Bucket struct {
+	name  string
+	core  *fs.FS
+	close []func() error // in the order to call them
+}
+
+// OpenBucket opens a bucket and asks it once, so that what is wrong shows here: an error matches io/fs.ErrNotExist for a
+// bucket that is not there, io/fs.ErrPermission for one that may not be listed.
+func OpenBucket(ctx context.Context, opts BucketOptions) (*Bucket, error) {
+	return openBucket(ctx, opts, nil)
+}
+
+// openBucket opens a bucket on an engine; nil makes one of its own.
+func openBucket(ctx context.Context, opts BucketOptions, engine *ranges.Engine) (*Bucket, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("open bucket: %w", err)
+	}
+	b := &Bucket{name: opts.name()}
+	store, err := b.open(ctx, opts, engine)
+	if err == nil {
+		err = reach(ctx, store, opts.core().Prefix)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %q: %w", b.name, errors.Join(err, b.Close()))
+	}
+	b.core = fs.New(store, opts.core())
+	return b, nil
+}
+
+// open makes the store, and notes what is to be closed.
+func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.Engine) (fs.Store, error) {
+	if opts.Store != nil {
+		return adapter{opts.Store}, nil
+	}
+	client, err := opts.S3.newClient(ctx, opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	b.close = append(b.close, client.Close)
+	if engine == nil {
+		if engine, err = newEngine(opts.Memory, opts.Log); err != nil {
+			return nil, err
+		}
+		b.close = append([]func() error{engine.Close}, b.close...) // before the client that it uses
+	}
+	return s3store.New(client, engine, opts.Bucket), nil
+}
+
+// newEngine makes the range engine: with a budget of its own, or with that of the process.
+func newEngine(memory int64, log *slog.Logger) (*ranges.Engine, error) {
+	o := ranges.Options{Log: log}
+	if memory > 0 {
+		o.Budget = budget.New(memory)
+	}
+	return ranges.New(o)
+}
+
+// reach asks the store for one key.
+func reach(ctx context.Context, store fs.Store, prefix string) error {
+	for _, err := range store.List(ctx, prefix, 1) {
+		return err
+	}
+	return nil
+}
+
+// Close closes what is still open in the bucket and ends all that it started.
+func (b *Bucket) Close() error {
+	var errs []error
+	if b.core != nil {
+		errs = append(errs, b.core.Close())
+	}
+	for _, c := range b.close {
+		errs = append(errs, c())
+	}
+	b.close = nil
+	return errors.Join(errs...)
+}

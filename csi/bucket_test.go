@@ -1,0 +1,299 @@
+package csi_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"go.uber.org/goleak"
+
+	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/csi/internal/fs"
+	"github.com/penstock/penstock/csi/internal/memstore"
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The sanity suite keeps its last connection for good.
+		goleak.IgnoreAnyFunction("google.golang.org/grpc/internal/grpcsync.(*CallbackSerializer).run"),
+		goleak.IgnoreAnyFunction("google.golang.org/grpc/internal/transport.(*controlBuffer).get"),
+		goleak.IgnoreAnyFunction("google.golang.org/grpc/internal/transport.(*http2Client).reader"),
+	)
+}
+
+const bucket = "models"
+
+// startOrigin returns a loopback S3 with an empty bucket.
+func startOrigin(t testing.TB) *testorigin.Origin {
+	t.Helper()
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = o.Close() })
+	if err := o.CreateBucket(bucket, testorigin.BucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func put(t testing.TB, o *testorigin.Origin, key string, data []byte) {
+	t.Helper()
+	if err := o.Put(bucket, key, data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// s3At is how to reach an origin.
+func s3At(o *testorigin.Origin) csi.S3Options {
+	return csi.S3Options{
+		Endpoint: o.URL(), Region: testorigin.Region,
+		AccessKeyID: testorigin.AccessKey, SecretAccessKey: testorigin.SecretKey,
+	}
+}
+
+func open(t testing.TB, opts csi.BucketOptions) *csi.Bucket {
+	t.Helper()
+	if opts.Bucket == "" {
+		opts.Bucket = bucket
+	}
+	b, err := csi.OpenBucket(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// goTree puts a part of the Go tree of this machine into the bucket below prefix, and returns the files by path.
+func goTree(t testing.TB, o *testorigin.Origin, prefix string) map[string]string {
+	t.Helper()
+	root := filepath.Join(runtime.GOROOT(), "src", "encoding")
+	files := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		files[filepath.ToSlash(rel)] = path
+		return o.PutFile(bucket, prefix+filepath.ToSlash(rel), path)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 50 {
+		t.Fatalf("only %d files below %s", len(files), root)
+	}
+	return files
+}
+
+func TestBucketAsFS(t *testing.T) {
+	o := startOrigin(t)
+	files := goTree(t, o, "go/")
+	b := open(t, csi.BucketOptions{Prefix: "go", S3: s3At(o), Memory: 64 << 20})
+	fsys := b.FS(t.Context())
+	var names []string
+	for name, path := range files {
+		names = append(names, name)
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := iofs.ReadFile(fsys, name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
+		}
+	}
+	// The standard library's conformance suite, on a part small enough to be read many times over.
+	sub, err := iofs.Sub(fsys, "hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fstest.TestFS(sub, "hex.go", "hex_test.go"); err != nil {
+		t.Error(err)
+	}
+	if got, err := iofs.ReadDir(fsys, "json"); err != nil || len(got) < 10 {
+		t.Errorf("json: %d entries, %v", len(got), err)
+	}
+	found := 0
+	err = iofs.WalkDir(fsys, ".", func(_ string, d iofs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			found++
+		}
+		return err
+	})
+	if err != nil || found != len(names) {
+		t.Errorf("a walk finds %d files of %d, %v", found, len(names), err)
+	}
+}
+
+func TestFileSeekAndEnds(t *testing.T) {
+	o := startOrigin(t)
+	put(t, o, "digits", []byte("0123456789"))
+	b := open(t, csi.BucketOptions{S3: s3At(o)})
+	f, err := b.FS(t.Context()).Open("digits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seeker, ok := f.(io.ReadSeeker)
+	if !ok {
+		t.Fatal("a file must seek")
+	}
+	if _, err := seeker.Seek(-3, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(seeker); err != nil || string(got) != "789" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, bad := range []struct {
+		off    int64
+		whence int
+	}{{-1, io.SeekStart}, {-11, io.SeekEnd}, {0, 9}} {
+		if _, err := seeker.Seek(bad.off, bad.whence); !errors.Is(err, iofs.ErrInvalid) {
+			t.Errorf("seek %+v: %v", bad, err)
+		}
+	}
+	put(t, o, "digits", []byte("9876543210"))
+	readerAt, ok := f.(io.ReaderAt)
+	if !ok {
+		t.Fatal("a file must have ReadAt")
+	}
+	// What was fetched may be served again, another version never.
+	p := make([]byte, 10)
+	if _, err := readerAt.ReadAt(p, 0); err != nil && !errors.Is(err, csi.ErrChanged) || err == nil && string(p) != "0123456789" {
+		t.Errorf("after a change: %q, %v", p, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); !errors.Is(err, iofs.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+	if _, err := f.Read(p); !errors.Is(err, iofs.ErrClosed) {
+		t.Errorf("read after close: %v", err)
+	}
+}
+
+func TestOpenBucketFailures(t *testing.T) {
+	o := startOrigin(t)
+	dead := startOrigin(t)
+	_ = dead.Close()
+	wrong := s3At(o)
+	wrong.SecretAccessKey = "not-the-secret"
+	for _, c := range []struct {
+		what string
+		opts csi.BucketOptions
+		want string // in the message
+		is   error
+	}{
+		{"no bucket", csi.BucketOptions{}, "no bucket: name one", nil},
+		{"bad name", csi.BucketOptions{Bucket: "a b"}, "not a bucket name", nil},
+		{"missing", csi.BucketOptions{Bucket: "missing", S3: s3At(o)}, "no such bucket", iofs.ErrNotExist},
+		{"wrong secret", csi.BucketOptions{Bucket: bucket, S3: wrong}, "wrong secret key", iofs.ErrPermission},
+		{"refused", csi.BucketOptions{Bucket: bucket, S3: s3At(dead)}, "refuses connections", nil},
+		{"half a pair", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{AccessKeyID: "x"}}, "half of a key pair", nil},
+		{"token alone", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{SessionToken: "x"}}, "without a key pair", nil},
+		{"both", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{Anonymous: true, AccessKeyID: "x", SecretAccessKey: "y"}}, "one of the two", nil},
+		{"endpoint", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{Endpoint: "nonsense"}}, "endpoint", nil},
+		{"prefix", csi.BucketOptions{Bucket: bucket, Prefix: "a\x00"}, "no key can start with it", nil},
+		{"memory", csi.BucketOptions{Bucket: bucket, Memory: 1}, "use at least", nil},
+		{"owner", csi.BucketOptions{Bucket: bucket, UID: -1}, "use ids from 0", nil},
+		{"mode", csi.BucketOptions{Bucket: bucket, FileMode: iofs.ModeSetuid}, "permission bits", nil},
+	} {
+		b, err := csi.OpenBucket(t.Context(), c.opts)
+		if err == nil {
+			_ = b.Close()
+			t.Errorf("%s: opened", c.what)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v; want one line with %q", c.what, err, c.want)
+		}
+		if c.is != nil && !errors.Is(err, c.is) {
+			t.Errorf("%s: %v is not %v", c.what, err, c.is)
+		}
+		if strings.Contains(err.Error(), wrong.SecretAccessKey) || strings.Contains(err.Error(), testorigin.SecretKey) {
+			t.Errorf("%s: a secret is in %v", c.what, err)
+		}
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	opts := csi.Options{S3: csi.S3Options{AccessKeyID: "id", SecretAccessKey: "hush", SessionToken: "hush"}}
+	var b bytes.Buffer
+	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "s3", opts.S3, "options", opts)
+	for _, s := range []string{fmt.Sprint(opts), fmt.Sprintf("%+v", opts), fmt.Sprintf("%#v", opts), b.String()} {
+		if strings.Contains(s, "hush") {
+			t.Errorf("a secret is in %s", s)
+		}
+	}
+}
+
+// memory is the model store with the types of this package.
+type memory struct{ memstore.Store }
+
+func (m *memory) Stat(ctx context.Context, key string) (csi.Object, error) {
+	o, err := m.Store.Stat(ctx, key)
+	return csi.Object(o), err
+}
+
+func (m *memory) List(ctx context.Context, prefix string, limit int) iter.Seq2[csi.Entry, error] {
+	return func(yield func(csi.Entry, error) bool) {
+		for e, err := range m.Store.List(ctx, prefix, limit) {
+			if !yield(csi.Entry{Object: csi.Object(e.Object), IsPrefix: e.IsPrefix}, err) {
+				return
+			}
+		}
+	}
+}
+
+func (m *memory) Open(ctx context.Context, o csi.Object) (csi.Reader, error) {
+	return m.Store.Open(ctx, fs.Object(o))
+}
+
+// A bucket can come from anywhere, here from memory, and is read as any file system of the standard library.
+func ExampleOpenBucket() {
+	ctx := context.Background()
+	store := &memory{}
+	store.Put("train/readme.txt", []byte("two epochs, please\n"))
+	store.Put("train/data/0001.bin", []byte{1, 2, 3})
+	b, err := csi.OpenBucket(ctx, csi.BucketOptions{Store: store, Prefix: "train"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+	entries, err := iofs.ReadDir(b.FS(ctx), ".")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, e := range entries {
+		fmt.Println(e)
+	}
+	text, err := iofs.ReadFile(b.FS(ctx), "readme.txt")
+	fmt.Print(string(text), err, "\n")
+	// Output:
+	// d data/
+	// - readme.txt
+	// two epochs, please
+	// <nil>
+}

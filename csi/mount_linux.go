@@ -1,0 +1,86 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/penstock/penstock/csi/internal/fuse"
+)
+
+// Why a mount can't be made; see the text of each for what to do.
+var (
+	ErrNoDevice = fuse.ErrNoDevice
+	ErrNoHelper = fuse.ErrNoHelper
+	ErrBusy     = fuse.ErrBusy
+)
+
+// MountOptions say which bucket to mount, and where.
+type MountOptions struct {
+	BucketOptions
+	Dir        string // an existing directory that is no mount point yet
+	AllowOther bool   // other users may read as well, by the modes of files and directories
+}
+
+// Validate returns what is wrong with the options, and how to put it right.
+func (o MountOptions) Validate() error {
+	if o.Dir == "" {
+		return errors.New("no mount point: name an existing directory")
+	}
+	return o.BucketOptions.Validate()
+}
+
+// Mounted is a mounted bucket.
+type Mounted struct {
+	bucket *Bucket
+	server *fuse.Server
+
+	once sync.Once // closes the bucket
+	err  error     // of that
+}
+
+// Mount opens a bucket and mounts it, read-only. It works as root, and for other users through fusermount3. The mount
+// lasts until [Mounted.Unmount], or until somebody unmounts it ([Mounted.Done]); ctx bounds only the call itself.
+func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	b, err := OpenBucket(ctx, opts.BucketOptions)
+	if err != nil {
+		return nil, err
+	}
+	m, err := b.mount(opts.Dir, fuse.Options{AllowOther: opts.AllowOther, Log: opts.Log})
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return m, nil
+}
+
+// sourcePrefix starts the device name of every mount of ours in the mount table.
+const sourcePrefix = "penstock-csi:"
+
+// mount mounts an open bucket, which belongs to the mount from then on.
+func (b *Bucket) mount(dir string, opts fuse.Options) (*Mounted, error) {
+	opts.Source = sourcePrefix + b.name
+	srv, err := fuse.Mount(b.core, dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Mounted{bucket: b, server: srv}, nil
+}
+
+// Dir returns where the bucket is mounted, as an absolute path without links.
+func (m *Mounted) Dir() string { return m.server.Dir() }
+
+// Done is closed when the bucket is no longer mounted. Call Unmount all the same: it closes the bucket.
+func (m *Mounted) Done() <-chan struct{} { return m.server.Done() }
+
+// Unmount unmounts and closes the bucket. Files that programs still have open fail from then on; nothing waits for them.
+// It may be called again after an error.
+func (m *Mounted) Unmount(ctx context.Context) error {
+	if err := m.server.Unmount(ctx); err != nil {
+		return err
+	}
+	m.once.Do(func() { m.err = m.bucket.Close() })
+	return m.err
+}

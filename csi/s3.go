@@ -1,0 +1,78 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/penstock/penstock/internal/s3"
+)
+
+// S3Options say where S3 is and who asks. The zero value takes all from the environment as the AWS tools do:
+// AWS_ENDPOINT_URL, AWS_REGION, AWS_PROFILE, and the credential chain.
+type S3Options struct {
+	Endpoint string // URL; "" is the environment's or AWS itself
+	Region   string
+	Profile  string // of the shared configuration files
+
+	// AccessKeyID and SecretAccessKey, with SessionToken for temporary ones, replace the credential chain.
+	AccessKeyID, SecretAccessKey, SessionToken string
+	// Anonymous sends unsigned requests, for public buckets.
+	Anonymous bool
+
+	PathStyle           bool   // bucket in the path; chosen by itself for endpoints that are an IP address or localhost
+	RequesterPays       bool   // agree to pay for requests and traffic
+	ExpectedBucketOwner string // account that must own the bucket; "" is any
+	CABundle            string // PEM file of the authorities to trust beside the system's
+}
+
+// Validate returns what is wrong with the options, and how to put it right.
+func (o S3Options) Validate() error {
+	switch {
+	case (o.AccessKeyID == "") != (o.SecretAccessKey == ""):
+		return errors.New("half of a key pair: give both access key id and secret access key, or neither")
+	case o.SessionToken != "" && o.AccessKeyID == "":
+		return errors.New("session token without a key pair: give access key id and secret access key as well")
+	case o.Anonymous && o.AccessKeyID != "":
+		return errors.New("anonymous requests and a key pair: give one of the two")
+	}
+	return o.client(nil).Validate()
+}
+
+// client returns the options of the client below.
+func (o S3Options) client(log *slog.Logger) s3.Options {
+	c := s3.Options{
+		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous, PathStyle: o.PathStyle,
+		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle, Log: log,
+	}
+	if o.AccessKeyID != "" {
+		c.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)
+	}
+	return c
+}
+
+// newClient makes a client. It makes no request.
+func (o S3Options) newClient(ctx context.Context, log *slog.Logger) (*s3.Client, error) {
+	return s3.New(ctx, o.client(log))
+}
+
+// String shows the options without their secrets, so that no format verb prints one.
+func (o S3Options) String() string {
+	who := "default credentials"
+	switch {
+	case o.Anonymous:
+		who = "anonymous"
+	case o.AccessKeyID != "":
+		who = "key " + o.AccessKeyID
+	case o.Profile != "":
+		who = "profile " + o.Profile
+	}
+	return fmt.Sprintf("{endpoint %q, region %q, %s}", o.Endpoint, o.Region, who)
+}
+
+// GoString is String: %#v must not print a secret either.
+func (o S3Options) GoString() string { return o.String() }
+
+// LogValue is String, for log/slog.
+func (o S3Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
