@@ -31,6 +31,8 @@ var (
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrTarget: the target directory can not be used.
 	ErrTarget = errors.New("unusable target directory")
+	// ErrLeft: what a pull had written could not be removed.
+	ErrLeft = errors.New("something was left behind")
 )
 
 // Error is what every failed pull returns: what failed, of which image and

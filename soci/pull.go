@@ -102,8 +102,12 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 		return nil, &Error{Op: "target", Err: marked{err, ErrTarget}}
 	}
 	defer func() {
-		if rerr := j.stage.remove(); rerr != nil && err == nil {
-			err = fail(ctx, "target", ref, "", rerr)
+		if rerr := j.stage.remove(); rerr != nil {
+			left := fmt.Errorf("%w in %s: %w", ErrLeft, j.stage.work, rerr)
+			if err != nil {
+				left = fmt.Errorf("%w; %w", err, left)
+			}
+			err = &Error{Op: "clean up", Registry: ref.Host, Repository: ref.Repository, Err: left}
 		}
 	}()
 	if b := p.opts.Budget; b != nil {

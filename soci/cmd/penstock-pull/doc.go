@@ -1,0 +1,21 @@
+// Command penstock-pull pulls a container image and leaves its root file system in
+// a directory.
+//
+//	penstock-pull --root DIR [flags] REFERENCE
+//	penstock-pull --layers DIR [flags] REFERENCE
+//
+// With --root DIR all layers are applied to one tree; with --layers DIR each layer
+// gets a directory of its own inside DIR, as overlayfs takes it. DIR must be new or
+// empty. It appears when every digest has been verified, and not at all when
+// anything fails.
+//
+// It logs in with what docker login or podman login left behind. Registries on
+// loopback addresses are spoken to in plain HTTP, others only with --plain-http.
+//
+// Progress goes to standard error: a bar on a terminal, a line now and then
+// elsewhere. The result goes to standard output, with --json as one object.
+//
+// The exit code is 0 when the image is there, 1 when it could not be pulled, 2 when
+// the command line is wrong. An interrupt removes what was written; a second one
+// does not wait for that.
+package main

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/penstock/penstock/soci"
+)
+
+const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
+       penstock-pull --layers DIR [flags] REFERENCE
+
+Pulls a container image and leaves its verified root file system in DIR, which must be new or empty.
+
+  --root DIR         all layers applied to one tree
+  --layers DIR       a directory for each layer, as overlayfs takes them
+  --platform P       os/arch[/variant], for example linux/arm64 (default: this machine's)
+  --plain-http       http instead of https (loopback registries get http anyway)
+  --memory BYTES     bound of all buffers, for example 67108864 or 64MiB (default: 256 MiB)
+  --hosts-dir DIR    registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
+  --sync             flush the file system before DIR appears
+  --json             the result as one JSON object
+  --progress=false   no progress (default: a bar on a terminal, lines elsewhere)
+  --verbose          log retries and hedges
+
+Exit code: 0 done, 1 failed (nothing is left behind), 2 wrong command line.
+`
+
+// errHelp asks for the usage text.
+var errHelp = errors.New("help")
+
+// command is a parsed command line.
+type command struct {
+	options      soci.Options
+	root, layers string
+	reference    string
+	json         bool
+	meter        *meter
+}
+
+// parse reads the command line. Its errors name the value and the fix.
+func parse(args []string, stderr io.Writer) (*command, error) {
+	c := &command{}
+	o := &c.options
+	f := flag.NewFlagSet("penstock-pull", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.root, "root", "", "")
+	f.StringVar(&c.layers, "layers", "", "")
+	f.StringVar(&o.Platform, "platform", "", "")
+	f.BoolVar(&o.PlainHTTP, "plain-http", false, "")
+	f.Func("memory", "", func(s string) (err error) {
+		o.Memory, err = parseBytes(s)
+		return err
+	})
+	f.StringVar(&o.HostsDir, "hosts-dir", "", "")
+	f.BoolVar(&o.Sync, "sync", false, "")
+	f.BoolVar(&c.json, "json", false, "")
+	progress := f.Bool("progress", true, "")
+	verbose := f.Bool("verbose", false, "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, errHelp
+		}
+		return nil, fmt.Errorf("%w (see penstock-pull --help)", err)
+	}
+	switch {
+	case c.root == "" && c.layers == "":
+		return nil, errors.New("name the directory to fill: --root DIR for one tree, or --layers DIR for one directory for each layer")
+	case c.root != "" && c.layers != "":
+		return nil, errors.New("--root and --layers exclude each other: give one of them")
+	case f.NArg() == 0:
+		return nil, errors.New("name the image to pull, for example docker.io/library/alpine:3.20")
+	case f.NArg() > 1:
+		return nil, fmt.Errorf("one image at a time, but there is also %q (flags come before the reference)", f.Arg(1))
+	}
+	c.reference = f.Arg(0)
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if *verbose {
+		o.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	c.meter = newMeter(stderr)
+	if *progress {
+		o.Progress = c.meter
+	}
+	return c, nil
+}
+
+// parseBytes reads a number of bytes with an optional unit: K, M, G as powers of
+// 1024, with or without "iB" or "B".
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(s, "KMGTiBkmgtb ")
+	unit := strings.ToUpper(strings.TrimSpace(s[len(digits):]))
+	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+	by, ok := shift[unit]
+	if err != nil || !ok || n <= 0 || n > math.MaxInt64>>by {
+		return 0, errors.New("want a number of bytes, for example 67108864 or 64MiB")
+	}
+	return n << by, nil
+}

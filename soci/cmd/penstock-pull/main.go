@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/penstock/penstock/soci"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program; it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
+		return exitUsage
+	}
+	res, err := c.pull(ctx)
+	c.meter.end()
+	if err != nil {
+		return c.failed(ctx, err, stderr)
+	}
+	if c.json {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		err = e.Encode(res)
+	} else {
+		err = printResult(stdout, res)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "penstock-pull: the image is in place, but the result could not be written: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+func (c *command) pull(ctx context.Context) (_ *soci.Result, err error) {
+	p, err := soci.New(c.options)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	if c.layers != "" {
+		return p.PullLayers(ctx, c.reference, c.layers)
+	}
+	return p.Pull(ctx, c.reference, c.root)
+}
+
+func (c *command) failed(ctx context.Context, err error, stderr io.Writer) int {
+	if ctx.Err() != nil && !errors.Is(err, soci.ErrLeft) {
+		fmt.Fprintln(stderr, "penstock-pull: interrupted; nothing was left behind")
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
+	if e, ok := errors.AsType[*soci.Error](err); ok && e.Op == "parse" {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// oneLine keeps joined errors and remote messages on one line.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// printResult is the result for people.
+func printResult(w io.Writer, r *soci.Result) error {
+	t := r.Timing
+	wall := max(t.Wall, time.Millisecond).Seconds()
+	_, err := fmt.Fprintf(w, "%s (%s)\n%s\n%d layers, %d files, %s from %s compressed, in %.2f s: %.1f MB/s\n",
+		r.Reference, r.Platform, r.Manifest, len(r.Layers), r.Files, megabytes(r.FileBytes), megabytes(r.CompressedBytes),
+		wall, float64(r.FileBytes)/1e6/wall)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "waiting for the network %.2f s, inflate %.2f s, hash %.2f s, write %.2f s (sums over layers and writers)\n",
+		t.Network.Seconds(), t.Inflate.Seconds(), t.Hash.Seconds(), t.Write.Seconds())
+	for _, warning := range r.Warnings {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "warning: %s\n", warning)
+		}
+	}
+	return err
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
