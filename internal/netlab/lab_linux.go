@@ -154,8 +154,10 @@ func (l *Lab) connect(i int, link Link) error {
 	err := a.withHandle(func(h *netlink.Handle) error {
 		la := netlink.NewLinkAttrs()
 		la.Name, la.MTU = pa.ifname, mtu
-		return h.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: pb.ifname,
-			PeerNamespace: netlink.NsFd(int(b.ns)), PeerMTU: uint32(mtu)})
+		return h.LinkAdd(&netlink.Veth{
+			LinkAttrs: la, PeerName: pb.ifname,
+			PeerNamespace: netlink.NsFd(int(b.ns)), PeerMTU: uint32(mtu),
+		})
 	})
 	if err != nil {
 		return err

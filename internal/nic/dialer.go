@@ -111,7 +111,7 @@ func (d *Dialer) remotes(ctx context.Context, network, address string) ([]netip.
 		if err != nil {
 			return nil, err
 		}
-		port = uint64(p)
+		port = uint64(p) //nolint:gosec // a port number
 	}
 	var addrs []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {

@@ -271,7 +271,9 @@ func TestResolver(t *testing.T) {
 			after time.Duration
 			addr  string
 		}{
-			{0, "10.0.0.1"}, {MaxTTL - 1, "10.0.0.1"}, {1, "10.0.0.2"},
+			{0, "10.0.0.1"},
+			{MaxTTL - 1, "10.0.0.1"},
+			{1, "10.0.0.2"},
 			{MaxTTL, "10.0.0.2"}, // the lookup failed, the old answer serves
 			{retryLookup, "10.0.0.3"},
 		} {

@@ -29,8 +29,10 @@ func TestPicker(t *testing.T) {
 			var locals []pickLocal
 			for _, a := range d.CmdArgs {
 				name, families, _ := strings.Cut(a.Key, "/")
-				locals = append(locals, pickLocal{name: name,
-					v4: families != "6", v6: families != "4"})
+				locals = append(locals, pickLocal{
+					name: name,
+					v4:   families != "6", v6: families != "4",
+				})
 			}
 			p, now = newPicker(locals), time.Unix(0, 0)
 			return ""

@@ -15,8 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/penstock/penstock/internal/netlab"
 	"go.uber.org/goleak"
+
+	"github.com/penstock/penstock/internal/netlab"
 )
 
 func TestMain(m *testing.M) {

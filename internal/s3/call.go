@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -105,10 +104,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
-}
-
-// ambiguous reports whether a request that failed may have been carried out.
-func ambiguous(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (e.Status == 0 || e.Status >= 500)
 }

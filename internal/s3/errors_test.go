@@ -28,13 +28,34 @@ func TestClassify(t *testing.T) {
 		code   string
 		want   ranges.FaultKind
 	}{
-		{503, "SlowDown", ranges.Throttled}, {503, "", ranges.Throttled}, {429, "", ranges.Throttled}, {400, "ThrottlingException", ranges.Throttled},
-		{500, "InternalError", ranges.Retryable}, {502, "", ranges.Retryable}, {504, "", ranges.Retryable}, {400, "RequestTimeout", ranges.Retryable}, {409, "OperationAborted", ranges.Retryable},
-		{412, "PreconditionFailed", ranges.Changed}, {412, "", ranges.Changed},
-		{404, "NoSuchKey", ranges.NotFound}, {404, "NoSuchBucket", ranges.NotFound}, {404, "NoSuchVersion", ranges.NotFound}, {404, "", ranges.NotFound}, {405, "MethodNotAllowed", ranges.NotFound},
-		{403, "AccessDenied", ranges.Denied}, {403, "", ranges.Denied}, {401, "", ranges.Denied}, {403, "InvalidAccessKeyId", ranges.Denied}, {400, "ExpiredToken", ranges.Denied}, {400, "InvalidToken", ranges.Denied},
-		{416, "InvalidRange", ranges.OutOfRange}, {416, "", ranges.OutOfRange},
-		{400, "InvalidArgument", ranges.Permanent}, {501, "NotImplemented", ranges.Permanent}, {301, "PermanentRedirect", ranges.Permanent}, {409, "BucketNotEmpty", ranges.Permanent},
+		{503, "SlowDown", ranges.Throttled},
+		{503, "", ranges.Throttled},
+		{429, "", ranges.Throttled},
+		{400, "ThrottlingException", ranges.Throttled},
+		{500, "InternalError", ranges.Retryable},
+		{502, "", ranges.Retryable},
+		{504, "", ranges.Retryable},
+		{400, "RequestTimeout", ranges.Retryable},
+		{409, "OperationAborted", ranges.Retryable},
+		{412, "PreconditionFailed", ranges.Changed},
+		{412, "", ranges.Changed},
+		{404, "NoSuchKey", ranges.NotFound},
+		{404, "NoSuchBucket", ranges.NotFound},
+		{404, "NoSuchVersion", ranges.NotFound},
+		{404, "", ranges.NotFound},
+		{405, "MethodNotAllowed", ranges.NotFound},
+		{403, "AccessDenied", ranges.Denied},
+		{403, "", ranges.Denied},
+		{401, "", ranges.Denied},
+		{403, "InvalidAccessKeyId", ranges.Denied},
+		{400, "ExpiredToken", ranges.Denied},
+		{400, "InvalidToken", ranges.Denied},
+		{416, "InvalidRange", ranges.OutOfRange},
+		{416, "", ranges.OutOfRange},
+		{400, "InvalidArgument", ranges.Permanent},
+		{501, "NotImplemented", ranges.Permanent},
+		{301, "PermanentRedirect", ranges.Permanent},
+		{409, "BucketNotEmpty", ranges.Permanent},
 	} {
 		if got := classify(tc.status, tc.code); got != tc.want {
 			t.Errorf("%d %s is %v, want %v", tc.status, tc.code, got, tc.want)
@@ -90,8 +111,10 @@ func TestCallRetries(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""),
-			Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		c, err := New(t.Context(), Options{
+			Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""),
+			Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

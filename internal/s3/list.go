@@ -103,7 +103,7 @@ func listInput(bucket string, o ListOptions) *awss3.ListObjectsV2Input {
 		MaxKeys:      aws.Int32(pageKeys),
 	}
 	if o.MaxKeys > 0 {
-		in.MaxKeys = aws.Int32(int32(o.MaxKeys))
+		in.MaxKeys = aws.Int32(int32(o.MaxKeys)) //nolint:gosec // at most 1,000, by Validate
 	}
 	for _, f := range []struct {
 		to    **string
@@ -193,6 +193,8 @@ func (t *tokens) advance(token string) bool {
 }
 
 func stuck(op, bucket, prefix string) error {
-	return &Error{Op: op, Bucket: bucket, Key: prefix, kind: ranges.Permanent,
-		Err: fmt.Errorf("%w: the server repeats a continuation token or gives none; its listing can't be trusted", ErrListStuck)}
+	return &Error{
+		Op: op, Bucket: bucket, Key: prefix, kind: ranges.Permanent,
+		Err: fmt.Errorf("%w: the server repeats a continuation token or gives none; its listing can't be trusted", ErrListStuck),
+	}
 }

@@ -151,6 +151,8 @@ func answer(r *http.Request, status int, header http.Header, body string) *http.
 	if header == nil {
 		header = http.Header{}
 	}
-	return &http.Response{StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: r, TLS: &tls.ConnectionState{}}
+	return &http.Response{
+		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: r, TLS: &tls.ConnectionState{},
+	}
 }

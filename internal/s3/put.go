@@ -272,10 +272,15 @@ func (u UploadChecksum) update(s ranges.Checksum, p []byte) ranges.Checksum {
 	case ChecksumCRC64NVME:
 		return ranges.Checksum{Algorithm: ranges.CRC64NVME, Value: crc64nvme.Update(s.Value, p)}
 	case ChecksumCRC32C:
-		return ranges.Checksum{Algorithm: ranges.CRC32C, Value: uint64(crc32.Update(uint32(s.Value), castagnoli, p))}
+		return ranges.Checksum{Algorithm: ranges.CRC32C, Value: uint64(crc32.Update(low32(s), castagnoli, p))}
 	case ChecksumOff:
 	}
 	return ranges.Checksum{}
+}
+
+// low32 returns the value of a CRC32C.
+func low32(s ranges.Checksum) uint32 {
+	return uint32(s.Value) //nolint:gosec // a CRC32C has 32 bits
 }
 
 // sumHeaders returns a sum as the values of the CRC64NVME and CRC32C headers;
@@ -285,7 +290,7 @@ func sumHeaders(s ranges.Checksum) (crc64, crc32c *string) {
 	case ranges.CRC64NVME:
 		return aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, s.Value))), nil
 	case ranges.CRC32C:
-		return nil, aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, uint32(s.Value))))
+		return nil, aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, low32(s))))
 	case ranges.NoChecksum:
 	}
 	return nil, nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -210,12 +211,8 @@ func (s *source) fault(e *Error, from *ranges.Fault) *ranges.Fault {
 
 // sign prepares one GET. In the steady state it allocates what the signer does.
 func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
-	for name, values := range s.c.header {
-		req.Header[name] = values
-	}
-	for name, values := range t.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, s.c.header)
+	maps.Copy(req.Header, t.header)
 	if coversStart(req.Header["Range"]) {
 		req.Header["X-Amz-Checksum-Mode"] = enabled
 	}
@@ -245,8 +242,10 @@ func (s *source) check(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
 		if v := resp.Header.Get("X-Amz-Version-Id"); s.version != "" && v != s.version {
-			e := &Error{Status: resp.StatusCode, kind: ranges.Permanent,
-				Err: fmt.Errorf("asked for version %q, got %q: the bucket does not keep versions", oneLine(s.version, maxCode), oneLine(v, maxCode))}
+			e := &Error{
+				Status: resp.StatusCode, kind: ranges.Permanent,
+				Err: fmt.Errorf("asked for version %q, got %q: the bucket does not keep versions", oneLine(s.version, maxCode), oneLine(v, maxCode)),
+			}
 			return s.fault(e, nil)
 		}
 		return nil

@@ -267,7 +267,7 @@ func (u *upload) send(ctx context.Context, p *part) error {
 		Bucket:               aws.String(u.bucket),
 		Key:                  aws.String(u.key),
 		UploadId:             aws.String(u.id),
-		PartNumber:           aws.Int32(int32(p.n)),
+		PartNumber:           aws.Int32(int32(p.n)), //nolint:gosec // at most maxParts
 		ContentLength:        aws.Int64(int64(p.len)),
 		ChecksumCRC64NVME:    crc64,
 		ChecksumCRC32C:       crc32c,
