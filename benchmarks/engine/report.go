@@ -34,7 +34,7 @@ func reportThroughput(res *bench.Result, o options, m bench.Measured, title stri
 			bench.FormatSpread(bench.SpreadOf(s, bench.Rate), 1e9, 2),
 			bench.FormatSpread(bench.SpreadOf(s, bench.MaxRSS), mib, 0),
 			fmt.Sprintf("%.0f", bench.SpreadOf(s, bench.Requests).Median),
-			outcomes(s),
+			bench.Outcomes(s),
 		})
 		chart.Bars = append(chart.Bars, bench.Bar{Label: shortName(name), Value: cpu, Ours: m.Ours[i]})
 	}
@@ -90,7 +90,7 @@ func faultCell(s, clean []bench.Sample, size int64) string {
 	if a := again(s, size); a >= 0.0005 { // less would print as 0.0
 		cell += fmt.Sprintf(", %.1f %%", 100*a)
 	}
-	return cell + ", " + outcomes(s)
+	return cell + ", " + bench.Outcomes(s)
 }
 
 // again is the median share of the bytes that the origin sent more than once.
@@ -118,28 +118,9 @@ func faultVerdicts(res *bench.Result, o options, m, clean bench.Measured) {
 	case replacedCase:
 		all := len(ours) > 0 && !slices.ContainsFunc(ours, func(s bench.Sample) bool { return s.Outcome != bench.OutcomeTyped })
 		res.Verdicts = append(res.Verdicts, bench.Verdict{
-			Claim: "object replaced: the typed error, never a mixed byte", Target: "typed", Got: outcomes(ours), OK: all,
+			Claim: "object replaced: the typed error, never a mixed byte", Target: "typed", Got: bench.Outcomes(ours), OK: all,
 		})
 	}
-}
-
-// outcomes says how the runs ended: "ok", or "typed 2, corrupt 1".
-func outcomes(samples []bench.Sample) string {
-	n := map[string]int{}
-	var order []string
-	for _, s := range samples {
-		if n[s.Outcome] == 0 {
-			order = append(order, s.Outcome)
-		}
-		n[s.Outcome]++
-	}
-	if len(order) == 1 {
-		return order[0]
-	}
-	for i, w := range order {
-		order[i] = fmt.Sprintf("%s %d", w, n[w])
-	}
-	return strings.Join(order, ", ")
 }
 
 // shortName fits below a bar.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"strings"
 )
 
 // Build builds a main package of the module into the file out.
@@ -18,6 +20,18 @@ func Build(ctx context.Context, out, pkg string) error {
 	return nil
 }
 
+// GoInstall installs a program at a version (path@version) into dir, through
+// Go's module proxy, and returns its path.
+func GoInstall(ctx context.Context, dir, program string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "install", program)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOBIN="+dir)
+	if log, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go install %s: %w\n%s", program, err, log)
+	}
+	name, _, _ := strings.Cut(path.Base(program), "@")
+	return filepath.Join(dir, name), nil
+}
+
 // sbin are where servers live and where a user's PATH does not look.
 var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/sbin"}
 
@@ -25,8 +39,8 @@ var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/sbin"}
 // package is installed with apt, and a service that comes with it is stopped: a
 // benchmark starts its own. Who is not root gets an error that says what to do.
 func Debian(ctx context.Context, program, pkg string) (string, error) {
-	if path, err := find(program); err == nil {
-		return path, nil
+	if p, err := find(program); err == nil {
+		return p, nil
 	}
 	if os.Geteuid() != 0 {
 		return "", fmt.Errorf("%s is missing: install the package %s as root", program, pkg)
@@ -44,9 +58,9 @@ func Debian(ctx context.Context, program, pkg string) (string, error) {
 }
 
 func find(program string) (string, error) {
-	path, err := exec.LookPath(program)
+	p, err := exec.LookPath(program)
 	if err == nil {
-		return path, nil
+		return p, nil
 	}
 	for _, dir := range sbin {
 		if p, err := exec.LookPath(filepath.Join(dir, program)); err == nil {

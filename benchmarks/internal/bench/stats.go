@@ -2,7 +2,9 @@ package bench
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 )
 
 // Spread is the middle and the ends of a number of values.
@@ -52,3 +54,22 @@ func Rate(s Sample) (float64, bool) { return s.Rate(), s.Outcome == OutcomeOK &&
 
 // Requests is what the server counted, whatever the outcome.
 func Requests(s Sample) (float64, bool) { return float64(s.Requests), true }
+
+// Outcomes says how the runs ended: "ok", or "typed 2, corrupt 1".
+func Outcomes(samples []Sample) string {
+	n := map[string]int{}
+	var order []string
+	for _, s := range samples {
+		if n[s.Outcome] == 0 {
+			order = append(order, s.Outcome)
+		}
+		n[s.Outcome]++
+	}
+	if len(order) == 1 {
+		return order[0]
+	}
+	for i, w := range order {
+		order[i] = fmt.Sprintf("%s %d", w, n[w])
+	}
+	return strings.Join(order, ", ")
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	role, args := "", os.Args[1:]
+	if len(args) > 0 {
+		role = args[0]
+	}
+	var err error
+	switch role {
+	case "ours":
+		err = runPuller(ctx, args[1:], pullOurs)
+	case "plain":
+		err = runPuller(ctx, args[1:], pullPlain)
+	default:
+		var o options
+		if o, err = parseOptions(args); err == nil {
+			err = drive(ctx, o)
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errUsage):
+		stop()
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "image:", err)
+		stop()
+		os.Exit(exitFailed)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+// options are the flags of the driver.
+type options struct {
+	rounds   int
+	connRate int64
+	quick    bool
+	out      string
+	data     string
+}
+
+func parseOptions(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("image", flag.ContinueOnError)
+	fs.BoolVar(&o.quick, "quick", false, "a small image and one round: does everything run? Its figures mean nothing and are not written")
+	fs.IntVar(&o.rounds, "rounds", 5, "rounds of each case")
+	fs.Int64Var(&o.connRate, "conn-rate", 40<<20, "`bytes` a second that one connection gets in the second case, as from a busy registry")
+	fs.StringVar(&o.out, "out", "benchmarks/image/results", "`folder` for the results")
+	fs.StringVar(&o.data, "data", "/dev/shm", "`folder` for layers and trees; it should be in memory")
+	if err := fs.Parse(args); err != nil {
+		return o, errors.Join(errUsage, err)
+	}
+	if o.quick {
+		o.rounds, o.out = 1, ""
+	}
+	problem := ""
+	switch {
+	case fs.NArg() > 0:
+		problem = fmt.Sprintf("unexpected argument %q: flags only", fs.Arg(0))
+	case o.rounds < 1:
+		problem = fmt.Sprintf("-rounds %d: use at least 1", o.rounds)
+	case o.connRate < 1<<20:
+		problem = fmt.Sprintf("-conn-rate %d is below 1 MiB a second: use for example %d", o.connRate, 40<<20)
+	}
+	if problem != "" {
+		fmt.Fprintln(os.Stderr, "image:", problem)
+		return o, errUsage
+	}
+	return o, nil
+}
