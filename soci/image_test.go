@@ -319,3 +319,13 @@ func hardLink(t testing.TB) []byte {
 	w.Close()
 	return buf.Bytes()
 }
+
+// exampleTar is an archive of one file.
+func exampleTar(name, body string) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(body)), Uid: os.Geteuid(), Gid: os.Getegid()})
+	io.WriteString(w, body)
+	w.Close()
+	return buf.Bytes()
+}

@@ -182,8 +182,8 @@ func choose(all []ocispec.Descriptor, want ocispec.Platform) ([]ocispec.Descript
 	var have []string
 	for _, d := range all {
 		switch {
-		case d.ArtifactType != "" || !isImage(d.MediaType):
-			continue // SOCI indexes, signatures, attestations
+		case !isImage(d.MediaType) || !isConfig(d.ArtifactType):
+			continue // SOCI indexes, signatures
 		case d.Platform == nil:
 			unnamed = append(unnamed, d)
 		case d.Platform.OS == "unknown": // BuildKit's attestations
@@ -216,6 +216,12 @@ func isImage(mediaType string) bool {
 		return true
 	}
 	return false
+}
+
+// isConfig reports whether an artifact type says "image": not at all, or by the type
+// of its config, as go-containerregistry writes it.
+func isConfig(artifactType string) bool {
+	return artifactType == "" || artifactType == ocispec.MediaTypeImageConfig || artifactType == dockerConfig
 }
 
 func orNone(s []string) string {
@@ -267,9 +273,7 @@ func (c *Client) image(ctx context.Context, e *ranges.Engine, ref Reference, doc
 }
 
 func checkManifest(m ocispec.Manifest) error {
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig:
-	default:
+	if m.Config.MediaType == "" || !isConfig(m.Config.MediaType) {
 		return fmt.Errorf("%w: config of type %q: this is no container image", ErrUnsupported, m.Config.MediaType)
 	}
 	if len(m.Layers) > maxEntries {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -29,6 +30,9 @@ func ParseReference(s string) (Reference, error) {
 		return Reference{}, fmt.Errorf("image reference %q is not valid (want [registry/]name[:tag][@digest]): %w", s, err)
 	}
 	ref := Reference{Host: r.Context().RegistryStr(), Repository: r.Context().RepositoryStr()}
+	if !repository.MatchString(ref.Repository) {
+		return Reference{}, fmt.Errorf("image reference %q: repository %q is not valid (lower case, digits, and single . _ - between them)", s, ref.Repository)
+	}
 	if ref.Host == name.DefaultRegistry {
 		ref.Host = hub
 	}
@@ -43,6 +47,10 @@ func ParseReference(s string) (Reference, error) {
 	ref.Tag = r.Identifier()
 	return ref, nil
 }
+
+// repository is the grammar of the distribution spec. The parser lets more pass, "a/../b"
+// for one, which would end up in a URL.
+var repository = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 
 // hub is the name under which everybody knows index.docker.io.
 const hub = "docker.io"
