@@ -96,7 +96,8 @@ func runStorage(ctx context.Context, env *environment) (result, error) {
 		}
 	}
 	sent := env.origin.TotalBytes(bucketName + "/")
-	if sent != env.bytes {
+	// A late request may be asked again (a hedge): at most 1 % of the bytes.
+	if sent < env.bytes || sent > env.bytes+env.bytes/100 {
 		return r, fmt.Errorf("read-once is broken: the origin sent %d bytes of %d", sent, env.bytes)
 	}
 	for _, w := range rep.Workers {
@@ -105,7 +106,7 @@ func runStorage(ctx context.Context, env *environment) (result, error) {
 	all := sent * int64(env.workers)
 	r.figure("objects", len(env.files), "objects", fmt.Sprintf("%d, %s", len(env.files), size(env.bytes)))
 	r.figure("workers", env.workers, "workers", fmt.Sprintf("%d processes, every hash right", env.workers))
-	r.figure("origin_bytes", sent, "origin sent", fmt.Sprintf("%s: each byte once", size(sent)))
+	r.figure("origin_bytes", sent, "origin sent", fmt.Sprintf("%s, %.4f times the objects", size(sent), float64(sent)/float64(env.bytes)))
 	r.figure("worker_bytes_per_second", float64(env.bytes)/took.Seconds(), "per worker", rate(env.bytes, took))
 	r.figure("aggregate_bytes_per_second", float64(all)/took.Seconds(), "aggregate", rate(all, took))
 	return r, nil

@@ -111,7 +111,7 @@ func rate(n int64, d time.Duration) string {
 
 func printTable(out io.Writer, results []result, took time.Duration) {
 	fmt.Fprintln(out)
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', tabwriter.DiscardEmptyColumns)
 	for _, r := range results {
 		state := "ok"
 		switch {
@@ -120,15 +120,15 @@ func printTable(out io.Writer, results []result, took time.Duration) {
 		case r.Note != "":
 			state = "ok, in part"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f s\t\n", strings.ToUpper(r.Path), state, r.Seconds)
+		fmt.Fprintf(w, "%s\t%s, %.1f s\n", strings.ToUpper(r.Path), state, r.Seconds)
 		for _, l := range r.Lines {
-			fmt.Fprintf(w, "  %s\t%s\t\t\n", l[0], l[1])
+			fmt.Fprintf(w, "  %s\t%s\n", l[0], l[1])
 		}
 		if r.Note != "" {
-			fmt.Fprintf(w, "  note\t%s\t\t\n", r.Note)
+			fmt.Fprintf(w, "  note\t%s\n", r.Note)
 		}
 		if r.Error != "" {
-			fmt.Fprintf(w, "  error\t%s\t\t\n", r.Error)
+			fmt.Fprintf(w, "  error\t%s\n", r.Error)
 		}
 	}
 	_ = w.Flush() // a closed standard output has nobody to tell
