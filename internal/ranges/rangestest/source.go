@@ -1,8 +1,3 @@
-// Package rangestest has a [ranges.Source] in memory whose faults are scripted,
-// and the conformance suite that every Source must pass.
-//
-// The source runs in fake time too (testing/synctest): its stalls and delays
-// are timers, and nothing touches a socket.
 package rangestest
 
 import (
