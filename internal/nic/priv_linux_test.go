@@ -198,17 +198,17 @@ func TestPrivTwoLinks(t *testing.T) {
 			// to the device uses the second.
 			name: "interfaces of one subnet",
 			options: netlab.Options{Hosts: []string{"server", "client"}, Switches: []string{"switch"}, Links: []netlab.Link{
-				{A: "server", B: "switch"},
-				{A: "switch", B: "client", RateAB: rate, RateBA: rate},
-				{A: "switch", B: "client", RateAB: rate, RateBA: rate},
+				{A: "server", B: "switch", MTU: 9000},
+				{A: "switch", B: "client", RateAB: rate, RateBA: rate, MTU: 9000},
+				{A: "switch", B: "client", RateAB: rate, RateBA: rate, MTU: 9000},
 			}},
 			one: []string{"eth0"}, two: []string{"eth0", "eth1"},
 		},
 		{
 			name: "addresses of two cables",
 			options: netlab.Options{Hosts: []string{"server", "client"}, Links: []netlab.Link{
-				{A: "server", B: "client", RateAB: rate, RateBA: rate},
-				{A: "server", B: "client", RateAB: rate, RateBA: rate},
+				{A: "server", B: "client", RateAB: rate, RateBA: rate, MTU: 9000},
+				{A: "server", B: "client", RateAB: rate, RateBA: rate, MTU: 9000},
 			}},
 			one: []string{"10.77.0.2"}, two: []string{"10.77.0.2", "10.77.1.2"},
 		},

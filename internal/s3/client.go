@@ -20,6 +20,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -104,7 +105,10 @@ func New(ctx context.Context, o Options) (*Client, error) {
 
 // loadConfig reads the environment and the shared configuration.
 func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
-	load := []func(*config.LoadOptions) error{config.WithDefaultRegion(DefaultRegion)}
+	load := []func(*config.LoadOptions) error{
+		config.WithDefaultRegion(DefaultRegion),
+		config.WithLogger(logging.Nop{}), // the SDK would write to standard error
+	}
 	if o.Region != "" {
 		load = append(load, config.WithRegion(o.Region))
 	}
@@ -273,6 +277,8 @@ type witness struct {
 	sent    int // requests
 	status  int // of the last answer, 0 none
 	failure *Error
+	answer  *http.Response // the last one, if it was no success
+	body    []byte         // of answer
 }
 
 type witnessKey struct{}
@@ -292,7 +298,7 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 		seen = &witness{}
 	}
 	seen.sent++
-	seen.status, seen.failure = 0, nil
+	seen.status, seen.failure, seen.answer = 0, nil, nil
 	resp, err := w.client.Do(req)
 	if err != nil {
 		err = unwrapURL(err)
@@ -307,6 +313,7 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 		seen.failure = fromAnswer(resp, time.Now())
 		seen.failure.Endpoint = endpointOf(req.URL)
 		resp.Body = io.NopCloser(bytes.NewReader(data))
+		seen.answer, seen.body = resp, data
 		return resp, nil
 	}
 	if req.URL.Query().Get("x-id") != "GetObject" {

@@ -1,9 +1,11 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -50,6 +52,11 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			so.APIOptions = append(so.APIOptions[:len(so.APIOptions):len(so.APIOptions)], smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", enabled[0]))
 		}
 	})
+	if err != nil && seen.answer != nil && ctx.Err() == nil {
+		resp := *seen.answer // for the checks, which read it anew
+		resp.Body, resp.Request = io.NopCloser(bytes.NewReader(seen.body)), req
+		return &resp, nil
+	}
 	if err != nil {
 		return nil, fromSDK(ctx, opGet, s.bucket, s.key, err, seen)
 	}

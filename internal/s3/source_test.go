@@ -354,6 +354,22 @@ func TestWrongCredentials(t *testing.T) {
 	}
 }
 
+func TestLocals(t *testing.T) {
+	origin := start(t, testorigin.Options{})
+	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, origin, Options{Locals: []string{"127.0.0.1"}})
+	for _, fresh := range []bool{false, true} {
+		if got, _, err := get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5, Fresh: fresh}); err != nil || string(got) != "bytes" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	refused := connect(t, origin, Options{Locals: []string{"127.0.0.1"}, Endpoint: "http://127.0.0.1:1", Attempts: -1})
+	_, err := refused.Head(t.Context(), "data", "k")
+	wantText(t, err, "refuses connections")
+}
+
 func TestAnonymous(t *testing.T) {
 	origin := start(t, testorigin.Options{Anonymous: true})
 	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
