@@ -24,7 +24,8 @@ func (e *Error) Error() string { return fmt.Sprintf("%s %q: %v", e.Op, e.Path, e
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errno returns the number that the kernel gets for err: an errno in its chain as it is, else
+// Errno returns the number that the kernel gets for err. An errno that the core itself gave stays as it is; one from
+// further below (a refused connection, say) means nothing to a program that reads a file.
 //
 //	nil                              0
 //	not found                        ENOENT
@@ -35,12 +36,15 @@ func (e *Error) Unwrap() error { return e.Err }
 //
 // A deadline is EIO, not EINTR: nobody interrupted the caller, the store was too slow.
 func Errno(err error) syscall.Errno {
-	var errno syscall.Errno
+	var ours *Error
+	if errors.As(err, &ours) {
+		if errno, direct := ours.Err.(syscall.Errno); direct { //nolint:errorlint // deeper ones are not ours
+			return errno
+		}
+	}
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &errno):
-		return errno
 	case errors.Is(err, ErrChanged):
 		return syscall.ESTALE
 	case errors.Is(err, iofs.ErrNotExist):

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	iofs "io/fs"
 	"sync"
@@ -288,7 +289,7 @@ func (f *FS) Read(ctx context.Context, handle uint64, p []byte, off int64) (int,
 		return 0, &Error{"read", h.node.obj.Key, io.ErrUnexpectedEOF}
 	case errors.Is(err, iofs.ErrNotExist):
 		// Deleted under an open handle: its version is gone, as if replaced.
-		return 0, &Error{"read", h.node.obj.Key, errors.Join(syscall.ESTALE, err)}
+		return 0, &Error{"read", h.node.obj.Key, fmt.Errorf("%w: %w", ErrChanged, err)}
 	default:
 		return 0, &Error{"read", h.node.obj.Key, err}
 	}

@@ -3,7 +3,6 @@ package fs_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	iofs "io/fs"
 	"strings"
@@ -125,7 +124,7 @@ func TestErrors(t *testing.T) {
 		case op == memstore.Stat && key == "denied":
 			return fmt.Errorf("HEAD: 403: %w", iofs.ErrPermission)
 		case op == memstore.Stat && key == "broken":
-			return errors.New("connection refused")
+			return fmt.Errorf("dial: %w", syscall.ECONNREFUSED) // an errno, but none of a file's
 		}
 		return nil
 	}
@@ -133,7 +132,7 @@ func TestErrors(t *testing.T) {
 	wantErrno(t, err, syscall.EACCES)
 	_, err = f.Lookup(t.Context(), fs.Root, "broken")
 	wantErrno(t, err, syscall.EIO)
-	if want := `lookup "broken": connection refused`; err == nil || err.Error() != want {
+	if want := `lookup "broken": dial: connection refused`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	wantErrno(t, context.DeadlineExceeded, syscall.EIO)

@@ -24,12 +24,13 @@ const attrTTL = 24 * time.Hour
 // which the kernel stops asking.
 type bridge struct {
 	gofuse.RawFileSystem
-	core *fs.FS
-	log  *slog.Logger
+	core     *fs.FS
+	log      *slog.Logger
+	stopping chan struct{} // closed when the mount is about to go: no grace any more
 }
 
 // begin returns the context of one request. end must be called when the request is answered.
-func begin(cancel <-chan struct{}) (ctx context.Context, end context.CancelFunc) {
+func (b *bridge) begin(cancel <-chan struct{}) (ctx context.Context, end context.CancelFunc) {
 	ctx, end = context.WithCancel(context.Background())
 	go func() {
 		select {
@@ -41,9 +42,11 @@ func begin(cancel <-chan struct{}) (ctx context.Context, end context.CancelFunc)
 		defer grace.Stop()
 		select {
 		case <-ctx.Done():
+			return
 		case <-grace.C:
-			end()
+		case <-b.stopping:
 		}
+		end()
 	}()
 	return ctx, end
 }
@@ -72,7 +75,7 @@ func (b *bridge) OnUnmount() {}
 
 // Lookup implements gofuse.RawFileSystem.
 func (b *bridge) Lookup(cancel <-chan struct{}, in *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
-	ctx, end := begin(cancel)
+	ctx, end := b.begin(cancel)
 	defer end()
 	a, err := b.core.Lookup(ctx, in.NodeId, name)
 	if err != nil {
@@ -115,7 +118,7 @@ func (b *bridge) GetAttr(_ <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.At
 
 // Open implements gofuse.RawFileSystem.
 func (b *bridge) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
-	ctx, end := begin(cancel)
+	ctx, end := b.begin(cancel)
 	defer end()
 	flags := fs.OpenRead
 	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&(syscall.O_TRUNC|syscall.O_APPEND) != 0 {
@@ -138,7 +141,7 @@ func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (go
 	if in.Offset > math.MaxInt64 {
 		return nil, gofuse.EINVAL
 	}
-	ctx, end := begin(cancel)
+	ctx, end := b.begin(cancel)
 	defer end()
 	n, err := b.core.Read(ctx, in.Fh, buf, int64(in.Offset))
 	if err != nil {
@@ -165,7 +168,7 @@ func (b *bridge) OpenDir(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenO
 
 // ReadDir implements gofuse.RawFileSystem.
 func (b *bridge) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	ctx, end := begin(cancel)
+	ctx, end := b.begin(cancel)
 	defer end()
 	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, fs.Names, func(e *fs.DirEntry) bool {
 		return out.AddDirEntry(dirEntry(e))
@@ -174,7 +177,7 @@ func (b *bridge) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.
 
 // ReadDirPlus implements gofuse.RawFileSystem.
 func (b *bridge) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	ctx, end := begin(cancel)
+	ctx, end := b.begin(cancel)
 	defer end()
 	return b.status(b.core.ReadDir(ctx, in.Fh, in.Offset, fs.Lookups, func(e *fs.DirEntry) bool {
 		entry := out.AddDirLookupEntry(dirEntry(e))
@@ -196,10 +199,14 @@ func dirEntry(e *fs.DirEntry) gofuse.DirEntry {
 // ReleaseDir implements gofuse.RawFileSystem.
 func (b *bridge) ReleaseDir(in *gofuse.ReleaseIn) { b.core.ReleaseDir(in.Fh) }
 
-// StatFs implements gofuse.RawFileSystem. A bucket has no size: the figures are one PiB in all and nothing free, since
-// nothing can be written. Programs that divide by the size go on working.
+// StatFs implements gofuse.RawFileSystem. A bucket has no size: the figures are one PiB in all, and all of it free, so that
+// nobody is alarmed by a full disk and programs that divide by the size go on working.
 func (b *bridge) StatFs(_ <-chan struct{}, _ *gofuse.InHeader, out *gofuse.StatfsOut) gofuse.Status {
 	const block = 4096
-	*out = gofuse.StatfsOut{Blocks: (1 << 50) / block, Bsize: block, Frsize: block, Files: 1 << 32, NameLen: tree.MaxName}
+	const blocks = (1 << 50) / block
+	*out = gofuse.StatfsOut{
+		Blocks: blocks, Bfree: blocks, Bavail: blocks, Bsize: block, Frsize: block,
+		Files: 1 << 32, Ffree: 1 << 32, NameLen: tree.MaxName,
+	}
 	return gofuse.OK
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,7 @@ type Server struct {
 	dir       string
 	device    string // "major:minor" of the file system
 	readAhead int
+	stop      func()        // ends the grace of interrupted requests
 	done      chan struct{} // closed when the kernel has let go of the mount
 }
 
@@ -87,11 +89,14 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 		}
 		mo.Options = append(mo.Options, "ro", "nosuid", "nodev")
 	}
-	raw, err := gofuse.NewServer(&bridge{RawFileSystem: gofuse.NewDefaultRawFileSystem(), core: core, log: opts.Log}, dir, mo)
+	b := &bridge{
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(), core: core, log: opts.Log, stopping: make(chan struct{}),
+	}
+	raw, err := gofuse.NewServer(b, dir, mo)
 	if err != nil {
 		return nil, explain(dir, err)
 	}
-	s := &Server{dir: dir, done: make(chan struct{})}
+	s := &Server{dir: dir, stop: sync.OnceFunc(func() { close(b.stopping) }), done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		raw.Serve()
@@ -186,20 +191,17 @@ func (s *Server) Dir() string { return s.dir }
 // ReadAhead returns the kernel's read-ahead for this mount in KiB, 0 if unknown.
 func (s *Server) ReadAhead() int { return s.readAhead }
 
-// Done is closed when the file system is no longer mounted anywhere and all its requests are answered.
+// Done is closed when the kernel has ended the connection (the file system was unmounted everywhere, or aborted) and all
+// requests are answered. An aborted mount is still in the table: Unmount removes it.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Unmount unmounts and waits until the last request is answered or ctx ends. A busy mount, or one that is also bound
 // elsewhere, is aborted. It may be called again, and after somebody else has unmounted.
 func (s *Server) Unmount(ctx context.Context) error {
-	select {
-	case <-s.done:
-		return nil
-	default:
-	}
 	if err := s.detach(ctx); err != nil {
 		return fmt.Errorf("unmount %q: %w", s.dir, err)
 	}
+	s.stop()
 	select {
 	case <-s.done:
 		return nil

@@ -22,6 +22,10 @@ import (
 	"github.com/penstock/penstock/csi/internal/fs"
 	"github.com/penstock/penstock/csi/internal/memstore"
 	"github.com/penstock/penstock/csi/internal/mounts"
+	"github.com/penstock/penstock/csi/internal/s3store"
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/s3"
+	"github.com/penstock/penstock/internal/testorigin"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -95,7 +99,7 @@ func TestPrivTree(t *testing.T) {
 		}
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Bfree != 0 || st.Blocks == 0 {
+	if err := unix.Statfs(dir, &st); err != nil || st.Bfree != st.Blocks || st.Blocks == 0 {
 		t.Errorf("statfs: %+v, %v", st, err)
 	}
 	if kib := srv.ReadAhead(); kib != readAheadKiB {
@@ -298,11 +302,72 @@ func TestPrivBoundElsewhere(t *testing.T) {
 	if err := srv.Unmount(t.Context()); err != nil { // must not wait for the copy
 		t.Error(err)
 	}
+	if table, err := mounts.Read(); err != nil || len(table.Below(dir, FSType)) != 0 {
+		t.Errorf("still mounted: %v, %v", table.Below(dir, FSType), err)
+	}
 	if _, err := os.ReadFile(base + "/copy/file"); !errors.Is(err, syscall.ENOTCONN) {
 		t.Errorf("a copy of an aborted mount: got %v, want ENOTCONN", err)
 	}
 	if err := mounts.Remove(base, base+"/copy"); err != nil { // a dead mount is removed all the same
 		t.Error(err)
+	}
+}
+
+// TestPrivAborted: a mount whose connection was aborted from outside is dead, and still removed by Unmount.
+func TestPrivAborted(t *testing.T) {
+	s := &memstore.Store{}
+	dir, srv := mount(t, s, fs.Options{})
+	base := t.TempDir()
+	target, err := mounts.OpenTarget(base, base+"/copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	if err := target.Bind(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(base+"/copy", unix.MNT_FORCE); err != nil {
+		t.Fatal(err)
+	}
+	<-srv.Done()
+	if err := srv.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPrivOriginDies: when S3 goes away, a read ends with EIO after the engine's last attempt, and does not hang.
+func TestPrivOriginDies(t *testing.T) {
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if err := o.Put("bucket", "file", []byte("data")); err != nil {
+		t.Fatal(err)
+	}
+	client, err := s3.New(t.Context(), s3.Options{
+		Endpoint: o.URL(), Credentials: s3.StaticCredentials(testorigin.AccessKey, testorigin.SecretKey, ""),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	engine, err := ranges.New(ranges.Options{Retry: ranges.RetryPolicy{Attempts: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	dir, _ := mount(t, s3store.New(client, engine, "bucket"), fs.Options{})
+	f, err := os.Open(dir + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Read(make([]byte, 100)); !errors.Is(err, syscall.EIO) {
+		t.Errorf("got %v, want EIO", err)
 	}
 }
 

@@ -26,7 +26,7 @@ type Target struct {
 // relative returns target relative to base; both must be absolute and clean.
 func relative(base, target string) (string, error) {
 	if !filepath.IsAbs(target) || filepath.Clean(target) != target {
-		return "", fmt.Errorf("target %q: not a clean absolute path", target)
+		return "", fmt.Errorf("target %q: not a clean absolute path, so %w %q", target, ErrOutside, base)
 	}
 	rel, err := filepath.Rel(base, target)
 	if err != nil || rel == "." || rel == ".." || strings.HasPrefix(rel, "../") {

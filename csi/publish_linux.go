@@ -1,0 +1,337 @@
+package csi
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/csi/internal/fuse"
+	"github.com/penstock/penstock/csi/internal/mounts"
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+// Kinds of failure, for the codes of the answers.
+var (
+	errTarget = mounts.ErrOutside
+	errOpen   = errors.New("bucket can't be opened")
+)
+
+// unmountGrace bounds how long the last requests of a mount may take to end after it was detached.
+const unmountGrace = 5 * time.Second
+
+// publisher holds what is mounted on this node: shared mounts in the state directory, and the targets bound to them.
+//
+// Two targets share a mount when all they ask for is the same, credentials included: then whoever may see the one may see
+// the other, and the kernel keeps their pages once.
+//
+// Nothing here looks inside a mount (see package mounts). State is in memory: mounts end with the process, and what one
+// leaves behind is detached at the start of the next.
+type publisher struct {
+	opts   Options // directories without links
+	asked  string  // the kubelet directory as kubelet calls it
+	engine *ranges.Engine
+	salt   string // so that names of directories tell nothing about credentials
+
+	mu      sync.Mutex // guards the maps and all counts of users; held for no I/O
+	shared  map[string]*sharedMount
+	targets map[string]*target
+	closed  bool
+}
+
+// sharedMount is one mounted bucket. Whoever makes it mounts; others wait for ready. It is in the map while users > 0.
+type sharedMount struct {
+	key   string
+	dir   string
+	users int           // targets bound to it, and publishes under way; guarded by publisher.mu
+	ready chan struct{} // closed when mounted, or failed with err
+	gone  chan struct{} // closed when unmounted and its directory is free for the next
+	mount *Mounted
+	err   error
+}
+
+// target is a published volume.
+type target struct {
+	volumeID string
+	asked    string // digest of what was asked, without credentials
+	mount    *sharedMount
+}
+
+// newPublisher returns a publisher; asked is the kubelet directory as kubelet calls it, opts have it without links.
+func newPublisher(opts Options, asked string) (*publisher, error) {
+	engine, err := newEngine(opts.Memory, opts.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &publisher{
+		opts: opts, asked: asked, engine: engine, salt: rand.Text(),
+		shared: map[string]*sharedMount{}, targets: map[string]*target{},
+	}, nil
+}
+
+// real returns a path as the mount table shows it: links in the kubelet directory's own path are followed, below it
+// there may be none.
+func (p *publisher) real(path string) string {
+	if rest, below := strings.CutPrefix(path, p.asked+"/"); below {
+		return p.opts.KubeletDir + "/" + rest
+	}
+	return path
+}
+
+// digest names a volume by all that makes it what it is.
+func (p *publisher) digest(volumeID string, o BucketOptions, credentials bool) string {
+	o.Log, o.Store = nil, nil
+	if !credentials {
+		o.S3.AccessKeyID, o.S3.SecretAccessKey, o.S3.SessionToken = "", "", ""
+	}
+	b, err := json.Marshal(struct {
+		Salt, ID string
+		Options  BucketOptions
+	}{p.salt, volumeID, o})
+	if err != nil {
+		panic("csi: options that can't be marshalled: " + err.Error()) // plain strings and numbers
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// publish shows vol at path. Calls for one path do not overlap; the node service sees to that.
+func (p *publisher) publish(ctx context.Context, volumeID, path string, vol volume) error {
+	path = p.real(path)
+	asked := p.digest(volumeID, vol.bucket, false)
+	done, err := p.already(volumeID, path, asked)
+	if done || err != nil {
+		return err
+	}
+	m, err := p.acquire(ctx, p.digest(volumeID, vol.bucket, true), vol)
+	if err != nil {
+		return err
+	}
+	if err := p.bind(path, m); err != nil {
+		return errors.Join(err, p.release(m))
+	}
+	p.mu.Lock()
+	p.targets[path] = &target{volumeID: volumeID, asked: asked, mount: m}
+	p.mu.Unlock()
+	return nil
+}
+
+// already reports whether the target shows what is asked for. A target of ours whose server is gone is taken down first,
+// so that the publish mends it.
+func (p *publisher) already(volumeID, path, asked string) (bool, error) {
+	p.mu.Lock()
+	t := p.targets[path]
+	p.mu.Unlock()
+	if t == nil {
+		return false, nil
+	}
+	table, err := mounts.Read()
+	if err != nil {
+		return false, err
+	}
+	m, mounted := table.At(path)
+	select {
+	case <-t.mount.mount.Done():
+		mounted = false
+	default:
+	}
+	if !mounted || m.FSType != fuse.FSType {
+		return false, p.unpublish(path)
+	}
+	if t.asked != asked {
+		return false, fmt.Errorf("target %q: %w by volume %q with other attributes or options: unpublish it first", path, errInUse, t.volumeID)
+	}
+	// Other credentials for the same volume are a rotation: the mount goes on with those it has.
+	return true, nil
+}
+
+// bind shows a shared mount at a target.
+func (p *publisher) bind(path string, m *sharedMount) error {
+	table, err := mounts.Read()
+	if err != nil {
+		return err
+	}
+	if old, mounted := table.At(path); mounted {
+		if old.FSType != fuse.FSType {
+			return fmt.Errorf("target %q: %w (%s %q is mounted there)", path, errInUse, old.FSType, old.Source)
+		}
+		if err := mounts.DetachAll(path); err != nil { // of ours, but of nobody we know: stale
+			return err
+		}
+	}
+	t, err := mounts.OpenTarget(p.opts.KubeletDir, path)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if err := t.Bind(m.mount.Dir()); err != nil {
+		return errors.Join(err, mounts.Remove(p.opts.KubeletDir, path))
+	}
+	return nil
+}
+
+// acquire returns the mount of a volume with one more user, mounting it if nobody has.
+func (p *publisher) acquire(ctx context.Context, key string, vol volume) (*sharedMount, error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, errors.New("driver is stopping")
+		}
+		m := p.shared[key]
+		if m == nil {
+			m = &sharedMount{key: key, dir: filepath.Join(p.opts.StateDir, key), users: 1, ready: make(chan struct{}), gone: make(chan struct{})}
+			p.shared[key] = m
+			p.mu.Unlock()
+			return m, p.fill(ctx, m, vol)
+		}
+		leaving := m.users == 0
+		if !leaving {
+			m.users++
+		}
+		p.mu.Unlock()
+		retry, err := p.join(ctx, m, leaving)
+		if err != nil {
+			return nil, err
+		}
+		if !retry {
+			return m, nil
+		}
+	}
+}
+
+// fill mounts a shared mount that was just put into the map. One that fails leaves the map at once: who waits for it tries
+// on its own.
+func (p *publisher) fill(ctx context.Context, m *sharedMount, vol volume) error {
+	m.mount, m.err = p.mount(ctx, m.dir, vol)
+	if m.err != nil {
+		p.mu.Lock()
+		delete(p.shared, m.key)
+		p.mu.Unlock()
+	}
+	close(m.ready)
+	if m.err != nil {
+		return errors.Join(m.err, p.release(m))
+	}
+	return nil
+}
+
+// join waits for a mount that another call is making, or unmounting. retry says to look again.
+func (p *publisher) join(ctx context.Context, m *sharedMount, leaving bool) (retry bool, err error) {
+	if leaving {
+		select {
+		case <-m.gone:
+			return true, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return false, errors.Join(ctx.Err(), p.release(m))
+	}
+	if m.err != nil {
+		// The other call may have failed for its own reasons, such as its deadline. Try on our own.
+		return true, p.release(m)
+	}
+	select {
+	case <-m.mount.Done():
+		// Unmounted by somebody else. It goes when its targets do; until then the volume can't be had.
+		return false, errors.Join(fmt.Errorf("mount %q was taken away: unpublish the volume's other targets first", m.dir), p.release(m))
+	default:
+		return false, nil
+	}
+}
+
+// mount opens the bucket and mounts it in the state directory.
+func (p *publisher) mount(ctx context.Context, dir string, vol volume) (*Mounted, error) {
+	b, err := openBucket(ctx, vol.bucket, p.engine)
+	if err != nil {
+		return nil, &openError{err}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	m, err := b.mount(dir, fuse.Options{AllowOther: true, Log: p.opts.Log})
+	if err != nil {
+		return nil, errors.Join(err, b.Close(), os.Remove(dir))
+	}
+	return m, nil
+}
+
+// openError marks a failure of the bucket, as against one of this node.
+type openError struct{ err error }
+
+func (e *openError) Error() string   { return e.err.Error() }
+func (e *openError) Unwrap() []error { return []error{errOpen, e.err} }
+
+// release takes back one user; the last one unmounts. The mount stays in the map until its directory is free.
+func (p *publisher) release(m *sharedMount) error {
+	p.mu.Lock()
+	m.users--
+	last := m.users == 0
+	p.mu.Unlock()
+	if !last {
+		return nil
+	}
+	var err error
+	if m.err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), unmountGrace)
+		defer cancel()
+		err = errors.Join(m.mount.Unmount(ctx), os.Remove(m.dir))
+		p.mu.Lock()
+		delete(p.shared, m.key)
+		p.mu.Unlock()
+	}
+	close(m.gone)
+	return err
+}
+
+// unpublish takes a volume off a target, whoever put it there.
+func (p *publisher) unpublish(path string) error {
+	path = p.real(path)
+	if err := mounts.Remove(p.opts.KubeletDir, path); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	t := p.targets[path]
+	delete(p.targets, path)
+	p.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	return p.release(t.mount)
+}
+
+// published reports whether a volume is at a target.
+func (p *publisher) published(volumeID, path string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.targets[p.real(path)]
+	return t != nil && t.volumeID == volumeID
+}
+
+// close unpublishes everything and ends the engine. No other call may be under way.
+func (p *publisher) close() error {
+	p.mu.Lock()
+	p.closed = true
+	var paths []string
+	for path := range p.targets {
+		paths = append(paths, path)
+	}
+	p.mu.Unlock()
+	var errs []error
+	for _, path := range paths {
+		errs = append(errs, p.unpublish(path))
+	}
+	return errors.Join(append(errs, p.engine.Close())...)
+}
