@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"sync"
@@ -168,6 +170,20 @@ func (o *Origin) PutFile(bucket, key, path string, opts ...PutFileOptions) error
 		}
 	}
 	return o.putVersion(bucket, v)
+}
+
+// PutDir puts every regular file below dir by reference, under its path relative to dir. Symbolic links are left out.
+func (o *Origin) PutDir(bucket, dir string, opts ...PutFileOptions) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		return o.PutFile(bucket, filepath.ToSlash(rel), path, opts...)
+	})
 }
 
 func (o *Origin) putVersion(bucket string, v *version) error {
