@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -155,10 +156,16 @@ func freePort() (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		port := l.Addr().(*net.TCPAddr).Port
+		_, text, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return 0, errors.Join(err, l.Close())
+		}
+		port, err := strconv.Atoi(text)
+		if err != nil {
+			return 0, errors.Join(err, l.Close())
+		}
 		u, err := net.ListenPacket("udp", l.Addr().String())
-		_ = l.Close()
-		if err == nil {
+		if err = errors.Join(err, l.Close()); err == nil {
 			return port, u.Close()
 		}
 	}

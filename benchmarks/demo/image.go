@@ -25,7 +25,6 @@ func runImage(ctx context.Context, env *environment) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	defer removeAll(dir)
 	j := env.ui.job("pack as OCI layers", env.bytes)
 	img, err := pack(ctx, env, dir, j)
 	if err != nil {
@@ -90,7 +89,9 @@ func (pullProgress) Done(int)                             { /* the bytes say it 
 // plainPull is what a careful shell script would do: each layer by one GET, the
 // standard library's gunzip and tar, one after the other.
 func plainPull(ctx context.Context, o *testorigin.Origin, img *image, target string, j *job) error {
-	token, err := anonymousToken(ctx, o)
+	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	token, err := anonymousToken(ctx, client, o)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func plainPull(ctx context.Context, o *testorigin.Origin, img *image, target str
 			return err
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := client.Do(req)
 		if err != nil {
 			return err
 		}
@@ -169,12 +170,12 @@ func (c *counted) Read(p []byte) (int, error) {
 }
 
 // anonymousToken asks the registry's token service for a pull token.
-func anonymousToken(ctx context.Context, o *testorigin.Origin) (string, error) {
+func anonymousToken(ctx context.Context, client *http.Client, o *testorigin.Origin) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.URL()+"/token?service=origin&scope=repository:demo/go:pull", nil)
 	if err != nil {
 		return "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}

@@ -34,11 +34,10 @@ type options struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := exitFailed
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == workerRole:
+	var code int
+	if len(os.Args) > 1 && os.Args[1] == workerRole {
 		code = worker(ctx, os.Args[2:])
-	default:
+	} else {
 		code = demo(ctx, os.Args[1:])
 	}
 	stop()

@@ -2,6 +2,7 @@ package ranges
 
 import (
 	"hash/crc32"
+	"math"
 
 	"github.com/minio/crc64nvme"
 )
@@ -13,7 +14,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (a ChecksumAlgorithm) update(sum uint64, p []byte) uint64 {
 	switch a {
 	case CRC32C:
-		return uint64(crc32.Update(uint32(sum), castagnoli, p))
+		return uint64(crc32.Update(uint32(sum&math.MaxUint32), castagnoli, p))
 	case CRC64NVME:
 		return crc64nvme.Update(sum, p)
 	default:
@@ -78,7 +79,7 @@ func (f *field) mul(a, b uint64) uint64 {
 
 // shift returns sum * x^(8n).
 func (f *field) shift(sum uint64, n int64) uint64 {
-	for k, bits := 3, uint64(n); bits != 0; k, bits = k+1, bits>>1 {
+	for k, bits := 3, n; bits > 0; k, bits = k+1, bits>>1 {
 		if bits&1 != 0 {
 			sum = f.mul(f.pow[k], sum)
 		}

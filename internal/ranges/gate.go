@@ -3,6 +3,7 @@ package ranges
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -316,7 +317,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if other.lane != nil {
 		return // the hedge may still win
 	}
-	v := t.fails.next(g.e.opts.Retry, err, progress, jitter())
+	v := t.fails.next(g.e.opts.Retry, err, progress, rand.Float64())
 	if !v.retry {
 		t.err, t.ended = err, true
 		if other.in != nil {

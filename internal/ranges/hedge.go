@@ -77,7 +77,7 @@ func (h *hedger) done(n int64, d time.Duration) {
 	l.age++
 }
 
-func class(n int64) int { return min(bits.Len64(uint64(n)), 39) }
+func class(n int64) int { return min(bits.Len64(uint64(max(n, 0))), 39) }
 
 // late returns the age at which a request of n bytes is late, and the median
 // that a new one would take.

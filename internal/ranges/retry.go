@@ -3,7 +3,6 @@ package ranges
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 )
 
@@ -94,6 +93,3 @@ func classify(err error) (kind FaultKind, after time.Duration, fresh bool) {
 	}
 	return Retryable, 0, true
 }
-
-// jitter is the source of rnd; decisions stay pure by taking it as an argument.
-func jitter() float64 { return rand.Float64() }

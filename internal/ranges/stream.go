@@ -352,8 +352,10 @@ func (s *Stream) verify() error {
 		return nil
 	}
 	if want.Value != s.sum.Value {
-		return &Error{Op: "stream", Object: s.o.spec.Name, Off: 0, Len: size,
-			Err: fmt.Errorf("%w: object has %v, received %v", ErrChecksum, want, s.sum)}
+		return &Error{
+			Op: "stream", Object: s.o.spec.Name, Off: 0, Len: size,
+			Err: fmt.Errorf("%w: object has %v, received %v", ErrChecksum, want, s.sum),
+		}
 	}
 	return nil
 }
@@ -503,8 +505,10 @@ func (s *Stream) goPlain(head *part) error {
 	s.drop()
 	if s.at > max(body.info.Size-s.at, skipMax) && s.broken == 0 {
 		body.close()
-		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1,
-			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size)}
+		return &Error{
+			Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1,
+			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size),
+		}
 	}
 	s.plain = body
 	s.plan.next = s.at

@@ -31,8 +31,13 @@ func Conform(t *testing.T, target Target) {
 
 	t.Run("ranges", func(t *testing.T) {
 		for _, c := range []struct{ off, n int64 }{
-			{0, 1}, {0, size}, {1, 100}, {size - 1, 1}, {1 << 20, 1 << 20},
-			{0, size + 1000}, {size - 10, 1000}, // cut at the end
+			{0, 1},
+			{0, size},
+			{1, 100},
+			{size - 1, 1},
+			{1 << 20, 1 << 20},
+			{0, size + 1000},
+			{size - 10, 1000}, // cut at the end
 		} {
 			checkRange(t, src, data, c.off, c.n)
 		}
