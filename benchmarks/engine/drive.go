@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -48,7 +47,8 @@ func drive(ctx context.Context, o options) (err error) {
 	}
 	defer os.RemoveAll(work)
 	fmt.Println("building the peers")
-	if d.peers, err = buildPeers(ctx, work); err != nil {
+	d.peers = filepath.Join(work, "peers")
+	if err := bench.BuildIn(ctx, "benchmarks/engine/peers", d.peers); err != nil {
 		return err
 	}
 	fmt.Println("making the objects of the Go tree")
@@ -84,21 +84,6 @@ var notes = []string{
 	"Peers get the same part size and concurrency, a connection pool that keeps its connections, and no checksum work. manager-pooled has 1 MiB copy buffers, which its default lacks.",
 	"All objects are files in memory made of Go sources, each MiB stamped with its place; what arrives is compared with them byte by byte in the fault table (in the throughput cases it is thrown away).",
 	"Faults come by the origin's script with a fixed seed. Sent again counts bytes that left the origin more than once, by its own book-keeping.",
-}
-
-// buildPeers builds the binary of the peers' own module.
-func buildPeers(ctx context.Context, dir string) (string, error) {
-	out := filepath.Join(dir, "peers")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", out, ".")
-	cmd.Dir = "benchmarks/engine/peers"
-	if _, err := os.Stat(cmd.Dir); err != nil {
-		return "", fmt.Errorf("%s is not here: run from the top of the repository, as make bench does", cmd.Dir)
-	}
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if log, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build of the peers: %w\n%s", err, log)
-	}
-	return out, nil
 }
 
 func (d *driver) startOrigin(ctx context.Context) (err error) {

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -33,36 +30,6 @@ func TestScriptsParse(t *testing.T) {
 	for _, sc := range scenarios() {
 		if _, err := testorigin.ParseFaults(sc.plan.Faults); err != nil {
 			t.Errorf("%s: %v", sc.name, err)
-		}
-	}
-}
-
-// No block of an object may equal another one, or bytes in the wrong place
-// would go unseen.
-func TestObjectsHaveNoEqualBlocks(t *testing.T) {
-	dir := t.TempDir()
-	seen := map[string]string{}
-	for name, salt := range map[string]int64{"a": 0, "b": 1 << 40} {
-		path := filepath.Join(dir, name)
-		if err := writeObject(path, 5*mib+17, salt); err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(b) != 5*mib+17 {
-			t.Errorf("%s has %d bytes", name, len(b))
-		}
-		for i := 0; i+mib <= len(b); i += mib {
-			block := string(b[i : i+mib])
-			if other, ok := seen[block]; ok {
-				t.Errorf("%s at %d MiB equals %s", name, i/mib, other)
-			}
-			seen[block] = name
-			if bytes.Count(b[i:i+mib], []byte{0}) > mib/100 {
-				t.Errorf("%s at %d MiB is mostly zeros", name, i/mib)
-			}
 		}
 	}
 }

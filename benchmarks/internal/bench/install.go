@@ -12,10 +12,23 @@ import (
 
 // Build builds a main package of the module into the file out.
 func Build(ctx context.Context, out, pkg string) error {
+	return build(ctx, "", out, pkg)
+}
+
+// BuildIn builds the main package of a folder that is a module of its own.
+// The folder is given from the top of the repository, where benchmarks run.
+func BuildIn(ctx context.Context, dir, out string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("%s is not here: run from the top of the repository, as make bench does", dir)
+	}
+	return build(ctx, dir, out, ".")
+}
+
+func build(ctx context.Context, dir, out, pkg string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	if log, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build of %s: %w\n%s", pkg, err, log)
+		return fmt.Errorf("build of %s: %w\n%s", filepath.Join(dir, pkg), err, log)
 	}
 	return nil
 }

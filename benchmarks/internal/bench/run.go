@@ -154,10 +154,20 @@ func Measure(ctx context.Context, c Case, progress io.Writer) (Measured, error) 
 			if line == nil {
 				line = progressLine
 			}
-			fmt.Fprintf(progress, "%s  %-11s %-30s %s  %s\n", c.Name, label, c.Contestants[i].Name, line(s), s.Outcome)
+			fmt.Fprintf(progress, "%s  %-11s %-30s %s  %s\n", c.Name, label, c.Contestants[i].Name, line(s), ending(s))
 		}
 	}
 	return m, nil
+}
+
+// ending is the outcome, and the start of the error when there is one.
+func ending(s Sample) string {
+	text, _, _ := strings.Cut(s.Error, "\n")
+	if s.Outcome == OutcomeOK || text == "" {
+		return s.Outcome
+	}
+	const most = 100 // bytes; the whole text is in the result
+	return s.Outcome + ": " + text[:min(len(text), most)]
 }
 
 func progressLine(s Sample) string {

@@ -1,0 +1,14 @@
+// Command cast measures how one object gets to all processes of a job: a
+// penstock leader that reads it once and broadcasts it, against as many clients
+// of the AWS SDK that each read it themselves.
+//
+//	make bench AREA=cast
+//	make bench AREA=cast ARGS=-quick
+//
+// All processes run on this machine and talk over loopback; the CPU figure is
+// that of all clients together. The origin's counters say how often the object
+// left the store.
+//
+// The first argument job or each selects the role of a contestant, which starts
+// the processes of a job and waits for them.
+package main
