@@ -126,7 +126,6 @@ func (c *Cache) instant(t time.Time) store.Instant { return store.Instant(t.Sub(
 
 // ident is a question as the cache sees it.
 type ident struct {
-	name       string // lower case, as in request.Request.Name
 	key        []byte
 	hash       uint64
 	do, cd, ad bool
@@ -187,7 +186,7 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	if v.denial() {
 		s, counts = &c.denial, &meters.denial
 	}
-	if s.disable.Contains(id.name) {
+	if s.disable.Contains(m.Question[0].Name) {
 		if v.denial() {
 			// What exists no longer must not live on as stale only
 			// because its denial is not kept.

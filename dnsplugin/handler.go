@@ -8,7 +8,6 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/plugin/metrics"
-	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -26,10 +25,9 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !wire.Cacheable(r.Question[0].Qtype) || hasSubnet(r) {
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
-	state := request.Request{W: w, Req: r}
 	var buf [wire.MaxKeyLen]byte
-	id := ident{name: state.Name(), do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
-	if !c.zones.Contains(id.name) || c.bypass.Contains(id.name) || !c.identify(&id, r.Question[0], buf[:0]) {
+	id := ident{do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
+	if !c.responsible(r.Question[0].Name) || !c.identify(&id, r.Question[0], buf[:0]) {
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
 	meters := c.meters.of(metrics.WithServer(ctx))
@@ -43,6 +41,11 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	meters.side(kind).hits.Inc()
 	return c.hit(ctx, w, r, e, &id, meters, now)
+}
+
+// responsible reports whether answers for name are cached here.
+func (c *Cache) responsible(name string) bool {
+	return c.zones.Contains(name) && !c.bypass.Contains(name)
 }
 
 // clone returns id with a key of its own, for use beyond ServeDNS's stack.

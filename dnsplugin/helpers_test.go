@@ -1,10 +1,15 @@
 package dnsplugin
 
 import (
+	"context"
+	"errors"
 	"net"
 	"sync"
+	"testing"
 
+	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // clientWriter is the writer of a client; it keeps what is written.
@@ -43,3 +48,110 @@ func (w *clientWriter) Close() error                { return nil }
 func (w *clientWriter) TsigStatus() error           { return nil }
 func (w *clientWriter) TsigTimersOnly(bool)         {}
 func (w *clientWriter) Hijack()                     {}
+
+// source is the next plugin of a test: it counts and answers by a function.
+type source struct {
+	mu     sync.Mutex // guards asked
+	asked  []*dns.Msg
+	answer func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error)
+}
+
+func (s *source) Name() string { return "source" }
+
+func (s *source) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	s.mu.Lock()
+	s.asked = append(s.asked, r.Copy())
+	s.mu.Unlock()
+	return s.answer(ctx, w, r)
+}
+
+func (s *source) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.asked)
+}
+
+// says makes the source answer with records, SOA and NS in the authority
+// section and all else in the answer section; edit may change the response.
+func says(edit func(*dns.Msg), records ...string) *source {
+	s := &source{}
+	s.say(edit, records...)
+	return s
+}
+
+func (s *source) say(edit func(*dns.Msg), records ...string) {
+	s.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		m := new(dns.Msg)
+		m.SetReply(r)
+		for _, text := range records {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				panic(err)
+			}
+			switch rr.Header().Rrtype {
+			case dns.TypeSOA, dns.TypeNS:
+				m.Ns = append(m.Ns, rr)
+			default:
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+		if edit != nil {
+			edit(m)
+		}
+		return dns.RcodeSuccess, w.WriteMsg(m)
+	}
+}
+
+// dies makes the source fail without a response.
+func (s *source) dies() {
+	s.answer = func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+		return dns.RcodeServerFailure, errors.New("no upstream")
+	}
+}
+
+// cacheOf returns a Cache in front of next with metrics of its own.
+func cacheOf(t testing.TB, cfg Config, next plugin.Handler) *Cache {
+	t.Helper()
+	c, err := newCache("penstock", cfg, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Next = next
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func question(name string, qtype uint16, edit ...func(*dns.Msg)) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetQuestion(name, qtype)
+	for _, e := range edit {
+		e(m)
+	}
+	return m
+}
+
+// ask sends r through c and returns the answer, nil if there is none.
+func ask(t testing.TB, c plugin.Handler, r *dns.Msg) *dns.Msg {
+	t.Helper()
+	w := &clientWriter{}
+	if _, err := c.ServeDNS(context.Background(), w, r); err != nil {
+		t.Logf("%s: %v", r.Question[0].Name, err)
+	}
+	return w.last()
+}
+
+// ttls returns the TTLs of all records but OPT.
+func ttls(m *dns.Msg) (out []uint32) {
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range section {
+			if rr.Header().Rrtype != dns.TypeOPT {
+				out = append(out, rr.Header().Ttl)
+			}
+		}
+	}
+	return out
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
 )
 
 // options lists the names that may stand in a block, for messages.
@@ -242,7 +243,7 @@ func parseDisable(c *caddy.Controller, args []string, cfg *Config) error {
 	zones := []string{}
 	for _, a := range args[1:] {
 		z := plugin.Name(a).Normalize()
-		if z == "" {
+		if _, ok := dns.IsDomainName(z); !ok || z == "" {
 			return c.Errf("disable %s: %q is not a domain name", args[0], a)
 		}
 		zones = append(zones, z)

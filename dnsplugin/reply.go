@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -45,6 +46,11 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 		return &m.Msg, nil
 	}
 	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
+	// Most owners are the name asked for. If this client has written it as
+	// the one whose question got the answer, its string serves for them.
+	if spelt(a.Question(), r.Question[0].Name) {
+		d.remember(wire.HeaderLen, r.Question[0].Name)
+	}
 	d.count(a)
 	rrs := make([]dns.RR, n)
 	for i := range rrs {
@@ -204,9 +210,27 @@ func (d *decoder) name(off int) string {
 	if err != nil {
 		return "." // unreachable: checked by wire.NewAnswer, and by pack
 	}
+	d.remember(off, text)
+	return text
+}
+
+func (d *decoder) remember(off int, text string) {
 	if d.known < len(d.names) {
 		d.names[d.known].at, d.names[d.known].text = off, text
 		d.known++
 	}
-	return text
+}
+
+// spelt reports whether text is the name at the start of b, letter for
+// letter. It says no to names with escapes, which are rare.
+func spelt(b []byte, text string) bool {
+	at := 0
+	for n := int(b[0]); n != 0; n = int(b[at]) {
+		label := b[at+1 : at+1+n]
+		if len(text) <= n || text[n] != '.' || string(label) != text[:n] || bytes.ContainsAny(label, `.\`) {
+			return false
+		}
+		text, at = text[n+1:], at+1+n
+	}
+	return text == "" && at > 0
 }

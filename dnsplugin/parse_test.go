@@ -1,0 +1,197 @@
+package dnsplugin
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coredns/caddy"
+)
+
+func parse(text string) (Config, error) {
+	c := caddy.NewTestController("dns", text)
+	c.ServerBlockKeys = []string{"example.org"}
+	return Parse(c)
+}
+
+func TestParse(t *testing.T) {
+	block := func(lines ...string) string { return "penstock {\n" + strings.Join(lines, "\n") + "\n}" }
+	tests := []struct {
+		text string
+		want Config // without Zones, when they are those of the server block
+	}{
+		{"penstock", Config{}},
+		{"penstock 10", Config{Success: Side{TTL: 10 * time.Second}, Denial: Side{TTL: 10 * time.Second}}},
+		{"penstock 10 miek.nl 10.0.0.0/8", Config{Zones: []string{"miek.nl.", "10.in-addr.arpa."}, Success: Side{TTL: 10 * time.Second}, Denial: Side{TTL: 10 * time.Second}}},
+		{"penstock example.com", Config{Zones: []string{"example.com."}}},
+		{"penstock {\n}", Config{}},
+		{block("success 10"), Config{Success: Side{Capacity: 10}}},
+		{block("success 0"), Config{Success: Side{Capacity: 1}}},
+		{block("success 5000 120 0"), Config{Success: Side{Capacity: 5000, TTL: 2 * time.Minute, MinTTL: -1}}},
+		{block("success 5000", "success 6000"), Config{Success: Side{Capacity: 6000}}},
+		{block("denial 5000 120 7"), Config{Denial: Side{Capacity: 5000, TTL: 2 * time.Minute, MinTTL: 7 * time.Second}}},
+		{block("prefetch 10"), Config{Prefetch: Prefetch{Amount: 10}}},
+		{block("prefetch 10 5m 25%"), Config{Prefetch: Prefetch{Amount: 10, Duration: 5 * time.Minute, Percentage: 25}}},
+		{block("prefetch 0"), Config{}},
+		{block("serve_stale"), Config{Stale: Stale{UpTo: time.Hour}}},
+		{block("serve_stale 20m"), Config{Stale: Stale{UpTo: 20 * time.Minute}}},
+		{block("serve_stale 1h IMMEDIATE 30s 15s"), Config{Stale: Stale{UpTo: time.Hour, ResponseTTL: 30 * time.Second, Recheck: 15 * time.Second}}},
+		{block("serve_stale 1h verify"), Config{Stale: Stale{UpTo: time.Hour, Verify: true}}},
+		{block("serve_stale 1h Verify 100ms 30s 5m", "serve_stale_policy PREFER_POSITIVE"),
+			Config{Stale: Stale{UpTo: time.Hour, Verify: true, VerifyTimeout: 100 * time.Millisecond, ResponseTTL: 30 * time.Second, Recheck: 5 * time.Minute, PreferPositive: true}}},
+		{block("serve_stale_policy prefer_positive", "serve_stale 2h verify 0"), Config{Stale: Stale{UpTo: 2 * time.Hour, Verify: true, PreferPositive: true}}},
+		{block("servfail 1m"), Config{ServFail: time.Minute}},
+		{block("servfail 0"), Config{ServFail: -1}},
+		{block("servfail 5m"), Config{ServFail: 5 * time.Minute}},
+		{block("disable success"), Config{Success: Side{Disable: []string{"."}}}},
+		{block("disable denial example.com. example.org"), Config{Denial: Side{Disable: []string{"example.com.", "example.org."}}}},
+		{block("keepttl"), Config{KeepTTL: true}},
+		{block("maxmem 128MiB"), Config{MaxMem: 128 << 20}},
+		{block("maxmem 1g"), Config{MaxMem: 1 << 30}},
+		{block("maxmem 3000000"), Config{MaxMem: 3000000}},
+		{block("coalesce off"), Config{Coalesce: -1}},
+		{block("coalesce 100"), Config{Coalesce: 100}},
+	}
+	for _, tt := range tests {
+		got, err := parse(tt.text)
+		if err != nil {
+			t.Errorf("%s: %v", tt.text, err)
+			continue
+		}
+		if tt.want.Zones == nil {
+			tt.want.Zones = []string{"example.org."}
+		}
+		if !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", tt.text, got, tt.want)
+		}
+	}
+}
+
+// Every mistake is refused, and the message names file, line, option and what
+// is allowed.
+func TestParseRefuses(t *testing.T) {
+	tests := []struct{ lines, want string }{
+		{"succes 10", `unknown option "succes": allowed are success, denial`},
+		{"workers 4", `"workers" is not available in this version`},
+		{"batch 64", `"batch" is not available`},
+		{"fastpath on", `"fastpath" is not available`},
+		{"warm /tmp/x", `"warm" is not available`},
+		{"stale 30s", `"stale" is not available`},
+		{"success", "success needs CAPACITY"},
+		{"success 1 2 3 4", "found 4 arguments"},
+		{"success x", `capacity "x" is not a number`},
+		{"success -1", `capacity "-1"`},
+		{"success 10 0", `success TTL "0" is not a number of seconds from 1`},
+		{"success 10 -5", `success TTL "-5"`},
+		{"success 10 99999999999", `success TTL "99999999999"`},
+		{"denial 10 5 -1", `denial MINTTL "-1" is not a number of seconds from 0`},
+		{"prefetch", "prefetch needs AMOUNT"},
+		{"prefetch -1", `amount "-1"`},
+		{"prefetch x", `amount "x"`},
+		{"prefetch 1 x", `duration "x"`},
+		{"prefetch 1 -1m", `duration "-1m"`},
+		{"prefetch 1 1m 5%", `percentage "5%"`},
+		{"prefetch 1 1m 50", `percentage "50"`},
+		{"prefetch 1 1m 95%", "from 10% to 90%"},
+		{"prefetch 1 1m 50% x", "found 4 arguments"},
+		{"serve_stale x", `duration "x" is not a duration`},
+		{"serve_stale -1h", "-1h0m0s is negative"},
+		{"serve_stale 1h sometimes", "neither immediate nor verify"},
+		{"serve_stale 1h immediate 500ms", "whole number of seconds"},
+		{"serve_stale 1h immediate 30s 6m", "failure recheck 6m0s"},
+		{"serve_stale 1h immediate 30s 30s 1s", `"1s" is too much`},
+		{"serve_stale 1h verify -1s", "verify timeout -1s is negative"},
+		{"serve_stale 1h verify 1s 30s 30s 1s", "is too much"},
+		{"serve_stale_policy prefer_positive", "needs serve_stale"},
+		{"serve_stale\nserve_stale_policy none", "the only policy is prefer_positive"},
+		{"serve_stale\nserve_stale_policy prefer_positive\nserve_stale_policy prefer_positive", "given twice"},
+		{"servfail", "servfail needs one DURATION"},
+		{"servfail x", `servfail: "x"`},
+		{"servfail 6m", "from 0 (SERVFAIL is not cached) to 5m0s"},
+		{"servfail -1s", `servfail: "-1s"`},
+		{"disable", "disable needs success or denial"},
+		{"disable everything", "disable needs success or denial"},
+		{"disable success a..b", `"a..b" is not a domain name`},
+		{"keepttl yes", `keepttl takes no argument, found "yes"`},
+		{"maxmem", "maxmem needs one SIZE"},
+		{"maxmem 1MiB", "at least 2MiB"},
+		{"maxmem lots", `maxmem: "lots"`},
+		{"maxmem 64QiB", `maxmem: "64QiB"`},
+		{"maxmem 9223372036854775807G", "maxmem"},
+		{"maxmem 64MiB\nmaxmem 32MiB", "maxmem is given twice"},
+		{"coalesce", "give off, or how many"},
+		{"coalesce 0", "coalesce 0"},
+		{"coalesce maybe", "coalesce maybe"},
+	}
+	for _, tt := range tests {
+		_, err := parse("penstock {\n" + tt.lines + "\n}")
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: %v\nwant %q", tt.lines, err, tt.want)
+			continue
+		}
+		if !strings.HasPrefix(err.Error(), "Testfile:") {
+			t.Errorf("%q: no file and line in %v", tt.lines, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"penstock 0":             `TTL "0"`,
+		"penstock -5":            `TTL "-5"`,
+		"penstock 10 a..b":       `zone "a..b"`,
+		"penstock\npenstock":     "only be used once",
+		"penstock 10 {\n":        "",
+		"penstock {\nsuccess 1":  "",
+		"penstock example.org {": "",
+	} {
+		_, err := parse(text)
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestParseSaysTheLine(t *testing.T) {
+	_, err := parse("penstock {\nkeepttl\nservfail 1h\n}")
+	if err == nil || !strings.HasPrefix(err.Error(), "Testfile:3 ") {
+		t.Errorf("%v", err)
+	}
+}
+
+// FuzzParse: no Corefile makes the parser panic, and what it takes is valid.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"penstock", "penstock 10 example.org", "penstock {\nsuccess 10 5 0\nserve_stale 1h verify 1s 30s\n}",
+		"penstock {\nprefetch 1 1m 50%\ndisable denial\nmaxmem 64MiB\ncoalesce off\n}", "penstock {", "penstock { { }"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg, err := parse(text)
+		if err != nil {
+			return
+		}
+		if err := cfg.Validate(); err != nil {
+			t.Errorf("%q was taken, but: %v", text, err)
+		}
+	})
+}
+
+func TestValidate(t *testing.T) {
+	for want, c := range map[string]Config{
+		"negative":             {Success: Side{Capacity: -1}},
+		"negative TTL":         {Denial: Side{TTL: -1}},
+		"largest that DNS has": {Success: Side{MinTTL: 100 * 365 * 24 * time.Hour}},
+		"at most 5m":           {ServFail: time.Hour},
+		"too small":            {MaxMem: 1},
+		"full domain name":     {Zones: []string{"example.org"}},
+		"10% to 90%":           {Prefetch: Prefetch{Percentage: 5}},
+		"prefetch amount":      {Prefetch: Prefetch{Amount: -1}},
+		"how far apart":        {Prefetch: Prefetch{Duration: -1}},
+		"serve_stale duration": {Stale: Stale{UpTo: -1}},
+	} {
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", c, err, want)
+		}
+		if _, err := New(c); err == nil {
+			t.Errorf("New takes %+v", c)
+		}
+	}
+}
