@@ -181,6 +181,8 @@ type errorBody struct {
 	Message   string
 	Region    string
 	RequestID string `xml:"RequestId"`
+
+	ActualObjectSize string // of InvalidRange; digits, or anything
 }
 
 // parseErrorBody reads an S3 error document; it returns the zero value for

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -253,6 +254,7 @@ func (s *source) check(resp *http.Response) error {
 		// The range ends the object that was pinned; past its end is another object.
 		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
 		if want == "" || got == "" || want == got {
+			tellSize(resp)
 			return nil // httprange takes the size from it
 		}
 		return s.fault(&Error{Status: resp.StatusCode, Code: "PreconditionFailed", kind: ranges.Changed}, nil)
@@ -260,6 +262,18 @@ func (s *source) check(resp *http.Response) error {
 	e := fromAnswer(resp, time.Now())
 	e.Endpoint = endpointOf(resp.Request.URL)
 	return s.fault(e, nil)
+}
+
+// tellSize moves the size of the object from the body of a 416, where S3 tells
+// it, to the header, where HTTP does (RFC 9110 section 14.4).
+func tellSize(resp *http.Response) {
+	if resp.Header.Get("Content-Range") != "" {
+		return
+	}
+	body := parseErrorBody(resp.Body)
+	if n, err := strconv.ParseUint(strings.TrimSpace(body.ActualObjectSize), 10, 63); err == nil {
+		resp.Header.Set("Content-Range", fmt.Sprintf("bytes */%d", n))
+	}
 }
 
 // sumOf takes the checksum of the whole object from an answer.

@@ -49,6 +49,25 @@ func TestSourceRead(t *testing.T) {
 	}
 }
 
+// S3 tells the size of an object in the body of a 416, not in its header.
+func TestSourceBeyondEnd(t *testing.T) {
+	isolate(t)
+	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size, want := range map[string]int64{"100": 100, "": -1, "-5": -1, "many": -1} {
+		answerWith(c, func(r *http.Request) (*http.Response, error) {
+			return answer(r, 416, nil, "<Error><Code>InvalidRange</Code><ActualObjectSize>"+size+"</ActualObjectSize></Error>"), nil
+		})
+		_, info, err := get(t.Context(), c.Source("b", "k", SourceOptions{}), ranges.Request{Off: 200, Len: 10})
+		wantFault(t, err, ranges.OutOfRange, "beyond the end")
+		if info.Size != want {
+			t.Errorf("size %q: %d, want %d", size, info.Size, want)
+		}
+	}
+}
+
 // The checksum of a whole object is believed for the whole object only: a range
 // that is a part of it may carry the part's.
 func TestSourceChecksum(t *testing.T) {
