@@ -132,7 +132,7 @@ check_nested() ( # DIR
 
 check_nested_lint() ( # DIR
 	cd "$1"
-	golangci-lint run -c "$ROOT/.golangci.yml" ./...
+	golangci-lint run --allow-parallel-runners -c "$ROOT/.golangci.yml" ./...
 )
 
 check_programs() {
@@ -172,7 +172,7 @@ run_cross() {
 
 run_lint() {
 	stage 'golangci-lint installed' scripts/tools.sh golangci-lint || return 0
-	stage 'golangci-lint' golangci-lint run ./... || true
+	stage 'golangci-lint' golangci-lint run --allow-parallel-runners ./... || true
 	local dir
 	for dir in "${nested[@]}"; do
 		stage "golangci-lint ($dir)" check_nested_lint "$dir" || true
