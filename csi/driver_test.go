@@ -401,7 +401,6 @@ func TestPrivSanity(t *testing.T) {
 	for name, value := range map[string]string{
 		"ginkgo.skip":     `\[Controller Server\]|should remove target path|volume does not exist on the specified path`,
 		"ginkgo.no-color": "true",
-		"ginkgo.succinct": "true",
 	} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)

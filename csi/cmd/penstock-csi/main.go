@@ -1,0 +1,88 @@
+// Command penstock-csi shows S3 buckets as read-only file systems: as a CSI driver on a Kubernetes node, or as one mount by
+// hand.
+//
+//	penstock-csi node  --endpoint unix:///csi/csi.sock --node-id NODE [flags]
+//	penstock-csi mount BUCKET[/PREFIX] DIR [flags]
+//	penstock-csi version
+//
+// Credentials come from the environment, the shared configuration files, web identity, or the instance, as for the AWS
+// tools; no flag takes one. It runs in the foreground, logs to standard error, and SIGINT or SIGTERM unmounts
+// everything. Exit status: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/penstock/penstock/csi"
+)
+
+// Exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const usage = `usage:
+  penstock-csi node  --endpoint unix:///csi/csi.sock --node-id NODE [flags]   serve volumes on a Kubernetes node
+  penstock-csi mount BUCKET[/PREFIX] DIR [flags]                              mount one bucket, read-only
+  penstock-csi version
+"penstock-csi node -h" and "penstock-csi mount -h" list the flags.
+`
+
+func main() {
+	// A hang-up is a terminal that closes: a mount must not stay behind then either.
+	ctx, restore := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, restore) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// usageError is a mistake in the arguments, as against a failure of what they ask for.
+type usageError struct{ error }
+
+// run is the program without its process.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	command := ""
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	var err error
+	switch command {
+	case "node":
+		err = runNode(ctx, args, stderr)
+	case "mount":
+		err = runMount(ctx, args, stderr)
+	case "version":
+		fmt.Fprintln(stdout, csi.Version())
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(stdout, usage)
+	case "":
+		err = usageError{errors.New("no command: use node, mount or version")}
+	default:
+		err = usageError{fmt.Errorf("command %q is unknown: use node, mount or version", command)}
+	}
+	var wrong usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return exitDone
+	case errors.As(err, &wrong):
+		fmt.Fprintln(stderr, "penstock-csi:", oneLine(err))
+		return exitUsage
+	default:
+		fmt.Fprintln(stderr, "penstock-csi:", oneLine(err))
+		return exitFailed
+	}
+}
+
+// oneLine puts the lines of joined errors beside each other.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
+}

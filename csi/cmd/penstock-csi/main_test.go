@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+// asProgram makes the test binary run as the program itself.
+const asProgram = "PENSTOCK_CSI_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func TestUsage(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                              "no command",
+		"fly":                           `command "fly" is unknown`,
+		"mount":                         "mount BUCKET[/PREFIX] DIR",
+		"mount a b c":                   "not 3 arguments",
+		"mount b /tmp --bogus":          "-bogus",
+		"mount b /tmp --memory x":       "512MiB",
+		"mount b /tmp --memory 1KiB":    "use at least",
+		"mount b /tmp --read-only=no":   "read-only",
+		"mount b /tmp --read-only=f":    "writing is not supported",
+		"mount b /tmp --file-mode 4755": "octal number",
+		"mount b /tmp --metadata-ttl x": "use a duration",
+		"mount b /tmp --uid -3":         "use ids from 0",
+		"mount --endpoint x b /tmp":     "is not a URL",
+		"mount /x /tmp":                 "no bucket",
+		"node":                          "no endpoint",
+		"node x":                        "flags alone",
+		"node --endpoint tcp://x":       "use unix://",
+	} {
+		var stdout, stderr bytes.Buffer
+		t.Setenv("NODE_NAME", "")
+		code := run(t.Context(), strings.Fields(args), &stdout, &stderr)
+		if code != exitUsage || !strings.Contains(stderr.String(), want) || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%q: status %d, %q; want %d and one line with %q", args, code, stderr.String(), exitUsage, want)
+		}
+	}
+	for _, args := range []string{"help", "version", "mount -h", "node --help"} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), strings.Fields(args), &stdout, &stderr); code != exitDone || stdout.Len()+stderr.Len() == 0 {
+			t.Errorf("%q: status %d, %q", args, code, stdout.String()+stderr.String())
+		}
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	var stderr bytes.Buffer
+	got, _, err := mountOptions(strings.Fields(
+		"s3://models/a/b /mnt --endpoint http://127.0.0.1:9 --memory 64MiB --metadata-ttl 0s --file-mode 440 --uid 7 --allow-other"), &stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := csi.MountOptions{
+		BucketOptions: csi.BucketOptions{
+			Bucket: "models", Prefix: "a/b", S3: csi.S3Options{Endpoint: "http://127.0.0.1:9"}, Memory: 64 << 20,
+			MetadataTTL: -1, FileMode: 0o440, UID: 7,
+		},
+		Dir: "/mnt", AllowOther: true,
+	}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestSplitBucket(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"b": {"b", ""}, "b/": {"b", ""}, "b/p/q": {"b", "p/q"}, "s3://b/p": {"b", "p"},
+		"arn:aws:s3:us-west-2:1:accesspoint/ap/p/q": {"arn:aws:s3:us-west-2:1:accesspoint/ap", "p/q"},
+		"arn:aws:s3:::x": {"arn:aws:s3:::x", ""},
+	} {
+		if b, p := splitBucket(in); b != want[0] || p != want[1] {
+			t.Errorf("splitBucket(%q) = %q, %q; want %q", in, b, p, want)
+		}
+	}
+}
+
+// program starts the program with credentials in its environment.
+func program(t *testing.T, args ...string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1",
+		"AWS_ACCESS_KEY_ID="+testorigin.AccessKey, "AWS_SECRET_ACCESS_KEY="+testorigin.SecretKey, "AWS_REGION="+testorigin.Region)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewScanner(out)
+}
+
+// origin returns a loopback S3 with one file, or skips the test where nothing can be mounted.
+func origin(t *testing.T) *testorigin.Origin {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mount(2)")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("needs /dev/fuse: modprobe fuse")
+	}
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = o.Close() })
+	if err := o.Put("models", "dir/file", []byte("right bytes")); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func mounted(t *testing.T, dir string) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Contains(table, []byte(" "+dir+" "))
+}
+
+// TestPrivMountCommand: the program says when it is ready, serves, and a signal ends it cleanly; also with a file open.
+func TestPrivMountCommand(t *testing.T) {
+	o := origin(t)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		dir := t.TempDir()
+		cmd, lines := program(t, "mount", "models/dir", dir, "--read-only", "--endpoint", o.URL(), "--json")
+		var ready struct{ Msg, Bucket, Dir string }
+		if !lines.Scan() {
+			t.Fatal("no line on standard error")
+		}
+		if err := json.Unmarshal(lines.Bytes(), &ready); err != nil || ready.Msg != "mounted" || ready.Bucket != "models" || ready.Dir != dir {
+			t.Errorf("ready line %q, %v", lines.Text(), err)
+		}
+		f, err := os.Open(dir + "/file")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 20)
+		if n, _ := f.Read(p); string(p[:n]) != "right bytes" {
+			t.Errorf("read %q", p[:n])
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %v", sig, err)
+		}
+		if mounted(t, dir) {
+			t.Errorf("%v left the mount", sig)
+		}
+		_ = f.Close() // of a mount that is gone
+	}
+}
+
+// TestPrivMountFails: what can't be mounted fails with one line and status 1, and leaves nothing.
+func TestPrivMountFails(t *testing.T) {
+	o := origin(t)
+	dir := t.TempDir()
+	for want, args := range map[string][]string{
+		"no such bucket":            {"mount", "missing", dir, "--endpoint", o.URL()},
+		"no such file or directory": {"mount", "models", dir + "/missing", "--endpoint", o.URL()},
+		"already a mount point":     {"mount", "models", "/proc", "--endpoint", o.URL()},
+		"access denied":             {"mount", "models", dir, "--endpoint", o.URL(), "--no-sign-request"},
+	} {
+		cmd, lines := program(t, args...)
+		var text []string
+		for lines.Scan() {
+			text = append(text, lines.Text())
+		}
+		err := cmd.Wait()
+		if cmd.ProcessState.ExitCode() != exitFailed || len(text) != 1 || !strings.Contains(text[0], want) {
+			t.Errorf("%v: %v, %q; want one line with %q", args, err, text, want)
+		}
+		if mounted(t, dir) {
+			t.Errorf("%v left a mount", args)
+		}
+	}
+}
+
+// TestPrivNodeCommand: the driver as a program, ended by SIGTERM as kubelet does.
+func TestPrivNodeCommand(t *testing.T) {
+	o := origin(t)
+	dir := t.TempDir()
+	sock := filepath.Join(dir, "csi.sock")
+	cmd, lines := program(t, "node", "--endpoint", "unix://"+sock, "--node-id", "n", "--kubelet-dir", dir, "--s3-endpoint", o.URL())
+	if !lines.Scan() || !strings.Contains(lines.Text(), "serving") {
+		t.Fatalf("first line %q", lines.Text())
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// TestInterruptedWhileOpening: a store that does not answer does not keep the program.
+func TestInterruptedWhileOpening(t *testing.T) {
+	o, err := testorigin.Start(testorigin.Options{Faults: []testorigin.Fault{{Action: testorigin.ActStall}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	code := run(ctx, []string{"mount", "models", t.TempDir(), "--endpoint", o.URL(), "--no-sign-request"}, &stdout, &stderr)
+	if code != exitFailed || strings.Count(stderr.String(), "\n") != 1 {
+		t.Errorf("status %d, %q", code, stderr.String())
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/csi"
+)
+
+// stopTime bounds unmounting after a signal: a person gets the prompt back within a second.
+const stopTime = 800 * time.Millisecond
+
+// runMount mounts one bucket until it is told to stop, or the mount is taken away.
+func runMount(ctx context.Context, args []string, stderr io.Writer) error {
+	opts, logs, err := mountOptions(args, stderr)
+	if err != nil {
+		return err
+	}
+	log := logs.logger(stderr)
+	if logs.verbose || logs.json {
+		opts.Log = log // else what goes wrong shows in the programs that read, as with any file system
+	}
+	m, err := csi.Mount(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if logs.json {
+		log.Info("mounted", "bucket", opts.Bucket, "prefix", opts.Prefix, "dir", m.Dir())
+	} else {
+		fmt.Fprintf(stderr, "penstock-csi: s3://%s/%s is mounted on %s, read-only; Ctrl-C unmounts it\n", opts.Bucket, opts.Prefix, m.Dir())
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	return m.Unmount(stop)
+}
+
+func mountOptions(args []string, stderr io.Writer) (csi.MountOptions, logFlags, error) {
+	var (
+		opts csi.MountOptions
+		logs logFlags
+		fs   = flag.NewFlagSet("mount", flag.ContinueOnError)
+	)
+	readOnly := fs.Bool("read-only", true, "no other way is there yet")
+	fs.BoolVar(&opts.AllowOther, "allow-other", false, "let other users read as well")
+	fs.IntVar(&opts.UID, "uid", 0, "`id` of the user who owns all files (0: yours)")
+	fs.IntVar(&opts.GID, "gid", 0, "`id` of the group that owns all files (0: yours)")
+	fs.Var((*mode)(&opts.FileMode), "file-mode", "permissions of files, in `octal` (0: 0444)")
+	fs.Var((*mode)(&opts.DirMode), "dir-mode", "permissions of directories, in `octal` (0: 0555)")
+	fs.Var((*ttl)(&opts.MetadataTTL), "metadata-ttl", "how `long` what is known of a name is reused (0s here: 1s; given as 0s: never)")
+	fs.Var((*size)(&opts.Memory), "memory", "`bytes` to buffer for reads, such as 512MiB (0: a share of the memory limit)")
+	addS3(fs, &opts.S3, "endpoint")
+	logs.add(fs)
+	rest, err := parse(fs, args, stderr)
+	switch {
+	case err != nil:
+		return opts, logs, err
+	case len(rest) != 2:
+		return opts, logs, usageError{fmt.Errorf("mount takes a bucket and a directory, not %d arguments: penstock-csi mount BUCKET[/PREFIX] DIR", len(rest))}
+	case !*readOnly:
+		return opts, logs, usageError{errors.New("--read-only=false: writing is not supported, leave the flag out")}
+	}
+	opts.Bucket, opts.Prefix = splitBucket(rest[0])
+	opts.Dir = rest[1]
+	if err := opts.Validate(); err != nil {
+		return opts, logs, usageError{err}
+	}
+	return opts, logs, nil
+}
+
+// splitBucket takes BUCKET[/PREFIX] apart, with or without s3:// before it. An access-point ARN has a slash of its own.
+func splitBucket(s string) (bucket, prefix string) {
+	s = strings.TrimPrefix(s, "s3://")
+	if arn, isARN := strings.CutPrefix(s, "arn:"); isARN {
+		kind, rest, ok := strings.Cut(arn, "/")
+		if !ok {
+			return s, ""
+		}
+		name, prefix, _ := strings.Cut(rest, "/")
+		return "arn:" + kind + "/" + name, prefix
+	}
+	bucket, prefix, _ = strings.Cut(s, "/")
+	return bucket, prefix
+}
