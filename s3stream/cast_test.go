@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,12 +22,7 @@ import (
 	"github.com/penstock/penstock/s3stream"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(helperEnv) != "" {
-		os.Exit(helper())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // origin starts a store that is closed with the test.
 func origin(t testing.TB) (*testorigin.Origin, s3stream.S3) {
@@ -43,7 +39,7 @@ func origin(t testing.TB) (*testorigin.Origin, s3stream.S3) {
 func goTree(t testing.TB, n int) []byte {
 	t.Helper()
 	var b []byte
-	root := filepath.Join(goRoot(), "src")
+	root := filepath.Join(runtime.GOROOT(), "src")
 	for _, dir := range []string{"net/http", "runtime", "cmd/compile/internal/ssa", "crypto/tls", "go/types"} {
 		files, err := os.ReadDir(filepath.Join(root, dir))
 		if err != nil {
@@ -76,6 +72,7 @@ type cast struct {
 	results []chan result        // of worker i
 	lead    chan result
 	opts    func(i int, o *s3stream.WorkerOptions)
+	workers context.Context // of the workers, if not the leader's
 }
 
 type result struct {
@@ -126,7 +123,10 @@ func (c *cast) start(n int) {
 			c.opts(i, &o)
 		}
 		c.dirs = append(c.dirs, o.Output.Dir)
-		ctx, cancel := context.WithCancel(c.ctx)
+		if c.workers == nil {
+			c.workers = c.ctx
+		}
+		ctx, cancel := context.WithCancel(c.workers)
 		c.cancels = append(c.cancels, cancel)
 		done := make(chan result, 1)
 		c.results = append(c.results, done)

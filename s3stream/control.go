@@ -18,16 +18,21 @@ import (
 // startMsg opens the job for one worker. The manifest's objects follow in
 // objectsMsg frames.
 type startMsg struct {
-	Job        string         `json:"job"`
-	Epoch      uint32         `json:"epoch"`
-	Node       uint32         `json:"node"` // the receiver's number
-	BlockBytes int64          `json:"blockBytes"`
-	Objects    int            `json:"objects"`
-	Bytes      int64          `json:"bytes"`
-	Stall      time.Duration  `json:"stall"`
-	Shape      string         `json:"shape"`
-	Members    []memberMsg    `json:"members"` // of node 1, 2, ...
-	shape      topology.Shape // parsed
+	Job        string        `json:"job"`
+	Epoch      uint32        `json:"epoch"`
+	Node       uint32        `json:"node"` // the receiver's number
+	BlockBytes int64         `json:"blockBytes"`
+	Objects    int           `json:"objects"`
+	Bytes      int64         `json:"bytes"`
+	Stall      time.Duration `json:"stall"`
+	Shape      string        `json:"shape"`
+	// Report is how many items may pass between two reports upstream: an eighth
+	// of the smallest ring of the job. A parent may so believe that a child and
+	// its children are up to a quarter of a ring behind where they are; it never
+	// waits for news that will not come.
+	Report  uint64         `json:"report"`
+	Members []memberMsg    `json:"members"` // of node 1, 2, ...
+	shape   topology.Shape // parsed
 }
 
 type memberMsg struct {
@@ -68,6 +73,8 @@ func (s *startMsg) check() (err error) {
 		err = fmt.Errorf("it calls us number %d of %d", s.Node, len(s.Members))
 	case s.Objects < 0 || s.Objects > MaxObjects:
 		err = fmt.Errorf("it announces %d objects", s.Objects)
+	case s.Report < 1:
+		err = errors.New("it has no report interval")
 	case s.Stall < minStall || s.Stall > maxStall:
 		err = fmt.Errorf("its stall timeout is %v", s.Stall)
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"syscall"
 
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/wire"
@@ -98,7 +100,12 @@ type remote struct {
 	sentinel error
 }
 
-func (r *remote) Unwrap() error { return r.sentinel }
+func (r *remote) Unwrap() []error {
+	if r.sentinel == nil {
+		return []error{r.Failure}
+	}
+	return []error{r.Failure, r.sentinel}
+}
 
 // fromWire gives a Failure in err back its sentinel.
 func fromWire(err error) error {
@@ -117,13 +124,20 @@ func fromWire(err error) error {
 // plain turns the errors of a broken connection into words.
 func plain(err error) error {
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("connection closed by the peer")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errClosedByPeer
+	case errors.Is(err, net.ErrClosed):
+		return errClosedHere
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errSilent
 	}
 	return err
 }
+
+var (
+	errClosedByPeer = errors.New("connection closed by the peer")
+	errClosedHere   = errors.New("connection given up: the other end is lost or has dialled again")
+)
 
 // errSilent is a peer from which nothing has come for the stall timeout.
 var errSilent = errors.New("nothing heard for the stall timeout")

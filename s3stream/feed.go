@@ -59,6 +59,19 @@ func divide(limit, block int64) memory {
 	return m
 }
 
+const (
+	// besideRing is what a worker needs besides its ring: one block being read,
+	// and one being written to each of a few children that were just cut off.
+	besideRing = 8
+	// minSlots of a ring leave each report interval at least two items.
+	minSlots = 16
+	// reportShare: see startMsg.Report.
+	reportShare = 8
+)
+
+// workerSlots is the size of a worker's ring.
+func workerSlots(limit, block int64) int { return int(limit/cost(block)) - besideRing }
+
 // cost is what n bytes may take of a budget.
 func cost(n int64) int64 { return max(minBuffer, n+n/poolWaste) }
 

@@ -210,10 +210,13 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	}
 	s := startMsg{Job: m.Job, Epoch: m.Epoch, BlockBytes: m.BlockBytes, Objects: len(m.Objects), Bytes: m.Bytes(),
 		Stall: r.l.opts.StallTimeout, Shape: r.plan.Shape().String()}
+	least := mem.slots
 	for _, x := range members {
+		least = min(least, workerSlots(x.req.Mem, m.BlockBytes))
 		s.Members = append(s.Members, memberMsg{Name: x.req.Name, Addr: x.req.Addr})
 		r.serving.names = append(r.serving.names, x.String())
 	}
+	s.Report = uint64(max(1, least/reportShare)) // a worker with too little memory refuses
 	pieces, err := encodeObjects(m.Objects)
 	if err != nil {
 		return err
@@ -308,8 +311,9 @@ func (r *leaderRun) send(ctx context.Context) error {
 			local, wait = nil, wait-1
 		case <-r.news:
 		case <-r.serving.moved: // children's progress matters only to a relay
-		case <-tick.C:
+		case now := <-tick.C:
 			r.progress()
+			r.giveUp(now)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -22,6 +22,32 @@ type member struct {
 	done   bool  // it has everything
 	err    error // why it is lost; nil while it is not
 	took   time.Duration
+	cut    cutOff
+}
+
+// cutOff is what the leader remembers when a parent has cut a member off. The
+// member may still find another parent: it is given up only when it delivers
+// nothing for one more stall timeout, or has been cut off maxCuts times, since
+// each time its parent and all above it stood still for as long.
+type cutOff struct {
+	times int
+	why   error // nil when it has gone on since
+	at    time.Time
+	bytes int64 // what it had delivered then
+}
+
+const maxCuts = 3
+
+// overdue reports whether the member must be given up.
+func (c *cutOff) overdue(now time.Time, stall time.Duration, bytes int64) bool {
+	if c.why == nil {
+		return false
+	}
+	if bytes > c.bytes && c.times < maxCuts {
+		c.why = nil
+		return false
+	}
+	return c.times >= maxCuts || now.Sub(c.at) >= stall
 }
 
 // String names a member in messages: a host may run several workers.
@@ -192,6 +218,9 @@ func (r *leaderRun) left(ctx context.Context, m *member, err error) {
 		m.err = err
 	}
 	lost, started := m.err != nil, r.started
+	if lost {
+		err = m.err // if it was given up, why
+	}
 	r.mu.Unlock()
 	r.announce()
 	if lost || !started {
@@ -202,7 +231,8 @@ func (r *leaderRun) left(ctx context.Context, m *member, err error) {
 	}
 }
 
-// detached ends the membership of a node that took nothing from its parent.
+// detached notes that a node took nothing from its parent and was cut off. Its
+// children are sent to their backups at once: it can't know that it should.
 func (r *leaderRun) detached(node int, why error) {
 	r.mu.Lock()
 	if node < 1 || node > len(r.members) || r.members[node-1].settled() {
@@ -210,10 +240,34 @@ func (r *leaderRun) detached(node int, why error) {
 		return
 	}
 	m := r.members[node-1]
-	m.err = why
+	m.cut = cutOff{times: m.cut.times + 1, why: why, at: time.Now(), bytes: m.status.Bytes}
+	var others []*member
+	for _, o := range r.members {
+		if o != m && !o.settled() {
+			others = append(others, o)
+		}
+	}
 	r.mu.Unlock()
-	wire.Refuse(m.conn, failureOf(why))
-	m.conn.Close()
+	for _, o := range others {
+		_ = o.conn.Write(wire.Frame{Header: wire.Header{Type: wire.Lost, Flags: wire.FlagAlive, Object: uint32(node)}})
+	}
+}
+
+// giveUp ends the membership of those that have been cut off and do not go on.
+func (r *leaderRun) giveUp(now time.Time) {
+	var gone []*member
+	r.mu.Lock()
+	for _, m := range r.members {
+		if !m.settled() && m.cut.overdue(now, r.l.opts.StallTimeout, m.status.Bytes) {
+			m.err = m.cut.why
+			gone = append(gone, m)
+		}
+	}
+	r.mu.Unlock()
+	for _, m := range gone {
+		wire.Refuse(m.conn, failureOf(m.err))
+		m.conn.Close() // its listener tells the others
+	}
 }
 
 // tellLost tells all members that m is lost, so that its children and its

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/s3stream/internal/ring"
@@ -45,15 +46,17 @@ type child struct {
 	conn *wire.Conn
 	gone chan struct{} // closed when its goroutines have ended
 
+	moved atomic.Bool // it went on, or has an excuse, since watch last looked
+
 	mu  sync.Mutex // guards cur
 	cur *ring.Cursor
 }
 
-// orphanGrace is how long a parent keeps what the children of a lost child
-// lack. They notice a closed connection at once and a silent one after the
-// stall timeout; connecting takes some round trips. Two seconds are plenty for
-// the first case, and the second is found by both sides at about the same time.
-const orphanGrace = 2 * time.Second
+// orphanShare of the stall timeout is how long a parent keeps what the children
+// of a lost child lack: 2 s of the default 10. They notice a closed connection
+// at once and need some round trips to come; a silent one is noticed on both
+// sides at about the same time.
+const orphanShare = 5
 
 // batchBytes bounds one write to a child: one default block, or many small items.
 const batchBytes = 1 << 20
@@ -193,7 +196,7 @@ func (n *node) awaitChildren(ctx context.Context, ids []int) {
 }
 
 // run sends to the child from one goroutine, listens to it in a second, and
-// lets it know that we are alive from a third.
+// from a third lets it know that we are alive and watches that it goes on.
 func (c *child) run(ctx context.Context, catchUp *again) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -202,7 +205,7 @@ func (c *child) run(ctx context.Context, catchUp *again) error {
 	c.conn.SetWriteTimeout(c.n.stall)
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(c.listen()) })
-	wg.Go(func() { c.ping(ctx) })
+	wg.Go(func() { cancel(c.watch(ctx)) })
 	err := c.send(ctx, catchUp)
 	cancel(err)
 	c.conn.Close()
@@ -319,6 +322,7 @@ func (c *child) progress(s wire.State) error {
 	cur := c.cur
 	c.mu.Unlock()
 	if s.Waiting {
+		c.moved.Store(true)
 		// It does not read because a child of its own does not. That one has
 		// its own clock, and then ours goes on.
 		if err := c.conn.SetWriteDeadline(time.Now().Add(c.n.stall)); err != nil {
@@ -328,33 +332,53 @@ func (c *child) progress(s wire.State) error {
 	if cur == nil {
 		return nil // still catching up, outside the ring
 	}
-	if !cur.Ack(s.Have, s.Low, int(s.Children)) {
+	ok, on := cur.Ack(s.Have, s.Low, int(s.Children))
+	if !ok {
 		return fmt.Errorf("%w: it says that it has %d", wire.ErrHeader, s.Have)
+	}
+	if on {
+		c.moved.Store(true)
 	}
 	c.n.poke()
 	return nil
 }
 
-// ping tells the child at least three times in a stall timeout that we live.
-func (c *child) ping(ctx context.Context) {
-	t := time.NewTicker(c.n.stall / 3)
+// watch tells the child three times in a stall timeout that we live, and ends
+// its connection when we have waited for it for that long: when the ring is
+// full because of it alone and it neither went on nor had one of its own
+// children to wait for.
+func (c *child) watch(ctx context.Context) error {
+	t := time.NewTicker(c.n.stall / watchShare)
 	defer t.Stop()
-	for {
+	for idle := 0; idle <= watchShare; {
 		select {
 		case <-ctx.Done():
-			return
+			return context.Cause(ctx)
 		case <-t.C:
 		}
-		// An error shows in the other two goroutines.
+		c.mu.Lock()
+		cur := c.cur
+		c.mu.Unlock()
+		if cur != nil && cur.Blocks() && !c.moved.Swap(false) {
+			idle++
+		} else {
+			idle = 0
+		}
+		// An error shows in the other two goroutines. A write that is stuck
+		// has its own deadline.
 		_ = c.conn.WriteSmall(wire.Ping, 0, nil)
 	}
+	return fmt.Errorf("%w: it took no data for %v", ErrDetached, c.n.stall)
 }
+
+// watchShare of the stall timeout is the pace of watch.
+const watchShare = 3
 
 // leave ends the child's place in the ring and tells whom it concerns.
 func (c *child) leave(ctx context.Context, err error) {
 	served := errors.Is(err, errServed)
 	if c.cur != nil {
-		grace := orphanGrace
+		grace := c.n.stall / orphanShare
 		if served || ctx.Err() != nil {
 			grace = 0
 		}

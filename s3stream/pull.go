@@ -122,7 +122,7 @@ func (w *workerRun) pullFrom(ctx context.Context, parent int) error {
 			return err
 		}
 		next++
-		if next%w.reportEvery() == 0 {
+		if next%w.start.Report == 0 {
 			w.node.poke()
 		}
 	}
@@ -180,12 +180,6 @@ func (w *workerRun) receive(ctx context.Context, conn *wire.Conn, next uint64) (
 	return it, nil
 }
 
-// reportEvery is how many items may pass between two reports upstream: an
-// eighth of the ring. The parent may so believe that we, and our children, are
-// up to a quarter of our ring behind where we are; it never waits for news
-// that will not come.
-func (w *workerRun) reportEvery() uint64 { return uint64(max(1, w.node.ring.Capacity()/8)) }
-
 // childState is a wire.State that can be sent.
 type childState wire.State
 
@@ -205,7 +199,7 @@ func (w *workerRun) state() childState {
 func (w *workerRun) reportUp(ctx context.Context, conn *wire.Conn) {
 	t := time.NewTicker(w.start.Stall / 3)
 	defer t.Stop()
-	every := w.reportEvery()
+	every := w.start.Report
 	var last childState
 	for due := true; ; {
 		s := w.state()

@@ -87,7 +87,7 @@ const joinPause = 200 * time.Millisecond
 // join connects to the leader, patiently: the members of a job start in any order.
 func (w *Worker) join(ctx context.Context) (*wire.Conn, error) {
 	deadline := time.Now().Add(w.opts.Wait)
-	req := wire.Request{Role: wire.Join, Name: w.opts.Name, Addr: w.advertised(), Rank: w.opts.Rank}
+	req := wire.Request{Role: wire.Join, Name: w.opts.Name, Addr: w.advertised(), Rank: w.opts.Rank, Mem: w.opts.MemoryBytes}
 	if req.Rank == 0 {
 		req.Rank = -1
 	}
@@ -192,11 +192,8 @@ func (w *Worker) prepare(s *startMsg, m *Manifest, ctrl *wire.Conn) (*workerRun,
 	if err != nil {
 		return nil, err
 	}
-	// The ring, one block being read, and one being written to each of a few
-	// children that have just been cut off.
-	const beside = 8
-	slots := int(w.opts.MemoryBytes/cost(m.BlockBytes)) - beside
-	if slots < beside {
+	slots := workerSlots(w.opts.MemoryBytes, m.BlockBytes)
+	if slots < minSlots || s.Report > uint64(slots/reportShare) {
 		return nil, fmt.Errorf("memory of %d bytes is too little for blocks of %d: give at least %d", w.opts.MemoryBytes, m.BlockBytes, minMemory(m.BlockBytes))
 	}
 	out, err := w.opts.Output.open(m)

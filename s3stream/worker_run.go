@@ -120,7 +120,7 @@ func (w *workerRun) control() error {
 		switch h.Type {
 		case wire.Ping:
 		case wire.Lost:
-			w.memberLost(h.Object)
+			w.memberLost(h.Object, h.Flags&wire.FlagAlive != 0)
 		case wire.Error:
 			return w.w.refused(wire.ReadFailure(w.ctrl, h))
 		case wire.Bye:
@@ -132,9 +132,12 @@ func (w *workerRun) control() error {
 	}
 }
 
-// memberLost drops a node that the leader has given up.
-func (w *workerRun) memberLost(id uint32) {
-	w.node.lost(id)
+// memberLost drops a node that the leader has given up, or that is alive but
+// was cut off: then only as a parent.
+func (w *workerRun) memberLost(id uint32, alive bool) {
+	if !alive {
+		w.node.lost(id)
+	}
 	w.mu.Lock()
 	w.lost[int(id)] = true
 	up := w.upstream

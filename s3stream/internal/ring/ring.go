@@ -303,27 +303,33 @@ func (c *Cursor) take(batch []Item, maxBytes int) (int, error) {
 // out is a lie, and reported as false; less than before is old news, from a
 // consumer that was served by other means until it attached. The low mark may
 // fall: an orphan that lags has attached to the child. children is how many
-// consumers will come here when this one leaves.
-func (c *Cursor) Ack(have, low uint64, children int) bool {
+// consumers will come here when this one leaves. moved tells whether the
+// consumer has gone on.
+func (c *Cursor) Ack(have, low uint64, children int) (ok, moved bool) {
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
 	if have > c.next || low > have {
-		return false
+		return false, false
 	}
 	if have < c.have {
-		return true
+		return true, true
 	}
 	raised := low > c.low
+	moved = raised || have > c.have
 	c.have, c.low = have, max(low, c.r.oldest) // what is gone can't be kept
 	c.orphans = children
 	if raised && !c.gone {
 		c.r.freed()
 	}
-	return true
+	return true, moved
 }
 
-// Have returns the last acknowledged position.
-func (c *Cursor) Have() uint64 { c.r.mu.Lock(); defer c.r.mu.Unlock(); return c.have }
+// Blocks reports whether the producer waits for this consumer.
+func (c *Cursor) Blocks() bool {
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	return c.r.waiting && !c.gone && c.low <= c.r.oldest
+}
 
 // Leave removes the cursor. If it had children, what they need is kept until
 // as many consumers have attached, at most for grace.

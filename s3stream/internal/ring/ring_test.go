@@ -39,7 +39,7 @@ func consume(t *testing.T, c *Cursor, from int) (n int) {
 			it.Release()
 			n++
 		}
-		if !c.Ack(uint64(from+n), uint64(from+n), 0) {
+		if ok, moved := c.Ack(uint64(from+n), uint64(from+n), 0); !ok || !moved {
 			t.Error("an honest acknowledgement was refused")
 		}
 	}
@@ -101,6 +101,9 @@ func TestBackPressure(t *testing.T) {
 		if r.Head() != 4 || !r.WaitsForChild() {
 			t.Fatalf("head %d, waits for child %v; want 4, true", r.Head(), r.WaitsForChild())
 		}
+		if sink.Blocks() || !child.Blocks() {
+			t.Error("the wrong consumer is to blame")
+		}
 		if n, have := r.Children(); n != 1 || have != 0 {
 			t.Errorf("%d children have %d", n, have)
 		}
@@ -110,8 +113,10 @@ func TestBackPressure(t *testing.T) {
 		for _, it := range batch[:n] {
 			it.Release()
 		}
-		if child.Ack(9, 1, 0) || child.Ack(2, 3, 0) {
-			t.Error("a lie was believed")
+		for _, lie := range [][2]uint64{{9, 1}, {2, 3}} {
+			if ok, _ := child.Ack(lie[0], lie[1], 0); ok {
+				t.Errorf("the lie %v was believed", lie)
+			}
 		}
 		child.Ack(2, 1, 0)
 		synctest.Wait()

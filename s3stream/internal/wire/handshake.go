@@ -29,6 +29,7 @@ type Request struct {
 	// Join
 	Addr string `json:"addr,omitempty"` // where its children reach it
 	Rank int    `json:"rank"`           // the launcher's rank; negative if unknown
+	Mem  int64  `json:"mem,omitempty"`  // bytes of its buffers
 	// Child
 	Node uint32 `json:"node,omitempty"` // its number in the plan
 	Job  string `json:"job,omitempty"`  // fences out the peers of another run

@@ -42,12 +42,16 @@ const (
 	Objects  // leader: JSON, a piece of the manifest
 	Status   // worker: JSON, how far it is
 	Finished // worker: JSON, everything delivered and verified
-	Lost     // leader: Object is the node that left the job
+	Lost     // leader: Object is the node that left the job, or was cut off (FlagAlive)
 	Detached // worker: JSON, a child was cut off
 	Bye      // leader: the job is over and well
 
 	typeCount // one past the last
 )
+
+// FlagAlive in a Lost frame: the node was cut off by its parent, so it is of no
+// use as a parent itself, but it may still find another one.
+const FlagAlive = 1
 
 var typeNames = [...]string{"", "challenge", "hello", "welcome", "error", "block", "end", "ping", "progress",
 	"start", "objects", "status", "finished", "lost", "detached", "bye"}

@@ -1,0 +1,13 @@
+// Command penstock-cast reads S3 objects once and gives them to one node or to
+// all nodes of a job.
+//
+//	penstock-cast get -o DIR s3://bucket/prefix/           one node: files below DIR
+//	penstock-cast leader -workers 8 s3://bucket/prefix/    reads, and sends to the workers
+//	penstock-cast worker -leader HOST -o DIR               receives, passes on, writes files
+//
+// The shared secret of a job comes from PENSTOCK_TOKEN or from the file that
+// PENSTOCK_TOKEN_FILE names, never from the command line. Credentials for S3
+// come from where the AWS tools take them.
+//
+// Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main

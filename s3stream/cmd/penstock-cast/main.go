@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/penstock/penstock/s3stream"
+)
+
+// exitGrace is how long an interrupted command may take to clean up. Only an
+// output that blocks for ever, such as a full pipe, takes longer.
+const exitGrace = 900 * time.Millisecond
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() {
+		stop() // a second signal ends the process at once
+		time.AfterFunc(exitGrace, func() { os.Exit(1) })
+	})
+	os.Exit(run(ctx, os.Args[1:], environ(), os.Stdout, os.Stderr))
+}
+
+func environ() map[string]string {
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	return env
+}
+
+// run is the program; it returns the exit code.
+func run(ctx context.Context, args []string, env map[string]string, stdout, stderr io.Writer) int {
+	c, err := parse(args, env, stdout, stderr)
+	switch {
+	case errors.Is(err, errHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "penstock-cast: %v\n", err)
+		return 2
+	}
+	rep, err := c.do(ctx)
+	c.meter.end()
+	if rep != nil {
+		c.print(rep)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
+		fmt.Fprintf(stderr, "penstock-cast %s: %s\n", c.name, oneLine(err))
+		return 1
+	}
+	return 0
+}
+
+// do runs the subcommand.
+func (c *command) do(ctx context.Context) (*s3stream.Report, error) {
+	switch c.name {
+	case "get":
+		return s3stream.Get(ctx, c.get)
+	case "leader":
+		l, err := s3stream.NewLeader(c.leader)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(c.stderr, "penstock-cast leader: listening on %s\n", l.Addr())
+		return l.Run(ctx)
+	default:
+		w, err := s3stream.NewWorker(c.worker)
+		if err != nil {
+			return nil, err
+		}
+		return w.Run(ctx)
+	}
+}
+
+// oneLine keeps joined errors and remote messages on one line.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
