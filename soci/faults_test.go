@@ -103,7 +103,7 @@ func TestMisbehavingRegistry(t *testing.T) {
 				sent += o.Count("GetBlob", "go/tree@"+l.Digest).Bytes + o.Count("FetchBlob", "go/tree@"+l.Digest).Bytes
 			}
 			// Error bodies count as sent: a few hundred bytes each.
-			if most := int64(float64(res.CompressedBytes)*(1+tt.waste)) + 64<<10; sent > most {
+			if most := int64(float64(res.CompressedBytes)*(1+tt.waste)) + 64<<10 + res.Network.Hedges*partBytes; sent > most {
 				t.Errorf("%d bytes sent for %d: more than %d", sent, res.CompressedBytes, most)
 			}
 		})
@@ -136,7 +136,7 @@ func TestAuthorizationStays(t *testing.T) {
 	if _, err := puller(t, nil).Pull(t.Context(), ref, dir); err != nil {
 		t.Fatal(err)
 	}
-	if fetches < 10 || leaks > 0 || len(referers) != fetches {
+	if fetches < 5 || leaks > 0 || len(referers) != fetches {
 		t.Errorf("%d fetches, %d with Authorization, %d with Referer", fetches, leaks, len(referers))
 	}
 	slices.Sort(referers)
@@ -303,7 +303,7 @@ func TestNobodyThere(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	for _, after := range []int64{0, 1 << 20, 3 << 20} {
+	for _, after := range []int64{0, 1 << 20, 2 << 20} {
 		o := origin(t, testorigin.Options{})
 		ref := push(t, o, "go/tree:1", mediumImage(t))
 		// The registry never ends the last layer, so that the pull can't either.
@@ -359,7 +359,7 @@ func TestPrivDiskFull(t *testing.T) {
 		t.Skip("needs root: mounts a tmpfs")
 	}
 	mnt := t.TempDir()
-	if err := unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=6m"); err != nil {
+	if err := unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=4m"); err != nil {
 		t.Skip("needs to mount a tmpfs: ", err)
 	}
 	defer unix.Unmount(mnt, 0)

@@ -334,12 +334,10 @@ func (j *job) finish(before ranges.Stats, start time.Time, flat bool) {
 		if !flat {
 			l.Dir = j.stage.target + j.dirs[i][len(j.tree()):]
 		}
-		for _, n := range j.unpacked[i].Notes() {
-			r.Warnings = append(r.Warnings, n.String())
-		}
 	}
-	slices.Sort(r.Warnings)
-	r.Warnings = slices.Compact(r.Warnings)
+	for _, n := range untar.Notes(j.unpacked...) {
+		r.Warnings = append(r.Warnings, n.String())
+	}
 	now := j.engine.Stats()
 	r.Network = Network{
 		Requests: now.Requests - before.Requests,

@@ -22,10 +22,13 @@ func login(context.Context, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 
+// partBytes makes even test layers take several requests.
+const partBytes = 256 << 10
+
 // puller has small parts, so that even test layers take several requests.
 func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	t.Helper()
-	opts := soci.Options{Credentials: login, HostsDir: "none", Memory: 32 << 20, PartBytes: 256 << 10}
+	opts := soci.Options{Credentials: login, HostsDir: "none", Memory: 32 << 20, PartBytes: partBytes}
 	if edit != nil {
 		edit(&opts)
 	}
@@ -73,10 +76,10 @@ func mediumImage(t testing.TB) v1.Image {
 func checkMedium(t *testing.T, dir string) {
 	t.Helper()
 	n := 0
-	for _, folder := range []string{"net", "os", "archive", "bytes", "strings", "encoding", "fmt"} {
+	for _, folder := range []string{"net/http", "os/exec", "unicode", "strings", "encoding/json", "encoding/gob", "fmt"} {
 		n += sameTree(t, folder, filepath.Join(dir, "go", folder))
 	}
-	if n < 500 {
+	if n < 150 {
 		t.Errorf("only %d files compared", n)
 	}
 }
@@ -98,13 +101,14 @@ func TestPull(t *testing.T) {
 		}
 		checkMedium(t, dir)
 		clean("root")
-		if len(res.Layers) != 3 || res.Files < 500 || res.Reference != ref || res.Platform != here || len(res.Warnings) > 0 {
+		if len(res.Layers) != 3 || res.Files < 150 || res.Reference != ref || res.Platform != here || len(res.Warnings) > 0 {
 			t.Errorf("result %+v", res)
 		}
 		for i, l := range res.Layers {
 			// Read once: each blob's bytes left the registry exactly once.
+			// (A hedge, which only a slow machine causes, may ask for one part again.)
 			got := o.Count("GetBlob", "go/tree@"+l.Digest).Bytes + o.Count("FetchBlob", "go/tree@"+l.Digest).Bytes
-			if got != l.CompressedBytes {
+			if got < l.CompressedBytes || got > l.CompressedBytes+res.Network.Hedges*partBytes {
 				t.Errorf("%+v: layer %d: %d bytes sent for a blob of %d", opts, i, got, l.CompressedBytes)
 			}
 			if l.Compression != "gzip" || l.TarBytes != int64(len(medium()[i])) {
@@ -155,7 +159,7 @@ func TestPullLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	clean("root")
-	sameTree(t, "net", filepath.Join(res.Layers[0].Dir, "go", "net"))
+	sameTree(t, "net/http", filepath.Join(res.Layers[0].Dir, "go", "net", "http"))
 	sameTree(t, "fmt", filepath.Join(res.Layers[2].Dir, "go", "fmt"))
 	names, _ := os.ReadDir(dir)
 	if len(names) != 3 || filepath.Join(dir, names[1].Name()) != res.Layers[1].Dir {

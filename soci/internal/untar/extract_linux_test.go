@@ -94,6 +94,7 @@ func newTB(t testing.TB) *tb {
 	base := t.TempDir()
 	x := &tb{TB: t, pool: NewPool(3, 0), root: filepath.Join(base, "in"), base: base}
 	t.Cleanup(x.pool.Close)
+	t.Cleanup(func() { unlockAll(base) })
 	for _, d := range []string{x.root, filepath.Join(base, "out")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -372,8 +373,8 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("%s was set", name)
 		}
 	}
-	if len(l.Notes()) == 0 || !strings.Contains(l.Notes()[0].String(), "steers overlayfs") {
-		t.Errorf("notes: %v", l.Notes())
+	if len(Notes(l)) == 0 || !strings.Contains(Notes(l)[0].String(), "steers overlayfs") {
+		t.Errorf("notes: %v", Notes(l))
 	}
 	if l.Entries != 6 || l.Files != 3 || l.Bytes != 1_500_002 {
 		t.Errorf("counted %d entries, %d files, %d bytes", l.Entries, l.Files, l.Bytes)

@@ -211,7 +211,7 @@ func TestPrivMetadata(t *testing.T) {
 	st := func(name string) *syscall.Stat_t {
 		fi, err := os.Lstat(filepath.Join(l.Dir, name))
 		if err != nil {
-			t.Fatalf("%v; notes %v", err, l.Notes())
+			t.Fatalf("%v; notes %v", err, Notes(l))
 		}
 		return fi.Sys().(*syscall.Stat_t)
 	}
@@ -257,7 +257,7 @@ func TestUnprivileged(t *testing.T) {
 		"setuid or setgid bit not set (the owner is not): suid",
 	}
 	var got []string
-	for _, n := range l.Notes() {
+	for _, n := range Notes(l) {
 		got = append(got, n.String())
 	}
 	if !slices.Equal(got, want) {
@@ -331,7 +331,6 @@ func FuzzExtract(f *testing.F) {
 			t.Errorf("error of %d bytes", len(err.Error()))
 		}
 		x.outsideUntouched()
-		unlockAll(x.root)
 	})
 }
 

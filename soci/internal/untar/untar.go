@@ -125,18 +125,18 @@ const (
 	UserXattr                // user.overlay.opaque: mounts with the userxattr option
 )
 
-// Note says that something could not be set, how often, and where first.
+// Note says that something could not be set, how often, and where for example.
 type Note struct {
-	What  string
-	Count int64
-	First string
+	What    string
+	Count   int64
+	Example string // the smallest path, so that equal runs say equal things
 }
 
 func (n Note) String() string {
 	if n.Count == 1 {
-		return fmt.Sprintf("%s: %s", n.What, n.First)
+		return fmt.Sprintf("%s: %s", n.What, n.Example)
 	}
-	return fmt.Sprintf("%s: %d entries, first %s", n.What, n.Count, n.First)
+	return fmt.Sprintf("%s: %d entries, for example %s", n.What, n.Count, n.Example)
 }
 
 // Layer is an extracted layer: a directory and what it says about lower ones.
@@ -154,8 +154,16 @@ type Layer struct {
 	notes     notes
 }
 
-// Notes lists what could not be set, sorted by what.
-func (l *Layer) Notes() []Note { return l.notes.list() }
+// Notes lists what could not be set in these layers, sorted by what.
+func Notes(layers ...*Layer) []Note {
+	var sum notes
+	for _, l := range layers {
+		for _, n := range l.notes.list() {
+			sum.merge(n)
+		}
+	}
+	return sum.list()
+}
 
 // link is a hard link that waits for its target.
 type link struct {
@@ -170,17 +178,21 @@ type notes struct {
 	byWhat map[string]*Note
 }
 
-func (n *notes) add(what, where string) {
+func (n *notes) add(what, where string) { n.merge(Note{What: what, Count: 1, Example: shorten(where)}) }
+
+func (n *notes) merge(more Note) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.byWhat == nil {
 		n.byWhat = make(map[string]*Note)
 	}
-	if have := n.byWhat[what]; have != nil {
-		have.Count++
+	have := n.byWhat[more.What]
+	if have == nil {
+		n.byWhat[more.What] = &more
 		return
 	}
-	n.byWhat[what] = &Note{What: what, Count: 1, First: shorten(where)}
+	have.Count += more.Count
+	have.Example = min(have.Example, more.Example)
 }
 
 func (n *notes) list() []Note {
