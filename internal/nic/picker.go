@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/penstock/penstock/internal/invariants"
 )
 
 const (
@@ -151,7 +153,18 @@ func (p *picker) begin(now time.Time, c pair) {
 
 // done takes back what next counted: the connection is closed, or never came.
 func (p *picker) done(c pair) {
-	p.pairs[c].active--
+	s := p.pairs[c]
+	if invariants.Enabled {
+		invariants.Check(s != nil && s.active > 0, "nic: done without next on %v", c)
+		sum := 0
+		for q, t := range p.pairs {
+			if q.local == c.local {
+				sum += t.active
+			}
+		}
+		invariants.Check(sum == p.localActive[c.local], "nic: local %d has %d active, its pairs %d", c.local, p.localActive[c.local], sum)
+	}
+	s.active--
 	p.localActive[c.local]--
 	if p.remoteActive[c.remote]--; p.remoteActive[c.remote] == 0 {
 		delete(p.remoteActive, c.remote)

@@ -149,7 +149,7 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 // trusts.
 func (c *Client) makeClients(cfg aws.Config) error {
 	dial := c.opts.DialContext
-	if len(c.opts.Locals) > 0 {
+	if dial == nil {
 		d, err := nic.New(nic.Options{Locals: c.opts.Locals})
 		if err != nil {
 			return fmt.Errorf("s3: %w", err)

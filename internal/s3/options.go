@@ -69,9 +69,11 @@ type Options struct {
 	// HTTPS, except to this machine.
 	SSECustomerKey []byte
 
-	// Locals spreads connections over these local addresses or interfaces.
+	// Locals spreads connections over these local addresses or interfaces; empty
+	// lets the routing table choose. They are spread over all addresses of the
+	// endpoint in any case.
 	Locals []string
-	// DialContext makes connections; it replaces Locals. For tests.
+	// DialContext makes connections instead; for tests.
 	DialContext httprange.DialContext
 	// CABundle is a PEM file with the authorities to trust; empty:
 	// AWS_CA_BUNDLE or the system's.

@@ -107,6 +107,9 @@ func (c *Client) Put(ctx context.Context, bucket, key string, body io.Reader, o 
 	if err != nil {
 		return PutResult{}, &Error{Op: opPut, Bucket: bucket, Key: key, kind: ranges.Permanent, Err: err}
 	}
+	// Counted, not waited for: they are already here, and bounded by MaxPut.
+	c.budget.Force(int64(len(data)))
+	defer c.budget.Release(int64(len(data)))
 	return c.putBytes(ctx, opPut, bucket, key, data, o)
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -371,6 +373,38 @@ func TestWrongCredentials(t *testing.T) {
 	if !errors.Is(err, ErrNoCredentials) || !errors.Is(err, ErrDenied) {
 		t.Errorf("sentinels of %v", err)
 	}
+}
+
+// The chain of the AWS tools: environment, and the container's endpoint.
+func TestCredentialChain(t *testing.T) {
+	origin := start(t, testorigin.Options{})
+	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		t.Helper()
+		c, err := New(t.Context(), Options{Endpoint: origin.URL()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Head(t.Context(), "data", "k"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"AccessKeyId":%q,"SecretAccessKey":%q,"Token":"","Expiration":%q}`,
+			testorigin.AccessKey, testorigin.SecretKey, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	}))
+	defer server.Close()
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", server.URL)
+	check("container")
+	http.DefaultClient.CloseIdleConnections()
+	os.Unsetenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+	t.Setenv("AWS_ACCESS_KEY_ID", testorigin.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", testorigin.SecretKey)
+	check("environment")
 }
 
 func TestLocals(t *testing.T) {
