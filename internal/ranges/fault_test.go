@@ -408,3 +408,25 @@ func Example() {
 	// 800000 <nil> CRC32C f18867f0
 	// weights <nil>
 }
+
+// The first answer's head tells the size: the other parts start then, not when
+// the first part's bytes have come.
+func TestFirstHeadStartsTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(mib, 14), Pin: "etag:1"}
+		src.Fault = func(int, ranges.Request) rangestest.Action {
+			return rangestest.Action{Delay: 30 * time.Millisecond, BytesRate: mib}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: 256 * kib, Hedge: noHedge.Hedge})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		start := time.Now()
+		if got := readAll(t, s); !bytes.Equal(got, src.Data) {
+			t.Error("bytes differ")
+		}
+		// Two latencies and one part's time.
+		if d := time.Since(start); d > 320*time.Millisecond {
+			t.Errorf("four parts of 250 ms took %v", d)
+		}
+	})
+}

@@ -66,6 +66,9 @@ type task struct {
 	// begin, if set, is called without locks when the first attempt gets its
 	// slot: the owner may still extend the range until then.
 	begin func(t *task)
+	// answered, if set, gets a token when an answer's head has told what is to
+	// be known of the object. Capacity 1.
+	answered chan struct{}
 	// notify, if set, is called once when the task has ended, instead of a
 	// send on done. A gate's lock may be held: it must not block or call back.
 	notify func(t *task)

@@ -114,6 +114,12 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	if handed, err := l.fit(ctx, a, req, body, info); handed || err != nil {
 		return err
 	}
+	if c := a.t.answered; c != nil {
+		select {
+		case c <- struct{}{}:
+		default: // told already
+		}
+	}
 	err = l.receive(ctx, a, body)
 	if cerr := body.Close(); err == nil && cerr != nil && len(a.buf) > a.n {
 		err = cerr

@@ -43,6 +43,8 @@ type Stream struct {
 	life context.Context //nolint:containedctx // bounds Read and WriteTo, which have no argument for it
 	stop context.CancelCauseFunc
 
+	answered chan struct{} // capacity 1: the first answer's head has come
+
 	mu     sync.Mutex // guards parts and closed; taken before a gate's lock
 	parts  []*part    // in order; parts[0] is the head of line
 	closed bool
@@ -86,6 +88,7 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 	s.plan = plan{next: off, end: -1, part: so.PartBytes}
 	s.setEnd()
 	s.win = newWindow(so.PartBytes, so.WindowBytes, true)
+	s.answered = make(chan struct{}, 1)
 	s.sum.Algorithm = so.Sum
 	s.life, s.stop = context.WithCancelCause(ctx)
 	context.AfterFunc(s.life, s.cancelParts)
@@ -162,6 +165,10 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	p.o, p.off, p.task.buf = s.o, off, buf.Bytes()
 	p.urgent = len(s.parts) == 0
 	p.wantsBody = p.urgent
+	p.answered = nil
+	if size, _, _ := s.o.known(); size < 0 {
+		p.answered = s.answered
+	}
 	p.sum = s.algorithm()
 	s.parts = append(s.parts, p)
 	s.o.g.submit(&p.task)
@@ -288,12 +295,19 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 	s.o.g.promote(&head.task)
 	s.win.stalled()
 	s.fill()
-	select {
-	case <-head.done:
-		head.over = true
-		return nil
-	case <-ctx.Done():
-		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
+	for {
+		select {
+		case <-head.done:
+			head.over = true
+			return nil
+		case <-s.answered:
+			// The size is known before the first part's bytes have come: the
+			// other parts need not wait for them.
+			s.setEnd()
+			s.fill()
+		case <-ctx.Done():
+			return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
+		}
 	}
 }
 
