@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -234,5 +235,40 @@ func TestInterruptedWhileOpening(t *testing.T) {
 	code := run(ctx, []string{"mount", "models", t.TempDir(), "--endpoint", o.URL(), "--no-sign-request"}, &stdout, &stderr)
 	if code != exitFailed || strings.Count(stderr.String(), "\n") != 1 {
 		t.Errorf("status %d, %q", code, stderr.String())
+	}
+}
+
+// TestDeployMatchesFlags: the manifests start the driver with flags that it has, and under the name it registers.
+func TestDeployMatchesFlags(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(text), "- name: penstock-csi\n")
+	_, after, foundArgs := strings.Cut(after, "args:\n")
+	if !found || !foundArgs {
+		t.Fatal("no container penstock-csi with args")
+	}
+	var args []string
+	for line := range strings.Lines(after) {
+		arg, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
+		if !ok {
+			break
+		}
+		args = append(args, strings.ReplaceAll(arg, "$(NODE_NAME)", "node"))
+	}
+	opts, _, err := nodeOptions(args[1:], io.Discard)
+	if err != nil || args[0] != "node" {
+		t.Fatalf("%q: %v", args, err)
+	}
+	if err := opts.Validate(); err != nil {
+		t.Error(err)
+	}
+	driver, err := os.ReadFile("../../deploy/csidriver.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(driver), "name: "+opts.Name+"\n") || !strings.Contains(string(text), "/plugins/"+opts.Name+"/csi.sock") {
+		t.Errorf("the manifests do not name the driver %q", opts.Name)
 	}
 }

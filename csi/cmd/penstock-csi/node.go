@@ -12,6 +12,19 @@ import (
 
 // runNode serves volumes on a node until it is told to stop.
 func runNode(ctx context.Context, args []string, stderr io.Writer) error {
+	opts, logs, err := nodeOptions(args, stderr)
+	if err != nil {
+		return err
+	}
+	opts.Log = logs.logger(stderr)
+	d, err := csi.New(opts)
+	if err != nil {
+		return usageError{err} // New only checks options
+	}
+	return d.Run(ctx)
+}
+
+func nodeOptions(args []string, stderr io.Writer) (csi.Options, logFlags, error) {
 	var (
 		opts csi.Options
 		logs logFlags
@@ -27,16 +40,8 @@ func runNode(ctx context.Context, args []string, stderr io.Writer) error {
 	addS3(fs, &opts.S3, "s3-endpoint")
 	logs.add(fs)
 	rest, err := parse(fs, args, stderr)
-	if err != nil {
-		return err
+	if err == nil && len(rest) > 0 {
+		err = usageError{fmt.Errorf("node takes flags alone, not %q", rest[0])}
 	}
-	if len(rest) > 0 {
-		return usageError{fmt.Errorf("node takes flags alone, not %q", rest[0])}
-	}
-	opts.Log = logs.logger(stderr)
-	d, err := csi.New(opts)
-	if err != nil {
-		return usageError{err} // New only checks options
-	}
-	return d.Run(ctx)
+	return opts, logs, err
 }
