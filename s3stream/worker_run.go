@@ -25,7 +25,6 @@ type workerRun struct {
 	delivery *delivery
 	budget   *budget.Budget
 	began    time.Time
-	took     time.Duration // until everything was delivered; written before Finished is sent
 	bye      chan struct{} // closed when the leader has let us go
 	ready    sync.Once     // waits for the planned children
 
@@ -34,6 +33,8 @@ type workerRun struct {
 	parent   int        // the node at the other end of upstream
 	upstream *wire.Conn // nil between two parents
 	repairs  []Repair
+	took     time.Duration // until everything was delivered; 0 before
+	hash     string        // of what was delivered; "" before
 }
 
 // statusEvery is how often the leader and the Progress callback hear of us.
@@ -92,7 +93,9 @@ func (w *workerRun) await(delivered <-chan struct{}) error {
 	case <-w.life.failed:
 		return w.life.reason()
 	}
-	w.took = time.Since(w.began)
+	w.mu.Lock()
+	w.took, w.hash = time.Since(w.began), w.delivery.digest.String()
+	w.mu.Unlock()
 	_ = w.ctrl.WriteJSON(wire.Finished, w.status()) // a broken connection shows in control
 	select {
 	case <-w.bye:
@@ -176,14 +179,12 @@ func (w *workerRun) tellDetached(child int, why error) {
 }
 
 func (w *workerRun) status() statusMsg {
-	s := statusMsg{Bytes: w.delivery.bytes.Load(), Objects: w.delivery.objects.Load(), Elapsed: w.took}
 	w.mu.Lock()
-	s.Repairs = len(w.repairs)
-	w.mu.Unlock()
-	if w.took > 0 { // delivery has ended: the digest is ours to read
-		s.Hash = w.delivery.digest.String()
+	defer w.mu.Unlock()
+	return statusMsg{
+		Bytes: w.delivery.bytes.Load(), Objects: w.delivery.objects.Load(),
+		Hash: w.hash, Elapsed: w.took, Repairs: len(w.repairs),
 	}
-	return s
 }
 
 func (w *workerRun) report() *Report {
@@ -191,6 +192,6 @@ func (w *workerRun) report() *Report {
 	defer w.mu.Unlock()
 	return &Report{
 		Objects: len(w.items.m.Objects), Bytes: w.delivery.bytes.Load(), Elapsed: w.took,
-		Hash: w.delivery.digest.String(), Topology: w.plan.Shape().String(), Repairs: slices.Clone(w.repairs),
+		Hash: w.hash, Topology: w.plan.Shape().String(), Repairs: slices.Clone(w.repairs),
 	}
 }
