@@ -1,8 +1,7 @@
 package testorigin_test
 
 import (
-	"io"
-	"log"
+	"log/slog"
 	"net/http/httptest"
 	"testing"
 
@@ -58,7 +57,7 @@ func TestOCIConformance(t *testing.T) {
 // TestOtherRegistryConformance runs the same suite against another implementation, so that the suite can't come to
 // describe the origin alone.
 func TestOtherRegistryConformance(t *testing.T) {
-	srv := httptest.NewServer(registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))))
+	srv := httptest.NewServer(registry.New(registry.WithReferrersSupport(true), registry.Logger(slog.NewLogLogger(slog.DiscardHandler, 0))))
 	t.Cleanup(srv.Close)
 	ociconformance.Run(t, ociconformance.Config{Host: srv.Listener.Addr().String(), Skip: map[string]string{
 		"ggcr/tags":            "pages of tags carry no Link to the next one",

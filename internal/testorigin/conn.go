@@ -10,14 +10,6 @@ import (
 	"time"
 )
 
-type connKey struct{}
-
-// connOf returns the connection that r came in on.
-func connOf(r *http.Request) net.Conn {
-	c, _ := r.Context().Value(connKey{}).(net.Conn)
-	return c
-}
-
 // capListener gives connections that send at most rate bytes per second each.
 type capListener struct {
 	net.Listener

@@ -473,8 +473,18 @@ func TestGlob(t *testing.T) {
 		pattern, s string
 		want       bool
 	}{
-		{"", "x", true}, {"*", "", true}, {"a", "a", true}, {"a", "ab", false}, {"a*", "a/b/c", true}, {"*c", "a/b/c", true},
-		{"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c-b", false}, {"?x", "ax", true}, {"?x", "x", false}, {`a\*`, "a*", true}, {`a\*`, "ab", false},
+		{"", "x", true},
+		{"*", "", true},
+		{"a", "a", true},
+		{"a", "ab", false},
+		{"a*", "a/b/c", true},
+		{"*c", "a/b/c", true},
+		{"a*b*c", "a-b-b-c", true},
+		{"a*b*c", "a-c-b", false},
+		{"?x", "ax", true},
+		{"?x", "x", false},
+		{`a\*`, "a*", true},
+		{`a\*`, "ab", false},
 	} {
 		if got := glob(tt.pattern, tt.s); got != tt.want {
 			t.Errorf("glob(%q, %q) = %v", tt.pattern, tt.s, got)

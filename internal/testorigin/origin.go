@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -110,11 +111,10 @@ func (o *Origin) server(h http.HandlerFunc) *http.Server {
 			defer o.wg.Done()
 			h(w, r)
 		}),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
-		ConnState:   o.connState,
+		ConnState: o.connState,
 		// A client that sends no header must not hold Close up; 30 s is longer than any test's pause between requests.
 		ReadHeaderTimeout: 30 * time.Second,
-		ErrorLog:          nil,
+		ErrorLog:          slog.NewLogLogger(o.opts.Log.Handler(), slog.LevelDebug), // nil would mean the global logger
 	}
 }
 
@@ -132,13 +132,16 @@ func (o *Origin) connState(c net.Conn, s http.ConnState) {
 	}
 }
 
-// Close ends all requests and connections, waits for their goroutines, and removes the scratch folder if Start made it.
+// Close ends all requests and connections, waits for their goroutines, and removes all uploaded bodies, and the scratch
+// folder if Start made it. Closing again does nothing.
 func (o *Origin) Close() error {
 	var errs []error
 	o.once.Do(func() {
 		close(o.closing)
 		errs = append(errs, o.srv.Close(), o.srv2.Close())
 		o.wg.Wait()
+		o.store.drop()
+		o.registry.drop()
 		if o.ownDir {
 			errs = append(errs, os.RemoveAll(o.dir))
 		}

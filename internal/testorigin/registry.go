@@ -68,6 +68,21 @@ func (g *registry) init() {
 	g.secret = []byte("penstock origin token key")
 }
 
+// drop gives up all blobs and upload sessions.
+func (g *registry) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.blobs {
+		c.release()
+	}
+	for _, r := range g.repos {
+		for _, u := range r.uploads {
+			u.drop()
+		}
+	}
+	g.blobs, g.repos = map[digest.Digest]*content{}, map[string]*repository{}
+}
+
 // repo returns the repository, made if it is new. Caller holds mu.
 func (g *registry) repo(name string) *repository {
 	r := g.repos[name]

@@ -351,6 +351,11 @@ func (x *xmlDoc) end() {
 
 func (x *xmlDoc) text(name, value string) {
 	x.b.WriteString("<" + name + ">")
+	if plain(value) { // nearly always; listings are made of these
+		x.b.WriteString(value)
+		x.b.WriteString("</" + name + ">")
+		return
+	}
 	for _, c := range value {
 		// S3 writes control characters as references that XML 1.0 forbids; clients that may meet such keys must ask
 		// for encoding-type=url. The origin is as awkward as the original.
@@ -361,6 +366,16 @@ func (x *xmlDoc) text(name, value string) {
 		_ = xml.EscapeText(&x.b, []byte(string(c)))
 	}
 	x.b.WriteString("</" + name + ">")
+}
+
+// plain says whether s needs no escaping in XML.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '<' || c == '>' || c == '&' || c == '"' || c == '\'' {
+			return false
+		}
+	}
+	return true
 }
 
 func (x *xmlDoc) num(name string, n int64) { x.text(name, strconv.FormatInt(n, 10)) }

@@ -3,7 +3,6 @@ package testorigin
 import (
 	"crypto/md5" //nolint:gosec // the S3 ETag is defined by MD5
 	"encoding/base64"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -20,7 +19,7 @@ func hashContent(c *content, algorithm string) (upBody, error) {
 		algorithm = "CRC64NVME"
 	}
 	sum := md5.New() //nolint:gosec // as above
-	var h hash.Hash = newChecksum(algorithm)
+	h := newChecksum(algorithm)
 	if _, err := c.copyTo(io.MultiWriter(sum, h), 0, c.size); err != nil {
 		return upBody{}, err
 	}

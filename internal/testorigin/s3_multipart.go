@@ -461,11 +461,11 @@ func (rq *request) abortUpload() {
 }
 
 func (rq *request) listParts() {
-	limit, after := maxListKeys, 0
+	limit := maxListKeys
 	if n, err := strconv.Atoi(rq.q.Get("max-parts")); err == nil && n >= 0 {
 		limit = min(limit, n)
 	}
-	after, _ = strconv.Atoi(rq.q.Get("part-number-marker"))
+	after, _ := strconv.Atoi(rq.q.Get("part-number-marker"))
 	rq.o.store.mu.RLock()
 	_, u, e := rq.upload()
 	if e != nil {

@@ -242,6 +242,23 @@ func (o *Origin) newID() string {
 	return fmt.Sprintf("%012x%020x", n, mix(n^o.opts.Seed))
 }
 
+// drop gives up all versions and uploads.
+func (s *store) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.buckets {
+		for _, list := range b.objects {
+			for _, v := range list {
+				v.drop()
+			}
+		}
+		for _, u := range b.uploads {
+			u.drop()
+		}
+	}
+	s.buckets = map[string]*bucket{}
+}
+
 // remove deletes one version, or ("" and versioning) adds a marker. It returns the version id and whether that is a
 // delete marker. Caller holds mu.
 func (s *store) remove(b *bucket, key, id string, o *Origin) (string, bool) {

@@ -64,6 +64,28 @@ func TestChunkSignaturesOfAmazonsExample(t *testing.T) {
 	}
 }
 
+func TestTrailerSignatureOfAmazonsExample(t *testing.T) {
+	id := exampleIdentity()
+	id.sig.signature = "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e"
+	body := func(sum string) io.Reader {
+		return io.MultiReader(
+			strings.NewReader("10000;chunk-signature=b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2\r\n"),
+			bytes.NewReader(bytes.Repeat([]byte("a"), 65536)),
+			strings.NewReader("\r\n400;chunk-signature=1c1344b170168f8e65b41376b44b20fe354e373826ccbbe2c1d40a8cae51e5c7\r\n"),
+			bytes.NewReader(bytes.Repeat([]byte("a"), 1024)),
+			strings.NewReader("\r\n0;chunk-signature=2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992\r\n"+
+				"x-amz-checksum-crc32c:"+sum+"\r\n"+
+				"x-amz-trailer-signature:d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435\r\n\r\n"))
+	}
+	c := newChunkedReader(body("sOO8/Q=="), newChunkVerifier(id))
+	if got, err := io.ReadAll(c); err != nil || len(got) != 66560 || c.trailer.Get("X-Amz-Checksum-Crc32c") != "sOO8/Q==" {
+		t.Errorf("%d bytes, trailer %v, %v", len(got), c.trailer, err)
+	}
+	if _, err := io.ReadAll(newChunkedReader(body("sOO8/w=="), newChunkVerifier(id))); !errors.Is(err, errChunkSignature) {
+		t.Errorf("a changed trailer: %v", err)
+	}
+}
+
 func TestUploadInChunksWithTrailer(t *testing.T) {
 	o, c := start(t, Options{}), client(t)
 	if err := o.CreateBucket("b", BucketOptions{}); err != nil {
