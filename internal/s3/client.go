@@ -46,9 +46,10 @@ type Client struct {
 	sdkOptions  awss3.Options // what sdk was made with: endpoint, styles, region
 	credentials *credentialSource
 	signer      *v4.Signer
-	client      *http.Client // keeps connections
-	fresh       *http.Client // a new connection for each request
-	skew        atomic.Int64 // what to add to this machine's clock, in nanoseconds
+	client      *http.Client  // keeps connections
+	fresh       *http.Client  // a new connection for each request
+	abortWait   time.Duration // abortCancelled, but in tests
+	skew        atomic.Int64  // what to add to this machine's clock, in nanoseconds
 
 	mu      sync.Mutex // guards the maps; leaf
 	regions map[string]string
@@ -66,14 +67,15 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		opts:     o,
-		attempts: o.Attempts,
-		log:      o.Log,
-		sseC:     newSSEC(o.SSECustomerKey),
-		budget:   o.Budget,
-		signer:   v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true }),
-		regions:  map[string]string{},
-		targets:  map[targetID]*target{},
+		opts:      o,
+		attempts:  o.Attempts,
+		log:       o.Log,
+		sseC:      newSSEC(o.SSECustomerKey),
+		budget:    o.Budget,
+		abortWait: abortCancelled,
+		signer:    v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true }),
+		regions:   map[string]string{},
+		targets:   map[targetID]*target{},
 	}
 	c.header = c.objectHeader()
 	switch {

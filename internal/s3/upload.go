@@ -339,7 +339,7 @@ func (u *upload) complete(ctx context.Context) (PutResult, error) {
 func (u *upload) abort(ctx context.Context, cause error) error {
 	timeout := abortTimeout
 	if ctx.Err() != nil {
-		timeout = abortCancelled
+		timeout = u.c.abortWait
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
