@@ -351,6 +351,11 @@ func TestManyAtOnce(t *testing.T) {
 	if !shared.TryAcquire(64 << 20) {
 		t.Error("the shared budget was not given back")
 	}
+	// Each layer at work may overdraw by its ring and its first part.
+	const atWork, ring = 4 * 3, 6 * 256 << 10
+	if limit, peak, inUse := p.MemoryUse(); peak > limit+atWork*(ring+partBytes) || inUse != 0 {
+		t.Errorf("memory: limit %d, peak %d, in use at the end %d", limit, peak, inUse)
+	}
 }
 
 // TestPrivDiskFull pulls into a file system too small for the image.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -143,7 +144,7 @@ func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial i
 	if r == nil {
 		r = &refresh{done: make(chan struct{})}
 		s.pending = r
-		go s.run(r, challenge)
+		s.c.logins.Go(func() { s.run(r, challenge) })
 	}
 	s.mu.Unlock()
 	select {
@@ -154,9 +155,9 @@ func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial i
 	}
 }
 
-// run ends within tokenTimeout.
+// run ends within tokenTimeout, or with the client.
 func (s *session) run(r *refresh, challenge *auth.Challenge) {
-	ctx, cancel := context.WithTimeout(context.Background(), tokenTimeout)
+	ctx, cancel := context.WithTimeout(s.c.life, tokenTimeout)
 	defer cancel()
 	header, expires, err := s.login(ctx, challenge)
 	s.mu.Lock()
@@ -175,7 +176,11 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	if lookup == nil {
 		lookup = DockerCredentials
 	}
-	cred, err := lookup(ctx, s.host.name)
+	host := s.host.name
+	if host == "registry-1.docker.io" {
+		host = hub // the name that people know
+	}
+	cred, err := lookup(ctx, host)
 	if err != nil {
 		return "", time.Time{}, denied(0, err)
 	}
@@ -220,8 +225,10 @@ func (s *session) mayTell(realm string) bool {
 // fetchToken asks for a token: by OAuth2 POST when there is a secret, else, or when
 // the server does not know that, by GET.
 func (s *session) fetchToken(ctx context.Context, opts auth.TokenOptions) (string, time.Time, error) {
+	client := *s.host.client
+	client.Transport = boundedBodies{client.Transport}
 	if opts.Secret != "" {
-		resp, err := auth.FetchTokenWithOAuth(ctx, s.host.client, s.host.header, "penstock", opts)
+		resp, err := auth.FetchTokenWithOAuth(ctx, &client, s.host.header, "penstock", opts)
 		if err == nil {
 			return "Bearer " + resp.AccessToken, expiry(resp.ExpiresInSeconds), nil
 		}
@@ -233,11 +240,32 @@ func (s *session) fetchToken(ctx context.Context, opts auth.TokenOptions) (strin
 			return "", time.Time{}, tokenFault(opts.Realm, err)
 		}
 	}
-	resp, err := auth.FetchToken(ctx, s.host.client, s.host.header, opts)
+	resp, err := auth.FetchToken(ctx, &client, s.host.header, opts)
 	if err != nil {
 		return "", time.Time{}, tokenFault(opts.Realm, err)
 	}
 	return "Bearer " + resp.Token, expiry(resp.ExpiresInSeconds), nil
+}
+
+// maxToken bounds a token server's answer: real ones are below 16 KiB.
+const maxToken = 1 << 20
+
+// boundedBodies cuts bodies at maxToken, for a decoder that would read for ever.
+type boundedBodies struct{ base http.RoundTripper }
+
+func (b boundedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
+	base := b.base
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	resp, err := base.RoundTrip(req)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxToken), resp.Body}
+	}
+	return resp, err
 }
 
 func expiry(seconds int) time.Time {

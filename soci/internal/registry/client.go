@@ -41,6 +41,10 @@ type Client struct {
 	opts  Options
 	plain endpoint // for origins: no client certificates of any registry
 
+	life   context.Context //nolint:containedctx // bounds logins, which outlive the request that caused them
+	end    context.CancelFunc
+	logins sync.WaitGroup
+
 	mu       sync.Mutex // guards what follows; a leaf lock
 	hosts    map[string][]*host
 	sessions map[sessionKey]*session
@@ -70,6 +74,7 @@ func New(opts Options) (*Client, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opts: opts, hosts: make(map[string][]*host), sessions: make(map[sessionKey]*session)}
+	c.life, c.end = context.WithCancel(context.Background())
 	if opts.HTTPClient != nil {
 		c.plain = pair(opts.HTTPClient)
 	} else {
@@ -99,8 +104,10 @@ func pair(base *http.Client) endpoint {
 
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// Close drops idle connections. Requests must have ended.
+// Close ends logins and drops idle connections. Requests must have ended.
 func (c *Client) Close() {
+	c.end()
+	c.logins.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close := func(e endpoint) {

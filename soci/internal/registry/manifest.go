@@ -60,31 +60,53 @@ type manifestSource struct {
 // Open implements [ranges.Source]. Manifests have no ranges: the whole answer is
 // the body, whatever was asked.
 func (m *manifestSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
-	none := ranges.Info{Size: -1}
 	where := m.host.base + "/" + m.ref.Repository + "/manifests/" + m.ref.identifier() + m.ref.namespace(m.host)
-	client := m.host.client
-	if req.Fresh {
-		client = m.host.fresh
-	}
-	body, info, err := m.c.authorized(ctx, m.host, m.ref.Repository, req.Attempt, func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
-		hr, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
-		if err != nil {
-			return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: err}
+	get := func(e endpoint) opener {
+		return func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
+			client := e.client
+			if req.Fresh {
+				client = e.fresh
+			}
+			return m.send(ctx, client, where, prepare)
 		}
-		hr.Header.Set("Accept", strings.Join([]string{
-			ocispec.MediaTypeImageIndex, dockerIndex, ocispec.MediaTypeImageManifest, dockerManifest,
-			dockerSchema1S + ";q=0.1", "*/*;q=0.1", // asked for only to be refused with a clear message
-		}, ", "))
+	}
+	for range maxHops {
+		var body io.ReadCloser
+		var info ranges.Info
+		var err error
+		if sameHost(where, m.host.base) {
+			body, info, err = m.c.authorized(ctx, m.host, m.ref.Repository, req.Attempt, get(m.host.endpoint))
+		} else { // our token is not for others
+			body, info, err = get(m.c.plain)(nil)
+		}
+		r, ok := errors.AsType[*redirect](err)
+		if !ok {
+			return body, info, err
+		}
+		where = r.to
+	}
+	return nil, ranges.Info{Size: -1}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
+}
+
+// accept is what we can read; schema 1 is asked for only to be refused with a clear
+// message.
+var accept = strings.Join([]string{
+	ocispec.MediaTypeImageIndex, dockerIndex, ocispec.MediaTypeImageManifest, dockerManifest,
+	dockerSchema1S + ";q=0.1", "*/*;q=0.1",
+}, ", ")
+
+func (m *manifestSource) send(ctx context.Context, client *http.Client, where string, prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
+	none := ranges.Info{Size: -1}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
+	if err != nil {
+		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: err}
+	}
+	hr.Header.Set("Accept", accept)
+	if prepare != nil {
 		if err := prepare(ctx, hr); err != nil {
 			return nil, none, err
 		}
-		return m.send(client, hr)
-	})
-	return body, info, err
-}
-
-func (m *manifestSource) send(client *http.Client, hr *http.Request) (io.ReadCloser, ranges.Info, error) {
-	none := ranges.Info{Size: -1}
+	}
 	resp, err := client.Do(hr)
 	if err != nil {
 		return nil, none, firstContact(hr, err)

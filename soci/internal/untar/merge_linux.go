@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -237,6 +238,9 @@ func copyXattrs(src *tree, path string, fd int) error {
 func xattrsByFd(from, to int) error {
 	names, err := listXattrs(from)
 	for _, name := range names {
+		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue // about the layer that the directory is in, not about its content
+		}
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Fgetxattr(from, name, buf)
 		if err == unix.ERANGE {
@@ -292,6 +296,9 @@ func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 			return &Error{Entry: ln.entry, Err: err}
 		}
 	}
+	if err := l.inheritDirs(t, lower); err != nil {
+		return err
+	}
 	opaque := maps.Clone(l.opaque)
 	whiteouts := maps.Clone(l.whiteouts)
 	if opaque["."] {
@@ -318,6 +325,55 @@ func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 		}
 	}
 	return nil
+}
+
+// inheritDirs gives directories that no entry describes the metadata that they
+// have in the layers below: overlayfs shows the uppermost directory's.
+func (l *Layer) inheritDirs(t *tree, lower []*Layer) error {
+	for dir := range l.implicit {
+		for _, below := range lower {
+			stop, err := inheritDir(t, dir, below)
+			if err != nil {
+				return &Error{Entry: dir, Err: err}
+			}
+			if stop || below.hides(dir) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// inheritDir reports whether below has something at dir; a directory's metadata
+// is copied.
+func inheritDir(t *tree, dir string, below *Layer) (bool, error) {
+	from, err := openTree(below.Dir, false)
+	if err != nil {
+		return false, err
+	}
+	defer from.close()
+	st, err := from.lstat(dir)
+	switch {
+	case err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP:
+		return false, nil
+	case err != nil:
+		return false, err
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return true, nil
+	}
+	return true, setDir(t, dir, st, func(fd int) error { return copyXattrs(from, dir, fd) })
+}
+
+// hides reports whether the layer removes path of the layers below it.
+func (l *Layer) hides(path string) bool {
+	for path != "." {
+		dir, base := split(path)
+		if l.opaque[dir] || slices.Contains(l.whiteouts[dir], base) {
+			return true
+		}
+		path = dir
+	}
+	return false
 }
 
 func topNames(l *Layer) ([]string, error) {

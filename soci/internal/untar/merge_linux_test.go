@@ -3,6 +3,7 @@ package untar
 import (
 	"archive/tar"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -57,6 +58,11 @@ var stacks = []struct {
 	{name: "hard link replaces a file", layers: [][]ent{
 		{file("f", "1"), file("h", "old")}, {hard("h", "f")},
 	}, want: []string{"f - 1", "h - 1"}},
+	{name: "a directory that the upper layer does not describe", layers: [][]ent{
+		{ent{name: "d", kind: tar.TypeDir, mode: 0o1751}, file("d/a", "1"), ent{name: "e", kind: tar.TypeDir, mode: 0o700}},
+		{file(".wh.e", "")},
+		{file("d/b", "2"), file("e/c", "2")},
+	}, want: []string{"d/", "d/a - 1", "d/b - 2", "e/", "e/c - 2"}},
 	{name: "empty layer", layers: [][]ent{{file("f", "1")}, {}}, want: []string{"f - 1"}},
 }
 
@@ -189,8 +195,28 @@ func TestPrivOverlay(t *testing.T) {
 			if got := listing(t, mnt); !slices.Equal(got, tt.want) {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}
+			if got, want := modes(t, mnt), modes(t, x.flatten(tt.layers)); !slices.Equal(got, want) {
+				t.Errorf("overlayfs shows %q\nflattened is   %q", got, want)
+			}
 		})
 	}
+}
+
+// modes lists mode and owner of everything in a tree.
+func modes(t *testing.T, root string) []string {
+	t.Helper()
+	var out []string
+	err := filepath.Walk(root, func(p string, fi os.FileInfo, err error) error {
+		if err == nil {
+			st := fi.Sys().(*syscall.Stat_t)
+			out = append(out, fmt.Sprintf("%s %v %d:%d", strings.TrimPrefix(p, root), fi.Mode(), st.Uid, st.Gid))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // TestPrivMetadata checks what only root can set.
