@@ -86,8 +86,7 @@ func (d *Driver) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	}
 	stop(srv)
-	<-failed
-	return nil
+	return <-failed
 }
 
 // stop ends the server: gently for a moment, then by force.

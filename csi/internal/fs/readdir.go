@@ -112,11 +112,13 @@ func (f *FS) readDir(ctx context.Context, d *dirHandle, off uint64, detail Detai
 				return nil
 			}
 			more, err := f.pull(ctx, d, !worthwhile)
-			if err != nil && !emitted {
+			switch {
+			case err != nil && emitted:
+				return nil //nolint:nilerr // a failure that lasts shows at the next read, when nothing else does
+			case err != nil:
 				return err
-			}
-			if err != nil || !more {
-				return nil // a failure that lasts shows at the next read, when nothing else does
+			case !more:
+				return nil
 			}
 			d.trim(min(d.last, d.base+uint64(len(d.window))))
 		}

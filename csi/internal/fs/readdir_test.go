@@ -21,7 +21,8 @@ func names(t interface {
 	Helper()
 	Fatal(...any)
 	Context() context.Context
-}, f *fs.FS, d, off uint64, take int) []string {
+}, f *fs.FS, d, off uint64, take int,
+) []string {
 	t.Helper()
 	var all []string
 	for {

@@ -51,9 +51,13 @@ func TestKeyAndCleanPrefix(t *testing.T) {
 		key  string
 		ok   bool
 	}{
-		{".", Dir, "p/", true}, {".", File, "p/", false},
-		{"a/b", File, "p/a/b", true}, {"a/b", Dir, "p/a/b/", true},
-		{"a//b", File, "", false}, {"../x", File, "", false}, {"", File, "", false},
+		{".", Dir, "p/", true},
+		{".", File, "p/", false},
+		{"a/b", File, "p/a/b", true},
+		{"a/b", Dir, "p/a/b/", true},
+		{"a//b", File, "", false},
+		{"../x", File, "", false},
+		{"", File, "", false},
 	} {
 		key, ok := Key("p/", c.path, c.kind)
 		if ok != c.ok || (ok && key != c.key) {
