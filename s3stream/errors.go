@@ -91,6 +91,9 @@ func failureOf(err error) *wire.Failure {
 			break
 		}
 	}
+	if f.Code == "cancelled" {
+		f.Message = "interrupted"
+	}
 	return f
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -279,6 +280,12 @@ func TestLeaderDies(t *testing.T) {
 			}
 		}
 	})
+	// Small rings: nobody can have everything when the leader dies.
+	inner := c.opts
+	c.opts = func(i int, o *s3stream.WorkerOptions) {
+		inner(i, o)
+		o.MemoryBytes = 64 * 64 << 10
+	}
 	c.start(4)
 	for i := 1; i <= 4; i++ {
 		if r := c.worker(i); !errors.Is(r.err, s3stream.ErrLeaderLost) {
@@ -417,8 +424,10 @@ func TestNothingToSend(t *testing.T) {
 		"no bucket (/)": {"s3://absent/", s3, s3stream.ErrNotFound},
 		"empty prefix":  {"s3://b/nothing/", s3, s3stream.ErrNotFound},
 		"credentials":   {"s3://b/k", bad, s3stream.ErrDenied},
+		"no server":     {"s3://b/k", refused, syscall.ECONNREFUSED},
 	} {
 		c := newCast(t, s3stream.LeaderOptions{URIs: []string{x.uri}, S3: x.s3, Workers: 2})
+		c.opts = func(_ int, o *s3stream.WorkerOptions) { o.Wait = time.Second }
 		c.start(1)
 		if r := <-c.lead; !errors.Is(r.err, x.want) {
 			t.Errorf("%s: leader: %v", name, r.err)
@@ -438,7 +447,6 @@ func TestNothingToSend(t *testing.T) {
 			t.Errorf("%s: get left a directory", name)
 		}
 	}
-	_ = refused
 }
 
 // TestTooFewWorkers: the leader does not wait for ever.

@@ -2,6 +2,7 @@ package s3stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -71,7 +72,7 @@ func (s *s3Store) resolve(ctx context.Context, uris []string) ([]Object, error) 
 func (s *s3Store) head(ctx context.Context, t target) ([]Object, error) {
 	info, err := s.c.Head(ctx, t.bucket, t.key)
 	if err != nil {
-		return nil, err
+		return nil, s.explain(ctx, t, err)
 	}
 	if info.Archived {
 		return nil, archivedError(t.bucket, t.key)
@@ -83,6 +84,25 @@ func (s *s3Store) head(ctx context.Context, t target) ([]Object, error) {
 		o.VersionID = info.VersionID
 	}
 	return []Object{o}, nil
+}
+
+// explain finds a better reason for a failed HEAD, whose answer has no body to
+// say one: whether it is the bucket, the credentials, or a missing slash.
+func (s *s3Store) explain(ctx context.Context, t target, err error) error {
+	if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDenied) {
+		return err
+	}
+	for e, listErr := range s.c.List(ctx, t.bucket, s3.ListOptions{Prefix: t.key + "/", MaxKeys: 1}) {
+		se := (*s3.Error)(nil)
+		switch {
+		case listErr == nil && errors.Is(err, ErrNotFound) && e.Key != "":
+			return fmt.Errorf("%w: for all objects below it, write s3://%s/%s/", err, t.bucket, t.key)
+		case errors.As(listErr, &se) && se.Code != "" && se.Code != "AccessDenied":
+			return listErr // not being allowed to list would say nothing of the object
+		}
+		break
+	}
+	return err
 }
 
 // list finds the objects below a prefix. A listing has no versions and no
