@@ -130,6 +130,12 @@ func TestPrivReadOnlyAndErrors(t *testing.T) {
 	s := &memstore.Store{}
 	s.Put("file", []byte("data"))
 	s.Put("gone", []byte("data"))
+	s.Fail = func(_ context.Context, op memstore.Op, key string) error {
+		if op == memstore.Read && key == "file" {
+			return errors.New("connection refused")
+		}
+		return nil
+	}
 	dir, _ := mount(t, s, fs.Options{MetadataTTL: -1})
 	for what, err := range map[string]error{
 		"write":  os.WriteFile(dir+"/file", []byte("x"), 0o644),
@@ -146,12 +152,6 @@ func TestPrivReadOnlyAndErrors(t *testing.T) {
 	}
 	if _, err := os.Stat(dir + "/missing"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
-	}
-	s.Fail = func(_ context.Context, op memstore.Op, key string) error {
-		if op == memstore.Read && key == "file" {
-			return errors.New("connection refused")
-		}
-		return nil
 	}
 	if _, err := os.ReadFile(dir + "/file"); !errors.Is(err, syscall.EIO) {
 		t.Errorf("store down: got %v, want EIO", err)
