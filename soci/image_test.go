@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -98,8 +99,10 @@ func tarOf(t testing.TB, pairs ...string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for i := 0; i < len(pairs); i += 2 {
-		h := &tar.Header{Name: pairs[i], Mode: 0o644, Size: int64(len(pairs[i+1])), ModTime: time.Unix(1_700_000_000, 0),
-			Uid: os.Geteuid(), Gid: os.Getegid()}
+		h := &tar.Header{
+			Name: pairs[i], Mode: 0o644, Size: int64(len(pairs[i+1])), ModTime: time.Unix(1_700_000_000, 0),
+			Uid: os.Geteuid(), Gid: os.Getegid(),
+		}
 		body := pairs[i+1]
 		if strings.HasSuffix(h.Name, "/") {
 			h.Typeflag, h.Mode = tar.TypeDir, 0o755
@@ -120,7 +123,7 @@ func tarOf(t testing.TB, pairs ...string) []byte {
 // goTree packs folders of the Go source tree: real files of all sizes.
 func goTree(t testing.TB, folders ...string) []byte {
 	t.Helper()
-	root := filepath.Join(runtime.GOROOT(), "src")
+	root := filepath.Join(goroot(t), "src")
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, folder := range folders {
@@ -162,7 +165,7 @@ func goTree(t testing.TB, folders ...string) []byte {
 // sameTree compares a directory of the Go tree with its unpacked copy.
 func sameTree(t *testing.T, folder, got string) (files int) {
 	t.Helper()
-	want := filepath.Join(runtime.GOROOT(), "src", folder)
+	want := filepath.Join(goroot(t), "src", folder)
 	err := filepath.WalkDir(want, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -331,3 +334,18 @@ func exampleTar(name, body string) []byte {
 	w.Close()
 	return buf.Bytes()
 }
+
+// goroot asks the go command where its tree is.
+func goroot(t testing.TB) string {
+	t.Helper()
+	dir, err := gorootOnce()
+	if err != nil {
+		t.Skip("needs the go command: ", err)
+	}
+	return dir
+}
+
+var gorootOnce = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	return strings.TrimSpace(string(out)), err
+})

@@ -87,11 +87,16 @@ func (p *pipeline) unpack(ctx context.Context, mem *budget.Budget, dir string, o
 	p.stopped = make(chan struct{})
 	p.free = make(chan *block, ringBlocks)
 	p.hashed, p.parsed = make(chan *block, ringBlocks), make(chan *block, ringBlocks)
-	for range ringBlocks {
-		b := &block{buf: mem.MustGet(blockBytes)}
-		defer b.buf.Release()
-		p.free <- b
+	ring := make([]block, ringBlocks)
+	for i := range ring {
+		ring[i].buf = mem.MustGet(blockBytes)
+		p.free <- &ring[i]
 	}
+	defer func() {
+		for i := range ring {
+			ring[i].buf.Release()
+		}
+	}()
 	var fetchErr, inflateErr error
 	var wg sync.WaitGroup
 	life, cut := context.WithCancelCause(ctx)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +43,7 @@ func registry(t *testing.T) (*testorigin.Origin, string) {
 	t.Cleanup(func() { o.Close() })
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	if err := w.AddFS(os.DirFS(filepath.Join(runtime.GOROOT(), "src", "net"))); err != nil {
+	if err := w.AddFS(os.DirFS(filepath.Join(goroot(t), "src", "net"))); err != nil {
 		t.Skip("needs the Go source tree: ", err)
 	}
 	w.Close()
@@ -204,4 +203,14 @@ func TestInterrupt(t *testing.T) {
 	if names, _ := os.ReadDir(parent); len(names) > 0 {
 		t.Errorf("left %v", names)
 	}
+}
+
+// goroot asks the go command where its tree is.
+func goroot(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skip("needs the go command: ", err)
+	}
+	return strings.TrimSpace(string(out))
 }

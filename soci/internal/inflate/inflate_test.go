@@ -6,9 +6,10 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -18,7 +19,7 @@ import (
 // text is real input: a large source file of the Go tree.
 func text(t testing.TB) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src", "net", "http", "server.go"))
+	data, err := os.ReadFile(filepath.Join(goroot(t), "src", "net", "http", "server.go"))
 	if err != nil {
 		t.Skip("needs the Go source tree: ", err)
 	}
@@ -161,4 +162,14 @@ func FuzzGzip(f *testing.F) {
 			t.Fatalf("compress/gzip: %d bytes; here: %d bytes, %v", len(want), len(got), gerr)
 		}
 	})
+}
+
+// goroot asks the go command where its tree is.
+func goroot(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skip("needs the go command: ", err)
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -254,11 +254,7 @@ const maxToken = 1 << 20
 type boundedBodies struct{ base http.RoundTripper }
 
 func (b boundedBodies) RoundTrip(req *http.Request) (*http.Response, error) {
-	base := b.base
-	if base == nil {
-		base = http.DefaultTransport
-	}
-	resp, err := base.RoundTrip(req)
+	resp, err := b.base.RoundTrip(req)
 	if err == nil {
 		resp.Body = struct {
 			io.Reader

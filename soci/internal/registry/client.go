@@ -51,7 +51,10 @@ type Client struct {
 }
 
 // endpoint is a pair of clients for one kind of peer. Neither follows redirects.
-type endpoint struct{ client, fresh *http.Client }
+type endpoint struct {
+	client, fresh *http.Client
+	shared        bool // client's connections are somebody else's to close
+}
 
 // host is one place that serves a registry.
 type host struct {
@@ -87,12 +90,12 @@ func New(opts Options) (*Client, error) {
 func pair(base *http.Client) endpoint {
 	client := *base
 	client.CheckRedirect = stay
-	e := endpoint{client: &client, fresh: &client}
-	tr, ok := client.Transport.(*http.Transport)
-	if client.Transport == nil {
-		tr, ok = http.DefaultTransport.(*http.Transport)
+	shared := client.Transport != nil
+	if !shared {
+		client.Transport = httprange.NewTransport(nil)
 	}
-	if ok {
+	e := endpoint{client: &client, fresh: &client, shared: shared}
+	if tr, ok := client.Transport.(*http.Transport); ok {
 		tr = tr.Clone()
 		tr.DisableKeepAlives = true
 		fresh := client
@@ -111,7 +114,7 @@ func (c *Client) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close := func(e endpoint) {
-		if c.opts.HTTPClient == nil { // a caller's connections are the caller's
+		if !e.shared {
 			e.client.CloseIdleConnections()
 		}
 		if e.fresh != e.client {
@@ -177,6 +180,7 @@ func (c *Client) configure(registry string) ([]*host, error) {
 			h.endpoint = c.plain
 		} else {
 			h.endpoint = pair(f.Client)
+			h.shared = false
 		}
 		out = append(out, h)
 	}

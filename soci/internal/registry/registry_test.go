@@ -184,7 +184,7 @@ func (l *lab) forPlatform(platform string) v1.Image {
 
 func (l *lab) index(platforms ...string) v1.ImageIndex {
 	l.Helper()
-	idx := v1.ImageIndex(mutate.IndexMediaType(empty.Index, types.OCIImageIndex))
+	idx := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, s := range platforms {
 		p, _ := v1.ParsePlatform(s)
 		add := mutate.IndexAddendum{Add: l.forPlatform(s), Descriptor: v1.Descriptor{Platform: p}}
@@ -211,7 +211,7 @@ func TestPlatforms(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.pushIndex("multi:1", l.index("unknown/unknown", "windows/amd64", "linux/arm/v6", "linux/arm/v7", "linux/amd64", "linux/arm64/v8"))
 	l.pushIndex("unnamed:1", l.index("unnamed:linux/arm64", "unnamed:linux/amd64"))
-	nested := v1.ImageIndex(mutate.IndexMediaType(empty.Index, types.DockerManifestList))
+	nested := mutate.IndexMediaType(empty.Index, types.DockerManifestList)
 	nested = mutate.AppendManifests(nested, mutate.IndexAddendum{Add: l.index("linux/s390x", "linux/amd64")})
 	l.pushIndex("nested:1", nested)
 	deep := nested

@@ -42,8 +42,10 @@ func symlink(name, target string) ent { return ent{name: name, kind: tar.TypeSym
 func hard(name, target string) ent    { return ent{name: name, kind: tar.TypeLink, link: target} }
 
 func (e ent) header() *tar.Header {
-	h := &tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.body)),
-		ModTime: when, Uid: os.Geteuid(), Gid: os.Getegid(), PAXRecords: e.pax, Format: tar.FormatPAX}
+	h := &tar.Header{
+		Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.body)),
+		ModTime: when, Uid: os.Geteuid(), Gid: os.Getegid(), PAXRecords: e.pax, Format: tar.FormatPAX,
+	}
 	if h.Typeflag == 0 {
 		h.Typeflag = tar.TypeReg
 	}
@@ -209,48 +211,68 @@ func TestAdversarial(t *testing.T) {
 		{name: "absolute", in: []ent{file("/etc/passwd", "x")}, want: []string{"etc/", "etc/passwd - x"}},
 		{name: "absolute twice", in: []ent{file("//etc//x", "x")}, want: []string{"etc/", "etc/x - x"}},
 		{name: "absolute dot dot", in: []ent{file("/../evil", "x")}, err: ErrUnsafe},
-		{name: "symlink to outside, then through it",
+		{
+			name: "symlink to outside, then through it",
 			in:   []ent{symlink("l", "../../out"), file("l/evil", "x")},
-			want: []string{"l -> ../../out", "out/", "out/evil - x"}},
-		{name: "absolute symlink, then through it",
+			want: []string{"l -> ../../out", "out/", "out/evil - x"},
+		},
+		{
+			name: "absolute symlink, then through it",
 			in:   []ent{symlink("l", "/tmp"), file("l/evil", "x")},
-			want: []string{"l -> /tmp", "tmp/", "tmp/evil - x"}},
-		{name: "chain of symlinks climbing",
+			want: []string{"l -> /tmp", "tmp/", "tmp/evil - x"},
+		},
+		{
+			name: "chain of symlinks climbing",
 			in:   []ent{dir("d"), symlink("d/a", ".."), symlink("d/b", "a/.."), symlink("d/c", "b/../../out"), file("d/c/evil", "x")},
-			want: []string{"d/", "d/a -> ..", "d/b -> a/..", "d/c -> b/../../out", "out/", "out/evil - x"}},
+			want: []string{"d/", "d/a -> ..", "d/b -> a/..", "d/c -> b/../../out", "out/", "out/evil - x"},
+		},
 		{name: "symlink loop", in: []ent{symlink("a", "b"), symlink("b", "a"), file("a/x", "x")}, err: ErrFormat},
-		{name: "file over symlink to victim",
+		{
+			name: "file over symlink to victim",
 			in:   []ent{symlink("l", "../../out/victim"), file("l", "mine")},
-			want: []string{"l - mine"}},
-		{name: "directory over symlink",
+			want: []string{"l - mine"},
+		},
+		{
+			name: "directory over symlink",
 			in:   []ent{symlink("l", "../../out"), dir("l"), file("l/x", "x")},
-			want: []string{"l/", "l/x - x"}},
-		{name: "symlink over directory",
+			want: []string{"l/", "l/x - x"},
+		},
+		{
+			name: "symlink over directory",
 			in:   []ent{file("d/x", "x"), symlink("d", "../../out"), file("d/evil", "y")},
-			want: []string{"d -> ../../out", "out/", "out/evil - y"}},
+			want: []string{"d -> ../../out", "out/", "out/evil - y"},
+		},
 		{name: "hard link to outside", in: []ent{hard("h", "../../out/victim")}, err: ErrUnsafe},
 		{name: "hard link through symlink", in: []ent{symlink("l", "../../out"), hard("h", "l/victim")}, err: ErrFormat},
-		{name: "hard link to symlink, then write",
+		{
+			name: "hard link to symlink, then write",
 			in:   []ent{symlink("l", "../../out/victim"), hard("h", "l"), file("h", "mine")},
-			want: []string{"h - mine", "l -> ../../out/victim"}},
+			want: []string{"h - mine", "l -> ../../out/victim"},
+		},
 		{name: "hard link to directory", in: []ent{dir("d"), hard("h", "d")}, err: ErrFormat},
 		{name: "hard link to itself", in: []ent{file("f", "x"), hard("f", "f")}, want: []string{"f - x"}},
 		{name: "hard link to itself alone", in: []ent{hard("f", "f")}, err: ErrFormat},
 		{name: "hard link to nothing", in: []ent{hard("h", "no/such")}, err: ErrFormat},
-		{name: "hard link forward", in: []ent{hard("h", "f"), hard("g", "h"), file("f", "x")},
-			want: []string{"f - x", "g - x", "h - x"}},
+		{
+			name: "hard link forward", in: []ent{hard("h", "f"), hard("g", "h"), file("f", "x")},
+			want: []string{"f - x", "g - x", "h - x"},
+		},
 		{name: "whiteout of parent", in: []ent{file("a/.wh...", "")}, err: ErrUnsafe},
 		{name: "whiteout of itself", in: []ent{file("a/.wh..", "")}, err: ErrUnsafe},
 		{name: "whiteout of nothing", in: []ent{file(".wh.", "")}, err: ErrUnsafe},
-		{name: "AUFS bookkeeping", in: []ent{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")},
-			want: []string{".wh..wh.plnk/", ".wh..wh.plnk/1.2 -"}},
+		{
+			name: "AUFS bookkeeping", in: []ent{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")},
+			want: []string{".wh..wh.plnk/", ".wh..wh.plnk/1.2 -"},
+		},
 		{name: "root as file", in: []ent{file(".", "x")}, err: ErrUnsafe},
 		{name: "root as symlink", in: []ent{symlink("./", "/tmp")}, err: ErrUnsafe},
 		{name: "empty name", in: []ent{dir("/")}, want: nil},
 		{name: "parent is a file", in: []ent{file("f", "x"), file("f/y", "y")}, err: ErrFormat},
-		{name: "directory, file, symlink, directory",
+		{
+			name: "directory, file, symlink, directory",
 			in:   []ent{file("p/a", "1"), file("p", "2"), symlink("p", "q"), dir("p"), file("p/b", "3")},
-			want: []string{"p/", "p/b - 3"}},
+			want: []string{"p/", "p/b - 3"},
+		},
 		{name: "same file twice", in: []ent{file("f", "one"), file("f", big(2<<20)), file("f", "three")}, want: []string{"f - three"}},
 		{name: "missing parents", in: []ent{file("a/b/c", "x")}, want: []string{"a/", "a/b/", "a/b/c - x"}},
 		{name: "lying size", in: []ent{{name: "f", body: "x", size: 1 << 40}}, err: ErrLimit},

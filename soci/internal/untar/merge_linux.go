@@ -58,16 +58,16 @@ type merge struct {
 // a whiteout of the target in the same layer can not come first.
 func (m *merge) adoptLinks() error {
 	for _, ln := range m.layer.lower {
-		from, tree := "", m.src
-		phys, found, err := m.src.lookupFile(ln.target) // a link to a link of this list
+		tree := m.src
+		from, found, err := m.src.lookupFile(ln.target) // a link to a link of this list
 		if err == nil && !found {
 			tree = m.dst
-			phys, found, err = m.dst.lookupFile(ln.target)
+			from, found, err = m.dst.lookupFile(ln.target)
 		}
 		if err == nil && !found {
 			err = noTarget(ln)
 		}
-		if from = phys; err == nil {
+		if err == nil {
 			err = tree.link(from, m.src, ln.path)
 		}
 		if err != nil {

@@ -31,8 +31,10 @@ var stacks = []struct {
 	}, want: []string{"d/", "d/c - 1"}},
 	{name: "whiteout and new file of one name", layers: [][]ent{
 		{file("a", "1"), file("b", "1"), file("d/x", "1"), file("e/x", "1")},
-		{file(".wh.a", ""), file("a", "2"), file("b", "2"), file(".wh.b", ""),
-			file(".wh.d", ""), file("d/y", "2"), file("e/y", "2"), file(".wh.e", "")},
+		{
+			file(".wh.a", ""), file("a", "2"), file("b", "2"), file(".wh.b", ""),
+			file(".wh.d", ""), file("d/y", "2"), file("e/y", "2"), file(".wh.e", ""),
+		},
 	}, want: []string{"a - 2", "b - 2", "d/", "d/y - 2", "e/", "e/y - 2"}},
 	{name: "opaque before and after", layers: [][]ent{
 		{file("d/x", "1"), file("d/sub/y", "1"), file("e/x", "1")},
