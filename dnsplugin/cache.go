@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"bytes"
 	"context"
 	"hash/maphash"
 	"strings"
@@ -131,17 +132,24 @@ type ident struct {
 	do, cd, ad bool
 }
 
-// identify fills id for question q; buf is where the key goes. It is not ok
-// when the name can't be packed: then no entry can have it.
-func (c *Cache) identify(id *ident, q dns.Question, buf []byte) bool {
+// identify returns what the cache knows about the question of r; the key goes
+// to buf. It is not ok when the name can't be packed: no entry can have it.
+func (c *Cache) identify(r *dns.Msg, buf []byte) (id ident, ok bool) {
+	q := &r.Question[0]
 	var name [wire.MaxNameLen + 1]byte
 	n, err := dns.PackDomainName(q.Name, name[:], 0, nil, false)
 	if err != nil {
-		return false
+		return ident{}, false
 	}
+	id = ident{do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
 	id.key = wire.AppendKey(buf, name[:n], q.Qtype, q.Qclass, id.do, id.cd)
 	id.hash = c.success.store.Hash(id.key)
-	return true
+	return id, true
+}
+
+// clone returns a copy with a key of its own, for use beyond ServeDNS's stack.
+func (id *ident) clone() *ident {
+	return &ident{key: bytes.Clone(id.key), hash: id.hash, do: id.do, cd: id.cd, ad: id.ad}
 }
 
 // lookup returns the entry that answers id now, and the side it is from.

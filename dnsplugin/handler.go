@@ -1,7 +1,6 @@
 package dnsplugin
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -26,8 +25,8 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
 	var buf [wire.MaxKeyLen]byte
-	id := ident{do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
-	if !c.responsible(r.Question[0].Name) || !c.identify(&id, r.Question[0], buf[:0]) {
+	id, ok := c.identify(r, buf[:0])
+	if !ok || !c.responsible(r.Question[0].Name) {
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
 	meters := c.meters.of(metrics.WithServer(ctx))
@@ -46,12 +45,6 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 // responsible reports whether answers for name are cached here.
 func (c *Cache) responsible(name string) bool {
 	return c.zones.Contains(name) && !c.bypass.Contains(name)
-}
-
-// clone returns id with a key of its own, for use beyond ServeDNS's stack.
-func (id ident) clone() *ident {
-	id.key = bytes.Clone(id.key)
-	return &id
 }
 
 func (m *meters) side(kind string) *sideMeters {

@@ -46,10 +46,11 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 		return &m.Msg, nil
 	}
 	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
-	// Most owners are the name asked for. If this client has written it as
-	// the one whose question got the answer, its string serves for them.
+	// Most owners are the name asked for or a zone above it. If this client
+	// has written it as the one whose question got the answer, its string
+	// serves for them.
 	if spelt(a.Question(), r.Question[0].Name) {
-		d.remember(wire.HeaderLen, r.Question[0].Name)
+		d.asked = r.Question[0].Name
 	}
 	d.count(a)
 	rrs := make([]dns.RR, n)
@@ -82,6 +83,8 @@ type decoder struct {
 	b   []byte
 	off int // where the next record starts
 	ttl uint32
+
+	asked string // the name in the question; "" if it is not to be used
 
 	as    []addressA
 	aaaas []addressAAAA
@@ -201,6 +204,11 @@ func (d *decoder) name(off int) string {
 	if d.b[off] == 0 {
 		return "."
 	}
+	// A label's length byte takes the place of the dot before its text, so
+	// offsets in the question and in the text go together.
+	if at := off - wire.HeaderLen; at < len(d.asked) {
+		return d.asked[at:]
+	}
 	for _, n := range d.names[:d.known] {
 		if n.at == off {
 			return n.text
@@ -210,15 +218,11 @@ func (d *decoder) name(off int) string {
 	if err != nil {
 		return "." // unreachable: checked by wire.NewAnswer, and by pack
 	}
-	d.remember(off, text)
-	return text
-}
-
-func (d *decoder) remember(off int, text string) {
 	if d.known < len(d.names) {
 		d.names[d.known].at, d.names[d.known].text = off, text
 		d.known++
 	}
+	return text
 }
 
 // spelt reports whether text is the name at the start of b, letter for

@@ -548,8 +548,8 @@ func TestAnswerTooLargeForAMessageIsNotCached(t *testing.T) {
 func TestStoredBytesAreAValidMessage(t *testing.T) {
 	c := cacheOf(t, Config{}, says(nil, "example.org. 60 IN MX 10 mail.example.org."))
 	ask(t, c, question("example.org.", dns.TypeMX))
-	id := ident{}
-	if !c.identify(&id, question("example.ORG.", dns.TypeMX).Question[0], nil) {
+	id, ok := c.identify(question("example.ORG.", dns.TypeMX), nil)
+	if !ok {
 		t.Fatal("no key")
 	}
 	e := c.success.store.Get(id.hash, id.key, c.instant(time.Now()))

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/internal/dnsload"
+)
+
+// asMain makes the test binary be the program: building it once is enough.
+const asMain = "PENSTOCK_COREDNS_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestDirectivesKeepCoreDNSsOrder(t *testing.T) {
+	got := directives(dnsserver.Directives)
+	at := slices.Index(got, "penstock")
+	if at < 1 || got[at-1] != "cache" {
+		t.Fatalf("penstock is not beside cache: %v", got)
+	}
+	if !slices.Equal(slices.Delete(slices.Clone(got), at, at+1), dnsserver.Directives) {
+		t.Error("the order of the others has changed")
+	}
+}
+
+// plugins.go has everything: each directive of CoreDNS has a plugin behind it.
+func TestEveryDirectiveHasItsPlugin(t *testing.T) {
+	for _, d := range directives(dnsserver.Directives) {
+		if _, err := caddy.DirectiveAction("dns", d); err != nil {
+			t.Errorf("%s: %v: import its package in plugins.go", d, err)
+		}
+	}
+}
+
+// program starts the program; its output is complete when wait returns.
+func program(t *testing.T, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd, out = exec.Command(self, args...), &bytes.Buffer{}
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd, out
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// corefile has the usual chain, and rewrite, before the cache.
+const corefile = `example.org {
+    bind 127.0.0.1
+    errors
+    prometheus 127.0.0.1:%s
+    log
+    loadbalance
+    rewrite name exact alias.example.org www.example.org
+    cache {
+        maxmem 8MiB
+        serve_stale 1h immediate 30s 30s
+    }
+    file %s
+}
+example.net {
+    bind 127.0.0.1
+    penstock 10
+    template IN A {
+        answer "{{ .Name }} 60 IN A 192.0.2.99"
+    }
+}
+`
+
+const zone = `$ORIGIN example.org.
+$TTL 60
+@ IN SOA ns host 1 7200 1800 86400 60
+@ IN NS ns
+ns IN A 192.0.2.53
+www IN A 192.0.2.1
+www IN A 192.0.2.2
+`
+
+func TestServes(t *testing.T) {
+	dir, port, metrics := t.TempDir(), freePort(t), freePort(t)
+	conf := write(t, dir, "Corefile", fmt.Sprintf(corefile, metrics, write(t, dir, "zone", zone)))
+	cmd, out := program(t, "-conf", conf, "-dns.port", port)
+	addr := "127.0.0.1:" + port
+	defer func() {
+		if t.Failed() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			t.Logf("output:\n%s", out)
+		}
+	}()
+	ask(t, addr, "ready.example.net.") // waits until it serves
+
+	for range 3 {
+		for name, want := range map[string]string{
+			"www.example.org.":   "NOERROR 2",
+			"alias.example.org.": "NOERROR 2",
+			"no.example.org.":    "NXDOMAIN 0",
+			"a.example.net.":     "NOERROR 1",
+		} {
+			a := ask(t, addr, name)
+			if got := fmt.Sprintf("%s %d", a.Rcode, len(a.Sections[0])); got != want {
+				t.Errorf("%s: %s, want %s", name, got, want)
+			}
+			for _, rr := range a.Sections[0] {
+				if !strings.HasPrefix(rr, name) {
+					t.Errorf("rewrite did not turn the name back: %s", rr)
+				}
+			}
+		}
+	}
+	m := get(t, "http://127.0.0.1:"+metrics+"/metrics")
+	server := `server="dns://127.0.0.1:` + port + `"`
+	for _, want := range []string{
+		// www and its alias are one entry: the first question is the only miss.
+		`coredns_cache_hits_total{` + server + `,type="success",view="",zones="example.org."} 5`,
+		`coredns_cache_hits_total{` + server + `,type="denial",view="",zones="example.org."} 2`,
+		`coredns_cache_requests_total{` + server + `,view="",zones="example.org."} 9`,
+		// The prometheus plugin sees the codes of answers from the cache too.
+		`coredns_dns_responses_total{plugin="errors",rcode="NXDOMAIN",` + server + `,view="",zone="example.org."} 3`,
+	} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics do not have %s", want)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended with %v\n%s", err, out)
+	}
+	if !strings.Contains(out.String(), `"A IN no.example.org. udp`) || !strings.Contains(out.String(), "NXDOMAIN qr,aa,rd") {
+		t.Errorf("the log lacks cached answers:\n%s", out)
+	}
+}
+
+// ask asks for A records until the server is there.
+func ask(t *testing.T, addr, name string) dnsload.Answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		a, err := dnsload.Ask(ctx, addr, dnsload.Query{Name: name, Type: dns.TypeA})
+		if err == nil {
+			return a
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		// The port is refused until the process listens: a real process has no signal to wait for.
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<22))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestWrongCorefileIsRefusedWithItsPlace(t *testing.T) {
+	conf := write(t, t.TempDir(), "Corefile", "example.org {\n    cache {\n        maxmem 1KiB\n    }\n    whoami\n}\n")
+	cmd, out := program(t, "-conf", conf, "-dns.port", freePort(t))
+	err := cmd.Wait()
+	if err == nil || !strings.Contains(out.String(), "Corefile:3") || !strings.Contains(out.String(), "at least 2MiB") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestPluginsAreListed(t *testing.T) {
+	cmd, out := program(t, "-plugins")
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\ncache\n", "\npenstock\n", "\nkubernetes\n", "\nforward\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
