@@ -60,8 +60,9 @@ const (
 	MaxBlockBytes = 16 << 20
 	// maxKey is S3's limit of a key in bytes.
 	maxKey = 1024
-	// maxObject keeps sums of offsets far from overflow; S3's limit is 5e13.
-	maxObject = 1 << 50
+	// maxTotal of all objects together: 2^60 bytes keep sums of offsets
+	// from overflow.
+	maxTotal = 1 << 60
 )
 
 // check says what is wrong with a manifest that came from outside.
@@ -72,11 +73,13 @@ func (m *Manifest) check() error {
 	if len(m.Objects) > MaxObjects {
 		return fmt.Errorf("%d objects are more than the %d of one job: use a longer prefix", len(m.Objects), MaxObjects)
 	}
+	var total int64
 	for i := range m.Objects {
 		o := &m.Objects[i]
-		if o.Size < 0 || o.Size > maxObject {
+		if o.Size < 0 || o.Size > maxTotal-total {
 			return fmt.Errorf("%s: impossible size %d", o, o.Size)
 		}
+		total += o.Size
 		if len(o.Key) > maxKey || len(o.Name) > maxKey {
 			return fmt.Errorf("key of %d bytes is longer than the %d that S3 allows", len(o.Key), maxKey)
 		}
@@ -169,22 +172,6 @@ func (it *items) at(seq uint64) place {
 		return place{object: o, off: size, end: true}
 	}
 	return place{object: o, off: off, n: min(it.m.BlockBytes, size-off)}
-}
-
-// bytesBefore returns how many bytes of all objects come before item seq.
-func (it *items) bytesBefore(seq uint64) int64 {
-	var n int64
-	for i := range it.m.Objects {
-		if seq >= it.first[i+1] {
-			n += it.m.Objects[i].Size
-			continue
-		}
-		if seq > it.first[i] {
-			n += int64(seq-it.first[i]) * it.m.BlockBytes
-		}
-		break
-	}
-	return n
 }
 
 // digest is the hash of a whole job: over the name, size and CRC32C of every

@@ -1,0 +1,85 @@
+package s3stream
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestDirNeverLeavesItsDirectory: a symbolic link that was there before does
+// not lead a file out.
+func TestDirNeverLeavesItsDirectory(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{Objects: []Object{{Name: "link/x", Size: 1}}}
+	s, err := (&Output{Dir: dir}).open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	err = s.block(&m.Objects[0], 0, []byte("x"))
+	if err == nil {
+		err = s.end(&m.Objects[0])
+	}
+	if err == nil {
+		t.Error("no error")
+	}
+	for _, d := range []string{outside, dir} {
+		files, _ := os.ReadDir(d)
+		for _, f := range files {
+			if f.Name() != "link" {
+				t.Errorf("%s has %s", d, f.Name())
+			}
+		}
+	}
+}
+
+// TestDirReplacesWhole: an older file stays until the new one is complete.
+func TestDirReplacesWhole(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "x")
+	if err := os.WriteFile(name, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{Objects: []Object{{Name: "x", Size: 3}}}
+	o := &m.Objects[0]
+	for _, finish := range []bool{false, true} {
+		s, err := (&Output{Dir: dir}).open(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.block(o, 0, []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+		want := "old"
+		if finish {
+			want = "new"
+			if err := s.end(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.close()
+		if got, err := os.ReadFile(name); err != nil || string(got) != want {
+			t.Errorf("finished: %v, file has %q, %v", finish, got, err)
+		}
+		if files, _ := os.ReadDir(dir); len(files) != 1 {
+			t.Errorf("finished: %v, %d files", finish, len(files))
+		}
+	}
+}
+
+func TestDirThatCannotBe(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{Objects: []Object{{Name: "a"}, {Name: "b"}}}
+	if _, err := (&Output{Dir: filepath.Join(file, "sub")}).open(m); err == nil {
+		t.Error("a directory below a file was opened")
+	}
+	if _, err := (&Output{File: filepath.Join(t.TempDir(), "x")}).open(m); err == nil {
+		t.Error("two objects went into one file")
+	}
+}
