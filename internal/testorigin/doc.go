@@ -20,8 +20,8 @@
 // S3 in path style (and virtual-host style below .localhost): objects with ranges, conditions, versions, parts and
 // checksums; multipart uploads; aws-chunked bodies; the three listings; Signature Version 4 in headers, queries and
 // chunks. The OCI distribution API under /v2/, with bearer tokens or basic authorization, referrers, and redirects of
-// blobs to presigned URLs on a second host that expire. See the conformance suites s3conformance and ociconformance,
-// which run real clients against it (and the first of them against another server too, so that it can't drift).
+// blobs to presigned URLs on a second host that expire. The conformance suites s3conformance and ociconformance run real
+// clients against it, and against other people's servers too, so that neither can drift.
 //
 // # Faults
 //

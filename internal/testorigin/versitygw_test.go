@@ -2,14 +2,10 @@ package testorigin_test
 
 import (
 	"bytes"
-	"context"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/penstock/penstock/internal/testorigin/s3conformance"
 )
@@ -57,49 +53,10 @@ func installVersitygw(t *testing.T) string {
 // startVersitygw runs the gateway over a temporary folder until the test ends and returns its endpoint.
 func startVersitygw(t *testing.T, bin string) string {
 	t.Helper()
-	root, versions := t.TempDir(), t.TempDir()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String() // free now; nobody else is likely to take it in the moment until the gateway does
-	ln.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, bin, "--port", addr, "--access", accessKey, "--secret", secretKey, "--quiet",
+	root, versions, addr := t.TempDir(), t.TempDir(), freeAddr(t)
+	startServer(t, addr, bin, "--port", addr, "--access", accessKey, "--secret", secretKey, "--quiet",
 		"posix", "--versioning-dir", versions, root)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-	})
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		resp, err := http.Get("http://" + addr + "/") //nolint:noctx // bounded by the deadline below
-		if err == nil {
-			resp.Body.Close()
-			http.DefaultClient.CloseIdleConnections()
-			return "http://" + addr
-		}
-		select {
-		case err := <-done:
-			done <- err
-			t.Fatalf("versitygw ended: %v\n%s", err, out.Bytes())
-		case <-deadline.C:
-			t.Fatal("versitygw does not answer within 30 s")
-		case <-tick.C:
-		}
-	}
+	return "http://" + addr
 }
 
 const accessKey, secretKey = "conformance", "conformance-secret"

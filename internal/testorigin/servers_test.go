@@ -1,0 +1,63 @@
+package testorigin_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// freeAddr is a loopback address that is free now; nobody else is likely to take its port in the moment until a server
+// does.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// startServer runs a real server until the test ends and returns when it answers HTTP at addr.
+func startServer(t *testing.T, addr, bin string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, bin, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		resp, err := http.Get("http://" + addr + "/")
+		if err == nil {
+			resp.Body.Close()
+			http.DefaultClient.CloseIdleConnections()
+			return
+		}
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("%s ended: %v\n%s", bin, err, out.Bytes())
+		case <-deadline.C:
+			t.Fatalf("%s does not answer within 30 s", bin)
+		case <-tick.C:
+		}
+	}
+}
