@@ -97,7 +97,8 @@ const handshakeTimeout = 10 * time.Second
 // acceptLoop serves connections until ctx ends, which also closes l. handle
 // owns the connection and runs in its own goroutine, counted by wg.
 func acceptLoop(ctx context.Context, l net.Listener, token string, log *slog.Logger, wg *sync.WaitGroup,
-	handle func(conn *wire.Conn, req wire.Request, welcome func() error)) {
+	handle func(conn *wire.Conn, req wire.Request, welcome func() error),
+) {
 	unhook := context.AfterFunc(ctx, func() { l.Close() })
 	defer unhook()
 	pending := make(chan struct{}, maxPending)

@@ -154,8 +154,7 @@ func TestCorruptBlock(t *testing.T) {
 	const block = 64<<10 + 32 // with its header
 	for _, at := range []int64{1 << 20, 777_777, 20 * block, 20*block + 17} {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
-			var c *chainOf
-			c = newChain(t, 4, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3}, func(_ *chainOf, i int) func(int, int64, []byte) {
+			c := newChain(t, 4, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3}, func(_ *chainOf, i int) func(int, int64, []byte) {
 				if i != 2 {
 					return nil
 				}
@@ -306,7 +305,7 @@ func TestInterrupted(t *testing.T) {
 	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 3, MemoryBytes: 8 << 20})
 	ctx, cancel := context.WithCancel(t.Context())
 	c.ctx = ctx
-	workers, stop := context.WithCancel(context.Background())
+	workers, stop := context.WithCancel(t.Context())
 	defer stop()
 	var once sync.Once
 	c.opts = func(i int, o *s3stream.WorkerOptions) {

@@ -92,8 +92,10 @@ type feeder struct {
 }
 
 func newFeeder(it *items, st store, e *ranges.Engine, mem memory) *feeder {
-	return &feeder{items: it, store: st, engine: e, budget: e.Budget(), mem: mem,
-		trailers: make([]wire.Trailer, len(it.m.Objects))}
+	return &feeder{
+		items: it, store: st, engine: e, budget: e.Budget(), mem: mem,
+		trailers: make([]wire.Trailer, len(it.m.Objects)),
+	}
 }
 
 // opened is a stream of an object, with the object behind it.
@@ -133,7 +135,7 @@ func (f *feeder) run(ctx context.Context, emit func(context.Context, ring.Item) 
 	}()
 	next, ahead := 0, int64(0)
 	share := func(i int) int64 { return min(cost(f.items.m.Objects[i].Size), f.mem.window) }
-	for done := 0; done < len(f.items.m.Objects); done++ {
+	for done := range f.items.m.Objects {
 		// Small objects would each cost a round trip if they were asked for
 		// one after the other.
 		for next < len(f.items.m.Objects) && (next == done || (next < done+maxAhead && ahead+share(next) <= f.mem.ahead)) {

@@ -208,8 +208,10 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 		again:    func(from uint64) *again { return &again{f: r.feed, next: from} },
 		detached: r.detached,
 	}
-	s := startMsg{Job: m.Job, Epoch: m.Epoch, BlockBytes: m.BlockBytes, Objects: len(m.Objects), Bytes: m.Bytes(),
-		Stall: r.l.opts.StallTimeout, Shape: r.plan.Shape().String()}
+	s := startMsg{
+		Job: m.Job, Epoch: m.Epoch, BlockBytes: m.BlockBytes, Objects: len(m.Objects), Bytes: m.Bytes(),
+		Stall: r.l.opts.StallTimeout, Shape: r.plan.Shape().String(),
+	}
 	least := mem.slots
 	for _, x := range members {
 		least = min(least, workerSlots(x.req.Mem, m.BlockBytes))

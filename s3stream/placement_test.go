@@ -15,19 +15,23 @@ func TestPlacementFromEnv(t *testing.T) {
 		"own":     {map[string]string{"PENSTOCK_LEADER": "head", "PENSTOCK_WORKERS": "4"}, Placement{Workers: 4, Addr: "head:7117"}, ""},
 		"torchrun": {
 			map[string]string{"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"},
-			Placement{"torchrun", 3, 7, "10.0.0.1:29517"}, "",
+			Placement{"torchrun", 3, 7, "10.0.0.1:29517"},
+			"",
 		},
 		"torchrun on IPv6": {
 			map[string]string{"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "fd00::1", "MASTER_PORT": "29500"},
-			Placement{"torchrun", 0, 1, "[fd00::1]:29517"}, "",
+			Placement{"torchrun", 0, 1, "[fd00::1]:29517"},
+			"",
 		},
 		"LeaderWorkerSet": {
 			map[string]string{"LWS_LEADER_ADDRESS": "lws-0.lws.ns", "LWS_GROUP_SIZE": "4", "LWS_WORKER_INDEX": "2"},
-			Placement{"LeaderWorkerSet", 2, 3, "lws-0.lws.ns:7117"}, "",
+			Placement{"LeaderWorkerSet", 2, 3, "lws-0.lws.ns:7117"},
+			"",
 		},
 		"indexed Job": {
 			map[string]string{"JOB_COMPLETION_INDEX": "5", "PENSTOCK_LEADER": "job-0.svc:9000"},
-			Placement{"indexed Job", 5, 0, "job-0.svc:9000"}, "",
+			Placement{"indexed Job", 5, 0, "job-0.svc:9000"},
+			"",
 		},
 		"bad rank":    {map[string]string{"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, Placement{}, `RANK is "x"`},
 		"no size":     {map[string]string{"RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, Placement{}, `WORLD_SIZE is ""`},

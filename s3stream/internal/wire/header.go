@@ -53,8 +53,10 @@ const (
 // use as a parent itself, but it may still find another one.
 const FlagAlive = 1
 
-var typeNames = [...]string{"", "challenge", "hello", "welcome", "error", "block", "end", "ping", "progress",
-	"start", "objects", "status", "finished", "lost", "detached", "bye"}
+var typeNames = [...]string{
+	"", "challenge", "hello", "welcome", "error", "block", "end", "ping", "progress",
+	"start", "objects", "status", "finished", "lost", "detached", "bye",
+}
 
 func (t Type) String() string {
 	if t > 0 && int(t) < len(typeNames) {
