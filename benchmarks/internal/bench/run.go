@@ -223,6 +223,11 @@ func Exec(ctx context.Context, x Contestant) (Sample, error) {
 	}
 	if cmd.ProcessState != nil {
 		s.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok && s.MaxRSS == 0 {
+			// It ended between two polls. This figure starts from our own size at the
+			// fork, so it is the last resort.
+			s.MaxRSS = ru.Maxrss << 10
+		}
 	}
 	s.fill(stdout.Bytes())
 	switch {

@@ -1,0 +1,12 @@
+// Command inflate measures what gunzip of an image layer costs: the decoder
+// that soci uses, the standard library's, and the programs that container tools
+// call instead (pigz, igzip, libdeflate-gunzip).
+//
+//	make bench AREA=inflate
+//
+// The layer is a tar of this machine's Go tree, compressed by the standard
+// library at its default level, in memory; the output is thrown away after its
+// hash was compared, outside of what is measured for the programs.
+//
+// The first argument gunzip selects the role of a decoder in Go.
+package main
