@@ -217,10 +217,10 @@ func (p *pipeline) inflate(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		before, start := in.waited, time.Now()
+		start, waited := time.Now(), in.waited
 		b.n, err = io.ReadFull(r, b.buf.Bytes())
-		p.timing.Network += in.waited - before
-		p.timing.Inflate += time.Since(start) - (in.waited - before)
+		p.timing.Inflate += time.Since(start) - (in.waited - waited)
+		p.timing.Network = in.waited
 		if b.n > 0 {
 			p.tarBytes += int64(b.n)
 			p.notify(0, int64(b.n))

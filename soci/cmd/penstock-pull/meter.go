@@ -48,6 +48,7 @@ func (m *meter) Start(reference string, layers []int64) {
 		m.bar = progressbar.NewOptions64(m.total, progressbar.OptionSetWriter(m.w), progressbar.OptionShowBytes(true),
 			progressbar.OptionSetDescription(reference), progressbar.OptionSetWidth(30),
 			progressbar.OptionThrottle(drawEvery), progressbar.OptionClearOnFinish())
+		_ = m.bar.RenderBlank() // starts its clock
 		return
 	}
 	fmt.Fprintf(m.w, "penstock-pull: %s: %d layers, %s\n", reference, m.count, megabytes(m.total))
