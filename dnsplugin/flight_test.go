@@ -298,8 +298,10 @@ func TestNoAnswerIsEverWrong(t *testing.T) {
 			return says(nil, name+` 7 IN TXT "`+name+`"`).answer(ctx, w, r)
 		}
 	}
-	c := cacheOf(t, Config{MaxMem: MinMaxMemory, Success: Side{Capacity: MinCapacity, MinTTL: -1}, Prefetch: Prefetch{Amount: 1, Percentage: 90},
-		Stale: Stale{UpTo: time.Second}}, s)
+	c := cacheOf(t, Config{
+		MaxMem: MinMaxMemory, Success: Side{Capacity: MinCapacity, MinTTL: -1}, Prefetch: Prefetch{Amount: 1, Percentage: 90},
+		Stale: Stale{UpTo: time.Second},
+	}, s)
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {

@@ -42,6 +42,7 @@ func (w *clientWriter) RemoteAddr() net.Addr {
 	}
 	return &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 40000}
 }
+
 func (w *clientWriter) LocalAddr() net.Addr         { return &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 53} }
 func (w *clientWriter) Write(b []byte) (int, error) { return len(b), nil }
 func (w *clientWriter) Close() error                { return nil }

@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,10 +109,8 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 	case "coalesce":
 		return parseCoalesce(c, args, cfg)
 	default:
-		for _, f := range futureOptions {
-			if name == f {
-				return c.Errf("option %q is not available in this version: remove it (allowed: %s)", name, options)
-			}
+		if slices.Contains(futureOptions, name) {
+			return c.Errf("option %q is not available in this version: remove it (allowed: %s)", name, options)
 		}
 		return c.Errf("unknown option %q: allowed are %s", name, options)
 	}

@@ -38,8 +38,10 @@ func TestParse(t *testing.T) {
 		{block("serve_stale 20m"), Config{Stale: Stale{UpTo: 20 * time.Minute}}},
 		{block("serve_stale 1h IMMEDIATE 30s 15s"), Config{Stale: Stale{UpTo: time.Hour, ResponseTTL: 30 * time.Second, Recheck: 15 * time.Second}}},
 		{block("serve_stale 1h verify"), Config{Stale: Stale{UpTo: time.Hour, Verify: true}}},
-		{block("serve_stale 1h Verify 100ms 30s 5m", "serve_stale_policy PREFER_POSITIVE"),
-			Config{Stale: Stale{UpTo: time.Hour, Verify: true, VerifyTimeout: 100 * time.Millisecond, ResponseTTL: 30 * time.Second, Recheck: 5 * time.Minute, PreferPositive: true}}},
+		{
+			block("serve_stale 1h Verify 100ms 30s 5m", "serve_stale_policy PREFER_POSITIVE"),
+			Config{Stale: Stale{UpTo: time.Hour, Verify: true, VerifyTimeout: 100 * time.Millisecond, ResponseTTL: 30 * time.Second, Recheck: 5 * time.Minute, PreferPositive: true}},
+		},
 		{block("serve_stale_policy prefer_positive", "serve_stale 2h verify 0"), Config{Stale: Stale{UpTo: 2 * time.Hour, Verify: true, PreferPositive: true}}},
 		{block("servfail 1m"), Config{ServFail: time.Minute}},
 		{block("servfail 0"), Config{ServFail: -1}},
@@ -159,8 +161,10 @@ func TestParseSaysTheLine(t *testing.T) {
 
 // FuzzParse: no Corefile makes the parser panic, and what it takes is valid.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"penstock", "penstock 10 example.org", "penstock {\nsuccess 10 5 0\nserve_stale 1h verify 1s 30s\n}",
-		"penstock {\nprefetch 1 1m 50%\ndisable denial\nmaxmem 64MiB\ncoalesce off\n}", "penstock {", "penstock { { }"} {
+	for _, s := range []string{
+		"penstock", "penstock 10 example.org", "penstock {\nsuccess 10 5 0\nserve_stale 1h verify 1s 30s\n}",
+		"penstock {\nprefetch 1 1m 50%\ndisable denial\nmaxmem 64MiB\ncoalesce off\n}", "penstock {", "penstock { { }",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -21,8 +21,10 @@ func seedAnswers(t testing.TB) [][]byte {
 		{"example.org. 5 IN NS .", ". 5 IN CNAME .", "example.org. 5 IN TXT \"x\" \"\"", "example.org. 5 IN MX 1 m.example.org."},
 		{"example.org. 5 IN RRSIG A 8 2 5 20300101000000 20200101000000 1 example.org. AAAA", "example.org. 5 IN HTTPS 1 . alpn=h2"},
 		{`\000\255\.x.example.org. 5 IN A 192.0.2.1`, "example.org. 5 IN TYPE65280 \\# 3 010203"},
-		{"a.a.a. 5 IN A 192.0.2.1", "b.a.a. 5 IN A 192.0.2.1", "c.a.a. 5 IN A 192.0.2.1", "d.a.a. 5 IN A 192.0.2.1",
-			"e.a.a. 5 IN A 192.0.2.1", "f.a.a. 5 IN A 192.0.2.1", "g.a.a. 5 IN A 192.0.2.1", "g.a.a. 5 IN A 192.0.2.1"},
+		{
+			"a.a.a. 5 IN A 192.0.2.1", "b.a.a. 5 IN A 192.0.2.1", "c.a.a. 5 IN A 192.0.2.1", "d.a.a. 5 IN A 192.0.2.1",
+			"e.a.a. 5 IN A 192.0.2.1", "f.a.a. 5 IN A 192.0.2.1", "g.a.a. 5 IN A 192.0.2.1", "g.a.a. 5 IN A 192.0.2.1",
+		},
 		{},
 	} {
 		m := new(dns.Msg)

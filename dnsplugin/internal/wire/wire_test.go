@@ -65,8 +65,10 @@ func TestParseQuery(t *testing.T) {
 	if why := wire.ParseQuery(pkt, &q); why != wire.OK {
 		t.Fatal(why)
 	}
-	want := wire.Query{ID: 0x1234, Type: dns.TypeAAAA, Class: dns.ClassINET, UDPSize: 1232, NameLen: 17,
-		RD: true, AD: true, CD: true, OPT: true, DO: true}
+	want := wire.Query{
+		ID: 0x1234, Type: dns.TypeAAAA, Class: dns.ClassINET, UDPSize: 1232, NameLen: 17,
+		RD: true, AD: true, CD: true, OPT: true, DO: true,
+	}
 	if q != want {
 		t.Errorf("got  %+v\nwant %+v", q, want)
 	}
