@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -263,6 +264,99 @@ func TestPrivBadRequests(t *testing.T) {
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("unpublish outside: %v", err)
 	}
+}
+
+// TestPrivParallelPublishes: many pods come and go at once, sharing mounts, making and ending them, some of them asking for
+// what is not there. Everyone reads its own bytes, and nothing is left.
+func TestPrivParallelPublishes(t *testing.T) {
+	needsMount(t)
+	o := startOrigin(t)
+	prefixes := []string{"a", "b", "missing-bucket"}
+	for _, p := range prefixes {
+		put(t, o, p+"/file", []byte(p))
+	}
+	k := startDriver(t, csi.Options{S3: s3At(o)})
+	var wg sync.WaitGroup
+	for i := range 9 {
+		target, prefix := k.pod(t, fmt.Sprint("pod-", i)), prefixes[i%len(prefixes)]
+		wg.Go(func() {
+			for range 5 {
+				req := publishRequest(target)
+				req.VolumeContext["prefix"] = prefix
+				if prefix == "missing-bucket" {
+					req.VolumeContext["bucketName"] = prefix
+					if _, err := k.node.NodePublishVolume(t.Context(), req); status.Code(err) != codes.NotFound {
+						t.Errorf("missing bucket: %v", err)
+					}
+					continue
+				}
+				if _, err := k.node.NodePublishVolume(t.Context(), req); err != nil {
+					t.Errorf("%s: %v", prefix, err)
+					return
+				}
+				if b, err := os.ReadFile(target + "/file"); err != nil || string(b) != prefix {
+					t.Errorf("%s: %q, %v", prefix, b, err)
+				}
+				_, err := k.node.NodeUnpublishVolume(t.Context(), &spec.NodeUnpublishVolumeRequest{VolumeId: "volume-1", TargetPath: target})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if m := k.mounts(t); len(m) != 0 {
+		t.Errorf("left mounted: %+v", m)
+	}
+	if left, err := os.ReadDir(filepath.Join(k.dir, "plugins", csi.DefaultDriverName, "mounts")); err != nil || len(left) != 0 {
+		t.Errorf("left in the state directory: %v, %v", left, err)
+	}
+}
+
+// TestPrivCallerGoesAway: a publish that waits for a store that does not answer ends with its caller, and the next one
+// works.
+func TestPrivCallerGoesAway(t *testing.T) {
+	needsMount(t)
+	asked := make(chan struct{}, 100)
+	o, err := testorigin.Start(testorigin.Options{Tap: func(e testorigin.Event) {
+		if !e.Done {
+			asked <- struct{}{}
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	put(t, o, "file", []byte("x"))
+	k := startDriver(t, csi.Options{S3: s3At(o)})
+	target := k.pod(t, "pod")
+	o.SetFaults(testorigin.Fault{Action: testorigin.ActStall})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := k.node.NodePublishVolume(ctx, publishRequest(target))
+		ended <- err
+	}()
+	<-asked
+	if _, err := k.node.NodePublishVolume(t.Context(), publishRequest(target)); status.Code(err) != codes.Aborted {
+		t.Errorf("a second publish at the same time: %v", err)
+	}
+	cancel()
+	if err := <-ended; status.Code(err) != codes.Canceled {
+		t.Errorf("got %v, want Canceled", err)
+	}
+	o.SetFaults()
+	// The driver's side of the first call may still be ending: until then the target is busy.
+	for {
+		_, err := k.node.NodePublishVolume(t.Context(), publishRequest(target))
+		if err == nil {
+			break
+		}
+		if status.Code(err) != codes.Aborted {
+			t.Fatal(err)
+		}
+	}
+	k.unpublish(t, target)
 }
 
 // TestPrivSecretOfVolume: a volume with a secret is read with it, apart from volumes without.

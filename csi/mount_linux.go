@@ -15,6 +15,10 @@ var (
 	ErrBusy     = fuse.ErrBusy
 )
 
+// ErrDetached is returned by [Mounted.Unmount] when the mount point is free, but programs still hold files of the mount
+// open, and not being root we can't take them away. It ends with the last of them, or with this process.
+var ErrDetached = fuse.ErrDetached
+
 // MountOptions say which bucket to mount, and where.
 type MountOptions struct {
 	BucketOptions

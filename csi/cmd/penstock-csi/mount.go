@@ -40,7 +40,11 @@ func runMount(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
-	return m.Unmount(stop)
+	err = m.Unmount(stop)
+	if errors.Is(err, csi.ErrDetached) {
+		return nil // the end of this process is the end of what is left
+	}
+	return err
 }
 
 func mountOptions(args []string, stderr io.Writer) (csi.MountOptions, logFlags, error) {

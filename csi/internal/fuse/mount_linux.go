@@ -40,6 +40,7 @@ var (
 	ErrNoDevice = errors.New("no /dev/fuse: load the kernel module (modprobe fuse), or pass the device into the container")
 	ErrNoHelper = errors.New("not root and no fusermount3: install the package fuse3, or run as root")
 	ErrBusy     = errors.New("already a mount point")
+	ErrDetached = errors.New("detached, but programs still use it")
 )
 
 // Options configure a mount.
@@ -77,6 +78,7 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 		MaxWrite:      maxRequest,
 		MaxBackground: maxBackground,
 		DisableXAttrs: true,
+		DisableSplice: true, // data comes from memory: a pipe on the way only costs, and is smaller than one reply
 		Logger:        slog.NewLogLogger(opts.Log.Handler(), slog.LevelWarn),
 		Options:       []string{"default_permissions"},
 	}
@@ -84,7 +86,7 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 		mo.DirectMountStrict = true
 		mo.DirectMountFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY
 	} else {
-		if _, err := helper(); err != nil {
+		if err := mayMount(dir); err != nil {
 			return nil, err
 		}
 		mo.Options = append(mo.Options, "ro", "nosuid", "nodev")
@@ -196,7 +198,8 @@ func (s *Server) ReadAhead() int { return s.readAhead }
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Unmount unmounts and waits until the last request is answered or ctx ends. A busy mount, or one that is also bound
-// elsewhere, is aborted. It may be called again, and after somebody else has unmounted.
+// elsewhere, is aborted; only root can, so without root files that are open keep it going, and the error is ErrDetached.
+// It may be called again, and after somebody else has unmounted.
 func (s *Server) Unmount(ctx context.Context) error {
 	if err := s.detach(ctx); err != nil {
 		return fmt.Errorf("unmount %q: %w", s.dir, err)
@@ -206,7 +209,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("unmount %q: detached, but requests are still running: %w", s.dir, ctx.Err())
+		return fmt.Errorf("unmount %q: %w (%w)", s.dir, ErrDetached, ctx.Err())
 	}
 }
 
@@ -260,14 +263,28 @@ func detachByHelper(ctx context.Context, dir string) error {
 
 func root() bool { return os.Geteuid() == 0 }
 
-// helper returns the setuid program that mounts for an ordinary user.
+// helper returns the setuid program that mounts for an ordinary user. /bin is where to look when there is no PATH.
 func helper() (string, error) {
-	for _, name := range []string{"fusermount3", "fusermount"} {
+	for _, name := range []string{"fusermount3", "/bin/fusermount3", "fusermount", "/bin/fusermount"} {
 		if bin, err := exec.LookPath(name); err == nil {
 			return bin, nil
 		}
 	}
 	return "", ErrNoHelper
+}
+
+// mayMount checks what the helper would refuse, to say it in one line: the helper writes to standard error on its own.
+func mayMount(dir string) error {
+	if _, err := helper(); err != nil {
+		return err
+	}
+	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Errorf("/dev/fuse: %w: let all users open it (chmod 666 /dev/fuse, as udev does), or run as root", err)
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return fmt.Errorf("mount point %q: %w: only root mounts on a directory that it can't write", dir, err)
+	}
+	return nil
 }
 
 // explain says what a failed mount needs.
@@ -277,7 +294,9 @@ func explain(dir string, err error) error {
 		return fmt.Errorf("mount %q: %w: needs CAP_SYS_ADMIN (in a container: a privileged one)", dir, err)
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT) && strings.Contains(err.Error(), "fuse"):
 		return fmt.Errorf("mount %q: %w: %w", dir, err, ErrNoDevice)
+	case !root():
+		return fmt.Errorf("mount %q: %s: its message is above", dir, strings.TrimSpace(err.Error()))
 	default:
-		return fmt.Errorf("mount %q: %s", dir, strings.TrimSpace(err.Error()))
+		return fmt.Errorf("mount %q: %w", dir, err)
 	}
 }
