@@ -9,38 +9,59 @@ set -euo pipefail
 
 need_go
 
-# command:package pairs. Only what a test or the demo really starts.
+# command:package pairs. Only what a test or the demo really starts. What is
+# optional is a second opinion: its absence is a named skip and no failure.
+optional=()
 case "${1:-test}" in
 demo) wanted=(fusermount3:fuse3) ;;
-test) wanted=(git:git gcc:gcc ip:iproute2 fusermount3:fuse3 setfattr:attr) ;;
+test)
+	wanted=(git:git gcc:gcc ip:iproute2 fusermount3:fuse3 setfattr:attr)
+	optional=(docker-registry:docker-registry)
+	;;
 bench) wanted=(git:git ip:iproute2 fusermount3:fuse3) ;;
 *) die "usage: scripts/setup.sh demo|test|bench" ;;
 esac
 
-missing=()
-for pair in "${wanted[@]}"; do
-	have "${pair%%:*}" || missing+=("${pair##*:}")
-done
+# absent prints the packages of the pairs whose command is not here.
+absent() {
+	local pair
+	for pair in "$@"; do
+		have "${pair%%:*}" || printf '%s\n' "${pair##*:}"
+	done
+}
+mapfile -t missing < <(absent "${wanted[@]}")
+mapfile -t extra < <(absent ${optional[@]+"${optional[@]}"})
 # The race detector links with libc: a gcc without its headers is not enough.
-if [ "${1:-test}" = test ] && have gcc && [ ! -e /usr/include/stdlib.h ]; then
+if [ "${1:-test}" = test ] && [ ! -e /usr/include/stdlib.h ]; then
 	missing+=(libc6-dev)
 fi
 
-if [ ${#missing[@]} -eq 0 ]; then
+if [ ${#missing[@]} -eq 0 ] && { [ ${#extra[@]} -eq 0 ] || ! is_root; }; then
 	exit 0
 fi
-[ "${missing[*]}" = "${missing[*]/gcc/}" ] || missing+=(libc6-dev)
+if ! is_root || ! have apt-get; then
+	[ ${#missing[@]} -eq 0 ] ||
+		echo "set-up: missing ${missing[*]} (install them as root); what needs them is skipped by name" >&2
+	exit 0
+fi
 
-if is_root && have apt-get; then
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install() { apt-get install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; }
+
+if [ ${#missing[@]} -gt 0 ]; then
 	echo "set-up: installing ${missing[*]} with apt"
-	export DEBIAN_FRONTEND=noninteractive
-	log=$(mktemp)
-	trap 'rm -f "$log"' EXIT
-	if ! { apt-get install -y --no-install-recommends "${missing[@]}" ||
-		{ apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; }; } </dev/null >"$log" 2>&1; then
+	if ! install "${missing[@]}" && ! { apt-get update </dev/null >"$log" 2>&1 && install "${missing[@]}"; }; then
 		tail -n 5 "$log" >&2
 		echo "set-up: apt could not install ${missing[*]}; what needs them is skipped by name" >&2
 	fi
-else
-	echo "set-up: missing ${missing[*]} (install them as root); what needs them is skipped by name" >&2
 fi
+for package in ${extra[@]+"${extra[@]}"}; do
+	if install "$package" || { apt-get update </dev/null >"$log" 2>&1 && install "$package"; }; then
+		# The tests start their own: the one that the package started goes.
+		service "$package" stop >/dev/null 2>&1 || true
+	else
+		echo "set-up: no package $package here; the test that compares with it is skipped" >&2
+	fi
+done

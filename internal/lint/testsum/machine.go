@@ -74,6 +74,7 @@ func (m Machine) Contradicts(reason string) string {
 		{"root", m.Root, "this is root"},
 		{"/dev/fuse", m.Fuse, "/dev/fuse can be opened"},
 		{"network namespaces", m.NetNS, "network namespaces can be made"},
+		{"CAP_SYS_ADMIN", m.NetNS, "namespaces can be made, which takes CAP_SYS_ADMIN"},
 	}
 	var present []string
 	for _, a := range abilities {

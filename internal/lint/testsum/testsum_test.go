@@ -92,6 +92,7 @@ func TestMachineContradicts(t *testing.T) {
 		{"needs root: mounting", true, false},
 		{"needs root and /dev/fuse: mounting", true, false},
 		{"needs network namespaces: the lab", true, false},
+		{"needs /dev/fuse and CAP_SYS_ADMIN: operation not permitted", true, false},
 		{"needs tool dnsperf: the load", true, false},
 		{"needs tool kdig: the load", false, false},
 		{"needs two CPUs: a race", false, false},
