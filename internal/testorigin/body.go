@@ -2,7 +2,6 @@ package testorigin
 
 import (
 	"cmp"
-	"context"
 	"io"
 	"net/http"
 	"slices"
@@ -160,7 +159,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 			panic(http.ErrAbortHandler)
 		case ActReset:
 			reset(b.rq.w, b.rq.r)
-			return 0, context.Canceled
+			panic(http.ErrAbortHandler)
 		}
 	}
 	n, err := b.src.Read(p[:limit])

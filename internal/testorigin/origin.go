@@ -208,7 +208,8 @@ type request struct {
 	// S3
 	bucket, key string
 	// Registry
-	repo, ref string
+	isRegistry bool // speaks the registry's language; the host that redirects lead to does not
+	repo, ref  string
 
 	document bool // the body is not a span of an object
 	status   int

@@ -168,6 +168,7 @@ type route struct {
 
 // classifyRegistry tells the operation from the method and the path.
 func (rq *request) classifyRegistry() func(*request) {
+	rq.isRegistry = true
 	path := strings.TrimSuffix(rq.r.URL.Path, "/")
 	var rt route
 	switch {
@@ -372,7 +373,14 @@ func (rq *request) serveBlob(d digest.Digest, c *content) {
 		rng = byteRange{0, c.size, rangeNone}
 	}
 	if rng.kind == rangeUnsatisfiable {
-		h.Set("Content-Range", "bytes */"+strconv.FormatInt(c.size, 10))
+		total := "bytes */" + strconv.FormatInt(c.size, 10)
+		if rq.op == opFetchBlob { // the store behind the registry speaks S3
+			e := s3err(http.StatusRequestedRangeNotSatisfiable, "InvalidRange", "The requested range is not satisfiable")
+			e.header = map[string]string{"Content-Range": total}
+			rq.fail(e)
+			return
+		}
+		h.Set("Content-Range", total)
 		rq.registryFail(http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID", "the range is not satisfiable")
 		return
 	}

@@ -117,6 +117,15 @@ func TestRedirectsExpire(t *testing.T) {
 	if s := get(u); s != 200 {
 		t.Errorf("after the faults: %d", s)
 	}
+	o.SetFaults(Fault{Op: "FetchBlob", Action: ActStatus})
+	resp, body, err := do(t, c, "GET", location(), nil)
+	if err != nil || resp.StatusCode != 503 || code(body) != "SlowDown" {
+		t.Errorf("throttled by the store: %v %s %v, want an S3 error", resp, body, err)
+	}
+	o.SetFaults()
+	if resp, body, _ = do(t, c, "GET", location(), nil, "Range", "bytes=99-"); resp.StatusCode != 416 || code(body) != "InvalidRange" {
+		t.Errorf("past the end: %s %s", resp.Status, body)
+	}
 	if s := get(strings.Replace(u, "x-serial=", "x-serial=0", 1)); s != 403 {
 		t.Errorf("with a changed query: %d, want 403", s)
 	}

@@ -275,7 +275,7 @@ func (rq *request) failWith(f *firing) {
 	if code == "" {
 		code = codeOf(status)
 	}
-	if rq.repo != "" || rq.op == opToken || rq.op == opPing {
+	if rq.isRegistry {
 		rq.registryFail(status, code, "injected fault")
 		return
 	}

@@ -53,18 +53,13 @@ func (q listQuery) name(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "%2F", "/") // a space becomes +, as in S3
 }
 
-// page returns up to q.max items after the key or prefix after, and whether there are more. keys is sorted, and so is
-// the page: a group comes where its first key would.
-func (q listQuery) page(keys []string, after item) (items []item, more bool) {
-	i := sort.SearchStrings(keys, q.prefix)
-	if after.key != "" {
-		j := sort.SearchStrings(keys, after.key)
-		if after.prefix {
-			j = pastPrefix(keys, after.key)
-		} else if j < len(keys) && keys[j] == after.key {
-			j++
-		}
-		i = max(i, j)
+// page returns up to q.max items that are greater than after, and whether there are more. keys is sorted, and so is the
+// page: a group comes where its prefix belongs. So the last item of a page, be it a key or a group, is where the next
+// one begins, and a start inside a group skips the rest of the group.
+func (q listQuery) page(keys []string, after string) (items []item, more bool) {
+	i := max(sort.SearchStrings(keys, q.prefix), sort.SearchStrings(keys, after))
+	if i < len(keys) && keys[i] == after {
+		i++
 	}
 	for i < len(keys) && strings.HasPrefix(keys[i], q.prefix) {
 		it := item{key: keys[i]}
@@ -75,8 +70,8 @@ func (q listQuery) page(keys []string, after item) (items []item, more bool) {
 				next = pastPrefix(keys, it.key)
 			}
 		}
-		if it.prefix && !after.prefix && strings.HasPrefix(after.key, it.key) {
-			i = next // start-after inside a group skips the whole group
+		if it.key <= after {
+			i = next
 			continue
 		}
 		if len(items) == q.max {
@@ -94,21 +89,15 @@ func pastPrefix(keys []string, prefix string) int {
 	return i + sort.Search(len(keys)-i, func(j int) bool { return !strings.HasPrefix(keys[i+j], prefix) })
 }
 
-// token and parseToken turn the last item of a page into an opaque continuation token and back.
-func (it item) token() string {
-	kind := "k"
-	if it.prefix {
-		kind = "p"
-	}
-	return base64.URLEncoding.EncodeToString([]byte(kind + it.key))
-}
+// makeToken and parseToken turn the last item of a page into an opaque continuation token and back.
+func makeToken(after string) string { return base64.URLEncoding.EncodeToString([]byte("1" + after)) }
 
-func parseToken(s string) (item, bool) {
+func parseToken(s string) (string, bool) {
 	raw, err := base64.URLEncoding.DecodeString(s)
-	if err != nil || len(raw) < 2 || (raw[0] != 'k' && raw[0] != 'p') {
-		return item{}, false
+	if err != nil || len(raw) < 2 || raw[0] != '1' {
+		return "", false
 	}
-	return item{string(raw[1:]), raw[0] == 'p'}, true
+	return string(raw[1:]), true
 }
 
 // row is an item with what the listing tells of it, taken under the lock.
@@ -118,7 +107,7 @@ type row struct {
 }
 
 // rows takes one page of live objects.
-func (rq *request) rows(q listQuery, after item) (rows []row, more bool) {
+func (rq *request) rows(q listQuery, after string) (rows []row, more bool) {
 	s := &rq.o.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +207,7 @@ func (rq *request) listV2() {
 		rq.fail(e)
 		return
 	}
-	after := item{key: rq.q.Get("start-after")}
+	after := rq.q.Get("start-after")
 	token := rq.q.Get("continuation-token")
 	if rq.q.Has("continuation-token") {
 		var ok bool
@@ -230,12 +219,12 @@ func (rq *request) listV2() {
 	rows, more := rq.rows(q, after)
 	next := ""
 	if more {
-		next = rows[len(rows)-1].token()
+		next = makeToken(rows[len(rows)-1].key)
 	}
 	if rq.fx.find(ActStuckToken) != nil { // more, for ever, and always from the same place
 		more, next = true, token
 		if next == "" {
-			next = item{key: "\x00"}.token()
+			next = makeToken("\x00")
 		}
 	}
 	x := newXML("ListBucketResult", s3Namespace)
@@ -264,11 +253,7 @@ func (rq *request) listV1() {
 		return
 	}
 	marker := rq.q.Get("marker")
-	after := item{key: marker}
-	if q.delimiter != "" && strings.HasSuffix(marker, q.delimiter) {
-		after.prefix = true // a NextMarker that was a common prefix
-	}
-	rows, more := rq.rows(q, after)
+	rows, more := rq.rows(q, marker)
 	x := newXML("ListBucketResult", s3Namespace)
 	rq.listHead(x, q, more)
 	x.text("Marker", q.name(marker))
@@ -354,7 +339,6 @@ func (rq *request) versionRows(q listQuery, keyMarker, idMarker string) (rows []
 		return nil, false
 	}
 	all := listQuery{prefix: q.prefix, delimiter: q.delimiter, max: len(b.objects)}
-	after := item{key: keyMarker, prefix: q.delimiter != "" && strings.HasSuffix(keyMarker, q.delimiter)}
 	keys := b.sorted()
 	if idMarker != "" { // go on inside the versions of keyMarker
 		passed := false
@@ -368,7 +352,7 @@ func (rq *request) versionRows(q listQuery, keyMarker, idMarker string) (rows []
 			passed = passed || v.id == idMarker
 		}
 	}
-	items, _ := all.page(keys, after)
+	items, _ := all.page(keys, keyMarker)
 	for _, it := range items {
 		if it.prefix {
 			if len(rows) == q.max {
