@@ -54,7 +54,7 @@ func timespec(t time.Time) unix.Timespec {
 
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
 
-// outFile is a regular file that is being written, by several writers when large.
+// outFile is a regular file that is being written.
 type outFile struct {
 	x      *extraction
 	path   string
@@ -69,8 +69,8 @@ type outFile struct {
 }
 
 // file hands the content of a regular file to the writers. A file of one piece
-// is created by a writer too; a larger one by the parser, so that several
-// writers can share it.
+// is created by the writer too; a larger one by the parser, which must know at
+// once when that fails, not after it has read gigabytes.
 func (x *extraction) file(ctx context.Context, path string, hdr *tar.Header, m meta, tr *tar.Reader) error {
 	x.layer.Files++
 	x.layer.Bytes += hdr.Size

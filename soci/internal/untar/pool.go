@@ -111,6 +111,6 @@ func (p *Pool) put(buf []byte, cost int64) {
 func (p *Pool) send(j job) {
 	dir, _ := split(j.f.path)
 	h := fnv.New32a()
-	_, _ = io.WriteString(h, dir) // a hash takes everything
-	p.jobs[int(h.Sum32()%uint32(len(p.jobs)))] <- j
+	_, _ = io.WriteString(h, dir)              // a hash takes everything
+	p.jobs[int(h.Sum32()>>1)%len(p.jobs)] <- j // 31 bits fit an int everywhere
 }

@@ -12,7 +12,7 @@ import (
 // errLinux: layers carry owners, devices and attributes that only Linux can hold.
 var errLinux = errors.New("unpacking needs Linux")
 
-type outFile struct{}
+type outFile struct{ path string }
 
 func (*outFile) run(job) {}
 
