@@ -89,12 +89,17 @@ func drive(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// contestants returns the decoders whose output is right on this machine.
-func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) []bench.Contestant {
-	out := []bench.Contestant{
+// inGo returns the decoders written in Go, which are roles of this program.
+func inGo(exe, layer string) []bench.Contestant {
+	return []bench.Contestant{
 		{Name: oursName, Ours: true, Argv: []string{exe, "gunzip", "-decoder", "klauspost", "-file", layer}},
 		{Name: stdName, Argv: []string{exe, "gunzip", "-decoder", "std", "-file", layer}},
 	}
+}
+
+// contestants returns the decoders whose output is right on this machine.
+func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) []bench.Contestant {
+	out := inGo(exe, layer)
 	for _, p := range []struct{ program, pkg string }{{"pigz", "pigz"}, {"igzip", "isal"}, {"libdeflate-gunzip", "libdeflate-tools"}} {
 		bin, err := bench.Debian(ctx, p.program, p.pkg)
 		if err == nil {
