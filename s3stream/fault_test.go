@@ -375,6 +375,65 @@ func TestStoreFaults(t *testing.T) {
 	}
 }
 
+// TestLateWorker: who comes after the start is told so, and nobody is disturbed.
+func TestLateWorker(t *testing.T) {
+	data := goTree(t, 1<<20)
+	o, s3 := origin(t)
+	put(t, o, "b", "model", data)
+	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 1})
+	started, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	c.opts = func(_ int, o *s3stream.WorkerOptions) {
+		o.Output = s3stream.Output{OnBlock: func(s3stream.Block) error {
+			once.Do(func() { close(started) })
+			<-release
+			return nil
+		}}
+	}
+	c.start(1)
+	<-started
+	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: c.addr, Listen: "127.0.0.1:0", Token: "secret", Output: s3stream.Output{Dir: t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "already started") {
+		t.Errorf("the late worker: %v", err)
+	}
+	close(release)
+	if r := c.worker(1); r.err != nil {
+		t.Error(r.err)
+	}
+	if r := <-c.lead; r.err != nil {
+		t.Error(r.err)
+	}
+}
+
+// TestStuckAtTheEnd: an output that takes nothing, although nobody waits for
+// it any more, does not keep the leader for ever.
+func TestStuckAtTheEnd(t *testing.T) {
+	o, s3 := origin(t)
+	put(t, o, "b", "model", goTree(t, 100<<10))
+	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 2, StallTimeout: time.Second})
+	release := make(chan struct{})
+	c.opts = func(i int, o *s3stream.WorkerOptions) {
+		if i == 0 {
+			o.Output = s3stream.Output{OnBlock: func(s3stream.Block) error { <-release; return nil }}
+		}
+	}
+	c.start(2)
+	lead := <-c.lead
+	close(release)
+	if !errors.Is(lead.err, s3stream.ErrDetached) {
+		t.Errorf("leader: %v", lead.err)
+	}
+	if r := c.worker(1); !errors.Is(r.err, s3stream.ErrDetached) {
+		t.Errorf("the stuck worker: %v", r.err)
+	}
+	if r := c.worker(2); r.err != nil {
+		t.Error(r.err)
+	}
+}
+
 func TestWrongToken(t *testing.T) {
 	o, s3 := origin(t)
 	put(t, o, "b", "k", []byte("x"))

@@ -223,10 +223,15 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	if err != nil {
 		return err
 	}
+	if b, err := json.Marshal(s); err != nil || len(b) > wire.MaxControl-64 { // the node's number is still to come
+		return fmt.Errorf("the names and addresses of %d workers do not fit one message of %d bytes: give them shorter names", len(members), wire.MaxControl)
+	}
 	r.began = time.Now()
 	close(r.node)
 	var wg sync.WaitGroup
 	for i, x := range members {
+		// From here on a member has something to say; see listen.
+		_ = x.conn.SetReadDeadline(r.began.Add(s.Stall))
 		msg := s
 		msg.Node = uint32(i + 1)
 		wg.Go(func() { x.sendStart(msg, pieces) })
@@ -315,7 +320,7 @@ func (r *leaderRun) send(ctx context.Context) error {
 		case <-r.serving.moved: // children's progress matters only to a relay
 		case now := <-tick.C:
 			r.progress()
-			r.giveUp(now)
+			r.giveUp(now, fed == nil)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

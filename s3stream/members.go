@@ -1,12 +1,16 @@
 package s3stream
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/penstock/penstock/s3stream/internal/topology"
 	"github.com/penstock/penstock/s3stream/internal/wire"
@@ -22,6 +26,7 @@ type member struct {
 	done   bool  // it has everything
 	err    error // why it is lost; nil while it is not
 	took   time.Duration
+	moved  time.Time // when status.Bytes last grew
 	cut    cutOff
 }
 
@@ -106,9 +111,11 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 		seen, _, _ := net.SplitHostPort(c.Remote())
 		req.Addr = net.JoinHostPort(seen, port)
 	}
+	req.Name = printable(req.Name)
 	m := &member{conn: c, req: req}
 	if why := r.admit(m); why != "" {
 		wire.Refuse(c, &wire.Failure{Code: "job", Message: why})
+		c.Close()
 		return
 	}
 	c.SetWriteTimeout(r.l.opts.StallTimeout)
@@ -124,6 +131,24 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 	r.left(ctx, m, err)
 	c.Close()
 	wg.Wait()
+}
+
+// maxName is the longest name of a member: that of a host's label in DNS.
+const maxName = 63
+
+// printable makes a name that somebody else chose fit for logs and tables.
+func printable(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != utf8.RuneError {
+			return r
+		}
+		return '?'
+	}, name)
+	for len(name) > maxName {
+		_, n := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-n]
+	}
+	return cmp.Or(name, "?")
 }
 
 // admit says why a worker can't join, or adds it.
@@ -186,6 +211,9 @@ func (r *leaderRun) listen(m *member) error {
 				return err
 			}
 			r.mu.Lock()
+			if s.Bytes > m.status.Bytes {
+				m.moved = time.Now()
+			}
 			m.status, m.took = s, s.Elapsed
 			m.done = m.done || h.Type == wire.Finished
 			if !m.done {
@@ -253,13 +281,29 @@ func (r *leaderRun) detached(node int, why error) {
 	}
 }
 
-// giveUp ends the membership of those that have been cut off and do not go on.
-func (r *leaderRun) giveUp(now time.Time) {
+// endShare of stall timeouts is how long a member may deliver nothing after
+// everything was sent: long enough that whoever holds it up was cut off first.
+const endShare = 3
+
+// giveUp ends the membership of those that have been cut off and do not go on,
+// and at the end of those whose output takes nothing, although all is there.
+func (r *leaderRun) giveUp(now time.Time, fed bool) {
 	var gone []*member
+	stall := r.l.opts.StallTimeout
 	r.mu.Lock()
 	for _, m := range r.members {
-		if !m.settled() && m.cut.overdue(now, r.l.opts.StallTimeout, m.status.Bytes) {
+		if m.settled() {
+			continue
+		}
+		if m.cut.overdue(now, stall, m.status.Bytes) {
 			m.err = m.cut.why
+		}
+		if !fed || m.moved.IsZero() {
+			m.moved = now
+		} else if now.Sub(m.moved) > endShare*stall {
+			m.err = fmt.Errorf("%w: it delivered nothing for %v", ErrDetached, endShare*stall)
+		}
+		if m.err != nil {
 			gone = append(gone, m)
 		}
 	}

@@ -289,8 +289,8 @@ func (c *child) listen() error {
 	var have uint64
 	for {
 		h, err := c.conn.ReadHeader()
-		if errors.Is(err, io.EOF) && have == c.n.items.total() {
-			return errServed
+		if err != nil && have == c.n.items.total() {
+			return errServed // however it closed
 		}
 		if err != nil {
 			return plain(err)

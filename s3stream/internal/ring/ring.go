@@ -43,6 +43,7 @@ type Ring struct {
 	head     uint64
 	cursors  []*Cursor
 	holds    []*hold
+	early    []time.Time // orphans that came before we knew of their parent's end
 	waiting  bool // the producer is waiting for space
 	finished bool
 	err      error // set by Close
@@ -209,16 +210,21 @@ func (r *Ring) Attach(from uint64, child bool) (*Cursor, error) {
 	}
 	c := &Cursor{r: r, child: child, next: from, low: from, have: from, wake: make(chan struct{}, 1)}
 	r.cursors = append(r.cursors, c)
-	if child {
+	if child && from > 0 {
 		r.arrived()
 	}
 	return c, nil
 }
 
 // arrived counts one consumer off the holds. Which hold it belongs to is not
-// known, so it counts for all: when two children leave at once a hold may end
-// early, and the late orphan then finds what it needs elsewhere.
+// known, so it counts for all, or for the next one: when two children leave at
+// once a hold may end early, and the late orphan then finds what it needs
+// elsewhere.
 func (r *Ring) arrived() {
+	if len(r.holds) == 0 {
+		r.early = append(r.early, time.Now())
+		return
+	}
 	kept := r.holds[:0]
 	for _, h := range r.holds {
 		if h.missing--; h.missing > 0 {
@@ -347,8 +353,15 @@ func (c *Cursor) Leave(grace time.Duration) {
 			break
 		}
 	}
-	if c.orphans > 0 && grace > 0 && r.err == nil {
-		h := &hold{low: c.low, missing: c.orphans}
+	missing := c.orphans
+	for _, t := range r.early {
+		if time.Since(t) < grace {
+			missing--
+		}
+	}
+	r.early = r.early[:0]
+	if missing > 0 && grace > 0 && r.err == nil {
+		h := &hold{low: c.low, missing: missing}
 		h.timer = time.AfterFunc(grace, func() { r.expire(h) })
 		r.holds = append(r.holds, h)
 	}

@@ -137,6 +137,39 @@ func TestBackPressure(t *testing.T) {
 	})
 }
 
+// An orphan often notices the end of its parent before we do; nothing then
+// waits for it.
+func TestOrphanComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := budget.New(1 << 20)
+		r := New(4)
+		child, _ := r.Attach(0, true)
+		for i := range 4 {
+			_ = r.Put(t.Context(), item(b, i))
+		}
+		batch := make([]Item, 4)
+		n, _ := child.Next(t.Context(), batch, 1<<20)
+		for _, it := range batch[:n] {
+			it.Release()
+		}
+		child.Ack(4, 2, 1)
+		orphan, err := r.Attach(2, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		child.Leave(time.Second)
+		orphan.Leave(0)
+		for i := 4; i < 8; i++ {
+			_ = r.Put(t.Context(), item(b, i))
+		}
+		if time.Since(start) > 0 {
+			t.Error("waited for an orphan that was there")
+		}
+		r.Close(io.ErrClosedPipe)
+	})
+}
+
 // When a child dies, what its children lack waits for them, but not for ever.
 func TestHold(t *testing.T) {
 	for _, come := range []bool{true, false} {
