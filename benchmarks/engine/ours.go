@@ -29,7 +29,12 @@ func readOurs(ctx context.Context, j job, ref []byte) (int64, map[string]float64
 	}
 	s := &sink{ref: ref}
 	if j.objects == 0 {
-		err = streamOne(ctx, open(j.key), s)
+		// A HEAD first, as the plain reader does: it tells the size, and the
+		// checksum that the whole stream is compared with.
+		var info s3.ObjectInfo
+		if info, err = c.Head(ctx, j.bucket, j.key); err == nil {
+			err = streamOne(ctx, e.Object(c.Source(j.bucket, j.key, s3.SourceOptions{}), c.Spec(j.bucket, j.key, info)), s)
+		}
 	} else {
 		err = streamMany(ctx, j, open, s)
 	}
