@@ -94,7 +94,9 @@ func eachReads(ctx context.Context, j job) (int64, error) {
 }
 
 // broadcast starts a leader and its workers. Every worker writes what it gets
-// to /dev/null: the object is for memory, not for a disk.
+// to its standard output, which goes nowhere: the object is for memory, not for
+// a disk. Never name the null device with -f: a file is put in place by a
+// rename, which as root would replace the device.
 func broadcast(ctx context.Context, j job) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -130,7 +132,7 @@ func broadcast(ctx context.Context, j job) (int64, error) {
 	}()
 	err = together(ctx, j.workers, func(ctx context.Context, i int) *exec.Cmd {
 		return exec.CommandContext(ctx, j.bin, "worker", "-q", "-leader", addr, "-listen", "127.0.0.1:0",
-			"-rank", strconv.Itoa(i+1), "-name", "w"+strconv.Itoa(i+1), "-f", os.DevNull)
+			"-rank", strconv.Itoa(i+1), "-name", "w"+strconv.Itoa(i+1), "-o", "-")
 	})
 	if err != nil {
 		cancel()
