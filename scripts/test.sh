@@ -141,6 +141,20 @@ check_programs() {
 	CGO_ENABLED=0 go build -o "$logs/bin/" "${mains[@]}"
 }
 
+# traces prints what a test may leave behind on the machine: FUSE mounts,
+# network namespaces, and a null device that is none any more (who writes files
+# by rename, as root, must not be given a device).
+traces() {
+	grep -E ' fuse[. ]' /proc/self/mounts || true
+	if have ip; then ip netns list || true; fi
+	[ -c /dev/null ] || echo '/dev/null is not a device'
+}
+
+check_traces() {
+	traces >"$logs/after"
+	diff "$logs/before" "$logs/after"
+}
+
 existing() { # of the patterns given, those whose folder exists
 	local p
 	for p in "$@"; do
@@ -242,6 +256,7 @@ export CGO_ENABLED=0
 
 case $mode in
 all)
+	traces >"$logs/before"
 	run_static || finish
 	run_cross
 	run_lint
@@ -251,6 +266,7 @@ all)
 	run_race
 	run_fuzz
 	tests privileged -count=1 -p 1 -run '^TestPriv' -timeout 10m ./...
+	stage 'nothing left behind' check_traces || true
 	stage 'examples and programs build' check_programs || true
 	run_vulncheck
 	;;
