@@ -13,7 +13,7 @@ func free(dir string) (int64, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil //nolint:gosec // blocks times their size fit: the kernel counts bytes in 64 bits
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert,gosec // Bsize is 32 bits on some; the product fits, the kernel counts bytes in 64
 }
 
 // syncFS flushes the file system of dir: one call instead of one for each file.

@@ -281,7 +281,7 @@ func TestAdversarial(t *testing.T) {
 		{name: "fifo and socket-like", in: []ent{{name: "p", kind: tar.TypeFifo}, {name: "s", kind: 'Z'}}, want: []string{"p p---------"}},
 		{name: "overlay whiteout smuggled in", in: []ent{{name: "w", kind: tar.TypeChar}}, want: nil},
 		{name: "device out of range", in: []ent{{name: "w", kind: tar.TypeChar, edit: func(h *tar.Header) { h.Devmajor = 1 << 20 }}}, err: ErrFormat},
-		{name: "owner out of range", in: []ent{{name: "f", edit: func(h *tar.Header) { h.Uid = 1 << 33 }}}, err: ErrFormat},
+		{name: "owner out of range", in: []ent{{name: "f", edit: func(h *tar.Header) { h.Uid = -1 }}}, err: ErrFormat},
 		{name: "symlink target too long", in: []ent{symlink("l", strings.Repeat("x", 5000))}, err: ErrFormat},
 		{name: "too many entries", in: many, err: ErrLimit},
 		{name: "too deep", in: []ent{dir("a/b/c/d/e/f")}, err: ErrLimit},

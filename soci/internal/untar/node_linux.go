@@ -28,7 +28,7 @@ var defaultDirMeta = meta{mode: 0o755}
 // meta reads the metadata of a header.
 func (x *extraction) meta(hdr *tar.Header) (meta, error) {
 	const maxID = 1<<32 - 2 // the kernel reads -1 as "leave it"
-	if hdr.Uid < 0 || hdr.Gid < 0 || hdr.Uid > maxID || hdr.Gid > maxID {
+	if hdr.Uid < 0 || hdr.Gid < 0 || int64(hdr.Uid) > maxID || int64(hdr.Gid) > maxID {
 		return meta{}, fmt.Errorf("%w: owner %d:%d out of range", ErrFormat, hdr.Uid, hdr.Gid)
 	}
 	attrs, refused := xattrs(hdr)
@@ -48,8 +48,14 @@ func (x *extraction) meta(hdr *tar.Header) (meta, error) {
 	}, nil
 }
 
+// timespec converts a time; one that the system can not hold (32-bit ones, after
+// 2038) becomes the epoch.
 func timespec(t time.Time) unix.Timespec {
-	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return unix.Timespec{}
+	}
+	return ts
 }
 
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
