@@ -86,7 +86,10 @@ func (d *Driver) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	}
 	stop(srv)
-	return <-failed
+	if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it had begun
+		return fmt.Errorf("csi driver: %w", err)
+	}
+	return nil
 }
 
 // stop ends the server: gently for a moment, then by force.

@@ -40,7 +40,8 @@ func needsMount(t *testing.T) {
 
 // kubelet is a running driver, and what kubelet has: a connection to its socket and a directory of pods.
 type kubelet struct {
-	dir  string
+	dir  string // as kubelet calls it
+	real string // without links
 	node spec.NodeClient
 	id   spec.IdentityClient
 	sock string
@@ -50,8 +51,15 @@ type kubelet struct {
 // startDriver runs a driver until the test ends, and then checks that nothing is left of it.
 func startDriver(t *testing.T, opts csi.Options) *kubelet {
 	t.Helper()
-	k := &kubelet{dir: t.TempDir()}
-	k.sock = filepath.Join(k.dir, "csi.sock")
+	k := &kubelet{real: t.TempDir()}
+	k.dir = k.real
+	if link := opts.KubeletDir; link != "" {
+		if err := os.Symlink(k.real, link); err != nil {
+			t.Fatal(err)
+		}
+		k.dir = link
+	}
+	k.sock = filepath.Join(k.real, "csi.sock")
 	opts.Endpoint, opts.NodeID, opts.KubeletDir = "unix://"+k.sock, "node-1", k.dir
 	d, err := csi.New(opts)
 	if err != nil {
@@ -96,7 +104,7 @@ func (k *kubelet) mounts(t *testing.T) []mounts.Mount {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return table.Below(k.dir, fsType)
+	return table.Below(k.real, fsType)
 }
 
 // pod makes the directory of a volume in a pod, as kubelet does, and returns the target in it.
@@ -406,6 +414,32 @@ func TestPrivMends(t *testing.T) {
 	k.publish(t, publishRequest(target))
 	read()
 	k.unpublish(t, target)
+}
+
+// TestPrivLinkedKubeletDir: kubelet's directory may be a symbolic link to where the disk is.
+func TestPrivLinkedKubeletDir(t *testing.T) {
+	needsMount(t)
+	o := startOrigin(t)
+	put(t, o, "file", []byte("here"))
+	k := startDriver(t, csi.Options{S3: s3At(o), KubeletDir: filepath.Join(t.TempDir(), "link")})
+	target := k.pod(t, "pod")
+	for range 2 {
+		k.publish(t, publishRequest(target))
+	}
+	if b, err := os.ReadFile(target + "/file"); err != nil || string(b) != "here" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if m := k.mounts(t); len(m) != 2 {
+		t.Errorf("published twice makes %d mounts, want the shared one and one bind: %+v", len(m), m)
+	}
+	_, err := k.node.NodeGetVolumeStats(t.Context(), &spec.NodeGetVolumeStatsRequest{VolumeId: "volume-1", VolumePath: target})
+	if err != nil {
+		t.Error(err)
+	}
+	k.unpublish(t, target)
+	if m := k.mounts(t); len(m) != 0 {
+		t.Errorf("left mounted: %+v", m)
+	}
 }
 
 // TestPrivStaleMounts: what a driver that died left mounted is detached by the next one.

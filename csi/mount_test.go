@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/penstock/penstock/csi"
 	"github.com/penstock/penstock/csi/internal/mounts"
+	"github.com/penstock/penstock/internal/testorigin"
 )
 
 // mountBucket mounts the bucket until the test ends, and checks that nothing is left.
@@ -42,6 +44,32 @@ func mountBucket(t *testing.T, opts csi.BucketOptions) string {
 	return dir
 }
 
+// compareAll compares the files under a mount with their sources, by many readers at once.
+func compareAll(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	work := make(chan string, len(files))
+	for name := range files {
+		work <- name
+	}
+	close(work)
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for name := range work {
+				want, err := os.ReadFile(files[name])
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestPrivMountGoTree: every file of a real tree reads the same through the mount, by many readers at once, and costs its
 // size once.
 func TestPrivMountGoTree(t *testing.T) {
@@ -58,27 +86,7 @@ func TestPrivMountGoTree(t *testing.T) {
 	if err != nil || found != len(files) {
 		t.Errorf("%d files of %d, %v", found, len(files), err)
 	}
-	work := make(chan string, len(files))
-	for name := range files {
-		work <- name
-	}
-	close(work)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for name := range work {
-				want, err := os.ReadFile(files[name])
-				if err != nil {
-					t.Error(err)
-					continue
-				}
-				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
-					t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
-				}
-			}
-		})
-	}
-	wg.Wait()
+	compareAll(t, dir, files)
 	var sizes int64
 	for _, path := range files {
 		info, err := os.Stat(path)
@@ -123,6 +131,70 @@ func TestPrivObjectReplaced(t *testing.T) {
 	if b, err := os.ReadFile(dir + "/file"); err != nil || bytes.Count(b, []byte("b")) != 8<<20 {
 		t.Errorf("the new version: %d bytes, %v", len(b), err)
 	}
+}
+
+// TestPrivFaultyStore: over a store that fails, stalls and cuts bodies, every file still reads right, through the kernel.
+func TestPrivFaultyStore(t *testing.T) {
+	o := startOrigin(t)
+	files := goTree(t, o, "go/")
+	dir := mountBucket(t, csi.BucketOptions{Prefix: "go/", S3: s3At(o), MetadataTTL: -1})
+	o.SetFaults(
+		testorigin.Fault{Op: "GetObject", Probability: 0.1, Action: testorigin.ActStatus},
+		testorigin.Fault{Op: "GetObject", Probability: 0.1, Action: testorigin.ActTruncate, At: testorigin.AtRandom},
+		testorigin.Fault{Op: "GetObject", Probability: 0.05, Action: testorigin.ActReset, At: testorigin.AtRandom},
+		testorigin.Fault{Op: "GetObject", Probability: 0.05, Action: testorigin.ActWrongRange},
+		testorigin.Fault{Op: "HeadObject", Probability: 0.05, Action: testorigin.ActStatus},
+		testorigin.Fault{Op: "ListObjectsV2", Probability: 0.05, Action: testorigin.ActStatus},
+	)
+	compareAll(t, dir, files)
+	fired := int64(0)
+	for _, c := range o.FaultCounts() {
+		fired += c.Fired
+	}
+	if fired == 0 {
+		t.Error("no fault fired: the test tests nothing")
+	}
+}
+
+// TestPrivExecute: a program runs from the mount, so mappings of a file work and not only reads. It is this test itself.
+func TestPrivExecute(t *testing.T) {
+	o := startOrigin(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.PutFile(bucket, "bin/program", exe); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountBucket(t, csi.BucketOptions{S3: s3At(o), FileMode: 0o555})
+	out, err := exec.Command(dir+"/bin/program", "-test.run=^$").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS") {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// TestSmallMemory: many readers of big files share the smallest budget there is. None starves, every byte is right.
+func TestSmallMemory(t *testing.T) {
+	o := startOrigin(t)
+	const size = 12 << 20
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(i ^ i>>8 ^ i>>16)
+	}
+	for i := range 3 {
+		put(t, o, fmt.Sprint("f", i), data)
+	}
+	b := open(t, csi.BucketOptions{S3: s3At(o), Memory: 32 << 20})
+	var wg sync.WaitGroup
+	for i := range 9 {
+		wg.Go(func() {
+			got, err := iofs.ReadFile(b.FS(t.Context()), fmt.Sprint("f", i%3))
+			if err != nil || !bytes.Equal(got, data) {
+				t.Errorf("reader %d: %d bytes, %v", i, len(got), err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestMountFailures(t *testing.T) {
