@@ -48,13 +48,11 @@ func run(ctx context.Context, args []string, env map[string]string, stdout, stde
 	}
 	rep, err := c.do(ctx)
 	c.meter.end()
-	if rep != nil {
-		c.print(rep)
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
 	}
+	c.print(rep, err)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("interrupted")
-		}
 		fmt.Fprintf(stderr, "penstock-cast %s: %s\n", c.name, oneLine(err))
 		return 1
 	}

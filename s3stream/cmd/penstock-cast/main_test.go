@@ -382,6 +382,28 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestJSON: success and failure both are a document on standard output.
+func TestJSON(t *testing.T) {
+	o, env := startOrigin(t, testorigin.Options{})
+	if err := o.Put("b", "k", []byte("12345")); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"k": "", "absent": "no such object"} {
+		p := startProcess(t, env, "get", "-json", "-o", t.TempDir(), "s3://b/"+key)
+		code := p.wait()
+		var out struct {
+			Bytes int64
+			Error string
+		}
+		if err := json.Unmarshal(p.stdout.Bytes(), &out); err != nil {
+			t.Fatalf("%s: %v in %s", key, err, &p.stdout)
+		}
+		if want == "" && (code != 0 || out.Bytes != 5) || !strings.Contains(out.Error, want) {
+			t.Errorf("%s: exits %d: %+v", key, code, out)
+		}
+	}
+}
+
 func TestSize(t *testing.T) {
 	for in, want := range map[string]int64{"0": 0, "7": 7, "7B": 7, "1K": 1024, "1KB": 1000, "2MiB": 2 << 20, "3G": 3 << 30, "1TB": 1e12} {
 		var s size

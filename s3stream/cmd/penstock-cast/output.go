@@ -73,12 +73,20 @@ func (m *meter) end() {
 // print shows the result: JSON for machines, a table of the workers or a line
 // for people. The people's version goes to standard error, so that it never
 // mixes with bytes on standard output.
-func (c *command) print(rep *s3stream.Report) {
+func (c *command) print(rep *s3stream.Report, err error) {
 	switch {
 	case c.json:
+		out := struct {
+			*s3stream.Report        // nil, and so absent, after most failures
+			Error            string `json:"error,omitempty"`
+		}{Report: rep}
+		if err != nil {
+			out.Error = oneLine(err)
+		}
 		e := json.NewEncoder(c.stdout)
 		e.SetIndent("", "  ")
-		_ = e.Encode(rep)
+		_ = e.Encode(out) // whoever closed our output does not want it
+	case rep == nil:
 	case len(rep.Workers) > 0:
 		fmt.Fprint(c.stderr, rep.Table())
 	default:

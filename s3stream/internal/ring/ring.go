@@ -44,7 +44,7 @@ type Ring struct {
 	cursors  []*Cursor
 	holds    []*hold
 	early    []time.Time // orphans that came before we knew of their parent's end
-	waiting  bool // the producer is waiting for space
+	waiting  bool        // the producer is waiting for space
 	finished bool
 	err      error // set by Close
 }
@@ -222,7 +222,9 @@ func (r *Ring) Attach(from uint64, child bool) (*Cursor, error) {
 // elsewhere.
 func (r *Ring) arrived() {
 	if len(r.holds) == 0 {
-		r.early = append(r.early, time.Now())
+		if len(r.early) < maxEarly {
+			r.early = append(r.early, time.Now())
+		}
 		return
 	}
 	kept := r.holds[:0]
@@ -239,6 +241,9 @@ func (r *Ring) arrived() {
 	}
 	r.holds = kept
 }
+
+// maxEarly is far more children than one node has.
+const maxEarly = 256
 
 // Cursor is one consumer's place in the ring.
 type Cursor struct {
