@@ -102,7 +102,7 @@ func (c Config) Validate() error {
 	case c.ServFail > MaxServFail:
 		return fmt.Errorf("servfail %v: RFC 2308 permits at most %v", c.ServFail, MaxServFail)
 	case c.MaxMem < 0 || (c.MaxMem > 0 && c.MaxMem < MinMaxMemory):
-		return fmt.Errorf("maxmem of %d bytes is too small: give at least %d (2MiB), or 0 for the default of %d (64MiB)", c.MaxMem, MinMaxMemory, DefaultMaxMemory)
+		return fmt.Errorf("maxmem of %d bytes is too small: give at least %d (2MiB), or 0 for the default of %d (32MiB)", c.MaxMem, MinMaxMemory, DefaultMaxMemory)
 	}
 	for _, zones := range [][]string{c.Zones, c.Success.Disable, c.Denial.Disable} {
 		for _, z := range zones {

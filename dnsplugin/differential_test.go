@@ -274,39 +274,51 @@ func outcome(h plugin.Handler, r *dns.Msg) string {
 	return s
 }
 
+// 100 scripts, or as many as -rapid.checks says: a million take ten minutes.
 func TestDifferentialAgainstCoreDNSCache(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		text, stale := drawConfig(rt)
-		script := drawScript(rt, stale)
-		problem := ""
-		synctest.Test(t, func(t *testing.T) {
-			w := &world{kind: map[string]int{}, ttl: map[string]uint32{}}
-			theirUp, ourUp := &counted{world: w}, &counted{world: w}
-			theirs, ours := handlerFor(t, "cache", text, theirUp), handlerFor(t, "penstock", text, ourUp)
-			defer ours.(*Cache).Close()
-			for i, s := range script {
-				switch {
-				case s.change:
-					w.step++
-					w.kind[s.name], w.ttl[s.name] = s.kind, s.ttl
-				case s.ask != nil:
-					want, got := outcome(theirs, s.ask.Copy()), outcome(ours, s.ask.Copy())
-					if want != got {
-						problem = fmt.Sprintf("step %d: %v\nCoreDNS: %s\nours: %s", i, s, want, got)
-						return
-					}
-				default:
-					time.Sleep(s.wait) // fake time
-				}
-				synctest.Wait() // for refreshes in the background
-				if theirUp.asked != ourUp.asked {
-					problem = fmt.Sprintf("step %d: %v\nCoreDNS has asked its upstream %d times, ours %d times", i, s, theirUp.asked, ourUp.asked)
-					return
-				}
-			}
-		})
-		if problem != "" {
-			rt.Fatalf("cache%s\n%v\n%s", text, script, problem)
-		}
+	rapid.Check(t, func(rt *rapid.T) { differential(t, rt) })
+}
+
+// FuzzDifferential lets coverage choose the scripts.
+func FuzzDifferential(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte) {
+		rapid.MakeFuzz(func(rt *rapid.T) { differential(t, rt) })(t, in)
 	})
+}
+
+func differential(t *testing.T, rt *rapid.T) {
+	text, stale := drawConfig(rt)
+	script := drawScript(rt, stale)
+	problem := ""
+	synctest.Test(t, func(t *testing.T) { problem = runBoth(t, text, script) })
+	if problem != "" {
+		rt.Fatalf("cache%s\n%v\n%s", text, script, problem)
+	}
+}
+
+// runBoth runs a script through both caches and says where they differ.
+func runBoth(t *testing.T, text string, script []step) string {
+	w := &world{kind: map[string]int{}, ttl: map[string]uint32{}}
+	theirUp, ourUp := &counted{world: w}, &counted{world: w}
+	theirs, ours := handlerFor(t, "cache", text, theirUp), handlerFor(t, "penstock", text, ourUp)
+	defer ours.(*Cache).Close()
+	for i, s := range script {
+		switch {
+		case s.change:
+			w.step++
+			w.kind[s.name], w.ttl[s.name] = s.kind, s.ttl
+		case s.ask != nil:
+			want, got := outcome(theirs, s.ask.Copy()), outcome(ours, s.ask.Copy())
+			if want != got {
+				return fmt.Sprintf("step %d: %v\nCoreDNS: %s\nours: %s", i, s, want, got)
+			}
+		default:
+			time.Sleep(s.wait) // fake time
+		}
+		synctest.Wait() // for refreshes in the background
+		if theirUp.asked != ourUp.asked {
+			return fmt.Sprintf("step %d: %v\nCoreDNS has asked its upstream %d times, ours %d times", i, s, theirUp.asked, ourUp.asked)
+		}
+	}
+	return ""
 }

@@ -168,6 +168,24 @@ func TestHINFOIsNotCoalesced(t *testing.T) {
 	})
 }
 
+// The Corefile of kubeadm: nobody waits where nothing is kept.
+func TestDisabledZonesAreNotCoalesced(t *testing.T) {
+	for _, cfg := range []Config{{Success: Side{Disable: []string{"cluster.local."}}}, {Denial: Side{Disable: []string{"cluster.local."}}}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := says(nil, "a.cluster.local. 60 IN A 192.0.2.1")
+			release := held(s)
+			c := cacheOf(t, cfg, s)
+			answers := askAll(c, 7, question("a.cluster.local.", dns.TypeA))
+			synctest.Wait()
+			if s.count() != 7 {
+				t.Errorf("asked %d times", s.count())
+			}
+			close(release)
+			answers()
+		})
+	}
+}
+
 // A plugin that resolves a CNAME asks the server again while its own question
 // is in flight; with a CNAME loop, for the very name that is waited for.
 func TestQuestionsOfALeaderDoNotWait(t *testing.T) {

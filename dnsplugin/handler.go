@@ -80,9 +80,7 @@ func hasSubnet(r *dns.Msg) bool {
 
 // miss fetches the answer, or waits for another query that does.
 func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *ident, meters *meters) (int, error) {
-	// HINFO: the loop plugin finds forwarding loops by seeing its own query
-	// again. Coalesced with itself it would never come by.
-	if c.flights == nil || r.Question[0].Qtype == dns.TypeHINFO || !mayWait(ctx) {
+	if !c.coalesces(r) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
 	fl, leads := c.flights.join(string(id.key))
@@ -101,6 +99,19 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	}
 	// The leader's answer is not one to share (truncated, refused, an error).
 	return c.fetch(ctx, w, r, id, meters, nil)
+}
+
+// coalesces reports whether a miss of r may wait for another query's answer.
+func (c *Cache) coalesces(r *dns.Msg) bool {
+	q := &r.Question[0]
+	// HINFO: the loop plugin finds forwarding loops by seeing its own query
+	// again. Coalesced with itself it would never come by.
+	if c.flights == nil || q.Qtype == dns.TypeHINFO {
+		return false
+	}
+	// Where answers are not kept there is nothing to share: waiting would
+	// only make everyone late (kubeadm disables both sides for cluster.local).
+	return !c.success.disable.Contains(q.Name) && !c.denial.disable.Contains(q.Name)
 }
 
 // fetch asks the next plugin, keeps the answer and sends it to the client.

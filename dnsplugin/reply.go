@@ -42,7 +42,12 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 	m.question[0] = r.Question[0] // as this client wrote it
 	m.Question = m.question[:]
 	n := a.Records()
-	if n == 0 {
+	// The server appends the client's OPT to the additional section.
+	room := n
+	if len(r.Extra) > 0 {
+		room++
+	}
+	if room == 0 {
 		return &m.Msg, nil
 	}
 	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
@@ -53,7 +58,7 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 		d.asked = r.Question[0].Name
 	}
 	d.count(a)
-	rrs := make([]dns.RR, n)
+	rrs := make([]dns.RR, n, room)
 	for i := range rrs {
 		if rrs[i] = d.record(a.TTLOffset(i)); rrs[i] == nil {
 			return nil, errRecord
@@ -63,7 +68,7 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 	// can't run into the next.
 	an := int(binary.BigEndian.Uint16(b[6:]))
 	ns := an + int(binary.BigEndian.Uint16(b[8:]))
-	m.Answer, m.Ns, m.Extra = rrs[:an:an], rrs[an:ns:ns], rrs[ns:n:n]
+	m.Answer, m.Ns, m.Extra = rrs[:an:an], rrs[an:ns:ns], rrs[ns:n:room]
 	return &m.Msg, nil
 }
 

@@ -10,15 +10,16 @@ import (
 )
 
 const (
-	// DefaultBytes holds roughly 60,000 answers of a cluster's mix, six
-	// times what CoreDNS's cache holds by default, in the memory that its
-	// deployment manifest leaves free.
-	DefaultBytes = 32 << 20
+	// DefaultBytes holds about 50,000 answers of a cluster's mix, five times
+	// what a side of CoreDNS's cache holds by default. With both sides full,
+	// and as much again as the collector's headroom (GOGC=100), CoreDNS stays
+	// within the 170 MiB of its usual deployment.
+	DefaultBytes = 16 << 20
 
 	// MinBytes still fits a few of the largest messages (64 KiB).
 	MinBytes = 1 << 20
 
-	// bytesPerBucket sizes the table. Small answers cost about 450 bytes,
+	// bytesPerBucket sizes the table. Small answers cost 300 to 450 bytes,
 	// so the lists hold one or two nodes when the store is full, and the
 	// heads take 1/64 of the bound.
 	bytesPerBucket = 512
