@@ -201,13 +201,13 @@ func drawConfig(t *rapid.T) (text string, stale bool) {
 	add("", "success 2000 20", "success 2000 20 3", "success 2000 100 0")
 	add("", "denial 2000 20", "denial 2000 15 2", "denial 2000 100 0")
 	add("", "keepttl")
-	add("", "prefetch 1", "prefetch 2 10s 50%", "prefetch 3 1m 90%")
+	prefetch := add("", "prefetch 1", "prefetch 2 10s 50%", "prefetch 3 1m 90%") != ""
 	add("", "servfail 0", "servfail 3s", "servfail 30s")
 	stale = add("", "serve_stale", "serve_stale 30s", "serve_stale 1h immediate 30s", "serve_stale 30s immediate 10s 5s",
 		"serve_stale 1h verify 100ms", "serve_stale 30s verify 50ms 30s 8s") != ""
 	if stale {
 		add("", "serve_stale_policy prefer_positive")
-	} else {
+	} else if !prefetch {
 		add("", "disable denial", "disable success b.example", "disable success")
 	}
 	head := rapid.SampledFrom([]string{"", " 12", " 60 a.example b.example"}).Draw(t, "head")

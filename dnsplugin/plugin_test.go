@@ -37,8 +37,8 @@ func TestAllocationsPerHit(t *testing.T) {
 		s    *source
 		most float64
 	}{
-		"A":        {says(nil, "example.org. 60 IN A 192.0.2.1"), 3},
-		"NXDOMAIN": {says(nx, soa300), 5},
+		"A":        {says(nil, "example.org. 60 IN A 192.0.2.1"), 2},
+		"NXDOMAIN": {says(nx, soa300), 4},
 	} {
 		c := cacheOf(t, Config{}, tt.s)
 		r := question("example.org.", dns.TypeA)

@@ -24,10 +24,7 @@ var errRecord = errors.New("a stored record can't be unpacked")
 func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error) {
 	b := a.Msg()
 	flags := binary.BigEndian.Uint16(b[2:])
-	m := &struct {
-		dns.Msg
-		question [1]dns.Question
-	}{}
+	m := new(message)
 	m.MsgHdr = dns.MsgHdr{
 		Id:                 r.Id,
 		Response:           true,
@@ -47,7 +44,8 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 	if len(r.Extra) > 0 {
 		room++
 	}
-	if room == 0 {
+	if n == 0 {
+		m.Extra = m.records[:0:room]
 		return &m.Msg, nil
 	}
 	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
@@ -58,7 +56,12 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 		d.asked = r.Question[0].Name
 	}
 	d.count(a)
-	rrs := make([]dns.RR, n, room)
+	var rrs []dns.RR
+	if room <= len(m.records) {
+		rrs = m.records[:n:room]
+	} else {
+		rrs = make([]dns.RR, n, room)
+	}
 	for i := range rrs {
 		if rrs[i] = d.record(a.TTLOffset(i)); rrs[i] == nil {
 			return nil, errRecord
@@ -70,6 +73,14 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 	ns := an + int(binary.BigEndian.Uint16(b[8:]))
 	m.Answer, m.Ns, m.Extra = rrs[:an:an], rrs[an:ns:ns], rrs[ns:n:room]
 	return &m.Msg, nil
+}
+
+// message holds a message in one piece, with room for what most replies have:
+// a record, and the OPT of the client.
+type message struct {
+	dns.Msg
+	question [1]dns.Question
+	records  [2]dns.RR
 }
 
 // addressA and addressAAAA hold a record with its address in one piece.
