@@ -195,9 +195,9 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 		s, counts = &c.denial, &meters.denial
 	}
 	if s.disable.Contains(m.Question[0].Name) {
-		if v.denial() {
-			// What exists no longer must not live on as stale only
-			// because its denial is not kept.
+		// What exists no longer must not live on as stale only because its
+		// denial is not kept. A failure says nothing of the kind.
+		if v.denial() && v.kind != response.ServerError && !c.cfg.Stale.PreferPositive {
 			c.success.store.Delete(id.hash, id.key)
 		}
 		return nil

@@ -170,6 +170,29 @@ func TestDisabledDenialStillEndsAStaleSuccess(t *testing.T) {
 	})
 }
 
+// With the denial side off, a failed prefetch leaves the entry as it is.
+func TestFailedPrefetchKeepsTheEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := says(nil, "example.org. 100 IN A 192.0.2.1")
+		c := cacheOf(t, Config{Prefetch: Prefetch{Amount: 1, Percentage: 90}, Denial: Side{Disable: []string{"."}}}, s)
+		ask(t, c, question("example.org.", dns.TypeA))
+		time.Sleep(50 * time.Second)
+		for _, fail := range []func(){s.dies, func() { s.say(func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure }) }, func() { s.say(func(m *dns.Msg) { m.Rcode = dns.RcodeRefused }) }} {
+			fail()
+			n := s.count()
+			for range 2 {
+				if m := ask(t, c, question("example.org.", dns.TypeA)); m == nil || len(m.Answer) != 1 {
+					t.Errorf("%v", m)
+				}
+				synctest.Wait()
+			}
+			if s.count() == n {
+				t.Error("nothing was tried")
+			}
+		}
+	})
+}
+
 func TestPreferPositiveKeepsTheLastGoodAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 60 IN A 192.0.2.1")
