@@ -130,9 +130,12 @@ func TestAnswersToOtherQuestionsAreNotCountedAsAnswers(t *testing.T) {
 		m.SetReply(r)
 		m.Question[0].Name = strings.ToUpper(m.Question[0].Name) // not letter for letter
 		w.WriteMsg(m)
+		m.Question[0].Name, m.Id = r.Question[0].Name, r.Id+1 // not the ID
+		w.WriteMsg(m)
+		echo(w, r)
 	})
-	r, err := dnsload.Run(t.Context(), dnsload.Options{Addr: addr, Queries: someQueries, Flows: 1, Timeout: 60 * time.Millisecond})
-	if err != nil || r.Answered != 0 || r.Wrong != 3 || r.Timeouts != 3 {
+	r, err := dnsload.Run(t.Context(), dnsload.Options{Addr: addr, Queries: someQueries, Flows: 1, Outstanding: 1, Timeout: time.Minute})
+	if err != nil || r.Answered != 3 || r.Wrong != 6 || r.Timeouts != 0 {
 		t.Errorf("%+v %v", r, err)
 	}
 }
@@ -161,8 +164,9 @@ func TestContextEndsARun(t *testing.T) {
 
 func TestDurationEndsARun(t *testing.T) {
 	addr := serve(t, echo)
-	r, err := dnsload.Run(t.Context(), dnsload.Options{Addr: addr, Queries: someQueries, Flows: 2, Outstanding: 4, Duration: 50 * time.Millisecond})
-	if err != nil || r.Sent <= 3 || r.Answered+r.Timeouts != r.Sent {
+	const d = 50 * time.Millisecond
+	r, err := dnsload.Run(t.Context(), dnsload.Options{Addr: addr, Queries: someQueries, Flows: 2, Outstanding: 4, Duration: d})
+	if err != nil || r.Elapsed < d || r.Answered+r.Timeouts != r.Sent {
 		t.Errorf("%+v %v", r, err)
 	}
 }

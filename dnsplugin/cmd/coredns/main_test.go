@@ -92,7 +92,7 @@ func freePort(t *testing.T) string {
 }
 
 // corefile has the usual chain, and rewrite, before the cache.
-const corefile = `example.org {
+const corefile = `example.org:%s {
     bind 127.0.0.1
     errors
     prometheus 127.0.0.1:%s
@@ -105,7 +105,7 @@ const corefile = `example.org {
     }
     file %s
 }
-example.net {
+example.net:%s {
     bind 127.0.0.1
     penstock 10
     template IN A {
@@ -123,20 +123,82 @@ www IN A 192.0.2.1
 www IN A 192.0.2.2
 `
 
-func TestServes(t *testing.T) {
-	dir, port, metrics := t.TempDir(), freePort(t), freePort(t)
-	conf := write(t, dir, "Corefile", fmt.Sprintf(corefile, metrics, write(t, dir, "zone", zone)))
-	cmd, out := program(t, "-conf", conf, "-dns.port", port)
-	addr := "127.0.0.1:" + port
-	defer func() {
-		if t.Failed() {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			t.Logf("output:\n%s", out)
-		}
-	}()
-	ask(t, addr, "ready.example.net.") // waits until it serves
+// server is a running program that answers at addr.
+type server struct {
+	cmd   *exec.Cmd
+	out   *bytes.Buffer // complete when ended is closed
+	ended chan struct{}
+	err   error // of Wait; set when ended is closed
+}
 
+// serve starts the program with the Corefile that conf makes and waits until
+// it answers at the address that conf returns. Ports that conf found free may
+// be taken when the program binds them; then it is tried again.
+func serve(t *testing.T, conf func() (corefile, addr, name string)) (*server, string) {
+	t.Helper()
+	var last *server
+	for range 3 {
+		text, addr, name := conf()
+		s := &server{ended: make(chan struct{})}
+		s.cmd, s.out = program(t, "-conf", write(t, t.TempDir(), "Corefile", text))
+		go func() {
+			s.err = s.cmd.Wait()
+			close(s.ended)
+		}()
+		if s.answers(t, addr, name) {
+			t.Cleanup(func() {
+				_ = s.cmd.Process.Kill()
+				<-s.ended
+				if t.Failed() {
+					t.Logf("output:\n%s", s.out)
+				}
+			})
+			return s, addr
+		}
+		last = s
+	}
+	t.Fatalf("the program does not answer:\n%s", last.out)
+	return nil, ""
+}
+
+// answers waits for an answer, or for the end of the program.
+func (s *server) answers(t *testing.T, addr, name string) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, err := dnsload.Ask(ctx, addr, dnsload.Query{Name: name, Type: dns.TypeA}); err == nil {
+			return true
+		}
+		// A real process has no signal to wait for: its port is refused until it listens.
+		select {
+		case <-s.ended:
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.ended
+	return false
+}
+
+// stop ends the program as a service manager does, and waits for it.
+func (s *server) stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-s.ended
+	return s.err
+}
+
+func TestServes(t *testing.T) {
+	var port, metrics string
+	zoneFile := write(t, t.TempDir(), "zone", zone)
+	s, addr := serve(t, func() (string, string, string) {
+		port, metrics = freePort(t), freePort(t)
+		text := fmt.Sprintf(corefile, port, metrics, zoneFile, port)
+		return text, "127.0.0.1:" + port, "ready.example.net."
+	})
 	for range 3 {
 		for name, want := range map[string]string{
 			"www.example.org.":   "NOERROR 2",
@@ -169,36 +231,21 @@ func TestServes(t *testing.T) {
 			t.Errorf("metrics do not have %s", want)
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	if err := s.stop(); err != nil {
+		t.Errorf("ended with %v", err)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("ended with %v\n%s", err, out)
-	}
-	if !strings.Contains(out.String(), `"A IN no.example.org. udp`) || !strings.Contains(out.String(), "NXDOMAIN qr,aa,rd") {
-		t.Errorf("the log lacks cached answers:\n%s", out)
+	if out := s.out.String(); strings.Count(out, `"A IN no.example.org. udp`) != 3 || strings.Count(out, "NXDOMAIN qr,aa,rd") != 3 {
+		t.Errorf("the log lacks answers from the cache")
 	}
 }
 
-// ask asks for A records until the server is there.
 func ask(t *testing.T, addr, name string) dnsload.Answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		a, err := dnsload.Ask(ctx, addr, dnsload.Query{Name: name, Type: dns.TypeA})
-		if err == nil {
-			return a
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		// The port is refused until the process listens: a real process has no signal to wait for.
-		select {
-		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
-		}
+	a, err := dnsload.Ask(t.Context(), addr, dnsload.Query{Name: name, Type: dns.TypeA})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return a
 }
 
 func get(t *testing.T, url string) string {

@@ -51,24 +51,19 @@ func certificate(t *testing.T, dir string) *x509.CertPool {
 func TestTransportsShareTheCache(t *testing.T) {
 	dir := t.TempDir()
 	pool := certificate(t, dir)
-	plain, dot, doh, metrics := freePort(t), freePort(t), freePort(t), freePort(t)
-	conf := write(t, dir, "Corefile", fmt.Sprintf(`example.org:%s tls://example.org:%s https://example.org:%s {
+	zoneFile := write(t, dir, "zone", zone)
+	var plain, dot, doh, metrics string
+	serve(t, func() (string, string, string) {
+		plain, dot, doh, metrics = freePort(t), freePort(t), freePort(t), freePort(t)
+		return fmt.Sprintf(`example.org:%s tls://example.org:%s https://example.org:%s {
     bind 127.0.0.1
     tls %s %s
     prometheus 127.0.0.1:%s
     cache
     file %s
 }
-`, plain, dot, doh, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), metrics, write(t, dir, "zone", zone)))
-	cmd, out := program(t, "-conf", conf)
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("output:\n%s", out)
-		}
-	}()
-	ask(t, "127.0.0.1:"+plain, "www.example.org.")
+`, plain, dot, doh, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), metrics, zoneFile), "127.0.0.1:" + plain, "www.example.org."
+	})
 
 	r := new(dns.Msg)
 	r.SetQuestion("www.example.org.", dns.TypeA)
