@@ -51,12 +51,13 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 		meters.prefetches.Inc()
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
-		if rec.entry != nil {
+		refreshed := !stale || rec.accepted
+		if refreshed && rec.entry != nil {
 			// The new entry takes over how popular the old one was.
 			rec.entry.LastHit.Store(int64(min(c.instant(now), e.Stored.Add(time.Duration(e.TTL)*time.Second))))
 			rec.entry.Hits.Store(e.Hits.Load())
 		}
-		end(e, c.instant(c.now()), recheck, !stale || rec.accepted)
+		end(e, c.instant(c.now()), recheck, refreshed)
 	})
 	if !started {
 		e.Refreshing.Store(false)
