@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,14 +71,28 @@ const (
 // world is the upstream of both caches: it answers by name and time only, so
 // both see the same whenever they ask.
 type world struct {
-	kind map[string]int
-	ttl  map[string]uint32
-	step uint32 // changes addresses, so that a stale answer shows
+	mu    sync.Mutex // guards all below
+	kind  map[string]int
+	ttl   map[string]uint32
+	delay map[string]time.Duration // before the answer comes
+	step  uint32                   // changes addresses, so that a stale answer shows
 }
 
 func (w *world) Name() string { return "world" }
 
 func (w *world) ServeDNS(_ context.Context, rw dns.ResponseWriter, r *dns.Msg) (int, error) {
+	m, delay := w.answer(r)
+	time.Sleep(delay) // fake time
+	if m == nil {
+		return dns.RcodeServerFailure, errors.New("no upstream")
+	}
+	return dns.RcodeSuccess, rw.WriteMsg(m)
+}
+
+// answer returns the world's response to r, nil for none, and its delay.
+func (w *world) answer(r *dns.Msg) (*dns.Msg, time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	q := r.Question[0]
 	name := strings.ToLower(q.Name)
 	m := new(dns.Msg)
@@ -147,22 +163,22 @@ func (w *world) ServeDNS(_ context.Context, rw dns.ResponseWriter, r *dns.Msg) (
 		m.Question[0].Name = "other.example."
 		data(&m.Answer, "other.example.", 0)
 	case failure:
-		return dns.RcodeServerFailure, errors.New("no upstream")
+		return nil, w.delay[name]
 	}
 	if o := r.IsEdns0(); o != nil {
 		m.SetEdns0(1232, o.Do())
 	}
-	return dns.RcodeSuccess, rw.WriteMsg(m)
+	return m, w.delay[name]
 }
 
 // counted is a world seen by one cache: how often it was asked shows refreshes.
 type counted struct {
 	*world
-	asked int // only touched while the test waits, or is waited for
+	asked atomic.Int64
 }
 
 func (c *counted) ServeDNS(ctx context.Context, rw dns.ResponseWriter, r *dns.Msg) (int, error) {
-	c.asked++
+	c.asked.Add(1)
 	return c.world.ServeDNS(ctx, rw, r)
 }
 
@@ -173,13 +189,14 @@ type step struct {
 	name   string
 	kind   int
 	ttl    uint32
+	delay  time.Duration
 	ask    *dns.Msg
 }
 
 func (s step) String() string {
 	switch {
 	case s.change:
-		return fmt.Sprintf("%s becomes %d with TTL %d", s.name, s.kind, s.ttl)
+		return fmt.Sprintf("%s becomes %d with TTL %d after %v", s.name, s.kind, s.ttl, s.delay)
 	case s.ask != nil:
 		return fmt.Sprintf("ask %s %s do=%v cd=%v ad=%v", s.ask.Question[0].Name, dns.TypeToString[s.ask.Question[0].Qtype],
 			wantsDNSSEC(s.ask), s.ask.CheckingDisabled, s.ask.AuthenticatedData)
@@ -221,15 +238,20 @@ func drawScript(t *rapid.T, stale bool) []step {
 		kinds = servfail
 	}
 	ttls := []uint32{0, 1, 2, 5, 7, 30, 400, 4000}
+	delays := []time.Duration{0, 0, 0, 40 * time.Millisecond, 60 * time.Millisecond, 700 * time.Millisecond, 3 * time.Second}
+	change := func(name string) step {
+		return step{change: true, name: name, kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"),
+			ttl: rapid.SampledFrom(ttls).Draw(t, "ttl"), delay: rapid.SampledFrom(delays).Draw(t, "delay")}
+	}
 	var script []step
 	for _, n := range names {
-		script = append(script, step{change: true, name: n, kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"), ttl: rapid.SampledFrom(ttls).Draw(t, "ttl")})
+		script = append(script, change(n))
 	}
 	for range rapid.IntRange(1, 40).Draw(t, "steps") {
 		s := step{}
 		switch rapid.IntRange(0, 5).Draw(t, "do") {
 		case 0:
-			s = step{change: true, name: rapid.SampledFrom(names).Draw(t, "name"), kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"), ttl: rapid.SampledFrom(ttls).Draw(t, "ttl")}
+			s = change(rapid.SampledFrom(names).Draw(t, "name"))
 		case 1, 2:
 			s.wait = time.Duration(rapid.SampledFrom([]int{1, 500, 999, 1000, 1700, 3000, 5000, 12000, 31000, 70000}).Draw(t, "ms")) * time.Millisecond
 		default:
@@ -261,13 +283,13 @@ func drawQuestion(t *rapid.T, name string) *dns.Msg {
 
 // outcome is all that can be seen of a ServeDNS call.
 func outcome(h plugin.Handler, r *dns.Msg) string {
-	w := &clientWriter{}
+	w, start := &clientWriter{}, time.Now()
 	before := r.String()
 	rcode, err := h.ServeDNS(context.Background(), w, r)
 	if r.String() != before {
 		return "the request was changed: " + r.String()
 	}
-	s := fmt.Sprintf("rcode %d, error %v, %d messages\n", rcode, err != nil, len(w.msgs))
+	s := fmt.Sprintf("after %v: rcode %d, error %v, %d messages\n", time.Since(start), rcode, err != nil, len(w.msgs))
 	for _, m := range w.msgs {
 		s += fmt.Sprintf("%d aa=%v tc=%v zero=%v %s", m.Id, m.Authoritative, m.Truncated, m.Zero, m)
 	}
@@ -298,17 +320,24 @@ func differential(t *testing.T, rt *rapid.T) {
 
 // runBoth runs a script through both caches and says where they differ.
 func runBoth(t *testing.T, text string, script []step) string {
-	w := &world{kind: map[string]int{}, ttl: map[string]uint32{}}
+	w := &world{kind: map[string]int{}, ttl: map[string]uint32{}, delay: map[string]time.Duration{}}
 	theirUp, ourUp := &counted{world: w}, &counted{world: w}
 	theirs, ours := handlerFor(t, "cache", text, theirUp), handlerFor(t, "penstock", text, ourUp)
 	defer ours.(*Cache).Close()
 	for i, s := range script {
 		switch {
 		case s.change:
+			w.mu.Lock()
 			w.step++
-			w.kind[s.name], w.ttl[s.name] = s.kind, s.ttl
+			w.kind[s.name], w.ttl[s.name], w.delay[s.name] = s.kind, s.ttl, s.delay
+			w.mu.Unlock()
 		case s.ask != nil:
-			want, got := outcome(theirs, s.ask.Copy()), outcome(ours, s.ask.Copy())
+			// At once, so that a delay is the same moment for both.
+			var want, got string
+			var both sync.WaitGroup
+			both.Go(func() { want = outcome(theirs, s.ask.Copy()) })
+			both.Go(func() { got = outcome(ours, s.ask.Copy()) })
+			both.Wait()
 			if want != got {
 				return fmt.Sprintf("step %d: %v\nCoreDNS: %s\nours: %s", i, s, want, got)
 			}
@@ -316,8 +345,8 @@ func runBoth(t *testing.T, text string, script []step) string {
 			time.Sleep(s.wait) // fake time
 		}
 		synctest.Wait() // for refreshes in the background
-		if theirUp.asked != ourUp.asked {
-			return fmt.Sprintf("step %d: %v\nCoreDNS has asked its upstream %d times, ours %d times", i, s, theirUp.asked, ourUp.asked)
+		if theirUp.asked.Load() != ourUp.asked.Load() {
+			return fmt.Sprintf("step %d: %v\nCoreDNS has asked its upstream %d times, ours %d times", i, s, theirUp.asked.Load(), ourUp.asked.Load())
 		}
 	}
 	return ""
