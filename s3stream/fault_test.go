@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 	"github.com/penstock/penstock/s3stream"
 )
 
-// chainOf is a chain of n workers whose links all go through proxies: down[i]
+// chainOf is a chain (or another shape) of n workers whose links all go through proxies: down[i]
 // is in front of the leader's listener for worker i's control connection,
 // front[i] in front of worker i's own listener. Counted from 1.
 type chainOf struct {
@@ -28,7 +29,10 @@ type chainOf struct {
 // newChain builds it; see(i) is what front[i] does to bytes on their way down.
 func newChain(t *testing.T, n int, o s3stream.LeaderOptions, see func(c *chainOf, i int) func(int, int64, []byte)) *chainOf {
 	t.Helper()
-	o.Workers, o.Topology = n, "chain"
+	o.Workers = n
+	if o.Topology == "" {
+		o.Topology = "chain"
+	}
 	c := &chainOf{cast: newCast(t, o), control: make([]*proxy, n+1), front: make([]*proxy, n+1)}
 	c.opts = func(i int, o *s3stream.WorkerOptions) {
 		i++
@@ -546,5 +550,67 @@ func TestKeysThatAreNoPaths(t *testing.T) {
 			t.Errorf("%q: no error", keys)
 		}
 		wantDir(t, "get", dir, nil)
+	}
+}
+
+// TestRandomDeaths kills up to two random workers at random places, by seed, in
+// chains and trees, with small rings: the others always finish.
+func TestRandomDeaths(t *testing.T) {
+	seeds := uint64(8)
+	if testing.Short() {
+		seeds = 3
+	}
+	data := goTree(t, 4<<20)
+	o, s3 := origin(t)
+	put(t, o, "b", "model", data)
+	put(t, o, "b", "small/x", data[:10])
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 7))
+			const n = 6
+			shape := []string{"chain", "tree:2", "tree:3"}[rnd.IntN(3)]
+			die := map[int]int64{} // worker to the byte on its way to a child that kills it
+			for range 1 + rnd.IntN(2) {
+				die[1+rnd.IntN(n)] = rnd.Int64N(4 << 20)
+			}
+			t.Logf("%s, deaths %v", shape, die)
+			var dead sync.Map
+			c := newChain(t, n, s3stream.LeaderOptions{URIs: []string{"s3://b/model", "s3://b/small/"}, S3: s3, MemoryBytes: 4 << 20, Topology: shape},
+				func(c *chainOf, i int) func(int, int64, []byte) {
+					at, ok := die[i]
+					if !ok {
+						return nil
+					}
+					return func(_ int, off int64, _ []byte) {
+						if off < at {
+							return
+						}
+						if _, again := dead.LoadOrStore(i, true); !again {
+							c.control[i].kill()
+							c.front[i].kill()
+						}
+					}
+				})
+			inner := c.opts
+			c.opts = func(i int, o *s3stream.WorkerOptions) {
+				inner(i, o)
+				o.MemoryBytes = 4 << 20
+			}
+			c.start(n)
+			lead := <-c.lead
+			for i := 1; i <= n; i++ {
+				r := c.worker(i)
+				if r.err == nil {
+					c.wantFiles(i, map[string][]byte{"model": data, "x": data[:10]})
+					continue
+				}
+				if _, ok := dead.Load(i); !ok {
+					t.Errorf("worker %d: %v", i, r.err)
+				}
+			}
+			if lead.err != nil && !errors.Is(lead.err, s3stream.ErrIncomplete) {
+				t.Errorf("leader: %v", lead.err)
+			}
+		})
 	}
 }

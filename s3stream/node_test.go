@@ -55,6 +55,9 @@ func feedFixture(t *testing.T) (*feeder, *node, map[string][]byte) {
 		if b := e.Budget().InUse(); b != 0 {
 			t.Errorf("%d bytes are still held", b)
 		}
+		if p, limit := e.Budget().Peak(), e.Budget().Limit(); p > limit {
+			t.Errorf("%d bytes were held at once, the budget is %d", p, limit)
+		}
 	})
 	return f, n, data
 }

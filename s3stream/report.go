@@ -63,10 +63,14 @@ type Repair struct {
 // MarshalJSON adds the error's text.
 func (r Repair) MarshalJSON() ([]byte, error) {
 	type bare Repair
-	return json.Marshal(struct {
+	out := struct {
 		bare
-		Error string `json:"error"`
-	}{bare(r), r.Err.Error()})
+		Error string `json:"error,omitempty"`
+	}{bare: bare(r)}
+	if r.Err != nil {
+		out.Error = r.Err.Error()
+	}
+	return json.Marshal(out)
 }
 
 // rate returns bytes per second.

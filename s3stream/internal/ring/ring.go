@@ -210,7 +210,7 @@ func (r *Ring) Attach(from uint64, child bool) (*Cursor, error) {
 	}
 	c := &Cursor{r: r, child: child, next: from, low: from, have: from, wake: make(chan struct{}, 1)}
 	r.cursors = append(r.cursors, c)
-	if child && from > 0 {
+	if child {
 		r.arrived()
 	}
 	return c, nil
@@ -222,7 +222,7 @@ func (r *Ring) Attach(from uint64, child bool) (*Cursor, error) {
 // elsewhere.
 func (r *Ring) arrived() {
 	if len(r.holds) == 0 {
-		if len(r.early) < maxEarly {
+		if r.head > 0 && len(r.early) < maxEarly { // before the first item it is no orphan
 			r.early = append(r.early, time.Now())
 		}
 		return
