@@ -28,8 +28,9 @@
 // # Concurrency
 //
 // Everything may be used from several goroutines. Who opens closes: [Driver.Run], [Bucket.Close] and
-// [Mounted.Unmount] return after all they started has ended. A process should not read through a mount of its own while it
-// starts children; read through [Bucket.FS] instead.
+// [Mounted.Unmount] return after all they started has ended. A process must not start a program from a
+// mount of its own (the runtime stands still until the kernel has read it, and nobody serves the read), and should not read
+// through one while it starts children: use [Bucket.FS].
 //
 // # Failure
 //

@@ -156,23 +156,6 @@ func TestPrivFaultyStore(t *testing.T) {
 	}
 }
 
-// TestPrivExecute: a program runs from the mount, so mappings of a file work and not only reads. It is this test itself.
-func TestPrivExecute(t *testing.T) {
-	o := startOrigin(t)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := o.PutFile(bucket, "bin/program", exe); err != nil {
-		t.Fatal(err)
-	}
-	dir := mountBucket(t, csi.BucketOptions{S3: s3At(o), FileMode: 0o555})
-	out, err := exec.Command(dir+"/bin/program", "-test.run=^$").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "PASS") {
-		t.Errorf("%s, %v", out, err)
-	}
-}
-
 // TestSmallMemory: many readers of big files share the smallest budget there is. None starves, every byte is right.
 func TestSmallMemory(t *testing.T) {
 	o := startOrigin(t)

@@ -182,6 +182,38 @@ func TestPrivMountCommand(t *testing.T) {
 	}
 }
 
+// TestPrivExecute: a program runs from the mount, so mappings of a file work and not only reads. The program is this test
+// itself.
+//
+// Neither mount nor origin may be in the process that starts it: the Go runtime can stand still until the kernel has read
+// a program that it starts, and then nobody would serve the program's bytes. So a shell starts it.
+func TestPrivExecute(t *testing.T) {
+	o := origin(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.PutFile("models", "bin/program", exe); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd, lines := program(t, "mount", "models", dir, "--endpoint", o.URL(), "--file-mode", "555")
+	if !lines.Scan() {
+		t.Fatal("no line on standard error")
+	}
+	run := exec.CommandContext(t.Context(), "sh", "-c", `exec "$0" "$@"`, dir+"/bin/program", "-test.run=^$")
+	out, err := run.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("PASS")) {
+		t.Errorf("%s, %v", out, err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPrivMountFails: what can't be mounted fails with one line and status 1, and leaves nothing.
 func TestPrivMountFails(t *testing.T) {
 	o := origin(t)
