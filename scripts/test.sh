@@ -205,22 +205,36 @@ run_race() {
 	CGO_ENABLED=1 tests race -race -tags invariants -skip '^TestPriv' -timeout 10m "${list[@]}"
 }
 
-# run_fuzz finds the targets by their name in the source and fuzzes each alone,
-# as go test wants it.
+# fuzz_targets prints "dir target" for every fuzz target below the folder $1,
+# those of packages with few dependencies first: fuzzing compiles all of them
+# anew with coverage, and the time box should buy fuzzing.
+fuzz_targets() {
+	local line
+	go_files | grep '_test\.go$' | grep "^$1" | xargs -r grep -HoE '^func Fuzz[A-Za-z0-9_]*' |
+		while IFS= read -r line; do
+			printf '%s %s\n' "$(dirname "${line%%:*}")" "${line##*func }"
+		done >"$logs/targets"
+	local dirs
+	mapfile -t dirs < <(cut -d ' ' -f 1 "$logs/targets" | sort -u | sed 's|^|./|')
+	[ ${#dirs[@]} -gt 0 ] || return 0
+	go list -f '{{len .Deps}} {{.Dir}}' "${dirs[@]}" | sed "s| $ROOT/| |" |
+		awk 'NR == FNR { deps[$2] = $1; next } { print deps[$1], $0 }' - "$logs/targets" |
+		sort -s -n -k 1,1 | cut -d ' ' -f 2-
+}
+
+# run_fuzz fuzzes each target alone, as go test wants it.
 run_fuzz() {
-	local start=$SECONDS line dir target
+	local start=$SECONDS dir target
 	local under=${pkgs[0]#./}
 	under=${under%...}
 	under=${under%/}
-	while IFS= read -r line; do
-		dir=$(dirname "${line%%:*}")
-		target=$(sed -E 's/.*func (Fuzz[A-Za-z0-9_]*).*/\1/' <<<"$line")
+	while read -r dir target; do
 		if [ "$mode" = all ] && [ $((SECONDS - start)) -ge "$FUZZ_TOTAL" ]; then
-			skip "fuzz $target" "the time box of $FUZZ_TOTAL s is used up; its corpus ran as unit tests"
+			skip "fuzz $target ($dir)" "the time box of $FUZZ_TOTAL s is used up; its corpus ran as unit tests"
 			continue
 		fi
 		stage "fuzz $target ($dir)" go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" -parallel 2 -timeout 10m "./$dir" || true
-	done < <(go_files | grep '_test\.go$' | grep "^$under" | xargs -r grep -HE '^func Fuzz[A-Za-z0-9_]*\(')
+	done < <(fuzz_targets "$under")
 }
 
 run_vulncheck() {
