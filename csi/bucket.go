@@ -103,16 +103,16 @@ type Bucket struct {
 // OpenBucket opens a bucket and asks it once, so that what is wrong shows here: an error matches io/fs.ErrNotExist for a
 // bucket that is not there, io/fs.ErrPermission for one that may not be listed.
 func OpenBucket(ctx context.Context, opts BucketOptions) (*Bucket, error) {
-	return openBucket(ctx, opts, nil)
+	return openBucket(ctx, opts, nil, nil)
 }
 
-// openBucket opens a bucket on an engine; nil makes one of its own.
-func openBucket(ctx context.Context, opts BucketOptions, engine *ranges.Engine) (*Bucket, error) {
+// openBucket opens a bucket on an engine, nil for one of its own, and with credentials, nil for those of the options.
+func openBucket(ctx context.Context, opts BucketOptions, engine *ranges.Engine, creds *rotating) (*Bucket, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
 	b := &Bucket{name: opts.name()}
-	store, err := b.open(ctx, opts, engine)
+	store, err := b.open(ctx, opts, engine, creds)
 	if err == nil {
 		err = reach(ctx, store, opts.core().Prefix)
 	}
@@ -124,11 +124,11 @@ func openBucket(ctx context.Context, opts BucketOptions, engine *ranges.Engine) 
 }
 
 // open makes the store, and notes what is to be closed.
-func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.Engine) (fs.Store, error) {
+func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.Engine, creds *rotating) (fs.Store, error) {
 	if opts.Store != nil {
 		return adapter{opts.Store}, nil
 	}
-	client, err := opts.S3.newClient(ctx, opts.Log)
+	client, err := opts.S3.newClient(ctx, opts.Log, creds)
 	if err != nil {
 		return nil, err
 	}

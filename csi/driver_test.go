@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
@@ -259,11 +261,6 @@ func TestPrivBadRequests(t *testing.T) {
 	if _, err := k.node.NodePublishVolume(t.Context(), other); status.Code(err) != codes.AlreadyExists {
 		t.Errorf("other attributes at the same target: %v", err)
 	}
-	rotated := publishRequest(target)
-	rotated.Secrets = map[string]string{"key_id": testorigin.AccessKey, "access_key": testorigin.SecretKey}
-	if _, err := k.node.NodePublishVolume(t.Context(), rotated); err != nil {
-		t.Errorf("republish with a rotated secret: %v", err)
-	}
 	_, err := k.node.NodeGetVolumeStats(t.Context(), &spec.NodeGetVolumeStatsRequest{VolumeId: "volume-1", VolumePath: "/nowhere"})
 	if status.Code(err) != codes.NotFound {
 		t.Errorf("stats of nothing: %v", err)
@@ -385,6 +382,71 @@ func TestPrivSecretOfVolume(t *testing.T) {
 	if b, err := os.ReadFile(target + "/file"); err != nil || string(b) != "for those who may" {
 		t.Errorf("%q, %v", b, err)
 	}
+}
+
+// TestPrivRotation: a publish with new credentials gives them to the mount that is there, with its open files, and one with
+// credentials that do not work changes nothing.
+func TestPrivRotation(t *testing.T) {
+	needsMount(t)
+	var ahead atomic.Int64 // of the origin's clock, in nanoseconds
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	session := func(name string, life time.Duration) testorigin.Credential {
+		return testorigin.Credential{AccessKey: "ASIA" + name, SecretKey: "secret-" + name, SessionToken: "token-" + name, Expires: time.Now().Add(life)}
+	}
+	first, second := session("FIRST", time.Minute), session("SECOND", time.Hour)
+	o, err := testorigin.Start(testorigin.Options{Now: now, Credentials: []testorigin.Credential{first, second}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	data := bytes.Repeat([]byte("x"), 16<<20) // more than what is read ahead
+	put(t, o, "file", data)
+	anonymous := csi.S3Options{Endpoint: o.URL(), Region: testorigin.Region, Anonymous: true}
+	k := startDriver(t, csi.Options{S3: anonymous})
+	target := k.pod(t, "pod")
+	publish := func(c testorigin.Credential) error {
+		req := publishRequest(target)
+		req.Secrets = map[string]string{"key_id": c.AccessKey, "access_key": c.SecretKey, "session_token": c.SessionToken}
+		_, err := k.node.NodePublishVolume(t.Context(), req)
+		return err
+	}
+	if err := publish(first); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(target + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := make([]byte, 4096)
+	if _, err := f.ReadAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	wrong := second
+	wrong.SecretKey = "wrong"
+	if err := publish(wrong); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("rotation to credentials that do not work: %v", err)
+	}
+	ahead.Store(int64(2 * time.Minute)) // the first session has ended
+	if err := publish(second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadAt(p, 15<<20); err != nil || p[0] != 'x' {
+		t.Errorf("an open file after the rotation: %v", err)
+	}
+	if b, err := os.ReadFile(target + "/file"); err != nil || !bytes.Equal(b, data) {
+		t.Errorf("after the rotation: %d bytes, %v", len(b), err)
+	}
+	if m := k.mounts(t); len(m) != 2 {
+		t.Errorf("a rotation must not mount: %+v", m)
+	}
+	if _, err := k.node.NodePublishVolume(t.Context(), publishRequest(target)); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("the same volume without its secret: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	k.unpublish(t, target)
 }
 
 // TestPrivMends: a target that somebody unmounted is mounted again by the next publish, and one whose mount was taken away

@@ -54,6 +54,7 @@ type sharedMount struct {
 	users int           // targets bound to it, and publishes under way; guarded by publisher.mu
 	ready chan struct{} // closed when mounted, or failed with err
 	gone  chan struct{} // closed when unmounted and its directory is free for the next
+	creds *rotating     // of the volume's secret; nil without one
 	mount *Mounted
 	err   error
 }
@@ -62,6 +63,7 @@ type sharedMount struct {
 type target struct {
 	volumeID string
 	asked    string // digest of what was asked, without credentials
+	identity string // the same with them; guarded by publisher.mu
 	mount    *sharedMount
 }
 
@@ -106,12 +108,15 @@ func (p *publisher) digest(volumeID string, o BucketOptions, credentials bool) s
 // publish shows vol at path. Calls for one path do not overlap; the node service sees to that.
 func (p *publisher) publish(ctx context.Context, volumeID, path string, vol volume) error {
 	path = p.real(path)
-	asked := p.digest(volumeID, vol.bucket, false)
-	done, err := p.already(volumeID, path, asked)
-	if done || err != nil {
+	asked, identity := p.digest(volumeID, vol.bucket, false), p.digest(volumeID, vol.bucket, true)
+	t, err := p.already(path, asked)
+	if err != nil {
 		return err
 	}
-	m, err := p.acquire(ctx, p.digest(volumeID, vol.bucket, true), vol)
+	if t != nil {
+		return p.rotate(ctx, t, identity, vol)
+	}
+	m, err := p.acquire(ctx, identity, vol)
 	if err != nil {
 		return err
 	}
@@ -119,23 +124,23 @@ func (p *publisher) publish(ctx context.Context, volumeID, path string, vol volu
 		return errors.Join(err, p.release(m))
 	}
 	p.mu.Lock()
-	p.targets[path] = &target{volumeID: volumeID, asked: asked, mount: m}
+	p.targets[path] = &target{volumeID: volumeID, asked: asked, identity: identity, mount: m}
 	p.mu.Unlock()
 	return nil
 }
 
-// already reports whether the target shows what is asked for. A target of ours whose server is gone is taken down first,
-// so that the publish mends it.
-func (p *publisher) already(volumeID, path, asked string) (bool, error) {
+// already returns the target at path if it shows what is asked for; nil if nothing of ours is there. A target of ours whose
+// server is gone is taken down first, so that the publish mends it.
+func (p *publisher) already(path, asked string) (*target, error) {
 	p.mu.Lock()
 	t := p.targets[path]
 	p.mu.Unlock()
 	if t == nil {
-		return false, nil
+		return nil, nil
 	}
 	table, err := mounts.Read()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	m, mounted := table.At(path)
 	select {
@@ -144,13 +149,38 @@ func (p *publisher) already(volumeID, path, asked string) (bool, error) {
 	default:
 	}
 	if !mounted || m.FSType != fuse.FSType {
-		return false, p.unpublish(path)
+		return nil, p.unpublish(path)
 	}
 	if t.asked != asked {
-		return false, fmt.Errorf("target %q: %w by volume %q with other attributes or options: unpublish it first", path, errInUse, t.volumeID)
+		return nil, fmt.Errorf("target %q: %w by volume %q with other attributes or options: unpublish it first", path, errInUse, t.volumeID)
 	}
-	// Other credentials for the same volume are a rotation: the mount goes on with those it has.
-	return true, nil
+	return t, nil
+}
+
+// rotate gives the mount of a target the credentials of a later publish, if they are others and if they work. The mount
+// and the files that are open in it go on. Other targets that share the mount agreed in the old credentials, and so share
+// the new ones.
+func (p *publisher) rotate(ctx context.Context, t *target, identity string, vol volume) error {
+	p.mu.Lock()
+	same := t.identity == identity
+	p.mu.Unlock()
+	if same {
+		return nil
+	}
+	fresh := newRotating(vol.bucket.S3)
+	if fresh == nil || t.mount.creds == nil {
+		return fmt.Errorf("target: %w by volume %q with credentials of another kind: unpublish it first", errInUse, t.volumeID)
+	}
+	b, err := openBucket(ctx, vol.bucket, p.engine, fresh)
+	if err != nil {
+		return &openError{err}
+	}
+	t.mount.creds.set(vol.bucket.S3)
+	p.mu.Lock()
+	t.identity = identity
+	p.mu.Unlock()
+	p.opts.Log.Info("volume goes on with new credentials", "volume", t.volumeID)
+	return b.Close()
 }
 
 // bind shows a shared mount at a target.
@@ -188,7 +218,10 @@ func (p *publisher) acquire(ctx context.Context, key string, vol volume) (*share
 		}
 		m := p.shared[key]
 		if m == nil {
-			m = &sharedMount{key: key, dir: filepath.Join(p.opts.StateDir, key), users: 1, ready: make(chan struct{}), gone: make(chan struct{})}
+			m = &sharedMount{
+				key: key, dir: filepath.Join(p.opts.StateDir, key), creds: newRotating(vol.bucket.S3), users: 1,
+				ready: make(chan struct{}), gone: make(chan struct{}),
+			}
 			p.shared[key] = m
 			p.mu.Unlock()
 			return m, p.fill(ctx, m, vol)
@@ -211,7 +244,7 @@ func (p *publisher) acquire(ctx context.Context, key string, vol volume) (*share
 // fill mounts a shared mount that was just put into the map. One that fails leaves the map at once: who waits for it tries
 // on its own.
 func (p *publisher) fill(ctx context.Context, m *sharedMount, vol volume) error {
-	m.mount, m.err = p.mount(ctx, m.dir, vol)
+	m.mount, m.err = p.mount(ctx, m, vol)
 	if m.err != nil {
 		p.mu.Lock()
 		delete(p.shared, m.key)
@@ -253,17 +286,17 @@ func (p *publisher) join(ctx context.Context, m *sharedMount, leaving bool) (ret
 }
 
 // mount opens the bucket and mounts it in the state directory.
-func (p *publisher) mount(ctx context.Context, dir string, vol volume) (*Mounted, error) {
-	b, err := openBucket(ctx, vol.bucket, p.engine)
+func (p *publisher) mount(ctx context.Context, at *sharedMount, vol volume) (*Mounted, error) {
+	b, err := openBucket(ctx, vol.bucket, p.engine, at.creds)
 	if err != nil {
 		return nil, &openError{err}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(at.dir, 0o700); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	m, err := b.mount(dir, fuse.Options{AllowOther: true, Log: p.opts.Log})
+	m, err := b.mount(at.dir, fuse.Options{AllowOther: true, Log: p.opts.Log})
 	if err != nil {
-		return nil, errors.Join(err, b.Close(), os.Remove(dir))
+		return nil, errors.Join(err, b.Close(), os.Remove(at.dir))
 	}
 	return m, nil
 }

@@ -52,9 +52,13 @@ func (o S3Options) client(log *slog.Logger) s3.Options {
 	return c
 }
 
-// newClient makes a client. It makes no request.
-func (o S3Options) newClient(ctx context.Context, log *slog.Logger) (*s3.Client, error) {
-	return s3.New(ctx, o.client(log))
+// newClient makes a client; creds, if not nil, are asked instead of the key pair of o. It makes no request.
+func (o S3Options) newClient(ctx context.Context, log *slog.Logger, creds *rotating) (*s3.Client, error) {
+	c := o.client(log)
+	if creds != nil {
+		c.Credentials = creds
+	}
+	return s3.New(ctx, c)
 }
 
 // String shows the options without their secrets, so that no format verb prints one.
