@@ -78,6 +78,12 @@ func (b *bridge) Lookup(cancel <-chan struct{}, in *gofuse.InHeader, name string
 	ctx, end := b.begin(cancel)
 	defer end()
 	a, err := b.core.Lookup(ctx, in.NodeId, name)
+	if ttl := b.core.MetadataTTL(); fs.Errno(err) == syscall.ENOENT && ttl > 0 {
+		// Node 0 is "not there", and unlike ENOENT the kernel remembers it. Programs look for the same missing file in
+		// many places, many times.
+		out.SetEntryTimeout(ttl)
+		return gofuse.OK
+	}
 	if err != nil {
 		return b.status(err)
 	}

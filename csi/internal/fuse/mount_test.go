@@ -171,6 +171,23 @@ func TestPrivReadOnlyAndErrors(t *testing.T) {
 	}
 }
 
+// TestPrivMissingIsRemembered: a name that is not there is asked for once within the TTL, and every time without one.
+func TestPrivMissingIsRemembered(t *testing.T) {
+	for ttl, want := range map[time.Duration]int{time.Hour: 1, -1: 3} {
+		s := &memstore.Store{}
+		dir, _ := mount(t, s, fs.Options{MetadataTTL: ttl})
+		before := s.Count(memstore.Stat)
+		for range 3 {
+			if _, err := os.Stat(dir + "/missing"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("ttl %v: %v", ttl, err)
+			}
+		}
+		if got := s.Count(memstore.Stat) - before; got != want {
+			t.Errorf("ttl %v: %d HEADs, want %d", ttl, got, want)
+		}
+	}
+}
+
 // TestPrivNewVersionWithinTTL: the page cache of one version never answers for another, even when the kernel has not
 // yet asked about the name again.
 func TestPrivNewVersionWithinTTL(t *testing.T) {
