@@ -44,8 +44,11 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 		return
 	}
 	rec := &recorder{cache: c, req: refreshOf(r), id: id.clone(), meters: meters}
+	hitAt := c.instant(now)
 	if stale {
 		rec.only = c.accepts
+		// A hit on a stale entry counts as one in its last second, as in CoreDNS.
+		hitAt += store.Instant(e.Left(hitAt)) * store.Instant(time.Second)
 	}
 	started := c.spawn(ctx, func(ctx context.Context) {
 		meters.prefetches.Inc()
@@ -54,7 +57,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 		refreshed := !stale || rec.accepted
 		if refreshed && rec.entry != nil {
 			// The new entry takes over how popular the old one was.
-			rec.entry.LastHit.Store(int64(min(c.instant(now), e.Stored.Add(time.Duration(e.TTL)*time.Second))))
+			rec.entry.LastHit.Store(int64(hitAt))
 			rec.entry.Hits.Store(e.Hits.Load())
 		}
 		end(e, c.instant(c.now()), recheck, refreshed)
