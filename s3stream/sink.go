@@ -78,6 +78,11 @@ func (o *Output) open(m *Manifest) (sink, error) {
 		if len(m.Objects) != 1 {
 			return nil, fmt.Errorf("%d objects do not fit one file %s: give a directory", len(m.Objects), o.File)
 		}
+		// The file appears by rename, which as root would replace a device, and
+		// a link instead of what it leads to.
+		if st, err := os.Lstat(o.File); err == nil && !st.Mode().IsRegular() {
+			return nil, fmt.Errorf("output %s exists and is not a regular file (%v): use Writer (-o - on the command line) to write to it", o.File, st.Mode().Type())
+		}
 		return openDir(filepath.Dir(o.File), filepath.Base(o.File))
 	case o.Writer != nil:
 		return writerSink{o.Writer}, nil

@@ -83,3 +83,28 @@ func TestDirThatCannotBe(t *testing.T) {
 		t.Error("two objects went into one file")
 	}
 }
+
+// A file comes into place by rename: what is no regular file is refused, for
+// root would otherwise replace a device, or a link, for good.
+func TestFileThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("elsewhere", link); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{Objects: []Object{{Bucket: "b", Key: "k", Name: "k", Size: 1}}}
+	for _, file := range []string{os.DevNull, link, dir} {
+		before, err := os.Lstat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := (&Output{File: file}).open(m); err == nil {
+			s.close()
+			t.Errorf("%s was taken as an output file", file)
+		}
+		after, err := os.Lstat(file)
+		if err != nil || after.Mode() != before.Mode() {
+			t.Errorf("%s has changed: %v, %v", file, after, err)
+		}
+	}
+}

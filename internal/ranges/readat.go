@@ -42,9 +42,9 @@ type segment struct {
 	ready chan struct{}
 }
 
-// keepBehind is how far behind the run's end a segment is kept: read-ahead
-// requests of the kernel arrive from several threads, a little out of order.
-const keepBehind = 2 << 20
+// keepBehind is how far behind the run's end a segment is kept, for reads that
+// come late.
+const keepBehind = tolerance
 
 // minSegment is the least to fetch ahead in one request: below it the request
 // costs more than the bytes.
@@ -174,13 +174,11 @@ func (r *Reader) advance(off, n, size int64) []*segment {
 	if len(r.segs) == 0 {
 		r.next = off
 	}
-	if off < r.first() || off > r.next {
-		if off < r.first() {
-			return nil // a late one from behind the window
-		}
-		r.dropAll()
-		r.next = off
+	if off < r.first() {
+		return nil // a late one from behind the window
 	}
+	// One that comes early, beyond what has been asked for, pulls the window up
+	// to itself: the reads before it are on their way.
 	r.dropBehind(min(off, r.win.next-keepBehind))
 	end := min(off+n+r.win.ahead(), size)
 	for r.next < end {

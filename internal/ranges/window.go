@@ -17,6 +17,7 @@ type window struct {
 	next int64 // where the next sequential read would start; -1 none yet
 	run  int64 // bytes read in sequence up to next
 	seq  int   // reads in this run
+	far  int   // reads elsewhere since the last one of this run
 }
 
 // A run is sequential from its third read on: two neighbours do occur by
@@ -60,6 +61,7 @@ func (w *window) read(off, n int64) (sequential, seek bool) {
 		w.seq++
 		w.run += n
 		w.next = off + n
+		w.far = 0
 		if w.size == 0 && w.seq >= seqReads-1 && !w.off {
 			w.size = w.part
 		}
@@ -69,10 +71,16 @@ func (w *window) read(off, n int64) (sequential, seek bool) {
 			w.run += off + n - w.next
 			w.next = off + n
 		}
+		w.far = 0
 		return true, false
+	case w.size > 0 && w.far+1 < seqReads:
+		// A straggler, or a look at the object's index: no reason to give up
+		// what is on its way.
+		w.far++
+		return false, false
 	}
 	seek = w.size > 0
-	w.size, w.seq, w.run = 0, 0, n
+	w.size, w.seq, w.run, w.far = 0, 0, n, 0
 	w.next = off + n
 	return false, seek
 }
