@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command penstock-csi shows S3 buckets as read-only file systems: as a CSI driver on a Kubernetes node, or as one mount by
 // hand.
 //
