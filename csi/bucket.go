@@ -31,7 +31,8 @@ type BucketOptions struct {
 
 	// Memory bounds the bytes that are buffered for reads. 0: the budget that the process has from its memory limit.
 	Memory int64
-	// MetadataTTL is how long what is known of a name is reused. 0: one second; negative: never.
+	// MetadataTTL is how long what is known of a name is reused, also by opens. 0: one second, but an open always asks;
+	// negative: never.
 	MetadataTTL time.Duration
 
 	UID, GID int           // owner of all files. 0: the user and group of this process

@@ -21,7 +21,8 @@
 // # What a reader sees
 //
 // Directories are the parts of keys between slashes; a directory hides a file of its name; keys that no file system can
-// name are not shown. What is known of a name, also that it is not there, is reused for a second (BucketOptions.MetadataTTL). An open file is one
+// name are not shown. What is known of a name, also that it is not there, is reused for a second, though
+// an open always asks (BucketOptions.MetadataTTL changes both). An open file is one
 // version of its object, pinned by its ETag: when the object is replaced, reads of the old version fail with ESTALE
 // ([ErrChanged]), and never mix bytes of two versions.
 //

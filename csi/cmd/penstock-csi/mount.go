@@ -61,7 +61,7 @@ func mountOptions(args []string, stderr io.Writer) (csi.MountOptions, logFlags, 
 	fs.IntVar(&opts.GID, "gid", 0, "`id` of the group that owns all files (0: yours)")
 	fs.Var((*mode)(&opts.FileMode), "file-mode", "permissions of files, in `octal` (0: 0444)")
 	fs.Var((*mode)(&opts.DirMode), "dir-mode", "permissions of directories, in `octal` (0: 0555)")
-	fs.Var((*ttl)(&opts.MetadataTTL), "metadata-ttl", "how `long` what is known of a name is reused (0s here: 1s; given as 0s: never)")
+	fs.Var((*ttl)(&opts.MetadataTTL), "metadata-ttl", "how `long` what is known of a name is reused, opens included (not given: 1s, opens ask; 0s: never)")
 	fs.Var((*size)(&opts.Memory), "memory", "`bytes` to buffer for reads, such as 512MiB (0: a share of the memory limit)")
 	addS3(fs, &opts.S3, "endpoint")
 	logs.add(fs)

@@ -18,7 +18,8 @@
 //
 // An inode stands for one version of an object: its size, time and bytes never change, so a page cache above can be
 // kept for ever. When the object is replaced, the next lookup of the name gives another inode. What is known of a name
-// is reused for [Options.MetadataTTL]; after that Lookup and Open ask the store again. (That a name is not there is
+// is reused for [Options.MetadataTTL]; after that Lookup and Open ask the store again. Unless a TTL
+// is asked for, Open asks even within it, so that an open always sees the current version. (That a name is not there is
 // remembered by the kernel alone, for the same time.) Opening an inode whose object
 // has changed is ESTALE, which makes the kernel look up the name once more: a program sees the new version, not the
 // error. A handle reads the version it opened; if that is gone from the store, reads are ESTALE, never other bytes.

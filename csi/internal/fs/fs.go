@@ -20,6 +20,11 @@ const Root = 1
 // reading the files costs no further request, short enough that a change elsewhere shows at once to a person.
 const DefaultMetadataTTL = time.Second
 
+// openTTL is how long, by default, an open trusts what was just learned of a name: long enough for the lookup that the
+// kernel makes right before the open, and no longer. So whoever opens a file after it was replaced gets the new version.
+// (Mountpoint for Amazon S3 has the same figure.)
+const openTTL = 100 * time.Millisecond
+
 // Default permissions: everybody may read, nobody may write, as all of it is read-only.
 const (
 	DefaultFileMode = 0o444
@@ -29,15 +34,17 @@ const (
 // Options configure an [FS]. The zero value is the whole bucket, owned by uid 0.
 type Options struct {
 	Prefix      string        // root of the tree: "" or ending in "/"
-	MetadataTTL time.Duration // 0: DefaultMetadataTTL; negative: ask the store every time
+	MetadataTTL time.Duration // 0: DefaultMetadataTTL, with opens always confirmed; negative: ask the store every time
 	UID, GID    uint32        // owner of everything
 	FileMode    uint32        // permission bits of files; 0: DefaultFileMode
 	DirMode     uint32        // permission bits of directories; 0: DefaultDirMode
 }
 
-func (o Options) withDefaults() Options {
+// withDefaults returns the options without zeros, and how long an open trusts what is known.
+func (o Options) withDefaults() (Options, time.Duration) {
+	open := o.MetadataTTL
 	if o.MetadataTTL == 0 {
-		o.MetadataTTL = DefaultMetadataTTL
+		o.MetadataTTL, open = DefaultMetadataTTL, openTTL
 	}
 	if o.FileMode == 0 {
 		o.FileMode = DefaultFileMode
@@ -45,7 +52,7 @@ func (o Options) withDefaults() Options {
 	if o.DirMode == 0 {
 		o.DirMode = DefaultDirMode
 	}
-	return o
+	return o, open
 }
 
 // Attr is what stat shows of an inode. It never changes while the inode lives.
@@ -71,6 +78,7 @@ const (
 type FS struct {
 	store   Store
 	opts    Options
+	openTTL time.Duration
 	nodes   *inodes
 	mounted time.Time // modification time of directories, which have none of their own
 
@@ -90,9 +98,9 @@ type fileHandle struct {
 // New returns a file system over the store.
 func New(store Store, opts Options) *FS {
 	now := time.Now()
-	opts = opts.withDefaults()
+	opts, open := opts.withDefaults()
 	return &FS{
-		store: store, opts: opts, nodes: newInodes(opts.Prefix, now), mounted: now,
+		store: store, opts: opts, openTTL: open, nodes: newInodes(opts.Prefix, now), mounted: now,
 		files: map[uint64]*fileHandle{}, dirs: map[uint64]*dirHandle{}, nextH: 1,
 	}
 }
@@ -101,11 +109,11 @@ func New(store Store, opts Options) *FS {
 func (f *FS) MetadataTTL() time.Duration { return max(f.opts.MetadataTTL, 0) }
 
 // since is the oldest confirmation that still counts at now. With caching off nothing does, not even one made now.
-func (f *FS) since(now time.Time) time.Time {
-	if f.opts.MetadataTTL < 0 {
+func since(now time.Time, ttl time.Duration) time.Time {
+	if ttl < 0 {
 		return now.Add(time.Hour)
 	}
-	return now.Add(-f.opts.MetadataTTL)
+	return now.Add(-ttl)
 }
 
 // Lookup finds a name in a directory and counts one lookup of its inode, which the caller gives back with [FS.Forget].
@@ -119,7 +127,7 @@ func (f *FS) Lookup(ctx context.Context, parent uint64, name string) (Attr, erro
 	}
 	at := child{parent, name}
 	now := time.Now()
-	if n := f.nodes.refFresh(at, f.since(now)); n != nil {
+	if n := f.nodes.refFresh(at, since(now, f.opts.MetadataTTL)); n != nil {
 		return f.attr(n), nil
 	}
 	kind, obj, err := f.resolve(ctx, dir.obj.Key, name)
@@ -225,7 +233,7 @@ func (f *FS) Open(ctx context.Context, ino uint64, flags OpenFlags) (uint64, err
 // revalidate asks the store whether n is still current, unless that is known well enough.
 func (f *FS) revalidate(ctx context.Context, n *node) error {
 	now := time.Now()
-	if f.nodes.fresh(n, f.since(now)) {
+	if f.nodes.fresh(n, since(now, f.openTTL)) {
 		return nil
 	}
 	obj, err := f.store.Stat(ctx, n.obj.Key)

@@ -202,6 +202,32 @@ func TestMetadataTTL(t *testing.T) {
 	})
 }
 
+// TestOpenIsConfirmed: with the default options a name is trusted for a second, but an open is not: it finds out that the
+// object was replaced, and the lookup that the kernel then makes gets the new version.
+func TestOpenIsConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &memstore.Store{}
+		s.Put("file", []byte("one"))
+		f := fs.New(s, fs.Options{})
+		a := lookup(t, f, "file")
+		h, err := f.Open(t.Context(), a.Ino, fs.OpenRead)
+		if err != nil || s.Count(memstore.Stat) != 1 {
+			t.Errorf("right after the lookup: %v, %d HEADs", err, s.Count(memstore.Stat))
+		}
+		f.Release(h)
+		s.Put("file", []byte("three"))
+		time.Sleep(500 * time.Millisecond) // in fake time
+		if b := lookup(t, f, "file"); b.Ino != a.Ino {
+			t.Error("the name must be trusted for a second")
+		}
+		_, err = f.Open(t.Context(), a.Ino, fs.OpenRead)
+		wantErrno(t, err, syscall.ESTALE)
+		if b := lookup(t, f, "file"); b.Ino == a.Ino || b.Size != 5 {
+			t.Errorf("after the failed open: %+v", b)
+		}
+	})
+}
+
 // TestCancel: a lookup, a read and a directory read that hang end with EINTR when their caller is interrupted, and
 // what they were on goes on working.
 func TestCancel(t *testing.T) {
