@@ -240,8 +240,10 @@ func drawScript(t *rapid.T, stale bool) []step {
 	ttls := []uint32{0, 1, 2, 5, 7, 30, 400, 4000}
 	delays := []time.Duration{0, 0, 0, 40 * time.Millisecond, 60 * time.Millisecond, 700 * time.Millisecond, 3 * time.Second}
 	change := func(name string) step {
-		return step{change: true, name: name, kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"),
-			ttl: rapid.SampledFrom(ttls).Draw(t, "ttl"), delay: rapid.SampledFrom(delays).Draw(t, "delay")}
+		return step{
+			change: true, name: name, kind: rapid.IntRange(0, kinds-1).Draw(t, "kind"),
+			ttl: rapid.SampledFrom(ttls).Draw(t, "ttl"), delay: rapid.SampledFrom(delays).Draw(t, "delay"),
+		}
 	}
 	var script []step
 	for _, n := range names {
