@@ -7,9 +7,12 @@ import (
 
 const (
 	// payload is how many times its first-byte latency a request should spend
-	// on its bytes: then latency costs a ninth at most, and less with several
-	// requests at once.
-	payload = 8
+	// on its bytes: then latency costs a fifth of a connection, and nothing of
+	// the whole while there are enough connections.
+	payload = 4
+	// paceSamples before parts grow: the first requests of a host wait for new
+	// connections, which says nothing of the later ones.
+	paceSamples = 16
 	// leastPart bounds parts from below: at 2 MiB the cost of a request (about
 	// 40 us of CPU over loopback) is a tenth of the cost of its bytes.
 	leastPart = 2 << 20
@@ -21,36 +24,57 @@ const (
 // than 16 of 2 MiB (make bench AREA=engine). S3's 30 ms need the 8 MiB. No
 // clock; the gate's lock guards it.
 type pace struct {
-	first time.Duration // first-byte latency: falls at once, rises slowly
-	rate  float64       // bytes a second of one connection, exponential average
+	// The least first-byte latency of this period and of the one before: what
+	// the host and the path need, without the queues that we make ourselves.
+	first, before time.Duration
+	period        time.Duration // start of this period
+	// Bytes a second of one request from its start to its end, an exponential
+	// average. Counted from the first byte it would be the rate of a burst: on
+	// few cores the readers take turns, and each drains its socket at once.
+	rate    float64
+	samples int
 }
+
+// pacePeriod is how long a least latency counts, one to two times: the figure
+// by which BBR looks for the path's round trip.
+const pacePeriod = 10 * time.Second
 
 // done records a request that was sent at start, got its first byte at first
 // and its last of n bytes at end.
 func (p *pace) done(start, first, end time.Duration, n int64) {
 	lat := max(first-start, time.Microsecond)
+	if end-p.period >= pacePeriod {
+		p.before, p.first, p.period = p.first, 0, end
+	}
 	if p.first == 0 || lat < p.first {
 		p.first = lat
-	} else {
-		p.first += (lat - p.first) / 64
 	}
-	if n < 256<<10 || end <= first {
+	if n < 256<<10 || end <= start {
 		return // too short to tell a rate
 	}
-	rate := float64(n) / (end - first).Seconds()
+	p.samples++
+	rate := float64(n) / (end - start).Seconds()
 	if p.rate == 0 {
 		p.rate = rate
 	}
 	p.rate += (rate - p.rate) / 8
 }
 
-// part returns the size of a part, a power of two between leastPart and most;
-// most while nothing is known.
-func (p *pace) part(most int64) int64 {
-	if p.rate == 0 || most <= leastPart {
-		return most
+// latency is the least first-byte latency of the last one to two periods.
+func (p *pace) latency() time.Duration {
+	if p.before > 0 && (p.first == 0 || p.before < p.first) {
+		return p.before
 	}
-	want := int64(payload * p.first.Seconds() * p.rate)
+	return p.first
+}
+
+// part returns the size of a part, a power of two between leastPart and most;
+// the least while nothing is known: buffers that prove too large stay in the pool.
+func (p *pace) part(most int64) int64 {
+	if p.samples < paceSamples || most <= leastPart {
+		return min(most, leastPart)
+	}
+	want := int64(payload * p.latency().Seconds() * p.rate)
 	if want >= most {
 		return most
 	}

@@ -164,10 +164,12 @@ func TestPaceScript(t *testing.T) {
 		var out strings.Builder
 		fmt.Fprintf(&out, "start: part=%d\n", p.part(most))
 		for line := range strings.Lines(d.Input) {
-			var first, end, n int64
-			scan(t, line, "done first=%d end=%d bytes=%d", &first, &end, &n)
-			p.done(0, at(first), at(end), n)
-			fmt.Fprintf(&out, "%s -> latency=%v rate=%.0f part=%d\n", strings.TrimSpace(line), p.first, p.rate, p.part(most))
+			var start, first, end, n, times int64
+			scan(t, line, "done start=%d first=%d end=%d bytes=%d times=%d", &start, &first, &end, &n, &times)
+			for range times {
+				p.done(at(start), at(first), at(end), n)
+			}
+			fmt.Fprintf(&out, "%s -> latency=%v rate=%.0f part=%d\n", strings.TrimSpace(line), p.latency(), p.rate, p.part(most))
 		}
 		return out.String()
 	})
