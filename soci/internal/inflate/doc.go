@@ -17,6 +17,10 @@
 // and the checksum of every zstd frame are verified before io.EOF. Errors of the
 // source pass through unchanged; damage is [ErrCorrupt].
 //
+// A gzip blob gives the bytes that compress/gzip gives, and an error where that has
+// one, with three exceptions: zero bytes behind the last member are accepted, names
+// of any length are too, and reserved header flags are refused, as RFC 1952 asks.
+//
 // # Not done here
 //
 // More than one core for one stream, indexes and speculation: this is the seam

@@ -1,15 +1,15 @@
 package inflate
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
 // ErrCorrupt: the compressed bytes are damaged.
@@ -45,11 +45,6 @@ type Options struct {
 
 const defaultWindow = 128 << 20
 
-// inputBuffer is how much compressed data is copied at a time: large enough that
-// the copy is noise beside inflate, and the type (bufio.Reader) is the one for
-// which flate has a specialised loop.
-const inputBuffer = 64 << 10
-
 // Reader yields the uncompressed bytes of a blob.
 type Reader struct {
 	io.Reader
@@ -62,27 +57,26 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	if opts.MaxWindow <= 0 {
 		opts.MaxWindow = defaultWindow
 	}
-	tap := &sourceErr{r: src}
-	in := bufio.NewReaderSize(tap, inputBuffer)
-	head, err := in.Peek(4)
-	if err != nil && err != io.EOF {
+	in := flate.NewInput(src)
+	head := in.Peek(4)
+	if err := in.Err(); err != nil && err != io.EOF && len(head) < 4 {
 		return nil, err
 	}
 	switch sniff(head) {
 	case Gzip:
-		z := &members{in: in, tap: tap}
-		if err := z.open(); err != nil {
+		m, err := newMembers(in)
+		if err != nil {
 			return nil, err
 		}
-		return &Reader{Reader: z, format: Gzip, close: func() {}}, nil
+		return &Reader{Reader: m, format: Gzip, close: func() {}}, nil
 	case Zstd:
 		// Synchronous: the caller has a goroutine for this, and memory stays bounded.
 		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(uint64(opts.MaxWindow)))
 		if err != nil {
-			return nil, tap.judge(err)
+			return nil, judge(in, err)
 		}
-		return &Reader{Reader: judged{d, tap}, format: Zstd, close: d.Close}, nil
+		return &Reader{Reader: judged{d, in}, format: Zstd, close: d.Close}, nil
 	default:
 		return &Reader{Reader: in, format: None, close: func() {}}, nil
 	}
@@ -109,98 +103,23 @@ func sniff(head []byte) Format {
 	return None
 }
 
-// sourceErr remembers a failure of the source, to tell it from damage.
-type sourceErr struct {
-	r   io.Reader
-	err error
-}
-
-func (s *sourceErr) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-// judge turns a decoder's error into the source's, or into ErrCorrupt.
-func (s *sourceErr) judge(err error) error {
-	switch {
-	case err == nil, err == io.EOF:
+// judge turns a decoder's error into the source's, if that failed, or into ErrCorrupt.
+func judge(in *flate.Input, err error) error {
+	if err == nil || err == io.EOF {
 		return err
-	case s.err != nil:
-		return s.err
+	}
+	if src := in.Err(); src != nil && src != io.EOF {
+		return src
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
 type judged struct {
-	r   io.Reader
-	tap *sourceErr
+	r  io.Reader
+	in *flate.Input
 }
 
 func (j judged) Read(p []byte) (int, error) {
 	n, err := j.r.Read(p)
-	return n, j.tap.judge(err)
-}
-
-// members reads gzip members one after the other. gzip.Reader could do so itself,
-// but takes zero padding, which tape tools and some registries' proxies leave,
-// for a broken header.
-type members struct {
-	in  *bufio.Reader
-	tap *sourceErr
-	z   *gzip.Reader
-}
-
-func (m *members) open() (err error) {
-	if m.z == nil {
-		m.z, err = gzip.NewReader(m.in)
-	} else {
-		err = m.z.Reset(m.in)
-	}
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return m.tap.judge(err)
-	}
-	m.z.Multistream(false)
-	return nil
-}
-
-func (m *members) Read(p []byte) (int, error) {
-	for {
-		n, err := m.z.Read(p)
-		if n > 0 && err == io.EOF {
-			return n, nil // the end of the member is seen by the next call
-		}
-		if n > 0 || err != io.EOF {
-			return n, m.tap.judge(err)
-		}
-		if err := m.next(); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// next goes on to the member after a finished one; io.EOF when there is none.
-func (m *members) next() error {
-	padding := false
-	for {
-		head, err := m.in.Peek(2)
-		switch {
-		case err != nil && err != io.EOF:
-			return err
-		case len(head) == 0:
-			return io.EOF
-		case head[0] == 0:
-			padding = true
-			_, _ = m.in.Discard(1) // it was just peeked
-			continue
-		case !padding && sniff(head) == Gzip:
-			return m.open()
-		}
-		return fmt.Errorf("%w: %d or more bytes that are no gzip member after the last one", ErrCorrupt, len(head))
-	}
+	return n, judge(j.in, err)
 }

@@ -1,0 +1,137 @@
+package flate
+
+// fixedCodes sets the codes of RFC 1951 section 3.2.6.
+func (d *Decoder) fixedCodes() {
+	var lens [litSyms]uint8
+	for s := range lens {
+		switch {
+		case s < 144:
+			lens[s] = 8
+		case s < 256:
+			lens[s] = 9
+		case s < 280:
+			lens[s] = 7
+		default:
+			lens[s] = 8
+		}
+	}
+	d.lit.init(lens[:])
+	for s := range distSyms {
+		lens[s] = 5
+	}
+	d.dist.init(lens[:distSyms])
+	d.tables()
+	d.fixed = true
+}
+
+// tables builds the decoding tables of both codes.
+func (d *Decoder) tables() {
+	d.lit.fill(d.litTab[:], d.litSym[:], litBits, specialFlag, func(off, bits uint32) uint32 {
+		return specialFlag | subFlag | bits<<24 | off<<8 | litBits
+	})
+	d.dist.fill(d.distTab[:], d.distSym[:], distBits, distSpecial, func(off, bits uint32) uint32 {
+		return off<<16 | distSpecial | distSub | bits<<8 | distBits
+	})
+}
+
+// codeOrder is how the lengths of the code for code lengths are sorted.
+func codeOrder() [19]uint8 {
+	return [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+}
+
+// dynamicCodes reads the codes of a block (RFC 1951 section 3.2.7).
+func (d *Decoder) dynamicCodes() error {
+	if err := d.need(14); err != nil {
+		return err
+	}
+	nlit, ndist := d.take(5)+257, d.take(5)+1
+	if nlit > maxLit || ndist > maxDist {
+		return ErrCorrupt
+	}
+	nclen := d.take(4) + 4
+	var lens [maxLit + maxDist]uint8
+	order := codeOrder()
+	for _, s := range order[:nclen] {
+		if err := d.need(3); err != nil {
+			return err
+		}
+		lens[s] = uint8(d.take(3)) //nolint:gosec // G115: three bits
+	}
+	var c code
+	if !c.init(lens[:19]) {
+		return ErrCorrupt
+	}
+	var tab [1 << 7]uint32
+	var sym [19]uint32
+	for s := range sym {
+		sym[s] = uint32(s) << 8
+	}
+	c.fill(tab[:], sym[:], 7, 0, nil)
+	clear(lens[:19])
+	if err := d.codeLengths(lens[:nlit+ndist], &tab); err != nil {
+		return err
+	}
+	if !d.lit.init(lens[:nlit]) || !d.dist.init(lens[nlit:nlit+ndist]) {
+		return ErrCorrupt
+	}
+	// compress/flate reads as many bits as the end of the block takes before any
+	// symbol; where a stream is cut short that decides what comes out before the error.
+	d.lit.need = max(d.lit.min, int(lens[endBlock]))
+	d.tables()
+	return nil
+}
+
+// codeLengths reads the lengths of both codes, as one sequence.
+func (d *Decoder) codeLengths(lens []uint8, tab *[1 << 7]uint32) error {
+	in := d.in
+	for i := 0; i < len(lens); {
+		if d.nb < 7+7 && in.end-in.pos >= wordLen { // a symbol and its extra bits
+			var nb uint64
+			d.bb, nb, in.pos = in.refill(d.bb, uint64(d.nb), in.pos)
+			d.nb = uint(nb)
+			d.bb &= 1<<d.nb - 1
+		}
+		e := tab[d.bb&(1<<7-1)]
+		for uint(e&15) > d.nb { // its length is at least that of e
+			if err := d.need(d.nb + 1); err != nil {
+				return err
+			}
+			e = tab[d.bb&(1<<7-1)]
+		}
+		if e == 0 {
+			return ErrCorrupt
+		}
+		d.take(uint(e & 15))
+		s := uint8(e >> 8 & 0xff)
+		if s < 16 {
+			lens[i] = s
+			i++
+			continue
+		}
+		var v uint8
+		rep, x := 3, uint(2)
+		switch s {
+		case 16:
+			if i == 0 {
+				return ErrCorrupt
+			}
+			v = lens[i-1]
+		case 17:
+			x = 3
+		default:
+			rep, x = 11, 7
+		}
+		if err := d.need(x); err != nil {
+			return err
+		}
+		rep += d.take(x)
+		if i+rep > len(lens) {
+			return ErrCorrupt
+		}
+		for ; rep > 0; rep-- {
+			lens[i] = v
+			i++
+		}
+	}
+	return nil
+}

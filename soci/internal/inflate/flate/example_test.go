@@ -1,0 +1,34 @@
+package flate_test
+
+import (
+	"bytes"
+	stdflate "compress/flate"
+	"fmt"
+	"io"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+func ExampleDecoder() {
+	var buf bytes.Buffer
+	w, _ := stdflate.NewWriter(&buf, stdflate.BestCompression)
+	io.WriteString(w, "a tar stream")
+	w.Close()
+	buf.WriteString("what follows")
+
+	in := flate.NewInput(&buf)
+	d := flate.NewDecoder(in)
+	for {
+		p, err := d.Next()
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		fmt.Printf("%s\n", p)
+	}
+	fmt.Printf("%s\n", in.Peek(12))
+	// Output:
+	// a tar stream
+	// EOF
+	// what follows
+}

@@ -1,0 +1,140 @@
+package flate
+
+// inSlack is how far behind its limit the fast loop may read: the refill at the end
+// of a turn begins up to 7 bytes behind that of the turn's begin, there are at most
+// two more between them, and each loads 8 bytes.
+const inSlack = 32
+
+// refill tops the bit buffer up to 56 bits at least. It counts in the low six bits
+// of nb, what is above them is waste: table entries are subtracted from it whole.
+func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
+	return bb | in.load64(ip)<<(nb&63), nb | 56, ip + int(^nb>>3&7)
+}
+
+// fast decodes symbols while there is so much input and room that neither has to
+// be looked at within a turn. A turn is up to three literals, or up to two and a
+// match; the entry of the next turn's first symbol is fetched before a match is
+// copied, which hides the latency of the table.
+//
+// What was tried and lost: literals packed in pairs, and with a following length,
+// into one entry (the work per table is more than it wins in blocks of 16 k
+// symbols); tables of 10 and 12 bits; distances in 8.
+//
+//nolint:gosec // G115: fields of entries and masked bits fit
+func (d *Decoder) fast() {
+	in, w := d.in, &d.win
+	for in.end-in.pos < inSlack && in.fill() {
+	}
+	ip, op := in.pos, d.op
+	inLimit := in.end - inSlack
+	if ip > inLimit || op >= winLimit {
+		return
+	}
+	lit, dst := &d.litTab, &d.distTab
+	bb, nb, ip := in.refill(d.bb, uint64(d.nb), ip)
+	next := lit[bb&litMask]
+
+	for ip <= inLimit && op < winLimit {
+		e := next
+		if e&litFlag != 0 { // at most 11 bits, 45 are left
+			bb >>= e & 63
+			nb -= uint64(e)
+			w.store8(op, uint8(e>>8))
+			op++
+			e = lit[bb&litMask]
+			if e&litFlag != 0 { // 34 are left
+				bb >>= e & 63
+				nb -= uint64(e)
+				w.store8(op, uint8(e>>8))
+				op++
+				e = lit[bb&litMask]
+				if e&litFlag != 0 {
+					bb >>= e & 63
+					nb -= uint64(e)
+					w.store8(op, uint8(e>>8))
+					op++
+					bb, nb, ip = in.refill(bb, nb, ip)
+					next = lit[bb&litMask]
+					continue
+				}
+				bb, nb, ip = in.refill(bb, nb, ip)
+			}
+		}
+		if e&specialFlag != 0 {
+			if e&subFlag != 0 {
+				bb >>= litBits
+				nb -= litBits
+				e = lit[int(e>>8&0xffff)+int(bb&(1<<(e>>24&15)-1))]
+			}
+			if e&specialFlag != 0 {
+				if e&endFlag == 0 {
+					d.err = ErrCorrupt
+					break
+				}
+				bb >>= e & 63
+				nb -= uint64(e)
+				d.state = atHeader
+				break
+			}
+			if e&litFlag != 0 {
+				bb >>= e & 63
+				nb -= uint64(e)
+				w.store8(op, uint8(e>>8))
+				op++
+				bb, nb, ip = in.refill(bb, nb, ip)
+				next = lit[bb&litMask]
+				continue
+			}
+			bb, nb, ip = in.refill(bb, nb, ip)
+		}
+		// The rest of a length, at most 16 bits: without the refill 29 are left, a
+		// distance takes 28.
+		x := e >> 25 & 7
+		n := int(e>>16&0x1ff) + int(bb>>((e&63-x)&63)&(1<<x-1))
+		bb >>= e & 63
+		nb -= uint64(e)
+
+		f := dst[bb&distMask]
+		if f&distSpecial != 0 {
+			if f&distSub != 0 {
+				bb >>= distBits
+				nb -= distBits
+				f = dst[int(f>>16)+int(bb&(1<<(f>>8&15)-1))]
+			}
+			if f&distSpecial != 0 {
+				d.err = ErrCorrupt
+				break
+			}
+		}
+		x = f >> 8 & 15
+		dist := int(f>>16) + int(bb>>((f&63-x)&63)&(1<<x-1))
+		bb >>= f & 63
+		nb -= uint64(f)
+		if dist > op {
+			d.err = ErrCorrupt
+			break
+		}
+
+		bb, nb, ip = in.refill(bb, nb, ip)
+		next = lit[bb&litMask]
+		if dist >= wordLen {
+			// Most matches are shorter than 24 bytes: those take no branch.
+			sp, end := op-dist, op+n
+			w.store64(op, w.load64(sp))
+			w.store64(op+8, w.load64(sp+8))
+			w.store64(op+16, w.load64(sp+16))
+			for op += 24; op < end; op += 16 {
+				w.store64(op, w.load64(sp+24))
+				w.store64(op+8, w.load64(sp+32))
+				sp += 16
+			}
+			op = end
+		} else {
+			w.repeat(op, dist, n)
+			op += n
+		}
+	}
+	d.nb = uint(nb & 63)
+	d.bb = bb & (1<<d.nb - 1)
+	in.pos, d.op = ip, op
+}

@@ -1,0 +1,306 @@
+package flate
+
+import (
+	"errors"
+	"io"
+)
+
+// ErrCorrupt: the bytes are no DEFLATE stream.
+var ErrCorrupt = errors.New("flate: corrupt input")
+
+// Decoder decodes one DEFLATE stream at a time.
+type Decoder struct {
+	in   *Input
+	bb   uint64 // bits read and not used, the next one lowest; zero above nb
+	nb   uint   // how many
+	rp   int    // win[rp:op] is decoded and not handed out yet
+	op   int    // rp <= op < winSize; win[op-history:op] is kept while there is more to decode
+	base int64  // output offset of win[0]
+	err  error  // sticky: io.EOF after the last block
+
+	state   int
+	final   bool // the block is the last one
+	stored  int  // bytes of the stored block still to come
+	watcher func(Mark)
+
+	fixed     bool // the tables are those of the fixed code
+	lit, dist code
+	litTab    [litSize]uint32
+	distTab   [distSize]uint32
+	litSym    [litSyms]uint32
+	distSym   [distSyms]uint32
+	win       window
+}
+
+// The states between two calls.
+const (
+	atHeader = iota
+	inStored
+	inCodes
+)
+
+// NewDecoder returns a Decoder of the stream that in is at.
+func NewDecoder(in *Input) *Decoder {
+	d := &Decoder{litSym: litSymbols(), distSym: distSymbols()}
+	d.Reset(in)
+	return d
+}
+
+// Reset makes d decode the stream that in is at.
+func (d *Decoder) Reset(in *Input) { d.ResetAt(in, 0, nil) }
+
+// ResetAt makes d decode from the middle of a stream: a block begins skip bits, at
+// most 7, behind what in is at, and past is the output before it, of which the last
+// 32 KiB matter.
+func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
+	past = past[max(0, len(past)-history):]
+	n := copy(d.win[:history], past)
+	d.in, d.bb, d.nb, d.rp, d.op, d.base, d.err = in, 0, 0, n, n, -int64(n), nil
+	d.state, d.final = atHeader, false
+	if d.err = d.need(skip); d.err == nil {
+		d.take(skip)
+	}
+}
+
+// Mark is a place in a stream where a block begins.
+type Mark struct {
+	Bits    int64  // bits of the Input's source before it
+	Out     int64  // bytes of output before it, from where the Decoder was reset to
+	History []byte // the last of them, at most 32 KiB; valid during the call
+}
+
+// Watch makes d call f, unless nil, at every block from here on.
+func (d *Decoder) Watch(f func(Mark)) { d.watcher = f }
+
+// Next returns decoded bytes, valid until the next call; io.EOF after the last. The
+// Input is then behind the stream.
+func (d *Decoder) Next() ([]byte, error) {
+	if d.rp == d.op && d.err == nil {
+		d.run()
+	}
+	if d.rp == d.op {
+		return nil, d.err
+	}
+	p := d.win[d.rp:d.op]
+	d.rp = d.op
+	return p, nil
+}
+
+// Read is io.Reader.
+func (d *Decoder) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if d.rp == d.op && d.err == nil {
+		d.run()
+	}
+	if d.rp == d.op {
+		return 0, d.err
+	}
+	n := copy(p, d.win[d.rp:d.op])
+	d.rp += n
+	return n, nil
+}
+
+// run decodes until the window is full, or the stream ends, which sets err. All that
+// was decoded before has been handed out.
+func (d *Decoder) run() {
+	if d.op >= winLimit {
+		n := copy(d.win[:history], d.win[d.op-history:d.op])
+		d.base += int64(d.op - n)
+		d.op, d.rp = n, n
+	}
+	for d.err == nil && d.op < winLimit {
+		switch d.state {
+		case atHeader:
+			if d.watcher != nil {
+				d.watch()
+			}
+			d.err = d.header()
+		case inStored:
+			d.err = d.copyStored()
+		default:
+			d.fast()
+			if d.err == nil && d.state == inCodes {
+				d.err = d.slow()
+			}
+		}
+		if d.state == atHeader && d.final && d.err == nil {
+			d.putBack()
+			d.err = io.EOF
+		}
+	}
+}
+
+func (d *Decoder) watch() {
+	d.watcher(Mark{
+		Bits:    d.in.Offset()*8 - int64(d.nb), //nolint:gosec // G115: at most 64
+		Out:     d.base + int64(d.op),
+		History: d.win[max(0, d.op-history):d.op],
+	})
+}
+
+// putBack gives whole bytes of the bit buffer back to the input.
+func (d *Decoder) putBack() {
+	d.in.pos -= int(d.nb >> 3)
+	d.nb &= 7
+	d.bb &= 1<<d.nb - 1
+}
+
+// noMore is the error for a source that ended within the stream.
+func (d *Decoder) noMore() error {
+	if d.in.err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return d.in.err
+}
+
+// need makes sure of n bits, at most 57.
+func (d *Decoder) need(n uint) error {
+	in := d.in
+	for d.nb < n {
+		if in.pos == in.end && !in.fill() {
+			return d.noMore()
+		}
+		d.bb |= uint64(in.buf[in.pos]) << (d.nb & 63)
+		in.pos++
+		d.nb += 8
+	}
+	return nil
+}
+
+// take uses n bits that are there.
+func (d *Decoder) take(n uint) int {
+	v := d.bb & (1<<n - 1)
+	d.bb >>= n
+	d.nb -= n
+	return int(v) //nolint:gosec // G115: a few bits
+}
+
+// header reads the header of a block.
+func (d *Decoder) header() error {
+	if err := d.need(3); err != nil {
+		return err
+	}
+	d.final = d.take(1) == 1
+	switch d.take(2) {
+	case 0:
+		d.take(d.nb & 7)
+		if err := d.need(32); err != nil {
+			return err
+		}
+		n, c := d.take(16), d.take(16)
+		if n != c^0xffff {
+			return ErrCorrupt
+		}
+		d.putBack()
+		d.stored = n
+		d.state = inStored
+		return nil
+	case 1:
+		if !d.fixed {
+			d.fixedCodes()
+		}
+	case 2:
+		d.fixed = false
+		if err := d.dynamicCodes(); err != nil {
+			return err
+		}
+	default:
+		return ErrCorrupt
+	}
+	d.state = inCodes
+	return nil
+}
+
+// copyStored copies what there is of a stored block.
+func (d *Decoder) copyStored() error {
+	in := d.in
+	for d.stored > 0 && d.op < winLimit {
+		if in.pos == in.end && !in.fill() {
+			return d.noMore()
+		}
+		n := min(d.stored, winLimit-d.op, in.end-in.pos)
+		copy(d.win[d.op:d.op+n], in.buf[in.pos:])
+		in.pos += n
+		d.op += n
+		d.stored -= n
+	}
+	if d.stored == 0 {
+		d.state = atHeader
+	}
+	return nil
+}
+
+// symbol decodes one symbol bit by bit, reading no byte that it doesn't need.
+func (d *Decoder) symbol(c *code) (int, error) {
+	if err := d.need(uint(c.need)); err != nil {
+		return 0, err
+	}
+	cw, first, index := 0, 0, 0
+	for n := 1; n <= c.max; n++ {
+		if err := d.need(uint(n)); err != nil {
+			return 0, err
+		}
+		cw |= int(d.bb >> uint(n-1) & 1)
+		k := int(c.count[n])
+		if cw-k < first {
+			d.take(uint(n))
+			return int(c.sorted[index+cw-first]), nil
+		}
+		index += k
+		first = (first + k) << 1
+		cw <<= 1
+	}
+	return 0, ErrCorrupt
+}
+
+// slow decodes a few symbols: where the input or the output ends.
+func (d *Decoder) slow() error {
+	for range 64 {
+		if d.op >= winLimit {
+			return nil
+		}
+		s, err := d.symbol(&d.lit)
+		if err != nil {
+			return err
+		}
+		if s < endBlock {
+			d.win[d.op] = byte(s & 0xff)
+			d.op++
+			continue
+		}
+		if s == endBlock {
+			d.state = atHeader
+			return nil
+		}
+		if s >= maxLit {
+			return ErrCorrupt
+		}
+		e := d.litSym[s]
+		x := uint(e >> 25 & 7)
+		if err := d.need(x); err != nil {
+			return err
+		}
+		n := int(e>>16&0x1ff) + d.take(x)
+		s, err = d.symbol(&d.dist)
+		if err != nil {
+			return err
+		}
+		if s >= maxDist {
+			return ErrCorrupt
+		}
+		e = d.distSym[s]
+		x = uint(e >> 8 & 15)
+		if err := d.need(x); err != nil {
+			return err
+		}
+		dist := int(e>>16) + d.take(x)
+		if dist > d.op {
+			return ErrCorrupt
+		}
+		d.win.match(d.op, dist, n)
+		d.op += n
+	}
+	return nil
+}

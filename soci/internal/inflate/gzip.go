@@ -1,0 +1,191 @@
+package inflate
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+var (
+	errHeader   = errors.New("gzip: invalid header")
+	errReserved = errors.New("gzip: reserved header flags")
+	errChecksum = errors.New("gzip: wrong checksum or length")
+)
+
+// The flags of a member's header (RFC 1952 section 2.3.1).
+const (
+	flagHeaderCRC = 1 << 1
+	flagExtra     = 1 << 2
+	flagName      = 1 << 3
+	flagComment   = 1 << 4
+	flagReserved  = 0xe0
+)
+
+// members reads gzip members one after the other.
+type members struct {
+	in   *flate.Input
+	dec  *flate.Decoder
+	left []byte // decoded, checked in and not read yet
+	sum  uint32 // CRC-32 of the member so far
+	size uint32 // its length, modulo 2^32
+	err  error  // sticky
+}
+
+// newMembers reads the first header.
+func newMembers(in *flate.Input) (*members, error) {
+	m := &members{in: in}
+	if err := m.open(); err != nil {
+		return nil, judge(in, err)
+	}
+	m.dec = flate.NewDecoder(in)
+	return m, nil
+}
+
+// Read is io.Reader.
+func (m *members) Read(p []byte) (int, error) {
+	for len(m.left) == 0 && len(p) > 0 {
+		if m.err != nil {
+			return 0, m.err
+		}
+		var err error
+		m.left, err = m.next()
+		m.err = judge(m.in, err)
+	}
+	n := copy(p, m.left)
+	m.left = m.left[n:]
+	return n, nil
+}
+
+// next returns more output; none at the end of a member.
+func (m *members) next() ([]byte, error) {
+	p, err := m.dec.Next()
+	if err == nil {
+		// The pieces of a decoder fit into the cache they were just written to.
+		m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
+		m.size += uint32(len(p)) //nolint:gosec // G115: modulo 2^32 is what the format says
+		return p, nil
+	}
+	if err != io.EOF {
+		return nil, err
+	}
+	trailer := m.in.Peek(8)
+	if len(trailer) < 8 {
+		return nil, noEOF(m.in.Err())
+	}
+	if binary.LittleEndian.Uint32(trailer) != m.sum || binary.LittleEndian.Uint32(trailer[4:]) != m.size {
+		return nil, errChecksum
+	}
+	m.in.Skip(8)
+	return nil, m.follow()
+}
+
+// follow goes on to the member after a finished one; io.EOF when there is none.
+// Zero bytes, which tape tools and some registries' proxies leave, may follow the last.
+func (m *members) follow() error {
+	padding := false
+	for {
+		head := m.in.Peek(2)
+		switch {
+		case len(head) == 0:
+			return m.in.Err()
+		case len(head) == 1 && m.in.Err() != io.EOF:
+			return m.in.Err()
+		case head[0] == 0:
+			padding = true
+			m.in.Skip(1)
+			continue
+		case !padding && sniff(head) == Gzip:
+			if err := m.open(); err != nil {
+				return err
+			}
+			m.dec.Reset(m.in)
+			return nil
+		}
+		return fmt.Errorf("%d or more bytes that are no gzip member after the last one", len(head))
+	}
+}
+
+// open reads a member's header.
+func (m *members) open() error {
+	m.sum, m.size = 0, 0
+	h := header{in: m.in}
+	fixed := h.take(10) // magic number, method, flags, time, two of no interest here
+	if h.err != nil {
+		return h.err
+	}
+	flags := fixed[3]
+	switch {
+	case sniff(fixed[:2]) != Gzip, fixed[2] != 8:
+		return errHeader
+	case flags&flagReserved != 0:
+		return errReserved // a must of RFC 1952 section 2.3.1.2
+	}
+	if flags&flagExtra != 0 {
+		if n := h.take(2); h.err == nil {
+			h.skip(int(binary.LittleEndian.Uint16(n)))
+		}
+	}
+	if flags&flagName != 0 {
+		h.skipString()
+	}
+	if flags&flagComment != 0 {
+		h.skipString()
+	}
+	if flags&flagHeaderCRC != 0 {
+		want := uint16(h.sum) //nolint:gosec // G115: the low half is what the format says
+		if n := h.take(2); h.err == nil && binary.LittleEndian.Uint16(n) != want {
+			return errHeader
+		}
+	}
+	return h.err
+}
+
+// header reads a member's header and sums it up; after an error it does nothing.
+type header struct {
+	in  *flate.Input
+	sum uint32
+	err error
+}
+
+// take returns the next n bytes, valid until the next call; nil on an error.
+func (h *header) take(n int) []byte {
+	if h.err != nil {
+		return nil
+	}
+	p := h.in.Peek(n)
+	if len(p) < n {
+		h.err = noEOF(h.in.Err())
+		return nil
+	}
+	h.sum = crc32.Update(h.sum, crc32.IEEETable, p)
+	h.in.Skip(n)
+	return p
+}
+
+func (h *header) skip(n int) {
+	const step = 1 << 10
+	for ; n > 0 && h.err == nil; n -= step {
+		h.take(min(n, step))
+	}
+}
+
+// skipString skips a string and the zero byte at its end.
+func (h *header) skipString() {
+	for h.err == nil {
+		if c := h.take(1); h.err == nil && c[0] == 0 {
+			return
+		}
+	}
+}
+
+// noEOF is err, or io.ErrUnexpectedEOF for io.EOF.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
