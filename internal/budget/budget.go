@@ -16,7 +16,8 @@ type Budget struct {
 	inUse int64      // reserved bytes, forced ones included
 	idle  int64      // bytes of pooled buffers; inUse + idle <= max(limit, inUse)
 	peak  int64      // largest inUse seen
-	free  [classes][]*Buf
+	free  [classes][][]byte
+	spare []*Buf // bookkeeping of released buffers, for reuse
 	// waiters is the queue of blocked reservations, oldest first. Only the
 	// head is ever granted by room; an account that holds nothing is granted
 	// out of turn (see wake).

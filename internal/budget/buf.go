@@ -32,17 +32,31 @@ func classOf(n int) (class, size int) {
 
 // Buf is a reference-counted buffer. It starts with one reference; the last
 // Release returns it to the pool, after which its bytes must not be touched.
+//
+// Its bytes are reserved from the start, but memory is taken only when Bytes is
+// first called: a hundred queued requests hold a hundred reservations, and the
+// few that run share the few pieces of memory that are warm in the cache.
 type Buf struct {
 	b     *Budget
 	acct  *Account
-	mem   []byte // whole capacity
+	mem   []byte // whole capacity; nil until Bytes is called
 	n     int    // bytes in use
+	size  int    // bytes reserved
 	class int
 	refs  atomic.Int32
 }
 
-// Bytes returns the n bytes that were asked for. Valid until the last Release.
-func (f *Buf) Bytes() []byte { return f.mem[:f.n] }
+// Len returns the number of bytes.
+func (f *Buf) Len() int { return f.n }
+
+// Bytes returns the bytes that were asked for, valid until the last Release.
+// The first call must have returned before another goroutine makes one.
+func (f *Buf) Bytes() []byte {
+	if f.mem == nil {
+		f.mem = f.b.memory(f.class, f.size)
+	}
+	return f.mem[:f.n]
+}
 
 // Truncate shortens the buffer to n bytes; it never grows it.
 func (f *Buf) Truncate(n int) {
@@ -67,15 +81,18 @@ func (f *Buf) Release() {
 	case n < 0:
 		panic("budget: buffer released twice")
 	}
-	b, acct, size := f.b, f.acct, int64(len(f.mem))
-	f.acct = nil
-	poison(f.mem)
+	b, acct, size, mem := f.b, f.acct, int64(f.size), f.mem
+	f.acct, f.mem = nil, nil
+	poison(mem)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	acct.add(-size)
 	b.inUse -= size
-	b.free[f.class] = append(b.free[f.class], f)
-	b.idle += size
+	if mem != nil {
+		b.free[f.class] = append(b.free[f.class], mem)
+		b.idle += size
+	}
+	b.spare = append(b.spare, f)
 	b.wake() // may reserve, and so trim, what was just freed
 	b.trim(max(0, b.limit-b.inUse))
 }
@@ -136,19 +153,36 @@ func (a *Account) TryGet(n int) *Buf {
 func (b *Budget) make(class, size, n int, acct *Account) *Buf {
 	b.mu.Lock()
 	var f *Buf
+	if l := len(b.spare); l > 0 {
+		f = b.spare[l-1]
+		b.spare[l-1] = nil
+		b.spare = b.spare[:l-1]
+	}
+	b.mu.Unlock()
+	if f == nil {
+		f = &Buf{b: b}
+	}
+	f.class, f.size, f.n, f.acct = class, size, n, acct
+	f.refs.Store(1)
+	return f
+}
+
+// memory returns pooled or new memory of a class; the most recently used first,
+// which may still be in the cache.
+func (b *Budget) memory(class, size int) []byte {
+	b.mu.Lock()
+	var m []byte
 	if l := len(b.free[class]); l > 0 {
-		f = b.free[class][l-1]
+		m = b.free[class][l-1]
 		b.free[class][l-1] = nil
 		b.free[class] = b.free[class][:l-1]
 		b.idle -= int64(size)
 	}
 	b.mu.Unlock()
-	if f == nil {
-		f = &Buf{b: b, class: class, mem: alloc(size)}
+	if m == nil {
+		m = alloc(size)
 	}
-	f.n, f.acct = n, acct
-	f.refs.Store(1)
-	return f
+	return m
 }
 
 // Trim gives all idle buffers back to the system.
@@ -164,12 +198,11 @@ func (b *Budget) trim(keep int64) {
 	for class := classes - 1; class >= 0 && b.idle > keep; class-- {
 		l := b.free[class]
 		for len(l) > 0 && b.idle > keep {
-			f := l[len(l)-1]
+			m := l[len(l)-1]
 			l[len(l)-1] = nil
 			l = l[:len(l)-1]
-			b.idle -= int64(len(f.mem))
-			free(f.mem)
-			f.mem = nil
+			b.idle -= int64(len(m))
+			free(m)
 		}
 		b.free[class] = l
 	}

@@ -40,9 +40,9 @@ const (
 	defaultRate  = 1_250_000_000
 	defaultConns = 256
 	defaultStall = 10 * time.Second
-	// minConns is the least number of requests at once: one that stalls and
-	// its hedge.
-	minConns = 2
+	// minConns is the least number of requests at once: two that stall and
+	// their hedges.
+	minConns = 4
 	// maxPart keeps an offset inside a part in an int on 32-bit systems.
 	maxPart = 1 << 30
 )
@@ -54,8 +54,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("part size %d is out of range: use 0 (8 MiB) or 1 to %d bytes", o.PartBytes, maxPart)
 	case o.TargetRate < 0:
 		return fmt.Errorf("target rate %d bytes/s is negative: use 0 for 10 Gbit/s", o.TargetRate)
-	case o.MaxConns < 0 || o.MaxConns == 1:
-		return fmt.Errorf("%d connections for each host: use 0 for %d, or at least %d (one may stall)", o.MaxConns, defaultConns, minConns)
+	case o.MaxConns < 0 || o.MaxConns > 0 && o.MaxConns < 2:
+		return fmt.Errorf("%d connections for each host: use 0 for %d, or at least 2 (one may stall)", o.MaxConns, defaultConns)
 	case o.Hedge.Quantile >= 1:
 		return fmt.Errorf("hedge quantile %g: use 0 for 0.95, a negative number for no hedges, or less than 1", o.Hedge.Quantile)
 	case o.Hedge.Budget < 0 || o.Hedge.Budget > 1:

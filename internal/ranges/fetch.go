@@ -53,7 +53,7 @@ func (o *Object) Fetch(ctx context.Context, p []byte, off int64) (int, error) {
 
 func (o *Object) fetchPart(ctx context.Context, p []byte, off int64) (int, error) {
 	t := o.e.getTask()
-	t.o, t.off, t.buf, t.urgent = o, off, p, true
+	t.o, t.off, t.n, t.buf, t.urgent = o, off, int64(len(p)), p, true
 	o.g.submit(t)
 	n, err := o.wait(ctx, t, "fetch")
 	if err == nil && n < len(p) {
@@ -84,7 +84,7 @@ func (o *Object) wait(ctx context.Context, t *task, op string) (int, error) {
 // error wraps the failure of a task.
 func (o *Object) error(op string, t *task) error {
 	var f *Fault
-	e := &Error{Op: op, Object: o.spec.Name, Off: t.off, Len: int64(len(t.buf)), Attempts: t.attempts, Err: t.err}
+	e := &Error{Op: op, Object: o.spec.Name, Off: t.off, Len: t.n, Attempts: t.attempts, Err: t.err}
 	if errors.As(t.err, &f) {
 		e.Status = f.Status
 	}
@@ -97,6 +97,7 @@ func (o *Object) fetchParts(ctx context.Context, p []byte, off int64) (int, erro
 	for at := 0; at < len(p); at += part {
 		t := o.e.getTask()
 		t.o, t.off, t.buf = o, off+int64(at), p[at:min(at+part, len(p))]
+		t.n = int64(len(t.buf))
 		t.urgent = at == 0
 		o.g.submit(t)
 		ts = append(ts, t)

@@ -98,14 +98,14 @@ func (f *flight) begin(t *task) {
 	} else {
 		f.mem = f.p
 	}
-	t.off, t.buf = f.off, f.mem
+	t.off, t.n, t.buf = f.off, f.n, f.mem
 }
 
 // lead makes the request of a flight that the caller started.
 func (fl *flights) lead(ctx context.Context, f *flight, p []byte, off int64) (int, error) {
 	t := fl.o.e.getTask()
 	f.task = t
-	t.o, t.off, t.buf, t.urgent = fl.o, off, p, true
+	t.o, t.off, t.n, t.buf, t.urgent = fl.o, off, int64(len(p)), p, true
 	t.begin = f.begin
 	t.notify = func(*task) { close(f.ready) }
 	fl.o.g.submit(t)

@@ -44,7 +44,7 @@ type gate struct {
 func newGate(e *Engine, host string) *gate {
 	g := &gate{
 		e: e, host: host,
-		limiter: newLimiter(e.opts.TargetRate, minConns, e.opts.MaxConns),
+		limiter: newLimiter(e.opts.TargetRate, min(minConns, e.opts.MaxConns), e.opts.MaxConns),
 		hedger:  newHedger(e.opts.Hedge),
 		wake:    make(chan struct{}, 1),
 	}
@@ -58,7 +58,8 @@ func newGate(e *Engine, host string) *gate {
 type task struct {
 	o      *Object
 	off    int64  // object offset of buf[0]
-	buf    []byte // where the bytes go; len = bytes asked for
+	n      int64  // bytes asked for
+	buf    []byte // where the bytes go; len = n. May be set as late as by begin
 	sum    ChecksumAlgorithm
 	urgent bool // its consumer waits for it; guarded by gate.mu while submitted
 	// wantsBody: hand the whole answer over when the server ignored the range.
@@ -69,6 +70,9 @@ type task struct {
 	// answered, if set, gets a token when an answer's head has told what is to
 	// be known of the object. Capacity 1.
 	answered chan struct{}
+	// troubled, if set, gets a token when an attempt has failed or is hedged:
+	// this task will take longer than others. Capacity 1.
+	troubled chan struct{}
 	// notify, if set, is called once when the task has ended, instead of a
 	// send on done. A gate's lock may be held: it must not block or call back.
 	notify func(t *task)
@@ -149,17 +153,27 @@ func (g *gate) push(a *attempt) {
 	}
 }
 
-// promote makes a task outrank prefetch: its consumer waits for it.
-func (g *gate) promote(t *task) {
+// promote makes a task outrank prefetch: its consumer waits for it. It reports
+// whether the task is in trouble already.
+func (g *gate) promote(t *task) (trouble bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.urgent {
-		return
+	a, h := &t.a[0], &t.a[1]
+	if !t.urgent {
+		t.urgent = true
+		if a.in == &g.ahead {
+			g.ahead.remove(a)
+			g.urgent.pushBack(a)
+		}
 	}
-	t.urgent = true
-	if a := &t.a[0]; a.in == &g.ahead {
-		g.ahead.remove(a)
-		g.urgent.pushBack(a)
+	return a.in == &g.delayed || h.lane != nil || h.queued()
+}
+
+// trouble tells the owner that the task will take longer.
+func (t *task) trouble() {
+	select {
+	case t.troubled <- struct{}{}:
+	default: // told already, or nobody wants to know: a nil channel is never ready
 	}
 }
 
@@ -333,6 +347,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		other.in.remove(other)
 		g.hedger.refund()
 	}
+	t.trouble()
 	g.e.stats.retries.Add(1)
 	if t.got > 0 {
 		g.e.stats.resumes.Add(1)
@@ -343,7 +358,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if v.after > 0 {
 		t.readyAt = now + v.after
 		g.delayed.pushBack(p)
-		g.poke()
+		g.nudge() // its pause may be shorter than the monitor's nap
 	} else {
 		t.urgent = true // it has waited long enough
 		g.push(p)
@@ -424,11 +439,22 @@ func (g *gate) shut() {
 	close(g.wake)
 }
 
-// poke wakes the monitor if it sleeps.
+// poke wakes the monitor if it sleeps without a timer.
 func (g *gate) poke() {
-	if g.asleep && !g.closed {
-		g.asleep = false
-		g.wake <- struct{}{}
+	if g.asleep {
+		g.nudge()
+	}
+}
+
+// nudge makes the monitor look again now. The caller holds g.mu.
+func (g *gate) nudge() {
+	if g.closed {
+		return
+	}
+	g.asleep = false
+	select {
+	case g.wake <- struct{}{}:
+	default: // it will look anyway
 	}
 }
 

@@ -13,8 +13,9 @@ type HedgePolicy struct {
 	// the S3 performance guide). Negative turns hedging off.
 	Quantile float64
 	// Floor is the least time after which a request can be late or silent. 0
-	// means 150 ms: S3's median first byte is 30 to 100 ms, and a hedge before
-	// that buys nothing.
+	// means 50 ms: below, a busy processor looks like a slow server. Where
+	// answers take longer (S3's first byte: 30 to 100 ms), the measured latency
+	// decides.
 	Floor time.Duration
 	// Budget is the share of all requests that may be hedges. 0 means 0.05.
 	Budget float64
@@ -25,7 +26,7 @@ func (p *HedgePolicy) setDefaults() {
 		p.Quantile = 0.95
 	}
 	if p.Floor == 0 {
-		p.Floor = 150 * time.Millisecond
+		p.Floor = 50 * time.Millisecond
 	}
 	if p.Budget == 0 {
 		p.Budget = 0.05
@@ -39,8 +40,9 @@ const (
 	ringSize = 64
 	// minSamples before a class's own quantile counts.
 	minSamples = 8
-	// coldFactor times the floor is "late" while nothing is known.
-	coldFactor = 4
+	// coldFactor times the floor is "late" while nothing is known: 400 ms, more
+	// than all but the slowest stores need.
+	coldFactor = 8
 	// maxTokens is the most hedges that may be saved up: a burst of stalls (one
 	// dead front-end) can be answered, a dead region can't be doubled.
 	maxTokens = 16
@@ -94,7 +96,7 @@ func (h *hedger) late(n int64) (late, median time.Duration) {
 		}
 	}
 	if l.n < minSamples {
-		return coldFactor * h.p.Floor, coldFactor * h.p.Floor
+		return coldFactor * h.p.Floor, coldFactor / 2 * h.p.Floor
 	}
 	if l.age > 0 && (l.cached == 0 || l.age >= minSamples) {
 		s := l.ring
@@ -117,7 +119,7 @@ type running struct {
 
 // due reports whether a request deserves a hedge now. It is late when it runs
 // longer than 1.5 times the quantile, or when it has been silent for the floor
-// and for the median of a whole request. A late one that will end before a new
+// and for twice the median of a whole request. A late one that will end before a new
 // one could is left alone.
 func (h *hedger) due(now time.Duration, r running) bool {
 	if h.p.Quantile < 0 {
@@ -125,7 +127,7 @@ func (h *hedger) due(now time.Duration, r running) bool {
 	}
 	late, median := h.late(r.want)
 	silent := now - r.lastByte
-	if silent >= max(h.p.Floor, median) && silent > 0 {
+	if silent >= max(h.p.Floor, 2*median) && silent > 0 {
 		return now-r.start >= h.p.Floor
 	}
 	age := now - r.start

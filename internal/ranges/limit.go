@@ -6,9 +6,11 @@ const (
 	// perConn is what one S3 connection carries, 85 to 90 MB/s by the S3
 	// performance guide; the start is TargetRate / perConn requests at once.
 	perConn = 85_000_000
-	// decrease is the factor on a throttle answer. 0.7 rather than TCP's 0.5:
-	// 503 answers are sampled from many front-ends, not one queue.
-	decrease = 0.7
+	// A throttle answer decreases the limit by half of the share of such answers
+	// among the recent ones (DCTCP's rule, RFC 8257 section 3.3): a host that
+	// refuses everything halves it each time, one front-end of many that does
+	// costs little. The least is leastDecrease.
+	leastDecrease = 1.0 / 16
 	// hold is how long the limit stays below the one that was throttled last
 	// before it is tried again: capacity behind such answers grows in minutes.
 	hold = 2 * time.Second
@@ -120,7 +122,7 @@ func (l *limiter) throttle(now, sent, retryAfter time.Duration) {
 		return
 	}
 	l.throttled, l.lastDecrease, l.ceiling = true, now, l.limit
-	l.limit = max(l.limit*decrease, l.min)
+	l.limit = max(l.limit*(1-max(l.recent/2, leastDecrease)), l.min)
 	l.lastRate = 0 // what came before is no measure for what follows
 	l.epochStart, l.epochBytes, l.epochDone = now, 0, 0
 }

@@ -3,12 +3,12 @@ package ranges
 import "time"
 
 const (
-	// tick is how often running requests are looked at: a seventh of the
+	// tick is how often running requests are looked at: a fifth of the
 	// shortest time after which a hedge is due.
-	tick = 20 * time.Millisecond
+	tick = 10 * time.Millisecond
 	// idleTicks without anything to watch before the monitor sleeps: waking it
 	// for each single read of an otherwise idle mount would cost more.
-	idleTicks = 50
+	idleTicks = 100
 )
 
 // monitor is the goroutine that looks at the clock for a gate: it queues
@@ -22,7 +22,8 @@ func (g *gate) monitor() {
 			g.mu.Unlock()
 			return
 		}
-		if g.check(g.e.now()) {
+		busy, next := g.check(g.e.now())
+		if busy {
 			quiet = 0
 		} else {
 			quiet++
@@ -37,7 +38,7 @@ func (g *gate) monitor() {
 			quiet = 0
 			continue
 		}
-		timer.Reset(tick)
+		timer.Reset(next)
 		select {
 		case <-timer.C:
 		case <-g.wake: // closed; the loop's head sees it
@@ -45,17 +46,20 @@ func (g *gate) monitor() {
 	}
 }
 
-// check does what the time asks for, and reports whether there is anything
-// left to watch. The caller holds g.mu.
-func (g *gate) check(now time.Duration) bool {
+// check does what the time asks for. It reports whether there is anything left
+// to watch, and when to look again. The caller holds g.mu.
+func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
+	next = tick
 	for a := g.delayed.head; a != nil; {
-		next := a.next
+		after := a.next
 		if a.t.readyAt <= now {
 			g.delayed.remove(a)
 			a.t.urgent = true // it has waited long enough
 			g.push(a)
+		} else {
+			next = min(next, a.t.readyAt-now)
 		}
-		a = next
+		a = after
 	}
 	for _, l := range g.lanes {
 		if a := l.current; a != nil && l.active && !a.t.ended && !a.cancelled {
@@ -63,7 +67,10 @@ func (g *gate) check(now time.Duration) bool {
 		}
 	}
 	g.dispatch()
-	return g.inflight > 0 || g.delayed.head != nil || g.urgent.head != nil || g.ahead.head != nil
+	if wait := g.limiter.pausedUntil - now; wait > 0 {
+		next = min(next, wait)
+	}
+	return g.inflight > 0 || g.delayed.head != nil || g.urgent.head != nil || g.ahead.head != nil, next
 }
 
 // watch looks at one running request.
@@ -100,4 +107,5 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 	h.off, h.buf, h.fresh = t.off+int64(from), t.spare.Bytes()[from:end], true
 	g.e.opts.Log.Debug("range hedged", "object", t.o.spec.Name, "offset", h.off, "after", now-l.started)
 	g.push(h)
+	t.trouble()
 }

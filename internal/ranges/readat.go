@@ -219,7 +219,8 @@ func (r *Reader) fetch(n int64) bool {
 	}
 	s := &segment{off: r.next, n: n, buf: buf, ready: make(chan struct{}), task: &task{}}
 	buf.Retain() // the request's
-	s.task.o, s.task.off, s.task.buf = r.o, s.off, buf.Bytes()
+	s.task.o, s.task.off, s.task.n = r.o, s.off, n
+	s.task.begin = func(t *task) { t.buf = buf.Bytes() }
 	r.wg.Add(1)
 	s.task.notify = func(*task) {
 		close(s.ready)

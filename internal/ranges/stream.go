@@ -52,6 +52,7 @@ type Stream struct {
 	// The consumer's alone.
 	plan    plan
 	win     window
+	stretch int   // deliveries for which the whole window is used: a head was in trouble
 	at      int64 // offset of the next byte to deliver
 	cur     Part  // what Read has not yet handed out
 	curRest []byte
@@ -68,6 +69,14 @@ type part struct {
 	buf  *budget.Buf
 	over bool // done was received
 }
+
+// troubleParts is for how many parts a stream uses its whole window after its
+// head had to wait for a retry or a hedge: what is ready bridges such a time,
+// and trouble seldom comes alone.
+const troubleParts = 64
+
+// back gives a part its memory when its request gets a slot.
+func (p *part) back(t *task) { t.buf = p.buf.Bytes() }
 
 // maxPlainBreaks bounds how often a whole-object answer that broke is asked
 // for again: each time all of it comes from the start.
@@ -127,14 +136,14 @@ func (s *Stream) fill() {
 	var slots int
 	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
 	limit := s.win.size
-	if !alone {
-		// Parts beyond twice what the host's limit lets run would hold buffers
-		// and do nothing.
+	if s.stretch == 0 {
+		// Parts beyond twice what the host's limit lets run would only wait, and
+		// finished ones pile up and push each other out of the cache.
 		limit = min(limit, 2*int64(slots)*s.plan.part)
 	}
 	var ahead int64
 	for _, p := range s.parts {
-		ahead += int64(len(p.task.buf))
+		ahead += p.n
 	}
 	for !s.closed && s.plan.more() {
 		if len(s.parts) > 0 && (alone || ahead >= limit) {
@@ -159,10 +168,15 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	if n := len(s.spare); n > 0 {
 		p, s.spare = s.spare[n-1], s.spare[:n-1]
 	} else {
-		p = &part{task: task{done: make(chan struct{}, 1)}}
+		p = &part{task: task{done: make(chan struct{}, 1), troubled: make(chan struct{}, 1)}}
+		p.begin = p.back
+	}
+	select {
+	case <-p.troubled: // of its last use
+	default:
 	}
 	p.buf, p.over = buf, false
-	p.o, p.off, p.task.buf = s.o, off, buf.Bytes()
+	p.o, p.off, p.n, p.task.buf = s.o, off, int64(buf.Len()), nil
 	p.urgent = len(s.parts) == 0
 	p.wantsBody = p.urgent
 	p.answered = nil
@@ -292,8 +306,10 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 		return nil
 	default:
 	}
-	s.o.g.promote(&head.task)
 	s.win.stalled()
+	if s.o.g.promote(&head.task) {
+		s.stretch = troubleParts
+	}
 	s.fill()
 	for {
 		select {
@@ -304,6 +320,9 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 			// The size is known before the first part's bytes have come: the
 			// other parts need not wait for them.
 			s.setEnd()
+			s.fill()
+		case <-head.troubled:
+			s.stretch = troubleParts
 			s.fill()
 		case <-ctx.Done():
 			return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
@@ -327,9 +346,10 @@ func (s *Stream) pop() *budget.Buf {
 
 // deliver hands the finished head out.
 func (s *Stream) deliver(head *part) (Part, error) {
-	off, got, asked, crc, alg := head.off, head.got, len(head.task.buf), head.crc, head.sum
+	off, got, asked, crc, alg := head.off, head.got, int(head.n), head.crc, head.sum
 	buf := s.pop()
 	buf.Truncate(got)
+	s.stretch = max(s.stretch-1, 0)
 	if want := s.algorithm(); want != alg {
 		// The first answer told an algorithm that we did not expect.
 		crc = want.update(0, buf.Bytes())
