@@ -12,8 +12,9 @@ type DialContext func(ctx context.Context, network, address string) (net.Conn, e
 
 const (
 	// socketBuffer is net/http's own buffer for heads. Bodies are read past it,
-	// straight into the part's buffer, whatever its size.
-	socketBuffer = 16 << 10
+	// straight into the part's buffer; what of them comes along with the head is
+	// copied once more, so it is no larger than a head needs.
+	socketBuffer = 4 << 10
 	// idlePerHost keeps as many connections as the engine may use at once.
 	idlePerHost = 256
 	// idleTimeout is below the 60 s after which many load balancers drop idle
@@ -44,7 +45,7 @@ func NewTransport(dial DialContext) *http.Transport {
 		IdleConnTimeout:     idleTimeout,
 		TLSHandshakeTimeout: tlsTimeout,
 		ReadBufferSize:      socketBuffer,
-		WriteBufferSize:     socketBuffer / 4,
+		WriteBufferSize:     socketBuffer,
 	}
 }
 

@@ -70,9 +70,9 @@ type task struct {
 	// answered, if set, gets a token when an answer's head has told what is to
 	// be known of the object. Capacity 1.
 	answered chan struct{}
-	// troubled, if set, gets a token when an attempt has failed or is hedged:
-	// this task will take longer than others. Capacity 1.
-	troubled chan struct{}
+	// retried, if set, gets a token when an attempt has failed and another will
+	// follow. Capacity 1.
+	retried chan struct{}
 	// notify, if set, is called once when the task has ended, instead of a
 	// send on done. A gate's lock may be held: it must not block or call back.
 	notify func(t *task)
@@ -154,11 +154,11 @@ func (g *gate) push(a *attempt) {
 }
 
 // promote makes a task outrank prefetch: its consumer waits for it. It reports
-// whether the task is in trouble already.
-func (g *gate) promote(t *task) (trouble bool) {
+// whether the task waits for a retry.
+func (g *gate) promote(t *task) (retried bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	a, h := &t.a[0], &t.a[1]
+	a := &t.a[0]
 	if !t.urgent {
 		t.urgent = true
 		if a.in == &g.ahead {
@@ -166,13 +166,13 @@ func (g *gate) promote(t *task) (trouble bool) {
 			g.urgent.pushBack(a)
 		}
 	}
-	return a.in == &g.delayed || h.lane != nil || h.queued()
+	return a.in == &g.delayed
 }
 
-// trouble tells the owner that the task will take longer.
-func (t *task) trouble() {
+// tellRetry tells the owner that the task will take longer.
+func (t *task) tellRetry() {
 	select {
-	case t.troubled <- struct{}{}:
+	case t.retried <- struct{}{}:
 	default: // told already, or nobody wants to know: a nil channel is never ready
 	}
 }
@@ -347,7 +347,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		other.in.remove(other)
 		g.hedger.refund()
 	}
-	t.trouble()
+	t.tellRetry()
 	g.e.stats.retries.Add(1)
 	if t.got > 0 {
 		g.e.stats.resumes.Add(1)

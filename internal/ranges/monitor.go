@@ -107,5 +107,4 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 	h.off, h.buf, h.fresh = t.off+int64(from), t.spare.Bytes()[from:end], true
 	g.e.opts.Log.Debug("range hedged", "object", t.o.spec.Name, "offset", h.off, "after", now-l.started)
 	g.push(h)
-	t.trouble()
 }

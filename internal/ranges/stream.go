@@ -52,7 +52,7 @@ type Stream struct {
 	// The consumer's alone.
 	plan    plan
 	win     window
-	stretch int   // deliveries for which the whole window is used: a head was in trouble
+	stretch int   // deliveries for which the whole window is used: a head had to be retried
 	at      int64 // offset of the next byte to deliver
 	cur     Part  // what Read has not yet handed out
 	curRest []byte
@@ -70,10 +70,10 @@ type part struct {
 	over bool // done was received
 }
 
-// troubleParts is for how many parts a stream uses its whole window after its
-// head had to wait for a retry or a hedge: what is ready bridges such a time,
-// and trouble seldom comes alone.
-const troubleParts = 64
+// retryParts is for how many parts a stream uses its whole window after its
+// head had to wait for a retry: what is ready bridges such a time, and trouble
+// seldom comes alone. (A hedge is no such sign: it may be a busy processor.)
+const retryParts = 64
 
 // back gives a part its memory when its request gets a slot.
 func (p *part) back(t *task) { t.buf = p.buf.Bytes() }
@@ -168,11 +168,11 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	if n := len(s.spare); n > 0 {
 		p, s.spare = s.spare[n-1], s.spare[:n-1]
 	} else {
-		p = &part{task: task{done: make(chan struct{}, 1), troubled: make(chan struct{}, 1)}}
+		p = &part{task: task{done: make(chan struct{}, 1), retried: make(chan struct{}, 1)}}
 		p.begin = p.back
 	}
 	select {
-	case <-p.troubled: // of its last use
+	case <-p.retried: // of its last use
 	default:
 	}
 	p.buf, p.over = buf, false
@@ -308,7 +308,7 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 	}
 	s.win.stalled()
 	if s.o.g.promote(&head.task) {
-		s.stretch = troubleParts
+		s.stretch = retryParts
 	}
 	s.fill()
 	for {
@@ -321,8 +321,8 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 			// other parts need not wait for them.
 			s.setEnd()
 			s.fill()
-		case <-head.troubled:
-			s.stretch = troubleParts
+		case <-head.retried:
+			s.stretch = retryParts
 			s.fill()
 		case <-ctx.Done():
 			return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
