@@ -17,12 +17,16 @@
 // and the checksum of every zstd frame are verified before io.EOF. Errors of the
 // source pass through unchanged; damage is [ErrCorrupt].
 //
+// With [Options].Workers the members of a gzip blob that has several are decoded by
+// as many goroutines, in order and with all checks; they end with Close, which must
+// then be called. A blob of one member is not the faster for it.
+//
 // A gzip blob gives the bytes that compress/gzip gives, and an error where that has
 // one, with three exceptions: zero bytes behind the last member are accepted, names
 // of any length are too, and reserved header flags are refused, as RFC 1952 asks.
 //
 // # Not done here
 //
-// More than one core for one stream, indexes and speculation: this is the seam
+// More than one core for one member, indexes and speculation: this is the seam
 // behind which they go. Digests and expansion limits are the caller's.
 package inflate

@@ -33,11 +33,16 @@ type members struct {
 	sum  uint32 // CRC-32 of the member so far
 	size uint32 // its length, modulo 2^32
 	err  error  // sticky
+
+	padded  bool // zero bytes follow the last member
+	workers int  // more than one: several members are decoded at a time
+	sizes   jobSizes
+	par     *parallel // nil before a second member
 }
 
 // newMembers reads the first header.
-func newMembers(in *flate.Input) (*members, error) {
-	m := &members{in: in}
+func newMembers(in *flate.Input, workers int) (*members, error) {
+	m := &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}}
 	if err := m.open(); err != nil {
 		return nil, judge(in, err)
 	}
@@ -60,8 +65,21 @@ func (m *members) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// close ends what works for m.
+func (m *members) close() {
+	if m.par != nil {
+		m.par.close()
+	}
+}
+
 // next returns more output; none at the end of a member.
 func (m *members) next() ([]byte, error) {
+	if m.par != nil && m.par.active {
+		if p := m.par.next(); p != nil {
+			return p, nil
+		}
+		return nil, m.follow(false)
+	}
 	p, err := m.dec.Next()
 	if err == nil {
 		// The pieces of a decoder fit into the cache they were just written to.
@@ -80,13 +98,12 @@ func (m *members) next() ([]byte, error) {
 		return nil, errChecksum
 	}
 	m.in.Skip(8)
-	return nil, m.follow()
+	return nil, m.follow(true)
 }
 
 // follow goes on to the member after a finished one; io.EOF when there is none.
 // Zero bytes, which tape tools and some registries' proxies leave, may follow the last.
-func (m *members) follow() error {
-	padding := false
+func (m *members) follow(parallel bool) error {
 	for {
 		head := m.in.Peek(2)
 		switch {
@@ -95,10 +112,13 @@ func (m *members) follow() error {
 		case len(head) == 1 && m.in.Err() != io.EOF:
 			return m.in.Err()
 		case head[0] == 0:
-			padding = true
+			m.padded = true
 			m.in.Skip(1)
 			continue
-		case !padding && sniff(head) == Gzip:
+		case !m.padded && sniff(head) == Gzip:
+			if parallel && m.enterParallel() {
+				return nil
+			}
 			if err := m.open(); err != nil {
 				return err
 			}
@@ -107,6 +127,17 @@ func (m *members) follow() error {
 		}
 		return fmt.Errorf("%d or more bytes that are no gzip member after the last one", len(head))
 	}
+}
+
+// enterParallel lets the workers go on from here, where a member begins.
+func (m *members) enterParallel() bool {
+	if m.workers < 2 {
+		return false
+	}
+	if m.par == nil {
+		m.par = newParallel(m.in, m.workers, m.sizes)
+	}
+	return m.par.enter()
 }
 
 // open reads a member's header.

@@ -41,6 +41,11 @@ type Options struct {
 	// MaxWindow bounds the history, and so the memory, that a zstd frame may ask
 	// for. 0 means 128 MiB, what the zstd tool accepts without being told.
 	MaxWindow int64
+
+	// Workers is how many goroutines may decode a gzip blob of several members
+	// (bgzip, eStargz); it takes 2 MiB for each of them, and 16 at most. 0 and 1 mean
+	// none: the members are decoded by the goroutine that reads.
+	Workers int
 }
 
 const defaultWindow = 128 << 20
@@ -64,11 +69,11 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	}
 	switch sniff(head) {
 	case Gzip:
-		m, err := newMembers(in)
+		m, err := newMembers(in, opts.Workers)
 		if err != nil {
 			return nil, err
 		}
-		return &Reader{Reader: m, format: Gzip, close: func() {}}, nil
+		return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 	case Zstd:
 		// Synchronous: the caller has a goroutine for this, and memory stays bounded.
 		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -85,7 +90,8 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 // Format returns what the first bytes said.
 func (r *Reader) Format() Format { return r.format }
 
-// Close frees what the decoder holds. It does not close the source.
+// Close frees what the decoder holds and returns when its goroutines have ended. It
+// does not close the source.
 func (r *Reader) Close() { r.close() }
 
 // sniff tells the format by its magic number (RFC 1952, RFC 8878).

@@ -297,7 +297,7 @@ func TestAllocations(t *testing.T) {
 	d := NewDecoder(in)
 	n := testing.AllocsPerRun(10, func() {
 		src.Reset(s.data)
-		in.err, in.pos, in.end, in.off = nil, 0, 0, 0
+		in.Reset(src)
 		d.Reset(in)
 		var err error
 		for err == nil {
@@ -332,4 +332,32 @@ func FuzzGenerate(f *testing.F) {
 			t.Errorf("%d bytes, %s; want %d", len(got.out), got.end, len(s.want))
 		}
 	})
+}
+
+// TestPrepend: what was read and given back is read again, before the rest.
+func TestPrepend(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789"), 20000)
+	in := NewInput(bytes.NewReader(data))
+	got := make([]byte, 100000)
+	if _, err := io.ReadFull(in, got); err != nil {
+		t.Fatal(err)
+	}
+	in.Prepend(got[10:70000], nil, got[70000:])
+	if in.Offset() != 10 {
+		t.Error(in.Offset())
+	}
+	in.Skip(copy(make([]byte, 3), in.Peek(3)))
+	in.Prepend([]byte("012"))
+	rest, err := io.ReadAll(in)
+	if err != nil || !bytes.Equal(rest, data[10:]) || in.Offset() != int64(len(data)) {
+		t.Errorf("%d bytes up to %d, %v", len(rest), in.Offset(), err)
+	}
+	in.Prepend(data[:5]) // behind the end of the source, too
+	if rest, err := io.ReadAll(in); err != nil || string(rest) != "01234" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	in.Reset(bytes.NewReader(data[:1]))
+	if p := in.Peek(2); string(p) != "0" || in.Offset() != 0 || in.Err() != io.EOF {
+		t.Errorf("%q at %d, %v", p, in.Offset(), in.Err())
+	}
 }

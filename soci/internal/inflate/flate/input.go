@@ -1,8 +1,10 @@
 package flate
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
+	"slices"
 )
 
 const (
@@ -21,7 +23,8 @@ const (
 // after the end of a stream its position is the byte behind it.
 type Input struct {
 	src io.Reader
-	err error // why fill got nothing; sticky
+	pre [][]byte // what comes before it
+	err error    // why src gave no more; sticky
 	// pos <= end <= inSize; buf[pos:end] is unread. The word before pos stay
 	// valid over a fill, so that a decoder can put back a bit buffer's worth.
 	pos, end int
@@ -32,6 +35,23 @@ type Input struct {
 // NewInput returns an Input that reads src.
 func NewInput(src io.Reader) *Input { return &Input{src: src} }
 
+// Reset makes in read src.
+func (in *Input) Reset(src io.Reader) {
+	in.src, in.pre, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, 0
+}
+
+// Prepend gives back what was read: in is at the first of the pieces again. They
+// are not copied.
+func (in *Input) Prepend(pieces ...[]byte) {
+	rest := bytes.Clone(in.buf[in.pos:in.end])
+	in.pre = slices.Concat(pieces, [][]byte{rest}, in.pre)
+	in.off = in.Offset()
+	for _, p := range pieces {
+		in.off -= int64(len(p))
+	}
+	in.pos, in.end = 0, 0
+}
+
 // Offset is the number of bytes of the source that have been used.
 func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 
@@ -40,12 +60,23 @@ func (in *Input) Err() error { return in.err }
 
 // fill reads more of the source; false when there is no more, see Err.
 func (in *Input) fill() bool {
-	if in.err != nil {
-		return false
-	}
 	if keep := min(in.pos, wordLen); in.pos > keep {
 		in.end = copy(in.buf[:], in.buf[in.pos-keep:in.end])
 		in.pos = keep
+	}
+	for len(in.pre) > 0 {
+		n := copy(in.buf[in.end:inSize], in.pre[0])
+		in.end += n
+		in.off += int64(n)
+		if in.pre[0] = in.pre[0][n:]; len(in.pre[0]) == 0 {
+			in.pre = in.pre[1:]
+		}
+		if n > 0 {
+			return true
+		}
+	}
+	if in.err != nil {
+		return false
 	}
 	for range maxEmptyReads {
 		n, err := in.src.Read(in.buf[in.end:inSize])

@@ -1,0 +1,241 @@
+package inflate
+
+import (
+	"bytes"
+	"io"
+	"sync"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+const (
+	// jobMin is the compressed size from which a job is cut at the next member:
+	// some milliseconds of work, beside which handing it over is nothing.
+	jobMin = 256 << 10
+	// jobMax: where no member begins for so long, the blob is decoded serially up
+	// to its next member.
+	jobMax = 4 << 20
+	// jobOut bounds what a job may expand to; one that exceeds it is decoded
+	// serially, which needs no memory for its output.
+	jobOut = 8 << 20
+	// maxMisses is how many jobs may be cut wrongly, or not at all, before the
+	// guessing stops. A wrong cut is what looks like a header and is none: the work on
+	// the job is lost.
+	maxMisses = 8
+)
+
+// jobSizes are the limits of a job; tests make them small.
+type jobSizes struct{ min, max, out int }
+
+// A job is a run of members, if the guess of its end is right.
+type job struct {
+	in   []byte
+	out  []byte
+	good bool // out is what in holds, to its last byte
+	done chan struct{}
+}
+
+// parallel decodes members on several goroutines, in order. It is driven by the
+// reader: the source is read by it alone, and the workers never wait for anything
+// but work, so that close always returns.
+//
+// Members are found by their headers. That is a guess; it is right if the members
+// of a job end where the next one was found, which the worker sees. If not, the
+// bytes go back to the serial decoder, which goes on until a member ends.
+type parallel struct {
+	in     *flate.Input
+	sizes  jobSizes
+	limit  int // of queued jobs
+	todo   chan *job
+	wg     sync.WaitGroup
+	active bool
+	misses int
+	cuts   int  // jobs so far
+	ended  bool // the source has no more
+
+	queue   []*job // cut, in order; at most limit
+	free    []*job
+	reading *job   // its output was handed out
+	acc     []byte // read and not cut
+	seen    int    // of acc: no job can be cut before
+}
+
+// newParallel starts the workers.
+func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallel {
+	p := &parallel{in: in, sizes: sizes, limit: workers + 2, todo: make(chan *job, workers+2)}
+	for range workers {
+		p.wg.Go(p.work)
+	}
+	return p
+}
+
+// close ends the workers.
+func (p *parallel) close() {
+	close(p.todo)
+	p.wg.Wait()
+}
+
+// enter is called where a member begins; false if guessing has no point any more.
+func (p *parallel) enter() bool {
+	p.active = !p.ended && p.misses < maxMisses
+	return p.active
+}
+
+// next returns the output of another job, valid until the next call. Without one p
+// is not active any more, and the input is at a member for the serial decoder, or at
+// the end of the source.
+func (p *parallel) next() []byte {
+	if p.reading != nil {
+		p.free = append(p.free, p.reading)
+		p.reading = nil
+	}
+	for {
+		more := true
+		for more && len(p.queue) < p.limit && !p.ready() {
+			more = p.cut()
+		}
+		if len(p.queue) == 0 {
+			if len(p.acc) > 0 {
+				p.misses++ // so much without a member was read for nothing
+			}
+			p.leave()
+			return nil
+		}
+		j := p.queue[0]
+		<-j.done
+		if !j.good {
+			p.misses++
+			p.leave()
+			return nil
+		}
+		p.queue = p.queue[1:]
+		p.reading = j
+		if len(j.out) > 0 {
+			return j.out
+		}
+		p.free = append(p.free, j)
+		p.reading = nil
+	}
+}
+
+// ready reports whether the oldest job is done.
+func (p *parallel) ready() bool {
+	if len(p.queue) == 0 {
+		return false
+	}
+	select {
+	case <-p.queue[0].done:
+		return true
+	default:
+		return false
+	}
+}
+
+// leave gives everything that was read and not decoded back to the input.
+func (p *parallel) leave() {
+	var pieces [][]byte
+	for _, j := range p.queue {
+		pieces = append(pieces, j.in) // not reused: a worker may still read it, too
+	}
+	p.in.Prepend(append(pieces, p.acc)...)
+	p.queue, p.acc, p.seen, p.active = nil, nil, 0, false
+}
+
+// cut reads until another job is complete and hands it to the workers; false if
+// there is none.
+func (p *parallel) cut() bool {
+	for {
+		if end := memberAt(p.acc, max(p.seen, p.sizes.min)); end >= 0 {
+			p.push(end)
+			return true
+		}
+		p.seen = max(0, len(p.acc)-headerLen+1)
+		switch {
+		case p.ended && len(p.acc) > 0 && p.in.Err() == io.EOF:
+			p.push(len(p.acc))
+			return true
+		case p.ended, len(p.acc) >= p.sizes.max:
+			return false
+		}
+		if cap(p.acc) == len(p.acc) {
+			p.acc = append(make([]byte, 0, 2*cap(p.acc)+p.sizes.min), p.acc...)
+		}
+		n, err := p.in.Read(p.acc[len(p.acc):cap(p.acc)])
+		p.acc = p.acc[:len(p.acc)+n]
+		p.ended = err != nil
+	}
+}
+
+// push makes a job of the first n bytes that were read.
+func (p *parallel) push(n int) {
+	j := p.take()
+	rest := append(j.in[:0], p.acc[n:]...)
+	j.in, p.acc, p.seen = p.acc[:n], rest, 0
+	p.cuts++
+	p.queue = append(p.queue, j)
+	p.todo <- j // has room for the queue; the workers may be busy with jobs that were given up
+}
+
+// take returns a job that is free, with its buffers, or a new one.
+func (p *parallel) take() *job {
+	if n := len(p.free); n > 0 {
+		j := p.free[n-1]
+		p.free = p.free[:n-1]
+		j.done = make(chan struct{})
+		return j
+	}
+	return &job{done: make(chan struct{})}
+}
+
+// work decodes jobs until close.
+func (p *parallel) work() {
+	src := new(bytes.Reader)
+	m := &members{in: flate.NewInput(src)}
+	m.dec = flate.NewDecoder(m.in)
+	for j := range p.todo {
+		src.Reset(j.in)
+		m.in.Reset(src)
+		j.out, j.good = m.all(j.out[:0], p.sizes.out)
+		close(j.done)
+	}
+}
+
+// all decodes what m.in has; good if that is members and nothing else, of at most
+// so many bytes.
+func (m *members) all(out []byte, most int) (_ []byte, good bool) {
+	if m.open() != nil {
+		return out, false
+	}
+	m.dec.Reset(m.in)
+	m.padded = false
+	for {
+		p, err := m.next()
+		if err != nil {
+			return out, err == io.EOF && !m.padded
+		}
+		if out = append(out, p...); len(out) > most {
+			return out, false
+		}
+	}
+}
+
+const headerLen = 10
+
+// memberAt finds what looks like the header of a member in p[from:]; -1 without one.
+// Bytes that have no other use than to tell systems apart are checked as well: what
+// they exclude is mostly chance.
+func memberAt(p []byte, from int) int {
+	for from < len(p) {
+		i := bytes.Index(p[from:], []byte{0x1f, 0x8b, 8})
+		if i < 0 || len(p)-from-i < headerLen {
+			return -1
+		}
+		from += i
+		flags, level, system := p[from+3], p[from+8], p[from+9]
+		if flags&flagReserved == 0 && (level == 0 || level == 2 || level == 4) && (system <= 13 || system == 255) {
+			return from
+		}
+		from++
+	}
+	return -1
+}
