@@ -137,9 +137,10 @@ func (s *Stream) fill() {
 	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
 	limit := s.win.size
 	if s.stretch == 0 {
-		// Parts beyond twice what the host's limit lets run would only wait, and
-		// finished ones pile up and push each other out of the cache.
-		limit = min(limit, 2*int64(slots)*s.plan.part)
+		// What the host's limit lets run, a quarter for parts that end out of
+		// order, and two to keep the slots busy. More would only wait, and finished
+		// ones would pile up: fresh pages to clear, and cold ones to write to.
+		limit = min(limit, int64(slots+slots/4+2)*s.plan.part)
 	}
 	var ahead int64
 	for _, p := range s.parts {
