@@ -1,5 +1,5 @@
 // Command inflate measures what gunzip of an image layer costs: the decoder
-// that soci uses, the standard library's, and the programs that container tools
+// that soci uses, klauspost's and the standard library's, and the programs that container tools
 // call instead (pigz, igzip, libdeflate-gunzip).
 //
 //	make bench AREA=inflate
