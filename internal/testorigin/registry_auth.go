@@ -164,11 +164,12 @@ func (g *registry) makeToken(gr grant) string {
 func (g *registry) parseGrant(token string) (grant, error) {
 	var gr grant
 	payload, mac, _ := strings.Cut(token, ".")
-	got, err := base64.RawURLEncoding.DecodeString(mac)
-	if err != nil || !hmac.Equal(got, hmacSHA256(g.secret, payload)) {
+	// Compared as text: a decoder would let line breaks and stray bits pass.
+	want := base64.RawURLEncoding.EncodeToString(hmacSHA256(g.secret, payload))
+	if !hmac.Equal([]byte(mac), []byte(want)) {
 		return gr, errSigSyntax
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(payload)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(payload)
 	if err != nil {
 		return gr, err
 	}

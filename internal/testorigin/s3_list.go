@@ -94,7 +94,7 @@ func makeToken(after string) string { return base64.URLEncoding.EncodeToString([
 
 func parseToken(s string) (string, bool) {
 	raw, err := base64.URLEncoding.DecodeString(s)
-	if err != nil || len(raw) < 2 || raw[0] != '1' {
+	if err != nil || len(raw) < 2 || raw[0] != '1' || makeToken(string(raw[1:])) != s {
 		return "", false
 	}
 	return string(raw[1:]), true
