@@ -18,6 +18,11 @@ import (
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
 
+// hedge makes the engine slower to ask twice than by default: a job reads each
+// byte once, and a leader that feeds its workers on the same processors looks
+// silent without being so. A stall of seconds still costs a third of one.
+var hedge = ranges.HedgePolicy{Floor: 300 * time.Millisecond}
+
 // Leader reads each object once and sends it to all workers.
 type Leader struct {
 	opts LeaderOptions
@@ -60,7 +65,7 @@ func (l *Leader) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.MemoryBytes), Log: l.opts.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.MemoryBytes), Hedge: hedge, Log: l.opts.Log})
 	if err != nil {
 		return nil, err
 	}
