@@ -14,11 +14,14 @@ import (
 )
 
 // options lists the names that may stand in a block, for messages.
-const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce"
+const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, fastpath, workers, batch"
 
-// futureOptions belong to a fast path that this version does not have. They
-// are refused, since a Corefile that has them counts on what they do.
-var futureOptions = []string{"workers", "batch", "fastpath", "warm", "stale"}
+// futureOptions are ones that this version does not have. They are refused,
+// since a Corefile that has them counts on what they do.
+var futureOptions = []string{"warm", "stale"}
+
+// onceOptions may stand in a block only once.
+var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "fastpath", "workers", "batch"}
 
 // Parse reads one directive with its block from c. It changes nothing but the
 // position of c, and every error names file, line, option and what is allowed.
@@ -77,7 +80,7 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 	args := c.RemainingArgs()
 	// CoreDNS's cache lets the last of several lines win, so that must stay
 	// for the options it knows, but for the one that it refuses itself.
-	if seen[name] && (name == "serve_stale_policy" || name == "maxmem" || name == "coalesce") {
+	if seen[name] && slices.Contains(onceOptions, name) {
 		return c.Errf("%s is given twice: keep one", name)
 	}
 	seen[name] = true
@@ -108,6 +111,12 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 		return parseMaxMem(c, args, cfg)
 	case "coalesce":
 		return parseCoalesce(c, args, cfg)
+	case "fastpath":
+		return parseFastPath(c, args, &cfg.FastPath)
+	case "workers":
+		return parseCount(c, name, "sockets with a thread each", args, MaxWorkers, &cfg.FastPath.Workers)
+	case "batch":
+		return parseCount(c, name, "queries taken from a socket at once", args, MaxBatch, &cfg.FastPath.Batch)
 	default:
 		if slices.Contains(futureOptions, name) {
 			return c.Errf("option %q is not available in this version: remove it (allowed: %s)", name, options)
@@ -293,4 +302,26 @@ func parseCoalesce(c *caddy.Controller, args []string, cfg *Config) error {
 		}
 	}
 	return c.Errf("coalesce %s: give off, or how many queries may wait for a running one, such as %d", strings.Join(args, " "), DefaultCoalesce)
+}
+
+func parseFastPath(c *caddy.Controller, args []string, f *FastPath) error {
+	if len(args) == 1 {
+		for _, m := range []FastPathMode{FastPathAuto, FastPathOn, FastPathOff} {
+			if args[0] == m.String() {
+				f.Mode = m
+				return nil
+			}
+		}
+	}
+	return c.Errf("fastpath %s: give on, off or auto", strings.Join(args, " "))
+}
+
+func parseCount(c *caddy.Controller, name, what string, args []string, most int, into *int) error {
+	if len(args) == 1 {
+		if n, err := strconv.Atoi(args[0]); err == nil && n > 0 && n <= most {
+			*into = n
+			return nil
+		}
+	}
+	return c.Errf("%s %s: give the number of %s, from 1 to %d", name, strings.Join(args, " "), what, most)
 }

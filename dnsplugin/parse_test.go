@@ -54,6 +54,9 @@ func TestParse(t *testing.T) {
 		{block("maxmem 3000000"), Config{MaxMem: 3000000}},
 		{block("coalesce off"), Config{Coalesce: -1}},
 		{block("coalesce 100"), Config{Coalesce: 100}},
+		{block("fastpath auto"), Config{}},
+		{block("fastpath on", "workers 4", "batch 32"), Config{FastPath: FastPath{Mode: FastPathOn, Workers: 4, Batch: 32}}},
+		{block("fastpath off"), Config{FastPath: FastPath{Mode: FastPathOff}}},
 	}
 	for _, tt := range tests {
 		got, err := parse(tt.text)
@@ -75,9 +78,13 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	tests := []struct{ lines, want string }{
 		{"succes 10", `unknown option "succes": allowed are success, denial`},
-		{"workers 4", `"workers" is not available in this version`},
-		{"batch 64", `"batch" is not available`},
-		{"fastpath on", `"fastpath" is not available`},
+		{"workers 0", "workers 0: give the number of sockets"},
+		{"workers 1 2", "from 1 to 1024"},
+		{"workers 4\nworkers 4", "workers is given twice"},
+		{"batch x", "batch x: give the number of queries"},
+		{"batch 1025", "from 1 to 1024"},
+		{"fastpath", "give on, off or auto"},
+		{"fastpath maybe", "fastpath maybe: give on, off or auto"},
 		{"warm /tmp/x", `"warm" is not available`},
 		{"stale 30s", `"stale" is not available`},
 		{"success", "success needs CAPACITY"},
@@ -190,6 +197,9 @@ func TestValidate(t *testing.T) {
 		"prefetch amount":      {Prefetch: Prefetch{Amount: -1}},
 		"how far apart":        {Prefetch: Prefetch{Duration: -1}},
 		"serve_stale duration": {Stale: Stale{UpTo: -1}},
+		"on, off or auto":      {FastPath: FastPath{Mode: 3}},
+		"workers -1":           {FastPath: FastPath{Workers: -1}},
+		"batch 5000":           {FastPath: FastPath{Batch: 5000}},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
