@@ -15,7 +15,10 @@
 // extracted in any order and at the same time. What a layer says about the
 // layers below it (whiteouts, opaque directories, hard links to lower files,
 // parents it does not describe) is kept in [Layer]; [Merge] applies it to a
-// tree, [Layer.Overlay] writes it in the form that overlayfs reads.
+// tree, [Layer.Overlay] writes it in the form that overlayfs reads. After that
+// the directory alone says everything that the layers above need: [OpenLayer] takes
+// up one that an earlier process extracted. [Layer.Usage] is what a layer takes of
+// the disk, counted while it was written.
 //
 // A logical path is the cleaned name of an entry. A physical path is where it
 // lies: the logical path with every symbolic link on the way resolved inside

@@ -246,7 +246,7 @@ func (x *extraction) directory(path string, m meta) error {
 	}
 	err := x.tree.mkdir(path, 0o700)
 	if err == unix.EEXIST { // something else of this layer: the last entry wins
-		if err = x.tree.unlink(path); err == nil {
+		if err = x.unlink(path); err == nil {
 			err = x.tree.mkdir(path, 0o700)
 		}
 	}
@@ -266,7 +266,7 @@ func (x *extraction) makeRoom(path string) error {
 		if err := x.wait(""); err != nil { // writers may be busy below
 			return err
 		}
-		if err := x.tree.removeAll(path); err != nil {
+		if err := x.tree.removeAll(path, x.layer.usage.gone); err != nil {
 			return err
 		}
 		x.forget(path)
@@ -344,7 +344,7 @@ func (x *extraction) hardLink(path string, hdr *tar.Header) error {
 	}
 	x.lower = append(x.lower, link{path: path, target: target, entry: hdr.Name})
 	// An earlier entry of this name is replaced now; the link itself comes later.
-	if err := x.tree.unlink(path); err != unix.ENOENT {
+	if err := x.unlink(path); err != unix.ENOENT {
 		return err
 	}
 	return nil
@@ -370,7 +370,7 @@ func (x *extraction) linkNow(path, target string) (bool, error) {
 	if from == path { // a link to itself says nothing new
 		_, err = x.tree.lstat(from)
 	} else if err = x.tree.link(from, x.tree, path); err == unix.EEXIST {
-		if err = x.tree.unlink(path); err == nil {
+		if err = x.unlink(path); err == nil {
 			err = x.tree.link(from, x.tree, path)
 		}
 	}
@@ -419,8 +419,13 @@ func (x *extraction) finishDir(path string, d *dirMeta) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if !d.explicit { // owner and times are those of its making
-		return unix.Fchmod(fd, d.mode)
+	if d.explicit {
+		err = x.apply(fd, path, d.meta)
+	} else { // owner and times are those of its making
+		err = unix.Fchmod(fd, d.mode)
 	}
-	return x.apply(fd, path, d.meta)
+	if err != nil {
+		return err
+	}
+	return x.layer.usage.addFd(fd)
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +14,9 @@ import (
 // is left behind with nothing of use in it. Files move by rename: their bytes
 // are not touched.
 func Merge(ctx context.Context, dir string, l *Layer) error {
+	if l.opened {
+		return &Error{Err: errOpened}
+	}
 	dst, err := openTree(dir, false)
 	if err != nil {
 		return &Error{Err: err}
@@ -41,6 +42,9 @@ func (l *Layer) Settle() error {
 	}
 	return nil
 }
+
+// errOpened: of a layer that was opened, not extracted, only the directory is known.
+var errOpened = errors.New("a layer that was opened can only lie below another")
 
 func noTarget(ln link) error {
 	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, shorten(ln.target))
@@ -103,9 +107,9 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 	}
 	// Last, for moving children changed the times and may have needed more rights.
 	if m.layer.implicit[from] {
-		err = setDir(m.dst, to, dstStat, nil)
+		err = m.layer.setDir(m.dst, to, dstStat, nil)
 	} else {
-		err = setDir(m.dst, to, srcStat, func(fd int) error { return copyXattrs(m.src, from, fd) })
+		err = m.layer.setDir(m.dst, to, srcStat, func(fd int) error { return copyXattrs(m.src, from, fd) })
 	}
 	if err != nil {
 		return &Error{Entry: to, Err: err}
@@ -132,7 +136,7 @@ func (m *merge) hide(from, to string) error {
 		}
 	}
 	for _, name := range gone {
-		if err := m.dst.removeAll(join(to, name)); err != nil {
+		if err := m.dst.removeAll(join(to, name), nil); err != nil {
 			return err
 		}
 	}
@@ -162,7 +166,7 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		}
 	}
 	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
-		err = m.dst.removeAll(to)
+		err = m.dst.removeAll(to, nil)
 	}
 	if exists && err == nil && have.Ino == st.Ino && have.Dev == st.Dev {
 		return nil // two names of one file: rename would do nothing, nothing is to do
@@ -188,95 +192,9 @@ func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
 		return err
 	}
 	if isDir && st.Mode&0o700 != 0o700 {
-		return setDir(m.dst, to, st, nil)
+		return m.layer.setDir(m.dst, to, st, nil)
 	}
 	return nil
-}
-
-// setDir gives a directory owner, mode and times.
-func setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
-	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var now unix.Stat_t
-	if err := unix.Fstat(fd, &now); err != nil {
-		return err
-	}
-	if now.Uid != st.Uid || now.Gid != st.Gid {
-		if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
-			return err
-		}
-	}
-	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
-		return err
-	}
-	if more != nil {
-		if err := more(fd); err != nil {
-			return err
-		}
-	}
-	return t.at(path, func(dirfd int, base string) error {
-		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
-	})
-}
-
-// copyXattrs carries the attributes of a directory over. Both sides are on one
-// file system, so what could be set once can be set again.
-func copyXattrs(src *tree, path string, fd int) error {
-	from, err := src.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(from)
-	return xattrsByFd(from, fd)
-}
-
-func xattrsByFd(from, to int) error {
-	names, err := listXattrs(from)
-	for _, name := range names {
-		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
-			continue // about the layer that the directory is in, not about its content
-		}
-		buf := make([]byte, unix.PathMax)
-		n, err := unix.Fgetxattr(from, name, buf)
-		if err == unix.ERANGE {
-			buf = make([]byte, 64<<10) // bytes: XATTR_SIZE_MAX
-			n, err = unix.Fgetxattr(from, name, buf)
-		}
-		if err == nil {
-			err = unix.Fsetxattr(to, name, buf[:n], 0)
-		}
-		if err != nil && err != unix.EPERM && err != unix.ENOTSUP {
-			return err
-		}
-	}
-	return err
-}
-
-func listXattrs(fd int) ([]string, error) {
-	n, err := unix.Flistxattr(fd, nil)
-	if err != nil || n == 0 {
-		if err == unix.ENOTSUP {
-			err = nil
-		}
-		return nil, err
-	}
-	buf := make([]byte, n)
-	if n, err = unix.Flistxattr(fd, buf); err != nil {
-		return nil, err
-	}
-	var names []string
-	for rest := buf[:n]; len(rest) > 0; {
-		end := slices.Index(rest, 0)
-		if end < 0 {
-			break
-		}
-		names = append(names, string(rest[:end]))
-		rest = rest[end+1:]
-	}
-	return names, nil
 }
 
 // RemoveAll removes dir and everything in it, even below directories that their
@@ -290,7 +208,7 @@ func RemoveAll(dir string) error {
 		return &Error{Err: err}
 	}
 	defer parent.close()
-	if err := parent.removeAll(filepath.Base(dir)); err != nil {
+	if err := parent.removeAll(filepath.Base(dir), nil); err != nil {
 		return &Error{Entry: dir, Err: err}
 	}
 	return nil

@@ -159,51 +159,6 @@ func TestMergeFailures(t *testing.T) {
 	}
 }
 
-// TestPrivOverlay mounts every stack with the kernel's overlayfs and expects the tree
-// that flattening makes.
-func TestPrivOverlay(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: mounts overlayfs")
-	}
-	for _, tt := range stacks {
-		t.Run(tt.name, func(t *testing.T) {
-			x := newTB(t)
-			layers := x.layers(tt.layers)
-			var lower []*Layer
-			var dirs []string
-			for _, l := range layers {
-				if err := l.Overlay(t.Context(), TrustedXattr, lower); err != nil {
-					t.Fatal(err)
-				}
-				lower = slices.Insert(lower, 0, l)
-				dirs = slices.Insert(dirs, 0, l.Dir)
-			}
-			mnt := t.TempDir()
-			if len(dirs) == 1 {
-				dirs = append(dirs, t.TempDir())
-			}
-			err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(dirs, ":"))
-			if err == unix.EPERM || err == unix.ENODEV {
-				t.Skip("needs overlayfs: ", err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := unix.Unmount(mnt, 0); err != nil {
-					t.Error(err)
-				}
-			}()
-			if got := listing(t, mnt); !slices.Equal(got, tt.want) {
-				t.Errorf("got  %q\nwant %q", got, tt.want)
-			}
-			if got, want := modes(t, mnt), modes(t, x.flatten(tt.layers)); !slices.Equal(got, want) {
-				t.Errorf("overlayfs shows %q\nflattened is   %q", got, want)
-			}
-		})
-	}
-}
-
 // modes lists mode and owner of everything in a tree.
 func modes(t *testing.T, root string) []string {
 	t.Helper()

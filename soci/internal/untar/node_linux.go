@@ -144,7 +144,7 @@ func (f *outFile) create() error {
 	}
 	fd, err := open()
 	if err == unix.EEXIST {
-		if err = f.x.tree.unlink(f.path); err == nil {
+		if err = f.x.unlink(f.path); err == nil {
 			fd, err = open()
 		}
 	}
@@ -190,6 +190,9 @@ func (f *outFile) release() {
 		}
 		if err == nil {
 			err = f.x.apply(f.fd, f.path, f.meta)
+		}
+		if err == nil {
+			err = f.x.layer.usage.addFd(f.fd)
 		}
 		if cerr := unix.Close(f.fd); err == nil && cerr != nil && cerr != unix.EINTR {
 			err = cerr // NFS and quotas report lost writes here
@@ -243,11 +246,18 @@ func (x *extraction) apply(fd int, path string, m meta) error {
 			return err
 		}
 	}
-	err = unix.UtimesNanoAt(fd, "", m.times[:], unix.AT_EMPTY_PATH)
-	if err == unix.EINVAL || err == unix.ENOENT { // before Linux 5.8
-		err = x.tree.at(path, func(dirfd int, base string) error {
+	return futimes(fd, m.times[:], func() error {
+		return x.tree.at(path, func(dirfd int, base string) error {
 			return unix.UtimesNanoAt(dirfd, base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
 		})
+	})
+}
+
+// futimes sets times by descriptor, or by path before Linux 5.8.
+func futimes(fd int, times []unix.Timespec, byPath func() error) error {
+	err := unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
+	if err == unix.EINVAL || err == unix.ENOENT {
+		err = byPath()
 	}
 	return err
 }
@@ -259,7 +269,7 @@ func (x *extraction) chown(path string, m meta, set func() error) (bool, error) 
 		if m.uid == os.Geteuid() && m.gid == os.Getegid() {
 			return true, nil // what a new file has anyway
 		}
-		x.layer.notes.add("owner not set (needs root)", path)
+		x.layer.notes.add(noteOwner, path)
 		return false, nil
 	}
 	err := set()
@@ -328,7 +338,7 @@ func (x *extraction) special(path string, m meta, dev uint64, target string) err
 	return x.tree.at(path, func(dirfd int, base string) error {
 		err := make(dirfd, base)
 		if err == unix.EEXIST {
-			if err = unix.Unlinkat(dirfd, base, 0); err == nil {
+			if err = x.drop(dirfd, base); err == nil {
 				err = make(dirfd, base)
 			}
 		}
@@ -339,7 +349,10 @@ func (x *extraction) special(path string, m meta, dev uint64, target string) err
 		if err != nil {
 			return err
 		}
-		return x.applySpecial(dirfd, base, path, m, target != "")
+		if err := x.applySpecial(dirfd, base, path, m, target != ""); err != nil {
+			return err
+		}
+		return x.layer.usage.addAt(dirfd, base)
 	})
 }
 

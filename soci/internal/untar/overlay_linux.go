@@ -2,10 +2,10 @@ package untar
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,84 +13,137 @@ import (
 // Overlay writes what the layer says about lower ones in the form of overlayfs:
 // a 0:0 character device for each whiteout, an attribute on each opaque
 // directory, and copies for hard links to files of the layers in lower (nearest
-// first).
+// first), which have been through Overlay themselves or come from [OpenLayer].
 func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
+	if l.opened {
+		return &Error{Err: errOpened}
+	}
 	t, err := openTree(l.Dir, false)
 	if err != nil {
 		return &Error{Err: err}
 	}
 	defer t.close()
-	for _, ln := range l.lower {
-		if err := l.copyUp(ctx, t, ln, lower); err != nil {
+	below, err := openStack(lower, 0)
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer below.close()
+	l.form = form
+	o := &overlay{layer: l, tree: t, below: below}
+	if err := o.links(ctx, lower); err != nil {
+		return err
+	}
+	if err := o.inherit(); err != nil {
+		return err
+	}
+	return o.marks()
+}
+
+// overlay is one run of Overlay.
+type overlay struct {
+	layer *Layer
+	tree  *tree
+	below *stack
+}
+
+// links makes the hard links whose target is not in the layer alone.
+func (o *overlay) links(ctx context.Context, lower []*Layer) error {
+	if len(o.layer.lower) == 0 {
+		return nil
+	}
+	// The layer hides nothing yet: it may link to what it removes in lower layers.
+	view, err := openStack(append([]*Layer{o.layer}, lower...), 1)
+	if err != nil {
+		return &Error{Err: err}
+	}
+	defer view.close()
+	for _, ln := range o.layer.lower {
+		if err := o.link(ctx, view, ln); err != nil {
 			return &Error{Entry: ln.entry, Err: err}
 		}
 	}
-	if err := l.inheritDirs(t, lower); err != nil {
+	return nil
+}
+
+// link does what overlayfs does before it links a lower file: the file is copied
+// up to its own place, unless the layer removes it there, and then linked.
+func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
+	phys, at, err := view.lookFile(ln.target)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return noTarget(ln)
+	case err != nil:
 		return err
 	}
-	opaque := maps.Clone(l.opaque)
-	whiteouts := maps.Clone(l.whiteouts)
-	if opaque["."] {
-		// Overlayfs always merges the roots of its layers: hide name by name.
-		delete(opaque, ".")
-		for _, below := range lower {
-			names, err := topNames(below)
-			if err != nil {
-				return &Error{Err: err}
-			}
-			whiteouts["."] = append(slices.Clip(whiteouts["."]), names...)
+	if at.layer > 0 {
+		from := view.trees[at.layer]
+		if o.layer.hides(phys) {
+			return o.keepDir(ln.path, func() error { return o.copyUp(ctx, from, phys, ln.path, at) })
+		}
+		if err := o.parents(view, phys); err != nil {
+			return err
+		}
+		err := o.keepDir(phys, func() error { return o.copyUp(ctx, from, phys, phys, at) })
+		if err != nil {
+			return err
 		}
 	}
-	for dir, names := range whiteouts {
-		for _, name := range names {
-			if err := l.overlayWhiteout(t, join(dir, name), opaque); err != nil {
-				return &Error{Entry: join(dir, name), Err: err}
-			}
-		}
+	return o.keepDir(ln.path, func() error { return o.tree.link(phys, o.tree, ln.path) })
+}
+
+// parents makes the directories above path that only lower layers have.
+func (o *overlay) parents(view *stack, path string) error {
+	dir, _ := split(path)
+	if dir == "." {
+		return nil
 	}
-	for dir := range opaque {
-		if err := l.markOpaque(t, dir, form); err != nil {
+	at, err := view.look(dir)
+	if err != nil || at.layer == 0 {
+		return err
+	}
+	if err := o.parents(view, dir); err != nil {
+		return err
+	}
+	err = o.keepDir(dir, func() error {
+		if err := o.tree.mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		st, err := o.tree.lstat(dir)
+		if err == nil {
+			o.layer.usage.add(&st)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	view.forget()
+	return o.adopt(view.trees[at.layer], dir, at.st)
+}
+
+// inherit gives directories that no entry describes the metadata that they have
+// in the layers below: overlayfs shows the uppermost directory's.
+func (o *overlay) inherit() error {
+	for dir := range o.layer.implicit {
+		if o.layer.hides(dir) {
+			continue
+		}
+		at, err := o.below.look(dir)
+		if err == nil && at.isDir() {
+			err = o.adopt(o.below.trees[at.layer], dir, at.st)
+		}
+		if err != nil && err != unix.ENOENT {
 			return &Error{Entry: dir, Err: err}
 		}
 	}
 	return nil
 }
 
-// inheritDirs gives directories that no entry describes the metadata that they
-// have in the layers below: overlayfs shows the uppermost directory's.
-func (l *Layer) inheritDirs(t *tree, lower []*Layer) error {
-	for dir := range l.implicit {
-		for _, below := range lower {
-			stop, err := inheritDir(t, dir, below)
-			if err != nil {
-				return &Error{Entry: dir, Err: err}
-			}
-			if stop || below.hides(dir) {
-				break
-			}
-		}
-	}
-	return nil
-}
-
-// inheritDir reports whether below has something at dir; a directory's metadata
-// is copied.
-func inheritDir(t *tree, dir string, below *Layer) (bool, error) {
-	from, err := openTree(below.Dir, false)
-	if err != nil {
-		return false, err
-	}
-	defer from.close()
-	st, err := from.lstat(dir)
-	switch {
-	case err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP:
-		return false, nil
-	case err != nil:
-		return false, err
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return true, nil
-	}
-	return true, setDir(t, dir, st, func(fd int) error { return copyXattrs(from, dir, fd) })
+// adopt gives a directory of the layer the metadata of one of a lower layer.
+func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
+	return o.layer.usage.changed(o.tree, dir, func() error {
+		return o.layer.setDir(o.tree, dir, st, func(fd int) error { return copyXattrs(from, dir, fd) })
+	})
 }
 
 // hides reports whether the layer removes path of the layers below it.
@@ -105,19 +158,52 @@ func (l *Layer) hides(path string) bool {
 	return false
 }
 
-func topNames(l *Layer) ([]string, error) {
-	t, err := openTree(l.Dir, false)
-	if err != nil {
-		return nil, err
+// marks writes whiteouts and opaque marks.
+func (o *overlay) marks() error {
+	opaque, whiteouts := maps.Clone(o.layer.opaque), maps.Clone(o.layer.whiteouts)
+	if opaque["."] {
+		// Overlayfs always merges the roots of its layers: hide name by name.
+		delete(opaque, ".")
+		names, err := o.below.names(".")
+		if err != nil {
+			return &Error{Err: err}
+		}
+		whiteouts["."] = append(slices.Clip(whiteouts["."]), names...)
 	}
-	defer t.close()
-	return t.names(".")
+	for dir, names := range whiteouts {
+		names = slices.Sorted(slices.Values(names))
+		err := o.keepDir(join(dir, "x"), func() error {
+			for _, name := range slices.Compact(names) {
+				if err := o.whiteout(join(dir, name), opaque); err != nil {
+					return &Error{Entry: join(dir, name), Err: err}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return wrap(dir, err)
+		}
+	}
+	for dir := range opaque {
+		if err := o.layer.usage.changed(o.tree, dir, func() error { return o.opaque(dir) }); err != nil {
+			return &Error{Entry: dir, Err: err}
+		}
+	}
+	return nil
 }
 
-// overlayWhiteout hides path unless the layer itself has something there: a
-// file hides by itself, a directory must become opaque to do so.
-func (l *Layer) overlayWhiteout(t *tree, path string, opaque map[string]bool) error {
-	st, err := t.lstat(path)
+// wrap names the entry of an error that does not yet have one.
+func wrap(entry string, err error) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return &Error{Entry: entry, Err: err}
+}
+
+// whiteout hides path unless the layer itself has something there: a file hides
+// by itself, a directory must become opaque to do so.
+func (o *overlay) whiteout(path string, opaque map[string]bool) error {
+	st, err := o.tree.lstat(path)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		opaque[path] = true
@@ -125,121 +211,159 @@ func (l *Layer) overlayWhiteout(t *tree, path string, opaque map[string]bool) er
 	case err != unix.ENOENT:
 		return err
 	}
-	return l.keepTimes(t, path, func() error {
-		err := t.at(path, func(dirfd int, base string) error {
-			return unix.Mknodat(dirfd, base, unix.S_IFCHR, 0)
-		})
-		if err == unix.EPERM {
-			l.notes.add("whiteout left out (not permitted here)", path)
+	err = o.tree.at(path, func(dirfd int, base string) error {
+		return unix.Mknodat(dirfd, base, unix.S_IFCHR, 0)
+	})
+	switch err {
+	case nil:
+		o.layer.usage.inodes.Add(1)
+	case unix.EPERM: // before Linux 5.8, or filtered
+		o.layer.notes.add("whiteout left out (not permitted here)", path)
+		err = nil
+	}
+	return err
+}
+
+func (o *overlay) opaque(dir string) error {
+	name := o.layer.form.prefix() + "opaque"
+	return o.keepMode(dir, func() error {
+		fd, err := o.tree.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		err = unix.Fsetxattr(fd, name, []byte("y"), 0)
+		if err == unix.ENOTSUP || err == unix.EPERM {
+			o.layer.notes.add("attribute "+name+" not set ("+err.Error()+")", dir)
 			err = nil
 		}
 		return err
 	})
 }
 
-func (l *Layer) markOpaque(t *tree, dir string, form Form) error {
-	name := "trusted.overlay.opaque"
-	if form == UserXattr {
-		name = "user.overlay.opaque"
-	}
-	fd, err := t.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	err = unix.Fsetxattr(fd, name, []byte("y"), 0)
-	if err == unix.ENOTSUP || err == unix.EPERM {
-		l.notes.add("attribute "+name+" not set ("+err.Error()+")", dir)
-		err = nil
-	}
-	return err
+// keepDir runs fn, which adds names to the parent of path, puts the parent's
+// times and mode back, and accounts for what it grew by.
+func (o *overlay) keepDir(path string, fn func() error) error {
+	dir, _ := split(path)
+	return o.layer.usage.changed(o.tree, dir, func() error { return o.keepMode(dir, fn) })
 }
 
-// keepTimes runs fn, which adds a name to the parent of path, and puts the
-// parent's times and mode back.
-func (l *Layer) keepTimes(t *tree, path string, fn func() error) error {
-	dir, _ := split(path)
-	st, err := t.lstat(dir)
+// keepMode makes sure that fn may read and change dir.
+func (o *overlay) keepMode(dir string, fn func() error) error {
+	st, err := o.tree.lstat(dir)
 	if err == nil {
-		err = t.unlock(dir)
+		err = o.tree.unlock(dir)
 	}
 	if err == nil {
 		err = fn()
 	}
 	if err == nil {
-		err = setDir(t, dir, st, nil)
+		err = o.layer.setDir(o.tree, dir, st, nil)
 	}
 	return err
 }
 
-// copyUp does what overlayfs does before it links a lower file: the file is
-// copied into this layer, here under the name of the link alone.
-func (l *Layer) copyUp(ctx context.Context, t *tree, ln link, lower []*Layer) error {
-	if phys, found, err := t.lookupFile(ln.target); err != nil || found {
-		if err == nil {
-			err = l.keepTimes(t, ln.path, func() error { return t.link(phys, t, ln.path) })
-		}
+// setDir gives a directory of the layer owner, mode and times.
+func (l *Layer) setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
+	// Without privileges a directory may belong to us and yet not be ours to read.
+	if err := t.unlock(path); err != nil {
 		return err
 	}
-	for _, below := range lower {
-		from, err := openTree(below.Dir, false)
+	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return err
+	}
+	if now.Uid != st.Uid || now.Gid != st.Gid {
+		err := unix.Fchown(fd, int(st.Uid), int(st.Gid))
+		if err == unix.EPERM || err == unix.EINVAL {
+			l.notes.add(noteOwner, path)
+			err = nil
+		}
 		if err != nil {
 			return err
 		}
-		phys, found, err := from.lookupFile(ln.target)
-		if err == nil && found {
-			err = l.keepTimes(t, ln.path, func() error { return copyFile(ctx, from, phys, t, ln.path) })
-		}
-		from.close()
-		if err != nil || found {
+	}
+	if more != nil {
+		if err := more(fd); err != nil {
 			return err
 		}
 	}
-	return noTarget(ln)
+	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
+		return err
+	}
+	return futimes(fd, []unix.Timespec{st.Atim, st.Mtim}, func() error {
+		return t.at(path, func(dirfd int, base string) error {
+			return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+		})
+	})
 }
 
-// copyFile copies a regular file with its metadata.
-func copyFile(ctx context.Context, src *tree, from string, dst *tree, to string) error {
-	in, err := src.open(from, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+// copyXattrs carries the attributes of a directory over.
+func copyXattrs(src *tree, path string, fd int) error {
+	from, err := src.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(in)
-	var st unix.Stat_t
-	if err := unix.Fstat(in, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%w: hard link to a lower file that is not regular", ErrFormat)
-	}
-	out, err := dst.open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(out)
-	for left := st.Size; left > 0; {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	defer unix.Close(from)
+	return xattrsByFd(from, fd)
+}
+
+// xattrsByFd copies attributes; what may not be set here is left out.
+func xattrsByFd(from, to int) error {
+	names, err := listXattrs(from)
+	for _, name := range names {
+		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue // about the layer that the directory is in, not about its content
 		}
-		n, err := retry(func() (int, error) { return unix.CopyFileRange(in, nil, out, nil, int(min(left, 1<<30)), 0) })
-		if err != nil {
+		value, err := getXattr(from, name)
+		if err == nil {
+			err = unix.Fsetxattr(to, name, []byte(value), 0)
+		}
+		if err != nil && err != unix.EPERM && err != unix.ENOTSUP && err != unix.ENODATA {
 			return err
 		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func getXattr(fd int, name string) (string, error) {
+	buf := make([]byte, 256) // bytes: enough for all that is usual
+	n, err := unix.Fgetxattr(fd, name, buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, 64<<10) // bytes: XATTR_SIZE_MAX
+		n, err = unix.Fgetxattr(fd, name, buf)
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func listXattrs(fd int) ([]string, error) {
+	n, err := unix.Flistxattr(fd, nil)
+	if err != nil || n == 0 {
+		if err == unix.ENOTSUP {
+			err = nil
 		}
-		left -= int64(n)
+		return nil, err
 	}
-	if err := unix.Fchown(out, int(st.Uid), int(st.Gid)); err != nil {
-		return err
+	buf := make([]byte, n)
+	if n, err = unix.Flistxattr(fd, buf); err != nil {
+		return nil, err
 	}
-	if err := unix.Fchmod(out, st.Mode&0o7777); err != nil {
-		return err
+	var names []string
+	for rest := buf[:n]; len(rest) > 0; {
+		end := slices.Index(rest, 0)
+		if end < 0 {
+			break
+		}
+		names = append(names, string(rest[:end]))
+		rest = rest[end+1:]
 	}
-	if err := xattrsByFd(in, out); err != nil {
-		return err
-	}
-	return dst.at(to, func(dirfd int, base string) error {
-		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
-	})
+	return names, nil
 }

@@ -175,13 +175,20 @@ func (t *tree) names(path string) ([]string, error) {
 }
 
 // removeAll removes path and everything below it, even below directories that
-// their own mode locks against their owner.
-func (t *tree) removeAll(path string) error {
-	err := t.unlink(path)
-	if err == nil || err == unix.ENOENT {
+// their own mode locks against their owner. gone, if not nil, hears of each name of
+// a non-directory.
+func (t *tree) removeAll(path string, gone func(*unix.Stat_t)) error {
+	st, err := t.lstat(path)
+	if err == unix.ENOENT {
 		return nil
 	}
-	if err != unix.EISDIR && err != unix.EPERM {
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if err = t.unlink(path); err == nil && gone != nil {
+			gone(&st)
+		}
 		return err
 	}
 	if err := t.unlock(path); err != nil {
@@ -192,7 +199,7 @@ func (t *tree) removeAll(path string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := t.removeAll(join(path, name)); err != nil {
+		if err := t.removeAll(join(path, name), gone); err != nil {
 			return err
 		}
 	}

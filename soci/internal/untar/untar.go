@@ -125,6 +125,14 @@ const (
 	UserXattr                // user.overlay.opaque: mounts with the userxattr option
 )
 
+// prefix is where overlayfs keeps its attributes in a form.
+func (f Form) prefix() string {
+	if f == UserXattr {
+		return "user.overlay."
+	}
+	return "trusted.overlay."
+}
+
 // Note says that something could not be set, how often, and where for example.
 type Note struct {
 	What    string
@@ -152,7 +160,39 @@ type Layer struct {
 	implicit  map[string]bool     // directories no entry describes
 	lower     []link              // hard links whose target is in a lower layer
 	notes     notes
+	usage     usage
+	form      Form // of the marks on the disk, once there are any
+	opened    bool // by OpenLayer
 }
+
+// Usage is what the layer takes of its file system, counted while it was written;
+// after Overlay it includes what that added. A file system that assigns blocks
+// late may end up with a few more for large files. It is unknown (zero) for a
+// layer from OpenLayer, and wrong after Merge has emptied the layer.
+func (l *Layer) Usage() Usage { return l.usage.sum() }
+
+// Usage is what a layer takes of a file system, counted as containerd counts a
+// snapshot: every inode once, the directory of the layer included.
+type Usage struct {
+	Bytes  int64 // blocks that the file system has given or promised, times 512
+	Inodes int64
+}
+
+// usage gathers Usage while a layer is written. Blocks come from the file system,
+// right before a file is closed: holes, attributes that need a block of their own
+// and the sizes of directories are in.
+type usage struct {
+	blocks atomic.Int64
+	inodes atomic.Int64
+}
+
+func (u *usage) sum() Usage {
+	const unit = 512 // bytes of a block in struct stat, whatever the file system's own
+	return Usage{Bytes: u.blocks.Load() * unit, Inodes: u.inodes.Load()}
+}
+
+// noteOwner says that an owner is not the one wanted.
+const noteOwner = "owner not set (needs root)"
 
 // Notes lists what could not be set in these layers, sorted by what.
 func Notes(layers ...*Layer) []Note {

@@ -22,6 +22,9 @@ func Extract(context.Context, io.Reader, string, Options) (*Layer, error) { retu
 // Merge is not available on this system.
 func Merge(context.Context, string, *Layer) error { return errLinux }
 
+// OpenLayer is not available on this system.
+func OpenLayer(string, Form) (*Layer, error) { return nil, errLinux }
+
 // Settle completes a layer that has nothing below it.
 func (l *Layer) Settle() error { return errLinux }
 
