@@ -1,0 +1,222 @@
+package soci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/untar"
+)
+
+// Image is a resolved image: what its layers are and what they must hash to. It
+// is made by [Puller.Resolve], not changed afterwards, and safe for concurrent use.
+type Image struct {
+	Reference string        // in full form, as asked
+	Manifest  string        // digest of the platform's manifest
+	Platform  string        // as the config says
+	Config    ocispec.Image // environment, entry point, history
+	Layers    []ImageLayer  // lowest first
+	Warnings  []string      // oddities that do no harm
+
+	ref   registry.Reference
+	img   *registry.Image
+	meter *untar.Meter // of all layers: the limits are the image's
+}
+
+// ImageLayer is one layer of a manifest.
+type ImageLayer struct {
+	Digest    string // of the blob
+	DiffID    string // of the tar inside
+	MediaType string
+	Size      int64 // bytes of the blob
+}
+
+// Resolve finds the manifest of ref for the Puller's platform and reads its
+// config. Both are checked against their digests. No layer is touched.
+func (p *Puller) Resolve(ctx context.Context, ref string) (*Image, error) {
+	r, err := registry.ParseReference(ref)
+	if err != nil {
+		return nil, &Error{Op: "parse", Err: err}
+	}
+	img, err := p.client.Resolve(ctx, p.engine, r, p.platform)
+	if err != nil {
+		return nil, fail(ctx, "resolve", r, r.Digest.String(), err)
+	}
+	out := &Image{
+		Reference: r.String(),
+		Manifest:  img.Manifest.Digest.String(),
+		Platform:  platforms.Format(img.Platform),
+		Config:    img.Config,
+		Warnings:  img.Notes,
+		ref:       r,
+		img:       img,
+		meter:     untar.NewMeter(p.opts.Limits.untar()),
+	}
+	for _, l := range img.Layers {
+		out.Layers = append(out.Layers, ImageLayer{
+			Digest: l.Digest.String(), DiffID: l.DiffID.String(), MediaType: l.MediaType, Size: l.Size,
+		})
+	}
+	return out, nil
+}
+
+// UnpackOptions say how [Puller.UnpackLayer] unpacks. The zero value is for a
+// lowest layer.
+type UnpackOptions struct {
+	// Lower names the directories of the layers below, nearest first, in overlay
+	// form. It is called once, when the layer has been extracted and verified, and
+	// may wait for them: so layers are extracted in any order and at the same time.
+	// Nil: there are none.
+	Lower func(ctx context.Context) ([]string, error)
+	// UserXattr marks opaque directories for mounts with the userxattr option, and
+	// reads lower ones in that form. Without root it is always so.
+	UserXattr bool
+	// Notify is told of bytes received (compressed) and inflated (tar). It may block,
+	// which slows the layer down: so a rate is held. It is called from two
+	// goroutines. Nil: nobody.
+	Notify func(compressed, tar int64)
+}
+
+// UnpackedLayer is a layer in a directory of its own, verified.
+type UnpackedLayer struct {
+	Layer
+
+	DiskBytes int64    `json:"disk_bytes"` // blocks of the file system times their size
+	Inodes    int64    `json:"inodes"`
+	Warnings  []string `json:"warnings,omitempty"` // what could not be set
+}
+
+// UnpackLayer fetches layer i of an image into dir, in the form that overlayfs
+// takes as lowerdir. dir must not exist; its parent must. When it returns without
+// error both digests and the size are right; when it fails, dir does not exist.
+//
+// The caller bounds how many run at once: each takes Memory/Parallelism of the
+// options.
+// The limits count all layers that were unpacked of one Image.
+func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string, opts UnpackOptions) (_ *UnpackedLayer, err error) {
+	if i < 0 || i >= len(img.Layers) {
+		return nil, &Error{Op: "layer", Registry: img.ref.Host, Repository: img.ref.Repository, Err: fmt.Errorf("there is no layer %d: the image has %d", i, len(img.Layers))}
+	}
+	desc := img.img.Layers[i]
+	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
+	if err := makeTarget(dir, desc.Size); err != nil {
+		return nil, wrap("target", err)
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if rerr := untar.RemoveAll(dir); rerr != nil {
+			err = wrap("clean up", fmt.Errorf("%w; %w in %s: %w", err, ErrLeft, dir, rerr))
+		}
+	}()
+	out, layer, err := p.extract(ctx, img, desc, dir, opts.Notify)
+	if err != nil {
+		return nil, wrap("layer", err)
+	}
+	if err := overlay(ctx, layer, opts); err != nil {
+		return nil, wrap("merge", err)
+	}
+	if p.opts.Sync {
+		if err := syncFS(dir); err != nil {
+			return nil, wrap("target", err)
+		}
+	}
+	out.Dir = dir
+	u := layer.Usage()
+	out.DiskBytes, out.Inodes = u.Bytes, u.Inodes
+	for _, n := range untar.Notes(layer) {
+		out.Warnings = append(out.Warnings, n.String())
+	}
+	return out, nil
+}
+
+// makeTarget makes the directory of a layer if the blob's bytes would fit there.
+func makeTarget(dir string, size int64) error {
+	switch err := os.Mkdir(dir, 0o755); {
+	case errors.Is(err, fs.ErrExist):
+		return marked{fmt.Errorf("%s exists: name a new directory", dir), ErrTarget}
+	case err != nil:
+		return marked{err, ErrTarget}
+	}
+	// Files take more than their compressed form, so this is the least.
+	if have, err := free(filepath.Dir(dir)); err == nil && have < size {
+		return errors.Join(fmt.Errorf("%w: the layer has %d bytes compressed, %d are free", syscall.ENOSPC, size, have), os.Remove(dir))
+	}
+	return nil
+}
+
+// extract runs the pipeline of one layer into an empty directory.
+func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, notify func(compressed, tar int64)) (*UnpackedLayer, *untar.Layer, error) {
+	// A share of the budget, less what is spoken for.
+	n := int64(p.opts.Parallelism)
+	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*ringBytes)/n)
+	if b := p.opts.Budget; b != nil {
+		if err := b.Acquire(ctx, window+ringBytes); err != nil {
+			return nil, nil, err
+		}
+		defer b.Release(window + ringBytes)
+	}
+	blob, err := p.client.Blob(img.ref, desc.Digest)
+	if err != nil {
+		return nil, nil, err
+	}
+	obj := p.engine.Object(blob, ranges.Spec{Name: desc.Digest.String(), Host: blob.Host(), Size: desc.Size})
+	defer obj.Close()
+	stream := obj.Stream(ctx, 0, -1, ranges.StreamOptions{
+		WindowBytes: window,
+		NoVerify:    true, // the digest is stronger than any CRC
+	})
+	defer stream.Close()
+	if notify == nil {
+		notify = func(int64, int64) {}
+	}
+	pl := &pipeline{desc: desc, stream: stream, ratio: p.opts.Limits.Ratio, notify: notify}
+	l, err := pl.unpack(ctx, p.mem, dir, untar.Options{Pool: p.writers, Meter: img.meter})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &UnpackedLayer{Layer: Layer{
+		Digest:          desc.Digest.String(),
+		DiffID:          desc.DiffID.String(),
+		Compression:     pl.format.String(),
+		CompressedBytes: pl.received,
+		TarBytes:        pl.tarBytes,
+		FileBytes:       l.Bytes,
+		Files:           l.Files,
+		Entries:         l.Entries,
+		Timing:          pl.timing,
+	}}, l, nil
+}
+
+// overlay gives a layer the form of overlayfs above what lies below it.
+func overlay(ctx context.Context, l *untar.Layer, opts UnpackOptions) error {
+	form := untar.TrustedXattr
+	if opts.UserXattr || os.Geteuid() != 0 {
+		form = untar.UserXattr
+	}
+	var lower []*untar.Layer
+	if opts.Lower != nil {
+		dirs, err := opts.Lower(ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range dirs {
+			below, err := untar.OpenLayer(d, form)
+			if err != nil {
+				return err
+			}
+			lower = append(lower, below)
+		}
+	}
+	return l.Overlay(ctx, form, lower)
+}
