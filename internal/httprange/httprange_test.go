@@ -32,7 +32,7 @@ func (s source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ra
 func serve(t *testing.T, h http.HandlerFunc) source {
 	t.Helper()
 	srv := httptest.NewServer(h)
-	client, fresh := httprange.NewClients(nil)
+	client, fresh := httprange.NewClients(nil, nil)
 	t.Cleanup(func() {
 		client.CloseIdleConnections()
 		srv.Close()

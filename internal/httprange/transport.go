@@ -2,6 +2,7 @@ package httprange
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -49,14 +50,14 @@ func NewTransport(dial DialContext) *http.Transport {
 	}
 }
 
-// NewClients returns a client over NewTransport and one that opens a connection
-// for every request, for hedges and for retries after a stall. Neither follows
-// redirects: who asks decides what may go where. Close idle connections of the
-// first at the end.
-func NewClients(dial DialContext) (client, fresh *http.Client) {
-	t := NewTransport(dial)
-	ft := NewTransport(dial)
+// NewClients returns a client over a [Transport] and one that opens a connection
+// for every request, for hedges and for retries after a stall. trust may be nil.
+// Neither follows redirects: who asks decides what may go where. Close idle
+// connections of the first at the end.
+func NewClients(dial DialContext, trust *tls.Config) (client, fresh *http.Client) {
+	t, ft := NewTransport(dial), NewTransport(dial)
 	ft.DisableKeepAlives = true
+	t.TLSClientConfig, ft.TLSClientConfig = trust.Clone(), trust.Clone()
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &http.Client{Transport: t, CheckRedirect: stay}, &http.Client{Transport: ft, CheckRedirect: stay}
+	return &http.Client{Transport: NewDirect(t), CheckRedirect: stay}, &http.Client{Transport: NewDirect(ft), CheckRedirect: stay}
 }

@@ -3,6 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -158,17 +159,12 @@ func (c *Client) makeClients(cfg aws.Config) error {
 		}
 		dial = d.DialContext
 	}
-	c.client, c.fresh = httprange.NewClients(dial)
-	b, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
-	if !ok || b.GetTransport().TLSClientConfig == nil || b.GetTransport().TLSClientConfig.RootCAs == nil {
-		return nil
+	var trust *tls.Config
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok && b.GetTransport().TLSClientConfig != nil && b.GetTransport().TLSClientConfig.RootCAs != nil {
+		trust = b.GetTransport().TLSClientConfig.Clone()
+		trust.NextProtos = nil // the transport sets its own
 	}
-	for _, hc := range []*http.Client{c.client, c.fresh} {
-		if t, ok := hc.Transport.(*http.Transport); ok {
-			t.TLSClientConfig = b.GetTransport().TLSClientConfig.Clone()
-			t.TLSClientConfig.NextProtos = nil // the transport sets its own
-		}
-	}
+	c.client, c.fresh = httprange.NewClients(dial, trust)
 	return nil
 }
 

@@ -81,7 +81,7 @@ func New(opts Options) (*Client, error) {
 	if opts.HTTPClient != nil {
 		c.plain = pair(opts.HTTPClient)
 	} else {
-		c.plain.client, c.plain.fresh = httprange.NewClients(opts.Dial)
+		c.plain.client, c.plain.fresh = httprange.NewClients(opts.Dial, nil)
 	}
 	return c, nil
 }
