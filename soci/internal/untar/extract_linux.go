@@ -1,10 +1,10 @@
 package untar
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
 	"os"
@@ -23,18 +23,25 @@ type extraction struct {
 	meter      *Meter
 	privileged bool
 	layer      *Layer
+	in         reader
 	// dirs holds every directory of the layer by physical path. It is complete:
 	// the layer began empty. So a path that is not in dirs is no directory, and a
 	// logical path that is in dirs crosses no symbolic link.
-	dirs  map[string]*dirMeta
-	lower []link
+	dirs map[string]*dirMeta
+	// links remembers where symbolic links lead that lay on the way of an entry.
+	links map[string]string
+	works []*dirWork // directories that are open
+	last  *dirWork   // the one whose batch is being filled, or nil
+	clock uint64     // counts uses of works
+	seed  maphash.Seed
 
 	writeNanos atomic.Int64
 
-	mu       sync.Mutex
-	idle     sync.Cond // signalled when inflight shrinks
-	inflight map[string]struct{}
-	err      error // first failure of a writer
+	mu      sync.Mutex // guards what follows, and dirWork.out
+	change  sync.Cond  // signalled when pending shrinks
+	pending int        // operations that were handed to the writers
+	err     error      // first failure of a writer
+	waiting []link     // hard links whose target was not there
 }
 
 // dirMeta is what an entry says about a directory; applied at the very end,
@@ -42,10 +49,20 @@ type extraction struct {
 type dirMeta struct {
 	meta
 	explicit bool
+	work     *dirWork // while it is open
 }
 
-// Extract unpacks the tar stream r into dir, which must be empty. It reads up to
-// the end of the archive; what follows is left in r.
+// Bounds of what the parser runs ahead of the writers.
+const (
+	maxPending = 512 // operations: a few batches for each of many writers
+	maxLinks   = 40  // symbolic links that one path may cross, as in the kernel
+	maxWorks   = 64  // open directories: archives come in the order of a walk
+	maxKnown   = 512 // remembered symbolic links
+)
+
+// Extract unpacks the tar stream r into dir, which must be empty. It reads at least
+// up to the end of the archive; what follows may be left in r. An r that is a
+// [BlockReader] too is not copied from.
 func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer, error) {
 	t, err := openTree(dir, opts.walk)
 	if err != nil {
@@ -63,17 +80,27 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 			opaque:    make(map[string]bool),
 			implicit:  make(map[string]bool),
 		},
-		dirs:     map[string]*dirMeta{".": {meta: defaultDirMeta}},
-		inflight: make(map[string]struct{}),
+		dirs:  map[string]*dirMeta{".": {meta: defaultDirMeta}},
+		links: make(map[string]string),
+		seed:  maphash.MakeSeed(),
 	}
-	x.idle.L = &x.mu
-	err = x.parse(ctx, tar.NewReader(r))
+	x.change.L = &x.mu
+	src, ok := r.(BlockReader)
+	if !ok {
+		src = &copied{r: r, pool: opts.Pool}
+	}
+	x.in.stream = stream{src: src, flush: x.flush}
+	err = x.parse(ctx)
+	x.in.close()
 	// Writers hold pieces of this run until they are done, also after a failure.
-	if werr := x.wait(""); err == nil && werr != nil {
+	if werr := x.settle(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
 	if err == nil {
 		err = x.finish()
+	}
+	for _, w := range x.works {
+		_ = unix.Close(w.fd)
 	}
 	if err != nil {
 		return nil, err
@@ -81,51 +108,41 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	return x.layer, nil
 }
 
-func (x *extraction) parse(ctx context.Context, tr *tar.Reader) error {
+// errStopped ends the parser when a writer has failed.
+var errStopped = errors.New("stopped")
+
+func (x *extraction) parse(ctx context.Context) error {
 	for {
-		hdr, err := tr.Next()
-		if err == io.EOF {
-			return nil
-		}
-		// ErrInsecurePath comes with a usable header; names are judged by clean.
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return &Error{Err: archiveErr(err)}
-		}
-		if err := ctx.Err(); err != nil {
+		hdr, err := x.in.next(ctx)
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err == io.EOF:
+			return nil
+		case errors.Is(err, errStopped):
+			return err
+		case err != nil:
+			return &Error{Err: err}
 		}
-		if err := x.entry(ctx, hdr, tr); err != nil {
-			if _, ok := errors.AsType[*Error](err); ok || ctx.Err() != nil {
+		if err := x.entry(ctx, hdr); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if errors.Is(err, errStopped) {
 				return err
 			}
-			return &Error{Entry: hdr.Name, Err: err}
+			return wrap(hdr.name, x.explain(err))
 		}
 	}
-}
-
-// archiveErr marks what the tar reader itself dislikes; errors of the stream
-// below (network, digest, cancel) pass as they are.
-func archiveErr(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	return err
 }
 
 // entry places one entry.
-func (x *extraction) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader) error {
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
-		return nil // git archive writes one; it holds nothing about files
-	}
-	name, err := clean(hdr.Name)
+func (x *extraction) entry(ctx context.Context, hdr *header) error {
+	name, err := clean(hdr.name)
 	if err != nil {
 		return err
 	}
-	size := int64(0)
-	if isRegular(hdr.Typeflag) {
-		size = hdr.Size
-	}
-	if err := x.meter.entry(name, size); err != nil {
+	if err := x.meter.entry(name, hdr.size); err != nil {
 		return err
 	}
 	x.layer.Entries++
@@ -145,42 +162,45 @@ func (x *extraction) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader)
 		return x.root(hdr, m)
 	}
 	path := join(parent, base)
-	if hdr.Typeflag == tar.TypeDir {
+	if len(x.links) > 0 {
+		delete(x.links, path)
+	}
+	if hdr.flag == typeDir || hdr.flag == typeGNUDumpDir {
 		return x.directory(path, m)
 	}
-	if err := x.makeRoom(path); err != nil {
+	d, err := x.makeRoom(path, parent, base)
+	if err != nil {
 		return err
 	}
-	switch hdr.Typeflag {
-	case tar.TypeReg, '\x00', tar.TypeCont, tar.TypeGNUSparse: // '\x00' is TypeReg of version 7 archives
-		return x.file(ctx, path, hdr, m, tr)
-	case tar.TypeLink:
-		return x.hardLink(path, hdr)
-	case tar.TypeSymlink:
-		if hdr.Linkname == "" || len(hdr.Linkname) >= unix.PathMax {
-			return fmt.Errorf("%w: symbolic link with a target of %d bytes", ErrFormat, len(hdr.Linkname))
+	o := op{base: base, meta: m, fd: -1}
+	switch hdr.flag {
+	case typeFile, typeFileOld, typeContiguous, typeGNUSparse:
+		return x.file(ctx, d, o, hdr)
+	case typeHardLink:
+		return x.hardLink(d, o, hdr)
+	case typeSymlink:
+		if hdr.link == "" || len(hdr.link) >= unix.PathMax || strings.IndexByte(hdr.link, 0) >= 0 {
+			return badf("symbolic link with a target of %d bytes, or with a zero byte in it", len(hdr.link))
 		}
-		return x.special(path, m, 0, hdr.Linkname)
-	case tar.TypeFifo:
-		m.mode |= unix.S_IFIFO
-		return x.special(path, m, 0, "")
-	case tar.TypeChar, tar.TypeBlock:
-		return x.device(path, hdr, m)
+		o.kind, o.target = opSymlink, hdr.link
+		return x.add(d, o)
+	case typeFifo:
+		o.kind, o.node = opNode, unix.S_IFIFO
+		return x.add(d, o)
+	case typeChar, typeBlock:
+		return x.device(d, o, hdr)
 	}
-	x.layer.notes.add(fmt.Sprintf("entry of unknown type %q left out", hdr.Typeflag), hdr.Name)
+	x.layer.notes.add(fmt.Sprintf("entry of unknown type %q left out", hdr.flag), hdr.name)
 	return nil
 }
 
-func isRegular(flag byte) bool {
-	return flag == tar.TypeReg || flag == '\x00' || flag == tar.TypeCont || flag == tar.TypeGNUSparse
-}
-
 // root takes the metadata of the root directory from its own entry.
-func (x *extraction) root(hdr *tar.Header, m meta) error {
-	if hdr.Typeflag != tar.TypeDir {
+func (x *extraction) root(hdr *header, m meta) error {
+	if hdr.flag != typeDir && hdr.flag != typeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
 	}
-	*x.dirs["."] = dirMeta{meta: m, explicit: true}
+	d := x.dirs["."]
+	d.meta, d.explicit = m, true
 	return nil
 }
 
@@ -204,21 +224,29 @@ func (x *extraction) whiteout(parent, base string) error {
 
 // resolve turns a logical directory into a physical one; mk makes what is missing.
 func (x *extraction) resolve(logical string, mk bool) (string, error) {
-	if x.dirs[logical] != nil {
+	if x.last != nil && x.last.path == logical || x.dirs[logical] != nil {
 		return logical, nil
 	}
 	return follow(logical, func(phys string) (bool, string, error) {
 		if x.dirs[phys] != nil {
 			return true, "", nil
 		}
-		if err := x.wait(phys); err != nil {
+		if target, ok := x.links[phys]; ok {
+			return false, target, nil
+		}
+		dir, base := split(phys)
+		d, err := x.work(dir)
+		if err != nil {
+			return false, "", err
+		}
+		if err := x.clear(d, base); err != nil {
 			return false, "", err
 		}
 		if mk {
-			if d := strings.Count(phys, "/") + 1; x.meter.limits.Depth >= 0 && d > x.meter.limits.Depth {
-				return false, "", fmt.Errorf("%w: symbolic links lead %d directories deep", ErrLimit, d)
+			if n := strings.Count(phys, "/") + 1; x.meter.limits.Depth >= 0 && n > x.meter.limits.Depth {
+				return false, "", fmt.Errorf("%w: symbolic links lead %d directories deep", ErrLimit, n)
 			}
-			err := x.tree.mkdir(phys, 0o700)
+			err := retryErr(func() error { return unix.Mkdirat(d.fd, base, defaultDirMeta.mode) })
 			if err == nil {
 				x.dirs[phys] = &dirMeta{meta: defaultDirMeta}
 				return true, "", nil
@@ -227,9 +255,15 @@ func (x *extraction) resolve(logical string, mk bool) (string, error) {
 				return false, "", err
 			}
 		}
-		target, err := x.tree.readlink(phys)
+		target, err := readlinkat(d.fd, base)
 		if err == unix.EINVAL { // exists, is no link, and directories are in dirs
-			err = fmt.Errorf("%w: parent %q is not a directory", ErrFormat, shorten(phys))
+			err = badf("parent %q is not a directory", shorten(phys))
+		}
+		if err == nil {
+			if len(x.links) >= maxKnown {
+				clear(x.links)
+			}
+			x.links[phys] = target
 		}
 		return false, target, err
 	})
@@ -241,191 +275,177 @@ func (x *extraction) directory(path string, m meta) error {
 		have.meta, have.explicit = m, true
 		return nil
 	}
-	if err := x.wait(path); err != nil {
+	parent, base := split(path)
+	d, err := x.work(parent)
+	if err != nil {
 		return err
 	}
-	err := x.tree.mkdir(path, 0o700)
+	if err := x.clear(d, base); err != nil {
+		return err
+	}
+	// All that its owner needs to fill it; finish sets the rest.
+	mk := func() error {
+		return retryErr(func() error { return unix.Mkdirat(d.fd, base, m.mode&0o777|0o700) })
+	}
+	err = mk()
 	if err == unix.EEXIST { // something else of this layer: the last entry wins
-		if err = x.unlink(path); err == nil {
-			err = x.tree.mkdir(path, 0o700)
+		if err = x.drop(d.fd, base); err == nil {
+			err = mk()
 		}
 	}
 	if err != nil {
 		return err
 	}
-	x.forget(path)
 	x.dirs[path] = &dirMeta{meta: m, explicit: true}
 	return nil
 }
 
-// makeRoom clears the way for a non-directory at path: waits for an earlier entry
-// of the same name and removes a directory. An earlier file or link is replaced
-// by the writer.
-func (x *extraction) makeRoom(path string) error {
+// makeRoom clears the way for a non-directory: waits for an earlier entry of the
+// same name and removes a directory. An earlier file or link is replaced by the
+// writer. It returns the open parent.
+func (x *extraction) makeRoom(path, parent, base string) (*dirWork, error) {
 	if x.dirs[path] != nil {
-		if err := x.wait(""); err != nil { // writers may be busy below
-			return err
+		if err := x.settle(nil); err != nil { // writers may be busy below
+			return nil, err
 		}
 		if err := x.tree.removeAll(path, x.layer.usage.gone); err != nil {
-			return err
+			return nil, err
 		}
 		x.forget(path)
-		below := path + "/"
-		inside := func(p string) bool { return p == path || strings.HasPrefix(p, below) }
-		maps.DeleteFunc(x.dirs, func(p string, _ *dirMeta) bool { return inside(p) })
-		maps.DeleteFunc(x.layer.opaque, func(p string, _ bool) bool { return inside(p) })
-		maps.DeleteFunc(x.layer.whiteouts, func(p string, _ []string) bool { return inside(p) })
-		return nil
 	}
-	if err := x.wait(path); err != nil {
-		return err
+	d, err := x.work(parent)
+	if err == nil {
+		err = x.clear(d, base)
 	}
-	x.forget(path)
-	return nil
+	return d, err
 }
 
-// forget drops waiting hard links at or below path: a later entry replaced them.
+// forget drops all that is known of a directory that was removed.
 func (x *extraction) forget(path string) {
-	if len(x.lower) > 0 {
-		x.lower = slices.DeleteFunc(x.lower, func(l link) bool {
-			return l.path == path || strings.HasPrefix(l.path, path+"/")
-		})
-	}
-}
-
-// wait blocks until no writer works on path ("" for: on anything) and returns
-// the first failure of a writer.
-func (x *extraction) wait(path string) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for {
-		_, busy := x.inflight[path]
-		if path == "" {
-			busy = len(x.inflight) > 0
+	below := path + "/"
+	inside := func(p string) bool { return p == path || strings.HasPrefix(p, below) }
+	x.works = slices.DeleteFunc(x.works, func(w *dirWork) bool {
+		if inside(w.path) {
+			_ = unix.Close(w.fd)
+			if x.last == w {
+				x.last = nil
+			}
+			return true
 		}
-		if !busy {
-			return x.err
-		}
-		x.idle.Wait()
-	}
-}
-
-// begin marks path as in work, unless a writer has failed already.
-func (x *extraction) begin(path string) error {
+		return false
+	})
+	maps.DeleteFunc(x.dirs, func(p string, _ *dirMeta) bool { return inside(p) })
+	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) })
+	maps.DeleteFunc(x.layer.opaque, func(p string, _ bool) bool { return inside(p) })
+	maps.DeleteFunc(x.layer.whiteouts, func(p string, _ []string) bool { return inside(p) })
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.err != nil {
-		return x.err
-	}
-	x.inflight[path] = struct{}{}
-	return nil
+	x.waiting = slices.DeleteFunc(x.waiting, func(l link) bool { return inside(l.path) })
 }
 
-// end is the counterpart of begin.
-func (x *extraction) end(path string, err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.inflight, path)
-	if err != nil && x.err == nil {
-		x.err = &Error{Entry: path, Err: err}
-	}
-	x.idle.Broadcast()
-}
-
-// hardLink links at once when the target is in this layer, else later.
-func (x *extraction) hardLink(path string, hdr *tar.Header) error {
-	target, err := clean(hdr.Linkname)
+// hardLink makes a second name. A target that is not there may come later or lie in
+// a lower layer.
+func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
+	target, err := clean(hdr.link)
 	if err != nil {
-		return fmt.Errorf("hard link target %q: %w", shorten(hdr.Linkname), err)
+		return fmt.Errorf("hard link target %q: %w", shorten(hdr.link), err)
 	}
-	done, err := x.linkNow(path, target)
-	if err != nil || done {
-		return err
-	}
-	x.lower = append(x.lower, link{path: path, target: target, entry: hdr.Name})
-	// An earlier entry of this name is replaced now; the link itself comes later.
-	if err := x.unlink(path); err != unix.ENOENT {
-		return err
-	}
-	return nil
-}
-
-// linkNow reports whether the target was there.
-func (x *extraction) linkNow(path, target string) (bool, error) {
+	o.kind, o.target, o.entry = opLink, target, hdr.name
 	dir, base := split(target)
 	parent, err := x.resolve(dir, false)
+	if errors.Is(err, unix.ENOENT) {
+		return x.waitFor(d, &o)
+	}
 	if err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			err = nil
-		}
-		return false, err
+		return err
 	}
-	from := join(parent, base)
-	if x.dirs[from] != nil {
-		return false, fmt.Errorf("%w: hard link to directory %q", ErrFormat, shorten(target))
+	if x.dirs[join(parent, base)] != nil {
+		return badf("hard link to directory %q", shorten(target))
 	}
-	if err := x.wait(from); err != nil {
-		return false, err
+	o.from = base
+	if parent == d.path {
+		return x.add(d, o) // in order with the files beside it
 	}
-	if from == path { // a link to itself says nothing new
-		_, err = x.tree.lstat(from)
-	} else if err = x.tree.link(from, x.tree, path); err == unix.EEXIST {
-		if err = x.unlink(path); err == nil {
-			err = x.tree.link(from, x.tree, path)
-		}
+	from, err := x.work(parent)
+	if err == nil {
+		err = x.clear(from, base)
 	}
-	if err == unix.ENOENT {
-		return false, nil
+	if err != nil {
+		return err
 	}
-	return err == nil, err
+	return x.link(from, d, &o)
 }
 
 // finish resolves forward links and gives directories their metadata, children
 // before parents: a parent's mode may forbid to reach them.
 func (x *extraction) finish() error {
-	l := x.layer
-	for again := true; again; {
-		again = false
-		waiting := x.lower
-		x.lower = nil
-		for _, ln := range waiting {
-			done, err := x.linkNow(ln.path, ln.target)
-			if err != nil {
-				return &Error{Entry: ln.entry, Err: err}
-			}
-			if again = again || done; !done {
-				x.lower = append(x.lower, ln)
-			}
-		}
+	if err := x.forwardLinks(); err != nil {
+		return err
 	}
-	l.lower = x.lower
 	paths := slices.Sorted(maps.Keys(x.dirs))
 	for _, path := range slices.Backward(paths) {
 		d := x.dirs[path]
 		if !d.explicit {
-			l.implicit[path] = true
+			x.layer.implicit[path] = true
 		}
 		if err := x.finishDir(path, d); err != nil {
 			return &Error{Entry: path, Err: err}
 		}
 	}
-	l.Write = nanos(&x.writeNanos)
+	x.layer.Write = nanos(&x.writeNanos)
 	return nil
 }
 
-func (x *extraction) finishDir(path string, d *dirMeta) error {
-	fd, err := x.tree.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
+// forwardLinks makes the links whose target came after them. What stays has its
+// target in a lower layer.
+func (x *extraction) forwardLinks() error {
+	// A later entry of the same name has replaced a link: another link, or what
+	// lies there now.
+	byPath := make(map[string]int)
+	for i, ln := range x.waiting {
+		byPath[ln.path] = i
 	}
-	defer unix.Close(fd)
-	if d.explicit {
-		err = x.apply(fd, path, d.meta)
-	} else { // owner and times are those of its making
-		err = unix.Fchmod(fd, d.mode)
+	var left []link
+	for i, ln := range x.waiting {
+		if byPath[ln.path] != i {
+			continue
+		}
+		if _, err := x.tree.lstat(ln.path); err == nil || err == unix.ENOTDIR {
+			continue
+		}
+		left = append(left, ln)
 	}
-	if err != nil {
-		return err
+	for again := true; again; {
+		again = false
+		waiting := left
+		left = nil
+		for _, ln := range waiting {
+			done, err := x.linkNow(ln)
+			if err != nil {
+				return &Error{Entry: ln.entry, Err: err}
+			}
+			if again = again || done; !done {
+				left = append(left, ln)
+			}
+		}
 	}
-	return x.layer.usage.addFd(fd)
+	x.layer.lower = left
+	return nil
+}
+
+// linkNow reports whether the target was there.
+func (x *extraction) linkNow(ln link) (bool, error) {
+	dir, base := split(ln.target)
+	parent, err := x.resolve(dir, false)
+	if err == nil {
+		from := join(parent, base)
+		if x.dirs[from] != nil {
+			return false, badf("hard link to directory %q", shorten(ln.target))
+		}
+		err = x.tree.link(from, x.tree, ln.path)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -1,12 +1,10 @@
 package untar
 
 import (
-	"archive/tar"
-	"context"
+	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,43 +13,64 @@ import (
 
 // meta is the metadata of an entry in the form of the kernel.
 type meta struct {
-	mode   uint32 // permission bits with setuid, setgid, sticky; for special files the type too
-	uid    int
-	gid    int
-	times  [2]unix.Timespec // access, modification
-	xattrs map[string]string
+	mode  uint32 // permission bits with setuid, setgid, sticky
+	uid   uint32
+	gid   uint32
+	times [2]unix.Timespec // access, modification
+	attrs []attr
 }
 
 // defaultDirMeta is for directories that no entry describes.
 var defaultDirMeta = meta{mode: 0o755}
 
+// lendBits lend the rights of a file's owner to others.
+const lendBits = unix.S_ISUID | unix.S_ISGID
+
 // meta reads the metadata of a header.
-func (x *extraction) meta(hdr *tar.Header) (meta, error) {
+func (x *extraction) meta(hdr *header) (meta, error) {
 	const maxID = 1<<32 - 2 // the kernel reads -1 as "leave it"
-	if hdr.Uid < 0 || hdr.Gid < 0 || int64(hdr.Uid) > maxID || int64(hdr.Gid) > maxID {
-		return meta{}, fmt.Errorf("%w: owner %d:%d out of range", ErrFormat, hdr.Uid, hdr.Gid)
-	}
-	attrs, refused := xattrs(hdr)
-	if refused != "" {
-		x.layer.notes.add("attribute "+refused+" refused (it steers overlayfs)", hdr.Name)
-	}
-	atime := hdr.AccessTime
-	if atime.IsZero() {
-		atime = hdr.ModTime
+	if hdr.uid < 0 || hdr.gid < 0 || hdr.uid > maxID || hdr.gid > maxID {
+		return meta{}, badf("owner %d:%d out of range", hdr.uid, hdr.gid)
 	}
 	return meta{
-		mode:   uint32(hdr.Mode & 0o7777),
-		uid:    hdr.Uid,
-		gid:    hdr.Gid,
-		times:  [2]unix.Timespec{timespec(atime), timespec(hdr.ModTime)},
-		xattrs: attrs,
+		mode:  uint32(hdr.mode & 0o7777),
+		uid:   uint32(hdr.uid),
+		gid:   uint32(hdr.gid),
+		times: [2]unix.Timespec{timespec(hdr.atime), timespec(hdr.mtime)},
+		attrs: x.attrs(hdr),
 	}, nil
+}
+
+// attrs picks the extended attributes of a header. Names that steer overlayfs
+// itself are never taken from an archive: trusted.overlay.redirect, for one,
+// makes a mount show a directory of the attacker's choice.
+func (x *extraction) attrs(hdr *header) []attr {
+	keep := hdr.attrs
+	for i, a := range hdr.attrs {
+		if !steersOverlay(a.name) {
+			continue
+		}
+		keep = append([]attr(nil), hdr.attrs[:i]...)
+		for _, a := range hdr.attrs[i:] {
+			if steersOverlay(a.name) {
+				x.layer.notes.add("attribute "+shorten(a.name)+" refused (it steers overlayfs)", hdr.name)
+			} else {
+				keep = append(keep, a)
+			}
+		}
+		break
+	}
+	return keep
+}
+
+func steersOverlay(name string) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
 // timespec converts a time; one that the system can not hold (32-bit ones, after
 // 2038) becomes the epoch.
-func timespec(t time.Time) unix.Timespec {
-	ts, err := unix.TimeToTimespec(t)
+func timespec(t stamp) unix.Timespec {
+	ts, err := unix.TimeToTimespec(time.Unix(t.sec, t.nsec))
 	if err != nil {
 		return unix.Timespec{}
 	}
@@ -60,194 +79,119 @@ func timespec(t time.Time) unix.Timespec {
 
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
 
-// outFile is a regular file that is being written.
-type outFile struct {
-	x      *extraction
-	path   string
-	meta   meta
-	size   int64
-	sparse bool
-	fd     int // -1 until created
-	// pending counts pieces not written, plus one for the parser while it still
-	// adds pieces. Whoever brings it to zero finishes the file.
-	pending atomic.Int32
-	err     atomic.Pointer[error]
-}
-
-// file hands the content of a regular file to the writers. A file of one piece
-// is created by the writer too; a larger one by the parser, which must know at
-// once when that fails, not after it has read gigabytes.
-func (x *extraction) file(ctx context.Context, path string, hdr *tar.Header, m meta, tr *tar.Reader) error {
-	x.layer.Files++
-	x.layer.Bytes += hdr.Size
-	if err := x.begin(path); err != nil {
-		return err
+// create makes the name of an operation, replacing an earlier non-directory of the
+// same name. A file stays open to be filled.
+func (x *extraction) create(d *dirWork, o *op) error {
+	if o.kind == opLink {
+		return x.link(d, d, o)
 	}
-	f := &outFile{x: x, path: path, meta: m, size: hdr.Size, sparse: isSparse(hdr), fd: -1}
-	f.pending.Store(1)
-	err := f.feed(ctx, tr)
-	if err != nil {
-		f.fail(err)
-	}
-	if err != nil || hdr.Size > chunk {
-		f.release()
-	}
-	return err
-}
-
-// feed cuts the content into pieces.
-func (f *outFile) feed(ctx context.Context, tr *tar.Reader) error {
-	x := f.x
-	if f.size <= chunk {
-		var buf []byte
-		var cost int64
-		if f.size > 0 {
-			var err error
-			if buf, cost, err = x.pool.get(ctx, int(f.size)); err != nil {
-				return err
-			}
-			if _, err := io.ReadFull(tr, buf); err != nil {
-				x.pool.put(buf, cost)
-				return archiveErr(err)
-			}
+	err := x.make(d, o)
+	if err == unix.EEXIST {
+		if err = x.drop(d.fd, o.base); err == nil {
+			err = x.make(d, o)
 		}
-		x.pool.send(job{f: f, buf: buf, cost: cost}) // takes over the parser's pending
+	}
+	if err == unix.EPERM && o.kind == opNode {
+		x.layer.notes.add("device node left out (not permitted here)", join(d.path, o.base))
 		return nil
 	}
-	if err := f.create(); err != nil {
-		return err
-	}
-	for off := int64(0); off < f.size; {
-		if failed := f.err.Load(); failed != nil {
-			return *failed
-		}
-		n := int(min(chunk, f.size-off))
-		buf, cost, err := x.pool.get(ctx, n)
-		if err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(tr, buf); err != nil {
-			x.pool.put(buf, cost)
-			return archiveErr(err)
-		}
-		f.pending.Add(1)
-		x.pool.send(job{f: f, buf: buf, cost: cost, off: off})
-		off += int64(n)
-	}
-	return nil
-}
-
-// create makes the file, replacing an earlier non-directory of the same name.
-func (f *outFile) create() error {
-	open := func() (int, error) {
-		return f.x.tree.open(f.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-	}
-	fd, err := open()
-	if err == unix.EEXIST {
-		if err = f.x.unlink(f.path); err == nil {
-			fd, err = open()
-		}
-	}
-	if err == nil {
-		f.fd = fd
+	if err == nil && o.kind != opFile {
+		err = x.applySpecial(d, o)
 	}
 	return err
 }
 
-// run writes one piece on a writer goroutine.
-func (f *outFile) run(j job) {
-	start := time.Now()
-	if f.err.Load() == nil {
-		var err error
-		if f.fd < 0 {
-			err = f.create()
-		}
-		if err == nil {
-			err = f.write(j.buf, j.off)
-		}
-		if err != nil {
-			f.fail(err)
-		}
+func (x *extraction) make(d *dirWork, o *op) error {
+	switch o.kind {
+	case opSymlink:
+		return retryErr(func() error { return unix.Symlinkat(o.target, d.fd, o.base) })
+	case opNode:
+		mode := o.node | o.meta.mode&0o777
+		return retryErr(func() error { return unix.Mknodat(d.fd, o.base, mode, int(o.dev)) }) //nolint:gosec // 32 bits, see device
 	}
-	f.release()
-	f.x.writeNanos.Add(int64(time.Since(start)))
+	// The mode that it will have, so that mostly none needs to be set; what could
+	// lend rights comes when the owner is right. Attributes need a writable file.
+	mode := o.meta.mode & 0o777
+	if len(o.meta.attrs) > 0 {
+		mode |= 0o200
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := retry(func() (int, error) { return unix.Openat(d.fd, o.base, flags, mode) })
+	if err == nil {
+		o.fd = fd
+	}
+	return err
 }
 
-func (f *outFile) fail(err error) { f.err.CompareAndSwap(nil, &err) }
-
-// release drops one pending; the last one sets metadata and closes.
-func (f *outFile) release() {
-	if f.pending.Add(-1) > 0 {
-		return
+// link makes o's name in d another one of o.from in from.
+func (x *extraction) link(from, d *dirWork, o *op) error {
+	if from == d && o.from == o.base { // a link to itself says nothing new
+		var st unix.Stat_t
+		err := unix.Fstatat(d.fd, o.base, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == unix.ENOENT {
+			return x.waitFor(d, o)
+		}
+		return err
 	}
-	var err error
-	if failed := f.err.Load(); failed != nil {
-		err = *failed
-	}
-	if f.fd >= 0 {
-		if err == nil && f.sparse { // a hole at the end was never written
-			err = unix.Ftruncate(f.fd, f.size)
-		}
-		if err == nil {
-			err = f.x.apply(f.fd, f.path, f.meta)
-		}
-		if err == nil {
-			err = f.x.layer.usage.addFd(f.fd)
-		}
-		if cerr := unix.Close(f.fd); err == nil && cerr != nil && cerr != unix.EINTR {
-			err = cerr // NFS and quotas report lost writes here
+	err := retryErr(func() error { return unix.Linkat(from.fd, o.from, d.fd, o.base, 0) })
+	if err == unix.EEXIST {
+		if err = x.drop(d.fd, o.base); err == nil {
+			err = retryErr(func() error { return unix.Linkat(from.fd, o.from, d.fd, o.base, 0) })
 		}
 	}
-	f.x.end(f.path, err)
+	if err == unix.ENOENT {
+		return x.waitFor(d, o)
+	}
+	return err
 }
 
-// write puts p at off; in a sparse file, pages of zeros are left out.
-func (f *outFile) write(p []byte, off int64) error {
-	const page = 4096 // bytes: the granularity of holes on Linux file systems
-	for len(p) > 0 {
-		n := len(p)
-		if f.sparse {
-			n = min(page, n)
-			if isZero(p[:n]) {
-				p, off = p[n:], off+int64(n)
-				continue
-			}
-		}
-		w, err := retry(func() (int, error) { return unix.Pwrite(f.fd, p[:n], off) })
-		if err != nil {
-			return err
-		}
-		p, off = p[w:], off+int64(w)
+// waitFor keeps a hard link whose target is not there. An earlier entry of its name
+// is replaced now, the link itself comes later.
+func (x *extraction) waitFor(d *dirWork, o *op) error {
+	if err := x.drop(d.fd, o.base); err != nil && err != unix.ENOENT {
+		return err
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting = append(x.waiting, link{path: join(d.path, o.base), target: o.target, entry: o.entry})
 	return nil
 }
 
-func isZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// apply sets the metadata of a file or directory by descriptor. Order matters:
-// chown clears setuid bits and security.capability, and everything moves times.
-func (x *extraction) apply(fd int, path string, m meta) error {
-	owned, err := x.chown(path, m, func() error { return unix.Fchown(fd, m.uid, m.gid) })
-	if err != nil {
+// apply sets the metadata of a file or directory by descriptor, as far as it is not
+// right from its making. Order matters: chown clears setuid bits and
+// security.capability, and everything moves times.
+func (x *extraction) apply(fd int, dir, base string, m *meta) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, x.safeMode(path, m.mode, owned)); err != nil {
-		return err
-	}
-	for name, value := range m.xattrs {
-		if err := x.xattr(path, name, unix.Fsetxattr(fd, name, []byte(value), 0)); err != nil {
+	owned := true
+	if st.Uid != m.uid || st.Gid != m.gid {
+		var err error
+		owned, err = x.chown(dir, base, func() error { return unix.Fchown(fd, int(m.uid), int(m.gid)) })
+		if err != nil {
 			return err
 		}
 	}
+	for _, a := range m.attrs {
+		if err := x.attr(dir, base, a.name, unix.Fsetxattr(fd, a.name, []byte(a.value), 0)); err != nil {
+			return err
+		}
+	}
+	// An access list among the attributes changes the mode too.
+	if mode := x.safeMode(dir, base, m.mode, owned); st.Mode&0o7777 != mode || len(m.attrs) > 0 {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return err
+		}
+	}
+	if len(m.attrs) > 0 {
+		if err := unix.Fstat(fd, &st); err != nil { // they may take a block
+			return err
+		}
+	}
+	x.layer.usage.add(&st)
 	return futimes(fd, m.times[:], func() error {
-		return x.tree.at(path, func(dirfd int, base string) error {
+		return x.tree.at(join(dir, base), func(dirfd int, base string) error {
 			return unix.UtimesNanoAt(dirfd, base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
 		})
 	})
@@ -264,17 +208,14 @@ func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 
 // chown sets an owner where that is possible, and reports whether it is now the
 // wanted one.
-func (x *extraction) chown(path string, m meta, set func() error) (bool, error) {
+func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	if !x.privileged {
-		if m.uid == os.Geteuid() && m.gid == os.Getegid() {
-			return true, nil // what a new file has anyway
-		}
-		x.layer.notes.add(noteOwner, path)
+		x.layer.notes.add(noteOwner, join(dir, base))
 		return false, nil
 	}
 	err := set()
 	if err == unix.EINVAL || err == unix.EPERM { // the id is not mapped in our user namespace
-		x.layer.notes.add("owner not set (id not mapped in this user namespace)", path)
+		x.layer.notes.add("owner not set (id not mapped in this user namespace)", join(dir, base))
 		return false, nil
 	}
 	return err == nil, err
@@ -282,21 +223,20 @@ func (x *extraction) chown(path string, m meta, set func() error) (bool, error) 
 
 // safeMode drops setuid and setgid from a file whose owner could not be set: such
 // a file would lend everybody the rights of whoever runs this.
-func (x *extraction) safeMode(path string, mode uint32, owned bool) uint32 {
-	const lend = unix.S_ISUID | unix.S_ISGID
-	if !owned && mode&lend != 0 {
-		x.layer.notes.add("setuid or setgid bit not set (the owner is not)", path)
-		return mode & 0o7777 &^ lend
+func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 {
+	if !owned && mode&lendBits != 0 {
+		x.layer.notes.add("setuid or setgid bit not set (the owner is not)", join(dir, base))
+		return mode &^ lendBits
 	}
-	return mode & 0o7777
+	return mode
 }
 
-// xattr judges the outcome of setting an attribute: file systems without
+// attr judges the outcome of setting an attribute: file systems without
 // attributes and processes without the right are noted, the rest is an error.
-func (x *extraction) xattr(path, name string, err error) error {
+func (x *extraction) attr(dir, base, name string, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
-		x.layer.notes.add("attribute "+shorten(name)+" not set ("+err.Error()+")", path)
+		x.layer.notes.add("attribute "+shorten(name)+" not set ("+err.Error()+")", join(dir, base))
 		return nil
 	case unix.ERANGE, unix.EINVAL:
 		return fmt.Errorf("%w: attribute %q: %w", ErrFormat, shorten(name), err)
@@ -305,75 +245,131 @@ func (x *extraction) xattr(path, name string, err error) error {
 }
 
 // device makes a device node when that is allowed.
-func (x *extraction) device(path string, hdr *tar.Header, m meta) error {
+func (x *extraction) device(d *dirWork, o op, hdr *header) error {
 	const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // bits of dev_t in the kernel
-	if hdr.Devmajor < 0 || hdr.Devmajor > maxMajor || hdr.Devminor < 0 || hdr.Devminor > maxMinor {
-		return fmt.Errorf("%w: device %d:%d out of range", ErrFormat, hdr.Devmajor, hdr.Devminor)
+	if hdr.major < 0 || hdr.major > maxMajor || hdr.minor < 0 || hdr.minor > maxMinor {
+		return badf("device %d:%d out of range", hdr.major, hdr.minor)
 	}
-	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 {
+	if hdr.flag == typeChar && hdr.major == 0 && hdr.minor == 0 {
 		// Overlayfs reads this very node as a whiteout: a layer must not smuggle one in.
-		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.Name)
+		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.name)
 		return nil
 	}
 	if !x.privileged {
-		x.layer.notes.add("device node left out (needs root)", hdr.Name)
+		x.layer.notes.add("device node left out (needs root)", hdr.name)
 		return nil
 	}
-	m.mode |= unix.S_IFCHR
-	if hdr.Typeflag == tar.TypeBlock {
-		m.mode = m.mode&^unix.S_IFMT | unix.S_IFBLK
+	o.kind, o.node = opNode, unix.S_IFCHR
+	if hdr.flag == typeBlock {
+		o.node = unix.S_IFBLK
 	}
-	return x.special(path, m, unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)), "")
-}
-
-// special makes a symbolic link (target != ""), device or fifo, in the parser:
-// they are few and cost one call each.
-func (x *extraction) special(path string, m meta, dev uint64, target string) error {
-	make := func(dirfd int, base string) error {
-		if target != "" {
-			return unix.Symlinkat(target, dirfd, base)
-		}
-		return unix.Mknodat(dirfd, base, m.mode, int(dev))
-	}
-	return x.tree.at(path, func(dirfd int, base string) error {
-		err := make(dirfd, base)
-		if err == unix.EEXIST {
-			if err = x.drop(dirfd, base); err == nil {
-				err = make(dirfd, base)
-			}
-		}
-		if err == unix.EPERM && target == "" {
-			x.layer.notes.add("device node left out (not permitted here)", path)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := x.applySpecial(dirfd, base, path, m, target != ""); err != nil {
-			return err
-		}
-		return x.layer.usage.addAt(dirfd, base)
-	})
+	o.dev = unix.Mkdev(uint32(hdr.major), uint32(hdr.minor))
+	return x.add(d, o)
 }
 
 // applySpecial is apply for nodes that must not be opened.
-func (x *extraction) applySpecial(dirfd int, base, path string, m meta, isLink bool) error {
-	owned, err := x.chown(path, m, func() error {
-		return unix.Fchownat(dirfd, base, m.uid, m.gid, unix.AT_SYMLINK_NOFOLLOW)
-	})
+func (x *extraction) applySpecial(d *dirWork, o *op) error {
+	m := &o.meta
+	isLink := o.kind == opSymlink
+	var st unix.Stat_t
+	stat := func() error { return unix.Fstatat(d.fd, o.base, &st, unix.AT_SYMLINK_NOFOLLOW) }
+	if err := stat(); err != nil {
+		return err
+	}
+	owned := true
+	if st.Uid != m.uid || st.Gid != m.gid {
+		var err error
+		owned, err = x.chown(d.path, o.base, func() error {
+			return unix.Fchownat(d.fd, o.base, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !isLink { // links have no mode of their own
+		if mode := x.safeMode(d.path, o.base, m.mode, owned); st.Mode&0o7777 != mode {
+			if err := unix.Fchmodat(d.fd, o.base, mode, 0); err != nil {
+				return err
+			}
+		}
+	}
+	for _, a := range m.attrs {
+		where := "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + o.base
+		if err := x.attr(d.path, o.base, a.name, unix.Lsetxattr(where, a.name, []byte(a.value), 0)); err != nil {
+			return err
+		}
+	}
+	if len(m.attrs) > 0 {
+		if err := stat(); err != nil {
+			return err
+		}
+	}
+	x.layer.usage.add(&st)
+	return unix.UtimesNanoAt(d.fd, o.base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// finishDir gives a directory its metadata. Its parent still has all rights. Most
+// have no more to set than times: that is done without opening them.
+func (x *extraction) finishDir(path string, d *dirMeta) error {
+	dir, base := split(path)
+	m := &d.meta
+	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 {
+		return x.finishDirByFd(path, d)
+	}
+	parent, err := x.work(dir)
 	if err != nil {
 		return err
 	}
-	if !isLink { // links have no mode of their own
-		if err := unix.Fchmodat(dirfd, base, x.safeMode(path, m.mode, owned), 0); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstatat(parent.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode != unix.S_IFDIR|m.mode {
+		return x.finishDirByFd(path, d)
+	}
+	x.layer.usage.add(&st)
+	if !d.explicit { // owner and times are those of its making
+		return nil
+	}
+	if st.Uid != m.uid || st.Gid != m.gid {
+		_, err := x.chown(dir, base, func() error {
+			return unix.Fchownat(parent.fd, base, int(m.uid), int(m.gid), unix.AT_SYMLINK_NOFOLLOW)
+		})
+		if err != nil {
 			return err
 		}
 	}
-	for name, value := range m.xattrs {
-		where := "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + base
-		if err := x.xattr(path, name, unix.Lsetxattr(where, name, []byte(value), 0)); err != nil {
-			return err
-		}
+	return unix.UtimesNanoAt(parent.fd, base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func (x *extraction) finishDirByFd(path string, d *dirMeta) error {
+	fd, err := x.tree.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
 	}
-	return unix.UtimesNanoAt(dirfd, base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
+	defer unix.Close(fd)
+	if d.explicit {
+		dir, base := split(path)
+		return x.apply(fd, dir, base, &d.meta)
+	}
+	if err := unix.Fchmod(fd, d.meta.mode); err != nil {
+		return err
+	}
+	return x.layer.usage.addFd(fd)
+}
+
+// explain says how much of a full file system is used up: of bytes or of inodes
+// is what people look for next.
+func (x *extraction) explain(err error) error {
+	if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	var fs unix.Statfs_t
+	if unix.Fstatfs(x.tree.fd, &fs) != nil {
+		return err
+	}
+	const mib = 1 << 20
+	unit := uint64(fs.Bsize) //nolint:gosec // a block size is positive
+	return fmt.Errorf("%w (%s has %d of %d MiB and %d of %d inodes free: make room, or unpack elsewhere)",
+		err, x.layer.Dir, fs.Bavail*unit/mib, fs.Blocks*unit/mib, fs.Ffree, fs.Files)
 }

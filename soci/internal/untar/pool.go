@@ -2,65 +2,60 @@ package untar
 
 import (
 	"context"
-	"hash/fnv"
-	"io"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
 )
 
-// Pool is the file writers and the buffers that all layers of a process share.
+// Pool is the writers, and the buffers for streams without any of their own, that all
+// layers of a process share.
 //
-// No deadlock: a parser blocks on the pool (for a buffer, a free writer or a path
-// in work) only, and a writer blocks on the kernel only.
+// No deadlock: a parser waits for the pool only (for a buffer, or for tasks that it
+// has handed over), while it holds nothing that a task needs; a writer waits for
+// the kernel only.
 type Pool struct {
-	jobs  []chan job // one for each writer
 	mem   *semaphore.Weighted
 	bytes int64
-	free  [len(classes)]sync.Pool
+	free  sync.Pool
 	wg    sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows and the lanes
+	wake   sync.Cond
+	ready  []*lane // lanes with something to do that no writer is at
+	idle   int     // writers that wait
+	closed bool
 }
 
-// classes are the buffer sizes in bytes. Half of the files of a system image are
-// below 4 KiB and nine of ten below 64 KiB, so one size would waste most of the
-// pool. The last is also the piece in which larger files are written: big enough
-// to make system calls cheap, small enough to stay in the second-level cache.
-var classes = [...]int{4 << 10, 64 << 10, 512 << 10}
-
-const chunk = 512 << 10
-
-// queue is how many pieces may wait for one writer: enough that a run of files
-// in one directory does not hold up the parser. Their bytes are bounded by the
-// pool, not by this.
-const queue = 64
+// chunk is the size of a buffer in bytes, and with it of a write to a large file:
+// big enough to make system calls cheap, small enough to stay in the second-level
+// cache between the one who fills it and the one who writes it.
+const chunk = 256 << 10
 
 // MinPoolBytes is the least that keeps one parser and one writer busy.
-const MinPoolBytes = 2 * chunk
+const MinPoolBytes = 4 * chunk
 
-// job writes one piece of one file.
-type job struct {
-	f    *outFile
-	buf  []byte // from the pool, cut to the data; nil when there is nothing to write
-	off  int64
-	cost int64
+// task is a piece of work for a writer.
+type task interface{ run() }
+
+// lane is tasks that run one after the other, in order: the files of one directory,
+// the pieces of one file. (Several threads that create files in one directory, or
+// write to one file, only spin on its lock: CPU time goes up, work does not.)
+type lane struct {
+	queue []task
+	busy  bool // a writer is at it, or it is in ready
+	held  bool // its tasks must wait, see release
 }
+
+// turn is how many tasks of a lane run before other lanes have a turn.
+const turn = 8
 
 // NewPool starts writers goroutines that use at most bytes of buffers.
 func NewPool(writers int, bytes int64) *Pool {
 	bytes = max(bytes, MinPoolBytes)
-	p := &Pool{
-		jobs:  make([]chan job, max(writers, 1)),
-		mem:   semaphore.NewWeighted(bytes),
-		bytes: bytes,
-	}
-	for i := range p.jobs {
-		p.jobs[i] = make(chan job, queue)
-		p.wg.Go(func() {
-			for j := range p.jobs[i] {
-				j.f.run(j)
-				p.put(j.buf, j.cost)
-			}
-		})
+	p := &Pool{mem: semaphore.NewWeighted(bytes), bytes: bytes}
+	p.wake.L = &p.mu
+	for range max(writers, 1) {
+		p.wg.Go(p.work)
 	}
 	return p
 }
@@ -70,47 +65,101 @@ func (p *Pool) Bytes() int64 { return p.bytes }
 
 // Close ends the writers. No extraction may be running.
 func (p *Pool) Close() {
-	for _, c := range p.jobs {
-		close(c)
-	}
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wake.Broadcast()
 	p.wg.Wait()
 }
 
-// get returns a buffer of n <= chunk bytes and what put must be told of it.
-func (p *Pool) get(ctx context.Context, n int) ([]byte, int64, error) {
-	i := 0
-	for classes[i] < n {
-		i++
+// work is the life of one writer.
+func (p *Pool) work() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		for len(p.ready) == 0 {
+			if p.closed {
+				return
+			}
+			p.idle++
+			p.wake.Wait()
+			p.idle--
+		}
+		l := p.ready[0]
+		p.ready = p.ready[1:]
+		p.serve(l)
 	}
-	cost := int64(classes[i])
-	if err := p.mem.Acquire(ctx, cost); err != nil {
-		return nil, 0, err
-	}
-	if b, ok := p.free[i].Get().(*[]byte); ok {
-		return (*b)[:n], cost, nil
-	}
-	return make([]byte, classes[i])[:n], cost, nil
 }
 
-func (p *Pool) put(buf []byte, cost int64) {
-	if cost == 0 {
+// serve runs some tasks of a lane. p.mu is held, but not while a task runs.
+func (p *Pool) serve(l *lane) {
+	for range turn {
+		if len(l.queue) == 0 {
+			break
+		}
+		t := l.queue[0]
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+		p.mu.Unlock()
+		t.run()
+		p.mu.Lock()
+	}
+	if l.busy = len(l.queue) > 0; l.busy {
+		p.ready = append(p.ready, l)
+	} else {
+		l.queue = nil
+	}
+}
+
+// submit adds a task to a lane.
+func (p *Pool) submit(l *lane, t task) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.queue = append(l.queue, t)
+	p.start(l)
+}
+
+// start makes a lane ready if it may run. p.mu is held.
+func (p *Pool) start(l *lane) {
+	if l.busy || l.held || len(l.queue) == 0 {
 		return
 	}
-	buf = buf[:cap(buf)]
-	for i, size := range classes {
-		if size == len(buf) {
-			p.free[i].Put(&buf)
-		}
-	}
-	p.mem.Release(cost)
+	l.busy = true
+	p.ready = append(p.ready, l)
+	p.wake.Signal()
 }
 
-// send hands a piece to a writer: the same one for all files of a directory.
-// Creating files in one directory from several threads only makes them spin on
-// its lock (on a busy ext4, CPU time went up with the writers, work did not).
-func (p *Pool) send(j job) {
-	dir, _ := split(j.f.path)
-	h := fnv.New32a()
-	_, _ = io.WriteString(h, dir)              // a hash takes everything
-	p.jobs[int(h.Sum32()>>1)%len(p.jobs)] <- j // 31 bits fit an int everywhere
+// release lets the tasks of a held lane run.
+func (p *Pool) release(l *lane) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.held = false
+	p.start(l)
+}
+
+// offer hands a task to a writer that has nothing to do, if there is one.
+func (p *Pool) offer(t task) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle <= len(p.ready) {
+		return false
+	}
+	p.start(&lane{queue: []task{t}})
+	return true
+}
+
+// get returns a buffer.
+func (p *Pool) get(ctx context.Context) (*[chunk]byte, error) {
+	if err := p.mem.Acquire(ctx, chunk); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if b, ok := p.free.Get().(*[chunk]byte); ok {
+		return b, nil
+	}
+	return new([chunk]byte), nil
+}
+
+func (p *Pool) put(b *[chunk]byte) {
+	p.free.Put(b)
+	p.mem.Release(chunk)
 }

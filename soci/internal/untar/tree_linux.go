@@ -113,13 +113,17 @@ func (t *tree) lstat(path string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-func (t *tree) readlink(path string) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n := 0
-	err := t.at(path, func(dirfd int, base string) (err error) {
-		n, err = unix.Readlinkat(dirfd, base, buf)
+func (t *tree) readlink(path string) (target string, err error) {
+	err = t.at(path, func(dirfd int, base string) error {
+		target, err = readlinkat(dirfd, base)
 		return err
 	})
+	return target, err
+}
+
+func readlinkat(dirfd int, base string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := retry(func() (int, error) { return unix.Readlinkat(dirfd, base, buf) })
 	if err != nil {
 		return "", err
 	}
@@ -223,9 +227,6 @@ func (t *tree) unlock(path string) error {
 
 // errTooManyLinks bounds the resolution of one path.
 var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
-
-// maxLinks is how many symbolic links one path may cross: the 40 of the kernel.
-const maxLinks = 40
 
 // follow resolves a logical path to a physical one inside the tree as chroot
 // would, last component included. step is asked about each physical path on

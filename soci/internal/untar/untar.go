@@ -1,7 +1,6 @@
 package untar
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"maps"
@@ -282,38 +281,3 @@ const (
 	whiteoutMeta   = ".wh..wh." // AUFS bookkeeping, such as .wh..wh.plnk: not content
 	whiteoutOpaque = ".wh..wh..opq"
 )
-
-// xattrs picks the extended attributes of a header. Names that steer overlayfs
-// itself are never taken from an archive: trusted.overlay.redirect, for one,
-// makes a mount show a directory of the attacker's choice.
-func xattrs(hdr *tar.Header) (set map[string]string, refused string) {
-	const schily = "SCHILY.xattr."
-	for key, value := range hdr.PAXRecords {
-		name, ok := strings.CutPrefix(key, schily)
-		if !ok || name == "" {
-			continue
-		}
-		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
-			refused = name
-			continue
-		}
-		if set == nil {
-			set = make(map[string]string)
-		}
-		set[name] = value
-	}
-	return set, refused
-}
-
-// isSparse reports whether a header describes a file with holes.
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}

@@ -12,10 +12,6 @@ import (
 // errLinux: layers carry owners, devices and attributes that only Linux can hold.
 var errLinux = errors.New("unpacking needs Linux")
 
-type outFile struct{ path string }
-
-func (*outFile) run(job) {}
-
 // Extract is not available on this system.
 func Extract(context.Context, io.Reader, string, Options) (*Layer, error) { return nil, errLinux }
 

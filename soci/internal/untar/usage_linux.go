@@ -7,17 +7,6 @@ func (u *usage) add(st *unix.Stat_t) {
 	u.inodes.Add(1)
 }
 
-// gone takes back what the name of a non-directory held that was removed. An
-// inode that had another name in the layer stays. (Directories count last of all,
-// when those that were replaced are gone.)
-func (u *usage) gone(st *unix.Stat_t) {
-	if st.Nlink > 1 {
-		return
-	}
-	u.blocks.Add(-st.Blocks)
-	u.inodes.Add(-1)
-}
-
 func (u *usage) addFd(fd int) error {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
@@ -27,13 +16,15 @@ func (u *usage) addFd(fd int) error {
 	return err
 }
 
-func (u *usage) addAt(dirfd int, base string) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == nil {
-		u.add(&st)
+// gone takes back what the name of a non-directory held that was removed. An
+// inode that had another name in the layer stays. (Directories count last of all,
+// when those that were replaced are gone.)
+func (u *usage) gone(st *unix.Stat_t) {
+	if st.Nlink > 1 {
+		return
 	}
-	return err
+	u.blocks.Add(-st.Blocks)
+	u.inodes.Add(-1)
 }
 
 // changed runs fn, which may make the existing file or directory at path larger,
@@ -51,10 +42,7 @@ func (u *usage) changed(t *tree, path string, fn func() error) error {
 	return err
 }
 
-// unlink removes a non-directory of the layer.
-func (x *extraction) unlink(path string) error { return x.tree.at(path, x.drop) }
-
-// drop is unlink beside a directory's descriptor.
+// drop removes a non-directory of the layer that was complete.
 func (x *extraction) drop(dirfd int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)

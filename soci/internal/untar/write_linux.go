@@ -1,0 +1,431 @@
+package untar
+
+import (
+	"cmp"
+	"context"
+	"hash/maphash"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirWork is a directory in which the writers create files. Its operations run in
+// the order of the archive, in one lane.
+type dirWork struct {
+	path string
+	fd   int // O_PATH
+	lane lane
+
+	// The parser's own:
+	batch *batch   // being filled
+	sent  []*batch // handed over; those that are done are dropped now and then
+	used  uint64   // extraction.clock of the last use
+
+	out int // batches that are not done; guarded by extraction.mu
+}
+
+// batch is operations in one directory. Files that are small come in batches because
+// to wake a writer costs as much as to create a file.
+type batch struct {
+	x      *extraction
+	d      *dirWork
+	ops    []op
+	hashes []uint32 // of the names
+	pieces []*piece // that the contents lie in
+	left   atomic.Int32
+	done   atomic.Bool
+}
+
+const batchOps = 32 // makes waking small, and keeps few files open
+
+// The kinds of operations.
+const (
+	opFile = iota
+	opSymlink
+	opNode
+	opLink
+)
+
+// op makes one name.
+type op struct {
+	kind   int
+	base   string
+	meta   meta
+	data   []byte // of a small file
+	big    *bigFile
+	target string // of a symbolic link; of a hard link, logical
+	from   string // of a hard link: the target's name
+	entry  string // of a hard link: as the archive has it
+	node   uint32 // file type of a special file
+	dev    uint64
+	fd     int // of a file between its creation and its end, else -1
+}
+
+// work returns the open directory at a physical path.
+func (x *extraction) work(path string) (*dirWork, error) {
+	x.clock++
+	if x.last != nil && x.last.path == path {
+		x.last.used = x.clock
+		return x.last, nil
+	}
+	meta := x.dirs[path]
+	if meta.work == nil {
+		if len(x.works) >= maxWorks {
+			if err := x.evict(); err != nil {
+				return nil, err
+			}
+		}
+		fd, err := x.tree.open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return nil, err
+		}
+		meta.work = &dirWork{path: path, fd: fd}
+		x.works = append(x.works, meta.work)
+	}
+	meta.work.used = x.clock
+	return meta.work, nil
+}
+
+// evict closes the directory that was not used for the longest time.
+func (x *extraction) evict() error {
+	w := slices.MinFunc(x.works, func(a, b *dirWork) int { return cmp.Compare(a.used, b.used) })
+	if err := x.settle(w); err != nil {
+		return err
+	}
+	x.works = slices.DeleteFunc(x.works, func(have *dirWork) bool { return have == w })
+	x.dirs[w.path].work = nil
+	if x.last == w {
+		x.last = nil
+	}
+	return unix.Close(w.fd)
+}
+
+func (x *extraction) hash(name string) uint32 {
+	return uint32(maphash.String(x.seed, name)) //nolint:gosec // half of a hash is a hash
+}
+
+// clear waits until no writer works on base in d.
+func (x *extraction) clear(d *dirWork, base string) error {
+	if d.batch == nil && len(d.sent) == 0 {
+		return nil
+	}
+	h := x.hash(base)
+	busy := d.batch != nil && slices.Contains(d.batch.hashes, h)
+	for _, b := range d.sent {
+		busy = busy || !b.done.Load() && slices.Contains(b.hashes, h)
+	}
+	if !busy {
+		return nil
+	}
+	return x.settle(d)
+}
+
+// add queues an operation in d. Its name is clear.
+func (x *extraction) add(d *dirWork, o op) error {
+	if x.last != d {
+		if err := x.flush(); err != nil {
+			return err
+		}
+		x.last = d
+	}
+	if d.batch == nil {
+		d.batch = &batch{x: x, d: d, ops: make([]op, 0, 8), hashes: make([]uint32, 0, 8)}
+	}
+	b := d.batch
+	b.ops = append(b.ops, o)
+	b.hashes = append(b.hashes, x.hash(o.base))
+	if len(o.data) > 0 && (len(b.pieces) == 0 || b.pieces[len(b.pieces)-1] != x.in.cur) {
+		x.in.cur.hold()
+		b.pieces = append(b.pieces, x.in.cur)
+	}
+	if o.big != nil {
+		o.big.b = b
+	}
+	if len(b.ops) == batchOps || o.big != nil {
+		return x.flush()
+	}
+	return nil
+}
+
+// flush hands the batch that is being filled to the writers, and waits while they
+// are far behind. It returns errStopped when a writer has failed.
+func (x *extraction) flush() error {
+	d := x.last
+	if d == nil || d.batch == nil {
+		return nil
+	}
+	b := d.batch
+	d.batch = nil
+	b.left.Store(1)
+	if b.ops[len(b.ops)-1].big != nil {
+		b.left.Store(2)
+	}
+	d.sent = slices.DeleteFunc(d.sent, func(b *batch) bool { return b.done.Load() })
+	d.sent = append(d.sent, b)
+	x.mu.Lock()
+	d.out++
+	x.pending += len(b.ops)
+	for x.pending > maxPending && x.err == nil && x.pending > len(b.ops) {
+		x.change.Wait()
+	}
+	failed := x.err != nil
+	x.mu.Unlock()
+	x.pool.submit(&d.lane, b)
+	if failed {
+		return errStopped
+	}
+	return nil
+}
+
+// settle waits until the writers are done in d, or everywhere (nil), and returns the
+// first failure of a writer.
+func (x *extraction) settle(d *dirWork) error {
+	flushed := x.flush()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for d == nil && x.pending > 0 || d != nil && d.out > 0 {
+		x.change.Wait()
+	}
+	if d != nil {
+		d.sent = d.sent[:0]
+	}
+	if x.err != nil {
+		return x.err
+	}
+	return flushed
+}
+
+// fail keeps the first failure of a writer.
+func (x *extraction) fail(path string, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.err == nil {
+		x.err = &Error{Entry: path, Err: x.explain(err)}
+	}
+}
+
+// failed reports whether a writer has failed: then the rest is not worth doing.
+func (x *extraction) failed() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.err != nil
+}
+
+// run implements task: it makes the names in order. What does not depend on the
+// order, to fill files and to close them, goes to a writer that has nothing else to
+// do, so that one directory keeps more than one busy.
+func (b *batch) run() {
+	defer b.x.clocked(time.Now())
+	if !b.x.failed() {
+		for i := range b.ops {
+			o := &b.ops[i]
+			if err := b.x.create(b.d, o); err != nil {
+				b.x.fail(join(b.d.path, o.base), err)
+				break
+			}
+		}
+	}
+	if !b.x.pool.offer((*filling)(b)) {
+		b.fill()
+	}
+}
+
+// filling is the second half of a batch.
+type filling batch
+
+// run implements task.
+func (f *filling) run() {
+	b := (*batch)(f)
+	defer b.x.clocked(time.Now())
+	b.fill()
+}
+
+func (b *batch) fill() {
+	for i := range b.ops {
+		o := &b.ops[i]
+		switch {
+		case o.big != nil:
+			o.big.open(o.fd)
+		case o.fd >= 0:
+			if err := b.x.fillFile(b.d, o); err != nil {
+				b.x.fail(join(b.d.path, o.base), err)
+			}
+		}
+	}
+	for _, p := range b.pieces {
+		p.drop()
+	}
+	b.finish()
+}
+
+// finish is called by each of those who work on a batch; the last one ends it.
+func (b *batch) finish() {
+	if b.left.Add(-1) > 0 {
+		return
+	}
+	n := len(b.ops)
+	b.ops, b.pieces = nil, nil
+	x := b.x
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	b.done.Store(true)
+	b.d.out--
+	x.pending -= n
+	x.change.Broadcast()
+}
+
+// clocked adds up the time of the writers.
+func (x *extraction) clocked(start time.Time) { x.writeNanos.Add(int64(time.Since(start))) }
+
+// fillFile writes a small file and ends it.
+func (x *extraction) fillFile(d *dirWork, o *op) error {
+	err := writeAll(o.fd, o.data, 0)
+	if err == nil {
+		err = x.apply(o.fd, d.path, o.base, &o.meta)
+	}
+	return closeFile(o.fd, err)
+}
+
+// closeFile closes a file. NFS and quotas report lost writes here.
+func closeFile(fd int, err error) error {
+	if cerr := unix.Close(fd); err == nil && cerr != nil && cerr != unix.EINTR {
+		err = cerr
+	}
+	return err
+}
+
+func writeAll(fd int, p []byte, off int64) error {
+	for len(p) > 0 {
+		n, err := retry(func() (int, error) { return unix.Pwrite(fd, p, off) })
+		if err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// bigFile is a file whose content does not lie together in memory. Its pieces
+// are written in a lane of its own, which opens when the file was created.
+type bigFile struct {
+	x    *extraction
+	b    *batch
+	base string
+	meta meta
+	size int64
+	tail bool // a hole at the end: the size must be set
+	fd   int
+	lane lane
+}
+
+// open lets the writing begin; fd is negative when the file could not be created.
+func (f *bigFile) open(fd int) {
+	f.fd = fd
+	f.x.pool.release(&f.lane)
+}
+
+// segment writes one piece of a large file.
+type segment struct {
+	f     *bigFile
+	data  []byte
+	off   int64
+	piece *piece
+	last  bool // ends the file; no data
+}
+
+// run implements task.
+func (s *segment) run() {
+	f := s.f
+	defer f.x.clocked(time.Now())
+	ok := f.fd >= 0 && !f.x.failed()
+	var err error
+	switch {
+	case s.last:
+		err = f.end(ok)
+	case ok:
+		err = writeAll(f.fd, s.data, s.off)
+	}
+	s.piece.drop()
+	if err != nil {
+		f.x.fail(join(f.b.d.path, f.base), err)
+	}
+	if s.last {
+		f.b.finish()
+	}
+}
+
+func (f *bigFile) end(ok bool) error {
+	if f.fd < 0 {
+		return nil
+	}
+	var err error
+	if ok && f.tail {
+		err = unix.Ftruncate(f.fd, f.size)
+	}
+	if ok && err == nil {
+		err = f.x.apply(f.fd, f.b.d.path, f.base, &f.meta)
+	}
+	return closeFile(f.fd, err)
+}
+
+// file hands the content of a regular file to the writers.
+func (x *extraction) file(ctx context.Context, d *dirWork, o op, hdr *header) error {
+	x.layer.Files++
+	x.layer.Bytes += hdr.size
+	if hdr.sparse || !x.in.whole() {
+		return x.bigFile(ctx, d, o, hdr)
+	}
+	var err error
+	if o.data, _, err = x.in.content(ctx, hdr.stored); err != nil {
+		return err
+	}
+	return x.add(d, o)
+}
+
+// bigFile hands a file over piece by piece.
+func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *header) error {
+	f := &bigFile{x: x, base: o.base, meta: o.meta, size: hdr.size, fd: -1}
+	f.lane.held = true
+	o.big = f
+	extents := hdr.extents
+	if !hdr.sparse {
+		extents = []extent{{0, hdr.stored}}
+	}
+	f.tail = hdr.sparse
+	if len(extents) > 0 {
+		last := extents[len(extents)-1]
+		f.tail = last.off+last.n < hdr.size
+	}
+	err := x.add(d, o)
+	if f.b == nil {
+		return err
+	}
+	if err == nil {
+		err = x.feed(ctx, f, extents)
+	}
+	if err != nil {
+		x.fail(join(d.path, o.base), err)
+	}
+	x.pool.submit(&f.lane, &segment{f: f, last: true})
+	return err
+}
+
+func (x *extraction) feed(ctx context.Context, f *bigFile, extents []extent) error {
+	for _, e := range extents {
+		for e.n > 0 {
+			data, p, err := x.in.content(ctx, min(e.n, chunk))
+			if err != nil {
+				return err
+			}
+			if x.failed() {
+				return errStopped
+			}
+			p.hold()
+			x.pool.submit(&f.lane, &segment{f: f, data: data, off: e.off, piece: p})
+			e.off, e.n = e.off+int64(len(data)), e.n-int64(len(data))
+		}
+	}
+	return nil
+}
