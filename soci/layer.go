@@ -32,9 +32,9 @@ const (
 	// blockBytes is how the tar stream is handed on: small enough for the
 	// second-level cache, large enough that a hand-over (about 1 us) is noise.
 	blockBytes = 256 << 10
-	// ringBlocks for each layer: one being filled, hashed and parsed each, and as
-	// many again for jitter.
-	ringBlocks = 6
+	// ringBlocks for each layer: one being filled, hashed, parsed and written each,
+	// and as many again for jitter.
+	ringBlocks = 8
 	ringBytes  = blockBytes * ringBlocks
 )
 
@@ -328,6 +328,15 @@ func (r *blockReader) Read(dst []byte) (int, error) {
 	n := copy(dst, r.left)
 	r.left = r.left[n:]
 	return n, nil
+}
+
+// NextBlock implements untar.BlockReader: files are written from the block itself.
+func (r *blockReader) NextBlock(context.Context) (untar.Block, error) {
+	b, ok := <-r.p.parsed
+	if !ok {
+		return untar.Block{}, io.EOF
+	}
+	return untar.Block{Data: b.buf.Bytes()[:b.n], Release: func() { r.p.done(b) }}, nil
 }
 
 func (r *blockReader) next() bool {
