@@ -1,0 +1,442 @@
+package snapshotter
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/time/rate"
+
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/registry"
+)
+
+// job is one image being pulled.
+type job struct {
+	name     string // of the manifest, in s.byName
+	resolved chan struct{}
+	// Written before resolved is closed.
+	image  *soci.Image
+	chains []digest.Digest
+	err    error
+
+	ctx    context.Context //nolint:containedctx // of the job, which outlives the calls that wait for it
+	cancel context.CancelCauseFunc
+	pace   *rate.Limiter
+	start  time.Time
+
+	// Guarded by Snapshotter.mu.
+	waiters int
+	timer   *time.Timer // to the end, while nobody waits
+	holds   map[*layer]bool
+}
+
+// layer is one chain ID that is no snapshot yet.
+type layer struct {
+	chain digest.Digest
+	done  chan struct{}
+	// Written before done is closed. dir then changes once more, under paths.
+	record record
+	err    error
+	dir    string // of the files
+	taken  bool   // under paths: it is a snapshot now
+
+	// Guarded by Snapshotter.mu.
+	holders int // jobs
+	pace    *rate.Limiter
+	cancel  context.CancelCauseFunc
+	idle    time.Time // since when no job holds it
+	lower   []*layer  // that it waits for
+	ended   bool      // cancelled; it may still come to an end of either kind
+}
+
+func newLayer(chain digest.Digest) *layer {
+	return &layer{chain: chain, done: make(chan struct{}), cancel: func(error) {}}
+}
+
+// errAbandoned ends what nobody waits for.
+var errAbandoned = errors.New("nobody waits for this image any more")
+
+// join finds or starts the job of a request and returns the wanted layer, nil if it
+// is a snapshot by now. leave, if a layer is returned, must be called when the caller
+// waits no more.
+func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ *layer, leave func(), err error) {
+	j, err := s.job(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := s.find(ctx, j, r, parent)
+	if l == nil {
+		s.leave(j)
+		return nil, nil, err
+	}
+	return l, func() { s.leave(j) }, nil
+}
+
+// find compares a request with the manifest and returns its layer.
+func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string) (*layer, error) {
+	select {
+	case <-j.resolved:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if j.err != nil {
+		return nil, j.err
+	}
+	i := slices.Index(j.chains, r.target)
+	if i < 0 || j.image.Layers[i].Digest != r.layer.String() {
+		return nil, fmt.Errorf("%w: manifest %s has no layer %s with chain ID %s", errMismatch, r.manifest, r.layer, r.target)
+	}
+	below, err := s.below(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	if len(below) != i {
+		return nil, fmt.Errorf("%w: layer %d above %d snapshots", errMismatch, i, len(below))
+	}
+	if i > 0 {
+		// Whoever could put this layer above another parent would give everybody else a
+		// wrong file system.
+		info, err := s.Stat(ctx, parent)
+		if err != nil {
+			return nil, err
+		}
+		if want := j.chains[i-1].String(); parent != want && info.Labels[snapshots.LabelSnapshotRef] != want {
+			return nil, fmt.Errorf("%w: layer %d above %q, which is not %s", errMismatch, i, parent, want)
+		}
+	}
+	for {
+		l, wait, err := s.ensure(ctx, j, i, below)
+		if wait == nil {
+			return l, err
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// job returns the job of a manifest, with the caller counted as one who waits.
+func (s *Snapshotter) job(r request) (*job, error) {
+	ref, err := registry.ParseReference(r.image)
+	if err != nil {
+		return nil, fmt.Errorf("%w: image %q: %w", errMismatch, r.image, err)
+	}
+	name := ref.At(r.manifest).String()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	j := s.byName[name]
+	if j == nil {
+		j = &job{name: name, resolved: make(chan struct{}), start: time.Now(), holds: make(map[*layer]bool)}
+		j.ctx, j.cancel = context.WithCancelCause(s.life)
+		j.pace = rate.NewLimiter(limitOf(r.rate), paceBurst)
+		s.byName[name] = j
+		s.jobs.Go(func() { s.resolve(j) })
+	} else if r.rate == 0 {
+		j.pace.SetLimit(rate.Inf) // somebody needs it now
+	}
+	j.waiters++
+	j.stopTimer()
+	return j, nil
+}
+
+// paceBurst in bytes is what may come at once below a bounded rate.
+const paceBurst = 256 << 10
+
+func limitOf(bytesPerSecond int64) rate.Limit {
+	if bytesPerSecond == 0 {
+		return rate.Inf
+	}
+	return rate.Limit(bytesPerSecond)
+}
+
+// wait slows the caller down to the rate of the job.
+func (j *job) wait(ctx context.Context, n int64) {
+	for ; n > 0 && j.pace.Limit() != rate.Inf; n -= paceBurst {
+		if j.pace.WaitN(ctx, int(min(n, paceBurst))) != nil {
+			return // the pipeline looks at the context itself
+		}
+	}
+}
+
+func (j *job) stopTimer() {
+	if j.timer != nil {
+		j.timer.Stop()
+		j.timer = nil
+	}
+}
+
+// leave counts one down who waited. The last one arms the end of the job.
+func (s *Snapshotter) leave(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.waiters--
+	if j.waiters > 0 || s.closed {
+		return
+	}
+	j.timer = time.AfterFunc(max(0, s.opts.Linger), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if j.waiters == 0 {
+			s.end(j, errAbandoned)
+		}
+	})
+}
+
+// end forgets a job; what only it wanted is cancelled. mu is held.
+func (s *Snapshotter) end(j *job, cause error) {
+	if s.byName[j.name] == j {
+		delete(s.byName, j.name)
+	}
+	j.stopTimer()
+	for l := range j.holds {
+		l.holders--
+		if l.holders == 0 {
+			l.idle, l.ended = time.Now(), true
+			l.cancel(cause)
+		}
+	}
+	clear(j.holds)
+	j.cancel(cause)
+}
+
+// resolve reads the manifest.
+func (s *Snapshotter) resolve(j *job) {
+	defer close(j.resolved)
+	j.image, j.err = s.opts.Puller.Resolve(j.ctx, j.name)
+	if j.err != nil {
+		return
+	}
+	for _, l := range j.image.Layers {
+		j.chains = append(j.chains, digest.Digest(l.DiffID))
+	}
+	j.chains = identity.ChainIDs(j.chains)
+	s.opts.Log.Info("pulling", "image", j.name, "layers", len(j.chains))
+}
+
+// ensure makes sure that layer i and all above it are there or in work, and returns
+// layer i: nil if it is a snapshot. below are the directories below it. If wait is
+// not nil, it must be called again when that is closed.
+func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string) (_ *layer, wait <-chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, ErrClosed
+	}
+	for _, chain := range j.chains[i:] {
+		if l := s.layers[chain]; l != nil && l.doomed() {
+			return nil, l.done, nil
+		}
+	}
+	var stack []*layer // i and above
+	var start []int
+	for k := i; k < len(j.chains); k++ {
+		l := s.layers[j.chains[k]]
+		if l == nil {
+			dirs, err := s.below(ctx, j.chains[k].String())
+			if err == nil && k == i {
+				return nil, nil, nil
+			}
+			l = newLayer(j.chains[k])
+			if err == nil { // an image pulled before has it
+				l.dir, l.taken = dirs[0], true
+				close(l.done)
+			} else {
+				s.layers[l.chain] = l
+				start = append(start, k)
+			}
+		}
+		if !j.holds[l] {
+			j.holds[l] = true
+			l.holders++
+		}
+		if l.pace != nil && l.pace.Limit() < j.pace.Limit() {
+			l.pace.SetLimit(j.pace.Limit()) // whoever needs it most
+		}
+		stack = append(stack, l)
+	}
+	if len(start) > 0 {
+		s.launch(j, i, start, stack, below)
+	}
+	return stack[0], nil, nil
+}
+
+// doomed reports whether a layer in work is about to fail: it has been cancelled, or
+// one below it has failed. mu is held.
+func (l *layer) doomed() bool {
+	if isDone(l) {
+		return false
+	}
+	return l.ended || slices.ContainsFunc(l.lower, func(b *layer) bool { return isDone(b) && b.err != nil })
+}
+
+// launch starts layers, the largest first: it ends last whatever the others do. mu is
+// held.
+func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below []string) {
+	slices.SortStableFunc(start, func(a, b int) int {
+		return cmp.Compare(j.image.Layers[b].Size, j.image.Layers[a].Size)
+	})
+	contexts := make(map[int]context.Context)
+	for _, k := range start {
+		ctx, cancel := context.WithCancelCause(s.life)
+		l := stack[k-i]
+		contexts[k], l.cancel, l.pace, l.lower = ctx, cancel, j.pace, stack[:k-i]
+	}
+	s.jobs.Go(func() {
+		for _, k := range start {
+			l, ctx := stack[k-i], contexts[k]
+			if s.slots.Acquire(ctx, 1) != nil {
+				s.finish(j, l, context.Cause(ctx))
+				continue
+			}
+			s.jobs.Go(func() { s.finish(j, l, s.fetch(ctx, j, l, k, below)) })
+		}
+	})
+}
+
+// finish makes the outcome of a layer known.
+func (s *Snapshotter) finish(j *job, l *layer, err error) {
+	l.cancel(nil)
+	s.mu.Lock()
+	l.err, l.lower = err, nil // upper ones must not keep lower ones alive
+	close(l.done)
+	if err != nil && s.layers[l.chain] == l {
+		delete(s.layers, l.chain)
+	}
+	if err != nil && s.byName[j.name] == j {
+		// The next attempt gets a new job, which counts its limits anew. This one ends
+		// as any other does; until then its other layers are there to be joined.
+		delete(s.byName, j.name)
+	}
+	s.mu.Unlock()
+	s.metrics.layerDone(err)
+}
+
+// fetch makes one layer ready. It has a slot, which it gives back before it waits
+// for other layers: they may need it.
+func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below []string) error {
+	release := func() { s.slots.Release(1) }
+	defer func() { release() }()
+	work, err := s.store.begin(l.chain)
+	if err != nil {
+		return err
+	}
+	locked := false
+	opts := soci.UnpackOptions{
+		UserXattr: s.userXattr,
+		Notify: func(compressed, tar int64) {
+			s.metrics.bytes(compressed, tar)
+			j.wait(ctx, compressed)
+		},
+		Lower: func(ctx context.Context) ([]string, error) {
+			release()
+			release = func() {}
+			if err := l.await(ctx); err != nil {
+				return nil, err
+			}
+			s.paths.RLock()
+			locked = true
+			var dirs []string
+			for _, b := range slices.Backward(l.lower) {
+				dirs = append(dirs, b.dir)
+			}
+			return append(dirs, below...), nil
+		},
+	}
+	u, err := s.opts.Puller.UnpackLayer(ctx, j.image, k, filepath.Join(work, layerDir), opts)
+	if locked {
+		s.paths.RUnlock()
+	}
+	if err == nil {
+		l.record = record{Chain: l.chain, Digest: digest.Digest(u.Digest), Bytes: u.DiskBytes, Inodes: u.Inodes, UserXattr: s.userXattr}
+		l.dir, err = s.store.finish(work, l.record)
+		l.dir = filepath.Join(l.dir, layerDir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(work))
+	}
+	for _, w := range u.Warnings {
+		s.opts.Log.Warn("layer is not quite as its archive says", "image", j.name, "layer", u.Digest, "what", w)
+	}
+	s.opts.Log.Info("layer ready", "image", j.name, "layer", u.Digest, "bytes", u.CompressedBytes, "files", u.Files,
+		"wall", u.Timing.Wall, "network", u.Timing.Network, "inflate", u.Timing.Inflate, "hash", u.Timing.Hash, "write", u.Timing.Write)
+	return nil
+}
+
+// await waits for the layers below.
+func (l *layer) await(ctx context.Context) error {
+	for _, b := range l.lower {
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if b.err != nil {
+			return fmt.Errorf("the layer below, %s: %w", b.chain, b.err)
+		}
+	}
+	return nil
+}
+
+// sweep removes ready layers that nobody has claimed for long.
+func (s *Snapshotter) sweep() {
+	if s.opts.Keep < 0 {
+		return
+	}
+	tick := time.NewTicker(max(time.Second, s.opts.Keep/10))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.expire(time.Now())
+		case <-s.life.Done():
+			return
+		}
+	}
+}
+
+// expire removes the ready layers that no job has held since Keep before now.
+func (s *Snapshotter) expire(now time.Time) {
+	s.mu.Lock()
+	var old []*layer
+	for chain, l := range s.layers {
+		if l.holders == 0 && isDone(l) && l.err == nil && now.Sub(l.idle) > s.opts.Keep {
+			delete(s.layers, chain) // no job can find it from here on
+			old = append(old, l)
+		}
+	}
+	s.mu.Unlock()
+	for _, l := range old {
+		s.paths.RLock()
+		dir, taken := filepath.Dir(l.dir), l.taken
+		s.paths.RUnlock()
+		if taken {
+			continue
+		}
+		if err := s.store.drop(dir); err != nil {
+			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
+		}
+	}
+}
+
+func isDone(l *layer) bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,63 @@
+package snapshotter
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/snapshotters"
+	"github.com/opencontainers/go-digest"
+)
+
+// RateLabel bounds the pull that a Prepare starts, in bytes a second. Any client can
+// set it: its prefix is one that containerd hands on to snapshotters.
+const RateLabel = "containerd.io/snapshot/penstock.rate"
+
+// request is what the labels of a remote Prepare say.
+type request struct {
+	target   digest.Digest // chain ID
+	image    string        // reference as the client gave it
+	manifest digest.Digest // of the platform
+	layer    digest.Digest // of the blob
+	rate     int64         // bytes a second; 0: no bound
+}
+
+// errOrdinary says that a Prepare is not a remote one.
+var errOrdinary = errors.New("no labels of a remote snapshot")
+
+// parseLabels reads the labels of a Prepare. What is missing makes it an ordinary
+// one; what is there and wrong is worth a word in the log.
+func parseLabels(labels map[string]string) (request, error) {
+	r := request{image: labels[snapshotters.TargetRefLabel]}
+	target := labels[snapshots.LabelSnapshotRef]
+	if target == "" || r.image == "" {
+		return request{}, errOrdinary
+	}
+	if labels[snapshots.LabelSnapshotUIDMapping] != "" || labels[snapshots.LabelSnapshotGIDMapping] != "" {
+		return request{}, errors.New("layers with mapped ids are left to containerd")
+	}
+	for _, f := range []struct {
+		label string
+		value string
+		into  *digest.Digest
+	}{
+		{snapshots.LabelSnapshotRef, target, &r.target},
+		{snapshotters.TargetManifestDigestLabel, labels[snapshotters.TargetManifestDigestLabel], &r.manifest},
+		{snapshotters.TargetLayerDigestLabel, labels[snapshotters.TargetLayerDigestLabel], &r.layer},
+	} {
+		d, err := digest.Parse(f.value)
+		if err != nil {
+			return request{}, fmt.Errorf("label %s=%q: %w", f.label, f.value, err)
+		}
+		*f.into = d
+	}
+	if s := labels[RateLabel]; s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n <= 0 {
+			return request{}, fmt.Errorf("label %s=%q: want a number of bytes a second", RateLabel, s)
+		}
+		r.rate = n
+	}
+	return r, nil
+}

@@ -1,0 +1,324 @@
+package snapshotter_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+// held is a registry that holds the answers for one blob until let is called.
+type held struct {
+	*testorigin.Origin
+	asked chan struct{} // closed at the first request for the blob
+	let   func()
+}
+
+// hold starts a registry; key returns the counter key of the blob to hold, "" for none.
+func hold(t *testing.T, key func() string) *held {
+	t.Helper()
+	h := &held{asked: make(chan struct{})}
+	gate := make(chan struct{})
+	var first sync.Once
+	h.let = sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(h.let)
+	h.Origin = origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
+		if e.Op == "GetBlob" && e.Key == key() && !e.Done {
+			first.Do(func() { close(h.asked) })
+			<-gate
+		}
+	}})
+	return h
+}
+
+// value reads a metric, the sum over its labels.
+func value(t *testing.T, reg *prometheus.Registry, name string, label ...string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "penstock_snapshotter_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if len(label) == 0 || has(m, label[0]) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func has(m *dto.Metric, value string) bool {
+	for _, l := range m.GetLabel() {
+		if l.GetValue() == value {
+			return true
+		}
+	}
+	return false
+}
+
+// until waits for something that happens on disk or in a counter.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for tick := time.Tick(2 * time.Millisecond); !ok(); {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			t.Fatal("waited in vain: ", what)
+		}
+	}
+}
+
+// TestPrivRestart ends the daemon while the top layer is in work, and wants the next
+// run to fetch that one alone and to leave no litter.
+func TestPrivRestart(t *testing.T) {
+	root(t)
+	var m image
+	o := hold(t, func() string {
+		if m.layers == nil {
+			return ""
+		}
+		return "app@" + m.layers[2]
+	})
+	pushed := push(t, o.Origin, "app:1", three(t)...)
+	m = pushed
+	dir := t.TempDir()
+	p := puller(t, nil)
+	first, err := snapshotter.New(snapshotter.Options{Root: dir, Puller: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asking := make(chan error)
+	go func() { // as containerd: the lowest first; the answer may come, or the end
+		_, err := m.prepare(t.Context(), first, 0)
+		asking <- err
+	}()
+	<-o.asked
+	if err := <-asking; !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	until(t, "the second layer is ready", func() bool { return len(names(t, dir, "ready")) == 1 })
+	go func() {
+		_, err := m.prepare(t.Context(), first, 1)
+		if !errdefs.IsAlreadyExists(err) {
+			t.Error(err)
+		}
+		_, err = m.prepare(t.Context(), first, 2)
+		asking <- err
+	}()
+	until(t, "the second layer is committed", func() bool { return len(names(t, dir, "snapshots")) == 2 })
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-asking; !errors.Is(err, snapshotter.ErrClosed) {
+		t.Errorf("%v; want that it is being stopped", err)
+	}
+	o.let()
+	// What kill -9 may leave: a layer in work, half a record, a snapshot that never was
+	// committed (one that is whole, and one that is not).
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(dir, "work", "sha256-x", "fs"), 0o755))
+	must(os.MkdirAll(filepath.Join(dir, "ready", "sha256-y", "fs"), 0o755))
+	must(os.WriteFile(filepath.Join(dir, "ready", "sha256-y", "layer.json"), []byte(`{"version":1,"cha`), 0o600))
+	must(os.MkdirAll(filepath.Join(dir, "snapshots", "98", "fs"), 0o755))
+	whole := filepath.Join(dir, "snapshots", "99")
+	must(os.MkdirAll(filepath.Join(whole, "fs"), 0o755))
+	must(os.WriteFile(filepath.Join(whole, "layer.json"), []byte(`{"version":1,"chain":"`+digestOf('a')+`","digest":"`+digestOf('b')+`","bytes":4096,"inodes":1}`), 0o600))
+
+	o.Reset()
+	s := open(t, dir, func(o *snapshotter.Options) { o.Puller = p })
+	if got := names(t, dir, "ready"); len(got) != 1 || got[0] != "sha256-"+digestOf('a')[7:] {
+		t.Errorf("ready: %v", got)
+	}
+	if got := names(t, dir, "snapshots"); len(got) != 2 {
+		t.Errorf("snapshots: %v", got)
+	}
+	exist(t, s, m, 2)
+	for i, l := range m.layers[:2] {
+		if n := o.Count("GetBlob", "app@"+l).Requests; n != 0 {
+			t.Errorf("layer %d was asked for again", i)
+		}
+	}
+	if left := names(t, dir, "work"); len(left) > 0 {
+		t.Errorf("work: %v", left)
+	}
+}
+
+// TestPrivReadyLayers are taken over by the next run although nobody claimed them.
+func TestPrivReadyLayers(t *testing.T) {
+	root(t)
+	for _, noSync := range []bool{false, true} {
+		o := origin(t, testorigin.Options{})
+		m := push(t, o, "app:1", three(t)...)
+		dir := t.TempDir()
+		first := open(t, dir, func(o *snapshotter.Options) { o.NoSync = noSync })
+		exist(t, first, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
+		until(t, "both are ready", func() bool { return len(names(t, dir, "ready")) == 2 })
+		if err := first.Close(); err != nil {
+			t.Error(err)
+		}
+		o.Reset()
+		reg := prometheus.NewRegistry()
+		s := open(t, dir, func(o *snapshotter.Options) { o.Keep, o.Metrics, o.NoSync = time.Hour, reg, noSync })
+		if n := value(t, reg, "layers"); n != 2 {
+			t.Errorf("%v layers were taken over, want 2", n)
+		}
+		s.Expire(time.Now())
+		exist(t, s, m, 1)
+		if n := o.TotalBytes("app@" + m.layers[1]); n != 0 {
+			t.Errorf("%d bytes were fetched again", n)
+		}
+	}
+}
+
+// TestPrivAbandoned: nobody waits any more, so the pull ends; what is ready stays for
+// a while.
+func TestPrivAbandoned(t *testing.T) {
+	root(t)
+	var m image
+	o := hold(t, func() string {
+		if m.layers == nil {
+			return ""
+		}
+		return "app@" + m.layers[0]
+	})
+	pushed := push(t, o.Origin, "app:1",
+		gzipped(t, goTree(t, "strings")),
+		gzipped(t, archive(t, tar.Header{Name: "etc/a"}, "one")))
+	m = pushed
+	dir := t.TempDir()
+	reg := prometheus.NewRegistry()
+	s := open(t, dir, func(o *snapshotter.Options) { o.Linger, o.Metrics, o.Keep = -1, reg, time.Hour })
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := make(chan error)
+	for range 2 { // one of two who wait goes away: the pull goes on
+		go func() {
+			_, err := m.prepare(ctx, s, 0)
+			asked <- err
+		}()
+	}
+	<-o.asked
+	one, gone := context.WithCancel(t.Context())
+	go func() {
+		_, err := m.prepare(one, s, 0)
+		asked <- err
+	}()
+	gone()
+	if err := <-asked; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if n := value(t, reg, "layers_total", "cancelled"); n != 0 {
+		t.Errorf("%v layers were cancelled", n)
+	}
+	cancel()
+	for range 2 {
+		if err := <-asked; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	until(t, "the layers are cancelled", func() bool { return value(t, reg, "layers_total", "cancelled") == 2 })
+	until(t, "no image is pulled", func() bool { return value(t, reg, "images") == 0 })
+	until(t, "work is empty", func() bool { return len(names(t, dir, "work")) == 0 })
+	o.let()
+	exist(t, s, m, 0)
+}
+
+// TestPrivRemoveDuringPull takes the lowest layer away while the top one is in work.
+func TestPrivRemoveDuringPull(t *testing.T) {
+	root(t)
+	var m image
+	o := hold(t, func() string {
+		if m.layers == nil {
+			return ""
+		}
+		return "app@" + m.layers[2]
+	})
+	pushed := push(t, o.Origin, "app:1", three(t)...)
+	m = pushed
+	dir := t.TempDir()
+	s := open(t, dir, nil)
+	exist(t, s, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
+	<-o.asked
+	until(t, "the second layer is ready", func() bool { return len(names(t, dir, "ready")) == 1 })
+	if err := s.Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := len(names(t, dir, "ready")) + len(names(t, dir, "work")); n != 2 {
+		t.Errorf("%d layers are left, want the ready one and the one in work", n)
+	}
+	if err := s.Remove(t.Context(), m.chains[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	o.let()
+	// Its parent is gone: containerd would have to begin anew.
+	if _, err := m.prepare(t.Context(), s, 1); !errdefs.IsNotFound(err) {
+		t.Errorf("%v; want that the parent is not found", err)
+	}
+	o.Reset()
+	until(t, "the top layer has noticed", func() bool { return len(names(t, dir, "work")) == 0 })
+	exist(t, s, m, 0)
+	if n := o.TotalBytes("app@" + m.layers[1]); n != 0 {
+		t.Errorf("%d bytes of the layer that was ready were fetched again", n)
+	}
+}
+
+// TestPrivExpire removes what nobody claims.
+func TestPrivExpire(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", three(t)...)
+	dir := t.TempDir()
+	reg := prometheus.NewRegistry()
+	s := open(t, dir, func(o *snapshotter.Options) { o.Linger, o.Keep, o.Metrics = -1, time.Hour, reg })
+	exist(t, s, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
+	until(t, "no image is pulled", func() bool { return value(t, reg, "images") == 0 })
+	until(t, "nothing is in work", func() bool { return len(names(t, dir, "work")) == 0 })
+	kept := len(names(t, dir, "ready"))
+	s.Expire(time.Now().Add(30 * time.Minute))
+	if n := len(names(t, dir, "ready")); n != kept {
+		t.Errorf("%d layers are ready, were %d", n, kept)
+	}
+	s.Expire(time.Now().Add(2 * time.Hour))
+	if left := names(t, dir, "ready"); len(left) > 0 {
+		t.Errorf("ready: %v", left)
+	}
+	exist(t, s, m, 1)
+}
+
+func TestPrivClosed(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", three(t)...)
+	s := open(t, t.TempDir(), nil)
+	s.Stop()
+	if _, err := m.prepare(t.Context(), s, 0); !errdefs.IsUnavailable(err) {
+		t.Errorf("%v; want unavailable", err)
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
+}

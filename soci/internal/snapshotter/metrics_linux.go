@@ -1,0 +1,105 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count what the daemon does. Names: docs/metrics.md.
+type metrics struct {
+	reg       prometheus.Registerer
+	all       []prometheus.Collector
+	layers    *prometheus.CounterVec
+	fallbacks *prometheus.CounterVec
+	volume    *prometheus.CounterVec
+	commits   prometheus.Counter
+	wait      prometheus.Histogram
+}
+
+const namespace = "penstock_snapshotter"
+
+func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
+	m := &metrics{
+		reg: reg,
+		layers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "layers_total", Help: "Layers fetched, by outcome: ready, failed, cancelled.",
+		}, []string{"outcome"}),
+		fallbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "fallbacks_total", Help: "Layers left to containerd, by reason.",
+		}, []string{"reason"}),
+		volume: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "bytes_total", Help: "Bytes of layers: received compressed, and inflated as tar.",
+		}, []string{"kind"}),
+		commits: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "commits_total", Help: "Fetched layers that became snapshots.",
+		}),
+		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "prepare_seconds", Help: "Time containerd waited for a layer that we fetched.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10), // seconds: 1 ms to 4 min
+		}),
+	}
+	for _, o := range []string{"ready", "failed", "cancelled"} {
+		m.layers.WithLabelValues(o)
+	}
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return float64(value())
+		})
+	}
+	m.all = []prometheus.Collector{
+		m.layers, m.fallbacks, m.volume, m.commits, m.wait,
+		gauge("images", "Images being pulled.", func() int { return len(s.byName) }),
+		gauge("layers", "Layers in work or ready, not yet snapshots.", func() int { return len(s.layers) }),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for i, c := range m.all {
+		if err := reg.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister() {
+	if m.reg == nil {
+		return
+	}
+	for _, c := range m.all {
+		m.reg.Unregister(c)
+	}
+}
+
+func (m *metrics) layerDone(err error) {
+	switch {
+	case err == nil:
+		m.layers.WithLabelValues("ready").Inc()
+	case errors.Is(err, errAbandoned), errors.Is(err, ErrClosed), errors.Is(err, context.Canceled):
+		m.layers.WithLabelValues("cancelled").Inc()
+	default:
+		m.layers.WithLabelValues("failed").Inc()
+	}
+}
+
+func (m *metrics) bytes(compressed, tar int64) {
+	if compressed > 0 {
+		m.volume.WithLabelValues("compressed").Add(float64(compressed))
+	}
+	if tar > 0 {
+		m.volume.WithLabelValues("tar").Add(float64(tar))
+	}
+}
+
+func (m *metrics) fellBack(reason string) { m.fallbacks.WithLabelValues(reason).Inc() }
+func (m *metrics) committed()             { m.commits.Inc() }
+func (m *metrics) prepared(since time.Time) {
+	m.wait.Observe(time.Since(since).Seconds())
+}

@@ -1,0 +1,266 @@
+package snapshotter_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+// three are layers that need each other: a whiteout, a hard link to a lower file, a
+// directory whose metadata is below.
+func three(t testing.TB) []v1.Layer {
+	t.Helper()
+	return []v1.Layer{
+		gzipped(t, archive(t,
+			tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 7}, "",
+			tar.Header{Name: "etc/a"}, "one",
+			tar.Header{Name: "etc/b"}, "gone")),
+		gzipped(t, goTree(t, "strings", "fmt", "net/http")),
+		gzipped(t, archive(t,
+			tar.Header{Name: "etc/.wh.b"}, "",
+			tar.Header{Name: "etc/link", Typeflag: tar.TypeLink, Linkname: "etc/a"}, "",
+			tar.Header{Name: "etc/c", Mode: 0o4755}, "three")),
+	}
+}
+
+// exist prepares all layers from the first on, and wants none to be containerd's to
+// fill.
+func exist(t *testing.T, s snapshots.Snapshotter, m image, first int) {
+	t.Helper()
+	for i := first; i < len(m.chains); i++ {
+		if mounts, err := m.prepare(t.Context(), s, i); !errdefs.IsAlreadyExists(err) {
+			t.Fatalf("layer %d: %v, %v; want already exists", i, mounts, err)
+		}
+		info, err := s.Stat(t.Context(), m.chains[i])
+		if err != nil || info.Kind != snapshots.KindCommitted || info.Parent != m.parent(i) || info.Labels[snapshots.LabelSnapshotRef] != m.chains[i] {
+			t.Fatalf("layer %d: %+v, %v", i, info, err)
+		}
+	}
+}
+
+// once wants each blob of an image to have been fetched exactly once.
+func once(t *testing.T, o *testorigin.Origin, repo string, m image) {
+	t.Helper()
+	for i, l := range m.layers {
+		if n := o.Count("GetBlob", repo+"@"+l).Bytes; n != m.sizes[i] {
+			t.Errorf("layer %d: %d bytes fetched of %d", i, n, m.sizes[i])
+		}
+	}
+}
+
+func TestPrivPull(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	layers := three(t)
+	m := push(t, o, "app:1", layers...)
+	dir := t.TempDir()
+	local := open(t, dir, nil)
+	s, stop := serve(t, local)
+	defer func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	exist(t, s, m, 0)
+	once(t, o, "app", m)
+	view(t, s, m.chains[2], func(at string) {
+		for name, want := range map[string]string{"etc/a": "one", "etc/link": "one", "etc/c": "three"} {
+			if got, err := os.ReadFile(filepath.Join(at, name)); string(got) != want {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+		}
+		if _, err := os.Lstat(filepath.Join(at, "etc/b")); !os.IsNotExist(err) {
+			t.Errorf("etc/b: %v", err)
+		}
+		if fi, err := os.Lstat(filepath.Join(at, "etc")); err != nil || fi.Mode().Perm() != 0o750 {
+			t.Errorf("etc: %v, %v", fi, err)
+		}
+		want, _ := os.ReadFile(filepath.Join(goroot(t), "src", "net/http", "server.go"))
+		if got, err := os.ReadFile(filepath.Join(at, "net/http", "server.go")); err != nil || string(got) != string(want) {
+			t.Errorf("server.go: %d bytes, %v", len(got), err)
+		}
+	})
+	for i, chain := range m.chains {
+		u, err := s.Usage(t.Context(), chain)
+		mounts, merr := s.View(t.Context(), "usage"+chain, chain)
+		if err != nil || merr != nil {
+			t.Fatal(err, merr)
+		}
+		fs := mounts[0].Source
+		if i > 0 {
+			fs = lowest(mounts[0].Options)
+		}
+		if want := used(t, fs); u != want {
+			t.Errorf("layer %d: usage %+v, want %+v of %s", i, u, want, fs)
+		}
+		if err := s.Remove(t.Context(), "usage"+chain); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// A second image shares two layers.
+	next := gzipped(t, archive(t, tar.Header{Name: "etc/d"}, "four"))
+	n := push(t, o, "app:2", layers[0], layers[1], next)
+	exist(t, s, n, 2)
+	if got := o.Count("GetBlob", "app@"+n.layers[0]).Bytes + o.Count("GetBlob", "app@"+n.layers[1]).Bytes; got != 0 {
+		t.Errorf("%d bytes of shared layers were fetched again", got)
+	}
+	// Another namespace asks for everything.
+	exist(t, s, n, 0)
+
+	for _, chain := range []string{m.chains[2], n.chains[2], m.chains[1], m.chains[0]} {
+		if err := s.Remove(t.Context(), chain); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.(snapshots.Cleaner).Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, d := range []string{"snapshots", "ready", "work"} {
+		if left := names(t, dir, d); len(left) > 0 {
+			t.Errorf("%s: %v is left", d, left)
+		}
+	}
+}
+
+// lowest returns the uppermost lower directory of an overlay mount.
+func lowest(options []string) string {
+	for _, o := range options {
+		if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
+			dir, _, _ := strings.Cut(dirs, ":")
+			return dir
+		}
+	}
+	return ""
+}
+
+// TestPrivSingleFlight pulls images that share layers at the same time, each twice.
+func TestPrivSingleFlight(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	layers := three(t)
+	top := gzipped(t, archive(t, tar.Header{Name: "top"}, "x"))
+	images := []image{push(t, o, "app:1", layers...), push(t, o, "app:2", layers[0], layers[1], top)}
+	o.Reset()
+	s := open(t, t.TempDir(), nil)
+	var wg sync.WaitGroup
+	for range 2 {
+		for _, m := range images {
+			wg.Go(func() {
+				for i := range m.chains {
+					if _, err := m.prepare(t.Context(), s, i); !errdefs.IsAlreadyExists(err) {
+						t.Errorf("layer %d: %v", i, err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, m := range images {
+		once(t, o, "app", m)
+	}
+}
+
+// TestPrivFallback is about what containerd has to do itself.
+func TestPrivFallback(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{Auth: "token"}})
+	m := push(t, o, "app:1", three(t)...)
+	other := digestOf('7')
+	wrongUser := puller(t, func(opts *soci.Options) {
+		opts.Credentials = func(context.Context, string) (soci.Credential, error) {
+			return soci.Credential{Username: "mallory", Password: "guess"}, nil
+		}
+	})
+	s := open(t, t.TempDir(), nil)
+	denied := open(t, t.TempDir(), func(o *snapshotter.Options) { o.Puller = wrongUser })
+	tests := []struct {
+		name string
+		s    snapshots.Snapshotter
+		edit func(labels map[string]string)
+	}{
+		{"no labels", s, func(l map[string]string) { clear(l) }},
+		{"only the target", s, func(l map[string]string) { delete(l, "containerd.io/snapshot/cri.image-ref") }},
+		{"no manifest", s, func(l map[string]string) { delete(l, "containerd.io/snapshot/cri.manifest-digest") }},
+		{"not a digest", s, func(l map[string]string) { l["containerd.io/snapshot/cri.layer-digest"] = "layer" }},
+		{"unknown manifest", s, func(l map[string]string) { l["containerd.io/snapshot/cri.manifest-digest"] = other }},
+		{"another layer", s, func(l map[string]string) { l["containerd.io/snapshot/cri.layer-digest"] = other }},
+		{"another chain", s, func(l map[string]string) { l["containerd.io/snapshot.ref"] = other }},
+		{"not the lowest layer", s, func(l map[string]string) {
+			l["containerd.io/snapshot.ref"], l["containerd.io/snapshot/cri.layer-digest"] = m.chains[1], m.layers[1]
+		}},
+		{"not a reference", s, func(l map[string]string) { l["containerd.io/snapshot/cri.image-ref"] = "Not a reference" }},
+		{"a rate that is none", s, func(l map[string]string) { l[snapshotter.RateLabel] = "fast" }},
+		{"mapped ids", s, func(l map[string]string) {
+			l["containerd.io/snapshot/uidmapping"], l["containerd.io/snapshot/gidmapping"] = "0:100000:65536", "0:100000:65536"
+		}},
+		{"no access", denied, func(map[string]string) {}},
+	}
+	for _, tt := range tests {
+		labels := m.labels(0)
+		tt.edit(labels)
+		key := "extract " + tt.name
+		mounts, err := tt.s.Prepare(t.Context(), key, "", snapshots.WithLabels(labels))
+		if err != nil || len(mounts) != 1 {
+			t.Errorf("%s: %v, %v; want a mount to fill", tt.name, mounts, err)
+			continue
+		}
+		if err := tt.s.Commit(t.Context(), tt.name, key); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if n := o.TotalBytes("app@" + m.layers[0]); n != 0 {
+		t.Errorf("%d bytes of the layer were fetched", n)
+	}
+	// A fetched layer above one that containerd unpacked, and not above a stranger.
+	if _, err := s.Prepare(t.Context(), "extract base", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), "base", "extract base", snapshots.WithLabels(m.labels(0))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Prepare(t.Context(), "extract 1", "base", snapshots.WithLabels(m.labels(1))); !errdefs.IsAlreadyExists(err) {
+		t.Error(err)
+	}
+	if mounts, err := s.Prepare(t.Context(), "extract 2", "no labels", snapshots.WithLabels(m.labels(1))); err != nil || len(mounts) != 1 {
+		t.Errorf("%v, %v; want a mount to fill", mounts, err)
+	}
+}
+
+func digestOf(c byte) string { return "sha256:" + strings.Repeat(string(c), 64) }
+
+// TestPrivWrongBytes wants an error, not a second try by containerd, and nothing
+// left.
+func TestPrivWrongBytes(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", three(t)...)
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[1], Every: 1, Action: testorigin.ActFlip, Bytes: 1})
+	dir := t.TempDir()
+	s := open(t, dir, func(o *snapshotter.Options) { o.Linger = -1 })
+	exist(t, s, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
+	if _, err := m.prepare(t.Context(), s, 1); !errors.Is(err, soci.ErrDigest) {
+		t.Errorf("%v; want a digest mismatch", err)
+	}
+	if _, err := s.Stat(t.Context(), m.chains[1]); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	o.SetFaults()
+	exist(t, s, m, 1)
+	if left := names(t, dir, "work"); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}

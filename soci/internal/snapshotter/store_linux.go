@@ -1,0 +1,251 @@
+package snapshotter
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// store is the disk below the root: where layers grow and wait.
+type store struct {
+	root string
+	// synced says that layers are flushed before they are recorded. If not, a record
+	// counts only until the machine boots again.
+	synced bool
+	boot   string
+	sync   syncer
+}
+
+// record is what layer.json says of a ready layer. It is written last.
+type record struct {
+	Version int           `json:"version"`
+	Chain   digest.Digest `json:"chain"`
+	Digest  digest.Digest `json:"digest"` // of the blob
+	Bytes   int64         `json:"bytes"`  // of disk
+	Inodes  int64         `json:"inodes"`
+	// UserXattr is the form of overlayfs' marks in it.
+	UserXattr bool   `json:"user_xattr,omitempty"`
+	Boot      string `json:"boot,omitempty"` // of the machine, if nothing was flushed
+}
+
+const (
+	recordVersion = 1
+	recordName    = "layer.json"
+	maxRecord     = 4 << 10 // bytes; ours have 400
+	layerDir      = "fs"
+)
+
+func (s *store) snapshotsDir() string         { return filepath.Join(s.root, "snapshots") }
+func (s *store) readyDir() string             { return filepath.Join(s.root, "ready") }
+func (s *store) workDir() string              { return filepath.Join(s.root, "work") }
+func (s *store) snapshot(id string) string    { return filepath.Join(s.snapshotsDir(), id) }
+func (s *store) ready(c digest.Digest) string { return filepath.Join(s.readyDir(), fileName(c)) }
+
+// fileName is a digest as the name of a directory.
+func fileName(c digest.Digest) string { return c.Algorithm().String() + "-" + c.Encoded() }
+
+// openStore makes the directories and removes what was in work.
+func openStore(root string, synced bool) (*store, error) {
+	s := &store{root: root, synced: synced}
+	if !synced {
+		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return nil, err
+		}
+		s.boot = string(bytes.TrimSpace(id))
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	s.sync.flush = syncFS(root)
+	if err := os.RemoveAll(s.workDir()); err != nil {
+		return nil, fmt.Errorf("what an earlier run left in work: %w", err)
+	}
+	for _, d := range []string{s.workDir(), s.readyDir(), s.snapshotsDir()} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// begin makes a directory in work for a layer, which goes to its "fs".
+func (s *store) begin(c digest.Digest) (string, error) {
+	return os.MkdirTemp(s.workDir(), fileName(c)+"-")
+}
+
+// finish makes the layer in work ready and returns its directory.
+func (s *store) finish(work string, r record) (string, error) {
+	r.Version = recordVersion
+	if s.synced {
+		if err := s.sync.sync(); err != nil {
+			return "", err
+		}
+	} else {
+		r.Boot = s.boot
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return "", err
+	}
+	if err := writeFile(filepath.Join(work, recordName), data, s.synced); err != nil {
+		return "", err
+	}
+	to := s.ready(r.Chain)
+	if err := os.RemoveAll(to); err != nil { // of a run before, never claimed
+		return "", err
+	}
+	return to, os.Rename(work, to)
+}
+
+func writeFile(name string, data []byte, flush bool) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil && flush {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// drop removes the directory of a layer that is in work or ready. It is gone at
+// once, its files soon.
+func (s *store) drop(dir string) error {
+	away := s.away(filepath.Base(dir))
+	if err := os.Rename(dir, away); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return os.RemoveAll(away)
+}
+
+// orphans moves the directories of snapshots that are not among ids out of the way
+// and returns where they are now.
+func (s *store) orphans(ids map[string]string) ([]string, error) {
+	entries, err := os.ReadDir(s.snapshotsDir())
+	if err != nil {
+		return nil, err
+	}
+	var away []string
+	for _, e := range entries {
+		if _, known := ids[e.Name()]; known {
+			continue
+		}
+		to := s.away(e.Name())
+		if err := os.Rename(s.snapshot(e.Name()), to); err != nil {
+			return away, err
+		}
+		away = append(away, to)
+	}
+	return away, nil
+}
+
+// away is a new name in work for something to be removed.
+func (s *store) away(name string) string {
+	return filepath.Join(s.workDir(), fmt.Sprintf("removed-%d-%s", time.Now().UnixNano(), name))
+}
+
+// errRecord: a directory is no ready layer.
+var errRecord = errors.New("no usable record")
+
+// parseRecord reads layer.json.
+func parseRecord(data []byte) (record, error) {
+	var r record
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, fmt.Errorf("%w: %w", errRecord, err)
+	}
+	switch {
+	case d.More():
+		return r, fmt.Errorf("%w: something after its end", errRecord)
+	case r.Version != recordVersion:
+		return r, fmt.Errorf("%w: version %d", errRecord, r.Version)
+	case r.Chain.Validate() != nil, r.Digest.Validate() != nil:
+		return r, fmt.Errorf("%w: bad digest", errRecord)
+	case r.Bytes < 0, r.Inodes < 1:
+		return r, fmt.Errorf("%w: %d bytes in %d inodes", errRecord, r.Bytes, r.Inodes)
+	}
+	return r, nil
+}
+
+// read reads the record of a directory that may be a ready layer.
+func (s *store) read(dir string, userXattr bool) (record, error) {
+	name := filepath.Join(dir, recordName)
+	if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxRecord {
+		return record{}, errRecord
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return record{}, err
+	}
+	r, err := parseRecord(data)
+	if err != nil {
+		return r, err
+	}
+	if r.Boot != "" && r.Boot != s.boot {
+		return r, fmt.Errorf("%w: not flushed before the machine went down", errRecord)
+	}
+	if r.UserXattr != userXattr {
+		return r, fmt.Errorf("%w: made for other mounts", errRecord)
+	}
+	if fi, err := os.Lstat(filepath.Join(dir, layerDir)); err != nil || !fi.IsDir() {
+		return r, errRecord
+	}
+	return r, nil
+}
+
+// recover takes fetched layers back to ready that were on their way to a snapshot
+// when the daemon ended: those whose ID the metadata store does not know.
+func (s *store) recover(ids map[string]string, userXattr bool) error {
+	entries, err := os.ReadDir(s.snapshotsDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, known := ids[e.Name()]; known || strings.HasPrefix(e.Name(), "new-") {
+			continue
+		}
+		dir := s.snapshot(e.Name())
+		r, err := s.read(dir, userXattr)
+		if err != nil {
+			continue // Cleanup removes it
+		}
+		if err := os.Rename(dir, s.ready(r.Chain)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan returns the ready layers and removes what is none.
+func (s *store) scan(userXattr bool) ([]record, error) {
+	entries, err := os.ReadDir(s.readyDir())
+	if err != nil {
+		return nil, err
+	}
+	var out []record
+	for _, e := range entries {
+		dir := filepath.Join(s.readyDir(), e.Name())
+		r, err := s.read(dir, userXattr)
+		if err == nil && fileName(r.Chain) == e.Name() {
+			out = append(out, r)
+			continue
+		}
+		if err := s.drop(dir); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
