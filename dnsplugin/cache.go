@@ -213,6 +213,7 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	}
 	e := store.NewEntry(a, now, ttl, grace)
 	e.Answering, e.Wildcard = v.answering, wildcard
+	e.Plain = plainLen(m)
 	if c.cfg.Stale.PreferPositive && !v.denial() && !v.answering {
 		e.LastGood = c.answering(id, now)
 	}
@@ -220,6 +221,14 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	counts.entries.Set(float64(s.store.Len()))
 	counts.bytes.Set(float64(s.store.Bytes()))
 	return e
+}
+
+// plainLen is how long m is without compression: as it goes out to most
+// clients, and as prometheus counts it.
+func plainLen(m *dns.Msg) int {
+	s := *m
+	s.Compress = false
+	return s.Len()
 }
 
 // pack turns a response into a stored answer. It is not ok for a response

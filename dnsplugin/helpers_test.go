@@ -52,8 +52,9 @@ func (w *clientWriter) Hijack()                     {}
 
 // source is the next plugin of a test: it counts and answers by a function.
 type source struct {
-	mu     sync.Mutex // guards asked
+	mu     sync.Mutex // guards asked and ctx
 	asked  []*dns.Msg
+	ctx    context.Context //nolint:containedctx // of the latest question, for tests to look into
 	answer func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error)
 }
 
@@ -62,6 +63,7 @@ func (s *source) Name() string { return "source" }
 func (s *source) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, r.Copy())
+	s.ctx = ctx
 	s.mu.Unlock()
 	return s.answer(ctx, w, r)
 }
@@ -70,6 +72,12 @@ func (s *source) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.asked)
+}
+
+func (s *source) lastCtx() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctx
 }
 
 // says makes the source answer with records, SOA and NS in the authority

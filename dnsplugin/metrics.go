@@ -57,17 +57,23 @@ func gauge(reg prometheus.Registerer, into **prometheus.GaugeVec, subsystem, nam
 
 // register registers *c, or replaces *c by the equal collector that is registered already.
 func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
-	err := reg.Register(*c)
+	err := reg.Register(upToDate{*c})
 	var have prometheus.AlreadyRegisteredError
 	if !errors.As(err, &have) {
 		return err
 	}
-	existing, ok := have.ExistingCollector.(C)
-	if !ok {
-		return fmt.Errorf("another kind of collector is registered under the same name: %w", err)
+	switch existing := have.ExistingCollector.(type) {
+	case upToDate:
+		if ours, ok := existing.Collector.(C); ok {
+			*c = ours
+			return nil
+		}
+	case C: // CoreDNS's cache is linked in too
+		*c = existing
+		reg.Unregister(existing)
+		return reg.Register(upToDate{existing})
 	}
-	*c = existing
-	return nil
+	return fmt.Errorf("another kind of collector is registered under the same name: %w", err)
 }
 
 // meters are the metrics of one server, with their labels resolved: looking

@@ -43,9 +43,20 @@ func setup(directive string, c *caddy.Controller) error {
 				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
 			}
 		}
+		listeners.claim(ca, server)
+		return nil
+	})
+	// Also with fastpath off: a reload may have to take over sockets.
+	server := dnsserver.GetConfig(c)
+	server.UDPDecorateWriterFunc = ca.decorate(server.UDPDecorateWriterFunc)
+	c.OnRestartFailed(func() error {
+		listeners.disclaim(ca)
 		return nil
 	})
 	c.OnShutdown(func() error {
+		if err := listeners.release(ca); err != nil {
+			log.Warning(err)
+		}
 		if err := ca.Close(); err != nil {
 			log.Warningf("Refreshes still run %v after the end of the server: %v", closeGrace, err)
 		}

@@ -33,6 +33,7 @@ type Entry struct {
 
 	// What the answer means to the owner; the store does not look at it.
 	Answering bool   // the answer section answers the question
+	Plain     int    // length of the answer without compression
 	Wildcard  string // the wildcard record that made the answer, if any
 	LastGood  *Entry // an answering entry that this one replaced but must not hide
 

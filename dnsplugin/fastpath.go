@@ -1,0 +1,244 @@
+package dnsplugin
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+)
+
+// The fast path: sockets of our own in the group of a listener's. CoreDNS calls
+// the hook below for each of its UDP sockets just before it serves it; then
+// the socket is bound, and the server that queries must go to is known.
+
+// adoptWithin is how long sockets outlive the instance that opened them when
+// a new one has announced itself at their address. It takes them over within
+// milliseconds, or never.
+const adoptWithin = 5 * time.Second
+
+// listeners are the sockets of this process by address. They are no part of a
+// Cache since they outlive it: on a reload the next instance takes them over
+// with everything that is queued in them, so that no packet is lost.
+var listeners = registry{byAddr: map[string]*listener{}}
+
+type registry struct {
+	mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
+	byAddr map[string]*listener
+}
+
+// listener is a group of sockets with the instance that it serves.
+type listener struct {
+	group  *fastpath.Group
+	server *fastServer
+	heir   *Cache      // an instance that is starting and will take over; nil if there is none
+	expiry *time.Timer // closes the group if the heir does not come; nil if the owner lives
+}
+
+// decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
+// fast path and leaves writing on the server's own socket to prev.
+func (c *Cache) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
+	return func(s *dnsserver.Server) dns.DecorateWriter {
+		if err := c.openFastPath(s); err != nil {
+			c.say("%s: %v; all queries go through the plugin chain", s.Addr, err)
+		}
+		if prev != nil {
+			return prev(s)
+		}
+		return nil
+	}
+}
+
+// say logs what becomes of the fast path: loudly if it was asked for.
+func (c *Cache) say(format string, args ...any) {
+	log := clog.NewWithPlugin(c.name)
+	switch c.cfg.FastPath.Mode {
+	case FastPathOff:
+	case FastPathOn:
+		log.Warningf("No fast path at "+format, args...)
+	case FastPathAuto:
+		log.Infof("No fast path at "+format, args...)
+	}
+}
+
+var (
+	errAllDecline = errors.New("no zone can have one")
+	errUnreadable = errors.New("this version of CoreDNS keeps its zones in an unknown way")
+)
+
+// openFastPath opens sockets beside the one of s, or takes over those that are
+// there. An error means that there are none.
+func (c *Cache) openFastPath(s *dnsserver.Server) error {
+	zones, ok := zonesOf(s)
+	if !ok {
+		return errUnreadable
+	}
+	plans, why := planListener(zones)
+	f, err := newFastServer(s, c, plans)
+	if err != nil {
+		return err
+	}
+	f.announce(why)
+	if why == "" && !f.useful() {
+		why = errAllDecline.Error()
+	}
+	return listeners.serve(f, why, socketsOf(zones))
+}
+
+// socketsOf is how many sockets CoreDNS binds for a listener.
+func socketsOf(zones map[string][]*dnsserver.Config) int {
+	n := 1
+	for _, configs := range zones {
+		for _, c := range configs {
+			n = max(n, c.NumSockets)
+		}
+	}
+	return n
+}
+
+// serve makes f the server of the sockets at its address. Sockets that are
+// there are kept even if f declines everything (why): closing them would lose
+// what is queued in them, and through f it all reaches the chain.
+func (r *registry) serve(f *fastServer, why string, before int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.byAddr[f.addr]; l != nil {
+		if l.server.home == f.home {
+			return nil // another socket of the same listener (multisocket)
+		}
+		old := l.server
+		l.adopt(f)
+		old.retire()
+		if why != "" {
+			return errors.New(why)
+		}
+		return nil
+	}
+	if why != "" {
+		return errors.New(why)
+	}
+	opts := f.socketOptions(before)
+	f.prepare(opts.Workers)
+	g, err := fastpath.Listen(strings.TrimPrefix(f.addr, transport.DNS+"://"), opts, f)
+	if err != nil {
+		return err
+	}
+	r.byAddr[f.addr] = &listener{group: g, server: f}
+	f.publish()
+	log := clog.NewWithPlugin(f.home.name)
+	log.Infof("Fast path at %s: %d workers, batches of %d", f.addr, opts.Workers, opts.Batch)
+	if steered, err := g.Steered(); !steered {
+		log.Warningf("Fast path at %s: the kernel can't steer all packets to it (%v), so the server's own socket gets its share", f.addr, err)
+	}
+	return nil
+}
+
+// adopt swaps in f. The caller holds the registry's lock.
+func (l *listener) adopt(f *fastServer) {
+	if l.expiry != nil {
+		l.expiry.Stop()
+		l.expiry = nil
+	}
+	f.prepare(l.group.Workers())
+	l.server, l.heir = f, nil
+	l.group.Swap(f)
+	f.publish()
+}
+
+// socketOptions adds up what the zones of the listener ask for.
+func (f *fastServer) socketOptions(before int) fastpath.Options {
+	opts := fastpath.Options{Before: before}
+	most := fastpath.DefaultWorkers()
+	for _, z := range f.zones {
+		if z.why != "" {
+			continue
+		}
+		opts.Batch = max(opts.Batch, z.cache.cfg.FastPath.Batch)
+		opts.Workers = max(opts.Workers, z.cache.cfg.FastPath.Workers)
+	}
+	if opts.Workers > most {
+		clog.NewWithPlugin(f.home.name).Warningf("workers %d: Go may use %d CPUs (cgroup, affinity, GOMAXPROCS), so there are %d workers", opts.Workers, most, most)
+		opts.Workers = most
+	}
+	if opts.Workers == 0 {
+		opts.Workers = most
+	}
+	return opts
+}
+
+// claim announces that c is about to serve at the addresses of cfg. Sockets
+// there stay open when their instance ends.
+func (r *registry) claim(c *Cache, cfg *dnsserver.Config) {
+	if cfg.Transport != transport.DNS {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, host := range cfg.ListenHosts {
+		// As CoreDNS makes the addresses of its servers.
+		addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, cfg.Port))
+		if err != nil {
+			continue
+		}
+		if l := r.byAddr[cfg.Transport+"://"+addr.String()]; l != nil && l.server.home != c {
+			l.heir = c
+		}
+	}
+}
+
+// disclaim forgets announcements at the sockets of c: the reload failed, and
+// c goes on.
+func (r *registry) disclaim(c *Cache) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.byAddr {
+		if l.server.home == c {
+			l.heir = nil
+		}
+	}
+}
+
+// release closes the sockets of c, but those that have an heir.
+func (r *registry) release(c *Cache) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for addr, l := range r.byAddr {
+		switch {
+		case l.server.home != c:
+		case l.heir == nil:
+			errs = append(errs, r.close(addr, l))
+		default:
+			l.expiry = time.AfterFunc(adoptWithin, func() { r.expire(addr, l) })
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// expire closes l, whose heir did not come.
+func (r *registry) expire(addr string, l *listener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byAddr[addr] == l && l.expiry != nil {
+		_ = r.close(addr, l)
+	}
+}
+
+// close ends l. The caller holds the lock.
+func (r *registry) close(addr string, l *listener) error {
+	delete(r.byAddr, addr)
+	err := l.group.Close()
+	l.server.retire()
+	if err != nil {
+		return fmt.Errorf("fast path at %s: %w", addr, err)
+	}
+	return nil
+}

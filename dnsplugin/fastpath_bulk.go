@@ -1,0 +1,178 @@
+package dnsplugin
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// Prometheus's client can't add many observations at once to a histogram, and
+// one by one they would cost a third of a microsecond per query. So the
+// observations of the fast path are kept in histograms of our own, and added
+// to CoreDNS's when those are collected: one series, whoever has answered.
+
+// sizeBounds are the bounds of the classic buckets of sizes in CoreDNS.
+var sizeBounds = []float64{0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16e3, 32e3, 48e3, 64e3}
+
+// nativeSchema is the resolution of the native buckets that CoreDNS asks for.
+const nativeSchema = 4
+
+// bulk is a histogram of what the fast path has observed.
+type bulk struct {
+	bounds  []float64
+	count   uint64
+	sum     float64
+	classic []uint64      // by bucket, the last one above all bounds
+	native  map[int]int64 // by index of the native bucket
+}
+
+// addSizes adds counts[size] observations of every size.
+func (b *bulk) addSizes(counts []uint32) {
+	for size, n := range counts {
+		if n == 0 {
+			continue
+		}
+		v := float64(size)
+		b.count += uint64(n)
+		b.sum += v * float64(n)
+		b.classic[classicBucket(b.bounds, v)] += uint64(n)
+		if size > 0 {
+			b.native[nativeBucket(v)] += int64(n)
+		}
+	}
+}
+
+func (b *bulk) addDurations(d *durations) {
+	b.count += d.count
+	b.sum += d.sum
+	for i, n := range d.classic {
+		b.classic[i] += n
+	}
+	for i, n := range d.native {
+		if n > 0 {
+			b.native[i+firstOctave*perOctave] += int64(n)
+		}
+	}
+}
+
+// clone returns a copy for use without the publisher's lock.
+func (b *bulk) clone() *bulk {
+	c := *b
+	c.classic, c.native = slices.Clone(b.classic), maps.Clone(b.native)
+	return &c
+}
+
+// addTo adds b to h, which has the same bounds.
+func (b *bulk) addTo(h *dto.Histogram) {
+	h.SampleCount = new(h.GetSampleCount() + b.count)
+	h.SampleSum = new(h.GetSampleSum() + b.sum)
+	cumulative := uint64(0)
+	for i, bucket := range h.Bucket {
+		if i < len(b.classic) {
+			cumulative += b.classic[i]
+		}
+		bucket.CumulativeCount = new(bucket.GetCumulativeCount() + cumulative)
+	}
+	if h.Schema == nil || h.GetSchema() != nativeSchema {
+		return // no native histogram, or one of another resolution: the classic buckets say it all
+	}
+	all := maps.Clone(b.native)
+	eachNative(h, func(i int, n int64) { all[i] += n })
+	h.PositiveSpan, h.PositiveDelta = spansOf(all)
+}
+
+// eachNative calls f for every populated positive native bucket of h.
+func eachNative(h *dto.Histogram, f func(i int, n int64)) {
+	i, at, n := 0, 0, int64(0)
+	for _, span := range h.PositiveSpan {
+		i += int(span.GetOffset())
+		for range span.GetLength() {
+			n += h.PositiveDelta[at]
+			f(i, n)
+			i++
+			at++
+		}
+	}
+}
+
+// spansOf encodes native buckets: runs of buckets, each with its difference
+// to the one before. Gaps of up to two are filled with empty buckets.
+func spansOf(buckets map[int]int64) (spans []*dto.BucketSpan, deltas []int64) {
+	next, before := 0, int64(0)
+	add := func(n int64) {
+		span := spans[len(spans)-1]
+		span.Length = new(span.GetLength() + 1)
+		deltas = append(deltas, n-before)
+		before = n
+	}
+	for _, i := range slices.Sorted(maps.Keys(buckets)) {
+		if gap := i - next; len(spans) == 0 || gap > 2 {
+			spans = append(spans, &dto.BucketSpan{Offset: new(int32(gap)), Length: new(uint32(0))})
+		} else {
+			for range gap {
+				add(0)
+			}
+		}
+		add(buckets[i])
+		next = i + 1
+	}
+	return spans, deltas
+}
+
+// withBulk collects a family of histograms with the observations of the fast path added.
+type withBulk struct {
+	vec    *prometheus.HistogramVec
+	family string
+}
+
+// Describe implements prometheus.Collector.
+func (h *withBulk) Describe(ch chan<- *prometheus.Desc) { h.vec.Describe(ch) }
+
+// Collect implements prometheus.Collector.
+func (h *withBulk) Collect(ch chan<- prometheus.Metric) {
+	published.mu.Lock()
+	published.gather()
+	ours := map[string]*bulk{}
+	for key, b := range published.bulks[h.family] {
+		ours[key] = b.clone()
+	}
+	published.mu.Unlock()
+
+	theirs := make(chan prometheus.Metric)
+	go func() {
+		defer close(theirs)
+		h.vec.Collect(theirs)
+	}()
+	for m := range theirs {
+		out := &dto.Metric{}
+		if err := m.Write(out); err != nil {
+			ch <- prometheus.NewInvalidMetric(m.Desc(), err)
+			continue
+		}
+		var values []string
+		for _, l := range out.Label {
+			values = append(values, l.GetValue())
+		}
+		if b := ours[labelKey(values)]; b != nil && out.Histogram != nil {
+			b.addTo(out.Histogram)
+		}
+		ch <- collected{m.Desc(), out}
+	}
+}
+
+// collected is a metric that has been written already.
+type collected struct {
+	desc *prometheus.Desc
+	as   *dto.Metric
+}
+
+// Desc implements prometheus.Metric.
+func (c collected) Desc() *prometheus.Desc { return c.desc }
+
+// Write implements prometheus.Metric.
+func (c collected) Write(out *dto.Metric) error {
+	out.Label, out.Histogram = c.as.Label, c.as.Histogram
+	return nil
+}

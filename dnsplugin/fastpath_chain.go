@@ -1,0 +1,114 @@
+package dnsplugin
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// viaChain lets the server's plugin chain answer j, as if the packet had come
+// to the server's own socket: what miekg/dns does between a socket and its
+// handler happens here in the same order.
+func (f *fastServer) viaChain(j *job) {
+	w := &chainWriter{origin: &j.origin, local: f.local}
+	req, verdict := admit(j.packet)
+	switch verdict {
+	case dns.MsgIgnore:
+	case dns.MsgAccept:
+		if req.IsTsig() != nil {
+			w.tsig = dns.ErrSecret // we are not here if the server has any
+		}
+		ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.server)
+		ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
+		f.server.ServeDNS(ctx, w, req)
+	case dns.MsgReject, dns.MsgRejectNotImplemented:
+		if err := w.WriteMsg(req); err != nil {
+			f.debugf("reply to %s: %v", w.RemoteAddr(), err)
+		}
+	}
+}
+
+// admit unpacks a packet. If it is to be rejected, m is the reply to it.
+func admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
+	if len(packet) < wire.HeaderLen {
+		return nil, dns.MsgIgnore
+	}
+	word := func(at int) uint16 { return binary.BigEndian.Uint16(packet[at:]) }
+	header := dns.Header{Id: word(0), Bits: word(2), Qdcount: word(4), Ancount: word(6), Nscount: word(8), Arcount: word(10)}
+	m = new(dns.Msg)
+	// The header alone, for a reply to what can't be read further.
+	if err := m.Unpack(packet[:wire.HeaderLen]); err != nil {
+		return nil, dns.MsgIgnore
+	}
+	verdict = dns.DefaultMsgAcceptFunc(header)
+	if verdict == dns.MsgAccept && m.Unpack(packet) != nil {
+		verdict = dns.MsgReject
+	}
+	if verdict != dns.MsgReject && verdict != dns.MsgRejectNotImplemented {
+		return m, verdict
+	}
+	opcode := m.Opcode
+	m.SetRcodeFormatError(m)
+	m.Zero = false
+	if verdict == dns.MsgRejectNotImplemented {
+		m.Opcode, m.Rcode = opcode, dns.RcodeNotImplemented
+	}
+	m.Answer, m.Ns, m.Extra = nil, nil, nil
+	return m, verdict
+}
+
+// chainWriter sends what the chain answers through the socket that the query
+// came to. It implements dns.ResponseWriter.
+type chainWriter struct {
+	origin *fastpath.Origin
+	local  net.Addr
+	remote *net.UDPAddr // made when somebody asks for it
+	tsig   error
+}
+
+// LocalAddr implements dns.ResponseWriter.
+func (w *chainWriter) LocalAddr() net.Addr { return w.local }
+
+// RemoteAddr implements dns.ResponseWriter.
+func (w *chainWriter) RemoteAddr() net.Addr {
+	if w.remote == nil {
+		w.remote = net.UDPAddrFromAddrPort(w.origin.Peer())
+	}
+	return w.remote
+}
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *chainWriter) WriteMsg(m *dns.Msg) error {
+	b, err := m.Pack()
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// Write implements dns.ResponseWriter.
+func (w *chainWriter) Write(b []byte) (int, error) {
+	if err := w.origin.Send(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Close implements dns.ResponseWriter. There is no connection.
+func (w *chainWriter) Close() error { return nil }
+
+// TsigStatus implements dns.ResponseWriter.
+func (w *chainWriter) TsigStatus() error { return w.tsig }
+
+// TsigTimersOnly implements dns.ResponseWriter.
+func (w *chainWriter) TsigTimersOnly(bool) {}
+
+// Hijack implements dns.ResponseWriter.
+func (w *chainWriter) Hijack() {}

@@ -1,0 +1,239 @@
+package dnsplugin
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metrics/vars"
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What the workers have counted is added to the series of Prometheus when
+// those are collected. So the series are exact at every scrape, and no query
+// pays for more than its own additions.
+
+// published are the servers of the fast path of this process. It is no part
+// of a Cache because the registry and the series are none either: they go on
+// counting over reloads.
+var published = publisher{bulks: map[string]map[string]*bulk{}}
+
+type publisher struct {
+	mu      sync.Mutex // guards all below
+	servers []*fastServer
+	bulks   map[string]map[string]*bulk // histograms by family and labels, see labelKey
+	hooked  bool                        // CoreDNS's own families are ours to collect
+	vec     *fastVectors
+}
+
+// settle is how long after its end a server's counters are looked at once
+// more: by then the last batch that it was serving is over.
+const settle = time.Second
+
+// fastVectors are families that only the fast path has.
+type fastVectors struct {
+	declined, shed *prometheus.CounterVec
+	zones          *prometheus.GaugeVec
+}
+
+func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
+	v := &fastVectors{}
+	for _, err := range []error{
+		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
+		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain.", []string{"server"}),
+		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// publish makes the counters of f part of what is collected from now on.
+func (f *fastServer) publish() {
+	p := &published
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.servers = append(p.servers, f)
+	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return z.why == "" && z.counted })
+	if counted && !p.hooked {
+		p.hooked = true
+		p.hook(prometheus.DefaultRegisterer)
+	}
+	if p.vec == nil {
+		vec, err := newFastVectors(prometheus.DefaultRegisterer)
+		if err != nil {
+			f.debugf("metrics of the fast path: %v", err)
+			return
+		}
+		p.vec = vec
+	}
+	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": f.addr})
+	for _, z := range f.zones {
+		on := 0.0
+		if z.why == "" {
+			on = 1
+		}
+		p.vec.zones.WithLabelValues(f.addr, z.zone, z.why).Set(on)
+	}
+}
+
+// hook takes the place of CoreDNS's families in reg.
+func (p *publisher) hook(reg prometheus.Registerer) {
+	for _, c := range []prometheus.Collector{vars.RequestCount, vars.RequestDo, vars.ResponseRcode} {
+		if reg.Unregister(c) {
+			reg.MustRegister(upToDate{c})
+		}
+	}
+	for family, vec := range map[string]*prometheus.HistogramVec{
+		familyDuration: vars.RequestDuration, familyRequest: vars.RequestSize, familyResponse: vars.ResponseSize,
+	} {
+		if reg.Unregister(vec) {
+			reg.MustRegister(&withBulk{vec: vec, family: family})
+		}
+	}
+}
+
+// retire says that f gets no more batches.
+func (f *fastServer) retire() {
+	p := &published
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f.retired = time.Now()
+	p.gather()
+}
+
+// flush adds to the series what was counted since the last time.
+func (p *publisher) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gather()
+}
+
+// gather is flush for who holds the lock.
+func (p *publisher) gather() {
+	for _, f := range p.servers {
+		for _, w := range f.workers {
+			w.mu.Lock()
+			full := w.cur
+			w.cur, w.spare = w.spare, nil
+			w.mu.Unlock()
+			p.drain(f, full)
+			w.spare = full
+		}
+		if n := f.backlog.takeShed(); n > 0 && p.vec != nil {
+			p.vec.shed.WithLabelValues(f.addr).Add(float64(n))
+		}
+	}
+	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
+		return !f.retired.IsZero() && time.Since(f.retired) > settle
+	})
+}
+
+// drain adds c to the series of f and leaves it empty.
+func (p *publisher) drain(f *fastServer, c *fastCounts) {
+	for why, n := range c.why {
+		if n > 0 && p.vec != nil {
+			p.vec.declined.WithLabelValues(f.addr, declined(why).String()).Add(float64(n))
+		}
+	}
+	clear(c.why[:])
+	for i, zc := range c.zones {
+		if zc == nil || zc.success+zc.denial == 0 {
+			continue
+		}
+		z := f.zones[i]
+		p.cacheSeries(z, zc)
+		if z.counted {
+			p.querySeries(f.addr, z, zc)
+		}
+		*zc = zoneCounts{}
+	}
+}
+
+// cacheSeries adds to the families of the cache.
+func (p *publisher) cacheSeries(z *fastZone, zc *zoneCounts) {
+	m := z.meters
+	m.requests.Add(float64(zc.success + zc.denial))
+	m.success.hits.Add(float64(zc.success - zc.coalescedSuccess))
+	m.denial.hits.Add(float64(zc.denial - zc.coalescedDenial))
+	m.misses.Add(float64(zc.coalescedSuccess + zc.coalescedDenial))
+	m.coalesced.Add(float64(zc.coalescedSuccess + zc.coalescedDenial))
+	m.stale.Add(float64(zc.stale))
+}
+
+// querySeries adds to the families of the prometheus plugin.
+func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts) {
+	const view, proto = "", "udp"
+	for t, byFamily := range zc.types {
+		name := "other"
+		if typeNames[t] != dns.TypeNone {
+			name = dns.Type(typeNames[t]).String()
+		}
+		for family, n := range byFamily {
+			if n > 0 {
+				vars.RequestCount.WithLabelValues(server, z.metricsIn, view, proto, [families]string{"1", "2"}[family], name).Add(float64(n))
+			}
+		}
+	}
+	if zc.do > 0 {
+		vars.RequestDo.WithLabelValues(server, z.metricsIn, view).Add(float64(zc.do))
+	}
+	for rcode, n := range zc.rcodes {
+		if n > 0 {
+			vars.ResponseRcode.WithLabelValues(server, z.metricsIn, view, dns.RcodeToString[rcode], z.next).Add(float64(n))
+		}
+	}
+	vars.RequestDuration.WithLabelValues(server, z.metricsIn, view)
+	p.bulk(familyDuration, server, z.metricsIn, view).addDurations(&zc.durations)
+	vars.RequestSize.WithLabelValues(server, z.metricsIn, view, proto)
+	p.bulk(familyRequest, server, z.metricsIn, view, proto).addSizes(zc.requests[:])
+	vars.ResponseSize.WithLabelValues(server, z.metricsIn, view, proto)
+	p.bulk(familyResponse, server, z.metricsIn, view, proto).addSizes(zc.responses[:])
+}
+
+// upToDate collects a family after adding what the workers have counted.
+type upToDate struct{ prometheus.Collector }
+
+// Collect implements prometheus.Collector.
+func (c upToDate) Collect(ch chan<- prometheus.Metric) {
+	published.flush()
+	c.Collector.Collect(ch)
+}
+
+// The histograms of the prometheus plugin, with their labels as they are
+// sorted in what is collected.
+const (
+	familyDuration = plugin.Namespace + "_dns_request_duration_seconds"
+	familyRequest  = plugin.Namespace + "_dns_request_size_bytes"
+	familyResponse = plugin.Namespace + "_dns_response_size_bytes"
+)
+
+// bulk returns the histogram of a label set. proto may be left out.
+func (p *publisher) bulk(family, server, zone, view string, proto ...string) *bulk {
+	key := labelKey(append(append([]string{}, proto...), server, view, zone)) // sorted by label name
+	byLabels := p.bulks[family]
+	if byLabels == nil {
+		byLabels = map[string]*bulk{}
+		p.bulks[family] = byLabels
+	}
+	b := byLabels[key]
+	if b == nil {
+		b = &bulk{native: map[int]int64{}}
+		if family == familyDuration {
+			b.bounds = plugin.TimeBuckets
+		} else {
+			b.bounds = sizeBounds
+		}
+		b.classic = make([]uint64, len(b.bounds)+1)
+		byLabels[key] = b
+	}
+	return b
+}
+
+// labelKey joins label values; they are addresses and names without NUL.
+func labelKey(values []string) string { return strings.Join(values, "\x00") }

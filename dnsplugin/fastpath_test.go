@@ -1,0 +1,493 @@
+//go:build linux && (amd64 || arm64)
+
+package dnsplugin
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	_ "github.com/coredns/coredns/plugin/acl"
+	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/bufsize"
+	_ "github.com/coredns/coredns/plugin/cancel"
+	_ "github.com/coredns/coredns/plugin/chaos"
+	_ "github.com/coredns/coredns/plugin/debug"
+	_ "github.com/coredns/coredns/plugin/dns64"
+	_ "github.com/coredns/coredns/plugin/dnstap"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/local"
+	_ "github.com/coredns/coredns/plugin/log"
+	_ "github.com/coredns/coredns/plugin/metadata"
+	_ "github.com/coredns/coredns/plugin/metrics"
+	_ "github.com/coredns/coredns/plugin/multisocket"
+	_ "github.com/coredns/coredns/plugin/nsid"
+	_ "github.com/coredns/coredns/plugin/proxyproto"
+	_ "github.com/coredns/coredns/plugin/rewrite"
+	_ "github.com/coredns/coredns/plugin/shed"
+	_ "github.com/coredns/coredns/plugin/tsig"
+	_ "github.com/coredns/coredns/plugin/view"
+	"github.com/miekg/dns"
+)
+
+// sources are the last plugins of the servers of tests, by name: the directive
+// "source NAME" puts one into a server block.
+var sources sync.Map
+
+// withSource makes the directives of the tests known, once.
+var withSource = sync.OnceFunc(func() {
+	plugin.Register("source", func(c *caddy.Controller) error {
+		c.Next()
+		if !c.NextArg() {
+			return c.ArgErr()
+		}
+		s, ok := sources.Load(c.Val())
+		if !ok {
+			return c.Errf("no source %q", c.Val())
+		}
+		dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return s.(plugin.Handler) })
+		return nil
+	})
+	at := slices.Index(dnsserver.Directives, "cache")
+	order := slices.Insert(slices.Clone(dnsserver.Directives), at+1, Directive)
+	dnsserver.Directives = append(order, "source")
+	dnsserver.Quiet, caddy.Quiet = true, true
+})
+
+// testServer is a CoreDNS in this process.
+type testServer struct {
+	t    testing.TB
+	addr string
+	inst *caddy.Instance
+}
+
+// fastPort returns a port that is free for UDP and TCP now.
+func fastPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// start runs a Corefile in which PORT stands for a free port, with sources in it.
+func start(t testing.TB, corefile string, named map[string]*source) *testServer {
+	t.Helper()
+	withSource()
+	for name, s := range named {
+		sources.Store(name, s)
+	}
+	s := &testServer{t: t}
+	port := fastPort(t)
+	s.addr = "127.0.0.1:" + port
+	inst, err := caddy.Start(s.input(corefile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.inst = inst
+	t.Cleanup(func() {
+		for _, err := range s.inst.ShutdownCallbacks() {
+			t.Error(err)
+		}
+		if err := s.inst.Stop(); err != nil {
+			t.Error(err)
+		}
+		s.inst.Wait()
+	})
+	s.wait()
+	return s
+}
+
+func (s *testServer) input(corefile string) caddy.CaddyfileInput {
+	_, port, _ := net.SplitHostPort(s.addr)
+	return caddy.CaddyfileInput{
+		Filepath: "Corefile", ServerTypeName: "dns",
+		Contents: []byte(strings.ReplaceAll(corefile, "PORT", port)),
+	}
+}
+
+// wait returns when the UDP socket is served: caddy says so to nobody.
+func (s *testServer) wait() {
+	s.t.Helper()
+	for range 1000 {
+		c, err := net.Dial("udp", s.addr)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		// A STATUS query: NOTIMP from everyone, and nobody counts it.
+		_, _ = c.Write([]byte{0, 1, 2 << 3, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+		_, err = c.Read(make([]byte, 512))
+		c.Close()
+		if err == nil {
+			return
+		}
+	}
+	s.t.Fatal("the server does not answer")
+}
+
+// fast returns the server of the fast path, nil if there is none.
+func (s *testServer) fast() *fastServer {
+	listeners.mu.Lock()
+	defer listeners.mu.Unlock()
+	if l := listeners.byAddr["dns://"+s.addr]; l != nil {
+		return l.server
+	}
+	return nil
+}
+
+// raw sends a packet and returns the reply, nil if there is none within wait.
+func (s *testServer) raw(p []byte, wait time.Duration) []byte {
+	s.t.Helper()
+	c, err := net.Dial("udp", s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(wait))
+	if _, err := c.Write(p); err != nil {
+		s.t.Fatal(err)
+	}
+	buf := make([]byte, 1<<16)
+	n, err := c.Read(buf)
+	if err != nil {
+		return nil
+	}
+	return buf[:n]
+}
+
+// ask sends r and returns the reply.
+func (s *testServer) ask(r *dns.Msg) *dns.Msg {
+	s.t.Helper()
+	b, err := r.Pack()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	reply := s.raw(b, 10*time.Second)
+	if reply == nil {
+		s.t.Fatalf("no reply to %v", r)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(reply); err != nil {
+		s.t.Fatal(err)
+	}
+	return m
+}
+
+// declines returns how often each reason has come up.
+func (f *fastServer) declines() map[string]uint64 {
+	all := map[string]uint64{}
+	for _, w := range f.workers {
+		w.mu.Lock()
+		for why, n := range w.cur.why {
+			if n > 0 {
+				all[declined(why).String()] += n
+			}
+		}
+		w.mu.Unlock()
+	}
+	return all
+}
+
+// hits returns how many queries were answered without the chain.
+func (f *fastServer) hits() (n uint64) {
+	for _, w := range f.workers {
+		w.mu.Lock()
+		for _, zc := range w.cur.zones {
+			if zc != nil {
+				n += zc.success + zc.denial
+			}
+		}
+		w.mu.Unlock()
+	}
+	return n
+}
+
+const simple = `.:PORT {
+    bind 127.0.0.1
+    errors
+    %s
+    penstock {
+        fastpath on
+        %s
+    }
+    source A
+}
+`
+
+func TestFastPathAnswersFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
+	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	for i := range 3 {
+		r := question("wWw.example.org.", dns.TypeA)
+		r.SetEdns0(1232, true)
+		m := s.ask(r)
+		if m.Id != r.Id || !m.Response || len(m.Answer) != 1 || m.Question[0].Name != "wWw.example.org." || m.IsEdns0() == nil || !m.IsEdns0().Do() {
+			t.Fatalf("%d: %v", i, m)
+		}
+	}
+	f := s.fast()
+	if src.count() != 1 || f.hits() != 2 || f.declines()["miss"] != 1 {
+		t.Errorf("%d asked, %d hits, %v", src.count(), f.hits(), f.declines())
+	}
+}
+
+// Each plugin that stands before the cache and has an effect keeps all queries
+// for the chain; the others keep none.
+func TestEligibility(t *testing.T) {
+	for _, tt := range []struct{ lines, why string }{
+		{"", ""},
+		{"nsid x", ""},
+		{"any", ""},
+		{"chaos", ""},
+		{"cancel", ""},
+		{"local", ""},
+		{"debug", ""},
+		{"bufsize 1232", ""},
+		{"loadbalance", ""},
+		{"loadbalance round_robin", ""},
+		{"prometheus 127.0.0.1:0", ""},
+		{"multisocket 2", ""},
+		{"loadbalance round_robin {\nprefer 192.0.2.0/24\n}", "orders answers"},
+		{"log", "plugin log"},
+		{"dnstap /tmp/penstock-no-such-socket full", "plugin dnstap"},
+		{"acl {\nblock net 192.0.2.0/24\n}", "plugin acl"},
+		{"rewrite name a.example. b.example.", "plugin rewrite"},
+		{"metadata", "plugin metadata"},
+		{"dns64", "plugin dns64"},
+		{"view v {\nexpr true\n}", "view"},
+		{"tsig {\nsecret k. NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=\n}", "plugin tsig"},
+		{"proxyproto", "plugin proxyproto"},
+		{"shed", "plugin shed"},
+	} {
+		t.Run(strings.Fields(tt.lines + " none")[0], func(t *testing.T) {
+			src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+			s := start(t, fmt.Sprintf(simple, tt.lines, ""), map[string]*source{"A": src})
+			f := s.fast()
+			if (f == nil) != (tt.why != "") {
+				t.Fatalf("fast path: %v", f != nil)
+			}
+			if s.ask(question("first.example.org.", dns.TypeA)) == nil {
+				t.Fatal("no reply")
+			}
+			plans, why := planned(t, src)
+			for _, p := range plans {
+				why += p.why
+			}
+			if (why == "") != (tt.why == "") || !strings.Contains(why, tt.why) {
+				t.Errorf("%q, want %q", why, tt.why)
+			}
+			if strings.HasPrefix(tt.lines, "proxyproto") || strings.HasPrefix(tt.lines, "dns64") {
+				return // answers are not the plain ones
+			}
+			for range 2 {
+				if m := s.ask(question("www.example.org.", dns.TypeA)); len(m.Answer) != 1 {
+					t.Errorf("%v", m)
+				}
+			}
+		})
+	}
+}
+
+// planned decides anew for the server that src has been asked by.
+func planned(t *testing.T, src *source) (plans []*zonePlan, why string) {
+	t.Helper()
+	server, ok := src.lastCtx().Value(dnsserver.Key{}).(*dnsserver.Server)
+	if !ok {
+		t.Fatal("no server")
+	}
+	zones, ok := zonesOf(server)
+	if !ok {
+		t.Fatal("zones can't be read")
+	}
+	return planListener(zones)
+}
+
+// A zone whose chain is not eligible goes through the chain, its neighbour on
+// the same listener doesn't; names of no zone are refused as ever.
+func TestZonesOfOneListener(t *testing.T) {
+	fast := says(nil, "www.fast.example. 60 IN A 192.0.2.1")
+	slow := says(nil, "www.slow.example. 60 IN A 192.0.2.2")
+	sub := says(nil, "www.sub.fast.example. 60 IN A 192.0.2.3")
+	s := start(t, `fast.example:PORT {
+    bind 127.0.0.1
+    penstock
+    source A
+}
+slow.example:PORT {
+    bind 127.0.0.1
+    log . "" {
+        class error
+    }
+    penstock
+    source B
+}
+sub.fast.example:PORT {
+    bind 127.0.0.1
+    source C
+}
+`, map[string]*source{"A": fast, "B": slow, "C": sub})
+	for range 3 {
+		for name, want := range map[string]string{"www.FAST.example.": "192.0.2.1", "www.slow.example.": "192.0.2.2", "www.sub.fast.example.": "192.0.2.3"} {
+			m := s.ask(question(name, dns.TypeA))
+			if len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), want) {
+				t.Errorf("%s: %v", name, m)
+			}
+		}
+		if m := s.ask(question("www.other.example.", dns.TypeA)); m.Rcode != dns.RcodeRefused {
+			t.Errorf("%v", m)
+		}
+		// A name whose label only ends like a zone is in none.
+		if m := s.ask(question("wwwfast.example.", dns.TypeA)); m.Rcode != dns.RcodeRefused {
+			t.Errorf("%v", m)
+		}
+	}
+	f := s.fast()
+	if f.hits() != 2 || fast.count() != 1 || slow.count() != 1 || sub.count() != 3 {
+		t.Errorf("%d hits; asked %d %d %d", f.hits(), fast.count(), slow.count(), sub.count())
+	}
+}
+
+// A cache for some names of a zone only.
+func TestCacheOfPartOfAZone(t *testing.T) {
+	src := says(nil)
+	s := start(t, `.:PORT {
+    bind 127.0.0.1
+    penstock part.example
+    source A
+}
+`, map[string]*source{"A": src})
+	src.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		m := new(dns.Msg)
+		m.SetReply(r)
+		rr, _ := dns.NewRR(r.Question[0].Name + " 60 IN A 192.0.2.1")
+		m.Answer = []dns.RR{rr}
+		return 0, w.WriteMsg(m)
+	}
+	for range 3 {
+		s.ask(question("www.part.example.", dns.TypeA))
+		s.ask(question("www.example.", dns.TypeA))
+	}
+	if f := s.fast(); f.hits() != 2 || src.count() != 4 {
+		t.Errorf("%d hits, %d asked", f.hits(), src.count())
+	}
+}
+
+// expanded packs a reply anew without compression: answers of the fast path
+// are compressed, those of CoreDNS only if they are long. That is the one
+// difference of their bytes.
+func expanded(t testing.TB, b []byte) []byte {
+	t.Helper()
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		t.Fatalf("%x: %v", b, err)
+	}
+	m.Compress = false
+	out, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// What the fast path does not understand gets the reply that the chain gives.
+func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
+	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+	named := map[string]*source{"A": src}
+	on := start(t, fmt.Sprintf(simple, "", ""), named)
+	off := start(t, strings.Replace(fmt.Sprintf(simple, "", ""), "fastpath on", "fastpath off", 1), named)
+	if on.fast() == nil || off.fast() != nil {
+		t.Fatal("fast path")
+	}
+	pack := func(edit ...func(*dns.Msg)) []byte {
+		m := question("www.example.org.", dns.TypeA, edit...)
+		m.Id = 7
+		b, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	plain := pack()
+	set := func(at int, v byte) []byte { b := bytes.Clone(plain); b[at] = v; return b }
+	for name, p := range map[string][]byte{
+		"plain":       plain,
+		"status":      set(2, 2<<3),
+		"notify":      set(2, 4<<3),
+		"update":      set(2, 5<<3),
+		"tc":          set(2, 3),
+		"z bit":       set(3, 0x40),
+		"rcode":       set(3, 3),
+		"no question": set(5, 0),
+		"two":         append(set(5, 2), plain[12:]...),
+		"cut":         plain[:len(plain)-3],
+		"header only": plain[:12],
+		"trailing":    append(bytes.Clone(plain), 1, 2, 3),
+		"any":         pack(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeANY }),
+		"chaos":       pack(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }),
+		"ds":          pack(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeDS }),
+		"edns 1":      pack(func(m *dns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().SetVersion(1) }),
+		"nsid": pack(func(m *dns.Msg) {
+			m.SetEdns0(1232, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}}
+		}),
+		"ecs": pack(func(m *dns.Msg) {
+			m.SetEdns0(1232, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IP{192, 0, 2, 0}}}
+		}),
+		"two opt": pack(func(m *dns.Msg) { m.SetEdns0(1232, false); m.SetEdns0(4096, true) }),
+		"tsig":    pack(func(m *dns.Msg) { m.SetTsig("k.", dns.HmacSHA256, 300, 1) }),
+	} {
+		a, b := on.raw(p, 10*time.Second), off.raw(p, 10*time.Second)
+		if !bytes.Equal(a, b) && !bytes.Equal(expanded(t, a), b) {
+			t.Errorf("%s:\nfast  %x\nchain %x", name, a, b)
+		}
+	}
+	// Responses get no reply at all: a loop of two servers would never end.
+	for name, p := range map[string][]byte{"response": set(2, 0x80), "short": plain[:5], "empty": {}} {
+		if a := on.raw(p, 100*time.Millisecond); a != nil {
+			t.Errorf("%s: %x", name, a)
+		}
+	}
+}
+
+// named is a plugin of which only the name is known.
+type named string
+
+func (n named) Name() string { return string(n) }
+
+func (named) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return 0, nil }
+
+// Every directive that may stand before the cache is either known to be
+// harmless or keeps its queries; those that we stand in for must be CoreDNS's own.
+func TestEveryPluginBeforeTheCacheIsDecidedAbout(t *testing.T) {
+	withSource()
+	for _, d := range append(slices.Clone(dnsserver.Directives[:slices.Index(dnsserver.Directives, "cache")]), "unheard-of") {
+		why := (&zonePlan{zone: "."}).consider(named(d), "next", nil)
+		_, ok := harmless[d]
+		switch d {
+		case "prometheus", "bufsize", "loadbalance":
+			ok = false
+		}
+		if ok != (why == "") {
+			t.Errorf("%s: %q", d, why)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+//go:build amd64 || arm64
+
+package fastpath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// nameLen holds a sockaddr_in6, the longest address here.
+	nameLen = unix.SizeofSockaddrInet6
+	// controlLen holds the one control message that we ask for.
+	controlLen = 40 // CMSG_SPACE(sizeof(struct in6_pktinfo)); that of in_pktinfo is 32
+)
+
+// mmsghdr is struct mmsghdr of the kernel.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+	_   [4]byte
+}
+
+// Batch is what one system call has received, and the replies to it. The
+// slices of headers and buffers are allocated once; the kernel gets pointers
+// into them.
+type Batch struct {
+	n       int // packets
+	replies int // out[:replies] are to be sent
+
+	sock    *socket
+	pktinfo bool
+
+	in, out  []mmsghdr
+	inIov    []unix.Iovec
+	outIov   []unix.Iovec
+	inBytes  []byte // stride apart
+	outBytes []byte
+	names    []byte // nameLen apart
+	controls []byte // controlLen apart
+}
+
+// newBatch makes the buffers for size packets of s.
+func newBatch(s *socket, size int, pktinfo bool) *Batch {
+	b := &Batch{
+		sock: s, pktinfo: pktinfo,
+		in: make([]mmsghdr, size), out: make([]mmsghdr, size),
+		inIov: make([]unix.Iovec, size), outIov: make([]unix.Iovec, size),
+		inBytes: make([]byte, size*stride), outBytes: make([]byte, size*stride),
+		names: make([]byte, size*nameLen), controls: make([]byte, size*controlLen),
+	}
+	for i := range size {
+		b.inIov[i].Base = &b.inBytes[i*stride]
+		b.inIov[i].SetLen(MaxPacket)
+		h := &b.in[i].hdr
+		h.Iov, h.Iovlen = &b.inIov[i], 1
+		h.Name, h.Namelen = &b.names[i*nameLen], nameLen
+		if pktinfo {
+			h.Control = &b.controls[i*controlLen]
+			h.SetControllen(controlLen)
+		}
+		o := &b.out[i].hdr
+		o.Iov, o.Iovlen = &b.outIov[i], 1
+	}
+	return b
+}
+
+// reset makes the headers of the last batch ready to receive again.
+func (b *Batch) reset() {
+	for i := range b.n {
+		h := &b.in[i].hdr
+		h.Namelen, h.Flags = nameLen, 0
+		if b.pktinfo {
+			h.SetControllen(controlLen)
+		}
+	}
+	b.n, b.replies = 0, 0
+}
+
+// Len is the number of packets.
+func (b *Batch) Len() int { return b.n }
+
+// Packet returns packet i. A packet that was longer than MaxPacket is empty.
+func (b *Batch) Packet(i int) []byte {
+	m := &b.in[i]
+	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		return nil
+	}
+	return b.inBytes[i*stride:][:m.len:m.len]
+}
+
+// Buffer returns where a reply to packet i may be written: no bytes, with
+// room for MaxPacket.
+func (b *Batch) Buffer(i int) []byte { return b.outBytes[i*stride:][:0:MaxPacket] }
+
+// Reply says that the reply to packet i stands in the first n bytes of
+// Buffer(i). It may be called once per packet.
+func (b *Batch) Reply(i, n int) {
+	in, out := &b.in[i].hdr, &b.out[b.replies].hdr
+	iov := &b.outIov[b.replies]
+	iov.Base = &b.outBytes[i*stride]
+	iov.SetLen(n)
+	out.Name, out.Namelen = in.Name, in.Namelen
+	if b.pktinfo {
+		// What told us the address that was asked tells the kernel to answer from it.
+		out.Control, out.Controllen = in.Control, in.Controllen
+		forSending(b.controls[i*controlLen:][:controlLen])
+	}
+	b.replies++
+}
+
+// IPv4 reports whether packet i came over IPv4, mapped addresses included.
+func (b *Batch) IPv4(i int) bool {
+	name := b.names[i*nameLen:][:nameLen]
+	if family(name) == unix.AF_INET {
+		return true
+	}
+	return binary.NativeEndian.Uint64(name[8:]) == 0 && binary.NativeEndian.Uint32(name[16:]) == mappedWord
+}
+
+// mappedWord is the third word of ::ffff:0:0/96 as it stands in memory.
+var mappedWord = binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff})
+
+// Origin returns where packet i came from, for a reply at a later time.
+func (b *Batch) Origin(i int) Origin {
+	o := Origin{sock: b.sock, nameLen: uint8(b.in[i].hdr.Namelen)}
+	copy(o.name[:], b.names[i*nameLen:])
+	if b.pktinfo {
+		o.controlLen = uint8(b.in[i].hdr.Controllen)
+		copy(o.control[:], b.controls[i*controlLen:])
+		forSending(o.control[:])
+	}
+	return o
+}
+
+// forSending turns a received control message with packet information into
+// one to send: from the address that was asked, over whichever interface the
+// way back leads. IPv6 link-local addresses keep the interface in the peer's
+// address.
+func forSending(control []byte) {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0])) //nolint:gosec // control is longer than a header, and aligned: it starts at a multiple of 8
+	switch data := control[unix.CmsgLen(0):]; {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO:
+		clear(data[0:4]) // the interface; data[4:8] is the address to answer from already
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO:
+		clear(data[16:20])
+	}
+}
+
+// Origin is where a packet came from, and which of our addresses and sockets
+// got it. It is a value without pointers into a batch.
+type Origin struct {
+	sock       *socket
+	nameLen    uint8
+	controlLen uint8
+	name       [nameLen]byte
+	control    [controlLen]byte
+}
+
+func family(name []byte) uint16 { return binary.NativeEndian.Uint16(name) }
+
+func (o *Origin) peer() netip.AddrPort {
+	port := binary.BigEndian.Uint16(o.name[2:])
+	if family(o.name[:]) == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(o.name[4:8])), port)
+	}
+	addr := netip.AddrFrom16([16]byte(o.name[8:24])).Unmap()
+	if scope := binary.NativeEndian.Uint32(o.name[24:]); scope != 0 && !addr.Is4() {
+		addr = addr.WithZone(zoneName(scope))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// Send sends p to where o came from, through the socket that got it. It fails
+// with net.ErrClosed after the group was closed.
+func (o *Origin) Send(p []byte) error { return o.sock.send(o, p) }

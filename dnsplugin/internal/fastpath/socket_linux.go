@@ -1,0 +1,150 @@
+//go:build amd64 || arm64
+
+package fastpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket is one UDP socket. It is in blocking mode and not in the runtime's
+// poller: a worker waits in the kernel, where it is woken without a detour.
+type socket struct {
+	fd       int
+	wildcard bool // bound to no address in particular: packets tell theirs
+
+	closing atomic.Bool
+	mu      sync.RWMutex // held for reading while send uses fd; guards gone
+	gone    bool
+}
+
+// listen binds a socket to addr the way CoreDNS does, so that both are in one
+// group of SO_REUSEPORT.
+func listen(addr string) (*socket, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	pc, err := lc.ListenPacket(context.Background(), "udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer pc.Close() // fd is a copy of its own
+	uc, ok := pc.(*net.UDPConn)
+	if !ok {
+		return nil, fmt.Errorf("no UDP socket but %T", pc)
+	}
+	f, err := uc.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// A descriptor that no finalizer closes.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	s := &socket{fd: fd}
+	if err := s.prepare(uc.LocalAddr()); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepare sets what the socket needs beyond its binding.
+func (s *socket) prepare(local net.Addr) error {
+	if err := unix.SetNonblock(s.fd, false); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	// Beyond the system's limit if we may, else up to it.
+	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	ua, ok := local.(*net.UDPAddr)
+	if !ok || !ua.IP.IsUnspecified() {
+		return nil
+	}
+	s.wildcard = true
+	if domain, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && domain == unix.AF_INET6 {
+		return os.NewSyscallError("setsockopt IPV6_RECVPKTINFO", unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
+	}
+	return os.NewSyscallError("setsockopt IP_PKTINFO", unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1))
+}
+
+// steer lets the kernel deal all packets of the group to the n sockets after
+// the first before, at random: evenly also when few clients send all.
+func (s *socket) steer(before, n int) error {
+	const random = 0xfffff000 + 56 // SKF_AD_OFF + SKF_AD_RANDOM
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: random},
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
+		{Code: unix.BPF_ALU | unix.BPF_ADD | unix.BPF_K, K: uint32(before)},
+		{Code: unix.BPF_RET | unix.BPF_A},
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	return os.NewSyscallError("setsockopt SO_ATTACH_REUSEPORT_CBPF",
+		unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &fprog))
+}
+
+// wake makes a receive that waits return, and every later one at once.
+func (s *socket) wake() {
+	s.closing.Store(true)
+	// The socket is not connected, which the call says, but it wakes all the same.
+	_ = unix.Shutdown(s.fd, unix.SHUT_RD)
+}
+
+// close must come after the worker has ended.
+func (s *socket) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return nil
+	}
+	s.gone = true
+	return os.NewSyscallError("close", unix.Close(s.fd))
+}
+
+// send is for replies outside of a batch.
+func (s *socket) send(o *Origin, p []byte) error {
+	if len(p) == 0 {
+		return errors.New("fastpath: an empty packet")
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.gone {
+		return net.ErrClosed
+	}
+	iov := unix.Iovec{Base: &p[0]}
+	iov.SetLen(len(p))
+	h := unix.Msghdr{Name: &o.name[0], Namelen: uint32(o.nameLen), Iov: &iov, Iovlen: 1}
+	if o.controlLen > 0 {
+		h.Control = &o.control[0]
+		h.SetControllen(int(o.controlLen))
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_NOSIGNAL) //nolint:gosec // the kernel takes pointers as numbers
+		if errno != unix.EINTR {
+			return os.NewSyscallError("sendmsg", errnoErr(errno))
+		}
+	}
+}
+
+func errnoErr(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
+}
