@@ -430,3 +430,31 @@ func TestFirstHeadStartsTheOthers(t *testing.T) {
 		}
 	})
 }
+
+// While the head of line is silent the other slots go on: what they bring waits
+// for it, as far as the window allows.
+func TestLateHeadLetsOthersGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(16*mib, 15), Pin: "etag:1"}
+		src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+			if n == 20 {
+				return rangestest.Action{Stall: time.Hour, StallAt: 10 * kib}
+			}
+			return rangestest.Action{Delay: time.Millisecond}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: 64 * kib, MaxConns: 4, Budget: budget.New(64 * mib), Hedge: noHedge.Hedge, StallTimeout: time.Second})
+		s := e.Object(src, ranges.Spec{Name: "o", Size: 16 * mib}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		done := make(chan []byte)
+		go func() { done <- readAll(t, s) }()
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		// 20 parts before it, and far more than the 4 slots and 3 parts after it.
+		if n := len(src.Requests()); n < 100 {
+			t.Errorf("%d requests while the head stalls", n)
+		}
+		if !bytes.Equal(<-done, src.Data) {
+			t.Error("bytes differ")
+		}
+	})
+}

@@ -77,6 +77,8 @@ type task struct {
 	// send on done. A gate's lock may be held: it must not block or call back.
 	notify func(t *task)
 	done   chan struct{} // capacity 1; receives once when the task has ended
+	// line, if set, counts the task when it has ended.
+	line *line
 
 	// Results, valid after done.
 	got  int    // bytes in buf; less than len(buf) only at the end of the object
@@ -334,7 +336,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if other.lane != nil {
 		return // the hedge may still win
 	}
-	v := t.fails.next(g.e.opts.Retry, err, progress, rand.Float64())
+	v := t.fails.next(g.e.opts.Retry, err, progress, g.limiter.recent, rand.Float64())
 	if !v.retry {
 		t.err, t.ended = err, true
 		if other.in != nil {
@@ -407,7 +409,11 @@ func (t *task) complete() {
 		t.notify(t)
 		return
 	}
+	ln := t.line // the task may be in use again as soon as done is sent
 	t.done <- struct{}{}
+	if ln != nil {
+		ln.finished()
+	}
 }
 
 // shut ends the gate: queued tasks fail, running ones are cancelled.

@@ -13,7 +13,7 @@ type HedgePolicy struct {
 	// the S3 performance guide). Negative turns hedging off.
 	Quantile float64
 	// Floor is the least time after which a request can be late or silent. 0
-	// means 50 ms: below, a busy processor looks like a slow server. Where
+	// means 40 ms: below, a busy processor looks like a slow server. Where
 	// answers take longer (S3's first byte: 30 to 100 ms), the measured latency
 	// decides.
 	Floor time.Duration
@@ -26,7 +26,7 @@ func (p *HedgePolicy) setDefaults() {
 		p.Quantile = 0.95
 	}
 	if p.Floor == 0 {
-		p.Floor = 50 * time.Millisecond
+		p.Floor = 40 * time.Millisecond
 	}
 	if p.Budget == 0 {
 		p.Budget = 0.05
@@ -42,7 +42,7 @@ const (
 	minSamples = 8
 	// coldFactor times the floor is "late" while nothing is known: 400 ms, more
 	// than all but the slowest stores need.
-	coldFactor = 8
+	coldFactor = 10
 	// maxTokens is the most hedges that may be saved up: a burst of stalls (one
 	// dead front-end) can be answered, a dead region can't be doubled.
 	maxTokens = 16

@@ -3,12 +3,16 @@ package ranges
 import "time"
 
 const (
-	// tick is how often running requests are looked at: a fifth of the
+	// tick is how often running requests are looked at: a tenth of the
 	// shortest time after which a hedge is due.
-	tick = 10 * time.Millisecond
+	tick = 5 * time.Millisecond
 	// idleTicks without anything to watch before the monitor sleeps: waking it
 	// for each single read of an otherwise idle mount would cost more.
-	idleTicks = 100
+	idleTicks = 200
+	// lateHead is how long the head of a stream may be silent before its other
+	// slots are given more to do: longer than a receiver may sit on bytes (8 ms),
+	// a fraction of the time until a hedge.
+	lateHead = 15 * time.Millisecond
 )
 
 // monitor is the goroutine that looks at the clock for a gate: it queues
@@ -85,6 +89,9 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 		return
 	}
 	t := a.t
+	if t.line != nil && t.urgent && now-r.lastByte >= max(lateHead, 2*g.pace.latency()) {
+		t.line.behind()
+	}
 	h := &t.a[1]
 	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(now, r) || !g.hedger.spend() {
 		return

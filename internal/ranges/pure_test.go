@@ -139,6 +139,10 @@ func TestRetryScript(t *testing.T) {
 			d.ScanArgs(t, "attempts", &p.Attempts)
 		}
 		p.setDefaults()
+		refused := 100 // percent of the host's answers
+		if d.HasArg("refused") {
+			d.ScanArgs(t, "refused", &refused)
+		}
 		var f failures
 		var out strings.Builder
 		for line := range strings.Lines(d.Input) {
@@ -149,7 +153,7 @@ func TestRetryScript(t *testing.T) {
 			if !ok {
 				t.Fatalf("unknown error %q", name)
 			}
-			v := f.next(p, err, progress, 0.5)
+			v := f.next(p, err, progress, float64(refused)/100, 0.5)
 			fmt.Fprintf(&out, "%s -> retry=%v after=%v fresh=%v (in row %d)\n", strings.TrimSpace(line), v.retry, v.after, v.fresh, f.inRow)
 		}
 		return out.String()

@@ -41,6 +41,16 @@ type failures struct {
 	breaks int // all
 }
 
+// A host that refuses few answers is not full: the limiter slows us down by that
+// share, and the slot of the refused request goes to another one at once. To
+// make the refused range wait as for a full host would only hold up who reads
+// in order. It is asked again sooner, unless it is refused again and again: then
+// it is the range (S3 limits rates by prefix).
+const (
+	seldom   = 0.25 // share of refused answers
+	fewInRow = 3
+)
+
 // verdict says what to do after a failed attempt.
 type verdict struct {
 	retry bool
@@ -48,9 +58,10 @@ type verdict struct {
 	fresh bool          // on a new connection
 }
 
-// next decides about a failed attempt that had brought progress bytes. rnd is
-// a random number in [0,1) for the jitter.
-func (f *failures) next(p RetryPolicy, err error, progress int64, rnd float64) verdict {
+// next decides about a failed attempt that had brought progress bytes. refused
+// is the share of throttle answers among the host's last ones, rnd a random
+// number in [0,1) for the jitter.
+func (f *failures) next(p RetryPolicy, err error, progress int64, refused, rnd float64) verdict {
 	f.breaks++
 	if progress > 0 {
 		f.inRow = 0
@@ -70,6 +81,9 @@ func (f *failures) next(p RetryPolicy, err error, progress int64, rnd float64) v
 		ceil := min(p.Base<<min(f.inRow-1, 30), p.Max)
 		if ceil <= 0 {
 			ceil = p.Max
+		}
+		if kind == Throttled && refused < seldom && f.inRow <= fewInRow {
+			ceil = min(ceil, p.Base/4)
 		}
 		// Full jitter between a half and the whole: all clients of a throttled
 		// host must not come back together, none may come back at once.

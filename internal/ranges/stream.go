@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
@@ -45,6 +47,8 @@ type Stream struct {
 
 	answered chan struct{} // capacity 1: the first answer's head has come
 
+	line line
+
 	mu     sync.Mutex // guards parts and closed; taken before a gate's lock
 	parts  []*part    // in order; parts[0] is the head of line
 	closed bool
@@ -68,6 +72,46 @@ type part struct {
 	task
 	buf  *budget.Buf
 	over bool // done was received
+}
+
+// line counts the parts of a stream that have ended but are not delivered yet.
+type line struct {
+	over atomic.Int64
+	// wanted is the number at which the consumer, who waits for the head, wants to
+	// be told; 0: it does not wait.
+	wanted atomic.Int64
+	// late: the head has brought nothing for a while. Set by the monitor.
+	late atomic.Bool
+	told chan struct{} // capacity 1
+}
+
+func (l *line) finished() {
+	n := l.over.Add(1)
+	if w := l.wanted.Load(); w > 0 && n >= w {
+		l.tell()
+	}
+}
+
+// behind notes that the head is late.
+func (l *line) behind() {
+	if !l.late.Swap(true) {
+		l.tell()
+	}
+}
+
+func (l *line) tell() {
+	select {
+	case l.told <- struct{}{}:
+	default: // told already
+	}
+}
+
+// want asks to be told when n parts are over; they may be by now.
+func (l *line) want(n int64) {
+	l.wanted.Store(n)
+	if l.over.Load() >= n {
+		l.tell()
+	}
 }
 
 // retryParts is for how many parts a stream uses its whole window after its
@@ -98,6 +142,7 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 	s.setEnd()
 	s.win = newWindow(so.PartBytes, so.WindowBytes, true)
 	s.answered = make(chan struct{}, 1)
+	s.line.told = make(chan struct{}, 1)
 	s.sum.Algorithm = so.Sum
 	s.life, s.stop = context.WithCancelCause(ctx)
 	context.AfterFunc(s.life, s.cancelParts)
@@ -140,7 +185,14 @@ func (s *Stream) fill() {
 		// What the host's limit lets run, a quarter for parts that end out of
 		// order, and two to keep the slots busy. More would only wait, and finished
 		// ones would pile up: fresh pages to clear, and cold ones to write to.
-		limit = min(limit, int64(slots+slots/4+2)*s.plan.part)
+		spare := slots / 4
+		if s.line.wanted.Load() > 0 && s.line.late.Load() {
+			// The consumer waits for a head that does not come. The slots of the
+			// parts that have overtaken it need not idle until it does.
+			spare = max(spare, int(s.line.over.Load()))
+			s.line.want(int64(spare) + 1)
+		}
+		limit = min(limit, int64(slots+spare+2)*s.plan.part)
 	}
 	var ahead int64
 	for _, p := range s.parts {
@@ -184,7 +236,7 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	if size, _, _ := s.o.known(); size < 0 {
 		p.answered = s.answered
 	}
-	p.sum = s.algorithm()
+	p.sum, p.line = s.algorithm(), &s.line
 	s.parts = append(s.parts, p)
 	s.o.g.submit(&p.task)
 }
@@ -311,6 +363,8 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 	if s.o.g.promote(&head.task) {
 		s.stretch = retryParts
 	}
+	s.line.wanted.Store(math.MaxInt64)
+	defer s.line.wanted.Store(0)
 	s.fill()
 	for {
 		select {
@@ -324,6 +378,9 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 			s.fill()
 		case <-head.retried:
 			s.stretch = retryParts
+			s.fill()
+		case <-s.line.told:
+			s.win.stalled()
 			s.fill()
 		case <-ctx.Done():
 			return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
@@ -341,6 +398,8 @@ func (s *Stream) pop() *budget.Buf {
 	s.parts = s.parts[:len(s.parts)-1]
 	buf := p.buf
 	p.buf, p.task.buf, p.o = nil, nil, nil
+	s.line.over.Add(-1)
+	s.line.late.Store(false)
 	s.spare = append(s.spare, p)
 	return buf
 }
@@ -518,6 +577,7 @@ func (s *Stream) drop() {
 		p.body.close()
 		p.buf.Release()
 		p.buf, p.task.buf, p.o = nil, nil, nil
+		s.line.over.Add(-1)
 		s.spare = append(s.spare, p)
 		s.parts[i] = nil
 	}
