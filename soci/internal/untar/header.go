@@ -119,7 +119,7 @@ func parseHeader(b []byte, h *header) error {
 	h.stored = p.field("size", b[sizeOff:sizeOff+sizeLen])
 	h.mtime.sec = p.field("time", b[mtimeOff:mtimeOff+mtimeLen])
 	h.atime = h.mtime
-	if h.flag == typeChar || h.flag == typeBlock {
+	if (h.flag == typeChar || h.flag == typeBlock) && string(b[magicOff:magicOff+5]) == "ustar" { // version 7 has none
 		h.major = p.field("device", b[majorOff:majorOff+majorLen])
 		h.minor = p.field("device", b[minorOff:minorOff+minorLen])
 	}

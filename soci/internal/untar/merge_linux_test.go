@@ -2,9 +2,7 @@ package untar
 
 import (
 	"archive/tar"
-	"compress/gzip"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -255,19 +253,7 @@ func TestSparse(t *testing.T) {
 	copy(want[250_000:], "near-the-end")
 	for _, format := range []string{"gnu", "pax00", "pax01", "pax10"} {
 		x := newTB(t)
-		f, err := os.Open(filepath.Join("testdata", "sparse-"+format+".tar.gz"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(z)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
+		data := gunzip(t, filepath.Join("testdata", "sparse-"+format+".tar.gz"))
 		l, err := x.extractBytes(data, DefaultLimits())
 		if err != nil {
 			t.Fatalf("%s: %v", format, err)

@@ -40,12 +40,13 @@ const (
 	hasSparseName
 	hasRealSize
 	hasSparseMap
-	hasSparseVersion
+	hasSparseMajor
+	hasSparseMinor
 )
 
 // framing keys decide where an entry lies and where it ends. In a global header
 // each reader takes them differently, so no builder writes them there.
-const framing = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseVersion
+const framing = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseMajor | hasSparseMinor
 
 const (
 	attrPrefix   = "SCHILY.xattr."
@@ -177,9 +178,9 @@ func (p *pax) sparse(name, key, value string) error {
 	case "name":
 		p.text(&p.sparseName, hasSparseName, value)
 	case "major":
-		return p.number(&p.major, hasSparseVersion, key, value)
+		return p.number(&p.major, hasSparseMajor, key, value)
 	case "minor":
-		return p.number(&p.minor, hasSparseVersion, key, value)
+		return p.number(&p.minor, hasSparseMinor, key, value)
 	case "size", "realsize":
 		return p.number(&p.realSize, hasRealSize, key, value)
 	case "offset":
@@ -254,11 +255,15 @@ func (p *pax) apply(h *header) error {
 // applySparse turns h into a sparse file when the records say so. It reports
 // whether the map comes before the content.
 func (p *pax) applySparse(h *header) (inContent bool, err error) {
-	// The map of format 1.0 lies in the content; a version without anything else is
-	// that of an ordinary file.
-	inContent = p.has&hasSparseVersion != 0 && p.major == 1 && p.minor == 0 && p.has&hasRealSize != 0
-	if !inContent && p.has&hasSparseMap == 0 || !h.isRegular() {
+	const version = hasSparseMajor | hasSparseMinor
+	switch {
+	case !h.isRegular() || p.has&(version|hasSparseMap) == 0:
 		return false, nil
+	case p.has&version == 0, p.has&version == version && p.major == 0 && p.minor <= 1: // 0.x may say so
+	case p.has&version == version && p.major == 1 && p.minor == 0:
+		inContent = true
+	default: // as an ordinary file it would have wrong content
+		return false, badf("sparse file of an unknown format (%d.%d)", p.major, p.minor)
 	}
 	if p.has&hasSparseName != 0 {
 		h.name = p.sparseName
@@ -266,12 +271,12 @@ func (p *pax) applySparse(h *header) (inContent bool, err error) {
 	if p.has&hasRealSize == 0 || p.realSize < 0 {
 		return false, badf("sparse file without its size")
 	}
-	if len(p.extents) > maxExtents {
-		return false, tooManyExtents()
-	}
 	h.sparse, h.size = true, p.realSize
 	if inContent {
 		return true, nil
+	}
+	if len(p.extents) > maxExtents {
+		return false, tooManyExtents()
 	}
 	h.extents = slices.Clone(p.extents)
 	return false, h.checkExtents()

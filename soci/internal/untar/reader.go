@@ -138,6 +138,9 @@ func (r *reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 	}
 	// Tars before POSIX wrote directories as files whose name ends in a slash.
 	if h.isRegular() && strings.HasSuffix(h.name, "/") {
+		if h.flag == typeFileOld {
+			h.stored, stored = 0, 0 // truly old: what follows is a header
+		}
 		h.flag, h.size, h.sparse = typeDir, 0, false
 	}
 	r.rest, r.pad = h.stored, padding(stored)
