@@ -1,0 +1,135 @@
+package untar
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func (s specimen) bytes(t testing.TB) []byte {
+	t.Helper()
+	if s.in == nil {
+		return []byte(s.raw)
+	}
+	return archive(t, s.in...)
+}
+
+// TestAdversarial extracts the corpus. Each archive either fails with the named error
+// or leaves exactly the listed tree; in no case is anything outside touched. It
+// goes by openat2 and without, as a stream and as blocks of awkward sizes.
+func TestAdversarial(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range corpus {
+		if seen[s.name] || s.attacks == "" {
+			t.Errorf("%q: a name of its own, and what it attacks", s.name)
+		}
+		seen[s.name] = true
+		data := s.bytes(t)
+		for _, way := range []struct {
+			walk bool
+			n    int // bytes of a block; 0: a stream
+		}{{}, {walk: true}, {n: 512}, {n: 1000}} {
+			t.Run(fmt.Sprintf("%s/walk=%v/%d", s.name, way.walk, way.n), func(t *testing.T) {
+				x := newTB(t)
+				x.walk, x.blocks = way.walk, way.n
+				l, err := x.extractBytes(data, s.limits())
+				if err == nil {
+					err = l.Settle()
+				}
+				x.outsideUntouched()
+				s.judge(t, l, err)
+			})
+		}
+	}
+	t.Logf("%d archives", len(corpus))
+}
+
+func (s specimen) limits() Limits {
+	if s.err == ErrLimit && slices.ContainsFunc(limited, func(o specimen) bool { return o.name == s.name }) {
+		return small
+	}
+	return DefaultLimits()
+}
+
+func (s specimen) judge(t *testing.T, l *Layer, err error) {
+	t.Helper()
+	if s.err != nil {
+		if !errors.Is(err, s.err) {
+			t.Fatalf("error %v, want %v", err, s.err)
+		}
+		if e, ok := errors.AsType[*Error](err); !ok || strings.Contains(err.Error(), "\n") || len(err.Error()) > 500 {
+			t.Errorf("error is not one line of an *Error: %v (%T)", err, e)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := listing(t, l.Dir); !slices.Equal(got, s.want) {
+		t.Errorf("got  %q\nwant %q", got, s.want)
+	}
+	checkUsage(t, l)
+}
+
+// gnuTar is GNU tar, with which we compare.
+func gnuTar(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("tar")
+	if err != nil {
+		t.Skip("needs GNU tar: ", err)
+	}
+	out, err := exec.CommandContext(t.Context(), path, "--version").Output()
+	if err != nil || !bytes.Contains(out, []byte("GNU tar")) {
+		t.Skip("needs GNU tar, not another one")
+	}
+	return path
+}
+
+// untarGNU extracts an archive with GNU tar, as exactly as it can. A warning at the
+// end of an archive that lacks one is no failure.
+func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) error {
+	args := append([]string{"-xpf", archive, "-C", dir, "--numeric-owner", "--xattrs", "--xattrs-include=*"}, more...)
+	out, err := exec.CommandContext(ctx, tar, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("tar: %w: %s", err, out)
+	}
+	return nil
+}
+
+// TestAdversarialEqualsTar: where GNU tar has a sane outcome, ours is the same in
+// mode, owner, times, attributes, links and content.
+func TestAdversarialEqualsTar(t *testing.T) {
+	tar := gnuTar(t)
+	compared := 0
+	for _, s := range corpus {
+		if !s.tar {
+			continue
+		}
+		compared++
+		t.Run(s.name, func(t *testing.T) {
+			x := newTB(t)
+			data := s.bytes(t)
+			l, err := x.extractBytes(data, s.limits())
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs := t.TempDir()
+			t.Cleanup(func() { unlockAll(theirs) })
+			file := x.base + "/a.tar"
+			if err := os.WriteFile(file, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := untarGNU(t.Context(), tar, file, theirs); err != nil {
+				t.Fatal(err)
+			}
+			equalTrees(t, l.Dir, theirs, l.implicit)
+		})
+	}
+	t.Logf("%d archives compared", compared)
+}
