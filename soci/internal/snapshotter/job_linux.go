@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -33,8 +34,11 @@ type job struct {
 	pace   *rate.Limiter
 	start  time.Time
 
+	received atomic.Int64 // compressed bytes of the layers that this job started
+
 	// Guarded by Snapshotter.mu.
 	waiters int
+	fetches int64       // compressed bytes of the layers that this job started
 	timer   *time.Timer // to the end, while nobody waits
 	holds   map[*layer]bool
 }
@@ -65,24 +69,24 @@ func newLayer(chain digest.Digest) *layer {
 // errAbandoned ends what nobody waits for.
 var errAbandoned = errors.New("nobody waits for this image any more")
 
-// join finds or starts the job of a request and returns the wanted layer, nil if it
-// is a snapshot by now. leave, if a layer is returned, must be called when the caller
-// waits no more.
-func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ *layer, leave func(), err error) {
+// join finds or starts the job of a request and returns the wanted layer and all above
+// it: nil if the wanted one is a snapshot by now. leave, if layers are returned, must
+// be called when the caller waits no more.
+func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ []*layer, leave func(), err error) {
 	j, err := s.job(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := s.find(ctx, j, r, parent)
-	if l == nil {
+	stack, err := s.find(ctx, j, r, parent)
+	if stack == nil {
 		s.leave(j)
 		return nil, nil, err
 	}
-	return l, func() { s.leave(j) }, nil
+	return stack, func() { s.leave(j) }, nil
 }
 
-// find compares a request with the manifest and returns its layer.
-func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string) (*layer, error) {
+// find compares a request with the manifest and returns its layer and those above.
+func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string) ([]*layer, error) {
 	select {
 	case <-j.resolved:
 	case <-ctx.Done():
@@ -114,9 +118,9 @@ func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string
 		}
 	}
 	for {
-		l, wait, err := s.ensure(ctx, j, i, below)
+		stack, wait, err := s.ensure(ctx, j, i, below)
 		if wait == nil {
-			return l, err
+			return stack, err
 		}
 		select {
 		case <-wait:
@@ -187,6 +191,10 @@ func (s *Snapshotter) leave(j *job) {
 	if j.waiters > 0 || s.closed {
 		return
 	}
+	if len(j.holds) > 0 && !s.pending(j) {
+		s.end(j, nil) // all of it is snapshots
+		return
+	}
 	j.timer = time.AfterFunc(max(0, s.opts.Linger), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -194,6 +202,16 @@ func (s *Snapshotter) leave(j *job) {
 			s.end(j, errAbandoned)
 		}
 	})
+}
+
+// pending reports whether a layer of the job is not a snapshot yet. mu is held.
+func (s *Snapshotter) pending(j *job) bool {
+	for l := range j.holds {
+		if s.layers[l.chain] == l {
+			return true
+		}
+	}
+	return false
 }
 
 // end forgets a job; what only it wanted is cancelled. mu is held.
@@ -228,9 +246,9 @@ func (s *Snapshotter) resolve(j *job) {
 }
 
 // ensure makes sure that layer i and all above it are there or in work, and returns
-// layer i: nil if it is a snapshot. below are the directories below it. If wait is
+// them: nil if layer i is a snapshot. below are the directories below it. If wait is
 // not nil, it must be called again when that is closed.
-func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string) (_ *layer, wait <-chan struct{}, err error) {
+func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string) (stack []*layer, wait <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -241,7 +259,6 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 			return nil, l.done, nil
 		}
 	}
-	var stack []*layer // i and above
 	var start []int
 	for k := i; k < len(j.chains); k++ {
 		l := s.layers[j.chains[k]]
@@ -257,6 +274,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 			} else {
 				s.layers[l.chain] = l
 				start = append(start, k)
+				j.fetches += j.image.Layers[k].Size
 			}
 		}
 		if !j.holds[l] {
@@ -271,7 +289,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 	if len(start) > 0 {
 		s.launch(j, i, start, stack, below)
 	}
-	return stack[0], nil, nil
+	return stack, nil, nil
 }
 
 // doomed reports whether a layer in work is about to fail: it has been cancelled, or
@@ -339,6 +357,7 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 		UserXattr: s.userXattr,
 		Notify: func(compressed, tar int64) {
 			s.metrics.bytes(compressed, tar)
+			j.received.Add(compressed)
 			j.wait(ctx, compressed)
 		},
 		Lower: func(ctx context.Context) ([]string, error) {

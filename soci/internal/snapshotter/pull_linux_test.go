@@ -226,7 +226,14 @@ func TestPrivFallback(t *testing.T) {
 		t.Errorf("%d bytes of the layer were fetched", n)
 	}
 	// A fetched layer above one that containerd unpacked, and not above a stranger.
-	if _, err := s.Prepare(t.Context(), "extract base", ""); err != nil {
+	mounts, err := s.Prepare(t.Context(), "extract base", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(mounts[0].Source, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(mounts[0].Source, "etc", "a"), []byte("one"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(t.Context(), "base", "extract base", snapshots.WithLabels(m.labels(0))); err != nil {
@@ -251,16 +258,35 @@ func TestPrivWrongBytes(t *testing.T) {
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[1], Every: 1, Action: testorigin.ActFlip, Bytes: 1})
 	dir := t.TempDir()
 	s := open(t, dir, func(o *snapshotter.Options) { o.Linger = -1 })
-	exist(t, s, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
-	if _, err := m.prepare(t.Context(), s, 1); !errors.Is(err, soci.ErrDigest) {
+	if _, err := m.prepare(t.Context(), s, 0); !errors.Is(err, soci.ErrDigest) {
 		t.Errorf("%v; want a digest mismatch", err)
 	}
-	if _, err := s.Stat(t.Context(), m.chains[1]); !errdefs.IsNotFound(err) {
-		t.Error(err)
+	if left := names(t, dir, "snapshots"); len(left) > 0 {
+		t.Errorf("snapshots %v of an image that failed", left)
 	}
 	o.SetFaults()
-	exist(t, s, m, 1)
+	o.Reset()
+	exist(t, s, m, 0)
+	if n := o.TotalBytes("app@" + m.layers[0]); n != 0 {
+		t.Errorf("%d bytes of a layer that was ready were fetched again", n)
+	}
 	if left := names(t, dir, "work"); len(left) > 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// TestPrivForeign leaves to containerd what the registry does not have, and no more.
+func TestPrivForeign(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", three(t)...)
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[2], Every: 1, Action: testorigin.ActStatus, Status: 404})
+	s := open(t, t.TempDir(), nil)
+	exist(t, s, image{m.ref, m.manifest, m.layers[:2], m.chains[:2], m.sizes[:2]}, 0)
+	if mounts, err := m.prepare(t.Context(), s, 2); err != nil || len(mounts) != 1 {
+		t.Errorf("%v, %v; want a mount to fill", mounts, err)
+	}
+	if n := o.TotalBytes("app@" + m.layers[1]); n != m.sizes[1] {
+		t.Errorf("%d bytes of a layer were fetched, want %d", n, m.sizes[1])
 	}
 }

@@ -63,8 +63,13 @@ func New(opts Options) (_ *Snapshotter, err error) {
 		layers: make(map[digest.Digest]*layer),
 	}
 	if s.store, err = openStore(opts.Root, !opts.NoSync); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("root directory: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.store.lock.Close())
+		}
+	}()
 	if s.userXattr, err = overlayutils.NeedsUserXAttr(opts.Root); err != nil {
 		return nil, fmt.Errorf("can not tell how overlayfs has to be mounted in %s: %w", opts.Root, err)
 	}
@@ -132,7 +137,7 @@ func (s *Snapshotter) shut() error {
 	s.Stop()
 	s.jobs.Wait()
 	s.metrics.unregister()
-	return s.Snapshotter.Close() // and the metadata store
+	return errors.Join(s.Snapshotter.Close(), s.store.lock.Close()) // the first closes the metadata store too
 }
 
 // Stop cancels all pulls, so that every Prepare returns.
@@ -193,15 +198,15 @@ func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string,
 		if there, err = s.exists(ctx, r.target, parent); there || err != nil {
 			return err
 		}
-		var l *layer
+		var stack []*layer
 		var leave func()
-		if l, leave, err = s.join(ctx, r, parent); err != nil {
+		if stack, leave, err = s.join(ctx, r, parent); err != nil {
 			return err
 		}
-		if l == nil {
+		if stack == nil {
 			continue // another one committed it meanwhile
 		}
-		err = s.claim(ctx, l, key, parent, opts)
+		err = s.claim(ctx, stack, key, parent, opts)
 		leave()
 		if !errors.Is(err, errGone) {
 			return err
@@ -210,17 +215,26 @@ func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string,
 	return fmt.Errorf("layer %s vanished %d times: %w", r.target, tries, errdefs.ErrUnavailable)
 }
 
-// claim waits for a layer and commits it.
-func (s *Snapshotter) claim(ctx context.Context, l *layer, key, parent string, opts []snapshots.Opt) error {
-	select {
-	case <-l.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if l.err != nil {
+// claim waits for the wanted layer, the first of the stack, and for all above it, and
+// commits the first. An image that fails later would leave snapshots that belong to
+// none, and containerd would collect them at once: what is ready stays for the next
+// attempt, what is committed does not.
+func (s *Snapshotter) claim(ctx context.Context, stack []*layer, key, parent string, opts []snapshots.Opt) error {
+	for i, l := range stack {
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if l.err == nil {
+			continue
+		}
+		if _, ok := fallback(l.err); ok && i > 0 {
+			break // containerd will get that one; this one is good
+		}
 		return l.err
 	}
-	return s.commit(ctx, l, key, parent, opts)
+	return s.commit(ctx, stack[0], key, parent, opts)
 }
 
 // exists reports whether the chain is a committed snapshot above parent.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // store is the disk below the root: where layers grow and wait.
@@ -22,6 +23,7 @@ type store struct {
 	synced bool
 	boot   string
 	sync   syncer
+	lock   *os.File // held while the root is ours
 }
 
 // record is what layer.json says of a ready layer. It is written last.
@@ -65,16 +67,36 @@ func openStore(root string, synced bool) (*store, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
+	var err error
+	if s.lock, err = lockDir(root); err != nil {
+		return nil, err
+	}
 	s.sync.flush = syncFS(root)
 	if err := os.RemoveAll(s.workDir()); err != nil {
-		return nil, fmt.Errorf("what an earlier run left in work: %w", err)
+		return nil, errors.Join(fmt.Errorf("what an earlier run left in work: %w", err), s.lock.Close())
 	}
 	for _, d := range []string{s.workDir(), s.readyDir(), s.snapshotsDir()} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
+			return nil, errors.Join(err, s.lock.Close())
 		}
 	}
 	return s, nil
+}
+
+// lockDir makes sure that no other process uses the root. The lock ends with the
+// process, however that ends.
+func lockDir(root string) (*os.File, error) {
+	f, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return nil, errors.Join(fmt.Errorf("%s is in use by another penstock-snapshotter: stop that one, or name another root", root), f.Close())
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", root, err), f.Close())
+	}
+	return f, nil
 }
 
 // begin makes a directory in work for a layer, which goes to its "fs".

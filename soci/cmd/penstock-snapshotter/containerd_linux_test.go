@@ -1,0 +1,342 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+// tool finds a program that scripts/setup.sh installs.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	if p, err := filepath.Abs(filepath.Join("../../../.tools/bin", name)); err == nil {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	p, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("needs %s: scripts/setup.sh test installs it", name)
+	}
+	return p
+}
+
+// node is a containerd with its ctr.
+type node struct {
+	t   *testing.T
+	dir string
+	ctr string
+}
+
+// config is what docs/soci.md says, in a directory of its own.
+const config = `version = 3
+root = "%[1]s/root"
+state = "%[1]s/state"
+[grpc]
+  address = "%[1]s/c.sock"
+[proxy_plugins.penstock]
+  type = "snapshot"
+  address = "%[1]s/s.sock"
+  [proxy_plugins.penstock.exports]
+    enable_remote_snapshot_annotations = "true"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "penstock"
+`
+
+// containerd starts a containerd that uses the socket in dir.
+func containerd(t *testing.T, dir string) *node {
+	t.Helper()
+	n := &node{t: t, dir: dir, ctr: tool(t, "ctr")}
+	program, shim := tool(t, "containerd"), tool(t, "containerd-shim-runc-v2")
+	tool(t, "runc")
+	file := filepath.Join(dir, "config.toml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, config, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "containerd.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--config", file)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(shim)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			t.Logf("containerd: %s", text)
+		}
+	})
+	until(t, "containerd answers", func() bool { _, err := n.try("version"); return err == nil })
+	return n
+}
+
+// try runs ctr and returns its standard output.
+func (n *node) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, n.ctr, append([]string{"--address", filepath.Join(n.dir, "c.sock"), "--namespace", "penstock"}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, errs.String())
+	}
+	return out.String(), nil
+}
+
+func (n *node) do(args ...string) string {
+	n.t.Helper()
+	out, err := n.try(args...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// run runs the command of an image and returns what it printed.
+func (n *node) run(ref, id string) string {
+	n.t.Helper()
+	return n.do("run", "--rm", "--snapshotter", "penstock", ref, id)
+}
+
+// program is a static program that shows a file of another layer.
+func program(t *testing.T) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	source := filepath.Join(dir, "main.go")
+	err := os.WriteFile(source, []byte(`package main
+
+import "os"
+
+func main() {
+	b, err := os.ReadFile("/etc/motd")
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.WriteString("hello from a container, " + string(b))
+}
+`), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "hello"), source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Skipf("needs the go command: %v: %s", err, out)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// file is a layer of one file.
+func file(t *testing.T, path string, data []byte) v1.Layer {
+	t.Helper()
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	w := tar.NewWriter(z)
+	if err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(data))}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(data)
+	w.Close()
+	z.Close()
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// push stores an image that runs /bin/hello.
+func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) string {
+	t.Helper()
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	for _, l := range layers {
+		var err error
+		if img, err = mutate.Append(img, mutate.Addendum{Layer: l, MediaType: types.OCILayer}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = cfg.DeepCopy()
+	cfg.OS, cfg.Architecture, cfg.Config.Cmd = "linux", runtime.GOARCH, []string{"/bin/hello"}
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		t.Fatal(err)
+	}
+	r, err := name.ParseReference(o.Host() + "/" + ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(r, img, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	o.Reset() // counters tell of the pull alone
+	return r.Name()
+}
+
+func key(l v1.Layer) string {
+	d, _ := l.Digest()
+	return "app@" + d.String()
+}
+
+// fetched returns how many bytes of layers were served.
+func fetched(o *testorigin.Origin, layers ...v1.Layer) (n int64) {
+	for _, l := range layers {
+		n += o.Count("GetBlob", key(l)).Bytes
+	}
+	return n
+}
+
+func size(layers ...v1.Layer) (n int64) {
+	for _, l := range layers {
+		s, _ := l.Size()
+		n += s
+	}
+	return n
+}
+
+// entries counts what a directory of the daemon's root holds.
+func (d *daemon) entries(dir string) int {
+	e, _ := os.ReadDir(filepath.Join(d.root, dir))
+	return len(e)
+}
+
+// TestPrivContainerd is the proof with the real programs.
+func TestPrivContainerd(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: containerd, runc")
+	}
+	dir := shortDir(t)
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	n := containerd(t, dir)
+	d := start(t, dir)
+	hello := file(t, "bin/hello", program(t))
+	motd := func(text string) v1.Layer { return file(t, "etc/motd", []byte(text)) }
+	pull := func(ref string, flags ...string) {
+		t.Helper()
+		n.do(append(append([]string{"images", "pull", "--snapshotter", "penstock", "--plain-http"}, flags...), ref)...)
+	}
+
+	one := []v1.Layer{hello, motd("one\n")}
+	first := push(t, o, "app:1", one...)
+	pull(first)
+	if got := fetched(o, one...); got != size(one...) {
+		t.Errorf("%d bytes fetched of %d", got, size(one...))
+	}
+	if blobs := strings.Fields(n.do("content", "ls", "--quiet")); len(blobs) != 2 {
+		t.Errorf("containerd's content store has %d blobs, want manifest and config: %v", len(blobs), blobs)
+	}
+	if got := n.run(first, "one"); got != "hello from a container, one\n" {
+		t.Errorf("%q", got)
+	}
+
+	two := []v1.Layer{hello, motd("two\n")}
+	second := push(t, o, "app:2", two...)
+	pull(second)
+	if got, want := fetched(o, two...), size(two[1]); got != want {
+		t.Errorf("%d bytes fetched for an image that shares a layer, want %d", got, want)
+	}
+	if got := n.run(second, "two"); got != "hello from a container, two\n" {
+		t.Errorf("%q", got)
+	}
+
+	// Pulled by the client, whose labels do not say where from: containerd does the work.
+	three := []v1.Layer{motd("three\n"), hello}
+	third := push(t, o, "app:3", three...)
+	pull(third, "--local")
+	if blobs := strings.Fields(n.do("content", "ls", "--quiet")); len(blobs) != 2+2+4 {
+		t.Errorf("containerd's content store has %d blobs: %v", len(blobs), blobs)
+	}
+	if got := n.run(third, "three"); got != "hello from a container, three\n" {
+		t.Errorf("%q", got)
+	}
+
+	n.do("images", "rm", "--sync", first, second, third)
+	if left := d.entries("snapshots") + d.entries("ready") + d.entries("work"); left != 0 {
+		t.Errorf("%d directories are left when all images are removed", left)
+	}
+	n.killed(o, d, hello, motd("four\n"))
+	if code := d.end(syscall.SIGTERM); code != -1 {
+		t.Errorf("exit code %d, want death by the signal sent before", code)
+	}
+}
+
+// killed kills the daemon while the upper layer is in work and pulls again.
+func (n *node) killed(o *testorigin.Origin, d *daemon, hello, motd v1.Layer) {
+	t := n.t
+	t.Helper()
+	filler := make([]byte, 0, 64*300)
+	for i := range 300 {
+		filler = fmt.Appendf(filler, "%063d\n", i*i) // real text is elsewhere; this only has to take a while
+	}
+	slow := file(t, "usr/share/table", filler)
+	ref := push(t, o, "app:4", hello, motd, slow)
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: key(slow), Every: 1, Action: testorigin.ActStall, For: time.Hour})
+	pulled := make(chan error)
+	go func() {
+		_, err := n.try("images", "pull", "--snapshotter", "penstock", "--plain-http", ref)
+		pulled <- err
+	}()
+	until(t, "two layers are ready", func() bool { return d.entries("ready") == 2 })
+	d.end(syscall.SIGKILL)
+	if err := <-pulled; err == nil {
+		t.Error("a pull succeeded without a snapshotter")
+	}
+	o.SetFaults()
+	o.Reset()
+	again := start(t, n.dir)
+	until(t, "containerd has connected again", func() bool {
+		_, err := n.try("snapshots", "--snapshotter", "penstock", "ls") // it backs off for a second
+		return err == nil
+	})
+	n.do("images", "pull", "--snapshotter", "penstock", "--plain-http", ref)
+	if got := fetched(o, hello, motd); got != 0 {
+		t.Errorf("%d bytes of finished layers were fetched again", got)
+	}
+	if got := n.run(ref, "four"); got != "hello from a container, four\n" {
+		t.Errorf("%q", got)
+	}
+	n.do("images", "rm", "--sync", ref)
+	if left := again.entries("snapshots") + again.entries("ready") + again.entries("work"); left != 0 {
+		t.Errorf("%d directories are left", left)
+	}
+	if code := again.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+}

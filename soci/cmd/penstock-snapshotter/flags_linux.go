@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+const usage = `usage: penstock-snapshotter [flags]
+
+A snapshotter for containerd that fetches and unpacks images itself. See docs/soci.md for containerd's configuration.
+
+  --root DIR           snapshots and layers (default: /var/lib/penstock)
+  --address SOCKET     UNIX socket for containerd (default: /run/penstock/snapshotter.sock)
+  --http HOST:PORT     /metrics and /pulls (default: 127.0.0.1:9437; "none")
+  --plain-http         http instead of https to registries (loopback ones get http anyway)
+  --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
+  --memory BYTES       bound of all buffers, for example 268435456 or 256MiB (default: 256 MiB)
+  --layers N           layers extracted at once (default: the number of processors, at least 3)
+  --no-sync            do not flush the file system before a layer is a snapshot, as containerd by default
+  --linger DURATION    how long a pull goes on while nobody waits for it (default: 30s)
+  --keep DURATION      how long layers that nobody claimed are kept (default: 30m; negative: for ever)
+  --json               log lines of JSON
+  --verbose            log every retry and hedge
+
+Exit code: 0 after SIGINT or SIGTERM, 1 failed, 2 wrong command line.
+`
+
+const (
+	defaultRoot   = "/var/lib/penstock"
+	defaultSocket = "/run/penstock/snapshotter.sock"
+	defaultHTTP   = "127.0.0.1:9437" // a port that nobody has registered with Prometheus
+)
+
+// errHelp asks for the usage text.
+var errHelp = errors.New("help")
+
+// command is a parsed command line.
+type command struct {
+	puller      soci.Options
+	snapshotter snapshotter.Options
+	listen      snapshotter.Listen
+	log         *slog.Logger
+}
+
+// parse reads the command line. Its errors name the value and the fix.
+func parse(args []string, stderr io.Writer) (*command, error) {
+	c := &command{}
+	f := flag.NewFlagSet("penstock-snapshotter", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.snapshotter.Root, "root", defaultRoot, "")
+	f.StringVar(&c.listen.Socket, "address", defaultSocket, "")
+	f.StringVar(&c.listen.HTTP, "http", defaultHTTP, "")
+	f.BoolVar(&c.puller.PlainHTTP, "plain-http", false, "")
+	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
+	f.Func("memory", "", func(s string) (err error) {
+		c.puller.Memory, err = parseBytes(s)
+		return err
+	})
+	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")
+	f.BoolVar(&c.snapshotter.NoSync, "no-sync", false, "")
+	f.DurationVar(&c.snapshotter.Linger, "linger", 30*time.Second, "")
+	f.DurationVar(&c.snapshotter.Keep, "keep", 30*time.Minute, "")
+	asJSON := f.Bool("json", false, "")
+	verbose := f.Bool("verbose", false, "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, errHelp
+		}
+		return nil, fmt.Errorf("%w (see penstock-snapshotter --help)", err)
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("%q is not a flag: there are only flags (see penstock-snapshotter --help)", f.Arg(0))
+	}
+	if c.listen.HTTP == "none" {
+		c.listen.HTTP = ""
+	}
+	o := &slog.HandlerOptions{}
+	if *verbose {
+		o.Level = slog.LevelDebug
+	}
+	c.log = slog.New(slog.NewTextHandler(stderr, o))
+	if *asJSON {
+		c.log = slog.New(slog.NewJSONHandler(stderr, o))
+	}
+	if c.snapshotter.Linger == 0 {
+		c.snapshotter.Linger = -1 // not at all, not the default
+	}
+	c.puller.Log, c.puller.Parallelism = c.log, c.snapshotter.Layers
+	if err := c.puller.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// parseBytes reads a number of bytes with an optional unit: K, M, G as powers of
+// 1024, with or without "iB" or "B".
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(s, "KMGTiBkmgtb ")
+	unit := strings.ToUpper(strings.TrimSpace(s[len(digits):]))
+	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+	by, ok := shift[unit]
+	if err != nil || !ok || n <= 0 || n > math.MaxInt64>>by {
+		return 0, errors.New("want a number of bytes, for example 67108864 or 64MiB")
+	}
+	return n << by, nil
+}

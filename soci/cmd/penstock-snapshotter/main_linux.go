@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program; it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "penstock-snapshotter: %s\n", oneLine(err))
+		return exitUsage
+	}
+	if err := c.serve(ctx); err != nil {
+		fmt.Fprintf(stderr, "penstock-snapshotter: %s\n", oneLine(err))
+		return exitFailed
+	}
+	return exitOK
+}
+
+// serve runs until the context ends.
+func (c *command) serve(ctx context.Context) (err error) {
+	puller, err := soci.New(c.puller)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, puller.Close()) }()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	opts := c.snapshotter
+	opts.Puller, opts.Metrics, opts.Log = puller, reg, c.log
+	s, err := snapshotter.New(opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return snapshotter.Serve(ctx, s, c.listen, reg, func(http string) {
+		c.log.Info("serving", slog.String("socket", c.listen.Socket), slog.String("root", opts.Root), slog.String("http", http))
+	})
+}
+
+// oneLine keeps joined errors and remote messages on one line.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

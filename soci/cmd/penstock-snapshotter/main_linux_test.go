@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// asMain makes the test binary be the program.
+const asMain = "PENSTOCK_SNAPSHOTTER_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func TestBadInput(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	socket := filepath.Join(dir, "s.sock")
+	tests := []struct {
+		args []string
+		code int
+		say  string
+	}{
+		{[]string{"--no-such"}, 2, "-no-such"},
+		{[]string{"more"}, 2, `"more"`},
+		{[]string{"--memory", "lots"}, 2, `"lots"`},
+		{[]string{"--memory", "1K"}, 2, "memory of 1024 bytes is too little"},
+		{[]string{"--layers", "-1"}, 2, "-1"},
+		{[]string{"--hosts-dir", "/no/such"}, 2, `"/no/such"`},
+		{[]string{"--linger", "soon"}, 2, `"soon"`},
+		{[]string{"--root", "relative"}, 1, `"relative" is relative`},
+		{[]string{"--root", filepath.Join(file, "x")}, 1, "not a directory"},
+		{[]string{"--root", filepath.Join(dir, "a"), "--address", file}, 1, "is not a socket"},
+		{[]string{"--root", filepath.Join(dir, "b"), "--address", "/" + strings.Repeat("x", 120)}, 1, "at most 107"},
+		{[]string{"--root", filepath.Join(dir, "c"), "--address", socket, "--http", taken.Addr().String()}, 1, "address already in use"},
+	}
+	for _, tt := range tests {
+		var out, errs bytes.Buffer
+		args := append([]string{"--hosts-dir", "none", "--http", "none"}, tt.args...)
+		code := run(t.Context(), args, &out, &errs)
+		if code == 1 && strings.Contains(errs.String(), "operation not permitted") {
+			continue // not root: overlayfs can not even be asked
+		}
+		if code != tt.code || out.Len() > 0 || !strings.Contains(errs.String(), tt.say) || strings.Count(errs.String(), "\n") != 1 {
+			t.Errorf("%q: exit %d, %q, %q; want %d and %q on one line", tt.args, code, out.String(), errs.String(), tt.code, tt.say)
+		}
+	}
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"--help"}, &out, &out); code != 0 || out.String() != usage {
+		t.Error(code, out.String())
+	}
+}
+
+// daemon is the program in a process of its own.
+type daemon struct {
+	cmd    *exec.Cmd
+	log    *os.File
+	socket string
+	root   string
+}
+
+// start starts the program and waits until it can be connected to.
+func start(t *testing.T, dir string, flags ...string) *daemon {
+	t.Helper()
+	d := &daemon{socket: filepath.Join(dir, "s.sock"), root: filepath.Join(dir, "sn")}
+	var err error
+	if d.log, err = os.OpenFile(filepath.Join(dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.cmd = exec.Command(os.Args[0], append([]string{"--root", d.root, "--address", d.socket, "--hosts-dir", "none", "--http", "none", "--verbose"}, flags...)...)
+	d.cmd.Env = append(os.Environ(), asMain+"=1")
+	d.cmd.Stderr = d.log
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.end(syscall.SIGKILL)
+		if t.Failed() {
+			text, _ := os.ReadFile(d.log.Name())
+			t.Logf("daemon: %s", text)
+		}
+	})
+	until(t, "the daemon listens", func() bool {
+		c, err := net.Dial("unix", d.socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return d
+}
+
+// end signals the process and returns its exit code.
+func (d *daemon) end(sig syscall.Signal) int {
+	if d.cmd.ProcessState == nil {
+		_ = d.cmd.Process.Signal(sig)
+		_ = d.cmd.Wait()
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// until waits for something that another process does.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for tick := time.Tick(5 * time.Millisecond); !ok(); {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			t.Fatal("waited in vain: ", what)
+		}
+	}
+}
+
+// TestPrivOneOnly wants a second daemon to refuse the same root, and SIGTERM to end the
+// first with exit code 0.
+func TestPrivOneOnly(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: overlayfs")
+	}
+	dir := shortDir(t)
+	d := start(t, dir)
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"--root", d.root, "--address", filepath.Join(dir, "other"), "--http", "none"}, &out, &errs); code != 1 || !strings.Contains(errs.String(), "in use by another penstock-snapshotter") {
+		t.Error(code, errs.String())
+	}
+	errs.Reset()
+	if code := run(t.Context(), []string{"--root", filepath.Join(dir, "b"), "--address", d.socket, "--http", "none"}, &out, &errs); code != 1 || !strings.Contains(errs.String(), "another process serves") {
+		t.Error(code, errs.String())
+	}
+	if code := d.end(syscall.SIGTERM); code != 0 {
+		t.Error("exit code after SIGTERM: ", code)
+	}
+	if _, err := os.Lstat(d.socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// shortDir is a temporary directory with a short name: sockets go there.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pn-") //nolint:usetesting // a socket's path has at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
