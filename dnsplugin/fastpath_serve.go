@@ -1,7 +1,7 @@
 package dnsplugin
 
 import (
-	"encoding/binary"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"strings"
@@ -72,12 +72,14 @@ type fastZone struct {
 
 // fastWorker is what one worker has for itself.
 type fastWorker struct {
+	_ [128]byte
 	fastStats
 	id   ident
 	kind string // the side of the latest hit
-	key  [wire.MaxKeyLen]byte
-	q    wire.Query
-	_    [128]byte
+	random
+	key [wire.MaxKeyLen]byte
+	q   wire.Query
+	_   [128]byte
 }
 
 func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
@@ -154,7 +156,7 @@ func (f *fastServer) announce(why string) {
 // prepare makes the state of n workers. It must come before the first Serve.
 func (f *fastServer) prepare(n int) {
 	for range n + 1 {
-		w := &fastWorker{}
+		w := &fastWorker{random: random(rand.Uint64() | 1)}
 		w.init(len(f.zones))
 		f.workers = append(f.workers, w)
 	}
@@ -234,15 +236,15 @@ func (f *fastServer) find(w *fastWorker, z *fastZone, pkt, buf []byte, now time.
 	if c.cfg.KeepTTL && (!stale || c.cfg.Stale.ResponseTTL == 0) {
 		ttl = e.TTL
 	}
-	if z.shuffled && shuffles(e.Answer) {
-		return nil, z, shuffling
-	}
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
 	}
 	reply, ok := e.Answer.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)))
 	if !ok || e.Plain >= maxPlain || len(pkt) > maxCounted {
 		return nil, z, tooLong
+	}
+	if z.shuffled && !arrange(e.Answer, reply, &w.random) {
+		return nil, z, shuffling
 	}
 	w.kind = kind
 	w.hit(z, kind, e.Answer.Rcode(), e.Plain, stale)
@@ -304,36 +306,4 @@ func (f *fastServer) debugf(format string, args ...any) {
 // for it: somebody is asking already, or has asked in vain a short time ago.
 func settled(e *store.Entry, now store.Instant) bool {
 	return e.Refreshing.Load() || store.Instant(e.RetryAfter.Load()) > now
-}
-
-// shuffles reports whether loadbalance may change the order of the records of
-// a: in each section aliases come first, then other records, then addresses,
-// then MX, the last two at random.
-func shuffles(a *wire.Answer) bool {
-	n := a.Records()
-	if n <= 1 || a.Rcode() != dns.RcodeSuccess {
-		return false
-	}
-	b := a.Msg()
-	i := 0
-	for _, at := range [...]int{6, 8, 10} { // the counts of the sections
-		class, random := 0, [4]int{}
-		for range binary.BigEndian.Uint16(b[at:]) {
-			next := 1
-			switch binary.BigEndian.Uint16(b[a.TTLOffset(i)-4:]) {
-			case dns.TypeCNAME:
-				next = 0
-			case dns.TypeA, dns.TypeAAAA:
-				next = 2
-			case dns.TypeMX:
-				next = 3
-			}
-			if random[next]++; next < class || (next >= 2 && random[next] > 1) {
-				return true
-			}
-			class = next
-			i++
-		}
-	}
-	return false
 }

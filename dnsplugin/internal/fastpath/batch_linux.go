@@ -154,10 +154,10 @@ func forSending(control []byte) {
 // got it. It is a value without pointers into a batch.
 type Origin struct {
 	sock       *socket
+	control    [controlLen]byte // after a pointer, and so aligned
+	name       [nameLen]byte
 	nameLen    uint8
 	controlLen uint8
-	name       [nameLen]byte
-	control    [controlLen]byte
 }
 
 func family(name []byte) uint16 { return binary.NativeEndian.Uint16(name) }

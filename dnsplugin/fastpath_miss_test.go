@@ -1,0 +1,399 @@
+//go:build linux && (amd64 || arm64)
+
+package dnsplugin
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// gated is a source that answers when it is told to.
+func gated() (src *source, open func()) {
+	gate := make(chan struct{})
+	src = &source{}
+	src.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		<-gate
+		m := new(dns.Msg)
+		m.SetReply(r)
+		rr, _ := dns.NewRR(r.Question[0].Name + " 60 IN A 192.0.2.1")
+		m.Answer = []dns.RR{rr}
+		return 0, w.WriteMsg(m)
+	}
+	return src, sync.OnceFunc(func() { close(gate) })
+}
+
+// until waits for what other goroutines do through sockets.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+		}
+	}
+}
+
+func (b *backlog) counts() (running, queued, waits int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.running, b.queue.len(), b.waits
+}
+
+// 10,000 clients miss one name at once: one question to the source, 10,000 answers.
+func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
+	const clients, each = 100, 100 // a client's socket holds 200 replies
+	src, open := gated()
+	defer open()
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	f := s.fast()
+	p, err := question("www.example.org.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	for range clients {
+		c, err := net.Dial("udp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		conns = append(conns, c)
+	}
+	for i, c := range conns {
+		for range each {
+			if _, err := c.Write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := (i + 1) * each
+		until(t, "the misses", func() bool { _, _, waits := f.backlog.counts(); return waits == want-1 })
+	}
+	if running, _, _ := f.backlog.counts(); running != 1 {
+		t.Errorf("%d goroutines for one question", running)
+	}
+	open()
+	buf := make([]byte, 512)
+	for _, c := range conns {
+		for range each {
+			if n, err := c.Read(buf); err != nil || n < 40 {
+				t.Fatal(n, err)
+			}
+		}
+	}
+	if src.count() != 1 {
+		t.Errorf("%d questions", src.count())
+	}
+	// They count as misses that waited, as in the chain.
+	f.retireForTest()
+	m := s.metersOf()
+	if got := value(t, m.coalesced); got < clients*each-1 {
+		t.Errorf("coalesced %v", got)
+	}
+}
+
+// An answer that may not be kept is not shared: each asks for itself.
+func TestAnswersThatAreNotKeptAreNotShared(t *testing.T) {
+	src := says(func(m *dns.Msg) { m.Rcode = dns.RcodeRefused })
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if m := s.ask(question("www.example.org.", dns.TypeA)); m.Rcode != dns.RcodeRefused {
+				t.Errorf("%v", m)
+			}
+		})
+	}
+	wg.Wait()
+	if src.count() != 20 {
+		t.Errorf("%d questions", src.count())
+	}
+}
+
+// With all places taken the oldest are dropped, memory and goroutines stay
+// bounded, and cached answers go out all the same.
+func TestOverloadShedsTheOldest(t *testing.T) {
+	src, open := gated()
+	defer open()
+	b := bareServer(t, Config{MaxMem: MinMaxMemory}, src)
+	bl := b.backlog
+	job := func(i int) *job {
+		p, err := question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &job{packet: p}
+	}
+	const extra = 100
+	bl.mu.Lock()
+	bl.running = maxRunning // as if so many were in the chain
+	bl.mu.Unlock()
+	var first *testJob
+	for i := range maxQueued + extra {
+		j := job(i)
+		if i == 0 {
+			first = &testJob{j}
+		}
+		if !bl.submit(j) {
+			t.Fatal("not taken")
+		}
+	}
+	running, queued, _ := bl.counts()
+	if running != maxRunning || queued != maxQueued || bl.takeShed() != extra {
+		t.Errorf("%d running, %d queued", running, queued)
+	}
+	if got := bl.queue.pop(); got == first.job || !strings.Contains(string(got.packet), fmt.Sprintf("n%d", extra)) {
+		t.Errorf("the oldest is %q", got.packet)
+	}
+	// A leader that is dropped takes those along that wait for it.
+	z := b.zones[0]
+	lead := job(1)
+	lead.key, lead.zone = "k", z
+	bl.queue = ring{}
+	bl.submit(lead)
+	for range 5 {
+		j := job(1)
+		j.key, j.zone = "k", z
+		bl.submit(j)
+	}
+	for i := range maxQueued {
+		bl.submit(job(i))
+	}
+	if _, _, waits := bl.counts(); waits != 0 || bl.takeShed() != 6 || len(bl.waiters) != 0 {
+		t.Errorf("%d wait", waits)
+	}
+	bl.running = 0
+}
+
+type testJob struct{ job *job }
+
+// Waiters are bounded by coalesce; beyond it the oldest of the name goes.
+func TestJobsThatWaitAreBounded(t *testing.T) {
+	src, open := gated()
+	defer open()
+	b := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
+	bl := b.backlog
+	bl.running = maxRunning
+	for range 10 {
+		bl.submit(&job{key: "k", zone: b.zones[0]})
+	}
+	if _, queued, waits := bl.counts(); queued != 1 || waits != 3 || bl.takeShed() != 6 {
+		t.Errorf("%d queued, %d wait", queued, waits)
+	}
+	bl.running = 0
+}
+
+func TestRing(t *testing.T) {
+	t.Parallel()
+	var r ring
+	in, out := 0, 0
+	jobs := make([]*job, 5000)
+	for i := range jobs {
+		jobs[i] = &job{}
+	}
+	for round := range 40 {
+		for range 100 {
+			r.push(jobs[in])
+			in++
+		}
+		for range 60 + round%3 {
+			if r.pop() != jobs[out] {
+				t.Fatal("order")
+			}
+			out++
+		}
+		if r.len() != in-out {
+			t.Fatal(r.len())
+		}
+	}
+	for ; out < in; out++ {
+		if r.pop() != jobs[out] {
+			t.Fatal("order")
+		}
+	}
+	if r.pop() != nil {
+		t.Fatal("more than was put in")
+	}
+}
+
+// retireForTest publishes what was counted so far.
+func (f *fastServer) retireForTest() { published.flush() }
+
+// metersOf returns the meters of the cache of the first zone.
+func (s *testServer) metersOf() *meters { return s.fast().zones[0].meters }
+
+// A reload while queries come loses none of them, keeps the sockets, and goes
+// on with the new configuration; one that fails changes nothing.
+func TestReloadLosesNoPacket(t *testing.T) {
+	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+	corefile := fmt.Sprintf(simple, "", "")
+	s := start(t, corefile, map[string]*source{"A": src, "B": says(nil, "www.example.org. 60 IN A 192.0.2.2")})
+	group := listeners.byAddr["dns://"+s.addr].group
+	stop := make(chan struct{})
+	var sent, lost atomic.Int64
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			p, _ := question("www.example.org.", dns.TypeA).Pack()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				sent.Add(1)
+				if s.raw(p, 5*time.Second) == nil {
+					lost.Add(1)
+				}
+			}
+		})
+	}
+	reload := func(text string) error {
+		inst, err := s.inst.Restart(s.input(text))
+		if err == nil {
+			s.inst = inst
+		}
+		return err
+	}
+	for i := range 5 {
+		if err := reload(corefile); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := reload(strings.Replace(corefile, "errors", "errors nonsense", 1)); err == nil {
+		t.Error("a broken Corefile was loaded")
+	}
+	// One without a fast path: the sockets stay, all goes through its chain.
+	if err := reload(strings.Replace(strings.Replace(corefile, "errors", "errors\n    acl {\n allow\n }", 1), "source A", "source B", 1)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the new chain", func() bool {
+		return strings.HasSuffix(s.ask(question("www.example.org.", dns.TypeA)).Answer[0].String(), "192.0.2.2")
+	})
+	if f := s.fast(); f == nil || f.useful() {
+		t.Error("fast path despite acl")
+	}
+	if err := reload(corefile); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "hits", func() bool {
+		s.ask(question("www.example.org.", dns.TypeA))
+		f := s.fast()
+		return f.useful() && f.hits() > 0
+	})
+	close(stop)
+	wg.Wait()
+	if lost.Load() != 0 || sent.Load() < 10 {
+		t.Errorf("%d of %d lost", lost.Load(), sent.Load())
+	}
+	if listeners.byAddr["dns://"+s.addr].group != group {
+		t.Error("the sockets are not the same")
+	}
+}
+
+// The sockets close with the instance, and if an heir does not come.
+func TestSocketsCloseWithTheirInstance(t *testing.T) {
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
+	l := listeners.byAddr["dns://"+s.addr]
+	listeners.mu.Lock()
+	l.heir = &Cache{}
+	listeners.mu.Unlock()
+	if err := listeners.release(l.server.home); err != nil || l.expiry == nil {
+		t.Fatal(err)
+	}
+	l.expiry.Reset(0)
+	until(t, "the end of the sockets", func() bool { return s.fast() == nil })
+}
+
+// gathered returns the series of the default registry whose labels have server.
+func gathered(t *testing.T, server string) map[string]*dto.Metric {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*dto.Metric{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var labels []string
+			ours := false
+			for _, l := range m.Label {
+				if l.GetName() == "server" {
+					ours = l.GetValue() == server
+					continue
+				}
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			if ours {
+				all[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = m
+			}
+		}
+	}
+	return all
+}
+
+// The same questions with and without fast path make the same series: names,
+// labels, counts, and every bucket of the sizes.
+func TestMetricsAreThoseOfTheChain(t *testing.T) {
+	var series [2]map[string]*dto.Metric
+	for i, mode := range []string{"on", "off"} {
+		corefile := strings.Replace(fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), "fastpath on", "fastpath "+mode, 1)
+		s := start(t, corefile, map[string]*source{"A": variety()})
+		server := "dns://" + s.addr
+		before := gathered(t, server)
+		for range 3 {
+			for _, name := range []string{"one", "MANY", "alias", "nx", "nodata", "srv", "huge", "refused"} {
+				s.ask(question(name+".example.org.", dns.TypeA))
+				r := question(name+".example.org.", dns.TypeAAAA)
+				r.SetEdns0(1400, true)
+				s.ask(r)
+			}
+		}
+		series[i] = gathered(t, server)
+		if len(before) > 40 {
+			t.Fatal("series of an earlier server")
+		}
+		if mode == "on" && s.fast() == nil {
+			t.Fatal("no fast path")
+		}
+	}
+	for name, chain := range series[1] {
+		fast := series[0][name]
+		switch {
+		case strings.HasPrefix(name, "coredns_penstock_"), strings.Contains(name, "cache_entries"):
+		case strings.Contains(name, "type=other") || strings.Contains(name, "zone=dropped"): // the probe of start
+		case fast == nil:
+			t.Errorf("%s is missing", name)
+		case chain.Histogram != nil && strings.Contains(name, "duration"):
+			if fast.Histogram.GetSampleCount() != chain.Histogram.GetSampleCount() {
+				t.Errorf("%s: %d, chain %d", name, fast.Histogram.GetSampleCount(), chain.Histogram.GetSampleCount())
+			}
+		case chain.Histogram != nil:
+			f, c := fast.Histogram, chain.Histogram
+			f.CreatedTimestamp, c.CreatedTimestamp = nil, nil
+			if f.String() != c.String() {
+				t.Errorf("%s:\n%v\nchain\n%v", name, f, c)
+			}
+		case fast.GetCounter().GetValue() != chain.GetCounter().GetValue() || fast.GetGauge().GetValue() != chain.GetGauge().GetValue():
+			t.Errorf("%s: %v, chain %v", name, fast, chain)
+		}
+	}
+	for name := range series[0] {
+		if series[1][name] == nil && !strings.HasPrefix(name, "coredns_penstock_") {
+			t.Errorf("%s is new", name)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package dnsplugin
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// The order of records as the plugin loadbalance makes it: in each section
+// aliases come first, then other records, then addresses and then MX, the
+// last two at random. Only the addresses are moved here. As long as all of a
+// section have the same owner and type, it is their data that changes places,
+// and nothing else in the message.
+
+// random is a source of random numbers for one goroutine (xorshift64*). They
+// spread load and need not be secret.
+type random uint64
+
+// below returns a number from 0 to n-1; n is a count of records, so the bias
+// of 2^-48 is nothing.
+func (r *random) below(n int) int {
+	x := uint64(*r)
+	x ^= x >> 12
+	x ^= x << 25
+	x ^= x >> 27
+	*r = random(x)
+	hi, _ := bits.Mul64(x*0x2545f4914f6cdd1d, uint64(n))
+	return int(hi)
+}
+
+// arrange puts the addresses in reply, which was made from a, into a random
+// order. It returns false, and leaves reply alone, if loadbalance would have
+// moved records in another way.
+func arrange(a *wire.Answer, reply []byte, rnd *random) bool {
+	if a.Records() <= 1 || a.Rcode() != dns.RcodeSuccess {
+		return true
+	}
+	// All sections are looked at before anything is moved.
+	var runs [3]run
+	b, i := a.Msg(), 0
+	start := wire.HeaderLen + len(a.Question())
+	for s, at := range [...]int{6, 8, 10} { // the counts of the sections
+		n := int(binary.BigEndian.Uint16(b[at:]))
+		var ok bool
+		if runs[s], start, ok = addresses(a, i, n, start); !ok {
+			return false
+		}
+		i += n
+	}
+	for _, r := range runs {
+		r.shuffle(reply, rnd)
+	}
+	return true
+}
+
+// run is a number of addresses that follow one another.
+type run struct {
+	first  int // where the data of the first one starts
+	stride int // from one to the next
+	size   int // of the data
+	n      int
+}
+
+// addresses looks at the n records of a from record i on, which starts at
+// start, and returns the run of addresses among them and where they end. It is
+// not ok if more than the order of addresses would have to change.
+func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
+	b := a.Msg()
+	class, mx := 0, 0
+	var owner []byte // of the addresses, with their type and class
+	for ; n > 0; n-- {
+		ttlAt := a.TTLOffset(i)
+		data := ttlAt + 6
+		length := int(binary.BigEndian.Uint16(b[ttlAt+4:]))
+		next := 1
+		switch binary.BigEndian.Uint16(b[ttlAt-4:]) {
+		case dns.TypeCNAME:
+			next = 0
+		case dns.TypeA, dns.TypeAAAA:
+			next = 2
+			switch {
+			case r.n == 0:
+				owner = b[start:ttlAt]
+				r = run{first: data, stride: ttlAt - start + 6 + length, size: length}
+			case !bytes.Equal(owner, b[start:ttlAt]) || length != r.size:
+				return r, 0, false
+			}
+			r.n++
+		case dns.TypeMX:
+			next = 3
+			mx++
+		}
+		if next < class || mx > 1 {
+			return r, 0, false
+		}
+		class, start, i = next, data+length, i+1
+	}
+	return r, start, true
+}
+
+// shuffle moves the data of the run's addresses (Fisher and Yates).
+func (r run) shuffle(msg []byte, rnd *random) {
+	for left := r.n; left > 1; left-- {
+		j := rnd.below(left)
+		if j == left-1 {
+			continue
+		}
+		x, y := msg[r.first+j*r.stride:][:r.size], msg[r.first+(left-1)*r.stride:][:r.size]
+		for i := range x {
+			x[i], y[i] = y[i], x[i]
+		}
+	}
+}
