@@ -17,16 +17,29 @@
 // and the checksum of every zstd frame are verified before io.EOF. Errors of the
 // source pass through unchanged; damage is [ErrCorrupt].
 //
-// With [Options].Workers the members of a gzip blob that has several are decoded by
-// as many goroutines, in order and with all checks; they end with Close, which must
-// then be called. A blob of one member is not the faster for it.
+// With [Options].Workers a gzip blob is decoded by as many goroutines, in order and
+// with all checks; they end with Close, which must then be called and returns at once
+// (when no read of the source hangs, for only the goroutine that reads does that).
+// How is decided by what comes: members that follow each other in short distance are
+// decoded as a whole each, one long member by several workers, the first MiB of each
+// and everything short serially. Memory is bounded by [WorkerMemory] for each, however
+// far a blob expands.
 //
 // A gzip blob gives the bytes that compress/gzip gives, and an error where that has
 // one, with three exceptions: zero bytes behind the last member are accepted, names
 // of any length are too, and reserved header flags are refused, as RFC 1952 asks.
 //
+// # One member, several cores
+//
+// DEFLATE refers to the last 32 KiB of output, so that decoding can't begin anywhere.
+// One worker, the front, decodes as ever. The others begin a MiB of compressed bytes
+// further on each, at what looks like the header of a block, and decode symbols of
+// 16 bits, which are bytes or stand for one of the unknown 32 KiB; once those are out
+// of sight, they go on with bytes. When the front ends a block where another worker
+// began, its guess was right: it becomes the front, whatever it has decoded is
+// resolved with a table, and the former front begins anew. A wrong guess costs time only.
+//
 // # Not done here
 //
-// More than one core for one member, indexes and speculation: this is the seam
-// behind which they go. Digests and expansion limits are the caller's.
+// Digests and expansion limits are the caller's.
 package inflate

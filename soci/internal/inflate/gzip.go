@@ -14,6 +14,7 @@ var (
 	errHeader   = errors.New("gzip: invalid header")
 	errReserved = errors.New("gzip: reserved header flags")
 	errChecksum = errors.New("gzip: wrong checksum or length")
+	errClosed   = errors.New("inflate: read after Close")
 )
 
 // The flags of a member's header (RFC 1952 section 2.3.1).
@@ -35,14 +36,17 @@ type members struct {
 	err  error  // sticky
 
 	padded  bool // zero bytes follow the last member
-	workers int  // more than one: several members are decoded at a time
+	workers int  // more than one: several members are decoded at a time, and one by several
 	sizes   jobSizes
 	par     *parallel // nil before a second member
+	begin   int64     // offset of the member
+	hops    hops
+	two     *twoStage // nil before a large member
 }
 
 // newMembers reads the first header.
 func newMembers(in *flate.Input, workers int) (*members, error) {
-	m := &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}}
+	m := &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, hops: defaultHops()}
 	if err := m.open(); err != nil {
 		return nil, judge(in, err)
 	}
@@ -70,6 +74,13 @@ func (m *members) close() {
 	if m.par != nil {
 		m.par.close()
 	}
+	if m.two != nil && m.two.active {
+		m.two.close()
+	}
+	if m.err == nil {
+		m.err = errClosed
+	}
+	m.left = nil
 }
 
 // next returns more output; none at the end of a member.
@@ -80,10 +91,8 @@ func (m *members) next() ([]byte, error) {
 		}
 		return nil, m.follow(false)
 	}
-	p, err := m.dec.Next()
+	p, err := m.decode()
 	if err == nil {
-		// The pieces of a decoder fit into the cache they were just written to.
-		m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
 		m.size += uint32(len(p)) //nolint:gosec // G115: modulo 2^32 is what the format says
 		return p, nil
 	}
@@ -99,6 +108,35 @@ func (m *members) next() ([]byte, error) {
 	}
 	m.in.Skip(8)
 	return nil, m.follow(true)
+}
+
+// sourceError is an error of the source.
+type sourceError struct{ error }
+
+// decode returns more of the member and adds it to the checksum.
+func (m *members) decode() ([]byte, error) {
+	if m.workers > 1 && (m.two == nil || !m.two.active) && m.in.Offset()-m.begin >= m.hops.enter {
+		if m.two == nil {
+			m.two = newTwoStage(m.in, m.workers, m.hops)
+		}
+		m.two.enter(m.dec)
+	}
+	if m.two != nil && m.two.active {
+		p, sum, err := m.two.next()
+		if err != nil {
+			if src := m.two.frontIn.Err(); src != nil && src != io.EOF && err != io.EOF {
+				err = sourceError{src} // judge can't tell from m.in any more
+			}
+			m.dec = m.two.leave()
+			return nil, err
+		}
+		m.sum = m.two.sums.combine(m.sum, sum, len(p))
+		return p, nil
+	}
+	p, err := m.dec.Next()
+	// The pieces of a decoder fit into the cache they were just written to.
+	m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
+	return p, err
 }
 
 // follow goes on to the member after a finished one; io.EOF when there is none.
@@ -137,12 +175,13 @@ func (m *members) enterParallel() bool {
 	if m.par == nil {
 		m.par = newParallel(m.in, m.workers, m.sizes)
 	}
+	m.two = nil // it is not active, and its memory is for the jobs
 	return m.par.enter()
 }
 
 // open reads a member's header.
 func (m *members) open() error {
-	m.sum, m.size = 0, 0
+	m.sum, m.size, m.begin = 0, 0, m.in.Offset()
 	h := header{in: m.in}
 	fixed := h.take(10) // magic number, method, flags, time, two of no interest here
 	if h.err != nil {

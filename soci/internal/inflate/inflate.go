@@ -42,10 +42,27 @@ type Options struct {
 	// for. 0 means 128 MiB, what the zstd tool accepts without being told.
 	MaxWindow int64
 
-	// Workers is how many goroutines may decode a gzip blob of several members
-	// (bgzip, eStargz); it takes 2 MiB for each of them, and 16 at most. 0 and 1 mean
-	// none: the members are decoded by the goroutine that reads.
+	// Workers is how many goroutines may decode a gzip blob, beside the one that
+	// reads. 0 and 1 mean none: the goroutine that reads decodes. They are started when
+	// there is enough for them to do, and hold at most [WorkerMemory] each.
 	Workers int
+
+	// Memory bounds what the workers may hold in all, in bytes: there are no more
+	// than it has room for, and none if that is only one. 0 means no bound.
+	Memory int64
+}
+
+// WorkerMemory is what a worker of a Reader holds at most, in bytes: compressed input,
+// its decoder, and output that it is ahead with.
+const WorkerMemory = 16 << 20
+
+// workers returns how many there are to be.
+func (o Options) workers() int {
+	n := o.Workers
+	if o.Memory > 0 {
+		n = int(min(int64(n), o.Memory/WorkerMemory))
+	}
+	return max(1, n)
 }
 
 const defaultWindow = 128 << 20
@@ -69,7 +86,7 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	}
 	switch sniff(head) {
 	case Gzip:
-		m, err := newMembers(in, opts.Workers)
+		m, err := newMembers(in, opts.workers())
 		if err != nil {
 			return nil, err
 		}
@@ -116,6 +133,9 @@ func judge(in *flate.Input, err error) error {
 	}
 	if src := in.Err(); src != nil && src != io.EOF {
 		return src
+	}
+	if src, ok := err.(sourceError); ok { //nolint:errorlint // decode returns it bare
+		return src.error
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }

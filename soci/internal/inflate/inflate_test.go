@@ -227,3 +227,5 @@ func goroot(t testing.TB) string {
 	}
 	return strings.TrimSpace(string(out))
 }
+
+func sum(p []byte) uint32 { return crc32.ChecksumIEEE(p) }

@@ -14,10 +14,10 @@ const (
 	jobMin = 256 << 10
 	// jobMax: where no member begins for so long, the blob is decoded serially up
 	// to its next member.
-	jobMax = 4 << 20
+	jobMax = 2 << 20
 	// jobOut bounds what a job may expand to; one that exceeds it is decoded
 	// serially, which needs no memory for its output.
-	jobOut = 8 << 20
+	jobOut = 4 << 20
 	// maxMisses is how many jobs may be cut wrongly, or not at all, before the
 	// guessing stops. A wrong cut is what looks like a header and is none: the work on
 	// the job is lost.
@@ -62,7 +62,7 @@ type parallel struct {
 
 // newParallel starts the workers.
 func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallel {
-	p := &parallel{in: in, sizes: sizes, limit: workers + 2, todo: make(chan *job, workers+2)}
+	p := &parallel{in: in, sizes: sizes, limit: workers + 1, todo: make(chan *job, workers+1)}
 	for range workers {
 		p.wg.Go(p.work)
 	}
@@ -139,6 +139,7 @@ func (p *parallel) leave() {
 	}
 	p.in.Prepend(append(pieces, p.acc)...)
 	p.queue, p.acc, p.seen, p.active = nil, nil, 0, false
+	p.free, p.reading = nil, nil // the memory is for other ways now
 }
 
 // cut reads until another job is complete and hands it to the workers; false if

@@ -41,34 +41,9 @@ func codeOrder() [19]uint8 {
 
 // dynamicCodes reads the codes of a block (RFC 1951 section 3.2.7).
 func (d *Decoder) dynamicCodes() error {
-	if err := d.need(14); err != nil {
-		return err
-	}
-	nlit, ndist := d.take(5)+257, d.take(5)+1
-	if nlit > maxLit || ndist > maxDist {
-		return ErrCorrupt
-	}
-	nclen := d.take(4) + 4
 	var lens [maxLit + maxDist]uint8
-	order := codeOrder()
-	for _, s := range order[:nclen] {
-		if err := d.need(3); err != nil {
-			return err
-		}
-		lens[s] = uint8(d.take(3)) //nolint:gosec // G115: three bits
-	}
-	var c code
-	if !c.init(lens[:19]) {
-		return ErrCorrupt
-	}
-	var tab [1 << 7]uint32
-	var sym [19]uint32
-	for s := range sym {
-		sym[s] = uint32(s) << 8
-	}
-	c.fill(tab[:], sym[:], 7, 0, nil)
-	clear(lens[:19])
-	if err := d.codeLengths(lens[:nlit+ndist], &tab); err != nil {
+	nlit, ndist, err := d.readCodes(&lens)
+	if err != nil {
 		return err
 	}
 	if !d.lit.init(lens[:nlit]) || !d.dist.init(lens[nlit:nlit+ndist]) {
@@ -79,6 +54,37 @@ func (d *Decoder) dynamicCodes() error {
 	d.lit.need = max(d.lit.min, int(lens[endBlock]))
 	d.tables()
 	return nil
+}
+
+// readCodes reads the lengths of both codes, those of distances behind the nlit others.
+func (d *Decoder) readCodes(lens *[maxLit + maxDist]uint8) (nlit, ndist int, err error) {
+	if err := d.need(14); err != nil {
+		return 0, 0, err
+	}
+	nlit, ndist = d.take(5)+257, d.take(5)+1
+	if nlit > maxLit || ndist > maxDist {
+		return 0, 0, ErrCorrupt
+	}
+	nclen := d.take(4) + 4
+	order := codeOrder()
+	for _, s := range order[:nclen] {
+		if err := d.need(3); err != nil {
+			return 0, 0, err
+		}
+		lens[s] = uint8(d.take(3)) //nolint:gosec // G115: three bits
+	}
+	var c code
+	if !c.init(lens[:19]) {
+		return 0, 0, ErrCorrupt
+	}
+	var tab [1 << 7]uint32
+	var sym [19]uint32
+	for s := range sym {
+		sym[s] = uint32(s) << 8
+	}
+	c.fill(tab[:], sym[:], 7, 0, nil)
+	clear(lens[:19])
+	return nlit, ndist, d.codeLengths(lens[:nlit+ndist], &tab)
 }
 
 // codeLengths reads the lengths of both codes, as one sequence.

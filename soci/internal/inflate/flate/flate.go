@@ -3,10 +3,16 @@ package flate
 import (
 	"errors"
 	"io"
+	"math"
 )
 
-// ErrCorrupt: the bytes are no DEFLATE stream.
-var ErrCorrupt = errors.New("flate: corrupt input")
+var (
+	// ErrCorrupt: the bytes are no DEFLATE stream.
+	ErrCorrupt = errors.New("flate: corrupt input")
+
+	// ErrStopped: a block begins at or behind the place that was given to StopAt.
+	ErrStopped = errors.New("flate: stopped before a block")
+)
 
 // Decoder decodes one DEFLATE stream at a time.
 type Decoder struct {
@@ -16,7 +22,8 @@ type Decoder struct {
 	rp   int    // win[rp:op] is decoded and not handed out yet
 	op   int    // rp <= op < winSize; win[op-history:op] is kept while there is more to decode
 	base int64  // output offset of win[0]
-	err  error  // sticky: io.EOF after the last block
+	err  error  // sticky: io.EOF after the last block, ErrStopped until StopAt
+	stop int64  // the place, in bits of the source
 
 	state   int
 	final   bool // the block is the last one
@@ -55,12 +62,42 @@ func (d *Decoder) Reset(in *Input) { d.ResetAt(in, 0, nil) }
 func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
 	past = past[max(0, len(past)-history):]
 	n := copy(d.win[:history], past)
-	d.in, d.bb, d.nb, d.rp, d.op, d.base, d.err = in, 0, 0, n, n, -int64(n), nil
+	d.in, d.rp, d.op, d.base = in, n, n, -int64(n)
+	d.begin(skip)
+}
+
+// begin makes d expect a block so many bits behind what its input is at.
+func (d *Decoder) begin(skip uint) {
+	d.bb, d.nb, d.stop = 0, 0, math.MaxInt64
 	d.state, d.final = atHeader, false
 	if d.err = d.need(skip); d.err == nil {
 		d.take(skip)
 	}
 }
+
+// Switch makes d go on with in, which is where its Input is.
+func (d *Decoder) Switch(in *Input) {
+	d.putBack()
+	d.in = in
+}
+
+// StopAt makes Next return ErrStopped where a block begins at or behind a place,
+// given in bits of the Input's source. It may be called at any time, also to go on
+// after ErrStopped. A Reset forgets it.
+func (d *Decoder) StopAt(bits int64) {
+	d.stop = bits
+	if errors.Is(d.err, ErrStopped) {
+		d.err = nil
+	}
+}
+
+// Bits is how many bits of the Input's source have been decoded.
+func (d *Decoder) Bits() int64 {
+	return d.in.Offset()*8 - int64(d.nb) //nolint:gosec // G115: at most 64
+}
+
+// History is the output before what Next decodes next, at most 32 KiB; valid until then.
+func (d *Decoder) History() []byte { return d.win[max(0, d.op-history):d.op] }
 
 // Mark is a place in a stream where a block begins.
 type Mark struct {
@@ -113,10 +150,7 @@ func (d *Decoder) run() {
 	for d.err == nil && d.op < winLimit {
 		switch d.state {
 		case atHeader:
-			if d.watcher != nil {
-				d.watch()
-			}
-			d.err = d.header()
+			d.err = d.block()
 		case inStored:
 			d.err = d.copyStored()
 		default:
@@ -125,19 +159,27 @@ func (d *Decoder) run() {
 				d.err = d.slow()
 			}
 		}
-		if d.state == atHeader && d.final && d.err == nil {
-			d.putBack()
-			d.err = io.EOF
-		}
+		d.atEnd()
 	}
 }
 
-func (d *Decoder) watch() {
-	d.watcher(Mark{
-		Bits:    d.in.Offset()*8 - int64(d.nb), //nolint:gosec // G115: at most 64
-		Out:     d.base + int64(d.op),
-		History: d.win[max(0, d.op-history):d.op],
-	})
+// atEnd ends the stream behind its last block.
+func (d *Decoder) atEnd() {
+	if d.state == atHeader && d.final && d.err == nil {
+		d.putBack()
+		d.err = io.EOF
+	}
+}
+
+// block begins a block, if it may.
+func (d *Decoder) block() error {
+	if d.Bits() >= d.stop {
+		return ErrStopped
+	}
+	if d.watcher != nil {
+		d.watcher(Mark{Bits: d.Bits(), Out: d.base + int64(d.op), History: d.History()})
+	}
+	return d.header()
 }
 
 // putBack gives whole bytes of the bit buffer back to the input.
@@ -255,48 +297,62 @@ func (d *Decoder) symbol(c *code) (int, error) {
 	return 0, ErrCorrupt
 }
 
-// slow decodes a few symbols: where the input or the output ends.
+// token decodes a literal (dist 0, n the byte), a match, or the end of the block
+// (dist and n 0, and the state says so).
+func (d *Decoder) token() (n, dist int, err error) {
+	s, err := d.symbol(&d.lit)
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case s < endBlock:
+		return s, 0, nil
+	case s == endBlock:
+		d.state = atHeader
+		return 0, 0, nil
+	case s >= maxLit:
+		return 0, 0, ErrCorrupt
+	}
+	e := d.litSym[s]
+	x := uint(e >> 25 & 7)
+	if err := d.need(x); err != nil {
+		return 0, 0, err
+	}
+	n = int(e>>16&0x1ff) + d.take(x)
+	s, err = d.symbol(&d.dist)
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case s >= maxDist:
+		return 0, 0, ErrCorrupt
+	}
+	e = d.distSym[s]
+	x = uint(e >> 8 & 15)
+	if err := d.need(x); err != nil {
+		return 0, 0, err
+	}
+	return n, int(e>>16) + d.take(x), nil
+}
+
+// slowTokens is how many tokens are decoded bit by bit at a time.
+const slowTokens = 64
+
+// slow decodes a few tokens: where the input or the output ends.
 func (d *Decoder) slow() error {
-	for range 64 {
+	for range slowTokens {
 		if d.op >= winLimit {
 			return nil
 		}
-		s, err := d.symbol(&d.lit)
-		if err != nil {
+		n, dist, err := d.token()
+		switch {
+		case err != nil:
 			return err
-		}
-		if s < endBlock {
-			d.win[d.op] = byte(s & 0xff)
+		case d.state != inCodes:
+			return nil
+		case dist == 0:
+			d.win[d.op] = byte(n & 0xff)
 			d.op++
 			continue
-		}
-		if s == endBlock {
-			d.state = atHeader
-			return nil
-		}
-		if s >= maxLit {
-			return ErrCorrupt
-		}
-		e := d.litSym[s]
-		x := uint(e >> 25 & 7)
-		if err := d.need(x); err != nil {
-			return err
-		}
-		n := int(e>>16&0x1ff) + d.take(x)
-		s, err = d.symbol(&d.dist)
-		if err != nil {
-			return err
-		}
-		if s >= maxDist {
-			return ErrCorrupt
-		}
-		e = d.distSym[s]
-		x = uint(e >> 8 & 15)
-		if err := d.need(x); err != nil {
-			return err
-		}
-		dist := int(e>>16) + d.take(x)
-		if dist > d.op {
+		case dist > d.op:
 			return ErrCorrupt
 		}
 		d.win.match(d.op, dist, n)

@@ -361,3 +361,13 @@ func TestPrepend(t *testing.T) {
 		t.Errorf("%q at %d, %v", p, in.Offset(), in.Err())
 	}
 }
+
+// newWriter is the encoder of the standard library at its default level.
+func newWriter(t testing.TB, w io.Writer) io.WriteCloser {
+	t.Helper()
+	z, err := stdflate.NewWriter(w, stdflate.DefaultCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}

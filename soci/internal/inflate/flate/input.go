@@ -36,15 +36,22 @@ type Input struct {
 func NewInput(src io.Reader) *Input { return &Input{src: src} }
 
 // Reset makes in read src.
-func (in *Input) Reset(src io.Reader) {
-	in.src, in.pre, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, 0
+func (in *Input) Reset(src io.Reader) { in.ResetAt(src, 0) }
+
+// ResetAt makes in read src, whose first byte is the one at off of the source that
+// Offset counts in.
+func (in *Input) ResetAt(src io.Reader, off int64) {
+	in.src, in.pre, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, off
 }
+
+// Rest returns a copy of what has been read and not used.
+func (in *Input) Rest() []byte { return bytes.Clone(in.buf[in.pos:in.end]) }
 
 // Prepend gives back what was read: in is at the first of the pieces again. They
 // are not copied.
 func (in *Input) Prepend(pieces ...[]byte) {
-	rest := bytes.Clone(in.buf[in.pos:in.end])
-	in.pre = slices.Concat(pieces, [][]byte{rest}, in.pre)
+	in.pre = slices.Concat(pieces, [][]byte{in.Rest()}, in.pre)
+	in.pre = slices.DeleteFunc(in.pre, func(p []byte) bool { return len(p) == 0 })
 	in.off = in.Offset()
 	for _, p := range pieces {
 		in.off -= int64(len(p))
@@ -55,8 +62,14 @@ func (in *Input) Prepend(pieces ...[]byte) {
 // Offset is the number of bytes of the source that have been used.
 func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 
-// Err is the error of the source, io.EOF at its end; nil while neither was met.
-func (in *Input) Err() error { return in.err }
+// Err is the error of the source, io.EOF at its end; nil while neither was met, or
+// when something was given back and comes before it.
+func (in *Input) Err() error {
+	if len(in.pre) > 0 {
+		return nil
+	}
+	return in.err
+}
 
 // fill reads more of the source; false when there is no more, see Err.
 func (in *Input) fill() bool {

@@ -3,8 +3,9 @@ package flate
 import "encoding/binary"
 
 const (
-	// history is how far back a match may reach.
-	history = 32 << 10
+	// History is how far back a match may reach.
+	History = 32 << 10
+	history = History
 
 	// winSize is the history and the output that is decoded at a time. A power of
 	// two: positions are masked. 256 KiB stay in the second cache level, and the

@@ -1,0 +1,125 @@
+package flate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+)
+
+const (
+	// headerMost is more than what the header of a dynamic block takes: 17 bits, 19
+	// lengths of 3, and 316 lengths of at most 14.
+	headerMost = 600 // bytes
+
+	// codesAt is where in a header the lengths of the code for code lengths begin.
+	codesAt = 17 // bits
+
+	// kraftFull is the sum over 2^(7-length) of a complete code of at most 7 bits.
+	kraftFull = 1 << 7
+)
+
+// A Finder guesses where blocks begin.
+type Finder struct {
+	kraft [1 << 12]uint16 // of four lengths
+	d     Decoder
+	in    Input
+	src   bytes.Reader
+}
+
+// NewFinder returns a Finder.
+func NewFinder() *Finder {
+	f := new(Finder)
+	for i := range f.kraft {
+		for v := i; v > 0; v >>= 3 {
+			if n := v & 7; n > 0 {
+				f.kraft[i] += kraftFull >> n
+			}
+		}
+	}
+	return f
+}
+
+// Tail is how many bytes more than it looks at Find must be given, unless the
+// source ends there.
+const Tail = headerMost + 2*wordLen
+
+// Find returns the first bit of p, from from on and less than Tail bytes from the
+// end, at which a block seems to begin that has codes of its own and is not the last
+// one; -1 without any. What it returns is the begin of a valid header, and all of
+// those are found that encoders write: with complete codes.
+func (f *Finder) Find(p []byte, from int) int {
+	for i := from / 8; i+Tail <= len(p); i += 6 {
+		m := candidates(binary.LittleEndian.Uint64(p[i:]))
+		if i == from/8 {
+			m &= ^uint64(0) << (from % 8)
+		}
+		for ; m != 0; m &= m - 1 {
+			at := i*8 + bits.TrailingZeros64(m)
+			if f.fullCode(p, at) && f.header(p, at) {
+				return at
+			}
+		}
+	}
+	return -1
+}
+
+// candidates has a one for each of the first 48 bits of w where the first 13 bits of
+// a header may begin: not final, a dynamic block, at most 286 and 30 codes.
+func candidates(w uint64) uint64 {
+	m := ^w & ^(w >> 1) & (w >> 2)
+	m &^= w >> 4 & (w >> 5) & (w >> 6) & (w >> 7)
+	m &^= w >> 9 & (w >> 10) & (w >> 11) & (w >> 12)
+	return m & (1<<48 - 1)
+}
+
+// fullCode reports whether the lengths of the code for code lengths are complete:
+// one in some hundred random ones.
+func (f *Finder) fullCode(p []byte, at int) bool {
+	at += codesAt - 4
+	w := binary.LittleEndian.Uint64(p[at/8:]) >> (at % 8)
+	n := 3 * (w&15 + 4)
+	at += 4
+	w = binary.LittleEndian.Uint64(p[at/8:]) >> (at % 8) & (1<<n - 1)
+	k := f.kraft[w&0xfff] + f.kraft[w>>12&0xfff] + f.kraft[w>>24&0xfff] + f.kraft[w>>36&0xfff] + f.kraft[w>>48]
+	return k == kraftFull
+}
+
+// header reports whether the lengths of the codes make sense.
+func (f *Finder) header(p []byte, at int) bool {
+	at += 3
+	f.src.Reset(p[at/8 : min(len(p), at/8+headerMost)])
+	f.in.Reset(&f.src)
+	f.d.in = &f.in
+	if f.d.begin(uint(at % 8)); f.d.err != nil { //nolint:gosec // G115: 0 to 7
+		return false
+	}
+	var lens [maxLit + maxDist]uint8
+	nlit, ndist, err := f.d.readCodes(&lens)
+	if err != nil || lens[endBlock] == 0 {
+		return false
+	}
+	return complete(lens[:nlit]) && distances(lens[nlit:nlit+ndist])
+}
+
+// complete reports whether a code uses all of its space.
+func complete(lens []uint8) bool {
+	sum := 0
+	for _, n := range lens {
+		if n > 0 {
+			sum += 1 << (maxBits - n)
+		}
+	}
+	return sum == 1<<maxBits
+}
+
+// distances is complete for codes of distances: there may be one or none.
+func distances(lens []uint8) bool {
+	used, last := 0, uint8(0)
+	for _, n := range lens {
+		if n > 0 {
+			used++
+			last = n
+		}
+	}
+	return used == 0 || used == 1 && last == 1 || complete(lens)
+}

@@ -1,0 +1,242 @@
+package inflate
+
+import (
+	"errors"
+	"hash/crc32"
+	"io"
+	"math"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+const (
+	// pieceBytes is how much output is handed on at a time: what a decoder makes
+	// before it moves its window. A Blind makes up to twice that.
+	pieceBytes = 256 << 10
+
+	// searchStep is how much is searched for a block at a time, and searchMost at
+	// all: encoders begin one every 10 to 60 KiB, except in what they store or in
+	// streams of one block, which are not worth guessing in.
+	searchStep = 64 << 10  // bytes
+	searchMost = 512 << 10 // bytes
+)
+
+// A piece of output, in order behind others.
+type piece struct {
+	buf     []byte // of pieceBytes; p is in it
+	p       []byte
+	sum     uint32       // CRC-32 of p, when it is ready
+	symbols bool         // p is symbols
+	table   *flate.Table // what resolves them
+	taken   bool         // somebody resolves it
+	front   bool         // the front made it
+}
+
+// ready reports whether p is output.
+func (p *piece) ready() bool { return !p.symbols }
+
+// finish resolves a piece that was taken.
+func (p *piece) finish() {
+	p.p = p.table.Resolve(p.p)
+	p.sum = crc32.ChecksumIEEE(p.p)
+}
+
+// An eye is what decodes: it can begin anywhere in the store.
+type eye struct {
+	in    *flate.Input
+	cur   cursor
+	blind *flate.Blind
+}
+
+// open makes e decode from a bit of the store.
+func (e *eye) open(s *store, bits int64, dead func() bool) {
+	e.cur = cursor{s: s, at: bits / 8, dead: dead}
+	e.in.ResetAt(&e.cur, bits/8)
+	e.blind.Reset(e.in, uint(bits%8)) //nolint:gosec // G115: 0 to 7
+}
+
+// A segment is a part of the stream that is decoded before what is in front of it.
+// It is guarded by the lock of its twoStage, apart from e, which belongs to the
+// worker until it is parked.
+type segment struct {
+	from   int64 // byte of the stream from which on a block is searched
+	start  int64 // bit at which one seems to begin; 0: not found yet
+	pos    int64 // byte that has been reached
+	held   []*piece
+	size   int // bytes of their buffers
+	parked bool
+	dead   bool // nobody needs it
+	e      *eye
+
+	front bool         // what is before has been decoded up to start: it is right
+	table *flate.Table // then resolves its symbols
+}
+
+// newSegment makes the next segment, if one is wanted and can be begun.
+func (t *twoStage) newSegment() *segment {
+	if t.running >= t.workers-1 || len(t.segs) >= t.most || t.queued >= t.sizes.ahead || t.fpos < t.resume ||
+		(len(t.segs)+1)*t.sizes.ahead+t.buffers > t.workers*t.sizes.pieces {
+		return nil
+	}
+	from := t.fpos + t.sizes.hop
+	if n := len(t.segs); n > 0 {
+		last := t.segs[n-1]
+		from = max(from, last.from+t.sizes.hop, last.pos)
+	}
+	if t.store.end < from+searchStep && (t.store.err == nil || t.store.end < from+flate.Tail) {
+		return nil
+	}
+	s := &segment{from: from, pos: from}
+	t.segs = append(t.segs, s)
+	t.running++
+	return s
+}
+
+// after returns the first segment behind s, or of all, of which the begin is known.
+func (t *twoStage) after(s *segment) *segment {
+	found := s == nil
+	for _, o := range t.segs {
+		if found && o.start > 0 {
+			return o
+		}
+		found = found || o == s
+	}
+	return nil
+}
+
+// stopAt returns where a decoder should stop before s: an end of all places for nil.
+func stopAt(s *segment) int64 {
+	if s == nil {
+		return math.MaxInt64
+	}
+	return s.start
+}
+
+// speculate finds the begin of s and decodes from there, until the front comes by
+// or there is a reason to park.
+func (t *twoStage) speculate(s *segment) {
+	e := t.takeEye()
+	t.mu.Unlock()
+	start := t.search(s, e)
+	t.mu.Lock()
+	if start <= 0 || s.dead {
+		t.fail(s, e)
+		return
+	}
+	s.start, s.e = start, e
+	t.mu.Unlock()
+	e.open(t.store, start, func() bool { return s.dead })
+	t.mu.Lock()
+	for !s.front {
+		next := t.after(s)
+		switch {
+		case s.dead || t.closed:
+			t.fail(s, e)
+			return
+		case s.size >= t.sizes.ahead:
+			t.park(s)
+			return
+		}
+		e.blind.StopAt(stopAt(next))
+		t.mu.Unlock()
+		pieces, err := t.decode(e)
+		t.mu.Lock()
+		s.pos = e.blind.Bits() / 8
+		for _, p := range pieces {
+			s.held = append(s.held, p)
+			s.size += len(p.buf)
+		}
+		switch {
+		case err == nil, s.front, errors.Is(err, flate.ErrStopped) && stopAt(t.after(s)) > e.blind.Bits():
+		case errors.Is(err, flate.ErrStopped), err == io.EOF:
+			// The next segment begins here or is wrong; the front will tell.
+			t.park(s)
+			return
+		default:
+			t.fail(s, e)
+			return
+		}
+	}
+	t.running--
+	t.adopt(s)
+	t.runFront()
+}
+
+// search returns the bit at which a block seems to begin in s, or 0.
+func (t *twoStage) search(s *segment, e *eye) int64 {
+	w := t.takeScout()
+	defer t.giveScout(w)
+	for at := s.from; at < s.from+min(searchMost, t.sizes.hop); at += searchStep {
+		t.mu.Lock()
+		n := t.store.copyAt(w.buf[:], at)
+		over := s.dead || t.closed || t.fpos >= at
+		t.mu.Unlock()
+		if over {
+			return 0
+		}
+		if bit := w.find.Find(w.buf[:n], 0); bit >= 0 {
+			return at*8 + int64(bit)
+		}
+		if n < len(w.buf) {
+			return 0
+		}
+	}
+	return 0
+}
+
+// decode returns what e makes next, copied, and what was in its way then.
+func (t *twoStage) decode(e *eye) (out []*piece, err error) {
+	var p []byte
+	d := e.blind.Seeing()
+	if d != nil {
+		p, err = d.Next()
+	} else {
+		p, err = e.blind.Next()
+	}
+	for len(p) > 0 {
+		o := t.takePiece()
+		n := copy(o.buf, p)
+		o.p, p = o.buf[:n], p[n:]
+		if o.symbols = d == nil; !o.symbols {
+			o.sum = crc32.ChecksumIEEE(o.p)
+		}
+		out = append(out, o)
+	}
+	return out, err
+}
+
+// park leaves s until the front comes by.
+func (t *twoStage) park(s *segment) {
+	s.parked = true
+	t.running--
+	t.wake.Broadcast()
+}
+
+// fail gives s up: there is no block, or it was none, or the front is past it.
+func (t *twoStage) fail(s *segment, e *eye) {
+	t.running--
+	s.parked, s.e = true, e
+	t.drop(s)
+	t.wake.Broadcast()
+}
+
+// drop removes s, of which the worker learns by itself.
+func (t *twoStage) drop(s *segment) {
+	if !s.dead {
+		t.missed()
+	}
+	s.dead = true
+	for i, o := range t.segs {
+		if o == s {
+			t.segs = append(t.segs[:i], t.segs[i+1:]...)
+			break
+		}
+	}
+	if s.parked {
+		for _, p := range s.held {
+			t.givePiece(p)
+		}
+		t.giveEye(s.e)
+		s.held, s.e = nil, nil
+	}
+}
