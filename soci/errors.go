@@ -38,7 +38,7 @@ var (
 // Error is what every failed pull returns: what failed, of which image and
 // digest, at which bytes, after how many attempts. URLs in it carry no secrets.
 type Error struct {
-	Op         string // "parse", "resolve", "layer", "merge", "target"
+	Op         string // "parse", "resolve", "layer", "merge", "store", "target", "memory", "clean up"
 	Registry   string // host, for example docker.io
 	Repository string
 	Digest     string // of the layer; "" when it is not about one

@@ -21,12 +21,14 @@ import (
 
 // The pipeline of one layer. Each arrow is a bounded queue, each box a goroutine:
 //
-//	ranges -> [fetch: digest] -> [inflate] -> [DiffID]
-//	                                      \-> [untar] -> writers of the pool
+//	ranges -> [fetch: digest, tee] -> [inflate] -> [DiffID]
+//	                                           \-> [untar] -> writers of the pool
+//
+// There is one untar for each directory that wants the layer, see sink.
 //
 // No deadlock: fetch waits for the engine (which always grants a stream its head)
 // or for inflate; inflate waits for fetch or for a free block; a block is free when
-// DiffID and untar are done with it; DiffID waits for blocks only, untar for
+// DiffID and every untar are done with it; DiffID waits for blocks only, untar for
 // blocks and for the writers, who wait for the kernel only.
 const (
 	// blockBytes is how the tar stream is handed on: small enough for the
@@ -38,22 +40,29 @@ const (
 	ringBytes  = blockBytes * ringBlocks
 )
 
-// pipeline is the state of one layer in work.
+// pipeline is the state of one layer in work. It runs once.
 type pipeline struct {
 	desc   registry.Layer
 	stream *ranges.Stream
-	notify func(compressed, tar int64)
 	ratio  float64 // negative: no limit
+	tee    io.Writer
+	// open returns the sinks, once and for all: it is called when the first block is
+	// there, or when there will be none.
+	open     func() []*sink
+	onFetch  func(n int64) // compressed bytes received
+	onTar    func(n int64) // tar bytes inflated
+	sinks    []*sink       // after open
+	sinksOut atomic.Int32  // sinks that still want blocks, after open
 
 	parts  chan ranges.Part // fetch to inflate
 	free   chan *block
 	hashed chan *block
-	parsed chan *block
 
 	// stopped is closed when inflate needs no more parts; fetch then goes on alone
 	// so that the digest tells whether the blob itself is to blame.
 	stopped  chan struct{}
 	stopOnce sync.Once
+	cut      context.CancelCauseFunc // of fetch and inflate
 
 	format   inflate.Format
 	received int64 // compressed bytes; fetch's until it ends
@@ -61,6 +70,8 @@ type pipeline struct {
 	tarBytes int64 // inflate's until it ends
 	timing   Timing
 	hashing  atomic.Int64 // nanoseconds
+	lastHash atomic.Int64 // blocks that only DiffID still held in the end
+	lastTar  atomic.Int64 // blocks that only an untar still held
 
 	digest, diffID hash.Hash
 }
@@ -79,14 +90,14 @@ var (
 	errCut = errors.New("cut")
 )
 
-// unpack runs the pipeline into dir and returns only when both digests are right.
-func (p *pipeline) unpack(ctx context.Context, mem *budget.Budget, dir string, opts untar.Options) (*untar.Layer, error) {
+// run runs the pipeline. The outcome is the sinks': see judge.
+func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	start := time.Now()
 	p.digest, p.diffID = p.desc.Digest.Algorithm().Hash(), p.desc.DiffID.Algorithm().Hash()
 	p.parts = make(chan ranges.Part, 1)
 	p.stopped = make(chan struct{})
 	p.free = make(chan *block, ringBlocks)
-	p.hashed, p.parsed = make(chan *block, ringBlocks), make(chan *block, ringBlocks)
+	p.hashed = make(chan *block, ringBlocks)
 	ring := make([]block, ringBlocks)
 	for i := range ring {
 		ring[i].buf = mem.MustGet(blockBytes)
@@ -98,45 +109,56 @@ func (p *pipeline) unpack(ctx context.Context, mem *budget.Budget, dir string, o
 		}
 	}()
 	var fetchErr, inflateErr error
-	var wg sync.WaitGroup
+	var wg, sinks sync.WaitGroup
 	life, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
+	p.cut = cut
 	wg.Go(func() { fetchErr = p.fetch(life) })
-	wg.Go(func() { inflateErr = p.inflate(life); p.stop(cut, inflateErr) })
+	wg.Go(func() { inflateErr = p.inflate(life, &sinks); p.stop(inflateErr) })
 	wg.Go(p.hash)
-	out := &blockReader{p: p}
-	layer, err := untar.Extract(ctx, out, dir, opts)
-	if err == nil {
-		err = out.drain() // padding behind the archive belongs to the DiffID
-	}
-	if err != nil {
-		p.stop(cut, err)
-	}
-	out.abandon()
 	wg.Wait()
+	sinks.Wait()
 	p.timing.Hash += time.Duration(p.hashing.Load())
 	p.timing.Wall = time.Since(start)
-	if err := p.judge(ctx, fetchErr, inflateErr, err); err != nil {
-		return nil, err
+	if h, t := p.lastHash.Load(), p.lastTar.Load(); h+t > 0 {
+		p.timing.lastHash = float64(h) / float64(h+t)
 	}
-	p.timing.Write = layer.Write
-	return layer, nil
+	for _, s := range p.sinks {
+		s.err = p.judge(ctx, s.ctx, fetchErr, inflateErr, s.err)
+	}
 }
 
-// stop ends the consumers of parts for a reason. Damage may come from a wrong blob:
-// then fetch goes on alone, and the digest tells. Anything else ends it too.
-func (p *pipeline) stop(cut context.CancelCauseFunc, err error) {
-	p.stopOnce.Do(func() {
-		close(p.stopped)
-		if err != nil && !errors.Is(err, inflate.ErrCorrupt) && !errors.Is(err, untar.ErrFormat) {
-			cut(errCut)
+// feed starts a sink.
+func (p *pipeline) feed(s *sink, wg *sync.WaitGroup) {
+	s.queue = make(chan *block, ringBlocks)
+	wg.Go(func() {
+		s.extract(p)
+		if p.sinksOut.Add(-1) == 0 && s.err != nil {
+			p.stop(s.err)
+		}
+		for b := range s.queue { // until inflate has noticed
+			p.done(b, &p.lastTar)
 		}
 	})
 }
 
-// judge finds the cause among the failures of the goroutines: the network first,
-// then a wrong blob, then what was found in it.
-func (p *pipeline) judge(ctx context.Context, fetch, inflated, untarred error) error {
+// stop ends the consumers of parts for a reason. Damage may come from a wrong blob:
+// then fetch goes on alone, and the digest tells. Anything else ends it too.
+func (p *pipeline) stop(err error) {
+	p.stopOnce.Do(func() {
+		close(p.stopped)
+		if err != nil && !errors.Is(err, inflate.ErrCorrupt) && !errors.Is(err, untar.ErrFormat) {
+			p.cut(errCut)
+		}
+	})
+}
+
+// judge finds a sink's outcome among the failures of the goroutines: the network
+// first, then a wrong blob, then what was found in it.
+func (p *pipeline) judge(ctx, sink context.Context, fetch, inflated, untarred error) error {
+	if sink.Err() != nil {
+		return context.Cause(sink)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -184,7 +206,13 @@ func (p *pipeline) fetch(ctx context.Context) error {
 		p.digest.Write(data)
 		p.hashing.Add(int64(time.Since(start)))
 		p.received += int64(len(data))
-		p.notify(int64(len(data)), 0)
+		p.onFetch(int64(len(data)))
+		if p.tee != nil {
+			if _, err := p.tee.Write(data); err != nil {
+				part.Buf.Release()
+				return err
+			}
+		}
 		select {
 		case p.parts <- part:
 		case <-p.stopped:
@@ -197,9 +225,14 @@ func (p *pipeline) fetch(ctx context.Context) error {
 }
 
 // inflate fills blocks until the stream ends.
-func (p *pipeline) inflate(ctx context.Context) error {
-	defer close(p.hashed)
-	defer close(p.parsed)
+func (p *pipeline) inflate(ctx context.Context, sinks *sync.WaitGroup) error {
+	defer func() {
+		p.start(sinks)
+		close(p.hashed)
+		for _, s := range p.sinks {
+			close(s.queue)
+		}
+	}()
 	in := &partReader{p: p}
 	defer in.close()
 	r, err := inflate.NewReader(in, inflate.Options{})
@@ -209,13 +242,9 @@ func (p *pipeline) inflate(ctx context.Context) error {
 	defer r.Close()
 	p.format = r.Format()
 	for {
-		var b *block
-		select {
-		case b = <-p.free:
-		case <-p.stopped:
-			return errStopped
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		b, err := p.take(ctx)
+		if err != nil {
+			return err
 		}
 		start, waited := time.Now(), in.waited
 		b.n, err = io.ReadFull(r, b.buf.Bytes())
@@ -223,10 +252,13 @@ func (p *pipeline) inflate(ctx context.Context) error {
 		p.timing.Network = in.waited
 		if b.n > 0 {
 			p.tarBytes += int64(b.n)
-			p.notify(0, int64(b.n))
-			b.uses.Store(2)
-			p.hashed <- b // both queues hold all blocks: never blocks
-			p.parsed <- b
+			p.start(sinks)
+			p.onTar(int64(b.n))
+			b.uses.Store(int32(1 + len(p.sinks))) //nolint:gosec // one for each layer of an image at most
+			p.hashed <- b                         // all queues hold all blocks: never blocks
+			for _, s := range p.sinks {
+				s.queue <- b
+			}
 		}
 		switch {
 		case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, inflate.ErrCorrupt):
@@ -236,6 +268,37 @@ func (p *pipeline) inflate(ctx context.Context) error {
 		case p.bomb():
 			return fmt.Errorf("%w: layer expands more than %g times", untar.ErrLimit, p.ratio)
 		}
+	}
+}
+
+// start opens the pipeline to its sinks.
+func (p *pipeline) start(wg *sync.WaitGroup) {
+	if p.sinks != nil {
+		return
+	}
+	p.sinks = p.open()
+	p.sinksOut.Store(int32(len(p.sinks))) //nolint:gosec // see above
+	for _, s := range p.sinks {
+		p.feed(s, wg)
+	}
+}
+
+// take waits for a free block.
+func (p *pipeline) take(ctx context.Context) (*block, error) {
+	select {
+	case b := <-p.free:
+		return b, nil
+	default:
+	}
+	start := time.Now()
+	defer func() { p.timing.blocked += time.Since(start) }()
+	select {
+	case b := <-p.free:
+		return b, nil
+	case <-p.stopped:
+		return nil, errStopped
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 }
 
@@ -250,12 +313,14 @@ func (p *pipeline) hash() {
 		start := time.Now()
 		p.diffID.Write(b.buf.Bytes()[:b.n])
 		p.hashing.Add(int64(time.Since(start)))
-		p.done(b)
+		p.done(b, &p.lastHash)
 	}
 }
 
-func (p *pipeline) done(b *block) {
+// done gives a block back; whoever is the last counts it in last.
+func (p *pipeline) done(b *block, last *atomic.Int64) {
 	if b.uses.Add(-1) == 0 {
+		last.Add(1)
 		p.free <- b
 	}
 }
@@ -311,61 +376,62 @@ func (r *partReader) close() {
 	}
 }
 
-// blockReader is the tar stream as untar reads it.
-type blockReader struct {
-	p    *pipeline
-	b    *block
-	left []byte
+// sink is one directory that wants a layer.
+type sink struct {
+	ctx    context.Context //nolint:containedctx // of the caller who waits for the sink
+	dir    string          // empty when the layer begins
+	opts   untar.Options
+	notify func(compressed, tar int64)
+
+	queue chan *block
+
+	use  sync.Mutex // held while the flight writes to dir; guards what follows
+	left bool       // the caller has taken dir back
+	// The outcome, the caller's when the flight has ended.
+	layer *untar.Layer
+	err   error
 }
 
-// Read implements io.Reader. A failed inflate looks like an early end, as above.
-func (r *blockReader) Read(dst []byte) (int, error) {
-	for len(r.left) == 0 {
-		if !r.next() {
-			return 0, io.EOF
+// extract unpacks what comes in the queue.
+func (s *sink) extract(p *pipeline) {
+	s.use.Lock()
+	defer s.use.Unlock()
+	if s.left {
+		s.err = errStopped
+		return
+	}
+	r := &blockReader{p: p, s: s}
+	s.layer, s.err = untar.Extract(s.ctx, r, s.dir, s.opts)
+	for s.err == nil { // padding behind the archive belongs to the DiffID
+		var b untar.Block
+		if b, s.err = r.NextBlock(s.ctx); s.err == nil {
+			b.Release()
 		}
 	}
-	n := copy(dst, r.left)
-	r.left = r.left[n:]
-	return n, nil
-}
-
-// NextBlock implements untar.BlockReader: files are written from the block itself.
-func (r *blockReader) NextBlock(context.Context) (untar.Block, error) {
-	b, ok := <-r.p.parsed
-	if !ok {
-		return untar.Block{}, io.EOF
-	}
-	return untar.Block{Data: b.buf.Bytes()[:b.n], Release: func() { r.p.done(b) }}, nil
-}
-
-func (r *blockReader) next() bool {
-	r.release()
-	b, ok := <-r.p.parsed
-	if ok {
-		r.b, r.left = b, b.buf.Bytes()[:b.n]
-	}
-	return ok
-}
-
-func (r *blockReader) release() {
-	if r.b != nil {
-		r.p.done(r.b)
-		r.b, r.left = nil, nil
+	if s.err == io.EOF {
+		s.err = nil
 	}
 }
 
-// drain reads to the end.
-func (r *blockReader) drain() error {
-	for r.next() {
-	}
-	return nil
+// blockReader is the tar stream as untar reads it.
+type blockReader struct {
+	p *pipeline
+	s *sink
 }
 
-// abandon gives blocks back until inflate has noticed that it should end.
-func (r *blockReader) abandon() {
-	r.release()
-	for b := range r.p.parsed {
-		r.p.done(b)
+// Read is there to be an io.Reader: untar takes blocks.
+func (*blockReader) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// NextBlock implements untar.BlockReader: files are written from the block itself. A
+// failed inflate looks like an early end, as above.
+func (r *blockReader) NextBlock(ctx context.Context) (untar.Block, error) {
+	select {
+	case b, ok := <-r.s.queue:
+		if !ok {
+			return untar.Block{}, io.EOF
+		}
+		return untar.Block{Data: b.buf.Bytes()[:b.n], Release: func() { r.p.done(b, &r.p.lastTar) }}, nil
+	case <-ctx.Done():
+		return untar.Block{}, context.Cause(ctx)
 	}
 }

@@ -63,6 +63,15 @@ type Options struct {
 	// Sync flushes the file system before the tree becomes visible, so that not
 	// even a power cut leaves a torn one. Default: off.
 	Sync bool
+	// Store gets a copy of every blob while it is pulled, and of manifest and config:
+	// an image layout ([OpenLayout]) or a content store. It costs the compressed bytes
+	// once more on its disk, and the pull waits for it. Default: none, no compressed
+	// byte touches a disk.
+	Store BlobStore
+	// KeepFailed keeps the finished layers of a pull that failed, hidden beside the
+	// target, for the next pull to the same target, as if it had been killed. Default:
+	// what fails leaves nothing.
+	KeepFailed bool
 	// Progress is told how a pull goes on. Default: nobody.
 	Progress Progress
 	// Log gets debug lines: retries, hedges, refused URLs. Nil is silent.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +29,14 @@ type Puller struct {
 	engine   *ranges.Engine
 	client   *registry.Client
 	writers  *untar.Pool
+
+	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
+	end  context.CancelFunc
+	wg   sync.WaitGroup // flights
+
+	mu      sync.Mutex // guards flights; taken before a flight's
+	flights map[flightKey]*flight
+	counts  counts
 }
 
 // New returns a Puller.
@@ -35,7 +45,7 @@ func New(opts Options) (*Puller, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	p := &Puller{opts: opts, mem: budget.New(opts.Memory)}
+	p := &Puller{opts: opts, mem: budget.New(opts.Memory), flights: make(map[flightKey]*flight)}
 	var err error
 	if p.platform, err = registry.ParsePlatform(opts.Platform); err != nil {
 		return nil, err
@@ -50,11 +60,14 @@ func New(opts Options) (*Puller, error) {
 	// A sixteenth: enough to keep the writers busy, little beside the windows.
 	p.writers = untar.NewPool(opts.Writers, opts.Memory/16)
 	p.mem.Force(p.writers.Bytes())
+	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil
 }
 
 // Close ends the Puller's goroutines and connections. Pulls must have ended.
 func (p *Puller) Close() error {
+	p.end()
+	p.wg.Wait()
 	err := p.engine.Close()
 	p.client.Close()
 	p.writers.Close()
@@ -84,9 +97,11 @@ type job struct {
 	window int64 // bytes fetched ahead for each layer
 	res    *Result
 
-	dirs     []string        // of the layers, in the stage
-	unpacked []*untar.Layer  // by layer; written before its ready is closed
-	ready    []chan struct{} // by layer: unpacked and verified
+	names    []string       // of the layers' directories, in the stage
+	unpacked []*untar.Layer // by layer; nil until it is there and verified
+	copies   [][]int        // by layer: the same layer further up; nil for those themselves
+
+	mu sync.Mutex // guards the journal and Result.Warnings
 }
 
 func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Result, err error) {
@@ -96,12 +111,15 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	if err != nil {
 		return nil, &Error{Op: "parse", Err: err}
 	}
+	p.counts.pulls.Add(1)
+	defer p.counts.pulls.Add(-1)
 	j := &job{Puller: p, ref: ref, meter: untar.NewMeter(p.opts.Limits.untar())}
-	j.stage, err = newStage(dir)
+	j.stage, err = newStage(dir, p.opts.Sync)
 	if err != nil {
 		return nil, &Error{Op: "target", Err: marked{err, ErrTarget}}
 	}
 	defer func() {
+		j.stage.keep = err != nil && p.opts.KeepFailed
 		if rerr := j.stage.remove(); rerr != nil {
 			left := fmt.Errorf("%w in %s: %w", ErrLeft, j.stage.work, rerr)
 			if err != nil {
@@ -119,12 +137,18 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	if j.img, err = p.client.Resolve(ctx, p.engine, ref, p.platform); err != nil {
 		return nil, fail(ctx, "resolve", ref, ref.Digest.String(), err)
 	}
-	if err := j.prepare(); err != nil {
+	if err := j.prepare(ctx); err != nil {
 		return nil, fail(ctx, "target", ref, "", err)
 	}
-	tree, err := j.layers(ctx, flat)
+	if err := j.layers(ctx); err != nil {
+		return nil, err
+	}
+	tree, err := j.tree(ctx, flat)
 	if err != nil {
 		return nil, err
+	}
+	if err := j.store(ctx); err != nil {
+		return nil, fail(ctx, "store", ref, "", err)
 	}
 	if p.opts.Sync {
 		if err := syncFS(tree); err != nil {
@@ -142,8 +166,9 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	return j.res, nil
 }
 
-// prepare makes a directory for each layer and tells Progress what comes.
-func (j *job) prepare() error {
+// prepare finds out which layers are there already, makes a directory for each of the
+// others, and tells Progress what comes.
+func (j *job) prepare(ctx context.Context) error {
 	img := j.img
 	j.res = &Result{
 		Reference: j.ref.String(),
@@ -151,23 +176,37 @@ func (j *job) prepare() error {
 		Platform:  platforms.Format(img.Platform),
 		Dir:       j.stage.target,
 		Layers:    make([]Layer, len(img.Layers)),
-		Warnings:  img.Notes,
+		Warnings:  slices.Clone(img.Notes),
 	}
-	j.unpacked = make([]*untar.Layer, len(img.Layers))
-	sizes := make([]int64, len(img.Layers))
+	n := len(img.Layers)
+	j.unpacked, j.names, j.copies = make([]*untar.Layer, n), make([]string, n), make([][]int, n)
+	sizes := make([]int64, n)
 	var total int64
-	if err := os.Mkdir(j.tree(), 0o755); err != nil {
-		return err
-	}
+	first := make(map[flightKey]int)
 	for i, l := range img.Layers {
-		sizes[i] = l.Size
-		total += l.Size
-		j.ready = append(j.ready, make(chan struct{}))
-		d := fmt.Sprintf("%s/%03d-%.12s", j.tree(), i, l.DiffID.Encoded())
-		if err := os.Mkdir(d, 0o755); err != nil {
+		key := flightKey{l.Digest, l.DiffID}
+		k, again := first[key]
+		if again {
+			j.copies[k] = append(j.copies[k], i)
+		} else {
+			k, first[key] = i, i
+		}
+		j.names[i] = fmt.Sprintf("%.32s-%.32s-%d", l.Digest.Encoded(), l.DiffID.Encoded(), slices.Index(j.copies[k], i)+1)
+		switch found, err := j.resume(ctx, i); {
+		case err != nil:
+			return err
+		case found:
+			continue
+		case !again:
+			sizes[i] = l.Size
+			total += l.Size
+		}
+		if err := os.Mkdir(j.dir(i), 0o755); err != nil {
 			return err
 		}
-		j.dirs = append(j.dirs, d)
+	}
+	if err := j.stage.dropFound(); err != nil {
+		return err
 	}
 	// Files take more than their compressed form, so this is the least.
 	if have, err := free(j.stage.work); err == nil && have < total {
@@ -175,132 +214,185 @@ func (j *job) prepare() error {
 	}
 	// What the windows of the layers at work may fill together: the budget less what
 	// is spoken for.
-	n := int64(min(j.opts.Parallelism, max(1, len(img.Layers))))
-	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-n*ringBytes)/n)
+	w := int64(min(j.opts.Parallelism, max(1, n)))
+	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*ringBytes)/w)
 	j.opts.Progress.Start(j.res.Reference, sizes)
+	for i := range j.unpacked {
+		if j.unpacked[i] != nil {
+			j.opts.Progress.Done(i)
+		}
+	}
 	return nil
 }
 
-// tree is the directory that holds the layers' directories.
-func (j *job) tree() string { return j.stage.work + "/layers" }
+// resume takes a layer over that an earlier pull of this target has finished.
+func (j *job) resume(ctx context.Context, i int) (bool, error) {
+	e, ok := j.stage.found[j.names[i]]
+	l := j.img.Layers[i]
+	if !ok || e.Layer.Digest != l.Digest.String() || e.Layer.DiffID != l.DiffID.String() || e.Layer.CompressedBytes != l.Size {
+		return false, nil
+	}
+	if s := j.opts.Store; s != nil {
+		if has, err := s.Has(ctx, l.Descriptor); err != nil || !has {
+			return false, err
+		}
+	}
+	u, err := untar.Load(j.dir(i), e.State)
+	if err != nil {
+		return false, nil //nolint:nilerr // of another version: fetch it again
+	}
+	delete(j.stage.found, j.names[i])
+	j.meter.Resume(u)
+	j.unpacked[i], j.res.Layers[i] = u, *e.Layer
+	j.res.Layers[i].Timing, j.res.Layers[i].Resumed = Timing{}, true
+	return true, nil
+}
 
-// layers fetches and unpacks all layers and returns the directory to show.
-func (j *job) layers(ctx context.Context, flat bool) (string, error) {
-	g, gctx := errgroup.WithContext(ctx)
-	work, wctx := errgroup.WithContext(gctx)
+// dir is where a layer is unpacked.
+func (j *job) dir(i int) string { return j.stage.layer(j.names[i]) }
+
+// layers fetches and unpacks all layers that are not there.
+func (j *job) layers(ctx context.Context) error {
+	work, wctx := errgroup.WithContext(ctx)
 	work.SetLimit(j.opts.Parallelism)
-	tree := j.tree()
-	g.Go(func() (err error) {
-		if flat {
-			tree, err = j.flatten(gctx)
-			return err
-		}
-		return j.separate(gctx)
+	// The largest first: it ends last whatever the others do.
+	order := make([]int, len(j.img.Layers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(j.img.Layers[b].Size, j.img.Layers[a].Size)
 	})
-	g.Go(func() error {
-		// The largest first: it ends last whatever the others do.
-		order := make([]int, len(j.img.Layers))
-		for i := range order {
-			order[i] = i
+	done := make(map[flightKey]bool)
+	for _, i := range order {
+		l := j.img.Layers[i]
+		key := flightKey{l.Digest, l.DiffID}
+		if done[key] {
+			continue
 		}
-		slices.SortStableFunc(order, func(a, b int) int {
-			return cmp.Compare(j.img.Layers[b].Size, j.img.Layers[a].Size)
+		done[key] = true
+		want := j.missing(key)
+		if len(want) == 0 {
+			continue
+		}
+		work.Go(func() error {
+			if wctx.Err() != nil {
+				return context.Cause(wctx)
+			}
+			return fail(wctx, "layer", j.ref, l.Digest.String(), j.layer(wctx, want))
 		})
-		for _, i := range order {
-			work.Go(func() error {
-				if wctx.Err() != nil {
-					return context.Cause(wctx)
-				}
-				return fail(wctx, "layer", j.ref, j.img.Layers[i].Digest.String(), j.layer(wctx, i))
-			})
-		}
-		return work.Wait()
-	})
-	if err := g.Wait(); err != nil {
+	}
+	if err := work.Wait(); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return "", fail(ctx, "pull", j.ref, "", err)
+		return fail(ctx, "pull", j.ref, "", err)
 	}
-	return tree, nil
-}
-
-// layer fetches and unpacks one layer.
-func (j *job) layer(ctx context.Context, i int) error {
-	desc := j.img.Layers[i]
-	blob, err := j.client.Blob(j.ref, desc.Digest)
-	if err != nil {
-		return err
-	}
-	obj := j.engine.Object(blob, ranges.Spec{Name: desc.Digest.String(), Host: blob.Host(), Size: desc.Size})
-	defer obj.Close()
-	stream := obj.Stream(ctx, 0, -1, ranges.StreamOptions{
-		WindowBytes: j.window,
-		NoVerify:    true, // the digest is stronger than any CRC
-	})
-	defer stream.Close()
-	p := &pipeline{
-		desc:   desc,
-		stream: stream,
-		ratio:  j.opts.Limits.Ratio,
-		notify: func(compressed, tar int64) { j.opts.Progress.Advance(i, compressed, tar) },
-	}
-	l, err := p.unpack(ctx, j.mem, j.dirs[i], untar.Options{Pool: j.writers, Meter: j.meter})
-	if err != nil {
-		return err
-	}
-	j.unpacked[i] = l
-	j.res.Layers[i] = Layer{
-		Digest:          desc.Digest.String(),
-		DiffID:          desc.DiffID.String(),
-		Compression:     p.format.String(),
-		CompressedBytes: p.received,
-		TarBytes:        p.tarBytes,
-		FileBytes:       l.Bytes,
-		Files:           l.Files,
-		Entries:         l.Entries,
-		Timing:          p.timing,
-	}
-	close(j.ready[i])
-	j.opts.Progress.Done(i)
 	return nil
 }
 
-// await waits for a layer.
-func (j *job) await(ctx context.Context, i int) (*untar.Layer, error) {
-	select {
-	case <-j.ready[i]:
-		return j.unpacked[i], nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+// missing returns the places of a layer in the image where it is not yet.
+func (j *job) missing(key flightKey) []int {
+	var want []int
+	for i, l := range j.img.Layers {
+		if l.Digest == key.digest && l.DiffID == key.diffID && j.unpacked[i] == nil {
+			want = append(want, i)
+		}
 	}
+	return want
 }
 
-// flatten moves layers onto the lowest one, each as soon as all below it are there.
-func (j *job) flatten(ctx context.Context) (string, error) {
-	if len(j.dirs) == 0 {
-		return j.stage.dir("empty")
+// layer fetches a layer and unpacks it at every place where the image has it.
+func (j *job) layer(ctx context.Context, places []int) error {
+	sinks := make([]*sink, len(places))
+	for k, i := range places {
+		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: func(int64, int64) {}}
 	}
+	main := places[0]
+	sinks[0].notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
+	f, err := j.fly(ctx, request{ref: j.ref, desc: j.img.Layers[main], window: j.window, store: j.opts.Store}, sinks...)
+	if err != nil {
+		return err
+	}
+	if j.opts.Sync { // before the journal says that it is there
+		if err := syncFS(j.stage.work); err != nil {
+			return err
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.res.Warnings = append(j.res.Warnings, f.notes...)
+	for k, i := range places {
+		j.unpacked[i] = sinks[k].layer
+		j.res.Layers[i] = f.result(sinks[k])
+		if k > 0 {
+			j.res.Layers[i].Copy, j.res.Layers[i].Timing = true, Timing{}
+		}
+		if err := j.stage.journal.finished(&j.res.Layers[i], j.names[i], sinks[k].layer); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		j.opts.Progress.Done(i)
+	}
+	return nil
+}
+
+// result describes a layer that a flight brought.
+func (f *flight) result(s *sink) Layer {
+	p := f.pl
+	out := Layer{
+		Digest:          f.desc.Digest.String(),
+		DiffID:          f.desc.DiffID.String(),
+		MediaType:       f.desc.MediaType,
+		Compression:     p.format.String(),
+		Special:         special(f.desc.Descriptor),
+		CompressedBytes: p.received,
+		TarBytes:        p.tarBytes,
+		FileBytes:       s.layer.Bytes,
+		Files:           s.layer.Files,
+		Entries:         s.layer.Entries,
+		Timing:          p.timing,
+	}
+	out.Timing.Write = s.layer.Write
+	return out
+}
+
+// tree makes of the layers what the caller wants, and returns the directory to show.
+func (j *job) tree(ctx context.Context, flat bool) (string, error) {
+	if len(j.names) == 0 {
+		return j.stage.layer(""), nil
+	}
+	// From here on the layers are no longer what the journal calls finished. This is
+	// quick beside fetching them, so nothing is done to resume in the middle.
+	if len(j.names) > 1 || !flat {
+		if err := j.stage.journal.write(entry{Merging: true}); err != nil {
+			return "", fail(ctx, "merge", j.ref, "", err)
+		}
+	}
+	start := time.Now()
+	defer func() { j.res.Timing.Merge = time.Since(start) }()
+	if flat {
+		return j.dir(0), j.flatten(ctx)
+	}
+	return j.stage.layer(""), j.separate(ctx)
+}
+
+// flatten moves all layers onto the lowest one.
+func (j *job) flatten(ctx context.Context) error {
 	for i, d := range j.img.Layers {
-		l, err := j.await(ctx, i)
-		if err != nil {
-			return "", err
-		}
-		start := time.Now()
+		var err error
 		if i == 0 {
-			err = l.Settle()
-		} else if err = untar.Merge(ctx, j.dirs[0], l); err == nil {
-			err = untar.RemoveAll(j.dirs[i]) // emptied directories
+			err = j.unpacked[i].Settle()
+		} else {
+			err = untar.Merge(ctx, j.dir(0), j.unpacked[i])
 		}
 		if err != nil {
-			return "", fail(ctx, "merge", j.ref, d.Digest.String(), err)
+			return fail(ctx, "merge", j.ref, d.Digest.String(), err)
 		}
-		j.res.Timing.Merge += time.Since(start)
 	}
-	return j.dirs[0], nil
+	return nil
 }
 
-// separate gives each layer the form of overlayfs.
+// separate gives each layer the form of overlayfs, and a name that sorts.
 func (j *job) separate(ctx context.Context) error {
 	form := untar.TrustedXattr
 	if os.Geteuid() != 0 {
@@ -308,16 +400,36 @@ func (j *job) separate(ctx context.Context) error {
 	}
 	var lower []*untar.Layer
 	for i, d := range j.img.Layers {
-		l, err := j.await(ctx, i)
-		if err == nil {
-			err = l.Overlay(ctx, form, lower)
-		}
-		if err != nil {
+		l := j.unpacked[i]
+		if err := l.Overlay(ctx, form, lower); err != nil {
 			return fail(ctx, "merge", j.ref, d.Digest.String(), err)
 		}
 		lower = slices.Insert(lower, 0, l)
 	}
+	for i, d := range j.img.Layers {
+		name := fmt.Sprintf("%03d-%.12s", i, d.DiffID.Encoded())
+		if err := os.Rename(j.dir(i), j.stage.layer(name)); err != nil {
+			return fail(ctx, "merge", j.ref, d.Digest.String(), err)
+		}
+		j.names[i] = name
+	}
 	return nil
+}
+
+// store completes the image in the store: its blobs are there.
+func (j *job) store(ctx context.Context) error {
+	s := j.opts.Store
+	if s == nil {
+		return nil
+	}
+	manifest := j.img.Manifest
+	if err := putBlob(ctx, s, j.img.ConfigDescriptor, j.img.RawConfig); err != nil {
+		return err
+	}
+	if err := putBlob(ctx, s, manifest, j.img.RawManifest); err != nil {
+		return err
+	}
+	return s.Image(ctx, j.res.Reference, manifest)
 }
 
 // finish sums up.
@@ -325,14 +437,16 @@ func (j *job) finish(before ranges.Stats, start time.Time, flat bool) {
 	r := j.res
 	for i := range r.Layers {
 		l := &r.Layers[i]
-		r.CompressedBytes += l.CompressedBytes
-		r.TarBytes += l.TarBytes
+		if !l.Copy {
+			r.CompressedBytes += l.CompressedBytes
+			r.TarBytes += l.TarBytes
+		}
 		r.FileBytes += l.FileBytes
 		r.Files += l.Files
 		r.Entries += l.Entries
 		r.Timing.add(l.Timing)
 		if !flat {
-			l.Dir = j.stage.target + j.dirs[i][len(j.tree()):]
+			l.Dir = filepath.Join(j.stage.target, j.names[i])
 		}
 	}
 	for _, n := range untar.Notes(j.unpacked...) {
@@ -346,4 +460,5 @@ func (j *job) finish(before ranges.Stats, start time.Time, flat bool) {
 		Bytes:    now.Received - before.Received,
 	}
 	r.Timing.Wall = time.Since(start)
+	r.Limit = r.Timing.limit()
 }

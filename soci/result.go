@@ -1,8 +1,10 @@
 package soci
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -14,6 +16,7 @@ type Result struct {
 	Dir       string   `json:"dir"`
 	Layers    []Layer  `json:"layers"` // lowest first
 	Timing    Timing   `json:"timing"` // sums over the layers; Wall of the whole pull
+	Limit     Limit    `json:"limit"`  // which phase bounded the pull
 	Warnings  []string `json:"warnings,omitempty"`
 
 	CompressedBytes int64 `json:"compressed_bytes"` // of all layers
@@ -27,9 +30,18 @@ type Result struct {
 
 // Layer is what became of one layer.
 type Layer struct {
-	Digest          string `json:"digest"`
-	DiffID          string `json:"diff_id"`
-	Compression     string `json:"compression"` // gzip, zstd or none: what it is, not what its media type says
+	Digest      string `json:"digest"`
+	DiffID      string `json:"diff_id"`
+	MediaType   string `json:"media_type"`
+	Compression string `json:"compression"` // gzip, zstd or none: what it is, not what its media type says
+	// Special names the format that the descriptor's annotations announce: "estargz" or
+	// "zstd:chunked", "" for an ordinary layer. Both are unpacked as what they are too,
+	// plain gzip or zstd; their indexes are not used.
+	Special string `json:"special,omitempty"`
+	// Resumed: an earlier pull that was killed had finished it.
+	Resumed bool `json:"resumed,omitempty"`
+	// Copy: the image has the same layer further down; it was fetched once for both.
+	Copy            bool   `json:"copy,omitempty"`
 	CompressedBytes int64  `json:"compressed_bytes"`
 	TarBytes        int64  `json:"tar_bytes"`
 	FileBytes       int64  `json:"file_bytes"`
@@ -47,6 +59,41 @@ type Timing struct {
 	Write   time.Duration // creating and writing files, summed over the writers
 	Merge   time.Duration // moving layers together
 	Wall    time.Duration // from begin to end
+
+	blocked  time.Duration // inflate waited for hash or write
+	lastHash float64       // share of blocked that was hash's
+}
+
+// Limit says which phase bounded a pull: what the goroutines that inflate, one for
+// each layer at work, spent their time on. They are the middle of the pipeline: they
+// wait for the network in front of them, or for hash or write behind them, or work.
+type Limit struct {
+	Phase string  `json:"phase"` // "network", "inflate", "hash" or "write"; "" when nothing was unpacked
+	Share float64 `json:"share"` // of that time, 0 to 1
+	Next  string  `json:"next"`  // the phase after it
+	// NextShare is what the next phase took: Share - NextShare is how much the limit
+	// stood out.
+	NextShare float64 `json:"next_share"`
+}
+
+// limit finds the phase that took most.
+func (t Timing) limit() Limit {
+	type phase struct {
+		name string
+		took float64
+	}
+	blocked := t.blocked.Seconds()
+	all := []phase{
+		{"network", t.Network.Seconds()}, {"inflate", t.Inflate.Seconds()},
+		{"hash", blocked * t.lastHash}, {"write", blocked * (1 - t.lastHash)},
+	}
+	slices.SortStableFunc(all, func(a, b phase) int { return cmp.Compare(b.took, a.took) })
+	sum := t.Network.Seconds() + t.Inflate.Seconds() + blocked
+	if sum <= 0 {
+		return Limit{}
+	}
+	round := func(x float64) float64 { return math.Round(x/sum*1000) / 1000 }
+	return Limit{Phase: all[0].name, Share: round(all[0].took), Next: all[1].name, NextShare: round(all[1].took)}
 }
 
 // Network counts requests.
@@ -72,6 +119,10 @@ func (t Timing) MarshalJSON() ([]byte, error) {
 
 // add sums phases.
 func (t *Timing) add(u Timing) {
+	if sum := t.blocked + u.blocked; sum > 0 {
+		t.lastHash = (t.lastHash*t.blocked.Seconds() + u.lastHash*u.blocked.Seconds()) / sum.Seconds()
+		t.blocked = sum
+	}
 	t.Network += u.Network
 	t.Inflate += u.Inflate
 	t.Hash += u.Hash
@@ -82,9 +133,10 @@ func (t *Timing) add(u Timing) {
 // goroutines at once and must not block: the pull waits for them.
 type Progress interface {
 	// Start is called once, when it is known what to fetch: the compressed size of
-	// each layer.
+	// each layer, 0 for one that need not be fetched.
 	Start(reference string, layers []int64)
-	// Advance tells of bytes received (compressed) or inflated (tar) of a layer.
+	// Advance tells of bytes received (compressed) or inflated (tar) of a layer. They
+	// are negative when bytes proved wrong and are fetched again from elsewhere.
 	Advance(layer int, compressed, tar int64)
 	// Done tells that a layer is unpacked and verified.
 	Done(layer int)

@@ -4,25 +4,49 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// stage is the hidden directory in which a tree grows until it may be seen.
+// stage is the hidden directory in which a tree grows until it may be seen. Its name
+// is the target's, so that the next pull of that target finds what a killed one left.
+//
+//	lock      locked while a process works here; the lock ends with the process
+//	journal   what is finished
+//	layers/   a directory for each layer
 type stage struct {
 	target string // absolute, symbolic links resolved
 	work   string
 	// inside: work lies in the target, because the target is a mount point or its
 	// parent may not be written to. The tree is then moved entry by entry.
 	inside bool
+
+	lock    *os.File
+	journal *journal
+	found   map[string]entry // finished layers of an earlier pull, by name in layers
+	keep    bool             // the stage outlives this pull
 }
 
-// newStage checks the target and makes the hidden directory beside it, on the
-// same file system.
-func newStage(target string) (*stage, error) {
+const (
+	stageSuffix = ".penstock"
+	lockName    = "lock"
+	journalName = "journal"
+	layersName  = "layers"
+	// keepDead is how long what a dead pull left stays for its next attempt; a day
+	// covers a night's reboots.
+	keepDead = 24 * time.Hour
+)
+
+// newStage checks the target and takes the hidden directory beside it, on the same
+// file system.
+func newStage(target string, sync bool) (*stage, error) {
 	if target == "" {
 		return nil, errors.New("no target directory is named")
 	}
@@ -31,7 +55,7 @@ func newStage(target string) (*stage, error) {
 		return nil, err
 	}
 	parent := filepath.Dir(target)
-	exists, err := emptyDir(&target)
+	exists, err := resolveDir(&target)
 	if err != nil {
 		return nil, err
 	}
@@ -48,23 +72,141 @@ func newStage(target string) (*stage, error) {
 		s.inside = isMount(target, parent)
 	}
 	if !s.inside {
-		s.work, err = os.MkdirTemp(parent, "."+filepath.Base(target)+".penstock-")
+		s.work = filepath.Join(parent, "."+filepath.Base(target)+stageSuffix)
+		err = s.take()
 		if exists && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
 			s.inside = true
 		}
 	}
 	if s.inside {
-		s.work, err = os.MkdirTemp(target, ".penstock-")
+		s.work = filepath.Join(target, stageSuffix)
+		err = s.take()
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := s.begin(exists, sync); err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	if !s.inside {
+		sweep(parent, s.work)
+	}
 	return s, nil
 }
 
-// emptyDir reports whether target exists, as a directory with nothing in it, and
-// replaces it by the directory that it may link to.
-func emptyDir(target *string) (bool, error) {
+// take makes the hidden directory and locks it.
+func (s *stage) take() error {
+	for range 10 { // each time somebody else has just removed it
+		if err := os.Mkdir(s.work, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		fi, err := os.Lstat(s.work)
+		if err != nil {
+			continue
+		}
+		if !fi.IsDir() || !mine(fi) || fi.Mode().Perm() != 0o700 {
+			return fmt.Errorf("%s is in the way: it is not a directory that we made; remove it", s.work)
+		}
+		f, err := lockFile(filepath.Join(s.work, lockName))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if f == nil {
+			return fmt.Errorf("another pull is filling %s", s.target)
+		}
+		s.lock = f
+		return nil
+	}
+	return fmt.Errorf("%s comes and goes", s.work)
+}
+
+// begin takes over what an earlier pull has finished and removes the rest.
+func (s *stage) begin(exists, sync bool) error {
+	path, boot := filepath.Join(s.work, journalName), bootID()
+	found, moves, err := readJournal(path, boot)
+	if err != nil {
+		return err
+	}
+	if err := undoMoves(s.target, moves); err != nil {
+		return err
+	}
+	if exists {
+		if err := s.empty(); err != nil {
+			return err
+		}
+	}
+	layers := filepath.Join(s.work, layersName)
+	if err := os.Mkdir(layers, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for name := range found {
+		if fi, err := os.Lstat(filepath.Join(layers, name)); err != nil || !fi.IsDir() {
+			delete(found, name)
+		}
+	}
+	if s.journal, err = newJournal(path, boot, sync, found); err != nil {
+		return err
+	}
+	if err := keepOnly(layers, slices.Collect(maps.Keys(found))...); err != nil {
+		return err
+	}
+	s.found = found
+	return keepOnly(s.work, lockName, journalName, layersName)
+}
+
+// empty makes sure that nothing lies in the target.
+func (s *stage) empty() error {
+	names, err := os.ReadDir(s.target)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if !s.inside || n.Name() != stageSuffix {
+			return fmt.Errorf("%s is not empty: name a new directory, or empty this one", s.target)
+		}
+	}
+	return nil
+}
+
+// sweep removes what dead pulls of other targets left in a directory: those that
+// nobody came back to for a day, and those whose target is there by now.
+func sweep(parent, but string) {
+	names, err := filepath.Glob(filepath.Join(escapeGlob(parent), ".*"+stageSuffix))
+	if err != nil {
+		return
+	}
+	for _, work := range names {
+		fi, err := os.Lstat(work)
+		if work == but || err != nil || !fi.IsDir() || !mine(fi) {
+			continue
+		}
+		base := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(work), "."), stageSuffix)
+		there, err := os.ReadDir(filepath.Join(parent, base))
+		last := fi.ModTime()
+		if ji, err := os.Lstat(filepath.Join(work, journalName)); err == nil && ji.ModTime().After(last) {
+			last = ji.ModTime()
+		}
+		if time.Since(last) < keepDead && (err != nil || len(there) == 0) {
+			continue
+		}
+		s := &stage{work: work}
+		if s.lock, err = lockFile(filepath.Join(work, lockName)); err == nil && s.lock != nil {
+			_ = s.remove() // a courtesy: what can not be removed is not ours to report
+		}
+	}
+}
+
+// escapeGlob makes a path mean itself.
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// resolveDir reports whether target exists, as a directory, and replaces it by the
+// directory that it may link to.
+func resolveDir(target *string) (bool, error) {
 	if _, err := os.Lstat(*target); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -72,14 +214,12 @@ func emptyDir(target *string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	names, err := os.ReadDir(real)
-	switch {
-	case errors.Is(err, syscall.ENOTDIR):
-		return false, fmt.Errorf("%s exists and is not a directory", *target)
-	case err != nil:
+	fi, err := os.Stat(real)
+	if err != nil {
 		return false, err
-	case len(names) > 0:
-		return false, fmt.Errorf("%s is not empty: name a new directory, or empty this one", *target)
+	}
+	if !fi.IsDir() {
+		return false, fmt.Errorf("%s exists and is not a directory", *target)
 	}
 	*target = real
 	return true, nil
@@ -96,10 +236,17 @@ func isMount(dir, parent string) bool {
 	return ok1 && ok2 && (sa.Dev != sb.Dev || sa.Ino == sb.Ino)
 }
 
-// dir makes a directory of the stage.
-func (s *stage) dir(name string) (string, error) {
-	d := filepath.Join(s.work, name)
-	return d, os.Mkdir(d, 0o700)
+// layer is the directory of a layer in the stage.
+func (s *stage) layer(name string) string { return filepath.Join(s.work, layersName, name) }
+
+// dropFound removes the finished layers that nobody took over.
+func (s *stage) dropFound() error {
+	var errs error
+	for name := range s.found {
+		errs = errors.Join(errs, untar.RemoveAll(s.layer(name)))
+	}
+	s.found = nil
+	return errs
 }
 
 // commit makes the tree visible as the target.
@@ -115,16 +262,37 @@ func (s *stage) commit(tree string) error {
 	if err != nil {
 		return err
 	}
-	for i, n := range names {
-		if err := os.Rename(filepath.Join(tree, n.Name()), filepath.Join(s.target, n.Name())); err != nil {
-			for _, moved := range names[:i] { // all or nothing
-				err = errors.Join(err, untar.RemoveAll(filepath.Join(s.target, moved.Name())))
-			}
+	var moves []moved
+	for _, n := range names {
+		fi, err := n.Info()
+		if err != nil {
 			return err
+		}
+		moves = append(moves, moved{[]byte(n.Name()), inode(fi)})
+	}
+	if err := s.journal.write(entry{Moving: moves}); err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := os.Rename(filepath.Join(tree, n.Name()), filepath.Join(s.target, n.Name())); err != nil {
+			return errors.Join(err, undoMoves(s.target, moves)) // all or nothing
 		}
 	}
 	return nil
 }
 
-// remove takes the hidden directory away.
-func (s *stage) remove() error { return untar.RemoveAll(s.work) }
+// remove takes the hidden directory away, the journal first: half a stage must not
+// look like a whole one.
+func (s *stage) remove() error {
+	var err error
+	if s.journal != nil {
+		err = s.journal.f.Close()
+	}
+	if !s.keep {
+		if rerr := os.Remove(filepath.Join(s.work, journalName)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+		err = errors.Join(err, untar.RemoveAll(s.work))
+	}
+	return errors.Join(err, s.lock.Close())
+}

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -166,36 +165,15 @@ func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, d
 		}
 		defer b.Release(window + ringBytes)
 	}
-	blob, err := p.client.Blob(img.ref, desc.Digest)
-	if err != nil {
-		return nil, nil, err
-	}
-	obj := p.engine.Object(blob, ranges.Spec{Name: desc.Digest.String(), Host: blob.Host(), Size: desc.Size})
-	defer obj.Close()
-	stream := obj.Stream(ctx, 0, -1, ranges.StreamOptions{
-		WindowBytes: window,
-		NoVerify:    true, // the digest is stronger than any CRC
-	})
-	defer stream.Close()
 	if notify == nil {
 		notify = func(int64, int64) {}
 	}
-	pl := &pipeline{desc: desc, stream: stream, ratio: p.opts.Limits.Ratio, notify: notify}
-	l, err := pl.unpack(ctx, p.mem, dir, untar.Options{Pool: p.writers, Meter: img.meter})
+	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: notify}
+	f, err := p.fly(ctx, request{ref: img.ref, desc: desc, window: window}, sk)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &UnpackedLayer{Layer: Layer{
-		Digest:          desc.Digest.String(),
-		DiffID:          desc.DiffID.String(),
-		Compression:     pl.format.String(),
-		CompressedBytes: pl.received,
-		TarBytes:        pl.tarBytes,
-		FileBytes:       l.Bytes,
-		Files:           l.Files,
-		Entries:         l.Entries,
-		Timing:          pl.timing,
-	}}, l, nil
+	return &UnpackedLayer{Layer: f.result(sk), Warnings: f.notes}, sk.layer, nil
 }
 
 // overlay gives a layer the form of overlayfs above what lies below it.

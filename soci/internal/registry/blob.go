@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/httprange"
 	"github.com/penstock/penstock/internal/ranges"
@@ -26,10 +27,13 @@ type Blob struct {
 	ref   Reference
 	dgst  digest.Digest
 	hosts []*host
+	spare []*host  // not to be asked this time, see Elsewhere
+	urls  []string // of a foreign layer, for when no host has it
 
 	mu     sync.Mutex // guards what follows; a leaf lock
 	origin origin     // where the blob's URL redirected to
 	start  int        // index of the host that answered last
+	served []string   // names of those whose bytes were taken
 }
 
 // origin is a presigned URL.
@@ -37,7 +41,11 @@ type origin struct {
 	url     string
 	referer string // the URL that led here: some stores refuse requests without
 	serial  int    // counts origins, so that one refusal drops one URL
+	host    int    // who led here; foreign for a URL of the manifest
 }
+
+// foreign is the index of no host.
+const foreign = -1
 
 // Blob returns the source of a digest.
 func (c *Client) Blob(ref Reference, dgst digest.Digest) (*Blob, error) {
@@ -48,7 +56,29 @@ func (c *Client) Blob(ref Reference, dgst digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Blob{c: c, ref: ref, dgst: dgst, hosts: hs}, nil
+	return &Blob{c: c, ref: ref, dgst: dgst, hosts: c.trusted(hs)}, nil
+}
+
+// Layer returns the source of a layer. That of a foreign one (non-distributable in
+// the words of the image spec) is the registry if it has it, else the URLs of its
+// descriptor: https only, unless the registry itself is plain http.
+func (c *Client) Layer(ref Reference, d ocispec.Descriptor) (*Blob, error) {
+	b, err := c.Blob(ref, d.Digest)
+	if err != nil || !isForeign(d.MediaType) {
+		return b, err
+	}
+	for _, u := range d.URLs {
+		if strings.HasPrefix(u, "https://") || strings.HasPrefix(u, "http://") && b.hosts[len(b.hosts)-1].insecure {
+			b.urls = append(b.urls, u)
+		}
+	}
+	return b, nil
+}
+
+func isForeign(mediaType string) bool {
+	base, _, _ := strings.Cut(mediaType, "+")
+	base = strings.TrimSuffix(base, ".gzip")
+	return base == ociForeignLayer || base == dockerForeign
 }
 
 // Host is the key under which the engine limits requests.
@@ -59,32 +89,136 @@ const maxHops = 4
 
 // Open implements [ranges.Source]. The pin is the digest: all hosts and origins
 // of a blob serve the same bytes, or the digest will tell.
+//
+// A request that is made again, or beside a late one, goes to another host, if there
+// is one: so each part finds its way around a host that is slow or dying.
 func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	req.Pin = ""
-	if body, info, ok, err := b.fromOrigin(ctx, req); ok {
-		return body, b.pinned(info), err
-	}
+	aside := len(b.hosts) > 1 && (req.Fresh || req.Attempt > 0)
 	b.mu.Lock()
 	start := b.start
 	b.mu.Unlock()
+	if aside {
+		start = (start + max(1, req.Attempt)) % len(b.hosts)
+	} else if body, info, ok, err := b.fromOrigin(ctx, req); ok {
+		return body, b.pinned(info), err
+	}
 	var first error
 	for i := range b.hosts {
 		n := (start + i) % len(b.hosts)
 		body, info, err := b.fromHost(ctx, n, req)
 		switch {
 		case err == nil:
-			b.prefer(n)
+			b.took(b.hosts[n].name)
+			if !aside {
+				b.prefer(n)
+			}
 			return body, b.pinned(info), nil
 		case ctx.Err() != nil:
 			return nil, info, err
 		case temporary(err):
-			b.prefer((n + 1) % len(b.hosts)) // for when the engine asks again
+			if !aside {
+				b.prefer((n + 1) % len(b.hosts)) // for when the engine asks again
+			}
 			return nil, info, err
 		case first == nil:
 			first = err
 		}
 	}
+	if len(b.urls) > 0 {
+		return b.fromURLs(ctx, req, first)
+	}
 	return nil, ranges.Info{Size: -1}, first
+}
+
+// fromURLs asks the places that the manifest names, without any credentials.
+func (b *Blob) fromURLs(ctx context.Context, req ranges.Request, err error) (io.ReadCloser, ranges.Info, error) {
+	for _, u := range b.urls {
+		o := origin{url: u, referer: u, host: foreign}
+		for range maxHops {
+			body, info, herr := b.c.hop(ctx, b.c.plain, o, req)
+			if herr == nil {
+				b.remember(o)
+				b.took(hostOf(u))
+				return body, b.pinned(info), nil
+			}
+			err = herr
+			r, ok := errors.AsType[*redirect](herr)
+			if !ok {
+				break
+			}
+			o = origin{url: r.to, referer: o.url, host: foreign}
+		}
+		if ctx.Err() != nil || temporary(err) {
+			break
+		}
+	}
+	return nil, ranges.Info{Size: -1}, err
+}
+
+func hostOf(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return "a foreign URL"
+	}
+	return u.Host
+}
+
+// took notes whose bytes the blob is made of.
+func (b *Blob) took(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Contains(b.served, name) {
+		b.served = append(b.served, name)
+	}
+}
+
+// Elsewhere judges bytes that are not what the digest says. It returns who sent them,
+// as far as that is known, and where to try again: nil when there is no other place.
+// Whoever alone sent wrong bytes is asked last from then on.
+func (b *Blob) Elsewhere() (said string, next *Blob) {
+	b.mu.Lock()
+	served := slices.Clone(b.served)
+	b.mu.Unlock()
+	all := slices.Concat(b.spare, b.hosts)
+	if len(all) == 1 && len(b.urls) == 0 && all[0].name == b.ref.Host {
+		return "", nil // the registry itself, which is known
+	}
+	next = &Blob{c: b.c, ref: b.ref, dgst: b.dgst, urls: b.urls}
+	switch len(served) {
+	case 0:
+		return "", nil
+	case 1:
+		b.c.distrust(served[0])
+		next.hosts = slices.DeleteFunc(all, func(h *host) bool { return h.name == served[0] })
+		if len(next.hosts) == 0 {
+			next = nil
+		}
+		return served[0], next
+	}
+	// Who of them it was shows when one alone is asked: the last one, the registry.
+	last := len(all) - 1
+	next.hosts, next.spare = all[last:], all[:last]
+	return "one of " + strings.Join(served, ", "), next
+}
+
+// distrust makes a host the last that is asked for anything.
+func (c *Client) distrust(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wrong == nil {
+		c.wrong = make(map[string]bool)
+	}
+	c.wrong[name] = true
+}
+
+// trusted returns hosts with those last that sent wrong bytes.
+func (c *Client) trusted(hs []*host) []*host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	good := slices.DeleteFunc(slices.Clone(hs), func(h *host) bool { return c.wrong[h.name] })
+	bad := slices.DeleteFunc(slices.Clone(hs), func(h *host) bool { return !c.wrong[h.name] })
+	return slices.Concat(good, bad)
 }
 
 func (b *Blob) prefer(host int) {
@@ -115,6 +249,10 @@ func (b *Blob) fromOrigin(ctx context.Context, req ranges.Request) (io.ReadClose
 	}
 	body, info, err := b.c.hop(ctx, b.c.plain, o, req)
 	if err == nil || !expired(err) {
+		if err != nil && ctx.Err() == nil && len(b.hosts) > 1 && o.host >= 0 {
+			b.prefer((o.host + 1) % len(b.hosts))
+			b.forget(o.serial)
+		}
 		return body, info, true, err
 	}
 	b.c.opts.Log.DebugContext(ctx, "origin refused, asking the registry again", "blob", b.dgst, "origin", httprange.RedactURL(o.url))
@@ -162,7 +300,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 			body, info, err = b.c.authorized(ctx, h, b.ref.Repository, req.Attempt, get(where))
 			continue
 		}
-		o := origin{url: r.to, referer: where}
+		o := origin{url: r.to, referer: where, host: n}
 		if body, info, err = b.c.hop(ctx, b.c.plain, o, req); err == nil {
 			b.remember(o)
 			return body, info, nil

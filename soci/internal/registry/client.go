@@ -48,6 +48,7 @@ type Client struct {
 	mu       sync.Mutex // guards what follows; a leaf lock
 	hosts    map[string][]*host
 	sessions map[sessionKey]*session
+	wrong    map[string]bool // names of hosts that sent wrong bytes
 }
 
 // endpoint is a pair of clients for one kind of peer. Neither follows redirects.

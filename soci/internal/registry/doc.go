@@ -33,5 +33,5 @@
 //
 // # Not done here
 //
-// Pushing, deleting, referrers, and layers that must be fetched from foreign URLs.
+// Pushing, deleting, and referrers.
 package registry

@@ -31,6 +31,9 @@ type Image struct {
 	Platform ocispec.Platform // as the config says
 	Layers   []Layer
 	Notes    []string // oddities that do no harm
+
+	ConfigDescriptor       ocispec.Descriptor
+	RawManifest, RawConfig []byte // as their digests say
 }
 
 // Layer is one layer, lowest first.
@@ -244,7 +247,7 @@ func (c *Client) image(ctx context.Context, e *ranges.Engine, ref Reference, doc
 	if err != nil {
 		return nil, fmt.Errorf("config %s: %w", m.Config.Digest, err)
 	}
-	img := &Image{Ref: ref, Manifest: doc.desc}
+	img := &Image{Ref: ref, Manifest: doc.desc, ConfigDescriptor: m.Config, RawManifest: doc.data, RawConfig: raw}
 	if m.MediaType != "" {
 		img.Manifest.MediaType = m.MediaType
 	}

@@ -1,0 +1,287 @@
+package soci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/untar"
+)
+
+// flightKey names what is the same for everybody who wants it.
+type flightKey struct{ digest, diffID digest.Digest }
+
+// flight is one layer being fetched, for any number of sinks. Sinks may join until
+// the first block is out; who comes later makes a flight of its own. A flight ends
+// with its last sink.
+type flight struct {
+	p      *Puller
+	ref    registry.Reference
+	desc   registry.Layer
+	window int64
+	store  BlobStore
+
+	ctx    context.Context //nolint:containedctx // of the flight, which outlives those who leave it
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+
+	mu       sync.Mutex // guards what follows; a leaf lock
+	sinks    []*sink    // whose callers still wait; replaced, not changed
+	sealed   bool       // nobody joins any more
+	received int64
+
+	// Written before ended is closed.
+	pl    *pipeline // the last one
+	notes []string
+}
+
+// request is what a caller of fly wants.
+type request struct {
+	ref    registry.Reference
+	desc   registry.Layer
+	window int64     // bytes fetched ahead
+	store  BlobStore // nil: no copy of the blob
+}
+
+// errNobody ends a flight that all have left.
+var errNobody = errors.New("nobody waits for this layer")
+
+// fly fetches a layer into all sinks, together with whoever else wants it now. It
+// returns the flight when it has ended, or the first error of the sinks.
+func (p *Puller) fly(ctx context.Context, r request, sinks ...*sink) (*flight, error) {
+	for {
+		f := p.board(r, sinks)
+		err := f.wait(ctx, sinks)
+		if err == nil {
+			return f, nil
+		}
+		// Another caller's registry may refuse what ours would give.
+		ours := f.ref.Host == r.ref.Host && f.ref.Repository == r.ref.Repository
+		refused := errors.Is(err, ranges.ErrDenied) || errors.Is(err, ranges.ErrNotFound)
+		if ctx.Err() != nil || ours || !refused {
+			return nil, err
+		}
+		for _, s := range sinks {
+			if err := s.reset(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// board joins the flight of a layer or starts one.
+func (p *Puller) board(r request, sinks []*sink) *flight {
+	key := flightKey{r.desc.Digest, r.desc.DiffID}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.flights[key]; f != nil && r.store == nil && f.join(sinks) {
+		return f
+	}
+	f := &flight{p: p, ref: r.ref, desc: r.desc, window: r.window, store: r.store, ended: make(chan struct{}), sinks: sinks}
+	f.ctx, f.cancel = context.WithCancelCause(p.life)
+	p.flights[key] = f
+	p.wg.Go(func() {
+		f.run()
+		f.count()
+		p.mu.Lock()
+		if p.flights[key] == f {
+			delete(p.flights, key)
+		}
+		p.mu.Unlock()
+		f.cancel(nil)
+		close(f.ended)
+	})
+	return f
+}
+
+// join adds sinks if the flight has not begun to give blocks out.
+func (f *flight) join(sinks []*sink) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sealed || len(f.sinks) == 0 {
+		return false
+	}
+	f.sinks = append(slices.Clip(f.sinks), sinks...)
+	for _, s := range sinks {
+		s.notify(f.received, 0)
+	}
+	return true
+}
+
+// seal returns the sinks, for good.
+func (f *flight) seal() []*sink {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sealed = true
+	return f.sinks
+}
+
+// wait waits for the outcome, or leaves the flight when ctx ends.
+func (f *flight) wait(ctx context.Context, sinks []*sink) error {
+	select {
+	case <-f.ended:
+		for _, s := range sinks {
+			if s.err != nil {
+				return s.err
+			}
+		}
+		return nil
+	case <-ctx.Done():
+		f.leave(sinks)
+		return context.Cause(ctx)
+	}
+}
+
+// leave takes sinks out. When it returns their directories are the caller's again.
+func (f *flight) leave(sinks []*sink) {
+	f.mu.Lock()
+	f.sinks = slices.DeleteFunc(slices.Clone(f.sinks), func(s *sink) bool { return slices.Contains(sinks, s) })
+	last := len(f.sinks) == 0
+	f.mu.Unlock()
+	for _, s := range sinks {
+		s.use.Lock() // their context has ended, so this is soon
+		s.left = true
+		s.use.Unlock()
+	}
+	if last {
+		f.cancel(errNobody)
+		<-f.ended
+	}
+}
+
+// run fetches the layer, more than once if a mirror sent wrong bytes.
+func (f *flight) run() {
+	blob, err := f.p.client.Layer(f.ref, f.desc.Descriptor)
+	if err != nil {
+		f.fail(err)
+		return
+	}
+	for {
+		err := f.once(blob)
+		if err == nil || !errors.Is(err, ErrDigest) || f.ctx.Err() != nil {
+			return
+		}
+		f.p.counts.wrong.Add(1)
+		said, next := blob.Elsewhere()
+		if said != "" {
+			f.notes = append(f.notes, fmt.Sprintf("%s sent wrong bytes for %s", said, f.desc.Digest))
+			f.p.opts.Log.Warn("wrong bytes", "from", said, "digest", f.desc.Digest.String(), "again", next != nil)
+		}
+		if next == nil {
+			if said != "" {
+				f.fail(marked{fmt.Errorf("%s: %w", said, err), ErrDigest})
+			}
+			return
+		}
+		if err := f.again(); err != nil {
+			f.fail(err)
+			return
+		}
+		blob = next
+	}
+}
+
+// count adds the outcome to the Puller's counters.
+func (f *flight) count() {
+	ok := f.pl != nil && slices.ContainsFunc(f.pl.sinks, func(s *sink) bool { return s.err == nil })
+	switch {
+	case ok:
+		f.p.counts.layers.Add(1)
+		f.p.counts.tar.Add(f.pl.tarBytes)
+	case f.ctx.Err() == nil:
+		f.p.counts.failed.Add(1)
+	}
+}
+
+// once runs one pipeline and returns the error that all sinks share.
+func (f *flight) once(blob *registry.Blob) error {
+	obj := f.p.engine.Object(blob, ranges.Spec{Name: f.desc.Digest.String(), Host: blob.Host(), Size: f.desc.Size})
+	defer obj.Close()
+	stream := obj.Stream(f.ctx, 0, -1, ranges.StreamOptions{
+		WindowBytes: f.window,
+		NoVerify:    true, // the digest is stronger than any CRC
+	})
+	defer stream.Close()
+	f.pl = &pipeline{
+		desc: f.desc, stream: stream, ratio: f.p.opts.Limits.Ratio, open: f.seal,
+		onFetch: func(n int64) { f.tell(n, 0) },
+		onTar:   func(n int64) { f.tell(0, n) },
+	}
+	var tee BlobWriter
+	if f.store != nil {
+		var err error
+		if tee, err = f.store.Create(f.ctx, f.desc.Descriptor); err != nil {
+			f.seal()
+			f.fail(err)
+			return err
+		}
+		if tee != nil {
+			defer tee.Close()
+			f.pl.tee = tee
+		}
+	}
+	f.pl.run(f.ctx, f.p.mem)
+	for _, s := range f.pl.sinks {
+		if errors.Is(s.err, ErrDigest) {
+			return s.err
+		}
+	}
+	if tee != nil && slices.ContainsFunc(f.pl.sinks, func(s *sink) bool { return s.err == nil }) {
+		if err := tee.Commit(); err != nil {
+			f.fail(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// tell passes progress on.
+func (f *flight) tell(compressed, tar int64) {
+	f.mu.Lock()
+	f.received += compressed
+	sinks := f.sinks
+	f.mu.Unlock()
+	for _, s := range sinks {
+		s.notify(compressed, tar)
+	}
+}
+
+// fail gives all sinks that have no worse one an error.
+func (f *flight) fail(err error) {
+	for _, s := range f.seal() {
+		if s.ctx.Err() == nil {
+			s.err = err
+		}
+	}
+}
+
+// again takes back what a wrong attempt did.
+func (f *flight) again() error {
+	f.tell(-f.pl.received, -f.pl.tarBytes)
+	var errs error
+	for _, s := range f.seal() {
+		errs = errors.Join(errs, s.reset())
+	}
+	return errs
+}
+
+// reset empties the directory of a sink.
+func (s *sink) reset() error {
+	s.use.Lock()
+	defer s.use.Unlock()
+	if s.left {
+		return nil
+	}
+	s.layer, s.err = nil, nil
+	if err := untar.RemoveAll(s.dir); err != nil {
+		return err
+	}
+	return os.Mkdir(s.dir, 0o755)
+}

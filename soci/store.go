@@ -1,0 +1,180 @@
+package soci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// BlobStore takes the blobs of an image while they are pulled: a containerd content
+// store, or a [Layout]. It is called from several goroutines at once.
+type BlobStore interface {
+	// Has reports whether the store has a blob.
+	Has(ctx context.Context, d ocispec.Descriptor) (bool, error)
+	// Create begins a blob; nil if the store has it already.
+	Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, error)
+	// Image tells that all blobs of an image are there, and by what name it was asked
+	// for.
+	Image(ctx context.Context, reference string, manifest ocispec.Descriptor) error
+}
+
+// BlobWriter takes one blob, in order. Commit is called when digest and size have
+// been found right; Close always, at the end, and drops what was not committed.
+type BlobWriter interface {
+	io.WriteCloser
+	Commit() error
+}
+
+// Layout is a [BlobStore] in a directory: an OCI image layout (image-layout.md of
+// the image spec), which skopeo, crane, ctr and others read.
+type Layout struct {
+	dir string
+	mu  sync.Mutex // guards index.json
+}
+
+// OpenLayout opens or makes a layout in dir, whose parent must exist.
+func OpenLayout(dir string) (*Layout, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "blobs"), 0o755); err != nil {
+		return nil, fmt.Errorf("image layout: %w", err)
+	}
+	l := &Layout{dir: dir}
+	marker := filepath.Join(dir, ocispec.ImageLayoutFile)
+	if _, err := os.Lstat(marker); err == nil {
+		return l, nil
+	}
+	data, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err == nil {
+		err = replaceFile(marker, data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image layout: %w", err)
+	}
+	return l, nil
+}
+
+func (l *Layout) path(d ocispec.Descriptor) string {
+	return filepath.Join(l.dir, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
+}
+
+// Has implements [BlobStore].
+func (l *Layout) Has(_ context.Context, d ocispec.Descriptor) (bool, error) {
+	if err := d.Digest.Validate(); err != nil {
+		return false, err
+	}
+	fi, err := os.Lstat(l.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == d.Size, err
+}
+
+// Create implements [BlobStore].
+func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, error) {
+	if has, err := l.Has(ctx, d); has || err != nil {
+		return nil, err
+	}
+	to := l.path(d)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(to), ".penstock-")
+	if err != nil {
+		return nil, err
+	}
+	return &layoutWriter{File: f, to: to}, nil
+}
+
+// layoutWriter is a blob under a temporary name.
+type layoutWriter struct {
+	*os.File
+	to        string
+	committed bool
+}
+
+// Commit implements [BlobWriter].
+func (w *layoutWriter) Commit() error {
+	if err := w.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(w.Name(), w.to); err != nil {
+		return err
+	}
+	w.committed = true
+	return nil
+}
+
+// Close implements [BlobWriter].
+func (w *layoutWriter) Close() error {
+	err := w.File.Close()
+	if !w.committed {
+		err = errors.Join(err, os.Remove(w.Name()))
+	}
+	return err
+}
+
+// Image implements [BlobStore]: it puts the manifest into index.json, under the
+// reference as ref.name.
+func (l *Layout) Image(_ context.Context, reference string, manifest ocispec.Descriptor) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	name := filepath.Join(l.dir, ocispec.ImageIndexFile)
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	data, err := os.ReadFile(name)
+	if err == nil {
+		err = json.Unmarshal(data, &index)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
+		return d.Annotations[ocispec.AnnotationRefName] == reference
+	})
+	manifest.Annotations = map[string]string{ocispec.AnnotationRefName: reference}
+	index.Manifests = append(index.Manifests, manifest)
+	if data, err = json.Marshal(index); err != nil {
+		return err
+	}
+	return replaceFile(name, data)
+}
+
+// replaceFile writes a file that others see whole or not at all.
+func replaceFile(name string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".penstock-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// putBlob stores a small blob.
+func putBlob(ctx context.Context, s BlobStore, d ocispec.Descriptor, data []byte) (err error) {
+	w, err := s.Create(ctx, d)
+	if err != nil || w == nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if _, err = w.Write(data); err != nil {
+		return err
+	}
+	return w.Commit()
+}
