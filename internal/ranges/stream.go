@@ -114,6 +114,10 @@ func (l *line) want(n int64) {
 	}
 }
 
+// firstPart bounds the first part of an object whose size is not known: it may
+// be small, and all memory that a buffer gets has to be cleared first.
+const firstPart = 1 << 20
+
 // retryParts is for how many parts a stream uses its whole window after its
 // head had to wait for a retry: what is ready bridges such a time, and trouble
 // seldom comes alone. (A hedge is no such sign: it may be a busy processor.)
@@ -180,6 +184,9 @@ func (s *Stream) fill() {
 	alone := size < 0 || s.o.noRanges.Load() // one request until its answer tells more
 	var slots int
 	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
+	if size < 0 {
+		s.plan.part = min(s.plan.part, firstPart)
+	}
 	limit := s.win.size
 	if s.stretch == 0 {
 		// What the host's limit lets run, a quarter for parts that end out of
@@ -187,10 +194,14 @@ func (s *Stream) fill() {
 		// ones would pile up: fresh pages to clear, and cold ones to write to.
 		spare := slots / 4
 		if s.line.wanted.Load() > 0 && s.line.late.Load() {
-			// The consumer waits for a head that does not come. The slots of the
-			// parts that have overtaken it need not idle until it does.
-			spare = max(spare, int(s.line.over.Load()))
-			s.line.want(int64(spare) + 1)
+			// The consumer waits for a head that does not come, and once as many
+			// parts as run at once have overtaken it, their slots are idle. (Fewer
+			// overtake it whenever the processors are busy.)
+			over := int(s.line.over.Load())
+			if over >= slots {
+				spare = min(over, 2*slots)
+			}
+			s.line.want(int64(max(over+1, slots)))
 		}
 		limit = min(limit, int64(slots+spare+2)*s.plan.part)
 	}
