@@ -286,3 +286,10 @@ func ExampleFormatSpread() {
 	// 0.171 (0.165-0.180)
 	// -
 }
+
+func TestPortable(t *testing.T) {
+	got := portable([]string{"/opt/x/engine", "ours", "-data=/dev/shm/y", "-n", "3", "http://127.0.0.1:1/a"})
+	if want := "engine ours -data=y -n 3 http://127.0.0.1:1/a"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -93,6 +93,8 @@ func (c Chart) plot() (*plot.Plot, error) {
 	}
 	p.Add(bars)
 	p.NominalX(names...)
+	// Half a bar more on both sides, so that the outer labels have room.
+	p.X.Min, p.X.Max = -0.75, float64(len(names))-0.25
 	return p, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -117,13 +118,30 @@ func (m Measured) Of(name string) []Sample {
 	return nil
 }
 
+// portable is a command as another machine can read it: without the folders
+// of this one.
+func portable(argv []string) []string {
+	out := make([]string, len(argv))
+	for i, a := range argv {
+		flag, value, isFlag := strings.Cut(a, "=")
+		switch {
+		case filepath.IsAbs(a):
+			a = filepath.Base(a)
+		case isFlag && filepath.IsAbs(value):
+			a = flag + "=" + filepath.Base(value)
+		}
+		out[i] = a
+	}
+	return out
+}
+
 // Measure runs the case. Progress gets one line for each run; nil is silent.
 func Measure(ctx context.Context, c Case, progress io.Writer) (Measured, error) {
 	m := Measured{Name: c.Name, Samples: make([][]Sample, len(c.Contestants))}
 	for _, x := range c.Contestants {
 		m.Contestants = append(m.Contestants, x.Name)
 		m.Ours = append(m.Ours, x.Ours)
-		m.Argv = append(m.Argv, x.Argv)
+		m.Argv = append(m.Argv, portable(x.Argv))
 	}
 	if progress == nil {
 		progress = io.Discard
