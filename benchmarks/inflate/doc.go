@@ -5,7 +5,8 @@
 //	make bench AREA=inflate
 //
 // The layer is a tar of this machine's Go tree, compressed by the standard
-// library at its default level, in memory; the output is thrown away after its
+// library at its default level, in memory: once as one member, as builders write it,
+// and once in small members, as in eStargz. The output is thrown away after its
 // hash was compared, outside of what is measured for the programs.
 //
 // The first argument gunzip selects the role of a decoder in Go.

@@ -13,7 +13,7 @@ func TestLayerDecodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	layer := filepath.Join(t.TempDir(), "layer.tar.gz")
-	size, _, err := makeLayer(layer, top)
+	size, _, err := makeLayer(layer, top, 1)
 	if err != nil || size == 0 {
 		t.Fatalf("%d bytes, %v", size, err)
 	}
