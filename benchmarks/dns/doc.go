@@ -1,5 +1,8 @@
 // Command dns measures what a cached answer costs: CoreDNS with the penstock
-// cache, CoreDNS with its own cache, and unbound, in front of the same upstream.
+// cache and its fast path, CoreDNS with its own cache, dnsdist and unbound, in
+// front of the same upstream. Each of them has one core and the load generator
+// another. Ours is measured on all cores and with more threads than cores too.
+// scale.sh shows on a large machine what more cores change.
 //
 //	make bench AREA=dns
 //	make bench AREA=dns ARGS=-quick

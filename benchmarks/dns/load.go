@@ -14,6 +14,7 @@ const (
 	extraP50  = "p50_ms"
 	extraP99  = "p99_ms"
 	extraLost = "lost"
+	extraUser = "user_s"
 )
 
 // runLoad is the role "load": it asks one server and prints one line. Answers

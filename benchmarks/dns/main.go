@@ -47,6 +47,7 @@ type options struct {
 	queries  int
 	rounds   int
 	out      string
+	cpu      int // of the servers, the load generator has the next; negative: all
 }
 
 func parseOptions(args []string) (options, error) {
@@ -55,6 +56,7 @@ func parseOptions(args []string) (options, error) {
 	quick := fs.Bool("quick", false, "few questions and one round: does everything run? Its figures mean nothing and are not written")
 	fs.IntVar(&o.services, "services", 2000, "services of the cluster that asks")
 	fs.IntVar(&o.queries, "queries", 400_000, "questions in a run")
+	fs.IntVar(&o.cpu, "cpu", 0, "the servers' `CPU`; the load generator gets the next one. -1: all run everywhere")
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds")
 	fs.StringVar(&o.out, "out", "benchmarks/dns/results", "`folder` for the results")
 	if err := fs.Parse(args); err != nil {

@@ -20,6 +20,11 @@ const (
 	oursName    = "CoreDNS + penstock"
 	stockName   = "CoreDNS + its cache"
 	unboundName = "unbound"
+	dnsdistName = "dnsdist"
+	chainName   = oursName + ", fastpath off"
+	allName     = oursName + ", all cores"
+	procs8Name  = oursName + ", GOMAXPROCS 8"
+	procs32Name = oursName + ", GOMAXPROCS 32"
 )
 
 // readyWithin is how long a server may take to answer its first question.
@@ -30,6 +35,25 @@ type server struct {
 	name string
 	addr string
 	proc *bench.Server
+	load string // CPUs of the load generator, as for taskset; "" means everywhere
+}
+
+// userCPU is the time that the server has spent outside of the kernel.
+func (s *server) userCPU() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.proc.PID()))
+	if err != nil {
+		return 0
+	}
+	// The name in parentheses may hold anything; utime is the twelfth field after it.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 12 {
+		return 0
+	}
+	ticks, err := strconv.ParseInt(f[11], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // freePort asks the kernel for a port that is free for UDP and TCP now.
@@ -52,7 +76,7 @@ func freePort(ctx context.Context) (int, error) {
 const cacheEntries = 200_000
 
 // startCoreDNS starts a CoreDNS whose server block holds body.
-func startCoreDNS(ctx context.Context, name, bin, dir, body string, q dnsload.Query) (*server, error) {
+func startCoreDNS(ctx context.Context, how placement, name, bin, dir, body string, q dnsload.Query) (*server, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
@@ -62,13 +86,31 @@ func startCoreDNS(ctx context.Context, name, bin, dir, body string, q dnsload.Qu
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	return start(ctx, name, []string{bin, "-conf", conf}, port, q)
+	return start(ctx, how, name, []string{bin, "-conf", conf}, port, q)
+}
+
+// placement says where a server runs.
+type placement struct {
+	cpus  string // list for taskset; "" means everywhere
+	procs int    // GOMAXPROCS; 0 means as Go finds it
+}
+
+// argv is the command with its placement, env what goes with it.
+func (p placement) argv(cmd []string) (argv, env []string) {
+	if p.procs > 0 {
+		env = []string{"GOMAXPROCS=" + strconv.Itoa(p.procs)}
+	}
+	if p.cpus == "" {
+		return cmd, env
+	}
+	return append([]string{"taskset", "-c", p.cpus}, cmd...), env
 }
 
 // cacheBody is the block of a caching CoreDNS: the usual chain of a cluster
 // with the cache before the forwarder. Both binaries read the same text.
-func cacheBody(upstream string) string {
-	return fmt.Sprintf("\tcache 3600 {\n\t\tsuccess %d\n\t\tdenial %d\n\t}\n\tforward . %s\n", cacheEntries, cacheEntries, upstream)
+func cacheBody(upstream string, metricsPort int, options string) string {
+	return fmt.Sprintf("\tprometheus 127.0.0.1:%d\n\tloadbalance\n\tcache 3600 {\n\t\tsuccess %d\n\t\tdenial %d\n%s\t}\n\tforward . %s\n",
+		metricsPort, cacheEntries, cacheEntries, options, upstream)
 }
 
 // zonesBody is the block of the upstream, which serves the zones of the mix.
@@ -81,7 +123,7 @@ func zonesBody(zones map[string]string) string {
 }
 
 // startUnbound starts unbound in the foreground with one thread for each core.
-func startUnbound(ctx context.Context, bin, dir, upstream string, threads int, q dnsload.Query) (*server, error) {
+func startUnbound(ctx context.Context, how placement, bin, dir, upstream string, threads int, q dnsload.Query) (*server, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
@@ -119,12 +161,32 @@ forward-zone:
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	return start(ctx, unboundName, []string{bin, "-d", "-c", conf}, port, q)
+	return start(ctx, how, unboundName, []string{bin, "-d", "-c", conf}, port, q)
+}
+
+// startDnsdist starts dnsdist with its packet cache, one thread for queries.
+func startDnsdist(ctx context.Context, how placement, bin, dir, upstream string, q dnsload.Query) (*server, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(dir, "dnsdist.conf")
+	text := fmt.Sprintf(`setLocal("127.0.0.1:%d")
+newServer({address="%s"})
+getPool(""):setCache(newPacketCache(%d, {maxTTL=86400, minTTL=0}))
+setACL("127.0.0.0/8")
+setSecurityPollSuffix("")
+`, port, upstream, cacheEntries)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	return start(ctx, how, dnsdistName, []string{bin, "--supervised", "--disable-syslog", "-C", conf}, port, q)
 }
 
 // start starts a server and waits until it answers q.
-func start(ctx context.Context, name string, argv []string, port int, q dnsload.Query) (*server, error) {
-	proc, err := bench.StartServer(argv, nil)
+func start(ctx context.Context, how placement, name string, argv []string, port int, q dnsload.Query) (*server, error) {
+	argv, env := how.argv(argv)
+	proc, err := bench.StartServer(argv, env)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
