@@ -3,11 +3,15 @@
 //
 //	penstock-pull --root DIR [flags] REFERENCE
 //	penstock-pull --layers DIR [flags] REFERENCE
+//	penstock-pull prefetch [--containerd SOCKET] [--rate BYTES] [flags] REFERENCE...
 //
 // With --root DIR all layers are applied to one tree; with --layers DIR each layer
 // gets a directory of its own inside DIR, as overlayfs takes it. DIR must be new or
 // empty. It appears when every digest has been verified, and not at all when
 // anything fails.
+//
+// With prefetch, images go into containerd instead, ahead of time, through
+// penstock-snapshotter; a rate holds until somebody else asks for the same image.
 //
 // It logs in with what docker login or podman login left behind. Registries on
 // loopback addresses are spoken to in plain HTTP, others only with --plain-http.

@@ -30,6 +30,9 @@ func main() {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "prefetch" {
+		return runPrefetch(ctx, args[1:], stdout, stderr)
+	}
 	c, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, errHelp):

@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// registry serves an image of one layer with real files at the returned reference.
-func registry(t *testing.T) (*testorigin.Origin, string) {
+// served serves an image of one layer with real files at the returned reference.
+func served(t *testing.T) (*testorigin.Origin, string) {
 	t.Helper()
 	o, err := testorigin.Start(testorigin.Options{})
 	if err != nil {
@@ -73,7 +73,7 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestRun(t *testing.T) {
-	_, ref := registry(t)
+	_, ref := served(t)
 	dir := filepath.Join(t.TempDir(), "root")
 	code, stdout, stderr := call(t, "--root", dir, "--memory", "32MiB", "--json", ref)
 	if code != 0 {
@@ -105,7 +105,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestBadInput(t *testing.T) {
-	_, ref := registry(t)
+	_, ref := served(t)
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "root")
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -168,7 +168,7 @@ func TestBytes(t *testing.T) {
 
 // TestInterrupt sends the real signal to a real process in the middle of a layer.
 func TestInterrupt(t *testing.T) {
-	o, ref := registry(t)
+	o, ref := served(t)
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 200_000})
 	parent := t.TempDir()
 	cmd := exec.Command(os.Args[0], "--root", filepath.Join(parent, "root"), "--hosts-dir", "none", ref)

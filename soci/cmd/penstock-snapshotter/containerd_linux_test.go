@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -291,6 +292,7 @@ func TestPrivContainerd(t *testing.T) {
 	if left := d.entries("snapshots") + d.entries("ready") + d.entries("work"); left != 0 {
 		t.Errorf("%d directories are left when all images are removed", left)
 	}
+	n.prefetch(o, d, hello, motd("five\n"))
 	n.killed(o, d, hello, motd("four\n"))
 	if code := d.end(syscall.SIGTERM); code != -1 {
 		t.Errorf("exit code %d, want death by the signal sent before", code)
@@ -339,4 +341,44 @@ func (n *node) killed(o *testorigin.Origin, d *daemon, hello, motd v1.Layer) {
 	if code := again.end(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d after SIGTERM", code)
 	}
+}
+
+// prefetch pulls with penstock-pull, and sees how far the daemon is.
+func (n *node) prefetch(o *testorigin.Origin, d *daemon, layers ...v1.Layer) {
+	t := n.t
+	t.Helper()
+	puller := filepath.Join(n.dir, "penstock-pull")
+	if out, err := exec.Command("go", "build", "-o", puller, "../penstock-pull").CombinedOutput(); err != nil {
+		t.Skipf("needs the go command: %v: %s", err, out)
+	}
+	ref := push(t, o, "app:5", layers...)
+	cmd := exec.Command(puller, "prefetch", "--containerd", filepath.Join(n.dir, "c.sock"), "--namespace", "penstock",
+		"--hosts-dir", "none", "--rate", "1GiB", "--status", "none", "--json", ref, o.Host()+"/app:missing")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var results []struct {
+		Reference, Manifest, Error string
+		Layers                     int
+		CompressedBytes            int64 `json:"compressed_bytes"`
+	}
+	if jerr := json.Unmarshal(out.Bytes(), &results); jerr != nil || len(results) != 2 || cmd.ProcessState.ExitCode() != 1 {
+		t.Fatalf("%v, %v: %s %s", err, jerr, out.String(), errs.String())
+	}
+	if r := results[0]; r.Reference != ref || r.Error != "" || r.Layers != len(layers) || r.CompressedBytes != size(layers...) || r.Manifest == "" {
+		t.Errorf("%+v; %s", r, errs.String())
+	}
+	if r := results[1]; r.Error == "" || strings.Contains(r.Error, "\n") {
+		t.Errorf("an image that is not there: %+v", r)
+	}
+	if got := fetched(o, layers...); got != size(layers...) {
+		t.Errorf("%d bytes fetched of %d", got, size(layers...))
+	}
+	if d.entries("snapshots") != len(layers) {
+		t.Errorf("%d snapshots", d.entries("snapshots"))
+	}
+	if got := n.run(ref, "five"); got != "hello from a container, five\n" {
+		t.Errorf("%q", got)
+	}
+	n.do("images", "rm", "--sync", ref)
 }

@@ -14,6 +14,14 @@ import (
 // set it: its prefix is one that containerd hands on to snapshotters.
 const RateLabel = "containerd.io/snapshot/penstock.rate"
 
+// Pull is an image being pulled.
+type Pull struct {
+	Image    string  `json:"image"` // repository and digest of the manifest
+	Bytes    int64   `json:"bytes"` // compressed, to be fetched
+	Received int64   `json:"received"`
+	Seconds  float64 `json:"seconds"` // since it began
+}
+
 // request is what the labels of a remote Prepare say.
 type request struct {
 	target   digest.Digest // chain ID

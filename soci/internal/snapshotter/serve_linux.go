@@ -135,14 +135,6 @@ func (s *Snapshotter) pages(metrics prometheus.Gatherer) http.Handler {
 	return mux
 }
 
-// Pull is an image being pulled.
-type Pull struct {
-	Image    string  `json:"image"` // repository and digest of the manifest
-	Bytes    int64   `json:"bytes"` // compressed, to be fetched
-	Received int64   `json:"received"`
-	Seconds  float64 `json:"seconds"` // since it began
-}
-
 // Pulls lists the images being pulled, by name.
 func (s *Snapshotter) Pulls() []Pull {
 	s.mu.Lock()

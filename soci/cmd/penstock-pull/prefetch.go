@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/snapshotters"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+const (
+	// pollEvery is how often the daemon is asked how far it is: the eye sees no more.
+	pollEvery = 250 * time.Millisecond
+	// pollTime bounds one question.
+	pollTime = 2 * time.Second
+	// dialTime bounds how long containerd may take to answer at first.
+	dialTime = 10 * time.Second
+)
+
+// prefetched is what became of one image.
+type prefetched struct {
+	Reference       string  `json:"reference"`
+	Manifest        string  `json:"manifest,omitempty"` // or index
+	Layers          int     `json:"layers"`
+	CompressedBytes int64   `json:"compressed_bytes"`
+	Wall            float64 `json:"wall_s"`
+	Error           string  `json:"error,omitempty"`
+}
+
+// prefetch pulls images one after the other, so that a rate is the rate of all, and
+// returns the exit code.
+func prefetch(ctx context.Context, c *prefetchCommand, stdout, stderr io.Writer) int {
+	cl, err := client.New(c.containerd, client.WithDefaultNamespace(c.namespace), client.WithTimeout(dialTime))
+	if err != nil {
+		fmt.Fprintf(stderr, "penstock-pull: containerd at %s: %s\n", c.containerd, oneLine(err))
+		return exitFailed
+	}
+	defer cl.Close()
+	code := exitOK
+	results := []prefetched{}
+	for _, ref := range c.references {
+		m := newMeter(stderr)
+		res := c.image(ctx, cl, ref, m)
+		m.end()
+		results = append(results, res)
+		switch {
+		case res.Error != "":
+			code = exitFailed
+			fmt.Fprintf(stderr, "penstock-pull: %s: %s\n", ref, res.Error)
+		case !c.json:
+			fmt.Fprintf(stdout, "%s: %d layers, %s compressed, in %.2f s\n", ref, res.Layers, megabytes(res.CompressedBytes), res.Wall)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if c.json {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		if err := e.Encode(results); err != nil {
+			fmt.Fprintf(stderr, "penstock-pull: the images are in place, but the result could not be written: %v\n", err)
+			return exitFailed
+		}
+	}
+	return code
+}
+
+// image pulls one image through containerd.
+func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref registry.Reference, m *meter) prefetched {
+	start := time.Now()
+	res := prefetched{Reference: ref.String()}
+	ctx, cancel := context.WithCancel(ctx)
+	w := &watch{command: c, ref: ref, meter: m}
+	var polls sync.WaitGroup
+	if c.progress && c.status != "" {
+		polls.Go(func() { w.poll(ctx) })
+	}
+	img, err := cl.Pull(ctx, res.Reference, c.pullOptions(ref, w)...)
+	cancel()
+	polls.Wait()
+	res.Wall = time.Since(start).Seconds()
+	w.mu.Lock()
+	res.Layers, res.CompressedBytes = len(w.sizes), w.total
+	w.mu.Unlock()
+	if err != nil {
+		res.Error = oneLine(err)
+		return res
+	}
+	res.Manifest = img.Target().Digest.String()
+	return res
+}
+
+// pullOptions say that containerd unpacks into our snapshotter, which fetches.
+func (c *prefetchCommand) pullOptions(ref registry.Reference, w *watch) []client.RemoteOpt {
+	labels := map[string]string{}
+	if c.rate > 0 {
+		labels[snapshotter.RateLabel] = strconv.FormatInt(c.rate, 10)
+	}
+	opts := []client.RemoteOpt{
+		client.WithResolver(c.resolver(ref)),
+		client.WithPullUnpack,
+		client.WithPullSnapshotter(c.snapshotter, snapshots.WithLabels(labels)),
+		client.WithImageHandlerWrapper(func(h images.Handler) images.Handler {
+			return w.wrap(snapshotters.AppendInfoHandlerWrapper(ref.String())(h))
+		}),
+	}
+	if c.platform != "" {
+		opts = append(opts, client.WithPlatform(c.platform))
+	}
+	if c.namespace == kubernetes {
+		// Kubernetes' plugin lists an image by this label.
+		opts = append(opts, client.WithPullLabel("io.cri-containerd.image", "managed"))
+	}
+	return opts
+}
+
+// resolver finds registries as the snapshotter does: hosts.toml, docker's logins.
+func (c *prefetchCommand) resolver(ref registry.Reference) remotes.Resolver {
+	opts := dockerconfig.HostOptions{Credentials: func(host string) (string, string, error) {
+		cred, err := registry.DockerCredentials(context.Background(), host)
+		if cred.IdentityToken != "" {
+			return "", cred.IdentityToken, err
+		}
+		return cred.Username, cred.Password, err
+	}}
+	if c.hostsDir != "" {
+		opts.HostDir = dockerconfig.HostDirFromRoot(c.hostsDir)
+	}
+	if loopback, err := docker.MatchLocalhost(ref.Host); c.plainHTTP || err == nil && loopback {
+		opts.DefaultScheme = "http"
+	}
+	return docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(context.Background(), opts)})
+}
+
+// watch learns what an image consists of, and tells the meter how far it is.
+type watch struct {
+	command *prefetchCommand
+	ref     registry.Reference
+	meter   *meter
+
+	mu       sync.Mutex // guards what follows
+	manifest string
+	sizes    []int64
+	total    int64
+	seen     int64 // bytes told to the meter
+}
+
+// wrap looks at the manifest as it passes by.
+func (w *watch) wrap(next images.Handler) images.Handler {
+	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		children, err := next.Handle(ctx, desc)
+		if err != nil || !images.IsManifestType(desc.MediaType) {
+			return children, err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.manifest != "" {
+			return children, nil // one platform is enough to show
+		}
+		w.manifest = desc.Digest.String()
+		for _, c := range children {
+			if images.IsLayerType(c.MediaType) {
+				w.sizes, w.total = append(w.sizes, c.Size), w.total+c.Size
+			}
+		}
+		if w.command.progress {
+			w.meter.Start(w.ref.String(), w.sizes)
+		}
+		return children, nil
+	})
+}
+
+// poll asks the daemon how far it is until the context ends. Without an answer there
+// is no bar, and the pull goes on.
+func (w *watch) poll(ctx context.Context) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		pulls, err := w.ask(ctx)
+		if err != nil {
+			continue
+		}
+		w.mu.Lock()
+		for _, p := range pulls {
+			if w.manifest == "" || !strings.HasSuffix(p.Image, "@"+w.manifest) {
+				continue
+			}
+			// Layers that are there already count as received.
+			now := w.total - p.Bytes + p.Received
+			if n := now - w.seen; n > 0 {
+				w.meter.Advance(0, n, 0)
+				w.seen = now
+			}
+		}
+		w.mu.Unlock()
+	}
+}
+
+func (w *watch) ask(ctx context.Context) ([]snapshotter.Pull, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.command.status, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:forbidigo // the daemon on this machine: no proxy, no tuning
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(resp.Status)
+	}
+	var pulls []snapshotter.Pull
+	const most = 1 << 20 // bytes; an image takes 200
+	return pulls, json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(&pulls)
+}
