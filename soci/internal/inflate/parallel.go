@@ -24,6 +24,10 @@ const (
 	maxMisses = 8
 )
 
+// readMost is how much is read between two looks for a member: little, for what is
+// behind one is moved.
+const readMost = 32 << 10 // bytes
+
 // jobSizes are the limits of a job; tests make them small.
 type jobSizes struct{ min, max, out int }
 
@@ -158,10 +162,10 @@ func (p *parallel) cut() bool {
 		case p.ended, len(p.acc) >= p.sizes.max:
 			return false
 		}
-		if cap(p.acc) == len(p.acc) {
-			p.acc = append(make([]byte, 0, 2*cap(p.acc)+p.sizes.min), p.acc...)
+		if p.acc == nil {
+			p.acc = make([]byte, 0, p.sizes.max+readMost)
 		}
-		n, err := p.in.Read(p.acc[len(p.acc):cap(p.acc)])
+		n, err := p.in.Read(p.acc[len(p.acc):min(cap(p.acc), len(p.acc)+readMost)])
 		p.acc = p.acc[:len(p.acc)+n]
 		p.ended = err != nil
 	}
@@ -185,7 +189,12 @@ func (p *parallel) take() *job {
 		j.done = make(chan struct{})
 		return j
 	}
-	return &job{done: make(chan struct{})}
+	// All at once: the pages that are not used cost nothing, and growing does.
+	return &job{
+		in:   make([]byte, 0, p.sizes.max+readMost),
+		out:  make([]byte, 0, p.sizes.out+pieceBytes),
+		done: make(chan struct{}),
+	}
 }
 
 // work decodes jobs until close.

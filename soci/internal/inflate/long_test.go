@@ -1,0 +1,137 @@
+package inflate
+
+import (
+	"bytes"
+	stdgzip "compress/gzip"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	kgzip "github.com/klauspost/compress/gzip"
+)
+
+// longEnv names a folder with *.tar files; `go test -run TestLong -timeout 2h` then
+// compresses each with every encoder there is and decodes it in every way.
+const longEnv = "PENSTOCK_LONG_LAYERS"
+
+// slowMost is how much of a file the encoders get that make less than a MB/s.
+const slowMost = 12 << 20 // bytes
+
+// longEncoders are the ways to make a gzip file, by name.
+func longEncoders() map[string]func(io.Writer, []byte) error {
+	program := func(most int, argv ...string) func(io.Writer, []byte) error {
+		return func(w io.Writer, data []byte) error {
+			if _, err := exec.LookPath(argv[0]); err != nil {
+				return err
+			}
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Stdin, cmd.Stdout = bytes.NewReader(data[:min(len(data), most)]), w
+			return cmd.Run()
+		}
+	}
+	all := map[string]func(io.Writer, []byte) error{
+		"zopfli": func(w io.Writer, data []byte) error { return zopfli(w, data[:min(len(data), slowMost)]) },
+		"7z -9":  program(slowMost, "7z", "a", "-tgzip", "-mx=9", "-si", "-so", "-bd", "x"),
+	}
+	const whole = 1 << 62
+	for _, level := range []string{"-1", "-6", "-9"} {
+		all["gzip "+level] = program(whole, "gzip", level, "-c")
+		all["pigz "+level] = program(whole, "pigz", level, "-c")
+	}
+	all["pigz -i"] = program(whole, "pigz", "-i", "-c")
+	for _, level := range []int{1, 6, 9} {
+		all[fmt.Sprint("compress/gzip ", level)] = func(w io.Writer, data []byte) error {
+			z, err := stdgzip.NewWriterLevel(w, level)
+			if err != nil {
+				return err
+			}
+			z.Write(data)
+			return z.Close()
+		}
+		all[fmt.Sprint("klauspost ", level)] = func(w io.Writer, data []byte) error {
+			z, err := kgzip.NewWriterLevel(w, level)
+			if err != nil {
+				return err
+			}
+			z.Write(data)
+			return z.Close()
+		}
+	}
+	return all
+}
+
+// zopfli reads files only.
+func zopfli(w io.Writer, data []byte) error {
+	dir, err := os.MkdirTemp("", "penstock-long-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	name := filepath.Join(dir, "x")
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command("zopfli", "--i1", "-c", name)
+	cmd.Stdout = w
+	return cmd.Run()
+}
+
+// TestLong decodes gigabytes of what real encoders make of real layers.
+func TestLong(t *testing.T) {
+	dir := os.Getenv(longEnv)
+	if dir == "" {
+		t.Skip("needs a folder of tar files in " + longEnv)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no *.tar in "+dir, err)
+	}
+	total := map[int]int64{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, encoder := range longEncoders() {
+			var blob bytes.Buffer
+			if err := encoder(&blob, data); err != nil {
+				t.Logf("%s without %s: %v", filepath.Base(file), name, err)
+				continue
+			}
+			z, err := kgzip.NewReader(bytes.NewReader(blob.Bytes()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := sha256.New()
+			n, err := io.Copy(h, z)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, workers := range []int{1, 2, 5} {
+				if err := longDecode(blob.Bytes(), workers, n, [sha256.Size]byte(h.Sum(nil))); err != nil {
+					t.Errorf("%s of %s, %d workers: %v", filepath.Base(file), name, workers, err)
+				}
+				total[workers] += n
+			}
+		}
+		t.Logf("%s: so far, by workers, bytes of tar: %v", filepath.Base(file), total)
+	}
+}
+
+func longDecode(blob []byte, workers int, size int64, want [sha256.Size]byte) error {
+	r, err := NewReader(bytes.NewReader(blob), Options{Workers: workers})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	if err != nil || n != size || [sha256.Size]byte(h.Sum(nil)) != want {
+		return fmt.Errorf("%d of %d bytes, %x instead of %x, %w", n, size, h.Sum(nil), want, err)
+	}
+	return nil
+}
