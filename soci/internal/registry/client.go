@@ -106,6 +106,16 @@ func pair(base *http.Client) endpoint {
 	return e
 }
 
+// direct gives the clients of an endpoint the short way for plain GETs.
+func direct(e endpoint) endpoint {
+	for _, c := range []*http.Client{e.client, e.fresh} {
+		if tr, ok := c.Transport.(*http.Transport); ok {
+			c.Transport = httprange.NewDirect(tr)
+		}
+	}
+	return e
+}
+
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // Close ends logins and drops idle connections. Requests must have ended.
@@ -180,7 +190,7 @@ func (c *Client) configure(registry string) ([]*host, error) {
 		if c.opts.HTTPClient != nil {
 			h.endpoint = c.plain
 		} else {
-			h.endpoint = pair(f.Client)
+			h.endpoint = direct(pair(f.Client))
 			h.shared = false
 		}
 		out = append(out, h)
