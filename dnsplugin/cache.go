@@ -164,7 +164,7 @@ func (c *Cache) lookup(id *ident, now store.Instant) (e *store.Entry, kind strin
 		}
 	}
 	if e := c.denial.store.Get(id.hash, id.key, now); e != nil {
-		if e.Answer.Rcode() == dns.RcodeServerFailure {
+		if a := e.Answer(); a.Rcode() == dns.RcodeServerFailure {
 			if p := c.success.store.Get(id.hash, id.key, now); p != nil {
 				return p, labelSuccess
 			}
@@ -178,13 +178,12 @@ func (c *Cache) lookup(id *ident, now store.Instant) (e *store.Entry, kind strin
 // later response without one has taken its place.
 func (c *Cache) answering(id *ident, now store.Instant) *store.Entry {
 	e := c.success.store.Get(id.hash, id.key, now)
-	if e != nil && !e.Answering {
-		e = e.LastGood
+	if e == nil || e.Answering {
+		return e
 	}
-	if e == nil || e.Dead <= now {
-		return nil
-	}
-	return e
+	id.key[0] |= store.Variant
+	defer func() { id.key[0] &^= store.Variant }()
+	return c.success.store.Get(c.success.store.Hash(id.key), id.key, now)
 }
 
 // put stores m, the response of verdict v to id, for ttl seconds. It returns
@@ -211,16 +210,34 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	if v.kind == response.ServerError {
 		grace = 0 // RFC 2308, section 7: 5 minutes at most, whatever serve_stale says
 	}
-	e := store.NewEntry(a, now, ttl, grace)
-	e.Answering, e.Wildcard = v.answering, wildcard
-	e.Plain = plainLen(m)
 	if c.cfg.Stale.PreferPositive && !v.denial() && !v.answering {
-		e.LastGood = c.answering(id, now)
+		c.keepLastGood(id, now)
 	}
-	counts.evictions.Add(float64(s.store.Put(id.hash, id.key, e, now)))
+	rec := store.NewRecord(a, now, ttl, grace)
+	rec.Answering, rec.Wildcard, rec.Plain = v.answering, wildcard, plainLen(m)
+	e, evicted := s.store.Put(id.hash, id.key, rec, now)
+	counts.evictions.Add(float64(evicted))
 	counts.entries.Set(float64(s.store.Len()))
 	counts.bytes.Set(float64(s.store.Bytes()))
 	return e
+}
+
+// keepLastGood keeps the answering entry of id, which is about to be replaced
+// by one that does not answer, under a key of its own: see answering.
+func (c *Cache) keepLastGood(id *ident, now store.Instant) {
+	s := c.success.store
+	e := s.Get(id.hash, id.key, now)
+	if e == nil || !e.Answering {
+		return
+	}
+	a := e.Answer()
+	rec := store.Record{
+		Answer: &a, Stored: e.Stored, TTL: e.TTL, Dead: e.Dead,
+		Answering: true, Wildcard: e.Wildcard(), Plain: int(e.Plain),
+	}
+	id.key[0] |= store.Variant
+	s.Put(s.Hash(id.key), id.key, rec, now)
+	id.key[0] &^= store.Variant
 }
 
 // plainLen is how long m is without compression: as it goes out to most

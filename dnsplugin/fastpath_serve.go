@@ -239,15 +239,16 @@ func (f *fastServer) find(w *fastWorker, z *fastZone, pkt, buf []byte, now time.
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
 	}
-	reply, ok := e.Answer.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)))
-	if !ok || e.Plain >= maxPlain || len(pkt) > maxCounted {
+	a := e.Answer()
+	reply, ok := a.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)))
+	if !ok || int(e.Plain) >= maxPlain || len(pkt) > maxCounted {
 		return nil, z, tooLong
 	}
-	if z.shuffled && !arrange(e.Answer, reply, &w.random) {
+	if z.shuffled && !arrange(&a, reply, &w.random) {
 		return nil, z, shuffling
 	}
 	w.kind = kind
-	w.hit(z, kind, e.Answer.Rcode(), e.Plain, stale)
+	w.hit(z, kind, a.Rcode(), int(e.Plain), stale)
 	return reply, z, understood
 }
 

@@ -157,13 +157,14 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	case c.popular(e, t):
 		c.refresh(ctx, r, e, id, meters, now, false)
 	}
-	if e.Wildcard != "" {
-		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return e.Wildcard })
+	if w := e.Wildcard(); w != "" {
+		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return w })
 	}
 	if c.cfg.KeepTTL && (left > 0 || c.cfg.Stale.ResponseTTL == 0) {
 		ttl = e.TTL
 	}
-	m, err := reply(e.Answer, r, ttl, id.do || id.ad)
+	a := e.Answer()
+	m, err := reply(&a, r, ttl, id.do || id.ad)
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
@@ -186,5 +187,5 @@ func (c *Cache) popular(e *store.Entry, now store.Instant) bool {
 	}
 	// The threshold rounds up: with short TTLs the last second still counts.
 	threshold := (int(e.TTL)*p.Percentage + 99) / 100
-	return e.Hits.Load() >= int64(p.Amount) && e.Left(now) <= threshold
+	return int64(e.Hits.Load()) >= int64(p.Amount) && e.Left(now) <= threshold
 }

@@ -33,6 +33,19 @@ func end(e *store.Entry, now store.Instant, recheck time.Duration, refreshed boo
 	e.Refreshing.Store(false)
 }
 
+// end ends a refresh of e, whose key is that of id. Eviction may have moved
+// the entry meanwhile: then the pause after a failure is for the copy as well.
+func (c *Cache) end(e *store.Entry, id *ident, recheck time.Duration, refreshed bool) {
+	now := c.instant(c.now())
+	end(e, now, recheck, refreshed)
+	if refreshed || recheck == 0 {
+		return
+	}
+	if moved, _ := c.lookup(id, now); moved != nil && moved != e {
+		moved.RetryAfter.Store(int64(now.Add(recheck)))
+	}
+}
+
 // refresh fetches the answer for e anew behind the client's back. stale says
 // that e has ended; then only what RFC 8767 accepts may replace it.
 func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time, stale bool) {
@@ -60,7 +73,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 			rec.entry.LastHit.Store(int64(hitAt))
 			rec.entry.Hits.Store(e.Hits.Load())
 		}
-		end(e, c.instant(c.now()), recheck, refreshed)
+		c.end(e, rec.id, recheck, refreshed)
 	})
 	if !started {
 		e.Refreshing.Store(false)
@@ -82,7 +95,7 @@ func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e 
 	rec.ResponseWriter, rec.wildcard = w, wildcardOf(ctx)
 	rcode, err = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 	if track {
-		end(e, c.instant(c.now()), st.Recheck, rec.accepted)
+		c.end(e, id, st.Recheck, rec.accepted)
 	}
 	return rec.accepted, rcode, err
 }
@@ -95,7 +108,7 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 	started := c.spawn(ctx, func(ctx context.Context) {
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
-		end(e, c.instant(c.now()), st.Recheck, rec.accepted)
+		c.end(e, rec.id, st.Recheck, rec.accepted)
 		close(finished)
 	})
 	if !started {
@@ -117,7 +130,8 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 			if c.cfg.KeepTTL {
 				ttl = rec.entry.TTL
 			}
-			if m, err = reply(rec.entry.Answer, r, ttl, rec.id.do || rec.id.ad); err != nil {
+			a := rec.entry.Answer()
+			if m, err = reply(&a, r, ttl, rec.id.do || rec.id.ad); err != nil {
 				return true, dns.RcodeServerFailure, plugin.Error(c.name, err)
 			}
 		}

@@ -6,7 +6,7 @@
 //	if e := s.Get(h, key, now); e != nil {
 //		serve(e)
 //	}
-//	evicted := s.Put(h, key, store.NewEntry(answer, now, ttl, usableFor), now)
+//	e, evicted := s.Put(h, key, store.NewRecord(answer, now, ttl, usableFor), now)
 //
 // # Vocabulary
 //
@@ -17,23 +17,27 @@
 //   - instant: nanoseconds since a moment of the caller's choice, from a
 //     monotonic clock. The store never asks for the time itself.
 //   - dead: past the instant from which an entry may not even be served stale.
-//   - cost: the bytes an entry is charged for: its key, its answer, and the
-//     structures that hold them.
+//   - segment: a piece of memory that holds entries and no pointers.
 //
 // # How it works
 //
-// The table is an array of bucket heads (atomic pointers), sized once from
-// the byte bound; nodes of a bucket form a list. Writers lock one shard, which
-// owns a range of the buckets; readers follow pointers. A node that is
-// unlinked keeps its own next pointer, so a reader that stands on it finishes
-// its walk, and the collector frees it later.
+// Entries are written one behind the other into segments of an arena, head
+// first and bytes after. The collector sees one object without pointers for
+// some hundreds of entries. A slot of the table holds a tag of the hash, the
+// number of a segment and a place in it; each key has two buckets of eight
+// slots, a cache line each. Writers lock one shard. A reader follows a slot to
+// the segment of that number; if it is gone, the entry has moved meanwhile,
+// and the slot says whereto. A segment that is given up stays with its last
+// reader and is then freed by the collector: no memory is used twice.
 //
-// Eviction is SIEVE (Zhang et al., NSDI 2024): one queue in order of arrival
-// and a hand that passes over visited entries, clearing the mark, and takes
-// the first unvisited one. A hit only sets the mark, and only if it is clear:
-// the hottest entry costs no write at all. LRU would move the entry in a list
-// on every hit and needs a lock for it; S3-FIFO resists scans somewhat better
-// but keeps three queues and a ghost table per shard.
+// Eviction is S3-FIFO (evict.go), which walks over entries in the order in
+// which they lie in memory. A hit counts up to three visits in the entry's
+// head; the hottest entry costs no write at all. LRU would move the entry in
+// a list on every hit and needs a lock for it; SIEVE takes entries from the
+// middle of its queue, which leaves holes in an arena.
+//
+// The name is not stored apart from the answer: it is that of the question,
+// compared without regard to case.
 //
 // # Concurrency
 //
@@ -42,8 +46,8 @@
 // # Failure model
 //
 // Nothing here fails. An entry that is larger than a shard may hold is not
-// stored. The bound counts bytes by calculation, not by asking the runtime:
-// the collector's headroom comes on top (GOGC).
+// stored. The bound covers segments and table; the collector's headroom, with
+// the segments that it has not freed yet, comes on top (GOGC).
 //
 // # Not here
 //

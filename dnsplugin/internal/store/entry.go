@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math"
 	"sync/atomic"
 	"time"
@@ -23,39 +25,74 @@ func (t Instant) Add(d time.Duration) Instant {
 	return t + Instant(d)
 }
 
-// Entry is one stored answer. Everything but the atomic fields must not
-// change once the entry is in a store.
-type Entry struct {
-	Answer *wire.Answer
-	Stored Instant // when it was stored
-	TTL    uint32  // seconds that it is fresh, from Stored
-	Dead   Instant // from here on Get does not return it
+// Record is what Put makes an entry of.
+type Record struct {
+	Answer *wire.Answer // its bytes are copied
+	Stored Instant      // when it was received
+	TTL    uint32       // seconds that it is fresh, from Stored
+	Dead   Instant      // from here on Get does not return it
 
 	// What the answer means to the owner; the store does not look at it.
 	Answering bool   // the answer section answers the question
 	Plain     int    // length of the answer without compression
-	Wildcard  string // the wildcard record that made the answer, if any
-	LastGood  *Entry // an answering entry that this one replaced but must not hide
-
-	// Refresh state of the owner. They change seldom: only for entries near
-	// or past their end.
-	Refreshing atomic.Bool  // a refresh is in flight
-	RetryAfter atomic.Int64 // Instant; no refresh before it
-
-	// Popularity, written on hits only when the owner prefetches.
-	LastHit atomic.Int64 // Instant of the latest hit that was counted
-	Hits    atomic.Int64
+	Wildcard  string // the wildcard record that made the answer, at most 255 bytes
 }
 
-// NewEntry returns an entry that is fresh for ttl seconds and stays usable
+// NewRecord returns a record that is fresh for ttl seconds and stays usable
 // (stale) for a further grace.
-func NewEntry(a *wire.Answer, now Instant, ttl uint32, grace time.Duration) *Entry {
-	return &Entry{
-		Answer: a,
-		Stored: now,
-		TTL:    ttl,
-		Dead:   now.Add(time.Duration(ttl)*time.Second + grace),
+func NewRecord(a *wire.Answer, now Instant, ttl uint32, grace time.Duration) Record {
+	return Record{Answer: a, Stored: now, TTL: ttl, Dead: now.Add(time.Duration(ttl)*time.Second + grace)}
+}
+
+// Entry is the head of a stored answer, whose bytes follow it in the arena. An
+// Entry is only ever used by its address, and must not be copied: a copy has
+// no bytes behind it. Everything but the atomic fields is immutable.
+type Entry struct {
+	Stored Instant
+	Dead   Instant
+
+	// Refresh state of the owner. It changes seldom: only for entries near or
+	// past their end.
+	RetryAfter atomic.Int64 // Instant; no refresh before it
+	// Popularity, written on hits only when the owner prefetches.
+	LastHit    atomic.Int64  // Instant of the latest hit that was counted
+	Hits       atomic.Uint32 // hits that were counted
+	Refreshing atomic.Bool   // a refresh is in flight
+
+	visits atomic.Uint32 // 0 to maxVisits: set by readers, taken back by eviction
+	TTL    uint32        // seconds
+	Plain  uint32        // length of the answer without compression
+
+	size          uint32 // of the answer's bytes, which follow
+	msg, question uint16 // see wire.View
+	wildcard      uint8  // bytes, behind the answer's
+	bits          uint8  // of the key: DO, CD and Variant
+
+	// Answering says that the answer section answers the question.
+	Answering bool
+}
+
+const entrySize = int(unsafe.Sizeof(Entry{}))
+
+// tail returns n bytes that follow the entry, from the given offset on.
+func (e *Entry) tail(off, n int) []byte {
+	if n == 0 {
+		return nil // off may be the end of the segment, which no pointer must lead to
 	}
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(e), entrySize+off)), n)
+}
+
+// Answer returns the stored answer. Its bytes are the arena's.
+func (e *Entry) Answer() wire.Answer {
+	return wire.View(e.tail(0, int(e.size)), e.msg, e.question)
+}
+
+// Wildcard returns the wildcard record that made the answer, if any.
+func (e *Entry) Wildcard() string {
+	if e.wildcard == 0 {
+		return ""
+	}
+	return string(e.tail(int(e.size), int(e.wildcard)))
 }
 
 // Left returns the whole seconds of freshness left at now; zero or less when stale.
@@ -63,17 +100,72 @@ func (e *Entry) Left(now Instant) int {
 	return int(e.TTL) - int(time.Duration(now-e.Stored)/time.Second)
 }
 
-// nodeCost is what an entry costs beside its key and answer: the structures
-// of this package and the answer's header, each one allocation. Measured over
-// 100,000 entries the runtime's size classes add up to less than 32 bytes;
-// bucket heads are charged to the bound as a whole.
-const nodeCost = int(unsafe.Sizeof(Entry{})+unsafe.Sizeof(node{})+unsafe.Sizeof(wire.Answer{})) + 32
+// length is what the entry takes in its segment, in words.
+func (e *Entry) length() int { return words(int(e.size) + int(e.wildcard)) }
 
-// Cost returns the bytes that the entry is charged for under a key of keyLen bytes.
-func (e *Entry) Cost(keyLen int) int {
-	cost := nodeCost + keyLen + e.Answer.Size() + len(e.Wildcard)
-	if e.LastGood != nil {
-		cost += e.LastGood.Cost(0)
+func words(tail int) int { return (entrySize + tail + 7) / 8 }
+
+// has reports whether the entry is that of key. The name is that of the
+// question, which is stored as the first client wrote it.
+func (e *Entry) has(key []byte) bool {
+	name := int(e.question) - wire.HeaderLen - 4
+	if len(key) != keyHead+name || e.bits != key[0] {
+		return false
 	}
-	return cost
+	q := e.tail(wire.HeaderLen, name+4)
+	if *(*[4]byte)(q[name:]) != *(*[4]byte)(key[1:]) {
+		return false
+	}
+	return bytes.Equal(q[:name], key[keyHead:]) || equalFolded(q[:name], key[keyHead:])
+}
+
+// equalFolded reports whether name in lower case is lower. Lengths of labels
+// are at most 63, below 'A', so they pass unchanged.
+func equalFolded(name, lower []byte) bool {
+	for i, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// appendKey appends the entry's key to dst.
+func (e *Entry) appendKey(dst []byte) []byte {
+	name := int(e.question) - wire.HeaderLen - 4
+	q := e.tail(wire.HeaderLen, name+4)
+	qtype, class := binary.BigEndian.Uint16(q[name:]), binary.BigEndian.Uint16(q[name+2:])
+	at := len(dst)
+	dst = wire.AppendKey(dst, q[:name], qtype, class, false, false)
+	dst[at] = e.bits
+	return dst
+}
+
+// keyHead is the length of a key in front of the name: bits, type, class.
+const keyHead = wire.MaxKeyLen - wire.MaxNameLen
+
+// fill writes r as the entry of a key with the given bits to the segment.
+func (e *Entry) fill(r *Record, bits uint8) {
+	e.Stored, e.Dead, e.TTL, e.Plain, e.Answering = r.Stored, r.Dead, r.TTL, uint32(r.Plain), r.Answering
+	b := r.Answer.Bytes()
+	e.size, e.msg, e.question = uint32(len(b)), uint16(r.Answer.Len()), uint16(r.Answer.QuestionEnd())
+	e.wildcard, e.bits = uint8(len(r.Wildcard)), bits
+	copy(e.tail(0, len(b)), b)
+	copy(e.tail(len(b), len(r.Wildcard)), r.Wildcard)
+}
+
+// moveTo copies e to to, with visits. A refresh that runs stays with the old
+// copy; its owner looks the key up again when it ends.
+func (e *Entry) moveTo(to *Entry, visits uint32) {
+	to.Stored, to.Dead, to.TTL, to.Plain, to.Answering = e.Stored, e.Dead, e.TTL, e.Plain, e.Answering
+	to.size, to.msg, to.question, to.wildcard, to.bits = e.size, e.msg, e.question, e.wildcard, e.bits
+	to.RetryAfter.Store(e.RetryAfter.Load())
+	to.LastHit.Store(e.LastHit.Load())
+	to.Hits.Store(e.Hits.Load())
+	to.visits.Store(visits)
+	n := int(e.size) + int(e.wildcard)
+	copy(to.tail(0, n), e.tail(0, n))
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"fmt"
 	"hash/maphash"
 	"math/bits"
@@ -10,7 +9,7 @@ import (
 )
 
 const (
-	// DefaultBytes holds about 50,000 answers of a cluster's mix, five times
+	// DefaultBytes holds about 60,000 answers of a cluster's mix, six times
 	// what a side of CoreDNS's cache holds by default. With both sides full,
 	// and as much again as the collector's headroom (GOGC=100), CoreDNS stays
 	// within the 170 MiB of its usual deployment.
@@ -19,10 +18,9 @@ const (
 	// MinBytes still fits a few of the largest messages (64 KiB).
 	MinBytes = 1 << 20
 
-	// bytesPerBucket sizes the table. Small answers cost 300 to 450 bytes,
-	// so the lists hold one or two nodes when the store is full, and the
-	// heads take 1/64 of the bound.
-	bytesPerBucket = 512
+	// bytesPerSlot sizes the table: 4 % of the bound. Small answers take 200
+	// to 260 bytes, so a table for one in 192 never is what limits.
+	bytesPerSlot = 192
 
 	// shardBytes and shardEntries are the smallest shard worth having: a
 	// shard must be able to hold the largest message several times over,
@@ -33,6 +31,16 @@ const (
 	// maxShards bounds the writers that run at once. Writes are misses:
 	// thousands of times rarer than reads and each microseconds long.
 	maxShards = 64
+
+	// segmentsPerShard: eviction gives memory back by the segment, so one
+	// part in so many of the bound is always being emptied.
+	segmentsPerShard = 32
+	maxSegmentWords  = 1 << 17 // 1 MiB: emptying one must not take long
+	minSegmentWords  = 1 << 9  // 4 KiB
+
+	// Variant is a bit in the first byte of a key beside those of
+	// wire.AppendKey: the owner may keep a second entry of a question.
+	Variant = 1 << 7
 )
 
 // Options of a Store. The zero value is ready for use.
@@ -57,35 +65,28 @@ func (o Options) Validate() error {
 
 // Store is a cache of entries. Make one with New.
 type Store struct {
-	seed    maphash.Seed
-	shift   uint8 // hash >> shift is the bucket
-	perOf   uint8 // bucket >> perOf is the shard
-	buckets []atomic.Pointer[node]
-	shards  []shard
+	seed   maphash.Seed
+	shards []shard // a power of two
 }
 
-// node links an entry into its bucket and its shard's queue.
-type node struct {
-	hash    uint64
-	key     []byte // immutable
-	entry   *Entry // immutable; a new entry gets a new node
-	next    atomic.Pointer[node]
-	visited atomic.Bool // set by readers, cleared by the hand
+type slotPlace = atomic.Uint64
 
-	newer, older *node // the queue; guarded by shard.mu
-	cost         int   // guarded by shard.mu
-}
-
-// shard owns a range of buckets and the queue of the entries in them.
-// It is padded so that the locks of two shards never share a cache line
-// (128 bytes: adjacent lines are fetched in pairs).
+// shard is a store of its own for a part of the hashes. It is padded so that
+// what writers of two shards change is never in one cache line (128 bytes:
+// adjacent lines are fetched in pairs).
 type shard struct {
-	mu sync.Mutex // guards all below and the writes to the shard's buckets
+	// Read by everyone, constant after New; so are the slices themselves.
+	table        []bucket
+	ring         []atomic.Pointer[segment] // by sequence number; a power of two
+	maxBytes     int64                     // of segments
+	maxEntries   int
+	segmentWords int
+	_            [128]byte
 
-	newest, oldest *node
-	hand           *node // where the next search for a victim starts; nil: at oldest
-	maxBytes       int64
-	maxEntries     int
+	mu          sync.Mutex // guards all below and the writes to all above
+	small, main queue
+	ghost       []uint32 // hashes of what left the small queue, by hash; the later one stays
+	seq         uint32   // of the latest segment
 
 	bytes   atomic.Int64 // written under mu, read without
 	entries atomic.Int64 // likewise
@@ -103,116 +104,204 @@ func New(opts Options) *Store {
 	if opts.Seed == (maphash.Seed{}) {
 		opts.Seed = maphash.MakeSeed()
 	}
-	buckets := ceilPow2(opts.Bytes / bytesPerBucket)
-	if opts.Entries > 0 {
-		buckets = min(buckets, ceilPow2(int64(opts.Entries)))
-	}
 	shards := min(maxShards, opts.Bytes/shardBytes)
 	if opts.Entries > 0 {
 		shards = min(shards, int64(opts.Entries)/shardEntries)
 	}
-	shards = min(floorPow2(max(1, shards)), buckets)
-	s := &Store{
-		seed:    opts.Seed,
-		shift:   uint8(64 - bits.TrailingZeros64(uint64(buckets))),
-		perOf:   uint8(bits.TrailingZeros64(uint64(buckets / shards))),
-		buckets: make([]atomic.Pointer[node], buckets),
-		shards:  make([]shard, shards),
-	}
+	shards = floorPow2(max(1, shards))
+	s := &Store{seed: opts.Seed, shards: make([]shard, shards)}
 	for i := range s.shards {
-		s.shards[i].maxBytes = (opts.Bytes - 8*buckets) / shards
-		if opts.Entries > 0 {
-			s.shards[i].maxEntries = max(1, opts.Entries/int(shards))
-		}
+		s.shards[i].init(opts.Bytes/shards, int64(opts.Entries)/shards, opts.Entries > 0)
 	}
 	return s
 }
 
+func (sh *shard) init(bytes, entries int64, bounded bool) {
+	slots, typical := bytes/bytesPerSlot, bytes
+	if bounded {
+		sh.maxEntries = int(max(1, entries))
+		// Half full at most, so that no bucket ever is.
+		slots = min(slots, 2*entries+4*ways)
+		typical = min(bytes, 256*entries)
+	}
+	sh.table = make([]bucket, max(2, slots/ways))
+	sh.ghost = make([]uint32, max(1, slots/2))
+	sh.maxBytes = bytes - int64(64*len(sh.table)) - int64(4*len(sh.ghost))
+	sh.segmentWords = int(min(maxSegmentWords, max(minSegmentWords, typical/segmentsPerShard/8)))
+	sh.maxBytes -= int64(8 * sh.segmentWords) // where eviction copies to
+	sh.ring = make([]atomic.Pointer[segment], floorPow2(4*bytes/int64(8*sh.segmentWords)+64))
+}
+
 func floorPow2(n int64) int64 { return 1 << (bits.Len64(uint64(n)) - 1) }
-func ceilPow2(n int64) int64  { return 1 << bits.Len64(uint64(max(1, n)-1)) }
 
 // Hash returns the hash of key under the store's secret seed, so that nobody
 // outside can choose names that fall into one bucket.
 func (s *Store) Hash(key []byte) uint64 { return maphash.Bytes(s.seed, key) }
 
-// bucket returns the head of the list for hash. A shift by 64 gives 0 in Go,
-// which is right for a table of one bucket.
-func (s *Store) bucket(hash uint64) (*atomic.Pointer[node], *shard) {
-	b := hash >> s.shift
-	return &s.buckets[b], &s.shards[b>>s.perOf]
+func (s *Store) shard(hash uint64) *shard { return &s.shards[hash&uint64(len(s.shards)-1)] }
+
+// buckets returns the two buckets that the entry of hash may be in.
+func (sh *shard) buckets(hash uint64) [2]*bucket {
+	n := uint64(len(sh.table))
+	first, _ := bits.Mul64(hash, n)
+	second, _ := bits.Mul64(hash*0x9e3779b97f4a7c15, n)
+	if second == first {
+		second = (first + 1) % n
+	}
+	return [2]*bucket{&sh.table[first], &sh.table[second]}
 }
+
+// tagOf is a part of the hash that the choice of shard and bucket says little about.
+func tagOf(hash uint64) uint16 { return uint16(hash >> 16) }
 
 // Get returns the live entry of key, nil if there is none. hash must be
 // Hash(key). It allocates nothing and takes no lock.
 func (s *Store) Get(hash uint64, key []byte, now Instant) *Entry {
-	head := &s.buckets[hash>>s.shift]
-	for n := head.Load(); n != nil; n = n.next.Load() {
-		if n.hash != hash || !bytes.Equal(n.key, key) {
-			continue
-		}
-		if n.entry.Dead <= now {
-			return nil
-		}
-		// Look before writing: a hot entry's line stays shared by all cores.
-		if !n.visited.Load() {
-			n.visited.Store(true)
-		}
-		return n.entry
+	e, _ := s.shard(hash).find(hash, key)
+	if e == nil || e.Dead <= now {
+		return nil
 	}
-	return nil
+	// Look before writing: a hot entry's line stays shared by all cores.
+	if v := e.visits.Load(); v < maxVisits {
+		e.visits.Store(v + 1)
+	}
+	return e
 }
 
-// Put stores e under key, replacing what is there, and returns how many
-// other entries had to go for it. key is copied. An entry too large for a
-// shard is not stored; what was there under its key is removed all the same,
-// since it has been superseded.
-func (s *Store) Put(hash uint64, key []byte, e *Entry, now Instant) (evicted int) {
-	head, sh := s.bucket(hash)
-	n := &node{hash: hash, key: bytes.Clone(key), entry: e, cost: e.Cost(len(key))}
+// find returns the entry of key and its place in the table.
+func (sh *shard) find(hash uint64, key []byte) (*Entry, *slotPlace) {
+	tag := uint64(tagOf(hash))
+	for _, b := range sh.buckets(hash) {
+		for i := range b {
+			// An entry that is moved while we look at it is found again in
+			// the same place; it moves once in a round of eviction.
+			for slot := b[i].Load(); slot != 0 && slot>>(seqBits+wordBits) == tag; {
+				e := sh.entry(slot)
+				if e != nil && e.has(key) {
+					return e, &b[i]
+				}
+				again := b[i].Load()
+				if again == slot {
+					break
+				}
+				slot = again
+			}
+		}
+	}
+	return nil, nil
+}
+
+// Put stores r under key, replacing what is there. It returns the entry, and
+// how many other ones had to go for it. key must be that of the answer's
+// question by [wire.AppendKey], with Variant set or not. An entry too large
+// for a shard is not stored (nil); what was there under its key is removed all
+// the same, since it has been superseded.
+func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, evicted int) {
+	r.Wildcard = r.Wildcard[:min(len(r.Wildcard), 255)]
+	n := words(r.Answer.Size() + len(r.Wildcard))
+	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
-	old, before := find(head, hash, key)
-	if int64(n.cost) > sh.maxBytes {
+	old, place := sh.find(hash, key)
+	if n > wordMask || 8*int64(n) > sh.maxBytes/4 {
 		if old != nil {
-			sh.remove(head, before, old)
+			place.Store(0)
+			sh.entries.Add(-1)
 		}
-		return 0
+		return nil, 0
 	}
-	// The new node is published before the old one goes, so that no reader
-	// misses a key that was there all the time.
-	n.next.Store(head.Load())
-	head.Store(n)
-	if old != nil {
-		n.visited.Store(true) // asked for again: that is a visit
-		if before == nil {
-			before = n
+	visits, q := uint32(0), &sh.small
+	ghost := &sh.ghost[hash%uint64(len(sh.ghost))]
+	switch {
+	case old != nil: // asked for again: that is a visit
+		visits, q = 1, &sh.main
+	case *ghost == uint32(hash>>32):
+		*ghost, q = 0, &sh.main
+	}
+	evicted = s.makeRoom(sh, q, n, old == nil, now)
+	g, word := sh.reserve(q, n)
+	if g == nil {
+		return nil, evicted
+	}
+	e = g.at(word)
+	e.fill(&r, key[0])
+	e.visits.Store(visits)
+	// Eviction may have taken the old entry, or moved it.
+	if _, place = sh.find(hash, key); place == nil {
+		var full bool
+		if place, full = sh.free(hash); full {
+			evicted++
+		} else {
+			sh.entries.Add(1)
 		}
-		sh.remove(head, before, old)
 	}
-	// n.cost fits into an empty shard, so this ends at the latest there.
-	for sh.bytes.Load()+int64(n.cost) > sh.maxBytes || (sh.maxEntries > 0 && sh.entries.Load() >= int64(sh.maxEntries)) {
-		v := sh.victim(now)
-		vhead, _ := s.bucket(v.hash)
-		_, vbefore := find(vhead, v.hash, v.key)
-		sh.remove(vhead, vbefore, v)
-		evicted++
+	place.Store(slotOf(tagOf(hash), g.seq, word))
+	return e, evicted
+}
+
+// free returns a place for an entry of hash, in the emptier of its buckets. If
+// both are full, it is that of the entry which has been visited least.
+func (sh *shard) free(hash uint64) (place *slotPlace, full bool) {
+	var frees [2]*slotPlace
+	var counts [2]int
+	var least *slotPlace
+	fewest := ^uint32(0)
+	for k, b := range sh.buckets(hash) {
+		for i := range b {
+			slot := b[i].Load()
+			if slot == 0 {
+				frees[k] = &b[i]
+				counts[k]++
+				continue
+			}
+			if e := sh.entry(slot); e != nil && e.visits.Load() < fewest {
+				fewest, least = e.visits.Load(), &b[i]
+			}
+		}
 	}
-	sh.push(n)
-	return evicted
+	switch {
+	case counts[0] == 0 && counts[1] == 0:
+		return least, true
+	case counts[1] > counts[0]:
+		return frees[1], false
+	}
+	return frees[0], false
 }
 
 // Delete removes the entry of key and reports whether there was one.
 func (s *Store) Delete(hash uint64, key []byte) bool {
-	head, sh := s.bucket(hash)
+	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	n, before := find(head, hash, key)
-	if n == nil {
+	_, place := sh.find(hash, key)
+	if place == nil {
 		return false
 	}
-	sh.remove(head, before, n)
+	place.Store(0)
+	sh.entries.Add(-1)
 	return true
+}
+
+// Range calls f with the key and the entry of everything that is stored, in
+// no order, until f returns false. key is valid during the call. Entries that
+// come, go or move meanwhile may be seen once, twice or not at all.
+func (s *Store) Range(f func(key []byte, e *Entry) bool) {
+	var buf [keyHead + 256]byte
+	for i := range s.shards {
+		sh := &s.shards[i]
+		for b := range sh.table {
+			for w := range sh.table[b] {
+				slot := sh.table[b][w].Load()
+				if slot == 0 {
+					continue
+				}
+				if e := sh.entry(slot); e != nil && !f(e.appendKey(buf[:0]), e) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Len returns the number of entries, dead ones included.
@@ -224,22 +313,12 @@ func (s *Store) Len() int {
 	return int(n)
 }
 
-// Bytes returns what the entries cost, and the table itself.
+// Bytes returns the memory of the segments and of the table.
 func (s *Store) Bytes() int64 {
-	total := int64(8 * len(s.buckets))
+	var total int64
 	for i := range s.shards {
-		total += s.shards[i].bytes.Load()
+		sh := &s.shards[i]
+		total += sh.bytes.Load() + int64(64*len(sh.table)) + int64(4*len(sh.ghost))
 	}
 	return total
-}
-
-// find returns the node of key in the list at head and the one before it.
-// The caller holds the shard's lock.
-func find(head *atomic.Pointer[node], hash uint64, key []byte) (n, before *node) {
-	for n = head.Load(); n != nil; before, n = n, n.next.Load() {
-		if n.hash == hash && bytes.Equal(n.key, key) {
-			return n, before
-		}
-	}
-	return nil, nil
 }

@@ -24,9 +24,22 @@ var ErrAnswer = errors.New("unusable answer")
 // answer for the collector, none in the bytes.
 type Answer struct {
 	buf      []byte
-	n        int32
+	n        uint16
 	question uint16
 }
+
+// View returns the answer whose bytes are b, as [Answer.Bytes] gave them, with
+// a message of n bytes and a question that ends at question. It copies and
+// checks nothing: both must come from an Answer.
+func View(b []byte, n, question uint16) Answer {
+	return Answer{buf: b, n: n, question: question}
+}
+
+// Bytes returns the message with its index, for View. The caller must not write to it.
+func (a *Answer) Bytes() []byte { return a.buf }
+
+// QuestionEnd is where the question ends in the message.
+func (a *Answer) QuestionEnd() int { return int(a.question) }
 
 // Info is what the index found on the way.
 type Info struct {
@@ -65,7 +78,7 @@ func NewAnswer(msg []byte) (*Answer, Info, error) {
 	if records*(1+rrFixedLen) > len(msg) {
 		return nil, info, fmt.Errorf("%w: %d records in %d bytes", ErrAnswer, records, len(msg))
 	}
-	a := &Answer{n: int32(len(msg)), question: uint16(HeaderLen + nameLen + questionLen)}
+	a := &Answer{n: uint16(len(msg)), question: uint16(HeaderLen + nameLen + questionLen)}
 	a.buf = make([]byte, len(msg)+2*records)
 	copy(a.buf, msg)
 	a.buf[0], a.buf[1] = 0, 0
