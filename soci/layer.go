@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,7 +115,7 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	defer cut(nil)
 	p.cut = cut
 	wg.Go(func() { fetchErr = p.fetch(life) })
-	wg.Go(func() { inflateErr = p.inflate(life, &sinks); p.stop(inflateErr) })
+	wg.Go(func() { inflateErr = p.inflate(life, mem, &sinks); p.stop(inflateErr) })
 	wg.Go(p.hash)
 	wg.Wait()
 	sinks.Wait()
@@ -224,8 +225,22 @@ func (p *pipeline) fetch(ctx context.Context) error {
 	}
 }
 
+// decoders takes memory for the goroutines that decode one layer, and returns how many
+// there may be. Half of the cores: decoding ahead costs a fifth more CPU, and hashing,
+// untar and the kernel want as much as a decoder. With less than four cores nothing
+// would be won. Memory is taken only where parts don't need it: at most a quarter.
+func decoders(mem *budget.Budget, cores int) int {
+	n := min(cores/2, int(mem.Limit()/4/inflate.WorkerMemory))
+	for ; n > 1; n-- {
+		if mem.TryAcquire(int64(n) * inflate.WorkerMemory) {
+			return n
+		}
+	}
+	return 0
+}
+
 // inflate fills blocks until the stream ends.
-func (p *pipeline) inflate(ctx context.Context, sinks *sync.WaitGroup) error {
+func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.WaitGroup) error {
 	defer func() {
 		p.start(sinks)
 		close(p.hashed)
@@ -235,7 +250,9 @@ func (p *pipeline) inflate(ctx context.Context, sinks *sync.WaitGroup) error {
 	}()
 	in := &partReader{p: p}
 	defer in.close()
-	r, err := inflate.NewReader(in, inflate.Options{})
+	workers := decoders(mem, runtime.GOMAXPROCS(0))
+	defer func() { mem.Release(int64(workers) * inflate.WorkerMemory) }()
+	r, err := inflate.NewReader(in, inflate.Options{Workers: workers})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,34 @@
+package soci
+
+import (
+	"testing"
+
+	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/soci/internal/inflate"
+)
+
+// TestDecoders: half of the cores, in at most a quarter of the memory, and no waiting.
+func TestDecoders(t *testing.T) {
+	t.Parallel()
+	const worker = inflate.WorkerMemory
+	for _, tt := range []struct {
+		limit, used int64 // workers' worth
+		cores, want int
+	}{
+		{16, 0, 2, 0},
+		{16, 0, 3, 0},
+		{16, 0, 4, 2},
+		{16, 0, 64, 4},
+		{64, 0, 16, 8},
+		{7, 0, 64, 0},
+		{16, 13, 64, 3},
+		{16, 15, 64, 0},
+	} {
+		mem := budget.New(tt.limit * worker)
+		mem.Force(tt.used * worker)
+		got := decoders(mem, tt.cores)
+		if got != tt.want || mem.InUse() != (tt.used+int64(got))*worker {
+			t.Errorf("%+v: %d workers, %d bytes in use", tt, got, mem.InUse())
+		}
+	}
+}
