@@ -221,7 +221,9 @@ func TestDifferentialAgainstTheChain(t *testing.T) {
 }
 
 func FuzzDifferentialAgainstTheChain(f *testing.F) {
-	f.Fuzz(rapid.MakeFuzz(func(rt *rapid.T) { differFromChain(f, rt, new(int), map[declined]int{}) }))
+	f.Fuzz(func(t *testing.T, seed []byte) {
+		rapid.MakeFuzz(func(rt *rapid.T) { differFromChain(t, rt, new(int), map[declined]int{}) })(t, seed)
+	})
 }
 
 func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[declined]int) {
