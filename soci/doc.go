@@ -20,14 +20,17 @@
 // # What is promised
 //
 // Nothing is visible at the target before both digests of every layer and all
-// sizes of the manifest have been verified. On failure nothing is left. The target
-// must not exist, or be an empty directory; its parent must exist. No entry of
+// sizes of the manifest have been verified. On failure nothing is left. A process that
+// is killed leaves its finished layers, hidden beside the target, for the next pull of
+// that target (see docs/soci.md for what a power cut means). The target must not
+// exist, or be an empty directory; its parent must exist. No entry of
 // an archive can touch anything outside, whatever links it makes first.
 //
 // # Concurrency
 //
 // A Puller may run any number of pulls at the same time: they share its memory,
-// connections and tokens. Close it when they have ended; it ends its goroutines.
+// connections and tokens, and what two of them want at the same time is fetched once.
+// Close it when they have ended; it ends its goroutines.
 //
 // # Failures
 //
@@ -35,11 +38,12 @@
 // a caller could do something about it. The engine retries what may pass: broken
 // and stalled bodies go on at the byte where they ended, 429 and 503 slow the
 // whole host down, a presigned URL that ran out is asked for again, a token is
-// refreshed once for all. What a normal user can not set (owners, devices) is not
+// refreshed once for all, and what one host of hosts.toml can not bring comes from
+// the next. What a normal user can not set (owners, devices) is not
 // an error but a warning of the [Result].
 //
 // # Not done here
 //
-// Running containers, pushing, verifying signatures, foreign layers that live
-// outside of the registry, and encrypted layers.
+// Running containers, pushing, verifying signatures, encrypted layers, and resuming
+// inside a layer after the process has ended.
 package soci

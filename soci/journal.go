@@ -78,7 +78,7 @@ func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 		line, err := in.ReadBytes('\n')
 		var e entry
 		if err == io.EOF || json.Unmarshal(bytes.TrimSpace(line), &e) != nil || first && e.Version != journalVersion {
-			return layers, moving, nil // a torn line is the last one
+			return layers, moving, nil //nolint:nilerr // a torn line is the last one, and as if it had never been
 		}
 		if err != nil {
 			return nil, nil, err

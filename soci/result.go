@@ -84,8 +84,10 @@ func (t Timing) limit() Limit {
 	}
 	blocked := t.blocked.Seconds()
 	all := []phase{
-		{"network", t.Network.Seconds()}, {"inflate", t.Inflate.Seconds()},
-		{"hash", blocked * t.lastHash}, {"write", blocked * (1 - t.lastHash)},
+		{"network", t.Network.Seconds()},
+		{"inflate", t.Inflate.Seconds()},
+		{"hash", blocked * t.lastHash},
+		{"write", blocked * (1 - t.lastHash)},
 	}
 	slices.SortStableFunc(all, func(a, b phase) int { return cmp.Compare(b.took, a.took) })
 	sum := t.Network.Seconds() + t.Inflate.Seconds() + blocked

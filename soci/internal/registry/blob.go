@@ -30,10 +30,11 @@ type Blob struct {
 	spare []*host  // not to be asked this time, see Elsewhere
 	urls  []string // of a foreign layer, for when no host has it
 
-	mu     sync.Mutex // guards what follows; a leaf lock
-	origin origin     // where the blob's URL redirected to
-	start  int        // index of the host that answered last
-	served []string   // names of those whose bytes were taken
+	mu     sync.Mutex    // guards what follows; a leaf lock
+	origin origin        // where the blob's URL redirected to
+	start  int           // index of the host that answered last
+	served []string      // names of those whose bytes were taken
+	failed map[int64]int // by offset of a request: the host that just did not answer it
 }
 
 // origin is a presigned URL.
@@ -99,7 +100,7 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	start := b.start
 	b.mu.Unlock()
 	if aside {
-		start = (start + max(1, req.Attempt)) % len(b.hosts)
+		start = b.besides(req)
 	} else if body, info, ok, err := b.fromOrigin(ctx, req); ok {
 		return body, b.pinned(info), err
 	}
@@ -117,9 +118,7 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 		case ctx.Err() != nil:
 			return nil, info, err
 		case temporary(err):
-			if !aside {
-				b.prefer((n + 1) % len(b.hosts)) // for when the engine asks again
-			}
+			b.avoid(n, req.Off) // when the engine asks again
 			return nil, info, err
 		case first == nil:
 			first = err
@@ -129,6 +128,33 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 		return b.fromURLs(ctx, req, first)
 	}
 	return nil, ranges.Info{Size: -1}, first
+}
+
+// avoid makes the next request, and the next attempt of this one, go to another host.
+func (b *Blob) avoid(host int, off int64) {
+	if len(b.hosts) == 1 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.start == host {
+		b.start = (host + 1) % len(b.hosts)
+	}
+	if b.failed == nil {
+		b.failed = make(map[int64]int)
+	}
+	b.failed[off] = host
+}
+
+// besides is the host for a request that another one could not answer, or is late with.
+func (b *Blob) besides(req ranges.Request) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n, ok := b.failed[req.Off]; ok {
+		delete(b.failed, req.Off)
+		return (n + 1) % len(b.hosts)
+	}
+	return (b.start + max(1, req.Attempt)) % len(b.hosts)
 }
 
 // fromURLs asks the places that the manifest names, without any credentials.
@@ -250,7 +276,7 @@ func (b *Blob) fromOrigin(ctx context.Context, req ranges.Request) (io.ReadClose
 	body, info, err := b.c.hop(ctx, b.c.plain, o, req)
 	if err == nil || !expired(err) {
 		if err != nil && ctx.Err() == nil && len(b.hosts) > 1 && o.host >= 0 {
-			b.prefer((o.host + 1) % len(b.hosts))
+			b.avoid(o.host, req.Off)
 			b.forget(o.serial)
 		}
 		return body, info, true, err
