@@ -50,21 +50,20 @@ type node struct {
 	ctr string
 }
 
-// config is what docs/soci.md says, in a directory of its own.
-const config = `version = 3
-root = "%[1]s/root"
-state = "%[1]s/state"
-[grpc]
-  address = "%[1]s/c.sock"
-[proxy_plugins.penstock]
-  type = "snapshot"
-  address = "%[1]s/s.sock"
-  [proxy_plugins.penstock.exports]
-    enable_remote_snapshot_annotations = "true"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux"
-  snapshotter = "penstock"
-`
+// config is soci/deploy/containerd.toml in a directory of its own.
+func config(t *testing.T, dir string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/containerd.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := []byte("/run/penstock/snapshotter.sock")
+	if !bytes.Contains(text, socket) {
+		t.Fatalf("containerd.toml does not name %s", socket)
+	}
+	text = bytes.ReplaceAll(text, socket, []byte(filepath.Join(dir, "s.sock")))
+	return fmt.Appendf(text, "[grpc]\n  address = %q\n", filepath.Join(dir, "c.sock"))
+}
 
 // containerd starts a containerd that uses the socket in dir.
 func containerd(t *testing.T, dir string) *node {
@@ -73,14 +72,14 @@ func containerd(t *testing.T, dir string) *node {
 	program, shim := tool(t, "containerd"), tool(t, "containerd-shim-runc-v2")
 	tool(t, "runc")
 	file := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, config, dir), 0o600); err != nil {
+	if err := os.WriteFile(file, config(t, dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "containerd.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "--config", file)
+	cmd := exec.Command(program, "--config", file, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"))
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(shim)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {

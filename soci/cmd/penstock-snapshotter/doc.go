@@ -15,6 +15,7 @@
 //	  platform = "linux"
 //	  snapshotter = "penstock"
 //
+// (soci/deploy/containerd.toml is the whole of it.)
 // Then "ctr images pull --snapshotter penstock REF" goes through it, and so does
 // Kubernetes when it is the snapshotter of the CRI plugin. See docs/soci.md.
 //

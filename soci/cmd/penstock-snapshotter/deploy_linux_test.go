@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// TestManifests reads the manifests as strictly as the API server does.
+func TestManifests(t *testing.T) {
+	for _, name := range []string{"install.yaml", "prefetch.yaml"} {
+		data, err := os.ReadFile(filepath.Join("../../deploy", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d appsv1.DaemonSet
+		if err := yaml.UnmarshalStrict(data, &d); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		pod := d.Spec.Template.Spec
+		var volumes []string
+		for _, v := range pod.Volumes {
+			volumes = append(volumes, v.Name)
+		}
+		if d.APIVersion != "apps/v1" || d.Kind != "DaemonSet" || d.Spec.Selector.MatchLabels["app"] != d.Spec.Template.Labels["app"] {
+			t.Errorf("%s: %s %s, selector %v, labels %v", name, d.APIVersion, d.Kind, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels)
+		}
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			for _, m := range c.VolumeMounts {
+				if !slices.Contains(volumes, m.Name) {
+					t.Errorf("%s: container %s mounts %q, which is no volume", name, c.Name, m.Name)
+				}
+			}
+		}
+	}
+}
+
+// TestService wants the unit's command line to be one that the program takes.
+func TestService(t *testing.T) {
+	data, err := os.ReadFile("../../deploy/penstock-snapshotter.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=/opt/penstock/bin/penstock-snapshotter "); ok {
+			c, err := parse(strings.Fields(command), io.Discard)
+			if err != nil || c.snapshotter.Root != defaultRoot || c.listen.Socket != defaultSocket {
+				t.Errorf("%q: %+v, %v", command, c, err)
+			}
+			return
+		}
+	}
+	t.Error("the unit starts nothing")
+}
+
+// TestInstall runs the script of the DaemonSet against a directory that is no node.
+func TestInstall(t *testing.T) {
+	dir := t.TempDir()
+	host, bin := filepath.Join(dir, "host"), filepath.Join(dir, "bin")
+	for _, f := range []struct{ name, text string }{
+		{"host/etc/containerd/config.toml", `imports = ["/etc/containerd/conf.d/*.toml"]`},
+		{"bin/penstock-snapshotter", "program"},
+		{"bin/penstock-pull", "program"},
+		{"systemctl", "#!/bin/sh\necho \"$@\" >>" + dir + "/calls\n"},
+	} {
+		p := filepath.Join(dir, f.name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(f.text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := func() {
+		t.Helper()
+		cmd := exec.Command("sh", "../../deploy/install.sh")
+		cmd.Env = append(os.Environ(), "HOST="+host, "BIN="+bin, "FROM=../../deploy", "SYSTEMCTL="+filepath.Join(dir, "systemctl"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	install()
+	want := "daemon-reload\nenable penstock-snapshotter.service\nrestart penstock-snapshotter.service\nrestart containerd.service\n"
+	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != want {
+		t.Errorf("%q, %v; want %q", calls, err, want)
+	}
+	for _, f := range []string{"opt/penstock/bin/penstock-snapshotter", "opt/penstock/bin/penstock-pull", "etc/systemd/system/penstock-snapshotter.service", "etc/containerd/conf.d/penstock.toml"} {
+		if _, err := os.Stat(filepath.Join(host, f)); err != nil {
+			t.Error(err)
+		}
+	}
+	install()
+	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || !bytes.Equal(calls, []byte(want)) {
+		t.Errorf("a second run restarted something: %q, %v", calls, err)
+	}
+}

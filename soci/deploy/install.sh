@@ -1,0 +1,44 @@
+#!/bin/sh
+# Installs penstock-snapshotter as a service of the node. It can not be a pod: containerd
+# needs it to start pods, its own too.
+#   HOST       the node's root directory (default /host)
+#   SYSTEMCTL  how to call systemctl on the node
+set -eu
+HOST=${HOST:-/host}
+SYSTEMCTL=${SYSTEMCTL:-nsenter --target 1 --mount --uts --ipc --net --pid -- systemctl}
+FROM=${FROM:-/usr/local/share/penstock}
+BIN=${BIN:-/usr/local/bin}
+changed=
+
+# put SOURCE TARGET MODE: replaces a file by rename, if it differs.
+put() {
+	if cmp -s "$1" "$HOST$2"; then return; fi
+	mkdir -p "$(dirname "$HOST$2")"
+	cp "$1" "$HOST$2.new"
+	chmod "$3" "$HOST$2.new"
+	mv "$HOST$2.new" "$HOST$2"
+	echo "installed $2"
+	changed="$changed $2"
+}
+
+put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755
+put "$BIN/penstock-pull" /opt/penstock/bin/penstock-pull 0755
+put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644
+case "$changed" in
+*penstock-snapshotter*)
+	$SYSTEMCTL daemon-reload
+	$SYSTEMCTL enable penstock-snapshotter.service
+	$SYSTEMCTL restart penstock-snapshotter.service
+	;;
+esac
+
+# containerd is told last: the socket is there by now.
+changed=
+put "$FROM/containerd.toml" /etc/containerd/conf.d/penstock.toml 0644
+if [ -n "$changed" ]; then
+	if ! grep -q 'conf\.d/\*\.toml' "$HOST/etc/containerd/config.toml" 2>/dev/null; then
+		echo 'add imports = ["/etc/containerd/conf.d/*.toml"] to /etc/containerd/config.toml and restart containerd' >&2
+	else
+		$SYSTEMCTL restart containerd.service # running containers go on
+	fi
+fi
