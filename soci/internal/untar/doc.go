@@ -35,21 +35,38 @@
 // leave the root. The last component is created with O_EXCL|O_NOFOLLOW or an
 // *at call relative to its parent's descriptor.
 //
+// # Reading
+//
+// The reader of archives is ours: it gives the content where it lies in the blocks
+// of a [BlockReader], the maps of sparse files instead of their zeros, and makes no
+// garbage. It takes version 7, ustar, pax, GNU and star; whatever it accepts it
+// reads as the standard library does, but for global headers, which it applies as
+// GNU tar does.
+//
 // # Concurrency
 //
-// One goroutine parses; the writers of the shared [Pool] create files. The
-// parser knows every directory and every path that a writer still works on, and
-// waits for a path before it depends on it (duplicate, hard link, parent), so the
-// outcome is that of a serial run.
+// One goroutine parses; the writers of the shared [Pool] create files, which they are
+// handed in batches by directory: names are made in the order of the archive, one
+// writer at a time, since several in one directory only wait for its lock; idle
+// writers fill and close the files. The pieces of a large file are written in their
+// own order beside that. The parser knows every directory and every name that a writer
+// still works on, and waits for a name before it depends on it (duplicate, hard
+// link, parent), so the outcome is that of a serial run.
 //
 // # Failures
 //
-// Every error is an [*Error] naming the entry. Nothing is cleaned up: the
-// caller owns the directory and removes it. What could not be set without
-// privileges (owners, device nodes, some attributes) is no error but a [Note].
+// Every error is an [*Error] naming the entry; a full file system also says how many
+// bytes and inodes are left. Nothing is cleaned up: the caller owns the directory
+// and removes it.
+//
+// # Without privileges
+//
+// What could not be set (owners, device nodes, some attributes) is no error but a
+// [Note]; setuid and setgid bits go with the owner. Root of a user namespace sets
+// the owners that are mapped. Options.KeepOwners keeps the others in an attribute.
 //
 // # Not done here
 //
-// Decompression, digests, expansion ratios (the caller sees the compressed
-// side), id mapping, and syncing to disk.
+// Decompression, digests, expansion ratios (the caller sees the compressed side),
+// shifting ids, and syncing to disk.
 package untar

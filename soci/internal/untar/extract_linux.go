@@ -22,6 +22,7 @@ type extraction struct {
 	pool       *Pool
 	meter      *Meter
 	privileged bool
+	keepOwners bool
 	layer      *Layer
 	in         reader
 	// dirs holds every directory of the layer by physical path. It is complete:
@@ -74,6 +75,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		pool:       opts.Pool,
 		meter:      opts.Meter,
 		privileged: os.Geteuid() == 0 && !opts.Unprivileged,
+		keepOwners: opts.KeepOwners,
 		layer: &Layer{
 			Dir:       dir,
 			whiteouts: make(map[string][]string),

@@ -112,7 +112,7 @@ func (x *extraction) make(d *dirWork, o *op) error {
 	// The mode that it will have, so that mostly none needs to be set; what could
 	// lend rights comes when the owner is right. Attributes need a writable file.
 	mode := o.meta.mode & 0o777
-	if len(o.meta.attrs) > 0 {
+	if len(o.meta.attrs) > 0 || x.keepOwners {
 		mode |= 0o200
 	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -178,13 +178,19 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 			return err
 		}
 	}
+	kept := !owned && x.keepOwners
+	if kept {
+		if err := x.attr(dir, base, overrideAttr, unix.Fsetxattr(fd, overrideAttr, m.override(), 0)); err != nil {
+			return err
+		}
+	}
 	// An access list among the attributes changes the mode too.
 	if mode := x.safeMode(dir, base, m.mode, owned); st.Mode&0o7777 != mode || len(m.attrs) > 0 {
 		if err := unix.Fchmod(fd, mode); err != nil {
 			return err
 		}
 	}
-	if len(m.attrs) > 0 {
+	if len(m.attrs) > 0 || kept {
 		if err := unix.Fstat(fd, &st); err != nil { // they may take a block
 			return err
 		}
@@ -196,6 +202,11 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 		})
 	})
 }
+
+// overrideAttr is where an owner is kept that can not be set, see Options.KeepOwners.
+const overrideAttr = "user.containers.override_stat"
+
+func (m *meta) override() []byte { return fmt.Appendf(nil, "%d:%d:0%o", m.uid, m.gid, m.mode) }
 
 // futimes sets times by descriptor, or by path before Linux 5.8.
 func futimes(fd int, times []unix.Timespec, byPath func() error) error {
@@ -313,7 +324,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 func (x *extraction) finishDir(path string, d *dirMeta) error {
 	dir, base := split(path)
 	m := &d.meta
-	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 {
+	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 || x.keepOwners {
 		return x.finishDirByFd(path, d)
 	}
 	parent, err := x.work(dir)

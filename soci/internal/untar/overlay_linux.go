@@ -142,7 +142,14 @@ func (o *overlay) inherit() error {
 // adopt gives a directory of the layer the metadata of one of a lower layer.
 func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
 	return o.layer.usage.changed(o.tree, dir, func() error {
-		return o.layer.setDir(o.tree, dir, st, func(fd int) error { return copyXattrs(from, dir, fd) })
+		return o.layer.setDir(o.tree, dir, st, func(fd int) error {
+			err := copyXattrs(from, dir, fd)
+			if err == unix.EACCES { // ours, but its mode keeps even us out
+				o.layer.notes.add("attributes of a lower directory not copied ("+err.Error()+")", dir)
+				err = nil
+			}
+			return err
+		})
 	})
 }
 

@@ -96,7 +96,8 @@ func (s *stack) look(path string) (found, error) {
 	}
 	var have found
 	var in []int
-	for _, i := range s.dirs[dir] {
+	layers := s.dirs[dir]
+	for n, i := range layers {
 		st, err := s.trees[i].lstat(path)
 		if err == unix.ENOENT {
 			if i >= s.blind && s.layers[i].whited(path) {
@@ -122,6 +123,9 @@ func (s *stack) look(path string) (found, error) {
 			have = found{st: st, layer: i}
 		}
 		in = append(in, i)
+		if n == len(layers)-1 {
+			break // nothing is left to hide
+		}
 		opaque, err := s.isOpaque(i, path)
 		if err != nil {
 			return found{}, err

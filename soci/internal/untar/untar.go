@@ -111,6 +111,11 @@ type Options struct {
 	// owners and device nodes are noted, not set. A process that is not root is
 	// always unprivileged.
 	Unprivileged bool
+	// KeepOwners writes an owner that can not be set, and the mode with its setuid
+	// and setgid bits, into the attribute user.containers.override_stat of a file or
+	// directory ("uid:gid:0mode"), where fuse-overlayfs and containers/storage look for
+	// it. The kernel's overlayfs does not.
+	KeepOwners bool
 
 	walk bool // tests: resolve as on kernels without openat2
 }
