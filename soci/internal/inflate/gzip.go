@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 var (
@@ -42,6 +43,12 @@ type members struct {
 	begin   int64     // offset of the member
 	hops    hops
 	two     *twoStage // nil before a large member
+
+	idx    *indexed // nil without an index, or behind what it covers
+	sums   *combiner
+	rec    *index.Recorder // nil: nothing is recorded
+	out    int64           // bytes of output, while something is recorded
+	before int64           // of them before the member
 }
 
 // newMembers reads the first header.
@@ -77,6 +84,9 @@ func (m *members) close() {
 	if m.two != nil && m.two.active {
 		m.two.close()
 	}
+	if m.idx != nil {
+		m.idx.close()
+	}
 	if m.err == nil {
 		m.err = errClosed
 	}
@@ -85,6 +95,9 @@ func (m *members) close() {
 
 // next returns more output; none at the end of a member.
 func (m *members) next() ([]byte, error) {
+	if m.idx != nil {
+		return m.nextIndexed()
+	}
 	if m.par != nil && m.par.active {
 		if p := m.par.next(); p != nil {
 			return p, nil
@@ -94,6 +107,7 @@ func (m *members) next() ([]byte, error) {
 	p, err := m.decode()
 	if err == nil {
 		m.size += uint32(len(p)) //nolint:gosec // G115: modulo 2^32 is what the format says
+		m.out += int64(len(p))
 		return p, nil
 	}
 	if err != io.EOF {
@@ -160,6 +174,7 @@ func (m *members) follow(parallel bool) error {
 			if err := m.open(); err != nil {
 				return err
 			}
+			m.note()
 			m.dec.Reset(m.in)
 			return nil
 		}

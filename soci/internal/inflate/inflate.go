@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // ErrCorrupt: the compressed bytes are damaged.
@@ -50,6 +51,14 @@ type Options struct {
 	// Memory bounds what the workers may hold in all, in bytes: there are no more
 	// than it has room for, and none if that is only one. 0 means no bound.
 	Memory int64
+
+	// Index says where the blob may be decoded from; with Workers it is then decoded
+	// in spans, by all of them. It is a hint: a wrong one costs time only. Nil: none.
+	Index *index.Index
+
+	// Record, unless nil, is told where a gzip blob may be decoded from. It is not when
+	// there is an Index that is of use.
+	Record *index.Recorder
 }
 
 // WorkerMemory is what a worker of a Reader holds at most, in bytes: compressed input,
@@ -90,6 +99,7 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 		if err != nil {
 			return nil, err
 		}
+		m.use(opts)
 		return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 	case Zstd:
 		// Synchronous: the caller has a goroutine for this, and memory stays bounded.

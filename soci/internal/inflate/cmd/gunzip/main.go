@@ -1,11 +1,16 @@
 // Command gunzip decodes one file with the decoder of soci, throws the bytes away and prints one JSON line: what
 // `make bench AREA=inflate` runs beside other decoders, in a process of its own like theirs.
 //
-//	gunzip -file layer.tar.gz [-workers 2]
+//	gunzip -file layer.tar.gz [-workers 2] [-write-index layer.idx | -index layer.idx]
+//
+// With -write-index it records an index while it decodes, and with -index it decodes by
+// one that it has written.
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +18,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/soci/internal/inflate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // copyBuffer is what soci reads at a time.
@@ -26,34 +32,94 @@ type report struct {
 	Error   string  `json:"error,omitempty"`
 }
 
+// job is what the flags say.
+type job struct {
+	file, index, write string
+	workers            int
+	span               int64
+}
+
 func main() {
-	file := flag.String("file", "", "`file` to decode")
-	workers := flag.Int("workers", 0, "cores for layers of several members; 0: one")
+	var j job
+	flag.StringVar(&j.file, "file", "", "`file` to decode")
+	flag.IntVar(&j.workers, "workers", 0, "cores; 0: one")
+	flag.StringVar(&j.index, "index", "", "`file` with an index to decode by")
+	flag.StringVar(&j.write, "write-index", "", "`file` to write an index to")
+	flag.Int64Var(&j.span, "span", 0, "bytes of output between two points of a written index; 0: the default")
 	flag.Parse()
+	os.Exit(j.main(os.Stdout, os.Stderr))
+}
+
+// main runs the job and prints its report.
+func (j job) main(stdout, stderr io.Writer) int {
 	r := report{Outcome: "ok"}
 	start := time.Now()
 	var err error
-	if r.Bytes, err = decode(*file, *workers); err != nil {
+	if r.Bytes, err = j.decode(); err != nil {
 		r.Outcome, r.Error = "error", err.Error()
 	}
 	r.Seconds = time.Since(start).Seconds()
-	if jerr := json.NewEncoder(os.Stdout).Encode(r); jerr != nil || err != nil {
-		fmt.Fprintln(os.Stderr, "gunzip:", err, jerr)
-		os.Exit(1)
+	if jerr := json.NewEncoder(stdout).Encode(r); jerr != nil || err != nil {
+		_, _ = fmt.Fprintln(stderr, "gunzip:", err, jerr)
+		return 1
 	}
+	return 0
 }
 
-func decode(file string, workers int) (int64, error) {
-	f, err := os.Open(file)
+// decode does the work, reading and writing of indexes included.
+func (j job) decode() (int64, error) {
+	f, err := os.Open(j.file)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	r, err := inflate.NewReader(f, inflate.Options{Workers: workers})
+	opts := inflate.Options{Workers: j.workers}
+	if j.index != "" {
+		if opts.Index, err = readIndex(j.index); err != nil {
+			return 0, fmt.Errorf("%s: %w", j.index, err)
+		}
+	}
+	if j.write != "" {
+		opts.Record = index.NewRecorder(j.span)
+	}
+	r, err := inflate.NewReader(f, opts)
 	if err != nil {
 		return 0, err
 	}
 	defer r.Close()
 	// Only Read, as soci does: a WriteTo would write in pieces of its own.
-	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
+	if err != nil || j.write == "" {
+		return n, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return n, err
+	}
+	x, err := opts.Record.Index(index.Blob{Size: fi.Size(), Out: n})
+	if err != nil {
+		return n, err
+	}
+	return n, writeIndex(j.write, x)
+}
+
+// readIndex reads an index.
+func readIndex(path string) (*index.Index, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return index.Load(bytes.NewReader(data))
+}
+
+// writeIndex writes x; a file that could not be written whole is removed.
+func writeIndex(path string, x *index.Index) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(x.Save(f), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }

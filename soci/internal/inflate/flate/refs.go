@@ -1,0 +1,83 @@
+package flate
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+const (
+	// aheadMost is how many compressed bytes Ahead returns at most: more than 32 KiB
+	// of output take, apart from what no encoder writes, and less than an Input holds.
+	aheadMost = 48 << 10
+
+	// refsFrom is where in the window a Probe begins, so that it is full after as many
+	// symbols as the history has bytes: what comes later cannot reach behind the
+	// place where decoding began.
+	refsFrom = winLimit16 - history16
+)
+
+// Ahead returns a copy of the compressed bytes behind a mark, at most 48 KiB, for a
+// Probe: the block begins skip bits behind the first. It is called by what was
+// given to Watch.
+func (d *Decoder) Ahead() (p []byte, skip uint) {
+	d.in.Peek(aheadMost)
+	d.putBack()
+	from := d.in.pos
+	if d.nb > 0 {
+		from--
+		skip = 8 - d.nb
+	}
+	return bytes.Clone(d.in.buf[from:d.in.end]), skip
+}
+
+// A Refs says which bytes of a history of 32 KiB are referred to: not zero for those.
+type Refs [History]byte
+
+// A Probe finds out what of the history a stream refers to.
+type Probe struct {
+	b   *Blind
+	in  *Input
+	src bytes.Reader
+}
+
+// NewProbe returns a Probe.
+func NewProbe() *Probe { return &Probe{b: NewBlind(), in: NewInput(nil)} }
+
+// Refs finds which bytes of the history are referred to by what is decoded from the
+// block that begins skip bits behind the begin of p, up to one that begins at or
+// behind stop, in bits from the begin of p, or the end of the stream. Only the first
+// 32 KiB of output are decoded: nothing behind them can refer to the history. False:
+// p ends before, or is damaged, and nothing is known.
+func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
+	r.src.Reset(p)
+	r.in.Reset(&r.src)
+	b := r.b
+	b.seeing, b.dec.in = false, r.in
+	b.dec.begin(skip)
+	b.StopAt(stop)
+	for i := range history {
+		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
+	}
+	b.rp, b.op = refsFrom, refsFrom
+	clear(refs[:])
+	b.run()
+	for i := refsFrom; i+wordLen <= b.op; i += wordLen {
+		if binary.LittleEndian.Uint64(b.win[i:])&markersMask != 0 {
+			refs.mark(b.win[i : i+wordLen])
+		}
+	}
+	refs.mark(b.win[max(refsFrom, b.op-wordLen):b.op])
+	return b.op >= winLimit16 || b.dec.err == ErrStopped || b.ended()
+}
+
+// ended reports whether the stream ended with its last block.
+func (b *Blind) ended() bool { return b.dec.state == atHeader && b.dec.final }
+
+// mark marks what symbols refer to.
+func (r *Refs) mark(p []byte) {
+	for ; len(p) >= symLen; p = p[symLen:] {
+		if v := binary.LittleEndian.Uint16(p); v&marker != 0 {
+			r[v&^uint16(marker)] = 1
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package inflate
+
+import "github.com/penstock/penstock/soci/internal/inflate/flate"
+
+// What members does with an index: decode by it, or record one.
+
+// use follows opts; the first header has been read.
+func (m *members) use(opts Options) {
+	if opts.Index != nil {
+		m.idx = newIndexed(m.in, opts.Index, m.workers)
+		m.sums = newCombiner()
+	}
+	if opts.Record != nil && m.idx == nil {
+		m.rec, m.workers = opts.Record, 1
+		m.note()
+		m.dec.Watch(func(k flate.Mark) {
+			if out := m.before + k.Out; m.rec.Due(out) {
+				p, skip := m.dec.Ahead()
+				m.rec.Block(k.Bits, out, k.History, p, skip)
+			}
+		})
+	}
+}
+
+// note records that a member begins, the header of which has just been read.
+func (m *members) note() {
+	if m.before = m.out; m.rec != nil {
+		m.rec.Member(m.begin, m.out, int(m.in.Offset()-m.begin))
+	}
+}
+
+// nextIndexed returns more output; none at the end of a member or when the serial
+// decoder goes on.
+func (m *members) nextIndexed() ([]byte, error) {
+	c, err := m.idx.next()
+	switch {
+	case err != nil:
+		return nil, err
+	case c == nil:
+		return nil, m.leaveIndexed()
+	case c.end:
+		if c.crc != m.sum || c.len != m.size {
+			return nil, errChecksum
+		}
+		m.sum, m.size = 0, 0
+		return nil, nil
+	}
+	m.sum = m.sums.combine(m.sum, c.sum, len(c.p))
+	m.size += uint32(len(c.p)) //nolint:gosec // G115: modulo 2^32 is what the format says
+	return c.p, nil
+}
+
+// leaveIndexed goes on serially.
+func (m *members) leaveIndexed() error {
+	at := m.idx.leave()
+	past := m.idx.past.buf
+	m.idx = nil
+	if at.member {
+		return m.follow(true)
+	}
+	m.begin = m.in.Offset()
+	m.dec.ResetAt(m.in, uint(at.bits%8), past) //nolint:gosec // G115: 0 to 7
+	return nil
+}

@@ -1,0 +1,66 @@
+package index
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+// Recorder notes points while a blob is decoded.
+type Recorder struct {
+	span   int64
+	points []Point
+	probe  *flate.Probe
+	refs   flate.Refs
+}
+
+// NewRecorder returns a Recorder of points that are at least span bytes of output
+// apart; 0 means DefaultSpan.
+func NewRecorder(span int64) *Recorder {
+	if span <= 0 {
+		span = DefaultSpan
+	}
+	return &Recorder{span: span}
+}
+
+// Due reports whether a point is wanted where so many bytes of output are before it.
+func (r *Recorder) Due(out int64) bool {
+	n := len(r.points)
+	return n == 0 || out-r.points[n-1].Out >= r.span && n < maxPoints
+}
+
+// Member notes that the header of a gzip member, of header bytes, begins at an offset.
+func (r *Recorder) Member(offset, out int64, header int) {
+	if r.Due(out) {
+		r.points = append(r.points, Point{Kind: Member, Bits: offset * 8, Out: out, Header: header})
+	}
+}
+
+// Block notes that a block begins: past is the output of the member before it, and
+// ahead what flate's Ahead returned, from which follows what of past is worth keeping.
+func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
+	if !r.Due(out) || len(r.points) == 0 || bits <= r.points[len(r.points)-1].Bits {
+		return
+	}
+	if r.probe == nil {
+		r.probe = flate.NewProbe()
+	}
+	w := Window{}
+	if r.probe.Refs(ahead, skip, math.MaxInt64, &r.refs) {
+		w = NewWindow(past, &r.refs)
+	} else {
+		w = NewWindow(past, nil)
+	}
+	r.points = append(r.points, Point{Kind: Block, Bits: bits, Out: out, Window: w})
+}
+
+// Index returns what was noted. It must be called only when the blob was decoded to
+// its end and its digests are right.
+func (r *Recorder) Index(b Blob) (*Index, error) {
+	x := &Index{Blob: b, Points: r.points}
+	if err := x.Check(); err != nil {
+		return nil, fmt.Errorf("recorded index: %w", err)
+	}
+	return x, nil
+}

@@ -1,0 +1,325 @@
+package inflate
+
+import (
+	"math"
+	"sync"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
+)
+
+const (
+	// spanAhead bounds what a span that is not read yet may hold: one of the default
+	// size and the block that ends it.
+	spanAhead = 9 << 20 // bytes
+	// spanQueue bounds what the span that is read may hold beyond.
+	spanQueue = 2 << 20 // bytes
+	// spanPieces bounds, for each worker, all output that is held.
+	spanPieces = 11 << 20 // bytes
+	// spanDepth is how far, for each worker, the source is read ahead: a span of a
+	// layer that is compressed to half its size.
+	spanDepth = 4 << 20 // bytes
+)
+
+// indexed decodes the spans of an index with several workers, in order.
+//
+// A worker does not know the history of its span: it takes the index's word for it,
+// and finds out which bytes of it the span really refers to. When everything before
+// has been decoded, and handed out, the reader compares these bytes with what it
+// has handed out itself, and the place where the span before ended with the one where
+// this one began. Only then what the worker has made is as right as if it had been
+// decoded serially, and is handed out. If not, the index is wrong: it is dropped, and the
+// decoder goes on from where the last span ended.
+//
+// The goroutine that reads drives the source. All else is guarded by mu, which is not
+// held while anything is decoded. No deadlock: spans are begun in order, so the one
+// that is read has a worker; that waits for room in its queue, then the reader has
+// something to read, or for the source, which the reader reads while it has nothing.
+type indexed struct {
+	src     *flate.Input
+	points  []index.Point // not begun yet
+	workers int
+
+	mu     sync.Mutex
+	wake   *sync.Cond // something has changed
+	wg     sync.WaitGroup
+	closed bool
+	store  *store
+	spans  []*span // begun, in order; the first is the one that is read
+	todo   []*span // of them, those without a worker; at most the first one
+	free   []*chunk
+	out    *chunk // was handed out
+
+	past  history // what was handed out of the member
+	at    place   // where all that was handed out ends
+	stats indexedStats
+}
+
+// indexedStats are for tests.
+type indexedStats struct{ spans, dropped int }
+
+// place is where a decoder is.
+type place struct {
+	bits   int64 // of the source
+	member bool  // a member has ended there
+}
+
+// span is what lies between two points. Apart from what only its worker uses, it is
+// guarded by the lock of its indexed.
+type span struct {
+	point  index.Point
+	first  bool  // it begins where the serial decoder was
+	stop   int64 // bits; where the next one begins
+	chunks []*chunk
+	size   int  // bytes held
+	probed bool // refs is there
+	unsure bool // it could not be found out
+	refs   *flate.Refs
+	past   []byte // 32 KiB of history that the index claims
+	right  bool   // checked: it may be handed out
+	pos    int64  // byte of the source that its worker has reached
+	done   bool
+	end    place
+	err    error // why it ended there; nil if it is a place to go on from
+}
+
+// chunk is a piece of output, or the end of a member.
+type chunk struct {
+	buf []byte
+	p   []byte
+	sum uint32
+	end bool // of a member, with
+	crc uint32
+	len uint32
+}
+
+// history holds the last 32 KiB of what was added.
+type history struct{ buf []byte }
+
+func (h *history) add(p []byte) {
+	if len(p) >= flate.History {
+		h.buf = append(h.buf[:0], p[len(p)-flate.History:]...)
+		return
+	}
+	if over := len(h.buf) + len(p) - flate.History; over > 0 {
+		h.buf = h.buf[:copy(h.buf, h.buf[over:])]
+	}
+	h.buf = append(h.buf, p...)
+}
+
+// has reports whether the bytes that are referred to are those of past.
+func (h *history) has(past []byte, refs *flate.Refs) bool {
+	gone := flate.History - len(h.buf)
+	for i, used := range refs {
+		if used != 0 && (i < gone || h.buf[i-gone] != past[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// newIndexed takes over where the first block of a member begins; nil if the index
+// has no point ahead.
+func newIndexed(src *flate.Input, x *index.Index, workers int) *indexed {
+	off := src.Offset()
+	points := x.Points
+	for len(points) > 0 && points[0].Bits <= off*8 {
+		points = points[1:]
+	}
+	if len(points) == 0 || workers < 2 {
+		return nil
+	}
+	t := &indexed{src: src, points: points, workers: workers, at: place{bits: off * 8}}
+	t.wake = sync.NewCond(&t.mu)
+	t.store = &store{wake: t.wake, base: off, end: off}
+	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
+	t.spans, t.todo = []*span{first}, []*span{first}
+	for range workers {
+		t.wg.Go(t.work)
+	}
+	return t
+}
+
+// close stops the workers.
+func (t *indexed) close() {
+	t.mu.Lock()
+	t.closed, t.store.closed = true, true
+	t.wake.Broadcast()
+	t.mu.Unlock()
+	t.wg.Wait()
+	t.spans, t.free, t.out = nil, nil, nil
+}
+
+// leave stops the workers and gives what was read and not decoded back to the source,
+// which is then at the byte of the place where the decoding is.
+func (t *indexed) leave() place {
+	t.close()
+	t.src.Prepend(t.store.from(t.at.bits / 8)...)
+	return t.at
+}
+
+// next returns more output, valid until the next call; nil where the serial decoder
+// has to go on, and an error where it would have one.
+func (t *indexed) next() (*chunk, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.out != nil {
+		t.give(t.out)
+		t.out = nil
+	}
+	for {
+		s := t.spans[0]
+		switch {
+		case !s.right && s.probed:
+			if !t.check(s) {
+				t.stats.dropped++
+				return nil, nil
+			}
+			s.right = true
+			t.wake.Broadcast()
+			continue
+		case s.right && len(s.chunks) > 0:
+			c := s.chunks[0]
+			s.chunks = s.chunks[1:]
+			s.size -= len(c.p)
+			t.out = c
+			if t.past.add(c.p); c.end {
+				t.past.buf = t.past.buf[:0]
+			}
+			t.wake.Broadcast()
+			return c, nil
+		case s.right && s.done:
+			t.stats.spans++
+			if t.at = s.end; s.err != nil {
+				return nil, s.err
+			}
+			if t.spans = t.spans[1:]; len(t.spans) == 0 && !t.begin() {
+				return nil, nil
+			}
+			t.wake.Broadcast()
+			continue
+		}
+		if !t.read() {
+			t.wake.Wait()
+		}
+	}
+}
+
+// check reports whether s is the continuation of what was handed out.
+func (t *indexed) check(s *span) bool {
+	if s.unsure || s.point.Bits != t.at.bits || (s.point.Kind == index.Member) != t.at.member {
+		return false
+	}
+	return s.refs == nil || t.past.has(s.past, s.refs)
+}
+
+// read reads more of the source, if it has more and there is room.
+func (t *indexed) read() bool {
+	t.store.trim(t.keep())
+	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
+		return false
+	}
+	t.mu.Unlock()
+	t.store.add(t.src)
+	t.mu.Lock()
+	return true
+}
+
+// keep is the first byte of the source that may be needed.
+func (t *indexed) keep() int64 {
+	if s := t.spans[0]; s.right {
+		return s.pos // errors from here on are the stream's
+	}
+	return t.at.bits / 8
+}
+
+// begin makes a span of the next point.
+func (t *indexed) begin() bool {
+	if len(t.points) == 0 {
+		return false
+	}
+	s := &span{point: t.points[0], stop: math.MaxInt64, pos: t.points[0].Bits / 8}
+	if t.points = t.points[1:]; len(t.points) > 0 {
+		s.stop = t.points[0].Bits
+	}
+	t.spans, t.todo = append(t.spans, s), append(t.todo, s)
+	return true
+}
+
+// room reports whether another span may be begun, and held.
+func (t *indexed) room() bool {
+	held := spanAhead
+	for i, s := range t.spans {
+		switch {
+		case i == 0:
+			held += max(spanQueue, s.size)
+		case s.done:
+			held += s.size
+		default:
+			held += spanAhead
+		}
+	}
+	return len(t.spans) <= t.workers && held <= t.workers*spanPieces
+}
+
+// work decodes spans until close.
+func (t *indexed) work() {
+	w := newSpanWorker(t)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for !t.closed {
+		if len(t.todo) == 0 && t.room() {
+			t.begin()
+		}
+		if len(t.todo) == 0 {
+			t.wake.Wait()
+			continue
+		}
+		s := t.todo[0]
+		t.todo = t.todo[1:]
+		t.mu.Unlock()
+		end, err := w.decode(s)
+		t.mu.Lock()
+		s.end, s.err, s.done = end, err, true
+		t.wake.Broadcast()
+	}
+}
+
+// take returns a chunk for s when it may hold one more; nil when closed.
+func (t *indexed) take(s *span) *chunk {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for !t.closed {
+		most := spanAhead
+		if t.spans[0] == s {
+			most = spanQueue
+		}
+		if s.size < most {
+			if n := len(t.free); n > 0 {
+				c := t.free[n-1]
+				t.free = t.free[:n-1]
+				return c
+			}
+			return &chunk{buf: make([]byte, pieceBytes)}
+		}
+		t.wake.Wait()
+	}
+	return nil
+}
+
+// put makes c output of s, whose worker has reached a byte of the source.
+func (t *indexed) put(s *span, c *chunk, pos int64) {
+	t.mu.Lock()
+	s.chunks = append(s.chunks, c)
+	s.size += len(c.p)
+	s.pos = pos
+	t.wake.Broadcast()
+	t.mu.Unlock()
+}
+
+func (t *indexed) give(c *chunk) {
+	if c.buf != nil { // the end of a member has none
+		*c = chunk{buf: c.buf}
+		t.free = append(t.free, c)
+	}
+}
