@@ -25,6 +25,13 @@ const (
 	// DefaultStale is how long after its end an answer may still be served
 	// when serve_stale is given without a duration.
 	DefaultStale = time.Hour
+	// RFCStale is how long that is with the option stale, and what comes with
+	// it (RFC 8767, section 5): the source is asked first, for 1.8 s, stale
+	// answers have a TTL of 30 s, and a source that failed is left alone for 30 s.
+	RFCStale       = 24 * time.Hour
+	rfcClientTimer = 1800 * time.Millisecond
+	rfcStaleTTL    = 30 * time.Second
+	rfcRecheck     = 30 * time.Second
 	// MaxStaleRecheck is the most that RFC 8767, section 5 permits.
 	MaxStaleRecheck = 5 * time.Minute
 	// DefaultMaxMemory bounds both sides of the cache together, in bytes.
@@ -72,6 +79,7 @@ type Config struct {
 	MaxMem   int64 // bytes for both sides together, half each
 	Coalesce int   // queries that may wait for a running one of the same key
 	FastPath FastPath
+	Warm     string // file that keeps the entries over a restart; "": none
 }
 
 // FastPath configures the sockets of our own, from which cached answers go

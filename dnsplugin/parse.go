@@ -14,14 +14,10 @@ import (
 )
 
 // options lists the names that may stand in a block, for messages.
-const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, fastpath, workers, batch"
-
-// futureOptions are ones that this version does not have. They are refused,
-// since a Corefile that has them counts on what they do.
-var futureOptions = []string{"warm", "stale"}
+const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, warm, stale, fastpath, workers, batch"
 
 // onceOptions may stand in a block only once.
-var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "fastpath", "workers", "batch"}
+var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "warm", "stale", "fastpath", "workers", "batch"}
 
 // Parse reads one directive with its block from c. It changes nothing but the
 // position of c, and every error names file, line, option and what is allowed.
@@ -92,6 +88,9 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 	case "prefetch":
 		return parsePrefetch(c, args, &cfg.Prefetch)
 	case "serve_stale":
+		if seen["stale"] {
+			return c.Err("serve_stale beside stale: keep one, they set the same")
+		}
 		return parseStale(c, args, &cfg.Stale)
 	case "serve_stale_policy":
 		if len(args) != 1 || !strings.EqualFold(args[0], "prefer_positive") {
@@ -117,10 +116,14 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 		return parseCount(c, name, "sockets with a thread each", args, MaxWorkers, &cfg.FastPath.Workers)
 	case "batch":
 		return parseCount(c, name, "queries taken from a socket at once", args, MaxBatch, &cfg.FastPath.Batch)
-	default:
-		if slices.Contains(futureOptions, name) {
-			return c.Errf("option %q is not available in this version: remove it (allowed: %s)", name, options)
+	case "warm":
+		if len(args) != 1 || args[0] == "" {
+			return c.Errf("warm needs one FILE, found %d arguments", len(args))
 		}
+		cfg.Warm = args[0]
+	case "stale":
+		return parseRFC8767(c, args, cfg, seen)
+	default:
 		return c.Errf("unknown option %q: allowed are %s", name, options)
 	}
 	return nil
@@ -218,6 +221,30 @@ func parseStale(c *caddy.Controller, args []string, s *Stale) error {
 	if err := s.validate(); err != nil {
 		return c.Err(err.Error())
 	}
+	return nil
+}
+
+// parseRFC8767 reads [DURATION]: serve_stale as RFC 8767 recommends it.
+func parseRFC8767(c *caddy.Controller, args []string, cfg *Config, seen map[string]bool) error {
+	if seen["serve_stale"] {
+		return c.Err("stale beside serve_stale: keep one, they set the same")
+	}
+	up := RFCStale
+	if len(args) > 1 {
+		return c.Errf("stale takes [DURATION], found %d arguments", len(args))
+	}
+	if len(args) == 1 {
+		d, err := time.ParseDuration(args[0])
+		if err != nil || d <= 0 {
+			return c.Errf("stale: %q is not a duration such as 24h; RFC 8767 recommends 24h to 72h", args[0])
+		}
+		up = d
+	}
+	cfg.Stale = Stale{
+		UpTo: up, Verify: true, VerifyTimeout: rfcClientTimer, ResponseTTL: rfcStaleTTL, Recheck: rfcRecheck,
+		PreferPositive: cfg.Stale.PreferPositive,
+	}
+	seen["serve_stale"] = true
 	return nil
 }
 

@@ -35,6 +35,7 @@ func setup(directive string, c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	log := clog.NewWithPlugin(directive)
+	block := blockOf(directive, c)
 	c.OnStartup(func() error {
 		server := dnsserver.GetConfig(c)
 		ca.meters.view = server.ViewName
@@ -43,7 +44,17 @@ func setup(directive string, c *caddy.Controller) error {
 				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
 			}
 		}
+		if !handovers.take(block, ca) && cfg.Warm != "" {
+			ca.loadWarm()
+		}
+		if cfg.Warm != "" {
+			ca.keepWarm()
+		}
 		listeners.claim(ca, server)
+		return nil
+	})
+	c.OnRestart(func() error {
+		handovers.offer(block, ca)
 		return nil
 	})
 	// Also with fastpath off: a reload may have to take over sockets.
@@ -51,9 +62,11 @@ func setup(directive string, c *caddy.Controller) error {
 	server.UDPDecorateWriterFunc = ca.decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
 		listeners.disclaim(ca)
+		handovers.withdraw(block, ca)
 		return nil
 	})
 	c.OnShutdown(func() error {
+		handovers.withdraw(block, ca)
 		if err := listeners.release(ca); err != nil {
 			log.Warning(err)
 		}

@@ -1,0 +1,267 @@
+package dnsplugin
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// A snapshot is a file with what was in the cache, from which the next process
+// starts warm:
+//
+//	magic, with a version | entries | SHA-256 of all before
+//
+// Each entry is a head of fixed size, the wildcard and the message. Times are
+// those of the wall clock. What is read is checked like an answer from the
+// network; a file of another version, or a damaged one, is ignored as a whole.
+
+const (
+	warmMagic = "penstock-warm-1\n"
+	// warmEvery is the time between two snapshots: at most so much is lost
+	// when the process is killed, and writing 32 MiB takes a few milliseconds.
+	warmEvery = 5 * time.Minute
+
+	warmHead = 1 + 1 + 8 + 8 + 4 + 4 + 1 + 1 + 2
+)
+
+const (
+	warmDenial    = 1 << 0
+	warmAnswering = 1 << 1
+)
+
+var errWarm = errors.New("not a usable snapshot")
+
+// writeSnapshot writes everything that is worth keeping to w. Failures of the
+// source are not: they may be over by then.
+func (c *Cache) writeSnapshot(w io.Writer) error {
+	sum := sha256.New()
+	out := io.MultiWriter(w, sum)
+	if _, err := io.WriteString(out, warmMagic); err != nil {
+		return err
+	}
+	now := c.now()
+	var err error
+	var buf []byte
+	for _, s := range []*side{&c.success, &c.denial} {
+		s.store.Range(func(key []byte, e *store.Entry) bool {
+			a := e.Answer()
+			if e.Dead <= c.instant(now) || a.Rcode() == dns.RcodeServerFailure {
+				return true
+			}
+			buf = appendWarm(buf[:0], key[0], e, &a, c.epoch, s == &c.denial)
+			_, err = out.Write(buf)
+			return err == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	_, err = w.Write(sum.Sum(nil))
+	return err
+}
+
+func appendWarm(b []byte, bits byte, e *store.Entry, a *wire.Answer, epoch time.Time, denial bool) []byte {
+	var flags byte
+	if denial {
+		flags |= warmDenial
+	}
+	if e.Answering {
+		flags |= warmAnswering
+	}
+	wildcard, msg := e.Wildcard(), a.Msg()
+	stored := epoch.Add(time.Duration(e.Stored)).UnixNano()
+	b = append(b, flags, bits)
+	b = binary.BigEndian.AppendUint64(b, uint64(stored))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.Dead-e.Stored))
+	b = binary.BigEndian.AppendUint32(b, e.TTL)
+	b = binary.BigEndian.AppendUint32(b, e.Plain)
+	b = append(b, byte(len(wildcard)), 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(msg)))
+	b = append(b, wildcard...)
+	return append(b, msg...)
+}
+
+// readSnapshot stores what b, a whole snapshot, has. It returns the number of
+// entries; after an error nothing has been stored.
+func (c *Cache) readSnapshot(b []byte) (int, error) {
+	end := len(b) - sha256.Size
+	if end < len(warmMagic) || string(b[:len(warmMagic)]) != warmMagic {
+		return 0, fmt.Errorf("%w: it does not begin with %q", errWarm, warmMagic)
+	}
+	if sum := sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
+		return 0, fmt.Errorf("%w: the checksum does not match", errWarm)
+	}
+	var all []warmEntry
+	for at := len(warmMagic); at < end; {
+		w, n, err := parseWarm(b[at:end])
+		if err != nil {
+			return 0, fmt.Errorf("%w: at %d: %w", errWarm, at, err)
+		}
+		all = append(all, w)
+		at += n
+	}
+	kept := 0
+	for i := range all {
+		if c.restore(&all[i]) {
+			kept++
+		}
+	}
+	return kept, nil
+}
+
+// warmEntry is an entry of a snapshot.
+type warmEntry struct {
+	flags, bits byte
+	stored      int64 // nanoseconds of the wall clock
+	life        int64 // nanoseconds until it is dead
+	ttl, plain  uint32
+	wildcard    string
+	answer      *wire.Answer
+}
+
+func parseWarm(b []byte) (w warmEntry, n int, err error) {
+	if len(b) < warmHead {
+		return w, 0, io.ErrUnexpectedEOF
+	}
+	w.flags, w.bits = b[0], b[1]
+	w.stored = int64(binary.BigEndian.Uint64(b[2:]))
+	w.life = int64(binary.BigEndian.Uint64(b[10:]))
+	w.ttl, w.plain = binary.BigEndian.Uint32(b[18:]), binary.BigEndian.Uint32(b[22:])
+	wild, size := int(b[26]), int(binary.BigEndian.Uint16(b[28:]))
+	n = warmHead + wild + size
+	if len(b) < n {
+		return w, 0, io.ErrUnexpectedEOF
+	}
+	w.wildcard = string(b[warmHead : warmHead+wild])
+	msg := b[warmHead+wild : n]
+	if w.answer, _, err = wire.NewAnswer(msg); err != nil {
+		return w, 0, err
+	}
+	// The chain serves messages: what it can't unpack later is not kept.
+	var m dns.Msg
+	if err = m.Unpack(msg); err != nil {
+		return w, 0, err
+	}
+	_, err = reply(w.answer, &m, 0, false)
+	return w, n, err
+}
+
+// restore stores w if it is still alive and allowed. An entry from the future
+// (the clock was set back) has an age that nobody knows and is left out.
+func (c *Cache) restore(w *warmEntry) bool {
+	now := c.now()
+	age := now.UnixNano() - w.stored
+	if w.stored <= 0 || age < 0 || w.life <= age || w.ttl > maxTTLSeconds || w.bits&^(3|store.Variant) != 0 {
+		return false
+	}
+	s, limit := &c.success, c.cfg.Success.TTL
+	if w.flags&warmDenial != 0 {
+		s, limit = &c.denial, c.cfg.Denial.TTL
+	}
+	q := w.answer.Question()
+	n := len(q) - 4
+	name, _, err := dns.UnpackDomainName(q, 0)
+	if err != nil || s.disable.Contains(name) || !c.responsible(name) {
+		return false
+	}
+	// The configuration may have become stricter.
+	w.ttl = min(w.ttl, uint32(limit/time.Second))
+	life := min(w.life, int64(time.Duration(w.ttl)*time.Second+c.cfg.Stale.UpTo))
+	if life <= age {
+		return false
+	}
+	key := wire.AppendKey(nil, q[:n], binary.BigEndian.Uint16(q[n:]), binary.BigEndian.Uint16(q[n+2:]), false, false)
+	key[0] = w.bits
+	at := c.instant(now)
+	e, _ := s.store.Put(s.store.Hash(key), key, store.Record{
+		Answer: w.answer, Stored: at - store.Instant(age), TTL: w.ttl, Dead: at - store.Instant(age) + store.Instant(life),
+		Answering: w.flags&warmAnswering != 0, Plain: int(w.plain), Wildcard: w.wildcard,
+	}, at)
+	return e != nil
+}
+
+// saveWarm writes the snapshot beside its place and then moves it there, so
+// that there is a whole one at all times.
+func (c *Cache) saveWarm() (err error) {
+	f, err := os.CreateTemp(filepath.Dir(c.cfg.Warm), filepath.Base(c.cfg.Warm)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	var b bytes.Buffer
+	if err = c.writeSnapshot(&b); err == nil {
+		_, err = f.Write(b.Bytes())
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), c.cfg.Warm)
+}
+
+// loadWarm fills the cache from the snapshot, if there is one that is usable.
+func (c *Cache) loadWarm() {
+	log := clog.NewWithPlugin(c.name)
+	// Messages and heads take less in the file than in memory, so a longer
+	// file is none of ours, or has more than fits.
+	limit := max(c.cfg.MaxMem, DefaultMaxMemory) * 4
+	st, err := os.Stat(c.cfg.Warm)
+	if errors.Is(err, os.ErrNotExist) {
+		return // the first start
+	}
+	if err == nil && st.Size() > limit {
+		err = fmt.Errorf("%w: %d bytes, more than the %d that could fit", errWarm, st.Size(), limit)
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(c.cfg.Warm)
+	}
+	n := 0
+	if err == nil {
+		n, err = c.readSnapshot(b)
+	}
+	if err != nil {
+		log.Warningf("warm %s: %v; starting with an empty cache", c.cfg.Warm, err)
+		return
+	}
+	log.Infof("warm %s: %d entries", c.cfg.Warm, n)
+}
+
+// keepWarm saves snapshots until the cache is closed.
+func (c *Cache) keepWarm() {
+	log := clog.NewWithPlugin(c.name)
+	c.refreshes.Go(func() {
+		t := time.NewTicker(warmEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-c.life.Done():
+			case <-t.C:
+			}
+			if err := c.saveWarm(); err != nil {
+				log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)
+			}
+			if c.life.Err() != nil {
+				return
+			}
+		}
+	})
+}
