@@ -20,6 +20,8 @@ import (
 const (
 	oursName      = "penstock, one core"
 	twoName       = "penstock, two cores"
+	indexName     = "penstock, two cores, by index"
+	recordName    = "penstock, one core, writing it"
 	klauspostName = "klauspost/compress"
 	stdName       = "compress/gzip"
 )
@@ -80,10 +82,11 @@ func drive(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return err
 		}
-		m, err := measure(ctx, o, kind.name, append([]bench.Contestant{
-			{Name: oursName, Ours: true, Argv: []string{ours, "-file", layer}},
-			{Name: twoName, Ours: true, Argv: []string{ours, "-file", layer, "-workers", "2"}},
-		}, contestants(ctx, exe, layer, sum)...), size)
+		cs, err := ourWays(ctx, ours, layer, filepath.Join(work, "layer.index"))
+		if err != nil {
+			return err
+		}
+		m, err := measure(ctx, o, kind.name, append(cs, contestants(ctx, exe, layer, sum)...), size)
 		if err != nil {
 			return err
 		}
@@ -100,6 +103,19 @@ func drive(ctx context.Context, o options) (err error) {
 	}
 	fmt.Printf("\nwritten: %s/{table.md,result.json,plot.svg}; %d of %d targets missed\n", at, len(res.Failed()), len(res.Verdicts))
 	return nil
+}
+
+// ourWays returns the ways of our decoder; the index is written before.
+func ourWays(ctx context.Context, ours, layer, index string) ([]bench.Contestant, error) {
+	if out, err := exec.CommandContext(ctx, ours, "-file", layer, "-write-index", index).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("writing an index: %w: %s", err, out)
+	}
+	return []bench.Contestant{
+		{Name: oursName, Ours: true, Argv: []string{ours, "-file", layer}},
+		{Name: twoName, Ours: true, Argv: []string{ours, "-file", layer, "-workers", "2"}},
+		{Name: indexName, Ours: true, Argv: []string{ours, "-file", layer, "-workers", "2", "-index", index}},
+		{Name: recordName, Ours: true, Argv: []string{ours, "-file", layer, "-write-index", index + ".again"}},
+	}, nil
 }
 
 // measure runs the contestants and checks how much they say to have decoded.
