@@ -39,6 +39,13 @@
 // began, its guess was right: it becomes the front, whatever it has decoded is
 // resolved with a table, and the former front begins anew. A wrong guess costs time only.
 //
+// # With an index
+//
+// [Options].Index says where blocks begin and what the history is there, and workers
+// decode the spans between. What it says is compared with what was decoded before, and
+// it is dropped where it is wrong: no byte and no error depends on it. Package index
+// has more.
+//
 // # Not done here
 //
 // Digests and expansion limits are the caller's.
