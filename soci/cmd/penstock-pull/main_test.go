@@ -182,7 +182,7 @@ func TestInterrupt(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	for tick := time.Tick(10 * time.Millisecond); ; { // an external process: there is nothing to wait on
-		if found, _ := filepath.Glob(filepath.Join(parent, ".root.penstock-*", "layers", "*", "*")); len(found) > 0 {
+		if found, _ := filepath.Glob(filepath.Join(parent, ".root.penstock", "layers", "*", "*")); len(found) > 0 {
 			break
 		}
 		select {
