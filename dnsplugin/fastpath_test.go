@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,6 @@ import (
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/multisocket"
 	_ "github.com/coredns/coredns/plugin/nsid"
-	_ "github.com/coredns/coredns/plugin/proxyproto"
 	_ "github.com/coredns/coredns/plugin/rewrite"
 	_ "github.com/coredns/coredns/plugin/shed"
 	_ "github.com/coredns/coredns/plugin/tsig"
@@ -274,7 +274,6 @@ func TestEligibility(t *testing.T) {
 		{"dns64", "plugin dns64"},
 		{"view v {\nexpr true\n}", "view"},
 		{"tsig {\nsecret k. NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=\n}", "plugin tsig"},
-		{"proxyproto", "plugin proxyproto"},
 		{"shed", "plugin shed"},
 	} {
 		t.Run(strings.Fields(tt.lines + " none")[0], func(t *testing.T) {
@@ -294,7 +293,7 @@ func TestEligibility(t *testing.T) {
 			if (why == "") != (tt.why == "") || !strings.Contains(why, tt.why) {
 				t.Errorf("%q, want %q", why, tt.why)
 			}
-			if strings.HasPrefix(tt.lines, "proxyproto") || strings.HasPrefix(tt.lines, "dns64") {
+			if strings.HasPrefix(tt.lines, "dns64") {
 				return // answers are not the plain ones
 			}
 			for range 2 {
@@ -465,6 +464,18 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 		if a := on.raw(p, 100*time.Millisecond); a != nil {
 			t.Errorf("%s: %x", name, a)
 		}
+	}
+}
+
+// With the PROXY protocol the packets on the wire are no DNS messages.
+func TestProxyProtocolKeepsTheListenerForTheChain(t *testing.T) {
+	withSource()
+	c := &dnsserver.Config{Zone: "."}
+	// Some policy; its type belongs to a module that is none of ours.
+	policy := reflect.ValueOf(c).Elem().FieldByName("ProxyProtoConnPolicy")
+	policy.Set(reflect.MakeFunc(policy.Type(), func([]reflect.Value) []reflect.Value { return nil }))
+	if _, why := planListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
+		t.Errorf("%q", why)
 	}
 }
 
