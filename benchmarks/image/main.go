@@ -26,6 +26,8 @@ func main() {
 	switch role {
 	case "ours":
 		err = runPuller(ctx, args[1:], pullOurs)
+	case "containerd":
+		err = runContainerd(ctx, args[1:])
 	case "plain":
 		err = runPuller(ctx, args[1:], pullPlain)
 	default:
@@ -55,6 +57,7 @@ type options struct {
 	quick    bool
 	out      string
 	data     string
+	peers    string
 }
 
 func parseOptions(args []string) (options, error) {
@@ -65,6 +68,7 @@ func parseOptions(args []string) (options, error) {
 	fs.Int64Var(&o.connRate, "conn-rate", 40<<20, "`bytes` a second that one connection gets in the second case, as from a busy registry")
 	fs.StringVar(&o.out, "out", "benchmarks/image/results", "`folder` for the results")
 	fs.StringVar(&o.data, "data", "/dev/shm", "`folder` for layers and trees; it should be in memory")
+	fs.StringVar(&o.peers, "containerd", "", "`folder` with containerd and ctr; they are installed if none is given")
 	if err := fs.Parse(args); err != nil {
 		return o, errors.Join(errUsage, err)
 	}
