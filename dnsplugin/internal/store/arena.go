@@ -47,7 +47,9 @@ type queue struct {
 }
 
 // at returns the entry at a word of the segment.
-func (g *segment) at(word int) *Entry { return (*Entry)(unsafe.Pointer(&g.words[word])) }
+func (g *segment) at(word int) *Entry {
+	return (*Entry)(unsafe.Pointer(&g.words[word])) //nolint:gosec // an Entry has no pointers, and words are aligned for it
+}
 
 // entry follows slot. It returns nil if the segment is gone: the entry has
 // been moved, replaced or evicted since the slot was read.

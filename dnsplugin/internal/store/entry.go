@@ -79,7 +79,7 @@ func (e *Entry) tail(off, n int) []byte {
 	if n == 0 {
 		return nil // off may be the end of the segment, which no pointer must lead to
 	}
-	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(e), entrySize+off)), n)
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(e), entrySize+off)), n) //nolint:gosec // within the segment: reserve has given the entry so many words
 }
 
 // Answer returns the stored answer. Its bytes are the arena's.
