@@ -52,3 +52,35 @@ func TestPrivDiskFull(t *testing.T) {
 		t.Errorf("in the mount: %v", names)
 	}
 }
+
+// TestPrivNoInodes pulls into a file system with too few inodes, while another pull of
+// the same Puller goes on elsewhere.
+func TestPrivNoInodes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a tmpfs")
+	}
+	mnt := t.TempDir()
+	if err := unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=64m,nr_inodes=100"); err != nil {
+		t.Skip("needs to mount a tmpfs: ", err)
+	}
+	defer unix.Unmount(mnt, 0)
+	o := origin(t, testorigin.Options{})
+	ref := push(t, o, "go/tree:1", mediumImage(t))
+	p := puller(t, nil)
+	other, _ := target(t)
+	good := make(chan error, 1)
+	go func() {
+		_, err := p.Pull(t.Context(), ref, other)
+		good <- err
+	}()
+	if _, err := p.Pull(t.Context(), ref, filepath.Join(mnt, "root")); !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	if names, _ := os.ReadDir(mnt); len(names) > 0 {
+		t.Errorf("left: %v", names)
+	}
+	if err := <-good; err != nil {
+		t.Fatal(err)
+	}
+	checkMedium(t, other)
+}
