@@ -180,7 +180,7 @@ func TestIndexedDamage(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	blob, _ := layer(t, r)
 	x := record(t, blob, 150<<10)
-	for i := range 60 {
+	for i := range 24 {
 		bad := bytes.Clone(blob)
 		switch at := r.IntN(len(bad)); {
 		case i%6 == 0:
