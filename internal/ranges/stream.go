@@ -7,8 +7,6 @@ import (
 	"io"
 	"math"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/penstock/penstock/internal/budget"
 )
@@ -72,46 +70,6 @@ type part struct {
 	task
 	buf  *budget.Buf
 	over bool // done was received
-}
-
-// line counts the parts of a stream that have ended but are not delivered yet.
-type line struct {
-	over atomic.Int64
-	// wanted is the number at which the consumer, who waits for the head, wants to
-	// be told; 0: it does not wait.
-	wanted atomic.Int64
-	// late: the head has brought nothing for a while. Set by the monitor.
-	late atomic.Bool
-	told chan struct{} // capacity 1
-}
-
-func (l *line) finished() {
-	n := l.over.Add(1)
-	if w := l.wanted.Load(); w > 0 && n >= w {
-		l.tell()
-	}
-}
-
-// behind notes that the head is late.
-func (l *line) behind() {
-	if !l.late.Swap(true) {
-		l.tell()
-	}
-}
-
-func (l *line) tell() {
-	select {
-	case l.told <- struct{}{}:
-	default: // told already
-	}
-}
-
-// want asks to be told when n parts are over; they may be by now.
-func (l *line) want(n int64) {
-	l.wanted.Store(n)
-	if l.over.Load() >= n {
-		l.tell()
-	}
 }
 
 // firstPart bounds the first part of an object whose size is not known: it may
@@ -593,100 +551,4 @@ func (s *Stream) drop() {
 		s.parts[i] = nil
 	}
 	s.parts = s.parts[:0]
-}
-
-// reaskHead asks for the head again, this time ready to take a whole-object
-// answer: it was queued as prefetch, when ranges were still served.
-func (s *Stream) reaskHead(head *part) {
-	off := head.off
-	s.drop()
-	s.plan.next = off
-}
-
-// goPlain continues the stream on an answer that carries the whole object, if
-// no more of it has to be thrown away than is left to read.
-func (s *Stream) goPlain(head *part) error {
-	body := head.body
-	head.body = plainBody{}
-	s.drop()
-	if s.at > max(body.info.Size-s.at, skipMax) && s.broken == 0 {
-		body.close()
-		return &Error{
-			Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1,
-			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size),
-		}
-	}
-	s.plain = body
-	s.plan.next = s.at
-	if s.at == 0 {
-		return nil
-	}
-	if _, err := io.CopyN(io.Discard, watched{s, body.rc}, s.at); err != nil {
-		return s.plainBroke(err)
-	}
-	return nil
-}
-
-// nextPlain reads the next part from the whole-object answer.
-func (s *Stream) nextPlain(ctx context.Context) (Part, error) {
-	n := s.opts.PartBytes
-	if s.plan.end >= 0 {
-		n = min(n, s.plan.end-s.at)
-	}
-	if n <= 0 {
-		s.plain.close()
-		return Part{}, s.end()
-	}
-	buf, err := s.acct.Get(ctx, int(n))
-	if err != nil {
-		return Part{}, &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: n, Err: err}
-	}
-	unhook := context.AfterFunc(s.life, func() { s.plain.cancel(context.Cause(s.life)) })
-	got, err := io.ReadFull(watched{s, s.plain.rc}, buf.Bytes())
-	unhook()
-	if err != nil {
-		buf.Release()
-		if cause := context.Cause(s.life); cause != nil {
-			return Part{}, s.closedErr()
-		}
-		if err := s.plainBroke(err); err != nil {
-			return Part{}, err
-		}
-		return s.next(ctx)
-	}
-	s.o.e.stats.received.Add(int64(got))
-	off := s.at
-	if err := s.count(int64(got), s.algorithm().update(0, buf.Bytes())); err != nil {
-		buf.Release()
-		return Part{}, err
-	}
-	return Part{Off: off, Buf: buf}, nil
-}
-
-// plainBroke goes back to ranges from where the body broke; the server may
-// answer with everything again, and then the start is thrown away.
-func (s *Stream) plainBroke(err error) error {
-	s.plain.close()
-	if s.broken++; s.broken > maxPlainBreaks {
-		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Attempts: s.broken, Err: fmt.Errorf("%w: %w", errShort, err)}
-	}
-	s.o.e.stats.retries.Add(1)
-	s.plan.next = s.at
-	return nil
-}
-
-// watched reads a plain body and cancels it when no byte comes for the
-// engine's StallTimeout.
-type watched struct {
-	s  *Stream
-	rc io.Reader
-}
-
-func (w watched) Read(p []byte) (int, error) {
-	if d := w.s.o.e.opts.StallTimeout; d > 0 {
-		cancel := w.s.plain.cancel
-		t := time.AfterFunc(d, func() { cancel(errStalled) })
-		defer t.Stop()
-	}
-	return w.rc.Read(p[:min(len(p), chunk)])
 }
