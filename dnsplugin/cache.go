@@ -49,6 +49,7 @@ type Cache struct {
 	life       context.Context // ends with Close; parent of nothing but refreshes
 	die        context.CancelFunc
 	background chan struct{} // one token per refresh that runs
+	warmNow    chan struct{} // asks for a snapshot out of turn
 
 	mu        sync.Mutex // guards closed, and refreshes against Add after Wait
 	closed    bool
@@ -91,6 +92,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		flights:    newFlights(cfg.Coalesce),
 		now:        time.Now,
 		background: make(chan struct{}, maxBackground),
+		warmNow:    make(chan struct{}, 1),
 	}
 	c.epoch = c.now()
 	c.meters.vec, c.meters.zones = vec, strings.Join(cfg.Zones, ",")

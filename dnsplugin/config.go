@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/miekg/dns"
@@ -80,6 +81,7 @@ type Config struct {
 	Coalesce int   // queries that may wait for a running one of the same key
 	FastPath FastPath
 	Warm     string // file that keeps the entries over a restart; "": none
+	Control  string // UNIX socket to dump and flush entries by, absolute path; "": none
 }
 
 // FastPath configures the sockets of our own, from which cached answers go
@@ -159,6 +161,9 @@ func (c Config) Validate() error {
 				return fmt.Errorf("zone %q is not a full domain name: give one that ends with a dot", z)
 			}
 		}
+	}
+	if c.Control != "" && (!filepath.IsAbs(c.Control) || len(c.Control) > controlPathLen) {
+		return fmt.Errorf("control %q: give an absolute path of at most %d bytes, such as /run/coredns/cache.sock", c.Control, controlPathLen)
 	}
 	return errors.Join(c.Prefetch.validate(), c.Stale.validate(), c.FastPath.validate())
 }

@@ -37,6 +37,8 @@
 // instance, but for sockets that the next instance takes over on a reload. Refreshes run in goroutines of their own, at most 1,024
 // at a time and one per entry; [Cache.Close] cancels them and returns when
 // they have ended.
+// The control socket belongs to the process: a reload hands it to the next instance,
+// and the goroutine of its HTTP server ends when the last instance that wants it does.
 //
 // # Failure model
 //

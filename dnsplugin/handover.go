@@ -51,7 +51,7 @@ func (h *handoverSet) take(block string, c *Cache) bool {
 	}
 	delete(h.byBlock, block)
 	was, is := old.cfg, c.cfg
-	was.FastPath, was.Coalesce, was.Warm = is.FastPath, is.Coalesce, is.Warm
+	was.FastPath, was.Coalesce, was.Warm, was.Control = is.FastPath, is.Coalesce, is.Warm, is.Control
 	if !reflect.DeepEqual(was, is) {
 		return false
 	}

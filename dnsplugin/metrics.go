@@ -133,6 +133,18 @@ func (s *meterSet) add(server string) *meters {
 	return m
 }
 
+// resize publishes how many entries there are.
+func (s *meterSet) resize(success, denial int) {
+	all := s.byServer.Load()
+	if all == nil {
+		return
+	}
+	for _, m := range *all {
+		m.success.entries.Set(float64(success))
+		m.denial.entries.Set(float64(denial))
+	}
+}
+
 func (s *meterSet) side(server, kind string) sideMeters {
 	return sideMeters{
 		entries:   s.vec.entries.WithLabelValues(server, kind, s.zones, s.view),

@@ -35,7 +35,8 @@ func setup(directive string, c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	log := clog.NewWithPlugin(directive)
-	block := blockOf(directive, c)
+	// Blocks of one zone differ by their views, which are known at startup.
+	block := func() string { return blockOf(directive, c) + " " + ca.meters.view }
 	c.OnStartup(func() error {
 		server := dnsserver.GetConfig(c)
 		ca.meters.view = server.ViewName
@@ -44,8 +45,13 @@ func setup(directive string, c *caddy.Controller) error {
 				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
 			}
 		}
-		if !handovers.take(block, ca) && cfg.Warm != "" {
+		if !handovers.take(block(), ca) && cfg.Warm != "" {
 			ca.loadWarm()
+		}
+		if cfg.Control != "" {
+			if err := controls.claim(ca); err != nil {
+				return plugin.Error(directive, err)
+			}
 		}
 		if cfg.Warm != "" {
 			ca.keepWarm()
@@ -54,7 +60,8 @@ func setup(directive string, c *caddy.Controller) error {
 		return nil
 	})
 	c.OnRestart(func() error {
-		handovers.offer(block, ca)
+		handovers.offer(block(), ca)
+		controls.offer(ca)
 		return nil
 	})
 	// Also with fastpath off: a reload may have to take over sockets.
@@ -62,11 +69,13 @@ func setup(directive string, c *caddy.Controller) error {
 	server.UDPDecorateWriterFunc = ca.decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
 		listeners.disclaim(ca)
-		handovers.withdraw(block, ca)
+		handovers.withdraw(block(), ca)
+		controls.rollback()
 		return nil
 	})
 	c.OnShutdown(func() error {
-		handovers.withdraw(block, ca)
+		handovers.withdraw(block(), ca)
+		controls.release(ca)
 		if err := listeners.release(ca); err != nil {
 			log.Warning(err)
 		}

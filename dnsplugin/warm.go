@@ -255,6 +255,7 @@ func (c *Cache) keepWarm() {
 			select {
 			case <-c.life.Done():
 			case <-t.C:
+			case <-c.warmNow:
 			}
 			if err := c.saveWarm(); err != nil {
 				log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)

@@ -292,16 +292,29 @@ func (s *Store) Range(f func(key []byte, e *Entry) bool) {
 		sh := &s.shards[i]
 		for b := range sh.table {
 			for w := range sh.table[b] {
-				slot := sh.table[b][w].Load()
-				if slot == 0 {
-					continue
-				}
-				if e := sh.entry(slot); e != nil && !f(e.appendKey(buf[:0]), e) {
+				e := sh.settled(&sh.table[b][w])
+				if e != nil && !f(e.appendKey(buf[:0]), e) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// settled returns the entry in a place, nil if it is empty. Like find it looks
+// again if the entry is being moved.
+func (sh *shard) settled(place *slotPlace) *Entry {
+	for slot := place.Load(); slot != 0; {
+		if e := sh.entry(slot); e != nil {
+			return e
+		}
+		again := place.Load()
+		if again == slot {
+			return nil
+		}
+		slot = again
+	}
+	return nil
 }
 
 // Len returns the number of entries, dead ones included.

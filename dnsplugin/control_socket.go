@@ -1,0 +1,189 @@
+package dnsplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+)
+
+const (
+	// controlMode lets nobody in but the user of the server, and root.
+	controlMode = 0o600
+	// controlTimeout is how long a client of the control may take to send a
+	// request, and controlDump how long to read the answer.
+	controlTimeout = 5 * time.Second
+	controlDump    = time.Minute
+	// controlGrace is how long requests may go on when the socket is closed.
+	controlGrace = time.Second
+	// controlPathLen is what the shortest sun_path of all systems holds.
+	controlPathLen = 103
+)
+
+// controls are the control sockets of this process. On a reload a socket goes
+// from one instance to the next without being closed.
+var controls = controlSet{byPath: map[string]*control{}}
+
+type controlSet struct {
+	mu     sync.Mutex // guards all but owner of the controls
+	byPath map[string]*control
+}
+
+// control is one socket.
+type control struct {
+	owner   atomic.Pointer[Cache] // whose entries it shows
+	before  *Cache                // owner until the reload that is under way; nil: there was no socket
+	offered bool                  // the owner is about to be replaced
+	fresh   bool                  // claimed in this reload, which may still fail
+
+	server *http.Server
+	served chan struct{} // closed when the server has ended
+	gate   sync.RWMutex  // held for reading by requests; guards closed
+	closed bool
+}
+
+// claim makes c the owner of its control socket.
+func (s *controlSet) claim(c *Cache) error {
+	path := c.cfg.Control
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctl := s.byPath[path]
+	switch {
+	case ctl == nil:
+		var err error
+		if ctl, err = openControl(path, c); err != nil {
+			return fmt.Errorf("control %s: %w", path, err)
+		}
+		s.byPath[path] = ctl
+	case !ctl.offered:
+		return fmt.Errorf("control %s: another server block has it already: give each a path of its own", path)
+	default:
+		ctl.before = ctl.owner.Swap(c)
+	}
+	ctl.offered, ctl.fresh = false, true
+	return nil
+}
+
+// offer lets the next instance claim what c has.
+func (s *controlSet) offer(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ctl := range s.byPath {
+		ctl.fresh, ctl.before = false, nil
+		if ctl.owner.Load() == c {
+			ctl.offered = true
+		}
+	}
+}
+
+// rollback undoes what the instance of a failed reload has claimed.
+func (s *controlSet) rollback() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, ctl := range s.byPath {
+		ctl.offered = false
+		switch {
+		case ctl.fresh && ctl.before != nil:
+			ctl.owner.Store(ctl.before)
+			ctl.fresh, ctl.before = false, nil
+		case ctl.fresh:
+			delete(s.byPath, path)
+			ctl.close()
+		}
+	}
+}
+
+// release closes the socket of c, unless another instance has it by now.
+func (s *controlSet) release(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, ctl := range s.byPath {
+		if ctl.owner.Load() == c {
+			delete(s.byPath, path)
+			ctl.close()
+		}
+	}
+}
+
+func openControl(path string, c *Cache) (*control, error) {
+	if err := clearStale(path); err != nil {
+		return nil, err
+	}
+	l, err := listenPrivately(path)
+	if err != nil {
+		return nil, err
+	}
+	ctl := &control{served: make(chan struct{})}
+	ctl.owner.Store(c)
+	warnings := clog.NewWithPlugin(c.name)
+	ctl.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctl.gate.RLock()
+			defer ctl.gate.RUnlock()
+			if !ctl.closed {
+				ctl.owner.Load().controlled(w, r)
+			}
+		}),
+		ReadTimeout:    controlTimeout,
+		WriteTimeout:   controlDump,
+		IdleTimeout:    controlTimeout,
+		MaxHeaderBytes: 1 << 14,
+		ErrorLog:       log.New(warner{warnings}, "control: ", 0),
+	}
+	go func() {
+		defer close(ctl.served)
+		if err := ctl.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			warnings.Warningf("control %s: %v", path, err)
+		}
+	}()
+	return ctl, nil
+}
+
+// clearStale removes the socket that a killed process has left. It touches
+// nothing that is in use or is no socket.
+func clearStale(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode()&os.ModeSocket == 0:
+		return errors.New("there is something that is not a socket: remove it, or give another path")
+	}
+	d := net.Dialer{Timeout: controlTimeout}
+	conn, err := d.DialContext(context.Background(), "unix", path)
+	if err == nil {
+		return errors.Join(errors.New("another process listens there: stop it, or give another path"), conn.Close())
+	}
+	return os.Remove(path)
+}
+
+// close removes the socket and returns when its requests have ended.
+func (ctl *control) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), controlGrace)
+	defer cancel()
+	if ctl.server.Shutdown(ctx) != nil {
+		_ = ctl.server.Close() // what still runs finds its connection closed
+	}
+	<-ctl.served
+	ctl.gate.Lock()
+	defer ctl.gate.Unlock()
+	ctl.closed = true
+}
+
+// warner writes lines of the HTTP server to the log of CoreDNS.
+type warner struct{ log clog.P }
+
+func (w warner) Write(b []byte) (int, error) {
+	w.log.Warning(string(b))
+	return len(b), nil
+}
