@@ -102,6 +102,9 @@ func printResult(w io.Writer, r *soci.Result) error {
 	}
 	_, err = fmt.Fprintf(w, "waiting for the network %.2f s, inflate %.2f s, hash %.2f s, write %.2f s (sums over layers and writers)\n",
 		t.Network.Seconds(), t.Inflate.Seconds(), t.Hash.Seconds(), t.Write.Seconds())
+	if l := r.Limit; err == nil && l.Phase != "" {
+		_, err = fmt.Fprintf(w, "limit: %s, %.0f %% of the time; next %s, %.0f %%\n", l.Phase, 100*l.Share, l.Next, 100*l.NextShare)
+	}
 	for _, warning := range r.Warnings {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "warning: %s\n", warning)

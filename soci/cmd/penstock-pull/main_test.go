@@ -96,7 +96,7 @@ func TestRun(t *testing.T) {
 	}
 	layers := filepath.Join(t.TempDir(), "layers")
 	code, stdout, stderr = call(t, "--layers", layers, "--progress=false", ref)
-	if code != 0 || !strings.Contains(stdout, "1 layers, ") || stderr != "" {
+	if code != 0 || !strings.Contains(stdout, "1 layers, ") || !strings.Contains(stdout, "\nlimit: ") || stderr != "" {
 		t.Error(code, stdout, stderr)
 	}
 	if found, _ := filepath.Glob(filepath.Join(layers, "000-*", "http", "server.go")); len(found) != 1 {

@@ -2,6 +2,7 @@ package inflate
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 
@@ -50,10 +51,10 @@ func (w *spanWorker) decode(s *span) (place, error) {
 	}
 	for {
 		d.StopAt(s.stop)
-		switch err := w.body(s); err {
-		case flate.ErrStopped:
+		switch err := w.body(s); {
+		case errors.Is(err, flate.ErrStopped):
 			return place{bits: d.Bits()}, nil
-		case io.EOF:
+		case err == io.EOF: //nolint:errorlint // the stream's own end is bare
 		default:
 			return place{bits: d.Bits()}, err
 		}
@@ -68,7 +69,7 @@ func (w *spanWorker) decode(s *span) (place, error) {
 		if here.bits >= s.stop || sniff(in.Peek(2)) != Gzip || w.m.open() != nil {
 			// An error of the header is found again by the serial decoder, which also
 			// knows what may follow the last member.
-			return here, nil
+			return here, nil //nolint:nilerr // so said above
 		}
 		d.Reset(in)
 	}

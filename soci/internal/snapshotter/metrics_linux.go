@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/soci"
 )
 
 // metrics count what the daemon does. Names: docs/metrics.md.
@@ -56,6 +58,7 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 		gauge("images", "Images being pulled.", func() int { return len(s.byName) }),
 		gauge("layers", "Layers in work or ready, not yet snapshots.", func() int { return len(s.layers) }),
 	}
+	m.all = append(m.all, pullerMetrics(s.opts.Puller.Stats)...)
 	if reg == nil {
 		return m, nil
 	}
@@ -67,6 +70,30 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// pullerMetrics tell what the puller costs the registries and the node.
+func pullerMetrics(stats func() soci.Stats) []prometheus.Collector {
+	counter := func(name, help string, value func(soci.Stats) int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
+			func() float64 { return float64(value(stats())) })
+	}
+	gauge := func(name, help string, value func(soci.Stats) int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help},
+			func() float64 { return float64(value(stats())) })
+	}
+	return []prometheus.Collector{
+		counter("requests_total", "Requests for parts of layers, hedges and retries included.", func(s soci.Stats) int64 { return s.Requests }),
+		counter("retries_total", "Parts asked for again after a failure.", func(s soci.Stats) int64 { return s.Retries }),
+		counter("hedges_total", "Late parts asked for a second time.", func(s soci.Stats) int64 { return s.Hedges }),
+		counter("throttled_total", "Answers that asked for fewer requests (429, 503).", func(s soci.Stats) int64 { return s.Throttled }),
+		counter("stalls_total", "Requests ended because no byte came.", func(s soci.Stats) int64 { return s.Stalls }),
+		counter("received_bytes_total", "Bytes of bodies.", func(s soci.Stats) int64 { return s.Received }),
+		counter("again_bytes_total", "Bytes of bodies that came a second time.", func(s soci.Stats) int64 { return s.Again }),
+		counter("wrong_total", "Layers fetched whose bytes were not what their digest says.", func(s soci.Stats) int64 { return s.Wrong }),
+		gauge("memory_bytes", "Bytes of buffers in use.", func(s soci.Stats) int64 { return s.MemoryUse }),
+		gauge("memory_limit_bytes", "Bytes that buffers may take.", func(s soci.Stats) int64 { return s.MemoryLimit }),
+	}
 }
 
 func (m *metrics) unregister() {

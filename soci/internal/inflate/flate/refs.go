@@ -3,6 +3,7 @@ package flate
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 )
 
 const (
@@ -67,7 +68,7 @@ func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 		}
 	}
 	refs.mark(b.win[max(refsFrom, b.op-wordLen):b.op])
-	return b.op >= winLimit16 || b.dec.err == ErrStopped || b.ended()
+	return b.op >= winLimit16 || errors.Is(b.dec.err, ErrStopped) || b.ended()
 }
 
 // ended reports whether the stream ended with its last block.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -104,8 +105,11 @@ func Load(r io.Reader) (*Index, error) {
 	if _, err := io.CopyN(&rest, r, n+sha256.Size); err != nil {
 		return nil, cutShort(err)
 	}
-	if k, err := r.Read(make([]byte, 1)); k > 0 || err != nil && err != io.EOF {
-		return nil, fmt.Errorf("%w: bytes follow its end (%v)", ErrFormat, err)
+	switch k, err := r.Read(make([]byte, 1)); {
+	case k > 0:
+		return nil, fmt.Errorf("%w: bytes follow its end", ErrFormat)
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, err
 	}
 	packed, want := rest.Bytes()[:n], rest.Bytes()[n:]
 	sum := sha256.New()

@@ -46,7 +46,7 @@ func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	if r.probe == nil {
 		r.probe = flate.NewProbe()
 	}
-	w := Window{}
+	var w Window
 	if r.probe.Refs(ahead, skip, math.MaxInt64, &r.refs) {
 		w = NewWindow(past, &r.refs)
 	} else {

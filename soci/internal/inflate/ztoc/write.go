@@ -190,9 +190,11 @@ func Files(r io.Reader) ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, File{Name: h.Name, Type: kind, Offset: pos.n, Size: h.Size, Link: h.Linkname, Mode: h.Mode,
+		out = append(out, File{
+			Name: h.Name, Type: kind, Offset: pos.n, Size: h.Size, Link: h.Linkname, Mode: h.Mode,
 			UID: uint32(h.Uid), GID: uint32(h.Gid), Uname: h.Uname, Gname: h.Gname, ModTime: h.ModTime.UTC(), //nolint:gosec // G115: the width of the format
-			DevMajor: h.Devmajor, DevMinor: h.Devminor, PAX: h.PAXRecords})
+			DevMajor: h.Devmajor, DevMinor: h.Devminor, PAX: h.PAXRecords,
+		})
 	}
 }
 

@@ -114,9 +114,11 @@ func files(toc *fbs.TOC, most int) ([]File, error) {
 	}
 	for i := range n {
 		toc.Metadata(&e, i)
-		f := File{Name: text(e.Name()), Type: text(e.Type()), Offset: e.UncompressedOffset(), Size: e.UncompressedSize(),
+		f := File{
+			Name: text(e.Name()), Type: text(e.Type()), Offset: e.UncompressedOffset(), Size: e.UncompressedSize(),
 			Link: text(e.Linkname()), Mode: e.Mode(), UID: e.Uid(), GID: e.Gid(), Uname: text(e.Uname()), Gname: text(e.Gname()),
-			DevMajor: e.Devmajor(), DevMinor: e.Devminor()}
+			DevMajor: e.Devmajor(), DevMinor: e.Devminor(),
+		}
 		if t := e.ModTime(); len(t) > 0 {
 			if err := f.ModTime.UnmarshalText(t); err != nil {
 				return nil, fmt.Errorf("%w: time of file %d: %w", ErrFormat, i, err)

@@ -193,8 +193,10 @@ func TestRefused(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	z := &Ztoc{Version: "0.9", Size: 100, Out: 1000, SpanDigests: []string{"sha256:1"}, Files: []File{{Name: "a", PAX: map[string]string{"k": "v"}}},
-		Index: &index.Index{Points: []index.Point{{Kind: index.Block, Bits: 80}}}}
+	z := &Ztoc{
+		Version: "0.9", Size: 100, Out: 1000, SpanDigests: []string{"sha256:1"}, Files: []File{{Name: "a", PAX: map[string]string{"k": "v"}}},
+		Index: &index.Index{Points: []index.Point{{Kind: index.Block, Bits: 80}}},
+	}
 	for _, v := range []Version{V1, V2} {
 		data, err := z.Marshal(v)
 		if err != nil {
