@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	o, err := parseOptions(os.Args[1:])
+	if err == nil {
+		err = drive(ctx, o)
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errUsage):
+		stop()
+		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "replicas:", err)
+		stop()
+		os.Exit(exitFailed)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+// options are the flags.
+type options struct {
+	services int
+	queries  int
+	seed     uint64
+	out      string
+	replicas []int
+	settings []setting
+}
+
+// setting is a cluster: how much it asks, and how long answers live.
+type setting struct {
+	rate    int // queries per second of all replicas together
+	ttl     int // seconds
+	measure int // seconds that are counted, after a warm-up of one TTL
+}
+
+func (s setting) String() string {
+	return fmt.Sprintf("%s queries/s, TTL %d s", thousands(s.rate), s.ttl)
+}
+
+func parseOptions(args []string) (options, error) {
+	o := options{
+		replicas: []int{1, 4, 16, 256, 6250},
+		settings: []setting{{100_000, 30, 60}, {1_000_000, 5, 60}, {1_000_000, 30, 60}},
+	}
+	fs := flag.NewFlagSet("replicas", flag.ContinueOnError)
+	quick := fs.Bool("quick", false, "few replicas, a small cluster: does everything run? Its figures mean little and are not written")
+	fs.IntVar(&o.services, "services", 10_000, "services of the cluster that asks")
+	fs.IntVar(&o.queries, "queries", 300_000, "questions of the trace, which is played over and over")
+	fs.Uint64Var(&o.seed, "seed", 1, "of the trace and of the spread over replicas")
+	fs.StringVar(&o.out, "out", "benchmarks/dns/replicas/results", "`folder` for the results")
+	if err := fs.Parse(args); err != nil {
+		return o, errors.Join(errUsage, err)
+	}
+	if *quick {
+		o.services, o.queries, o.out = 100, 20_000, ""
+		o.replicas, o.settings = []int{1, 4, 16}, []setting{{20_000, 5, 10}}
+	}
+	switch {
+	case fs.NArg() > 0:
+		fmt.Fprintf(os.Stderr, "replicas: unexpected argument %q: flags only\n", fs.Arg(0))
+		return o, errUsage
+	case o.services < 1 || o.queries < 1:
+		fmt.Fprintln(os.Stderr, "replicas: -services and -queries must be at least 1")
+		return o, errUsage
+	}
+	return o, nil
+}
