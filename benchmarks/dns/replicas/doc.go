@@ -8,7 +8,7 @@
 //
 // It makes the questions of a cluster (internal/dnsload) and the answers that
 // the cluster's zones give, and plays them through the plugin's own store in a
-// program apart (dnsplugin/internal/replicas), in simulated time. Beside what
+// program apart (dnsplugin/internal/cmd/replicas), in simulated time. Beside what
 // was counted stands what theory says: a name that is asked for λ times a
 // second at random moments and kept for T seconds is missed λ/(1+λT) times a
 // second. Nothing is timed, so the run may share its machine.

@@ -17,7 +17,7 @@ import (
 )
 
 // simulator is the program that plays a trace through the plugin's store.
-const simulator = "github.com/penstock/penstock/dnsplugin/internal/replicas"
+const simulator = "github.com/penstock/penstock/dnsplugin/internal/cmd/replicas"
 
 // result is a line that the simulator prints.
 type result struct {

@@ -9,7 +9,7 @@ import (
 	"github.com/penstock/penstock/internal/dnsload"
 )
 
-// trace is what dnsplugin/internal/replicas reads, by the names of the fields.
+// trace is what dnsplugin/internal/cmd/replicas reads, by the names of the fields.
 type trace struct {
 	Answers [][]byte // a packed response for each distinct question
 	Asks    []uint32 // indexes of Answers, in the order of time
