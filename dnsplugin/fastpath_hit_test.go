@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -28,7 +29,8 @@ import (
 type bare struct {
 	*fastServer
 	cache *Cache
-	clock time.Time
+	mu    sync.Mutex // refreshes read the clock too
+	clock time.Time  // written by the test alone
 }
 
 // bareServer makes the server of a root zone with a cache in front of next.
@@ -36,7 +38,11 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 	t.Helper()
 	withSource()
 	b := &bare{cache: cacheOf(t, cfg, nil), clock: time.Now()}
-	b.cache.now = func() time.Time { return b.clock }
+	b.cache.now = func() time.Time {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.clock
+	}
 	b.cache.epoch = b.clock
 	conf := &dnsserver.Config{Zone: ".", ListenHosts: []string{""}, Port: "53", Transport: "dns"}
 	for _, p := range before {
@@ -250,7 +256,10 @@ func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[decl
 				t.Fatalf("query %x\nfast  %x\nchain %x", p, got, want)
 			}
 		}
-		b.clock = b.clock.Add(time.Duration(rapid.IntRange(0, 20000).Draw(t, "ms")) * time.Millisecond)
+		step := time.Duration(rapid.IntRange(0, 20000).Draw(t, "ms")) * time.Millisecond
+		b.mu.Lock()
+		b.clock = b.clock.Add(step)
+		b.mu.Unlock()
 	}
 }
 

@@ -366,13 +366,7 @@ sub.fast.example:PORT {
 
 // A cache for some names of a zone only.
 func TestCacheOfPartOfAZone(t *testing.T) {
-	src := says(nil)
-	s := start(t, `.:PORT {
-    bind 127.0.0.1
-    penstock part.example
-    source A
-}
-`, map[string]*source{"A": src})
+	src := &source{}
 	src.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		m := new(dns.Msg)
 		m.SetReply(r)
@@ -380,6 +374,12 @@ func TestCacheOfPartOfAZone(t *testing.T) {
 		m.Answer = []dns.RR{rr}
 		return 0, w.WriteMsg(m)
 	}
+	s := start(t, `.:PORT {
+    bind 127.0.0.1
+    penstock part.example
+    source A
+}
+`, map[string]*source{"A": src})
 	for range 3 {
 		s.ask(question("www.part.example.", dns.TypeA))
 		s.ask(question("www.example.", dns.TypeA))
