@@ -1,6 +1,7 @@
 // Command image measures how an image gets from a registry into a directory:
 // penstock's pull against one sequential GET for each layer with the standard
-// library's gunzip and tar, and against crane with tar.
+// library's gunzip and tar, against crane with tar, and against containerd with
+// its Go gunzip and with igzip.
 //
 //	make bench AREA=image
 //	make bench AREA=image ARGS=-quick
