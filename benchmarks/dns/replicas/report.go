@@ -34,6 +34,7 @@ func report(o options, runs []run) bench.Result {
 			"Simulated time: counted, not timed. The store is the plugin's, with its default memory, one for denials and one for successes in each replica.",
 			"The trace is played over and over, query i at i divided by the rate; a seeded hash decides which replica gets it. Counting starts after one TTL.",
 			"Theory is the sum of λ/(1+λT) over names and replicas, for arrivals at random. A trace that comes again is a little more regular than that.",
+			"Evicted are all entries that a store let go to make room, expired ones included; where there are any, another run differs by a little.",
 			"Stale answers, prefetch, and misses that come while one is under way are not in these figures.",
 			"The plot is " + plotFile + " beside this page.",
 		},

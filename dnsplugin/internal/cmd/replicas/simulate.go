@@ -53,7 +53,7 @@ type Result struct {
 	Hits     int64   `json:"hits"`
 	Misses   int64   `json:"misses"`  // questions to the source
 	Denials  int64   `json:"denials"` // queries whose answer is a denial
-	Evicted  int64   `json:"evicted"` // live entries that had to go, warm-up included
+	Evicted  int64   `json:"evicted"` // entries that had to go, expired ones and the warm-up included
 	Entries  int64   `json:"entries"` // in all replicas at the end
 }
 
