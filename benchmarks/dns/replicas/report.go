@@ -128,6 +128,7 @@ func writePlot(path string, runs []run) error {
 		p.Add(line, points)
 		p.Legend.Add(r.setting.String(), line, points)
 	}
+	p.X.Max *= 1.5 // room for half of the last label
 	canvas := vgsvg.New(plotWidth, plotHeight)
 	p.Draw(draw.New(canvas))
 	f, err := os.Create(path)
