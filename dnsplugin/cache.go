@@ -188,9 +188,15 @@ func (c *Cache) answering(id *ident, now store.Instant) *store.Entry {
 	return c.success.store.Get(c.success.store.Hash(id.key), id.key, now)
 }
 
+// beside is what is kept beside a response.
+type beside struct {
+	wildcard string // the wildcard record that made it
+	ede      []byte // its extended errors, as of edeOf
+}
+
 // put stores m, the response of verdict v to id, for ttl seconds. It returns
 // the entry, nil if the response can't be or must not be kept.
-func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Instant, wildcard string, meters *meters) *store.Entry {
+func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Instant, with beside, meters *meters) *store.Entry {
 	s, counts := &c.success, &meters.success
 	if v.denial() {
 		s, counts = &c.denial, &meters.denial
@@ -216,7 +222,7 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 		c.keepLastGood(id, now)
 	}
 	rec := store.NewRecord(a, now, ttl, grace)
-	rec.Answering, rec.Wildcard, rec.Plain = v.answering, wildcard, plainLen(m)
+	rec.Answering, rec.Wildcard, rec.EDE, rec.Plain = v.answering, with.wildcard, with.ede, plainLen(m)
 	e, evicted := s.store.Put(id.hash, id.key, rec, now)
 	counts.evictions.Add(float64(evicted))
 	counts.entries.Set(float64(s.store.Len()))
@@ -235,7 +241,7 @@ func (c *Cache) keepLastGood(id *ident, now store.Instant) {
 	a := e.Answer()
 	rec := store.Record{
 		Answer: &a, Stored: e.Stored, TTL: e.TTL, Dead: e.Dead,
-		Answering: true, Wildcard: e.Wildcard(), Plain: int(e.Plain),
+		Answering: true, Wildcard: e.Wildcard(), EDE: e.EDE(), Plain: int(e.Plain),
 	}
 	id.key[0] |= store.Variant
 	s.Put(s.Hash(id.key), id.key, rec, now)

@@ -199,6 +199,10 @@ func appendDump(b []byte, bits byte, kind string, e *store.Entry, now store.Inst
 	if w := e.Wildcard(); w != "" {
 		b = fmt.Appendf(b, ", by %s", w)
 	}
+	options, _ := edeOptions(e.EDE())
+	for _, o := range options {
+		b = fmt.Appendf(b, ", EDE %q", o)
+	}
 	b = fmt.Appendf(b, ", %d bytes\n", len(a.Msg()))
 	for i, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		if len(section) > 0 && i > 0 {

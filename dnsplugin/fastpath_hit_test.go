@@ -144,6 +144,11 @@ func variety() *source {
 			add(&m.Ns, "%s", soa)
 		case "fail":
 			m.Rcode = dns.RcodeServerFailure
+		case "blocked":
+			m.Rcode = dns.RcodeNameError
+			add(&m.Ns, "%s", soa)
+			m.SetEdns0(4096, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeBlocked, ExtraText: "see policy"}}
 		case "refused":
 			m.Rcode = dns.RcodeRefused
 		case "srv":
@@ -160,7 +165,7 @@ func variety() *source {
 
 // drawPacket draws a query, mostly a sound one.
 func drawPacket(t *rapid.T) []byte {
-	kinds := []string{"one", "many", "huge", "alias", "nodata", "fail", "refused", "srv", "nx"}
+	kinds := []string{"one", "many", "huge", "alias", "nodata", "fail", "refused", "srv", "blocked", "nx"}
 	name := []byte(rapid.SampledFrom(kinds).Draw(t, "kind") + ".example.org.")
 	for i := range name {
 		if rapid.IntRange(0, 3).Draw(t, "case") == 2 {

@@ -366,7 +366,7 @@ func TestMetricsAreThoseOfTheChain(t *testing.T) {
 		server := "dns://" + s.addr
 		before := gathered(t, server)
 		for range 3 {
-			for _, name := range []string{"one", "MANY", "alias", "nx", "nodata", "srv", "huge", "refused"} {
+			for _, name := range []string{"one", "MANY", "alias", "nx", "nodata", "srv", "huge", "refused", "blocked"} {
 				s.ask(question(name+".example.org.", dns.TypeA))
 				r := question(name+".example.org.", dns.TypeAAAA)
 				r.SetEdns0(1400, true)
@@ -376,7 +376,7 @@ func TestMetricsAreThoseOfTheChain(t *testing.T) {
 		// The chain counts a response after it has sent it.
 		until(t, "the last response to be counted", func() bool {
 			series[i] = gathered(t, server)
-			return responses(series[i]) >= 48
+			return responses(series[i]) >= 54
 		})
 		if len(before) > 40 {
 			t.Fatal("series of an earlier server")

@@ -240,15 +240,20 @@ func (f *fastServer) find(w *fastWorker, z *fastZone, pkt, buf []byte, now time.
 		q.UDPSize = min(q.UDPSize, z.bufsize)
 	}
 	a := e.Answer()
-	reply, ok := a.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)))
-	if !ok || int(e.Plain) >= maxPlain || len(pkt) > maxCounted {
+	ede := e.EDE()
+	reply, ok := a.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)), ede)
+	size := int(e.Plain)
+	if len(ede) > 0 && q.OPT {
+		size += optLen + len(ede) // an OPT that is there before the server adds its own is counted
+	}
+	if !ok || size >= maxPlain || len(pkt) > maxCounted {
 		return nil, z, tooLong
 	}
 	if z.shuffled && !arrange(&a, reply, &w.random) {
 		return nil, z, shuffling
 	}
 	w.kind = kind
-	w.hit(z, kind, a.Rcode(), int(e.Plain), stale)
+	w.hit(z, kind, a.Rcode(), size, stale)
 	return reply, z, understood
 }
 

@@ -168,6 +168,7 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
+	addEDE(m, r, e.EDE())
 	// As in every plugin of CoreDNS: a client that can't be written to is not our failure.
 	_ = w.WriteMsg(m)
 	return dns.RcodeSuccess, nil

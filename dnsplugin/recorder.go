@@ -79,6 +79,7 @@ func (w *recorder) WriteMsg(res *dns.Msg) error {
 func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	c, now := w.cache, w.cache.now()
 	m := res.Copy()
+	ede := edeOf(m)
 	v := classify(m, now)
 	ttl := uint32(keepFor(m, v, &c.cfg, now).Seconds())
 	for _, section := range []*[]dns.RR{&m.Answer, &m.Ns, &m.Extra} {
@@ -89,16 +90,17 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	case !w.matches(m):
 		w.meters.drops.Inc()
 	default:
-		wildcard := ""
+		with := beside{ede: ede}
 		if w.wildcard != nil {
-			wildcard = w.wildcard()
+			with.wildcard = w.wildcard()
 		}
-		w.entry = c.put(m, v, w.id, ttl, c.instant(now), wildcard, w.meters)
+		w.entry = c.put(m, v, w.id, ttl, c.instant(now), with, w.meters)
 		w.afterPut(v)
 	}
 	if w.flight != nil {
 		c.flights.land(w.flight)
 	}
+	addEDE(m, w.req, ede)
 	return m
 }
 
@@ -138,7 +140,7 @@ func answersForSubnet(res *dns.Msg) bool {
 }
 
 // setTTL sets the TTL of rrs, which are the caller's own, and takes out OPT,
-// which is between two hosts and never kept.
+// which is between two hosts and not kept but for its extended errors.
 func setTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 	kept := rrs[:0]
 	for _, rr := range rrs {

@@ -23,7 +23,8 @@ import (
 //
 //	magic, with a version | entries | SHA-256 of all before
 //
-// Each entry is a head of fixed size, the wildcard and the message. Times are
+// Each entry is a head of fixed size, the wildcard, the extended errors and
+// the message. Times are
 // those of the wall clock. What is read is checked like an answer from the
 // network; a file of another version, or a damaged one, is ignored as a whole.
 
@@ -80,16 +81,17 @@ func appendWarm(b []byte, bits byte, e *store.Entry, a *wire.Answer, epoch time.
 	if e.Answering {
 		flags |= warmAnswering
 	}
-	wildcard, msg := e.Wildcard(), a.Msg()
+	wildcard, ede, msg := e.Wildcard(), e.EDE(), a.Msg()
 	stored := epoch.Add(time.Duration(e.Stored)).UnixNano()
 	b = append(b, flags, bits)
 	b = binary.BigEndian.AppendUint64(b, uint64(stored))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.Dead-e.Stored))
 	b = binary.BigEndian.AppendUint32(b, e.TTL)
 	b = binary.BigEndian.AppendUint32(b, e.Plain)
-	b = append(b, byte(len(wildcard)), 0)
+	b = append(b, byte(len(wildcard)), byte(len(ede)))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(msg)))
 	b = append(b, wildcard...)
+	b = append(b, ede...)
 	return append(b, msg...)
 }
 
@@ -128,6 +130,7 @@ type warmEntry struct {
 	life        int64 // nanoseconds until it is dead
 	ttl, plain  uint32
 	wildcard    string
+	ede         []byte
 	answer      *wire.Answer
 }
 
@@ -139,13 +142,17 @@ func parseWarm(b []byte) (w warmEntry, n int, err error) {
 	w.stored = int64(binary.BigEndian.Uint64(b[2:]))
 	w.life = int64(binary.BigEndian.Uint64(b[10:]))
 	w.ttl, w.plain = binary.BigEndian.Uint32(b[18:]), binary.BigEndian.Uint32(b[22:])
-	wild, size := int(b[26]), int(binary.BigEndian.Uint16(b[28:]))
-	n = warmHead + wild + size
+	wild, ede, size := int(b[26]), int(b[27]), int(binary.BigEndian.Uint16(b[28:]))
+	n = warmHead + wild + ede + size
 	if len(b) < n {
 		return w, 0, io.ErrUnexpectedEOF
 	}
 	w.wildcard = string(b[warmHead : warmHead+wild])
-	msg := b[warmHead+wild : n]
+	w.ede = b[warmHead+wild : n-size]
+	if _, ok := edeOptions(w.ede); !ok {
+		return w, 0, fmt.Errorf("extended errors %x", w.ede)
+	}
+	msg := b[n-size : n]
 	if w.answer, _, err = wire.NewAnswer(msg); err != nil {
 		return w, 0, err
 	}
@@ -187,7 +194,7 @@ func (c *Cache) restore(w *warmEntry) bool {
 	at := c.instant(now)
 	e, _ := s.store.Put(s.store.Hash(key), key, store.Record{
 		Answer: w.answer, Stored: at - store.Instant(age), TTL: w.ttl, Dead: at - store.Instant(age) + store.Instant(life),
-		Answering: w.flags&warmAnswering != 0, Plain: int(w.plain), Wildcard: w.wildcard,
+		Answering: w.flags&warmAnswering != 0, Plain: int(w.plain), Wildcard: w.wildcard, EDE: w.ede,
 	}, at)
 	return e != nil
 }

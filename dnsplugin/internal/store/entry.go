@@ -36,7 +36,11 @@ type Record struct {
 	Answering bool   // the answer section answers the question
 	Plain     int    // length of the answer without compression
 	Wildcard  string // the wildcard record that made the answer, at most 255 bytes
+	EDE       []byte // EDNS options to send with the answer, at most MaxEDE bytes
 }
+
+// MaxEDE is how many bytes of options an entry can have.
+const MaxEDE = 255
 
 // NewRecord returns a record that is fresh for ttl seconds and stays usable
 // (stale) for a further grace.
@@ -65,7 +69,7 @@ type Entry struct {
 
 	size          uint32 // of the answer's bytes, which follow
 	msg, question uint16 // see wire.View
-	wildcard      uint8  // bytes, behind the answer's
+	wildcard, ede uint8  // bytes, behind the answer's
 	bits          uint8  // of the key: DO, CD and Variant
 
 	// Answering says that the answer section answers the question.
@@ -95,13 +99,22 @@ func (e *Entry) Wildcard() string {
 	return string(e.tail(int(e.size), int(e.wildcard)))
 }
 
+// EDE returns the options to send with the answer, nil if there are none. Its
+// bytes are the arena's.
+func (e *Entry) EDE() []byte {
+	return e.tail(int(e.size)+int(e.wildcard), int(e.ede))
+}
+
 // Left returns the whole seconds of freshness left at now; zero or less when stale.
 func (e *Entry) Left(now Instant) int {
 	return int(e.TTL) - int(time.Duration(now-e.Stored)/time.Second)
 }
 
 // length is what the entry takes in its segment, in words.
-func (e *Entry) length() int { return words(int(e.size) + int(e.wildcard)) }
+func (e *Entry) length() int { return words(e.bytes()) }
+
+// bytes is the length of all that follows the head.
+func (e *Entry) bytes() int { return int(e.size) + int(e.wildcard) + int(e.ede) }
 
 func words(tail int) int { return (entrySize + tail + 7) / 8 }
 
@@ -152,20 +165,21 @@ func (e *Entry) fill(r *Record, bits uint8) {
 	e.Stored, e.Dead, e.TTL, e.Plain, e.Answering = r.Stored, r.Dead, r.TTL, uint32(r.Plain), r.Answering
 	b := r.Answer.Bytes()
 	e.size, e.msg, e.question = uint32(len(b)), uint16(r.Answer.Len()), uint16(r.Answer.QuestionEnd())
-	e.wildcard, e.bits = uint8(len(r.Wildcard)), bits
+	e.wildcard, e.ede, e.bits = uint8(len(r.Wildcard)), uint8(len(r.EDE)), bits
 	copy(e.tail(0, len(b)), b)
 	copy(e.tail(len(b), len(r.Wildcard)), r.Wildcard)
+	copy(e.tail(len(b)+len(r.Wildcard), len(r.EDE)), r.EDE)
 }
 
 // moveTo copies e to to, with visits. A refresh that runs stays with the old
 // copy; its owner looks the key up again when it ends.
 func (e *Entry) moveTo(to *Entry, visits uint32) {
 	to.Stored, to.Dead, to.TTL, to.Plain, to.Answering = e.Stored, e.Dead, e.TTL, e.Plain, e.Answering
-	to.size, to.msg, to.question, to.wildcard, to.bits = e.size, e.msg, e.question, e.wildcard, e.bits
+	to.size, to.msg, to.question, to.wildcard, to.ede, to.bits = e.size, e.msg, e.question, e.wildcard, e.ede, e.bits
 	to.RetryAfter.Store(e.RetryAfter.Load())
 	to.LastHit.Store(e.LastHit.Load())
 	to.Hits.Store(e.Hits.Load())
 	to.visits.Store(visits)
-	n := int(e.size) + int(e.wildcard)
+	n := e.bytes()
 	copy(to.tail(0, n), e.tail(0, n))
 }

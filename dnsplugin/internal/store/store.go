@@ -198,7 +198,8 @@ func (sh *shard) find(hash uint64, key []byte) (*Entry, *slotPlace) {
 // the same, since it has been superseded.
 func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, evicted int) {
 	r.Wildcard = r.Wildcard[:min(len(r.Wildcard), 255)]
-	n := words(r.Answer.Size() + len(r.Wildcard))
+	r.EDE = r.EDE[:min(len(r.EDE), MaxEDE)]
+	n := words(r.Answer.Size() + len(r.Wildcard) + len(r.EDE))
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

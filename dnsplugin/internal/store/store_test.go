@@ -63,6 +63,46 @@ func put(t testing.TB, s *Store, i int, now Instant) int {
 
 func get(s *Store, i int, now Instant) *Entry { return s.Get(s.Hash(key(i)), key(i), now) }
 
+// What is behind the answer's bytes stays with it, also when eviction moves it.
+func TestWildcardAndErrorsStayWithTheAnswer(t *testing.T) {
+	s := New(Options{Bytes: MinBytes})
+	moved := false
+	var first *Entry
+	for i := range 20_000 {
+		r := NewRecord(answer(t, uint32(i), 0), 0, 60, 0)
+		r.Wildcard, r.EDE = fmt.Sprintf("*.%d", i), fmt.Appendf(nil, "error %d", i)
+		if i%3 == 0 {
+			r.Wildcard = ""
+		}
+		if i%5 == 0 {
+			r.EDE = nil
+		}
+		s.Put(s.Hash(key(i)), key(i), r, 0)
+		e := get(s, 7, 1) // asked for again and again: it stays, and moves
+		if first == nil {
+			first = e
+		}
+		moved = moved || e != first
+	}
+	if e := get(s, 7, 1); e == nil || !moved {
+		t.Fatal("the entry in use has gone, or was not moved")
+	}
+	s.Range(func(_ []byte, e *Entry) bool {
+		i := idOf(e)
+		wildcard, ede := fmt.Sprintf("*.%d", i), fmt.Sprintf("error %d", i)
+		if i%3 == 0 {
+			wildcard = ""
+		}
+		if i%5 == 0 {
+			ede = ""
+		}
+		if e.Wildcard() != wildcard || string(e.EDE()) != ede {
+			t.Errorf("%d: %q, %q", i, e.Wildcard(), e.EDE())
+		}
+		return true
+	})
+}
+
 func TestGetReturnsWhatWasPut(t *testing.T) {
 	s := New(Options{})
 	for i := range 1000 {

@@ -148,15 +148,15 @@ func (a *Answer) TTLOffset(i int) int {
 
 // AppendReply appends the reply to a query to dst: the stored message with
 // the client's ID, RD, CD and question (letter for letter, so that 0x20 games
-// work), ttl in every record, and an OPT when the query had one. question must
+// work), ttl in every record, and an OPT with options when the query had one. question must
 // be the question of the query that led to this answer by key.
 //
 // It returns dst unchanged and false when the reply would exceed limit bytes:
 // truncation is the chain's business.
-func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, limit int) ([]byte, bool) {
+func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, limit int, options []byte) ([]byte, bool) {
 	need := int(a.n)
 	if q.OPT {
-		need += optLen
+		need += optLen + len(options)
 	}
 	if need > limit || len(question) != int(a.question)-HeaderLen {
 		return dst, false
@@ -180,7 +180,8 @@ func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, 
 	if q.DO {
 		do = 0x80
 	}
-	return append(dst, 0, 0, typeOPT, byte(q.UDPSize>>8), byte(q.UDPSize), 0, 0, do, 0, 0, 0), true
+	dst = append(dst, 0, 0, typeOPT, byte(q.UDPSize>>8), byte(q.UDPSize), 0, 0, do, 0, byte(len(options)>>8), byte(len(options)))
+	return append(dst, options...), true
 }
 
 // replyFlags merges the flags of a stored answer with those of the query.

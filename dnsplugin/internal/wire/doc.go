@@ -6,7 +6,7 @@
 //	if why := wire.ParseQuery(packet, &q); why != wire.OK {
 //		return decline(why) // the ordinary chain handles everything odd
 //	}
-//	reply, ok := answer.AppendReply(buf[:0], &q, q.Question(packet), ttl, q.Limit())
+//	reply, ok := answer.AppendReply(buf[:0], &q, q.Question(packet), ttl, q.Limit(), nil)
 //	key := wire.AppendKey(keyBuf[:0], q.Name(packet), q.Type, q.Class, q.DO, q.CD)
 //
 // # Vocabulary

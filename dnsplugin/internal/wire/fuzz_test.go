@@ -73,7 +73,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 		q := wire.Query{ID: 0xbeef, RD: true, AD: true, OPT: true, UDPSize: 1232}
-		reply, ok := a.AppendReply(nil, &q, question, ttl, 1<<16+64)
+		reply, ok := a.AppendReply(nil, &q, question, ttl, 1<<16+64, nil)
 		if !ok || len(reply) != a.Len()+11 {
 			t.Fatalf("no reply: %d of %d bytes", len(reply), a.Len())
 		}

@@ -230,7 +230,7 @@ func TestReplyEchoesIDFlagsQuestionAndAges(t *testing.T) {
 			if why := wire.ParseQuery(pkt, &q); why != wire.OK {
 				t.Fatal(why)
 			}
-			b, ok := a.AppendReply([]byte("prefix"), &q, q.Question(pkt), 17, q.Limit())
+			b, ok := a.AppendReply([]byte("prefix"), &q, q.Question(pkt), 17, q.Limit(), nil)
 			if !ok || string(b[:6]) != "prefix" {
 				t.Fatal("declined")
 			}
@@ -269,13 +269,22 @@ func TestReplyThatDoesNotFitIsDeclined(t *testing.T) {
 	pkt := packQuery(t, "example.org.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(0, false) })
 	var q wire.Query
 	wire.ParseQuery(pkt, &q)
-	if _, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+10); ok {
+	if _, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+10, nil); ok {
 		t.Error("fits without its OPT only, but was not declined")
 	}
-	if _, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+11); !ok {
+	if _, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+11, nil); !ok {
 		t.Error("fits exactly, but was declined")
 	}
-	if _, ok := a.AppendReply(nil, &q, q.Question(pkt)[1:], 5, 512); ok {
+	options := []byte("\x00\x0f\x00\x02\x00\x11")
+	if _, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+11+5, options); ok {
+		t.Error("options beyond the limit")
+	}
+	b, ok := a.AppendReply(nil, &q, q.Question(pkt), 5, a.Len()+11+6, options)
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil || !ok || m.IsEdns0() == nil || len(m.IsEdns0().Option) != 1 {
+		t.Error(m, err)
+	}
+	if _, ok := a.AppendReply(nil, &q, q.Question(pkt)[1:], 5, 512, nil); ok {
 		t.Error("question of another length was taken")
 	}
 }
@@ -391,7 +400,7 @@ func TestNothingAllocatesPerQuery(t *testing.T) {
 		if len(wire.AppendKey(key[:0], q.Name(pkt), q.Type, q.Class, q.DO, q.CD)) == 0 {
 			t.Fatal("no key")
 		}
-		if _, ok := a.AppendReply(buf, &q, q.Question(pkt), 4, q.Limit()); !ok {
+		if _, ok := a.AppendReply(buf, &q, q.Question(pkt), 4, q.Limit(), nil); !ok {
 			t.Fatal("no reply")
 		}
 	})

@@ -1,0 +1,79 @@
+package dnsplugin
+
+import (
+	"encoding/binary"
+
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+)
+
+// Extended errors (EDE, RFC 8914) are the one thing in an OPT that is about
+// the answer and not about two hosts: why a name can't be resolved or is
+// filtered. They are kept behind the answer's bytes as the options of an OPT,
+// and given to every client whose query has an OPT.
+
+// edeHead is what an EDE takes without its text: code and length of the
+// option, and the error.
+const edeHead = 4 + 2
+
+// optLen is the length of an OPT without options.
+const optLen = 11
+
+// edeOf returns the extended errors of m as packed options, nil if there are
+// none. A text that would make them longer than an entry may hold is left
+// out, and the error kept: the text is for people, and optional.
+func edeOf(m *dns.Msg) []byte {
+	opt := m.IsEdns0()
+	if opt == nil {
+		return nil
+	}
+	var b []byte
+	for _, o := range opt.Option {
+		e, ok := o.(*dns.EDNS0_EDE)
+		if !ok {
+			continue
+		}
+		text := e.ExtraText
+		if len(b)+edeHead+len(text) > store.MaxEDE {
+			text = ""
+		}
+		if len(b)+edeHead+len(text) > store.MaxEDE {
+			break
+		}
+		b = binary.BigEndian.AppendUint16(b, dns.EDNS0EDE)
+		b = binary.BigEndian.AppendUint16(b, uint16(2+len(text)))
+		b = binary.BigEndian.AppendUint16(b, e.InfoCode)
+		b = append(b, text...)
+	}
+	return b
+}
+
+// edeOptions unpacks what edeOf has packed. It is not ok for anything else.
+func edeOptions(b []byte) (options []dns.EDNS0, ok bool) {
+	for len(b) > 0 {
+		if len(b) < edeHead || binary.BigEndian.Uint16(b) != dns.EDNS0EDE {
+			return nil, false
+		}
+		n := 4 + int(binary.BigEndian.Uint16(b[2:]))
+		if n < edeHead || len(b) < n {
+			return nil, false
+		}
+		options = append(options, &dns.EDNS0_EDE{InfoCode: binary.BigEndian.Uint16(b[4:]), ExtraText: string(b[edeHead:n])})
+		b = b[n:]
+	}
+	return options, true
+}
+
+// addEDE gives m, the reply to r, the extended errors of ede in an OPT, whose
+// other fields the server sets.
+func addEDE(m, r *dns.Msg, ede []byte) {
+	if len(ede) == 0 || r.IsEdns0() == nil {
+		return
+	}
+	options, ok := edeOptions(ede)
+	if !ok {
+		return // unreachable: nothing else is stored
+	}
+	m.Extra = append(m.Extra, &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: options})
+}

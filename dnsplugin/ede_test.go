@@ -1,0 +1,124 @@
+package dnsplugin
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// filtering makes a source whose answers have extended errors.
+func filtering(errs ...dns.EDNS0) *source {
+	return says(func(m *dns.Msg) {
+		m.Rcode = dns.RcodeNameError
+		o := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
+		o.SetUDPSize(4096)
+		o.Option = append(errs, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: "beef"})
+		m.Extra = append(m.Extra, o)
+	}, "example.org. 300 IN SOA ns.example.org. host.example.org. 1 2 3 4 300")
+}
+
+// errorsOf returns the options of m's OPT as text, nil if it has no OPT.
+func errorsOf(m *dns.Msg) (all []string) {
+	if opt := m.IsEdns0(); opt != nil {
+		all = []string{}
+		for _, o := range opt.Option {
+			all = append(all, fmt.Sprintf("%d %v", o.Option(), o))
+		}
+	}
+	return all
+}
+
+func withOPT(m *dns.Msg) { m.SetEdns0(1232, false) }
+
+// The extended errors of an answer go out with it, from the source and from
+// the cache, to whoever has an OPT; the source's other options never do.
+func TestExtendedErrorsAreKept(t *testing.T) {
+	src := filtering(&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeFiltered, ExtraText: "by policy"}, &dns.EDNS0_EDE{InfoCode: 3})
+	want := "[15 17 (Filtered): (by policy) 15 3 (Stale Answer): ()]"
+	c := cacheOf(t, Config{}, src)
+	for _, when := range []string{"miss", "hit", "hit"} {
+		m := ask(t, c, question("a.example.org.", dns.TypeA, withOPT))
+		if got := fmt.Sprint(errorsOf(m)); got != want {
+			t.Errorf("%s: %s", when, got)
+		}
+	}
+	if m := ask(t, c, question("a.example.org.", dns.TypeA)); m.IsEdns0() != nil {
+		t.Errorf("an OPT to a client without: %v", m)
+	}
+	if m := ask(t, c, question("b.example.org.", dns.TypeA)); m.IsEdns0() != nil {
+		t.Errorf("an OPT to a client without, in a miss: %v", m)
+	}
+	// Asked for by a client without OPT, hit by one with.
+	if m := ask(t, c, question("b.example.org.", dns.TypeA, withOPT)); fmt.Sprint(errorsOf(m)) != want {
+		t.Error(m)
+	}
+	if src.count() != 2 {
+		t.Errorf("%d questions", src.count())
+	}
+	// No OPT of the cache's own for an answer without.
+	c.Next = says(nil, "c.example.org. 300 IN A 192.0.2.1")
+	for range 2 {
+		if m := ask(t, c, question("c.example.org.", dns.TypeA, withOPT)); m.IsEdns0() != nil {
+			t.Error(m)
+		}
+	}
+}
+
+// A text that is too long is left out; the errors are kept while they fit.
+func TestExtendedErrorsHaveABound(t *testing.T) {
+	long := &dns.EDNS0_EDE{InfoCode: 22, ExtraText: strings.Repeat("x", 250)}
+	fits := &dns.EDNS0_EDE{InfoCode: 22, ExtraText: strings.Repeat("x", 249)}
+	var many []dns.EDNS0
+	for range 50 {
+		many = append(many, &dns.EDNS0_EDE{InfoCode: 23})
+	}
+	for _, tt := range []struct {
+		in    []dns.EDNS0
+		n, at int // options, and bytes of the first one's text
+	}{
+		{[]dns.EDNS0{long}, 1, 0},
+		{[]dns.EDNS0{fits}, 1, 249},
+		{[]dns.EDNS0{fits, long}, 1, 249},
+		{[]dns.EDNS0{long, many[0]}, 2, 0},
+		{many, 42, 0},
+	} {
+		c := cacheOf(t, Config{}, filtering(tt.in...))
+		ask(t, c, question("a.example.org.", dns.TypeA, withOPT))
+		opt := ask(t, c, question("a.example.org.", dns.TypeA, withOPT)).IsEdns0()
+		if opt == nil || len(opt.Option) != tt.n || len(opt.Option[0].(*dns.EDNS0_EDE).ExtraText) != tt.at {
+			t.Errorf("%d options: %v", len(tt.in), opt)
+		}
+	}
+}
+
+func TestExtendedErrorsAreInSnapshotsAndDumps(t *testing.T) {
+	c := cacheOf(t, Config{}, filtering(&dns.EDNS0_EDE{InfoCode: 15, ExtraText: "a\nb"}))
+	ask(t, c, question("a.example.org.", dns.TypeA, withOPT))
+	if _, body := call(c, "GET", "/dump?all"); !strings.Contains(body, `, EDE "15 (Blocked): (a\nb)", `) {
+		t.Error(body)
+	}
+	var b bytes.Buffer
+	if err := c.writeSnapshot(&b); err != nil {
+		t.Fatal(err)
+	}
+	next, err := newCache("penstock", Config{}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if n, err := next.readSnapshot(b.Bytes()); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if m := ask(t, next, question("a.example.org.", dns.TypeA, withOPT)); fmt.Sprint(errorsOf(m)) != "[15 15 (Blocked): (a\nb)]" {
+		t.Error(m)
+	}
+	for _, bad := range []string{"\x00", "\x00\x0f\x00\x01\x00\x01", "\x00\x0f\x00\x05\x00\x01", "\x00\x03\x00\x02\x00\x01", "\x00\x0f\x00\x02\x00\x01\x00"} {
+		if _, ok := edeOptions([]byte(bad)); ok {
+			t.Errorf("%x", bad)
+		}
+	}
+}
