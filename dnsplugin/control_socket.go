@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +137,7 @@ func openControl(path string, c *Cache) (*control, error) {
 		WriteTimeout:   controlDump,
 		IdleTimeout:    controlTimeout,
 		MaxHeaderBytes: 1 << 14,
-		ErrorLog:       log.New(warner{warnings}, "control: ", 0),
+		ErrorLog:       slog.NewLogLogger(warner{warnings}.handler(), slog.LevelWarn),
 	}
 	go func() {
 		defer close(ctl.served)
@@ -183,7 +184,17 @@ func (ctl *control) close() {
 // warner writes lines of the HTTP server to the log of CoreDNS.
 type warner struct{ log clog.P }
 
+func (w warner) handler() slog.Handler {
+	return slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+			return slog.Attr{} // the log of CoreDNS has both
+		}
+		return a
+	}})
+}
+
+// Write implements io.Writer.
 func (w warner) Write(b []byte) (int, error) {
-	w.log.Warning(string(b))
+	w.log.Warning("control: " + strings.TrimSpace(string(b)))
 	return len(b), nil
 }

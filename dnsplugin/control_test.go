@@ -144,7 +144,7 @@ func TestControlRefuses(t *testing.T) {
 		{"POST", "/flush?name=a&type=TYPE0", 400, "is unknown"},
 		{"POST", "/flush?name=a&type=TYPE65536", 400, "is unknown"},
 		{"POST", "/flush?all=false", 400, "all takes no value"},
-		{"POST", "/flush?nmae=a", 400, `unknown parameter "nmae"`},
+		{"POST", "/flush?host=a", 400, `unknown parameter "host"`},
 		{"POST", "/flush?name=%zz", 400, "can't be parsed"},
 		{"GET", "/dump?type=A", 400, "found 0"},
 		{"GET", "/flush?all", 405, "/flush needs POST"},
