@@ -133,6 +133,8 @@ func TestAuthorizationStays(t *testing.T) {
 	if _, err := puller(t, nil).Pull(t.Context(), ref, dir); err != nil {
 		t.Fatal(err)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if fetches < 5 || leaks > 0 || len(referers) != fetches {
 		t.Errorf("%d fetches, %d with Authorization, %d with Referer", fetches, leaks, len(referers))
 	}

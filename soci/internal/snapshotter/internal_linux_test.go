@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,9 +20,9 @@ import (
 // TestSyncer wants callers who come while a flush runs to share the next one.
 func TestSyncer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		runs := 0
+		var runs atomic.Int64
 		s := syncer{flush: func() error {
-			runs++
+			runs.Add(1)
 			time.Sleep(time.Second)
 			return nil
 		}}
@@ -29,18 +30,18 @@ func TestSyncer(t *testing.T) {
 		for i := range 10 {
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * 100 * time.Millisecond) // the first one's flush ends at 1 s
-				begin := runs
+				begin := runs.Load()
 				if err := s.sync(); err != nil {
 					t.Error(err)
 				}
-				if runs <= begin {
+				if runs.Load() <= begin {
 					t.Errorf("caller %d: no flush began after the call", i)
 				}
 			})
 		}
 		wg.Wait()
-		if runs != 2 {
-			t.Errorf("%d flushes, want 2", runs)
+		if n := runs.Load(); n != 2 {
+			t.Errorf("%d flushes, want 2", n)
 		}
 		s.flush = func() error { return errors.New("broken disk") }
 		if s.sync() == nil {
