@@ -51,6 +51,10 @@ type Cache struct {
 	background chan struct{} // one token per refresh that runs
 	warmNow    chan struct{} // asks for a snapshot out of turn
 
+	// Guarded by the lock of listeners.
+	turn     uint64 // later instances have higher ones
+	released bool   // the instance has ended
+
 	mu        sync.Mutex // guards closed, and refreshes against Add after Wait
 	closed    bool
 	refreshes sync.WaitGroup

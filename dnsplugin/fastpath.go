@@ -33,6 +33,7 @@ var listeners = registry{byAddr: map[string]*listener{}}
 type registry struct {
 	mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
 	byAddr map[string]*listener
+	turns  uint64 // of the latest claim
 }
 
 // listener is a group of sockets with the instance that it serves.
@@ -110,7 +111,15 @@ func socketsOf(zones map[string][]*dnsserver.Config) int {
 func (r *registry) serve(f *fastServer, why string, before int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// Servers start in goroutines of their own: after two reloads at once, that
+	// of the instance in between may come when it is over.
+	if f.home.released {
+		return nil
+	}
 	if l := r.byAddr[f.addr]; l != nil {
+		if l.server.home.turn > f.home.turn {
+			return nil
+		}
 		if l.server.home == f.home {
 			return nil // another socket of the same listener (multisocket)
 		}
@@ -177,11 +186,13 @@ func (f *fastServer) socketOptions(before int) fastpath.Options {
 // claim announces that c is about to serve at the addresses of cfg. Sockets
 // there stay open when their instance ends.
 func (r *registry) claim(c *Cache, cfg *dnsserver.Config) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turns++
+	c.turn = r.turns
 	if cfg.Transport != transport.DNS {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, host := range cfg.ListenHosts {
 		// As CoreDNS makes the addresses of its servers.
 		addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, cfg.Port))
@@ -210,6 +221,7 @@ func (r *registry) disclaim(c *Cache) {
 func (r *registry) release(c *Cache) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	c.released = true
 	var errs []error
 	for addr, l := range r.byAddr {
 		switch {
