@@ -57,8 +57,8 @@ func New(opts Options) (*Puller, error) {
 	if p.client, err = registry.New(opts.registry()); err != nil {
 		return nil, errors.Join(err, p.engine.Close())
 	}
-	// A sixteenth: enough to keep the writers busy, little beside the windows.
-	p.writers = untar.NewPool(opts.Writers, opts.Memory/16)
+	// The least: files are written from the blocks of the rings.
+	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil
@@ -151,7 +151,7 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 		return nil, fail(ctx, "store", ref, "", err)
 	}
 	if p.opts.Sync {
-		if err := syncFS(tree); err != nil {
+		if err := untar.SyncFS(tree); err != nil {
 			return nil, fail(ctx, "target", ref, "", err)
 		}
 	}
@@ -315,7 +315,7 @@ func (j *job) layer(ctx context.Context, places []int) error {
 		return err
 	}
 	if j.opts.Sync { // before the journal says that it is there
-		if err := syncFS(j.stage.work); err != nil {
+		if err := untar.SyncFS(j.stage.work); err != nil {
 			return err
 		}
 	}

@@ -126,7 +126,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 		return nil, wrap("merge", err)
 	}
 	if p.opts.Sync {
-		if err := syncFS(dir); err != nil {
+		if err := untar.SyncFS(dir); err != nil {
 			return nil, wrap("target", err)
 		}
 	}

@@ -6,47 +6,22 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-)
 
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	role, args := "", os.Args[1:]
-	if len(args) > 0 {
-		role = args[0]
-	}
-	var err error
-	switch role {
-	case "job":
-		err = runRole(ctx, args[1:], broadcast)
-	case "each":
-		err = runRole(ctx, args[1:], eachReads)
-	default:
-		var o options
-		if o, err = parseOptions(args); err == nil {
-			err = drive(ctx, o)
+	bench.Main("cast", map[string]bench.Role{
+		"job":  func(ctx context.Context, args []string) error { return runRole(ctx, args, broadcast) },
+		"each": func(ctx context.Context, args []string) error { return runRole(ctx, args, eachReads) },
+	}, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
 		}
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "cast:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags of the driver.
 type options struct {
@@ -67,7 +42,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&o.out, "out", "benchmarks/cast/results", "`folder` for the results")
 	fs.StringVar(&o.data, "data", "", "`folder` for the object; it should be in memory (default /dev/shm, else the temporary folder)")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if *quick {
 		o.size, o.rounds, o.out = 64<<20, 1, ""
@@ -83,7 +58,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	if problem != "" {
 		fmt.Fprintln(os.Stderr, "cast:", problem)
-		return o, errUsage
+		return o, bench.ErrUsage
 	}
 	return o, nil
 }

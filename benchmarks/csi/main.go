@@ -6,40 +6,21 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-)
 
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	var err error
-	if args := os.Args[1:]; len(args) > 0 && args[0] == "read" {
-		err = runRead(args[1:])
-	} else {
-		var o options
-		if o, err = parseOptions(args); err == nil {
-			err = drive(ctx, o)
+	bench.Main("csi", map[string]bench.Role{
+		"read": func(_ context.Context, args []string) error { return runRead(args) },
+	}, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
 		}
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "csi:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags of the driver.
 type options struct {
@@ -63,7 +44,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&o.out, "out", "benchmarks/csi/results", "`folder` for the results")
 	fs.StringVar(&o.data, "data", "", "`folder` for the objects; it should be in memory (default /dev/shm, else the temporary folder)")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if o.quick {
 		o.size, o.small, o.random, o.rounds, o.out = 64<<20, 50, 50, 1, ""
@@ -79,7 +60,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	if problem != "" {
 		fmt.Fprintln(os.Stderr, "csi:", problem)
-		return o, errUsage
+		return o, bench.ErrUsage
 	}
 	return o, nil
 }

@@ -6,40 +6,19 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-)
 
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	var err error
-	if args := os.Args[1:]; len(args) > 0 && args[0] == "load" {
-		err = runLoad(ctx, args[1:])
-	} else {
-		var o options
-		if o, err = parseOptions(args); err == nil {
-			err = drive(ctx, o)
+	bench.Main("dns", map[string]bench.Role{"load": runLoad}, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
 		}
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "dns:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags of the driver.
 type options struct {
@@ -60,7 +39,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds")
 	fs.StringVar(&o.out, "out", "benchmarks/dns/results", "`folder` for the results")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if *quick {
 		o.services, o.queries, o.rounds, o.out = 100, 20_000, 1, ""
@@ -68,10 +47,10 @@ func parseOptions(args []string) (options, error) {
 	switch {
 	case fs.NArg() > 0:
 		fmt.Fprintf(os.Stderr, "dns: unexpected argument %q: flags only\n", fs.Arg(0))
-		return o, errUsage
+		return o, bench.ErrUsage
 	case o.services < 1 || o.queries < 1 || o.rounds < 1:
 		fmt.Fprintln(os.Stderr, "dns: -services, -queries and -rounds must be at least 1")
-		return o, errUsage
+		return o, bench.ErrUsage
 	}
 	return o, nil
 }

@@ -16,7 +16,7 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 	for _, args := range [][]string{
 		{"big"}, {"-rounds", "0"}, {"-part", "4096"}, {"-budget", "1048576"}, {"-only", "tiny"}, {"-size", "1"}, {"-nonsense"},
 	} {
-		if _, err := parseOptions(args); !errors.Is(err, errUsage) {
+		if _, err := parseOptions(args); !errors.Is(err, bench.ErrUsage) {
 			t.Errorf("%v: error %v, want a usage error", args, err)
 		}
 	}

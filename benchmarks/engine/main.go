@@ -6,51 +6,24 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
-)
 
-// Exit codes: a target that is missed is not a failure of the program.
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	role, args := "", os.Args[1:]
-	if len(args) > 0 {
-		role = args[0]
-	}
-	var err error
-	switch role {
-	case "origin":
-		err = runOrigin(ctx, args[1:])
-	case "ours":
-		err = runClient(ctx, args[1:], readOurs)
-	case "plain":
-		err = runClient(ctx, args[1:], readPlain)
-	default:
-		var o options
-		if o, err = parseOptions(args); err == nil {
-			err = drive(ctx, o)
+	bench.Main("engine", map[string]bench.Role{
+		"origin": runOrigin,
+		"ours":   func(ctx context.Context, args []string) error { return runClient(ctx, args, readOurs) },
+		"plain":  func(ctx context.Context, args []string) error { return runClient(ctx, args, readPlain) },
+	}, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
 		}
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "engine:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags of the driver.
 type options struct {
@@ -84,7 +57,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&o.data, "data", "", "`folder` for the objects; it should be in memory (default /dev/shm, else the temporary folder)")
 	fs.StringVar(&o.only, "only", "", "run one case: big, small or faults")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if o.quick {
 		o.size, o.objects, o.faultSize, o.rounds, o.faultRounds, o.out = 256<<20, 100, 1<<28, 1, 1, ""
@@ -112,7 +85,7 @@ func (o options) validate(fs *flag.FlagSet) error {
 		return nil
 	}
 	fmt.Fprintln(os.Stderr, "engine:", problem)
-	return errUsage
+	return bench.ErrUsage
 }
 
 // self is this program, to be started again in another role.

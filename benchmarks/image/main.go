@@ -6,49 +6,23 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-)
 
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	role, args := "", os.Args[1:]
-	if len(args) > 0 {
-		role = args[0]
-	}
-	var err error
-	switch role {
-	case "ours":
-		err = runPuller(ctx, args[1:], pullOurs)
-	case "containerd":
-		err = runContainerd(ctx, args[1:])
-	case "plain":
-		err = runPuller(ctx, args[1:], pullPlain)
-	default:
-		var o options
-		if o, err = parseOptions(args); err == nil {
-			err = drive(ctx, o)
+	bench.Main("image", map[string]bench.Role{
+		"ours":       func(ctx context.Context, args []string) error { return runPuller(ctx, args, pullOurs) },
+		"containerd": runContainerd,
+		"plain":      func(ctx context.Context, args []string) error { return runPuller(ctx, args, pullPlain) },
+	}, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
 		}
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "image:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags of the driver.
 type options struct {
@@ -70,7 +44,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&o.data, "data", "/dev/shm", "`folder` for layers and trees; it should be in memory")
 	fs.StringVar(&o.peers, "containerd", "", "`folder` with containerd and ctr; they are installed if none is given")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if o.quick {
 		o.rounds, o.out = 1, ""
@@ -86,7 +60,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	if problem != "" {
 		fmt.Fprintln(os.Stderr, "image:", problem)
-		return o, errUsage
+		return o, bench.ErrUsage
 	}
 	return o, nil
 }

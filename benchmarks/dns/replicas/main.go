@@ -6,35 +6,19 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
-)
 
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	o, err := parseOptions(os.Args[1:])
-	if err == nil {
-		err = drive(ctx, o)
-	}
-	switch {
-	case err == nil:
-	case errors.Is(err, errUsage):
-		stop()
-		os.Exit(exitUsage)
-	default:
-		fmt.Fprintln(os.Stderr, "replicas:", err)
-		stop()
-		os.Exit(exitFailed)
-	}
+	bench.Main("replicas", nil, func(ctx context.Context, args []string) error {
+		o, err := parseOptions(args)
+		if err != nil {
+			return err
+		}
+		return drive(ctx, o)
+	})
 }
-
-var errUsage = errors.New("usage")
 
 // options are the flags.
 type options struct {
@@ -69,7 +53,7 @@ func parseOptions(args []string) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 1, "of the trace and of the spread over replicas")
 	fs.StringVar(&o.out, "out", "benchmarks/dns/replicas/results", "`folder` for the results")
 	if err := fs.Parse(args); err != nil {
-		return o, errors.Join(errUsage, err)
+		return o, errors.Join(bench.ErrUsage, err)
 	}
 	if *quick {
 		o.services, o.queries, o.out = 100, 20_000, ""
@@ -78,10 +62,10 @@ func parseOptions(args []string) (options, error) {
 	switch {
 	case fs.NArg() > 0:
 		fmt.Fprintf(os.Stderr, "replicas: unexpected argument %q: flags only\n", fs.Arg(0))
-		return o, errUsage
+		return o, bench.ErrUsage
 	case o.services < 1 || o.queries < 1:
 		fmt.Fprintln(os.Stderr, "replicas: -services and -queries must be at least 1")
-		return o, errUsage
+		return o, bench.ErrUsage
 	}
 	return o, nil
 }

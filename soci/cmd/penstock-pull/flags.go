@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
-	"strconv"
-	"strings"
 
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/bytesize"
 )
 
 const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
@@ -56,7 +54,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.StringVar(&o.Platform, "platform", "", "")
 	f.BoolVar(&o.PlainHTTP, "plain-http", false, "")
 	f.Func("memory", "", func(s string) (err error) {
-		o.Memory, err = parseBytes(s)
+		o.Memory, err = bytesize.Parse(s)
 		return err
 	})
 	f.StringVar(&o.HostsDir, "hosts-dir", "", "")
@@ -92,19 +90,4 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		o.Progress = c.meter
 	}
 	return c, nil
-}
-
-// parseBytes reads a number of bytes with an optional unit: K, M, G as powers of
-// 1024, with or without "iB" or "B".
-func parseBytes(s string) (int64, error) {
-	digits := strings.TrimRight(s, "KMGTiBkmgtb ")
-	unit := strings.ToUpper(strings.TrimSpace(s[len(digits):]))
-	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
-	n, err := strconv.ParseInt(digits, 10, 64)
-	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-	by, ok := shift[unit]
-	if err != nil || !ok || n <= 0 || n > math.MaxInt64>>by {
-		return 0, errors.New("want a number of bytes, for example 67108864 or 64MiB")
-	}
-	return n << by, nil
 }

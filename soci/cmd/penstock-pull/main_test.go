@@ -153,19 +153,6 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestBytes(t *testing.T) {
-	for s, want := range map[string]int64{"5": 5, "64MiB": 64 << 20, "64M": 64 << 20, "2 GB": 2 << 30, "1k": 1 << 10} {
-		if n, err := parseBytes(s); err != nil || n != want {
-			t.Errorf("%q: %d, %v", s, n, err)
-		}
-	}
-	for _, s := range []string{"", "M", "0", "-1", "1X", "1MM", "99999999999T", "1.5G"} {
-		if n, err := parseBytes(s); err == nil {
-			t.Errorf("%q: %d", s, n)
-		}
-	}
-}
-
 // TestInterrupt sends the real signal to a real process in the middle of a layer.
 func TestInterrupt(t *testing.T) {
 	o, ref := served(t)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/platforms"
 
+	"github.com/penstock/penstock/soci/internal/bytesize"
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
@@ -55,7 +56,7 @@ func parsePrefetch(args []string) (*prefetchCommand, error) {
 	f.StringVar(&c.namespace, "namespace", kubernetes, "")
 	f.StringVar(&c.snapshotter, "snapshotter", "penstock", "")
 	f.Func("rate", "", func(s string) (err error) {
-		c.rate, err = parseBytes(s)
+		c.rate, err = bytesize.Parse(s)
 		return err
 	})
 	f.StringVar(&c.platform, "platform", "", "")

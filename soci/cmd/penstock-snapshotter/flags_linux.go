@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/bytesize"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
@@ -63,7 +61,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.BoolVar(&c.puller.PlainHTTP, "plain-http", false, "")
 	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
 	f.Func("memory", "", func(s string) (err error) {
-		c.puller.Memory, err = parseBytes(s)
+		c.puller.Memory, err = bytesize.Parse(s)
 		return err
 	})
 	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")
@@ -100,19 +98,4 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// parseBytes reads a number of bytes with an optional unit: K, M, G as powers of
-// 1024, with or without "iB" or "B".
-func parseBytes(s string) (int64, error) {
-	digits := strings.TrimRight(s, "KMGTiBkmgtb ")
-	unit := strings.ToUpper(strings.TrimSpace(s[len(digits):]))
-	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
-	n, err := strconv.ParseInt(digits, 10, 64)
-	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-	by, ok := shift[unit]
-	if err != nil || !ok || n <= 0 || n > math.MaxInt64>>by {
-		return 0, errors.New("want a number of bytes, for example 67108864 or 64MiB")
-	}
-	return n << by, nil
 }

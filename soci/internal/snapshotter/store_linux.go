@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/untar"
 )
 
 // store is the disk below the root: where layers grow and wait.
@@ -71,7 +73,7 @@ func openStore(root string, synced bool) (*store, error) {
 	if s.lock, err = lockDir(root); err != nil {
 		return nil, err
 	}
-	s.sync.flush = syncFS(root)
+	s.sync.flush = func() error { return untar.SyncFS(root) }
 	if err := os.RemoveAll(s.workDir()); err != nil {
 		return nil, errors.Join(fmt.Errorf("what an earlier run left in work: %w", err), s.lock.Close())
 	}

@@ -1,12 +1,6 @@
 package snapshotter
 
-import (
-	"fmt"
-	"os"
-	"sync"
-
-	"golang.org/x/sys/unix"
-)
+import "sync"
 
 // syncer flushes the file system of a directory. A flush that has begun may have
 // passed over what a caller has just written, so callers who come while one runs
@@ -22,21 +16,6 @@ type syncer struct {
 type flushing struct {
 	done chan struct{}
 	err  error
-}
-
-// syncFS returns a flush of the file system of dir.
-func syncFS(dir string) func() error {
-	return func() error {
-		f, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.Syncfs(int(f.Fd())); err != nil {
-			return fmt.Errorf("syncfs %s: %w", dir, err)
-		}
-		return nil
-	}
 }
 
 // sync returns when a flush has ended that began after the call.

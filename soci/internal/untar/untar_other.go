@@ -29,3 +29,6 @@ func (l *Layer) Overlay(context.Context, Form, []*Layer) error { return errLinux
 
 // RemoveAll removes dir and everything in it.
 func RemoveAll(dir string) error { return os.RemoveAll(dir) }
+
+// SyncFS does nothing on this system: no layer can be unpacked.
+func SyncFS(string) error { return nil }
