@@ -22,10 +22,10 @@
 //
 // [Transport] is the way that the bytes take: one goroutine writes a request and
 // reads its answer, and on Linux a socket wakes it for many bytes at once and is
-// read without the scheduler's help (see receiver). Over loopback, in turns with
-// plain net/http that checks nothing: 0.7 times its CPU time for parts of one
-// object, 0.8 times for objects of 1 MiB. TLS, as everything else, is right but
-// has not this second half.
+// read without the scheduler's help (see receiver). Over loopback a GET costs its
+// reader 0.72 times the CPU time that it costs through net/http, for answers of 64
+// KiB and of 1 MiB, and 0.83 times for 8 MiB (BenchmarkGet; two virtual EPYC cores).
+// TLS, as everything else, is right but has not this second half.
 //
 // Errors name the URL without its query, user and fragment: presigned URLs
 // carry their secret there.

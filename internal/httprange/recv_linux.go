@@ -32,7 +32,8 @@ const (
 //     copy a megabyte takes longer than the 20 us after which the runtime
 //     gives a thread's processor to another thread, only to take it back.
 //
-// Over loopback both together save a third of the CPU time of a GET.
+// Over loopback both together save a fourth of the CPU time of a GET of 1 MiB, and
+// an eighth of one of 64 KiB (BenchmarkGet, direct against direct-hidden).
 type receiver struct {
 	raw  syscall.RawConn
 	try  func(fd uintptr) bool // r.attempt, made once

@@ -458,3 +458,25 @@ func TestLateHeadLetsOthersGoOn(t *testing.T) {
 		}
 	})
 }
+
+// An object of unknown size may be small: its first part is, and then the parts are
+// what they are elsewhere.
+func TestSmallFirstPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(9*mib, 16), Pin: "etag:1"}
+		e := newEngine(t, ranges.Options{})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		if got := readAll(t, s); !bytes.Equal(got, src.Data) {
+			t.Error("bytes differ")
+		}
+		for i, r := range src.Requests() {
+			switch {
+			case i == 0 && r.Len != mib:
+				t.Errorf("the first request asks for %d bytes, want 1 MiB", r.Len)
+			case i == 1 && r.Len < 2*mib:
+				t.Errorf("the second request asks for %d bytes, want at least 2 MiB", r.Len)
+			}
+		}
+	})
+}
