@@ -1,0 +1,28 @@
+package dnsplugin
+
+import "testing"
+
+// Servers start in goroutines of their own, so after two reloads at once that of the
+// instance in between may come last. It must not take the sockets: it would answer
+// from a cache that nobody fills any more.
+func TestLateInstanceTakesNoSockets(t *testing.T) {
+	const addr = "dns://127.0.0.1:53"
+	server := func(turn uint64, released bool) *fastServer {
+		return &fastServer{addr: addr, home: &Cache{turn: turn, released: released}}
+	}
+	newest := server(3, false)
+	r := &registry{byAddr: map[string]*listener{addr: {server: newest}}}
+	for name, late := range map[string]*fastServer{
+		"an older instance":              server(2, false),
+		"an older one that has ended":    server(2, true),
+		"a later one that ended at once": server(4, true),
+	} {
+		if err := r.serve(late, "", 1); err != nil || r.byAddr[addr].server != newest {
+			t.Errorf("%s took the sockets, or failed: %v", name, err)
+		}
+	}
+	r = &registry{byAddr: map[string]*listener{}}
+	if err := r.serve(server(1, true), "", 1); err != nil || len(r.byAddr) > 0 {
+		t.Errorf("an instance that has ended opened sockets, or failed: %v", err)
+	}
+}
