@@ -97,15 +97,15 @@ func TestDeadWorker(t *testing.T) {
 	put(t, o, "b", "model", data)
 	var once sync.Once
 	c := newChain(t, 8, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3}, func(c *chainOf, i int) func(int, int64, []byte) {
-		if i != 4 {
+		if i != 3 { // on the way to the worker: it can't have everything yet
 			return nil
 		}
 		return func(_ int, off int64, _ []byte) {
 			if off > 4<<20 {
 				once.Do(func() {
 					c.control[4].kill() // from the leader
-					c.front[3].cut()    // from its parent
-					c.front[4].kill()   // from its child: this one
+					c.front[3].cut()    // from its parent: this one
+					c.front[4].kill()   // from its child
 				})
 			}
 		}
