@@ -118,15 +118,17 @@ func (t *twoStage) speculate(s *segment) {
 	e := t.takeEye()
 	t.mu.Unlock()
 	start := t.search(s, e)
+	if start > 0 {
+		// Before the begin is known to others: the front may be there at once, and
+		// then e's cursor is the front's.
+		e.open(t.store, start, func() bool { return s.dead })
+	}
 	t.mu.Lock()
 	if start <= 0 || s.dead {
 		t.fail(s, e)
 		return
 	}
 	s.start, s.e = start, e
-	t.mu.Unlock()
-	e.open(t.store, start, func() bool { return s.dead })
-	t.mu.Lock()
 	for !s.front {
 		next := t.after(s)
 		switch {
