@@ -41,7 +41,8 @@ func (c *Cache) end(e *store.Entry, id *ident, recheck time.Duration, refreshed 
 	if refreshed || recheck == 0 {
 		return
 	}
-	if moved, _ := c.lookup(id, now); moved != nil && moved != e {
+	// A later response that did not count as a refresh has no pause of its own.
+	if moved, _ := c.lookup(id, now); moved != nil && moved != e && moved.Stored == e.Stored {
 		moved.RetryAfter.Store(int64(now.Add(recheck)))
 	}
 }
