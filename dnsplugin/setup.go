@@ -1,6 +1,8 @@
 package dnsplugin
 
 import (
+	"fmt"
+
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
@@ -35,12 +37,16 @@ func setup(directive string, c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	log := clog.NewWithPlugin(directive)
+	place := fmt.Sprintf("%s:%d", c.File(), c.Line())
 	// Blocks of one zone differ by their views, which are known at startup.
 	block := func() string { return blockOf(directive, c) + " " + ca.meters.view }
 	c.OnStartup(func() error {
 		server := dnsserver.GetConfig(c)
 		ca.meters.view = server.ViewName
 		for _, h := range server.Handlers() {
+			if other, ok := h.(*Cache); ok && other != ca {
+				return plugin.Error(directive, fmt.Errorf("%s - %s and %s in one server block: both are this cache, keep one", place, directive, other.name))
+			}
 			if b, ok := h.(bypasser); ok {
 				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
 			}

@@ -105,9 +105,9 @@ func TestDeployedCorefile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tokens := blocks[0].Tokens["penstock"]
+	tokens := blocks[0].Tokens["cache"]
 	if len(tokens) == 0 {
-		t.Fatal("no penstock")
+		t.Fatal("no cache")
 	}
 	ctl := caddy.NewTestController("dns", "")
 	ctl.Dispenser = caddyfile.NewDispenserTokens("Corefile", tokens)

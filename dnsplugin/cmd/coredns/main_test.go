@@ -54,14 +54,26 @@ func TestEveryDirectiveHasItsPlugin(t *testing.T) {
 	}
 }
 
-// program starts the program; its output is complete when wait returns.
-func program(t *testing.T, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+// self is this test binary, which is the program when asMain is set.
+func self(t *testing.T) string {
 	t.Helper()
-	self, err := os.Executable()
+	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd, out = exec.Command(self, args...), &bytes.Buffer{}
+	return path
+}
+
+// program starts the program; its output is complete when wait returns.
+func program(t *testing.T, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+	t.Helper()
+	return run(t, self(t), args...)
+}
+
+// run starts a program that is this one or CoreDNS's own.
+func run(t *testing.T, bin string, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+	t.Helper()
+	cmd, out = exec.Command(bin, args...), &bytes.Buffer{}
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
@@ -136,11 +148,17 @@ type server struct {
 // be taken when the program binds them; then it is tried again.
 func serve(t *testing.T, conf func() (corefile, addr, name string)) (*server, string) {
 	t.Helper()
+	return serveBy(t, self(t), conf)
+}
+
+// serveBy is serve with another program.
+func serveBy(t *testing.T, bin string, conf func() (corefile, addr, name string)) (*server, string) {
+	t.Helper()
 	var last *server
 	for range 3 {
 		text, addr, name := conf()
 		s := &server{ended: make(chan struct{})}
-		s.cmd, s.out = program(t, "-conf", write(t, t.TempDir(), "Corefile", text))
+		s.cmd, s.out = run(t, bin, "-conf", write(t, t.TempDir(), "Corefile", text))
 		go func() {
 			s.err = s.cmd.Wait()
 			close(s.ended)
@@ -271,6 +289,14 @@ func TestWrongCorefileIsRefusedWithItsPlace(t *testing.T) {
 	cmd, out := program(t, "-conf", conf, "-dns.port", freePort(t))
 	err := cmd.Wait()
 	if err == nil || !strings.Contains(out.String(), "Corefile:3") || !strings.Contains(out.String(), "at least 2MiB") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestBothNamesInOneBlockAreRefused(t *testing.T) {
+	conf := write(t, t.TempDir(), "Corefile", "example.org {\n    bind 127.0.0.1\n    cache\n    penstock\n    whoami\n}\n")
+	cmd, out := program(t, "-conf", conf, "-dns.port", freePort(t))
+	if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "Corefile:3 - cache and penstock in one server block") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
