@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command mount-bucket mounts a bucket, or lists it where nothing can be mounted.
 //
 //	mount-bucket -bucket models -prefix llama -dir /mnt/models

@@ -22,7 +22,7 @@ const mib = 1 << 20
 func MemoryFolder(need int64) string {
 	const shm = "/dev/shm"
 	var st unix.Statfs_t
-	if err := unix.Statfs(shm, &st); err == nil && int64(st.Bavail)*st.Bsize > need+need/8 {
+	if err := unix.Statfs(shm, &st); err == nil && st.Bavail*uint64(st.Bsize) > uint64(need+need/8) {
 		return shm
 	}
 	fmt.Fprintf(os.Stderr, "%s has no room for %d MiB: the objects go to %s, and a disk may be measured too\n", shm, need/mib, os.TempDir())

@@ -4,10 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Machine is what a machine offers to tests.
@@ -34,17 +31,6 @@ func ThisMachine() Machine {
 	}
 	m.NetNS = canMakeNetNS()
 	return m
-}
-
-// canMakeNetNS makes a namespace on a thread of its own. The goroutine never
-// unlocks the thread, so the runtime ends it and the namespace goes with it.
-func canMakeNetNS() bool {
-	ok := make(chan bool)
-	go func() {
-		runtime.LockOSThread()
-		ok <- unix.Unshare(unix.CLONE_NEWNET) == nil
-	}()
-	return <-ok
 }
 
 // needsTool matches "needs tool NAME" at the start of a reason.

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command penstock-snapshotter is a snapshotter for containerd that fetches and
 // unpacks the layers of images itself, all at once, in one pass.
 //
