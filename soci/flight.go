@@ -210,7 +210,8 @@ func (f *flight) once(blob *registry.Blob) error {
 	})
 	defer stream.Close()
 	f.pl = &pipeline{
-		desc: f.desc, stream: stream, ratio: f.p.opts.Limits.Ratio, open: f.seal,
+		lineup: f.p.lineup,
+		desc:   f.desc, stream: stream, ratio: f.p.opts.Limits.Ratio, open: f.seal,
 		onFetch: func(n int64) { f.tell(n, 0) },
 		onTar:   func(n int64) { f.tell(0, n) },
 	}

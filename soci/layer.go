@@ -59,6 +59,9 @@ type pipeline struct {
 	free   chan *block
 	hashed chan *block
 
+	lineup *lineup       // nil: nobody goes first
+	eased  chan struct{} // see lineup.yield
+
 	// stopped is closed when inflate needs no more parts; fetch then goes on alone
 	// so that the digest tells whether the blob itself is to blame.
 	stopped  chan struct{}
@@ -99,6 +102,7 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	p.stopped = make(chan struct{})
 	p.free = make(chan *block, ringBlocks)
 	p.hashed = make(chan *block, ringBlocks)
+	p.eased = make(chan struct{}, 1)
 	ring := make([]block, ringBlocks)
 	for i := range ring {
 		ring[i].buf = mem.MustGet(blockBytes)
@@ -227,8 +231,9 @@ func (p *pipeline) fetch(ctx context.Context) error {
 
 // decoders takes memory for the goroutines that decode one layer, and returns how many
 // there may be. Half of the cores: decoding ahead costs a fifth more CPU, and hashing,
-// untar and the kernel want as much as a decoder. With less than four cores nothing
-// would be won. Memory is taken only where parts don't need it: at most a quarter.
+// untar and the kernel want as much as a decoder. With two cores an image came 3 to 10 %
+// later by it, a layer alone 0 to 10 % sooner (measured). Memory is taken only where
+// parts don't need it: at most a quarter.
 func decoders(mem *budget.Budget, cores int) int {
 	n := min(cores/2, int(mem.Limit()/4/inflate.WorkerMemory))
 	for ; n > 1; n-- {
@@ -258,7 +263,14 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 	}
 	defer r.Close()
 	p.format = r.Format()
+	if p.lineup != nil {
+		p.lineup.enter(p)
+		defer p.lineup.leave(p)
+	}
 	for {
+		if p.lineup != nil {
+			p.lineup.yield(ctx, p)
+		}
 		b, err := p.take(ctx)
 		if err != nil {
 			return err
@@ -339,6 +351,7 @@ func (p *pipeline) done(b *block, last *atomic.Int64) {
 	if b.uses.Add(-1) == 0 {
 		last.Add(1)
 		p.free <- b
+		p.ease()
 	}
 }
 

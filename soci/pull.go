@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -29,6 +30,7 @@ type Puller struct {
 	engine   *ranges.Engine
 	client   *registry.Client
 	writers  *untar.Pool
+	lineup   *lineup // nil with cores enough for all layers
 
 	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
 	end  context.CancelFunc
@@ -60,6 +62,9 @@ func New(opts Options) (*Puller, error) {
 	// The least: files are written from the blocks of the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
+	if runtime.GOMAXPROCS(0) < fewCores {
+		p.lineup = new(lineup)
+	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil
 }
