@@ -183,8 +183,7 @@ func (c *Cache) lookup(id *ident, now store.Instant) (e *store.Entry, kind strin
 // answering returns the live entry that has an answer to id, also when a
 // later response without one has taken its place.
 func (c *Cache) answering(id *ident, now store.Instant) *store.Entry {
-	e := c.success.store.Get(id.hash, id.key, now)
-	if e == nil || e.Answering {
+	if e := c.success.store.Get(id.hash, id.key, now); e != nil && e.Answering {
 		return e
 	}
 	id.key[0] |= store.Variant
@@ -222,8 +221,8 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	if v.kind == response.ServerError {
 		grace = 0 // RFC 2308, section 7: 5 minutes at most, whatever serve_stale says
 	}
-	if c.cfg.Stale.PreferPositive && !v.denial() && !v.answering {
-		c.keepLastGood(id, now)
+	if c.cfg.Stale.PreferPositive && !v.denial() {
+		c.keepLastGood(id, v.answering, now)
 	}
 	rec := store.NewRecord(a, now, ttl, grace)
 	rec.Answering, rec.Wildcard, rec.EDE, rec.Plain = v.answering, with.wildcard, with.ede, plainLen(m)
@@ -235,9 +234,16 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 }
 
 // keepLastGood keeps the answering entry of id, which is about to be replaced
-// by one that does not answer, under a key of its own: see answering.
-func (c *Cache) keepLastGood(id *ident, now store.Instant) {
+// by one that does not answer, under a key of its own: see answering. One that
+// answers takes the place of both.
+func (c *Cache) keepLastGood(id *ident, answering bool, now store.Instant) {
 	s := c.success.store
+	if answering {
+		id.key[0] |= store.Variant
+		s.Delete(s.Hash(id.key), id.key)
+		id.key[0] &^= store.Variant
+		return
+	}
 	e := s.Get(id.hash, id.key, now)
 	if e == nil || !e.Answering {
 		return
@@ -248,8 +254,13 @@ func (c *Cache) keepLastGood(id *ident, now store.Instant) {
 		Answering: true, Wildcard: e.Wildcard(), EDE: e.EDE(), Plain: int(e.Plain),
 	}
 	id.key[0] |= store.Variant
-	s.Put(s.Hash(id.key), id.key, rec, now)
+	kept, _ := s.Put(s.Hash(id.key), id.key, rec, now)
 	id.key[0] &^= store.Variant
+	if kept != nil { // it is as popular as ever, and a pause goes on
+		kept.LastHit.Store(e.LastHit.Load())
+		kept.Hits.Store(e.Hits.Load())
+		kept.RetryAfter.Store(e.RetryAfter.Load())
+	}
 }
 
 // plainLen is how long m is without compression: as it goes out to most
