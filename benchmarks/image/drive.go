@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"time"
 
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 	"github.com/penstock/penstock/internal/testorigin"
@@ -15,79 +15,55 @@ import (
 
 // The contestants.
 const (
-	oursName  = "penstock"
-	plainName = "GET + gunzip + untar"
-	craneName = "crane + tar"
-	ctrdGo    = "containerd, Go gunzip"
+	pullName  = "penstock-pull"
+	snapName  = "containerd + penstock"
+	sociName  = "containerd + SOCI, igzip"
 	ctrdIgzip = "containerd, igzip"
+	ctrdGo    = "containerd, Go gunzip"
+	craneName = "crane + tar"
+	plainName = "GET + gunzip + untar"
 )
 
-// crane is the peer, at the version of the library in go.mod.
-const crane = "github.com/google/go-containerregistry/cmd/crane@v0.22.1"
-
-// maxOverPlain: a pull in parallel takes no longer than a sequential one, even
-// where the registry is as near as it can be. Deeper targets belong to deeper work.
-const maxOverPlain = 1.0
-
-// maxCPU and maxWall are against the better of the two containerds, near the registry.
-const (
-	maxCPU  = 0.65
-	maxWall = 0.5
-)
-
-var notes = []string{
-	"Wall and CPU are the client's, from its start to the whole tree in a directory in memory. The registry is another process on the same cores.",
-	"GET + gunzip + untar is the floor of simplicity: it verifies no digest and knows only plain files, folders and symlinks.",
-	"Every run's tree is compared with the source, file by file; a difference counts as corrupt.",
-	"containerd has an empty root in memory, 10 downloads, 6 unpacks, 8 MiB ranges; its tree is not compared, for it checks digests itself. It needs root; igzip is Debian's isal.",
-	"The second case caps what one connection gets, as object stores and registries do; parallel ranges are for that.",
-}
+// stopAfter ends a client that hangs: on a slow disk the slowest takes a minute.
+const stopAfter = 3 * time.Minute
 
 func drive(ctx context.Context, o options) (err error) {
-	exe, err := os.Executable()
+	machine := bench.ThisMachine()
+	done, err := readKept(o.keep, machine.Commit)
 	if err != nil {
 		return err
 	}
-	res := bench.Result{Area: "image", Command: "make bench AREA=image", Machine: bench.ThisMachine(), Notes: notes}
 	dir, err := os.MkdirTemp(o.data, "penstock-image-")
 	if err != nil {
 		return fmt.Errorf("%w: give a folder in memory with -data", err)
 	}
-	defer os.RemoveAll(dir)
-	layers := parts
-	if o.quick {
-		layers = [][]string{{"src/net"}, {"api", "lib"}}
-	}
-	fmt.Println("packing the Go tree")
-	img, err := pack(ctx, runtime.GOROOT(), dir, layers)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	p, err := findPrograms(ctx, o, dir)
 	if err != nil {
 		return err
 	}
-	peer, err := bench.GoInstall(ctx, dir, crane)
-	if err != nil {
-		fmt.Println("without crane:", err)
-	}
-	ctrd := ""
-	if os.Geteuid() != 0 || o.quick {
-		fmt.Println("without containerd: it needs root, and time to install")
-	} else if ctrd, err = containerds(ctx, o.peers, dir); err != nil {
-		fmt.Println("without containerd:", err)
-	} else if _, err := bench.Debian(ctx, "igzip", "isal"); err != nil {
-		fmt.Println("containerd finds no igzip:", err)
-	}
-	for _, c := range []struct {
-		name string
-		rate int64
-	}{{"near registry", 0}, {fmt.Sprintf("%d MiB/s for a connection", o.connRate>>20), o.connRate}} {
-		m, err := measure(ctx, o, c.name, c.rate, exe, peers{peer, ctrd}, dir, img)
+	for _, name := range o.cases {
+		if done.has(name) {
+			fmt.Println(name + ": kept from an earlier run")
+			continue
+		}
+		f, err := one(ctx, o, p, name, dir)
 		if err != nil {
 			return err
 		}
-		report(&res, m, img)
+		done.Cases = append(done.Cases, f)
+		if err := done.write(o.keep); err != nil {
+			return err
+		}
 	}
+	res := report(done.Cases, machine)
 	res.Print(os.Stdout)
 	if o.out == "" {
 		fmt.Println("\nquick run: nothing is written, and the figures mean nothing")
+		return nil
+	}
+	if missing := slices.DeleteFunc(slices.Clone(caseNames), done.has); o.keep != "" && len(missing) > 0 {
+		fmt.Printf("\nkept in %s; still to be measured: %v\n", o.keep, missing)
 		return nil
 	}
 	at, err := res.Write(o.out)
@@ -98,12 +74,134 @@ func drive(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// peers are where the peers are; "" for one that is not there.
-type peers struct{ crane, containerd string }
+// programs are what runs: ours, freshly built, and the peers.
+type programs struct {
+	self, pull, snapshotter string
+	peers
+}
 
-// measure runs one case against an origin of its own.
-func measure(ctx context.Context, o options, name string, rate int64, exe string, peer peers, dir string, img *image) (m bench.Measured, err error) {
-	origin, err := testorigin.Start(testorigin.Options{ConnRate: rate})
+func findPrograms(ctx context.Context, o options, dir string) (p programs, err error) {
+	if p.self, err = os.Executable(); err != nil {
+		return p, err
+	}
+	p.pull, p.snapshotter = filepath.Join(dir, "penstock-pull"), filepath.Join(dir, "penstock-snapshotter")
+	for out, pkg := range map[string]string{p.pull: "./soci/cmd/penstock-pull", p.snapshotter: "./soci/cmd/penstock-snapshotter"} {
+		if err := bench.Build(ctx, out, pkg); err != nil {
+			return p, err
+		}
+	}
+	p.peers, err = findPeers(ctx, o.peers, o.quick)
+	return p, err
+}
+
+// one measures one case.
+func one(ctx context.Context, o options, p programs, name, dir string) (f finished, err error) {
+	fmt.Println(name + ": making the image")
+	blobs, err := os.MkdirTemp(dir, "image-")
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(blobs)) }()
+	img, err := prepare(ctx, name, o, blobs)
+	if err != nil {
+		return f, err
+	}
+	f = finished{Case: name, Title: title(name, o), Image: facts{
+		Layers: len(img.layers), Compressed: img.compressed(), Tar: img.volume.tar, Full: img.full(), Entries: img.volume.entries,
+	}}
+	where := dir
+	if name == caseDisk {
+		where = o.disk
+	}
+	root, err := newRoots(where, name != caseDisk)
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, root.remove()) }()
+	origin := testorigin.Options{}
+	if name == caseBusy {
+		origin.ConnRate = o.connRate
+	}
+	rounds := o.rounds
+	if name != caseMemory {
+		rounds = min(rounds, someRounds)
+	}
+	f.Measured, err = measure(ctx, name, rounds, p, origin, root, img)
+	return f, err
+}
+
+// roots is a folder that is new for each run.
+type roots struct {
+	dir     string
+	mounted bool // a file system of its own, in memory
+}
+
+// newRoots makes the folder; as root, and in memory, with a file system of its own, so
+// that what is taken of it is what the run took.
+func newRoots(where string, memory bool) (*roots, error) {
+	dir, err := os.MkdirTemp(where, "roots-")
+	return &roots{dir: dir, mounted: memory && os.Geteuid() == 0}, err
+}
+
+func (r *roots) renew() error {
+	if !r.mounted {
+		if err := os.RemoveAll(r.dir); err != nil {
+			return err
+		}
+		if err := os.Mkdir(r.dir, 0o755); err != nil {
+			return err
+		}
+		return flush(r.dir) // what the last run left to write is not this one's work
+	}
+	unmount(r.dir)
+	return mountMemory(r.dir)
+}
+
+func (r *roots) remove() error {
+	if r.mounted {
+		unmount(r.dir)
+	}
+	return os.RemoveAll(r.dir)
+}
+
+// contestants are the clients that can run here.
+func contestants(p programs, host string, dir string) []bench.Contestant {
+	ref, tree := host+"/"+repo+":"+tag, filepath.Join(dir, "tree")
+	account := func(argv ...string) []string { return append([]string{p.self, "account", "-dir", dir, "--"}, argv...) }
+	out := []bench.Contestant{{Name: pullName, Ours: true, Argv: account(p.pull, "--root", tree, "--hosts-dir", "none", "--progress=false", ref)}}
+	daemon := func(snapshotter, program string) []string {
+		return []string{
+			p.self, "containerd", "-containerd", p.containerd, "-ctr", p.ctr, "-ref", ref, "-dir", dir,
+			"-snapshotter", snapshotter, "-program", program, "-igzip", p.igzip,
+		}
+	}
+	if p.containerd != "" && p.ctr != "" {
+		out = append(out, bench.Contestant{Name: snapName, Ours: true, Argv: daemon(snapPenstock, p.snapshotter)})
+		if p.soci != "" && p.igzip != "" {
+			out = append(out, bench.Contestant{Name: sociName, Argv: daemon(snapSOCI, p.soci)})
+		}
+		if p.igzip != "" {
+			out = append(out, bench.Contestant{Name: ctrdIgzip, Argv: daemon(snapOverlay, "")})
+		}
+		out = append(out, bench.Contestant{
+			Name: ctrdGo, Argv: daemon(snapOverlay, ""),
+			Env: []string{"CONTAINERD_DISABLE_IGZIP=1", "CONTAINERD_DISABLE_PIGZ=1"},
+		})
+	}
+	if p.crane != "" {
+		out = append(out, bench.Contestant{Name: craneName, Argv: account(
+			"sh", "-c", `mkdir "$3" && "$1" export --insecure "$2" - | tar -xf - -C "$3"`, "sh", p.crane, ref, tree)})
+	}
+	out = append(out, bench.Contestant{Name: plainName, Argv: account(p.self, "plain", "-registry", host, "-dir", tree)})
+	for i := range out {
+		out[i].Stop = stopAfter
+	}
+	return out
+}
+
+// measure runs one case against a registry of its own.
+func measure(ctx context.Context, name string, rounds int, p programs, opts testorigin.Options, root *roots, img *image) (m bench.Measured, err error) {
+	origin, err := testorigin.Start(opts)
 	if err != nil {
 		return m, err
 	}
@@ -111,94 +209,31 @@ func measure(ctx context.Context, o options, name string, rate int64, exe string
 	if err := img.push(origin); err != nil {
 		return m, err
 	}
-	target := filepath.Join(dir, "tree")
-	ref := origin.Host() + "/" + repo + ":" + tag
-	contestants := []bench.Contestant{
-		{Name: oursName, Ours: true, Argv: []string{exe, "ours", "-registry", origin.Host(), "-dir", target}},
-		{Name: plainName, Argv: []string{exe, "plain", "-registry", origin.Host(), "-dir", target}},
-	}
-	if peer.containerd != "" {
-		argv := []string{exe, "containerd", "-bin", peer.containerd, "-registry", origin.Host(), "-dir", target}
-		contestants = append(contestants,
-			bench.Contestant{Name: ctrdGo, Argv: argv, Env: []string{"CONTAINERD_DISABLE_IGZIP=1", "CONTAINERD_DISABLE_PIGZ=1"}},
-			bench.Contestant{Name: ctrdIgzip, Argv: argv})
-	}
-	if peer.crane != "" {
-		contestants = append(contestants, bench.Contestant{Name: craneName, Argv: []string{
-			"sh", "-c", `mkdir "$3" && "$1" export --insecure "$2" - | tar -xf - -C "$3"`, "sh", peer.crane, ref, target,
-		}})
-	}
 	return bench.Measure(ctx, bench.Case{
-		Name: name, Contestants: contestants, Rounds: o.rounds, Warmup: 1,
+		Name: name, Contestants: contestants(p, origin.Host(), root.dir), Rounds: rounds,
 		Before: func(context.Context, bench.Contestant) error {
 			origin.Reset()
-			return os.RemoveAll(target)
+			return root.renew()
 		},
 		After: func(_ context.Context, c bench.Contestant, s *bench.Sample) error {
+			s.CPU = time.Duration(s.Extra[extraCPU] * float64(time.Second))
+			s.MaxRSS = int64(s.Extra[extraRSS])
 			if s.Outcome == bench.OutcomeOK {
-				s.Bytes = img.compressed()
-				if d := img.compare(target); d != "" && c.Name != ctrdGo && c.Name != ctrdIgzip {
-					s.Outcome, s.Error = bench.OutcomeCorrupt, d
+				s.Bytes = img.volume.tar
+				if slices.Contains([]string{pullName, craneName, plainName}, c.Name) { // the others keep layers apart
+					if d := img.tree.compare(filepath.Join(root.dir, "tree")); d != "" {
+						s.Outcome, s.Error = bench.OutcomeCorrupt, d
+					}
 				}
 			}
 			for _, c := range origin.Counters() {
 				s.Requests += c.Requests
-				s.BytesSent += c.Bytes
 			}
+			s.BytesSent = origin.TotalBytes(repo + "@")
 			return nil
 		},
+		Line: func(s bench.Sample) string {
+			return fmt.Sprintf("%6.2f s  %6.2f CPU-s  %4d MiB  peak %5.0f MiB", s.Wall.Seconds(), s.CPU.Seconds(), s.MaxRSS>>20, s.Extra[extraPeak]/(1<<20))
+		},
 	}, os.Stdout)
-}
-
-func report(res *bench.Result, m bench.Measured, img *image) {
-	t := bench.Table{
-		Title: fmt.Sprintf("%s: %d layers, %d MiB compressed, %d MiB of tar, %d entries",
-			m.Name, len(img.layers), img.compressed()>>20, img.tarBytes>>20, len(img.paths)),
-		Columns: []string{"client", "seconds", "CPU seconds", "max RSS MiB", "requests", "received / image", "outcome"},
-	}
-	chart := bench.Chart{Title: "Pull and unpack, " + m.Name + ": lower is better", Unit: "seconds"}
-	for i, name := range m.Contestants {
-		s := m.Samples[i]
-		wall := bench.SpreadOf(s, bench.Wall)
-		cpu := bench.SpreadOf(s, func(s bench.Sample) (float64, bool) { return s.CPU.Seconds(), s.Outcome == bench.OutcomeOK })
-		sent := bench.SpreadOf(s, func(s bench.Sample) (float64, bool) { return float64(s.BytesSent) / float64(img.compressed()), true })
-		t.Rows = append(t.Rows, []string{
-			name, bench.FormatSpread(wall, 1, 2), bench.FormatSpread(cpu, 1, 2),
-			bench.FormatSpread(bench.SpreadOf(s, bench.MaxRSS), 1<<20, 0),
-			fmt.Sprintf("%.0f", bench.SpreadOf(s, bench.Requests).Median),
-			bench.FormatSpread(sent, 1, 3), bench.Outcomes(s),
-		})
-		chart.Bars = append(chart.Bars, bench.Bar{Label: name, Value: wall, Ours: m.Ours[i]})
-	}
-	res.Tables = append(res.Tables, t)
-	res.Charts = append(res.Charts, chart)
-	res.Cases = append(res.Cases, m)
-	got := 0.0
-	ours, plain := m.Of(oursName), bench.SpreadOf(m.Of(plainName), bench.Wall).Median
-	if plain > 0 && !slices.ContainsFunc(ours, func(s bench.Sample) bool { return s.Outcome != bench.OutcomeOK }) {
-		got = bench.SpreadOf(ours, bench.Wall).Median / plain
-	}
-	res.Verdicts = append(res.Verdicts, bench.AtMost(m.Name+": wall time against a sequential pull", got, maxOverPlain, "x"))
-	against(res, m)
-}
-
-// against compares with the better containerd.
-func against(res *bench.Result, m bench.Measured) {
-	cpu := func(s bench.Sample) (float64, bool) { return s.CPU.Seconds(), s.Outcome == bench.OutcomeOK }
-	for _, x := range []struct {
-		what string
-		of   func(bench.Sample) (float64, bool)
-		most float64
-	}{{"CPU", cpu, maxCPU}, {"wall time", bench.Wall, maxWall}} {
-		best := 0.0
-		for _, name := range []string{ctrdGo, ctrdIgzip} {
-			if v := bench.SpreadOf(m.Of(name), x.of).Median; v > 0 && (best == 0 || v < best) {
-				best = v
-			}
-		}
-		if best > 0 {
-			got := bench.SpreadOf(m.Of(oursName), x.of).Median / best
-			res.Verdicts = append(res.Verdicts, bench.AtMost(m.Name+": "+x.what+" against the better containerd", got, x.most, "x"))
-		}
-	}
 }

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
 )
 
 // smallTree makes a tree with the kinds of entries that the Go tree has.
@@ -27,13 +32,41 @@ func smallTree(t *testing.T) string {
 	return root
 }
 
-// Both clients of ours leave the tree that was packed, and compare sees every
+// layered is an image of the tree with marks and replacements in the upper layer.
+func layered(t *testing.T) *image {
+	t.Helper()
+	upper := t.TempDir()
+	for _, name := range []string{"src/cmd/.wh.b.go", "lib/.wh..wh..opq", "lib/d", "src/link"} {
+		p := filepath.Join(upper, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(strings.Repeat(name, 1000)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, err := pack(t.Context(), t.TempDir(), [][]source{
+		{{root: smallTree(t)}, {root: smallTree(t), prefix: "deep/er", only: []string{"src/a.go"}, cut: 3}},
+		{{root: upper}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// The reference tree, our puller and the plain client agree, and compare sees every
 // kind of difference.
 func TestPullsLeaveTheTree(t *testing.T) {
 	t.Parallel()
-	img, err := pack(t.Context(), smallTree(t), t.TempDir(), [][]string{{"src/cmd"}, {"src"}, {"lib", "missing"}})
-	if err != nil {
-		t.Fatal(err)
+	img := layered(t)
+	if n := img.tree["deep/er/src/a.go"]; n.size != 3 {
+		t.Errorf("a file that was cut: %+v", n)
+	}
+	for _, gone := range []string{"src/cmd/b.go", "lib/c"} {
+		if _, ok := img.tree[gone]; ok {
+			t.Errorf("%s is in the reference", gone)
+		}
 	}
 	o, err := testorigin.Start(testorigin.Options{})
 	if err != nil {
@@ -43,7 +76,19 @@ func TestPullsLeaveTheTree(t *testing.T) {
 	if err := img.push(o); err != nil {
 		t.Fatal(err)
 	}
-	for name, pull := range map[string]puller{"ours": pullOurs, "plain": pullPlain} {
+	ours := func(ctx context.Context, host, dir string) (int64, error) {
+		p, err := soci.New(soci.Options{HostsDir: "none"})
+		if err != nil {
+			return 0, err
+		}
+		defer p.Close()
+		res, err := p.Pull(ctx, host+"/"+repo+":"+tag, dir)
+		if err != nil {
+			return 0, err
+		}
+		return res.CompressedBytes, nil
+	}
+	for name, pull := range map[string]func(context.Context, string, string) (int64, error){"ours": ours, "plain": pullPlain} {
 		dir := filepath.Join(t.TempDir(), "tree")
 		n, err := pull(t.Context(), o.Host(), dir)
 		if err != nil {
@@ -52,7 +97,7 @@ func TestPullsLeaveTheTree(t *testing.T) {
 		if n != img.compressed() {
 			t.Errorf("%s: %d bytes, the image has %d", name, n, img.compressed())
 		}
-		if d := img.compare(dir); d != "" {
+		if d := img.tree.compare(dir); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
 		breakAndCompare(t, img, dir)
@@ -81,11 +126,13 @@ func breakAndCompare(t *testing.T, img *image, dir string) {
 		if err := s.do(); err != nil {
 			t.Fatal(err)
 		}
-		if img.compare(dir) == "" {
+		if img.tree.compare(dir) == "" {
 			t.Errorf("%s: not seen", s.name)
 		}
 	}
 }
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func replace(path string, with func() error) error {
 	if err := os.Remove(path); err != nil {
@@ -96,9 +143,63 @@ func replace(path string, with func() error) error {
 
 func TestOptionsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"x"}, {"-rounds", "0"}, {"-conn-rate", "1"}, {"-nonsense"}} {
+	for _, args := range [][]string{{"x"}, {"-rounds", "0"}, {"-conn-rate", "1"}, {"-nonsense"}, {"-cases", "memory,none"}} {
 		if _, err := parseOptions(args); err == nil {
 			t.Errorf("%v: no error", args)
 		}
+	}
+}
+
+func TestLayoutThatIsNone(t *testing.T) {
+	t.Parallel()
+	if _, err := readLayout(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no OCI image layout") {
+		t.Error(err)
+	}
+}
+
+// Cases that are kept count only for the commit that they are of.
+func TestKeptCases(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "kept")
+	k, err := readKept(name, "abc")
+	if err != nil || k.has(caseTiny) {
+		t.Fatal(k, err)
+	}
+	k.Cases = append(k.Cases, finished{Case: caseTiny})
+	if err := k.write(name); err != nil {
+		t.Fatal(err)
+	}
+	if k, err = readKept(name, "abc"); err != nil || !k.has(caseTiny) {
+		t.Error(k, err)
+	}
+	if _, err := readKept(name, "def"); err == nil {
+		t.Error("cases of another commit were taken")
+	}
+}
+
+// Each target is a verdict, and a peer that did not run is none to compare with.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	sample := func(wall, cpu float64) []bench.Sample {
+		return []bench.Sample{{
+			Wall: seconds(wall), CPU: seconds(cpu), MaxRSS: 100 << 20, BytesSent: 1000, Outcome: bench.OutcomeOK,
+			Extra: map[string]float64{extraPeak: 4000, extraWritten: 4100},
+		}}
+	}
+	f := finished{Case: caseMemory, Image: facts{Compressed: 1000, Full: 4000}, Measured: bench.Measured{
+		Contestants: []string{pullName, sociName, ctrdGo, ctrdIgzip}, Ours: []bool{true, false, false, false},
+		Samples: [][]bench.Sample{sample(4, 6), sample(8, 12), sample(10, 8), sample(9, 10)},
+	}}
+	got := report([]finished{f}, bench.Machine{})
+	if len(got.Verdicts) != 7 || len(got.Failed()) != 1 || got.Failed()[0].Got != "0.75 x" {
+		t.Errorf("%+v", got.Verdicts)
+	}
+	f.Case = caseDisk
+	if got := report([]finished{f}, bench.Machine{}); len(got.Failed()) != 2 {
+		t.Errorf("on a disk the bytes written count: %+v", got.Verdicts)
+	}
+	f.Measured.Contestants, f.Measured.Samples = f.Measured.Contestants[:1], f.Measured.Samples[:1]
+	if got := report([]finished{f}, bench.Machine{}); len(got.Verdicts) != 3 {
+		t.Errorf("without peers: %+v", got.Verdicts)
 	}
 }

@@ -13,50 +13,26 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/penstock/penstock/benchmarks/internal/bench"
-	"github.com/penstock/penstock/soci"
 )
 
 // The image's name on the origin.
 const (
-	repo = "bench/go"
+	repo = "bench/image"
 	tag  = "latest"
 )
 
-// puller leaves the image in dir and returns the compressed bytes.
-type puller func(ctx context.Context, host, dir string) (int64, error)
-
-// runPuller is the role of a contestant: it pulls once and prints one line.
-func runPuller(ctx context.Context, args []string, pull puller) error {
-	fs := flag.NewFlagSet("pull", flag.ContinueOnError)
+// runPlain is the role of a contestant: it pulls once and prints one line.
+func runPlain(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("plain", flag.ContinueOnError)
 	host := fs.String("registry", "", "host:port")
 	dir := fs.String("dir", "", "where to leave the tree")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	start := time.Now()
-	n, err := pull(ctx, *host, *dir)
-	r := bench.Report{Bytes: n, Seconds: time.Since(start).Seconds(), Outcome: bench.OutcomeOK}
-	if err != nil {
-		r.Outcome, r.Error = bench.OutcomeError, err.Error()
-	}
-	return errors.Join(err, bench.PrintReport(os.Stdout, r))
-}
-
-func pullOurs(ctx context.Context, host, dir string) (int64, error) {
-	p, err := soci.New(soci.Options{HostsDir: "none"})
-	if err != nil {
-		return 0, err
-	}
-	res, err := p.Pull(ctx, host+"/"+repo+":"+tag, dir)
-	if err := errors.Join(err, p.Close()); err != nil {
-		return 0, err
-	}
-	return res.CompressedBytes, nil
+	_, err := pullPlain(ctx, *host, *dir)
+	return err
 }
 
 // pullPlain is what a simple program does: one GET for each layer, one after
@@ -128,20 +104,40 @@ func plainLayer(ctx context.Context, url, dir string) error {
 	}
 }
 
-// plainEntry knows the kinds of entries that our own image has.
+// plainEntry knows the kinds of entries that images of Debian packages have.
 func plainEntry(tr io.Reader, h *tar.Header, dir string) error {
 	name := filepath.Join(dir, filepath.FromSlash(h.Name))
-	if !strings.HasPrefix(name, dir) {
+	if name != dir && !strings.HasPrefix(name, dir+"/") {
 		return fmt.Errorf("entry %q leaves the directory", h.Name)
 	}
+	parent, base := filepath.Split(name)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	if base == opaque {
+		return emptyDir(parent)
+	}
+	if hidden, ok := strings.CutPrefix(base, whiteout); ok {
+		return os.RemoveAll(filepath.Join(parent, hidden))
+	}
 	mode := h.FileInfo().Mode()
-	switch h.Typeflag {
-	case tar.TypeDir:
+	if mode.IsDir() {
 		return os.MkdirAll(name, mode.Perm()|0o700)
+	}
+	if _, err := os.Lstat(name); err == nil { // an upper layer replaces it
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	switch h.Typeflag {
 	case tar.TypeSymlink:
 		return os.Symlink(h.Linkname, name)
-	case tar.TypeReg:
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode.Perm())
+	case tar.TypeLink:
+		return os.Link(filepath.Join(dir, filepath.FromSlash(h.Linkname)), name)
+	case tar.TypeFifo:
+		return mkfifo(name, uint32(mode.Perm()))
+	case tar.TypeReg, tar.TypeGNUSparse:
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, mode.Perm())
 		if err != nil {
 			return err
 		}
@@ -149,4 +145,12 @@ func plainEntry(tr io.Reader, h *tar.Header, dir string) error {
 		return errors.Join(err, f.Close())
 	}
 	return nil
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
 }

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// taken is how many bytes of the file system of dir are in use.
+func taken(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Blocks-st.Bfree) * st.Bsize, nil
+}
+
+// flush waits until the file system of dir has written everything: a pull that leaves
+// its work to the next minute is not done yet.
+func flush(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+}
+
+// mountMemory mounts a file system in memory.
+func mountMemory(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,size=75%"); err != nil {
+		return fmt.Errorf("tmpfs on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// unmount takes away what is mounted at dir, if anything is.
+func unmount(dir string) { _ = unix.Unmount(dir, unix.MNT_DETACH) }
+
+func mkfifo(name string, mode uint32) error { return unix.Mkfifo(name, mode) }

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+// image is an image in files, as a registry serves it.
+type image struct {
+	layers []layer
+	volume volume // of all layers
+	tree   tree
+}
+
+type layer struct {
+	path           string
+	digest, diffID digest.Digest
+	size           int64
+}
+
+// load makes the image known: its volume and the tree that it must become.
+func (img *image) load() error {
+	img.tree, img.volume = tree{}, volume{}
+	for _, l := range img.layers {
+		v, err := img.tree.apply(l.path)
+		if err != nil {
+			return err
+		}
+		img.volume.tar += v.tar
+		img.volume.blocks += v.blocks
+		img.volume.entries += v.entries
+	}
+	return nil
+}
+
+// compressed is the size of all layers.
+func (img *image) compressed() (n int64) {
+	for _, l := range img.layers {
+		n += l.size
+	}
+	return n
+}
+
+// full is what must be written in any case: the archive's bytes, or the blocks of its
+// files where those are more.
+func (img *image) full() int64 { return max(img.volume.tar, img.volume.blocks) }
+
+// push puts the image into the origin's registry; the blobs stay where they are.
+func (img *image) push(o *testorigin.Origin) error {
+	var cfg ocispec.Image
+	cfg.OS, cfg.Architecture = runtime.GOOS, runtime.GOARCH
+	cfg.RootFS.Type = "layers"
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	for _, l := range img.layers {
+		if _, err := o.PutBlobFile(repo, l.path, l.digest); err != nil {
+			return err
+		}
+		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, l.diffID)
+		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: l.digest, Size: l.size})
+	}
+	config, err := json.Marshal(cfg)
+	if err != nil {
+		return err
+	}
+	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: o.PutBlob(repo, config), Size: int64(len(config))}
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = o.PutManifest(repo, tag, ocispec.MediaTypeImageManifest, body)
+	return err
+}
+
+// readLayout reads the first image of an OCI image layout. Its layers must be gzip.
+func readLayout(dir string) (*image, error) {
+	var index ocispec.Index
+	if err := readJSON(filepath.Join(dir, "index.json"), &index); err != nil {
+		return nil, fmt.Errorf("%s is no OCI image layout: %w", dir, err)
+	}
+	if len(index.Manifests) == 0 {
+		return nil, fmt.Errorf("%s: the index names no image", dir)
+	}
+	at := func(d digest.Digest) string { return filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded()) }
+	var m ocispec.Manifest
+	var cfg ocispec.Image
+	d := index.Manifests[0].Digest
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if err := readJSON(at(d), &m); err != nil {
+		return nil, err
+	}
+	if err := m.Config.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: config: %w", dir, err)
+	}
+	if err := readJSON(at(m.Config.Digest), &cfg); err != nil {
+		return nil, err
+	}
+	if len(m.Layers) == 0 || len(m.Layers) != len(cfg.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("%s: %d layers and %d DiffIDs: give the layout of one image", dir, len(m.Layers), len(cfg.RootFS.DiffIDs))
+	}
+	img := &image{}
+	for i, l := range m.Layers {
+		if err := l.Digest.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: layer %d: %w", dir, i, err)
+		}
+		img.layers = append(img.layers, layer{path: at(l.Digest), digest: l.Digest, diffID: cfg.RootFS.DiffIDs[i], size: l.Size})
+	}
+	return img, img.load()
+}
+
+func readJSON(name string, into any) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return errors.Join(fmt.Errorf("%s is not JSON", name), err)
+	}
+	return nil
+}
