@@ -11,6 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/inflate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -228,19 +230,40 @@ func (f *flight) once(blob *registry.Blob) error {
 			f.pl.tee = tee
 		}
 	}
+	if x := f.p.indexes; x != nil {
+		if f.pl.index = x.load(f.desc); f.pl.index == nil {
+			f.pl.record = index.NewRecorder(0)
+		}
+	}
 	f.pl.run(f.ctx, f.p.mem)
 	for _, s := range f.pl.sinks {
 		if errors.Is(s.err, ErrDigest) {
 			return s.err
 		}
 	}
-	if tee != nil && slices.ContainsFunc(f.pl.sinks, func(s *sink) bool { return s.err == nil }) {
+	good := slices.ContainsFunc(f.pl.sinks, func(s *sink) bool { return s.err == nil })
+	if good {
+		f.learn()
+	}
+	if tee != nil && good {
 		if err := tee.Commit(); err != nil {
 			f.fail(err)
 			return err
 		}
 	}
 	return nil
+}
+
+// learn keeps what a pipeline that has ended well found out about where its layer can be
+// decoded from.
+func (f *flight) learn() {
+	switch x := f.p.indexes; {
+	case x == nil:
+	case f.pl.indexWrong:
+		x.remove(f.desc, "what it says is not so")
+	case f.pl.record != nil && f.pl.format == inflate.Gzip:
+		x.save(f.desc, f.pl.record, f.pl.tarBytes)
+	}
 }
 
 // tell passes progress on.

@@ -68,6 +68,13 @@ type Options struct {
 	// once more on its disk, and the pull waits for it. Default: none, no compressed
 	// byte touches a disk.
 	Store BlobStore
+	// IndexDir holds an index of each layer that a pull has decoded: where decoding can
+	// begin. The next pull of that layer, here or where the file ([IndexName]) was
+	// copied to, is decoded by all cores. The directory must exist; it is kept below
+	// 1 GiB, about 0.1 % of the compressed bytes of the layers. No byte depends on what
+	// it holds. Recording costs 3 % of the CPU time, and the pull that records decodes
+	// each layer on one core. Default: none.
+	IndexDir string
 	// KeepFailed keeps the finished layers of a pull that failed, hidden beside the
 	// target, for the next pull to the same target, as if it had been killed. Default:
 	// what fails leaves nothing.
@@ -139,6 +146,11 @@ func (o Options) Validate() error {
 		return fmt.Errorf("%d writers: use 0 for the default, or 1 and more", o.Writers)
 	case o.Limits.Ratio > 0 && o.Limits.Ratio < 1:
 		return fmt.Errorf("expansion ratio %g is below 1, so that nothing could be unpacked: use 0 for the default, or more than 1", o.Limits.Ratio)
+	}
+	if o.IndexDir != "" {
+		if fi, err := os.Stat(o.IndexDir); err != nil || !fi.IsDir() {
+			return fmt.Errorf("index directory %q is not a directory: create it first", o.IndexDir)
+		}
 	}
 	if o.HostsDir != "" && o.HostsDir != "none" {
 		if fi, err := os.Stat(o.HostsDir); err != nil || !fi.IsDir() {

@@ -30,7 +30,8 @@ type Puller struct {
 	engine   *ranges.Engine
 	client   *registry.Client
 	writers  *untar.Pool
-	lineup   *lineup // nil with cores enough for all layers
+	lineup   *lineup  // nil with cores enough for all layers
+	indexes  *indexes // nil without a directory for them
 
 	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
 	end  context.CancelFunc
@@ -64,6 +65,9 @@ func New(opts Options) (*Puller, error) {
 	p.mem.Force(p.writers.Bytes())
 	if runtime.GOMAXPROCS(0) < fewCores {
 		p.lineup = new(lineup)
+	}
+	if opts.IndexDir != "" {
+		p.indexes = &indexes{dir: opts.IndexDir, log: opts.Log}
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p, nil

@@ -23,6 +23,7 @@ Pulls a container image and leaves its verified root file system in DIR, which m
   --plain-http       http instead of https (loopback registries get http anyway)
   --memory BYTES     bound of all buffers, for example 67108864 or 64MiB (default: 256 MiB)
   --hosts-dir DIR    registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
+  --indexes DIR      keep an index of each layer there, by which its next pull decodes it on all cores (default: none)
   --sync             flush the file system before DIR appears
   --json             the result as one JSON object
   --progress=false   no progress (default: a bar on a terminal, lines elsewhere)
@@ -58,6 +59,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		return err
 	})
 	f.StringVar(&o.HostsDir, "hosts-dir", "", "")
+	f.StringVar(&o.IndexDir, "indexes", "", "")
 	f.BoolVar(&o.Sync, "sync", false, "")
 	f.BoolVar(&c.json, "json", false, "")
 	progress := f.Bool("progress", true, "")

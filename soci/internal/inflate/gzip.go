@@ -45,6 +45,7 @@ type members struct {
 	two     *twoStage // nil before a large member
 
 	idx    *indexed // nil without an index, or behind what it covers
+	wrong  bool     // the index was dropped
 	sums   *combiner
 	rec    *index.Recorder // nil: nothing is recorded
 	out    int64           // bytes of output, while something is recorded

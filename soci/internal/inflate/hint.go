@@ -54,6 +54,7 @@ func (m *members) nextIndexed() ([]byte, error) {
 func (m *members) leaveIndexed() error {
 	at := m.idx.leave()
 	past := m.idx.past.buf
+	m.wrong = m.idx.stats.dropped > 0
 	m.idx = nil
 	if at.member {
 		return m.follow(true)
@@ -61,4 +62,10 @@ func (m *members) leaveIndexed() error {
 	m.begin = m.in.Offset()
 	m.dec.ResetAt(m.in, uint(at.bits%8), past) //nolint:gosec // G115: 0 to 7
 	return nil
+}
+
+// IndexWrong reports whether what Options.Index said was not so, as far as it was used.
+func (r *Reader) IndexWrong() bool {
+	m, ok := r.Reader.(*members)
+	return ok && m.wrong
 }
