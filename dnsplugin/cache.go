@@ -227,6 +227,12 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	rec := store.NewRecord(a, now, ttl, grace)
 	rec.Answering, rec.Wildcard, rec.EDE, rec.Plain = v.answering, with.wildcard, with.ede, plainLen(m)
 	e, evicted := s.store.Put(id.hash, id.key, rec, now)
+	switch {
+	case c.cfg.NXCut.cuts(m, v, id):
+		c.putCut(m, id, ttl, now, with)
+	case c.cfg.NXCut.On && v.kind != response.NameError && v.kind != response.ServerError:
+		c.liftCuts(id, now)
+	}
 	counts.evictions.Add(float64(evicted))
 	counts.entries.Set(float64(s.store.Len()))
 	counts.bytes.Set(float64(s.store.Bytes()))

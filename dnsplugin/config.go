@@ -81,6 +81,7 @@ type Config struct {
 	Coalesce int   // queries that may wait for a running one of the same key
 	FastPath FastPath
 	Warm     string // file that keeps the entries over a restart; "": none
+	NXCut    NXCut
 	Control  string // UNIX socket to dump and flush entries by, absolute path; "": none
 }
 
@@ -165,7 +166,7 @@ func (c Config) Validate() error {
 	if c.Control != "" && (!filepath.IsAbs(c.Control) || len(c.Control) > controlPathLen) {
 		return fmt.Errorf("control %q: give an absolute path of at most %d bytes, such as /run/coredns/cache.sock", c.Control, controlPathLen)
 	}
-	return errors.Join(c.Prefetch.validate(), c.Stale.validate(), c.FastPath.validate())
+	return errors.Join(c.Prefetch.validate(), c.Stale.validate(), c.FastPath.validate(), c.NXCut.validate(c.Zones))
 }
 
 func (f FastPath) validate() error {

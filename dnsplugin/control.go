@@ -94,7 +94,10 @@ func typeOf(text string) (uint16, error) {
 // matches reports whether the entry of key is meant.
 func (s *selector) matches(key []byte) bool {
 	name := keyName(key)
-	if s.qtype != 0 && (key[1] != byte(s.qtype>>8) || key[2] != byte(s.qtype)) {
+	if isCut(key) && within(s.name, [][]byte{name}) {
+		return true // it answers for what is meant, whatever the type
+	}
+	if s.qtype != 0 && !isCut(key) && (key[1] != byte(s.qtype>>8) || key[2] != byte(s.qtype)) {
 		return false
 	}
 	if s.below {
@@ -185,7 +188,7 @@ func appendDump(b []byte, bits byte, kind string, e *store.Entry, now store.Inst
 	for _, bit := range []struct {
 		is   bool
 		text string
-	}{{bits&1 != 0, ", DO"}, {bits&2 != 0, ", CD"}, {bits&store.Variant != 0, ", the last answer with data"}} {
+	}{{q.Qtype == cutType, ", for all types and names below (nxcut)"}, {bits&1 != 0, ", DO"}, {bits&2 != 0, ", CD"}, {bits&store.Variant != 0, ", the last answer with data"}} {
 		if bit.is {
 			b = append(b, bit.text...)
 		}

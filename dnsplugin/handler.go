@@ -35,6 +35,11 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	now := c.now()
 	e, kind := c.lookup(&id, c.instant(now))
 	if e == nil {
+		if cut := c.cutAbove(&id, r.Question[0].Name, c.instant(now)); cut != nil {
+			meters.denial.hits.Inc()
+			meters.cuts.Inc()
+			return c.answerByCut(w, r, cut, &id, now)
+		}
 		meters.misses.Inc()
 		return c.miss(ctx, w, r, id.clone(), meters)
 	}

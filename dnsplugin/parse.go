@@ -14,10 +14,10 @@ import (
 )
 
 // options lists the names that may stand in a block, for messages.
-const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, warm, control, stale, fastpath, workers, batch"
+const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, warm, control, stale, fastpath, workers, batch, nxcut"
 
 // onceOptions may stand in a block only once.
-var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "warm", "control", "stale", "fastpath", "workers", "batch"}
+var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "warm", "control", "stale", "fastpath", "workers", "batch", "nxcut"}
 
 // Parse reads one directive with its block from c. It changes nothing but the
 // position of c, and every error names file, line, option and what is allowed.
@@ -126,6 +126,8 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 			return c.Errf("control needs one PATH of a socket, found %d arguments", len(args))
 		}
 		cfg.Control = args[0]
+	case "nxcut":
+		return parseNXCut(c, args, &cfg.NXCut)
 	case "stale":
 		return parseRFC8767(c, args, cfg, seen)
 	default:

@@ -57,6 +57,8 @@ func TestParse(t *testing.T) {
 		{block("maxmem 3000000"), Config{MaxMem: 3000000}},
 		{block("coalesce off"), Config{Coalesce: -1}},
 		{block("coalesce 100"), Config{Coalesce: 100}},
+		{block("nxcut"), Config{NXCut: NXCut{On: true}}},
+		{block("nxcut A.example.org b.example.org."), Config{NXCut: NXCut{On: true, Zones: []string{"a.example.org.", "b.example.org."}}}},
 		{block("fastpath auto"), Config{}},
 		{block("fastpath on", "workers 4", "batch 32"), Config{FastPath: FastPath{Mode: FastPathOn, Workers: 4, Batch: 32}}},
 		{block("fastpath off"), Config{FastPath: FastPath{Mode: FastPathOff}}},
@@ -81,6 +83,10 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	tests := []struct{ lines, want string }{
 		{"succes 10", `unknown option "succes": allowed are success, denial`},
+		{"nxcut .", "nxcut of the root would believe every denial"},
+		{"nxcut a..b", `nxcut: zone "a..b" is neither`},
+		{"nxcut example.com", `nxcut: zone "example.com." is not within the zones that are cached: example.org.`},
+		{"nxcut\nnxcut", "nxcut is given twice"},
 		{"workers 0", "workers 0: give the number of sockets"},
 		{"workers 1 2", "from 1 to 1024"},
 		{"workers 4\nworkers 4", "workers is given twice"},

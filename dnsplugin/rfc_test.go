@@ -342,7 +342,7 @@ func TestAnswerWithAScopeIsNotCached(t *testing.T) {
 	}
 }
 
-// RFC 8020 is off: cluster.local. exists although local. does not.
+// RFC 8020 is off unless asked for (nxcut_test.go): cluster.local. exists although local. does not.
 func TestNXDOMAINDoesNotHideNamesBelow(t *testing.T) {
 	s := says(nx, "local. 300 IN SOA ns. host. 1 2 3 4 300")
 	c := cacheOf(t, Config{}, s)

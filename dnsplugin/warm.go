@@ -58,7 +58,8 @@ func (c *Cache) writeSnapshot(w io.Writer) error {
 	for _, s := range []*side{&c.success, &c.denial} {
 		s.store.Range(func(key []byte, e *store.Entry) bool {
 			a := e.Answer()
-			if e.Dead <= c.instant(now) || a.Rcode() == dns.RcodeServerFailure {
+			// Cuts come back with the next denial that makes one.
+			if e.Dead <= c.instant(now) || a.Rcode() == dns.RcodeServerFailure || isCut(key) {
 				return true
 			}
 			buf = appendWarm(buf[:0], key[0], e, &a, c.epoch, s == &c.denial)
@@ -187,6 +188,9 @@ func (c *Cache) restore(w *warmEntry) bool {
 	w.ttl = min(w.ttl, uint32(limit/time.Second))
 	life := min(w.life, int64(time.Duration(w.ttl)*time.Second+c.cfg.Stale.UpTo))
 	if life <= age {
+		return false
+	}
+	if !wire.Cacheable(binary.BigEndian.Uint16(q[n:])) {
 		return false
 	}
 	key := wire.AppendKey(nil, q[:n], binary.BigEndian.Uint16(q[n:]), binary.BigEndian.Uint16(q[n+2:]), false, false)

@@ -1,0 +1,168 @@
+package dnsplugin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/response"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// NXDOMAIN cut (RFC 8020): a name that does not exist has nothing below it, and
+// no type. Believed of the wrong answer this hides names that are there: local.
+// is denied by the root of the DNS while cluster.local. is served beside it. So
+// it is off unless asked for, and then believed of zones that the operator
+// names, or of answers that the source has validated.
+
+// NXCut says whose denials count for all types and all names below.
+type NXCut struct {
+	On    bool
+	Zones []string // denials from these; nil: those that the source has validated (AD)
+}
+
+// cutType takes the place of the type in the key of a cut. No question that may
+// be cached has it.
+const cutType = 0
+
+// leastCutLabels keeps what is denied by the root from being a cut when it was
+// validated: a network may well have names of its own there.
+const leastCutLabels = 2
+
+func (n NXCut) validate(cached []string) error {
+	for _, z := range n.Zones {
+		if z == "." {
+			return errors.New("nxcut of the root would believe every denial: name the zones to trust, or none to trust what the source has validated")
+		}
+		if _, ok := dns.IsDomainName(z); !ok || !dns.IsFqdn(z) {
+			return fmt.Errorf("nxcut: zone %q is not a full domain name: give one that ends with a dot", z)
+		}
+		if cached != nil && plugin.Zones(cached).Matches(z) == "" {
+			return fmt.Errorf("nxcut: zone %q is not within the zones that are cached: %s", z, strings.Join(cached, " "))
+		}
+	}
+	return nil
+}
+
+// parseNXCut reads [ZONES...].
+func parseNXCut(c *caddy.Controller, args []string, n *NXCut) error {
+	n.On = true
+	for _, a := range args {
+		zones := plugin.Host(a).NormalizeExact()
+		if len(zones) == 0 {
+			return c.Errf("nxcut: zone %q is neither a domain name nor a network: give for example example.org or 10.0.0.0/8", a)
+		}
+		n.Zones = append(n.Zones, zones...)
+	}
+	return nil
+}
+
+// cuts reports whether m, a response of verdict v, says that nothing is below
+// its question's name.
+func (n *NXCut) cuts(m *dns.Msg, v verdict, id *ident) bool {
+	// With a CNAME the code is about its target (RFC 6604), and a question with
+	// CD may have got what no validation would let through.
+	if !n.On || v.kind != response.NameError || len(m.Answer) > 0 || id.cd {
+		return false
+	}
+	soa := soaOf(m)
+	name := strings.ToLower(m.Question[0].Name)
+	if soa == nil {
+		return false
+	}
+	by := strings.ToLower(soa.Hdr.Name)
+	if by == name || !dns.IsSubDomain(by, name) {
+		return false // who denies it is not above it
+	}
+	if n.Zones == nil {
+		return m.AuthenticatedData && dns.CountLabel(name) >= leastCutLabels
+	}
+	// The zone itself must say so: a parent that denies it knows of no
+	// delegation, which says nothing where the zone is served aside.
+	return plugin.Zones(n.Zones).Matches(by) != ""
+}
+
+// putCut keeps m as a cut beside the entry that it has become.
+func (c *Cache) putCut(m *dns.Msg, id *ident, ttl uint32, now store.Instant, with beside) {
+	cut := *m
+	cut.Question = []dns.Question{m.Question[0]}
+	cut.Question[0].Qtype = cutType
+	a, ok := pack(&cut)
+	if !ok {
+		return
+	}
+	key := bytes.Clone(id.key)
+	key[1], key[2] = 0, cutType
+	rec := store.NewRecord(a, now, ttl, 0) // never stale: what is new below would be hidden
+	rec.EDE, rec.Plain = with.ede, plainLen(m)
+	c.denial.store.Put(c.denial.store.Hash(key), key, rec, now)
+}
+
+// eachAbove calls f with the keys of cuts at the name of id and above, nearest
+// first, until f returns false.
+func (c *Cache) eachAbove(id *ident, f func(hash uint64, key []byte) bool) {
+	var buf [wire.MaxKeyLen]byte
+	head := len(id.key) - len(keyName(id.key))
+	for name := keyName(id.key); name[0] != 0; name = name[1+int(name[0]):] {
+		key := append(append(buf[:0], id.key[:head]...), name...)
+		key[1], key[2] = 0, cutType
+		if !f(c.denial.store.Hash(key), key) {
+			return
+		}
+	}
+}
+
+// cutAbove returns the cut that name, whose id has no entry, is under.
+func (c *Cache) cutAbove(id *ident, name string, now store.Instant) (cut *store.Entry) {
+	if !c.cfg.NXCut.On || id.cd || c.denial.disable.Contains(name) {
+		return nil
+	}
+	c.eachAbove(id, func(hash uint64, key []byte) bool {
+		cut = c.denial.store.Get(hash, key, now)
+		return cut == nil
+	})
+	return cut
+}
+
+// liftCuts removes the cuts that the name of id is under: it has turned out to
+// be there.
+func (c *Cache) liftCuts(id *ident, now store.Instant) {
+	both := *id
+	both.key = bytes.Clone(id.key)
+	for bits := byte(0); bits <= 1; bits++ { // without and with DO
+		both.key[0] = bits
+		c.eachAbove(&both, func(hash uint64, key []byte) bool {
+			if c.denial.store.Get(hash, key, now) != nil {
+				c.denial.store.Delete(hash, key)
+			}
+			return true
+		})
+	}
+}
+
+// answerByCut answers r by the denial of a name above, or of another type. Its
+// proof (NSEC, NSEC3) covers all below just as well.
+func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, id *ident, now time.Time) (int, error) {
+	ttl := uint32(max(0, cut.Left(c.instant(now))))
+	if c.cfg.KeepTTL {
+		ttl = cut.TTL
+	}
+	a := cut.Answer()
+	m, err := reply(&a, r, ttl, id.do || id.ad)
+	if err != nil {
+		return dns.RcodeServerFailure, plugin.Error(c.name, err)
+	}
+	addEDE(m, r, cut.EDE())
+	_ = w.WriteMsg(m) // as in hit
+	return dns.RcodeSuccess, nil
+}
+
+// isCut reports whether key is that of a cut.
+func isCut(key []byte) bool { return key[1] == 0 && key[2] == cutType }
