@@ -53,7 +53,7 @@ func (m *members) nextIndexed() ([]byte, error) {
 // leaveIndexed goes on serially.
 func (m *members) leaveIndexed() error {
 	at := m.idx.leave()
-	past := m.idx.past.buf
+	past := m.idx.history()
 	m.wrong = m.idx.stats.dropped > 0
 	m.idx = nil
 	if at.member {

@@ -10,8 +10,8 @@ import (
 
 const (
 	// spanAhead bounds what a span that is not read yet may hold: one of the default
-	// size and the block that ends it.
-	spanAhead = 9 << 20 // bytes
+	// size and the block that ends it, in pieces that are a seventh history.
+	spanAhead = 10 << 20 // bytes
 	// spanQueue bounds what the span that is read may hold beyond.
 	spanQueue = 2 << 20 // bytes
 	// spanPieces bounds, for each worker, all output that is held.
@@ -48,10 +48,10 @@ type indexed struct {
 	spans  []*span // begun, in order; the first is the one that is read
 	todo   []*span // of them, those without a worker; at most the first one
 	free   []*chunk
-	out    *chunk // was handed out
+	claims []*claim // free
 
-	past  history // what was handed out of the member
-	at    place   // where all that was handed out ends
+	past  []*chunk // was handed out of the member: the last 32 KiB are in these
+	at    place    // where all that was handed out ends
 	stats indexedStats
 }
 
@@ -71,11 +71,10 @@ type span struct {
 	first  bool  // it begins where the serial decoder was
 	stop   int64 // bits; where the next one begins
 	chunks []*chunk
-	size   int  // bytes held
-	probed bool // refs is there
-	unsure bool // it could not be found out
-	refs   *flate.Refs
-	past   []byte // 32 KiB of history that the index claims
+	size   int    // bytes held: of buffers
+	probed bool   // refs is there
+	unsure bool   // it could not be found out
+	claim  *claim // what it refers to; nil for a member
 	right  bool   // checked: it may be handed out
 	pos    int64  // byte of the source that its worker has reached
 	done   bool
@@ -83,39 +82,73 @@ type span struct {
 	err    error // why it ended there; nil if it is a place to go on from
 }
 
+// claim is the history that an index claims for a span, and what of it that refers to.
+type claim struct {
+	past [flate.History]byte
+	refs flate.Refs
+}
+
 // chunk is a piece of output, or the end of a member.
 type chunk struct {
-	buf []byte
-	p   []byte
+	buf *flate.Window
+	p   []byte // in buf
 	sum uint32
 	end bool // of a member, with
 	crc uint32
 	len uint32
 }
 
-// history holds the last 32 KiB of what was added.
-type history struct{ buf []byte }
+// chunkBytes is what a chunk takes beside its output.
+const chunkBytes = 128
 
-func (h *history) add(p []byte) {
-	if len(p) >= flate.History {
-		h.buf = append(h.buf[:0], p[len(p)-flate.History:]...)
-		return
+// held is the memory of c.
+func (c *chunk) held() int {
+	if c.buf != nil {
+		return len(c.buf)
 	}
-	if over := len(h.buf) + len(p) - flate.History; over > 0 {
-		h.buf = h.buf[:copy(h.buf, h.buf[over:])]
-	}
-	h.buf = append(h.buf, p...)
+	return len(c.p) + chunkBytes
 }
 
-// has reports whether the bytes that are referred to are those of past.
-func (h *history) has(past []byte, refs *flate.Refs) bool {
-	gone := flate.History - len(h.buf)
+// history returns the last 32 KiB, or all, of what was handed out of the member.
+func (t *indexed) history() []byte {
+	var buf []byte
+	for _, c := range t.past {
+		buf = append(buf, c.p[max(0, len(c.p)-flate.History):]...)
+	}
+	return buf[max(0, len(buf)-flate.History):]
+}
+
+// same reports whether, of two histories, the bytes that are referred to are the same.
+func same(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
+	gone := flate.History - len(have)
 	for i, used := range refs {
-		if used != 0 && (i < gone || h.buf[i-gone] != past[i]) {
+		if used != 0 && (i < gone || have[i-gone] != past[i]) {
 			return false
 		}
 	}
 	return true
+}
+
+// remember notes that c is handed out, and frees what was before and is not needed.
+func (t *indexed) remember(c *chunk) {
+	if c.end {
+		for _, o := range t.past {
+			t.give(o)
+		}
+		t.past = t.past[:0]
+		return
+	}
+	t.past = append(t.past, c)
+	behind := 0
+	for i := len(t.past) - 1; i > 0; i-- {
+		if behind += len(t.past[i].p); behind >= flate.History {
+			for _, o := range t.past[:i] {
+				t.give(o)
+			}
+			t.past = append(t.past[:0], t.past[i:]...)
+			return
+		}
+	}
 }
 
 // newIndexed takes over where the first block of a member begins; nil if the index
@@ -147,7 +180,7 @@ func (t *indexed) close() {
 	t.wake.Broadcast()
 	t.mu.Unlock()
 	t.wg.Wait()
-	t.spans, t.free, t.out = nil, nil, nil
+	t.spans, t.free = nil, nil
 }
 
 // leave stops the workers and gives what was read and not decoded back to the source,
@@ -163,10 +196,6 @@ func (t *indexed) leave() place {
 func (t *indexed) next() (*chunk, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.out != nil {
-		t.give(t.out)
-		t.out = nil
-	}
 	for {
 		s := t.spans[0]
 		switch {
@@ -181,11 +210,8 @@ func (t *indexed) next() (*chunk, error) {
 		case s.right && len(s.chunks) > 0:
 			c := s.chunks[0]
 			s.chunks = s.chunks[1:]
-			s.size -= len(c.p)
-			t.out = c
-			if t.past.add(c.p); c.end {
-				t.past.buf = t.past.buf[:0]
-			}
+			s.size -= c.held()
+			t.remember(c)
 			t.wake.Broadcast()
 			return c, nil
 		case s.right && s.done:
@@ -210,7 +236,13 @@ func (t *indexed) check(s *span) bool {
 	if s.unsure || s.point.Bits != t.at.bits || (s.point.Kind == index.Member) != t.at.member {
 		return false
 	}
-	return s.refs == nil || t.past.has(s.past, s.refs)
+	if s.claim == nil {
+		return true
+	}
+	ok := same(t.history(), &s.claim.past, &s.claim.refs)
+	// Its worker is past the look, and has copied the history to its window.
+	t.claims, s.claim = append(t.claims, s.claim), nil
+	return ok
 }
 
 // read reads more of the source, if it has more and there is room.
@@ -300,25 +332,44 @@ func (t *indexed) take(s *span) *chunk {
 				t.free = t.free[:n-1]
 				return c
 			}
-			return &chunk{buf: make([]byte, pieceBytes)}
+			return &chunk{buf: new(flate.Window)}
 		}
 		t.wake.Wait()
 	}
 	return nil
 }
 
+// takeClaim returns one for a span; there are no more than spans.
+func (t *indexed) takeClaim() *claim {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.claims); n > 0 {
+		c := t.claims[n-1]
+		t.claims = t.claims[:n-1]
+		return c
+	}
+	return new(claim)
+}
+
 // put makes c output of s, whose worker has reached a byte of the source.
 func (t *indexed) put(s *span, c *chunk, pos int64) {
 	t.mu.Lock()
 	s.chunks = append(s.chunks, c)
-	s.size += len(c.p)
+	s.size += c.held()
 	s.pos = pos
 	t.wake.Broadcast()
 	t.mu.Unlock()
 }
 
+// putBack gives back a chunk that was taken and is not needed.
+func (t *indexed) putBack(c *chunk) {
+	t.mu.Lock()
+	t.give(c)
+	t.mu.Unlock()
+}
+
 func (t *indexed) give(c *chunk) {
-	if c.buf != nil { // the end of a member has none
+	if c.buf != nil { // what is short, and the end of a member, have none
 		*c = chunk{buf: c.buf}
 		t.free = append(t.free, c)
 	}

@@ -23,8 +23,8 @@ const (
 
 // A piece of output, in order behind others.
 type piece struct {
-	buf     []byte // of pieceBytes; p is in it
-	p       []byte
+	buf     *flate.Window
+	p       []byte       // in buf
 	sum     uint32       // CRC-32 of p, when it is ready
 	symbols bool         // p is symbols
 	table   *flate.Table // what resolves them
@@ -186,22 +186,25 @@ func (t *twoStage) search(s *segment, e *eye) int64 {
 	return 0
 }
 
-// decode returns what e makes next, copied, and what was in its way then.
+// decode returns what e makes next, and what was in its way then.
 func (t *twoStage) decode(e *eye) (out []*piece, err error) {
-	var p []byte
-	d := e.blind.Seeing()
-	if d != nil {
-		p, err = d.Next()
-	} else {
-		p, err = e.blind.Next()
+	if d := e.blind.Seeing(); d != nil {
+		o := t.takePiece()
+		if o.p, o.buf, err = d.NextIn(o.buf); len(o.p) == 0 {
+			t.mu.Lock()
+			t.givePiece(o)
+			t.mu.Unlock()
+			return nil, err
+		}
+		o.sum = crc32.ChecksumIEEE(o.p)
+		return []*piece{o}, err
 	}
+	p, err := e.blind.Next()
 	for len(p) > 0 {
 		o := t.takePiece()
-		n := copy(o.buf, p)
+		n := copy(o.buf[:], p)
 		o.p, p = o.buf[:n], p[n:]
-		if o.symbols = d == nil; !o.symbols {
-			o.sum = crc32.ChecksumIEEE(o.p)
-		}
+		o.symbols = true
 		out = append(out, o)
 	}
 	return out, err

@@ -1,6 +1,7 @@
 package inflate
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -21,6 +22,7 @@ type spanWorker struct {
 	cur   cursor
 	probe *flate.Probe
 	buf   []byte
+	past  []byte // history of the span
 }
 
 func newSpanWorker(t *indexed) *spanWorker {
@@ -35,7 +37,7 @@ func newSpanWorker(t *indexed) *spanWorker {
 func (w *spanWorker) decode(s *span) (place, error) {
 	bits := s.point.Bits
 	in, d := w.m.in, w.m.dec
-	if !s.first && s.point.Kind == index.Block {
+	if w.past = w.past[:0]; !s.first && s.point.Kind == index.Block {
 		w.look(s)
 	}
 	w.cur = cursor{s: w.t.store, at: bits / 8}
@@ -47,7 +49,7 @@ func (w *spanWorker) decode(s *span) (place, error) {
 		}
 		d.Reset(in)
 	} else {
-		d.ResetAt(in, uint(bits%8), s.past) //nolint:gosec // G115: 0 to 7
+		d.ResetAt(in, uint(bits%8), w.past) //nolint:gosec // G115: 0 to 7
 	}
 	for {
 		d.StopAt(s.stop)
@@ -78,37 +80,48 @@ func (w *spanWorker) decode(s *span) (place, error) {
 // body decodes up to the end of a member or of the span.
 func (w *spanWorker) body(s *span) error {
 	d := w.m.dec
+	var c *chunk
 	for {
-		p, err := d.Next()
-		if err != nil {
+		if c == nil {
+			if c = w.t.take(s); c == nil {
+				return errAbandoned
+			}
+		}
+		var err error
+		if c.p, c.buf, err = d.NextIn(c.buf); err != nil {
+			w.t.putBack(c)
 			return err
 		}
-		c := w.t.take(s)
-		if c == nil {
-			return errAbandoned
-		}
-		c.p = c.buf[:copy(c.buf, p)]
 		c.sum = crc32.ChecksumIEEE(c.p)
-		w.t.put(s, c, max(s.point.Bits/8, d.Bits()/8))
+		pos := max(s.point.Bits/8, d.Bits()/8)
+		if len(c.p) <= flate.History {
+			// A short member: it isn't to hold the memory of a long one.
+			w.t.put(s, &chunk{p: bytes.Clone(c.p), sum: c.sum}, pos)
+			continue
+		}
+		w.t.put(s, c, pos)
+		c = nil
 	}
 }
 
 // look finds out what s, which begins with a block, refers to.
 func (w *spanWorker) look(s *span) {
-	past := s.point.Window.Append(nil)
-	s.past = append(make([]byte, flate.History-len(past), flate.History), past...)
+	c := w.t.takeClaim()
+	w.past = s.point.Window.Append(w.past[:0])
+	gone := flate.History - len(w.past)
+	clear(c.past[:gone])
+	copy(c.past[gone:], w.past)
 	at := s.point.Bits / 8
 	cur := cursor{s: w.t.store, at: at}
-	n, _ := io.ReadFull(&cur, w.buf) // an error of the source is found again
-	refs := new(flate.Refs)
-	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), refs) //nolint:gosec // G115: 0 to 7
-	w.tell(s, refs, !known)
+	n, _ := io.ReadFull(&cur, w.buf)                                                     // an error of the source is found again
+	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), &c.refs) //nolint:gosec // G115: 0 to 7
+	w.tell(s, c, !known)
 }
 
 // tell says what s refers to, and whether that is known.
-func (w *spanWorker) tell(s *span, refs *flate.Refs, unsure bool) {
+func (w *spanWorker) tell(s *span, c *claim, unsure bool) {
 	w.t.mu.Lock()
-	s.refs, s.unsure, s.probed = refs, unsure, true
+	s.claim, s.unsure, s.probed = c, unsure, true
 	w.t.wake.Broadcast()
 	w.t.mu.Unlock()
 }

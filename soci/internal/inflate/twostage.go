@@ -266,8 +266,8 @@ func (t *twoStage) runFront() {
 		t.front.StopAt(stopAt(next))
 		o := t.takePieceLocked()
 		t.mu.Unlock()
-		p, err := t.front.Next()
-		o.p = o.buf[:copy(o.buf, p)]
+		var err error
+		o.p, o.buf, err = t.front.NextIn(o.buf)
 		o.sum = crc32.ChecksumIEEE(o.p)
 		t.mu.Lock()
 		t.fpos = t.front.Bits() / 8
@@ -386,7 +386,7 @@ func (t *twoStage) takePieceLocked() *piece {
 		t.pieces = t.pieces[:n-1]
 		return p
 	}
-	return &piece{buf: make([]byte, pieceBytes)}
+	return &piece{buf: new(flate.Window)}
 }
 
 func (t *twoStage) givePiece(p *piece) {

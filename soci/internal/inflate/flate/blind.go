@@ -25,7 +25,7 @@ const (
 
 // NewBlind returns a Blind for use after Reset.
 func NewBlind() *Blind {
-	return &Blind{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
+	return &Blind{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
 }
 
 // Reset makes b decode from the block that begins skip bits, at most 7, behind what

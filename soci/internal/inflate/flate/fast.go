@@ -22,7 +22,7 @@ func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (d *Decoder) fast() {
-	in, w := d.in, &d.win
+	in, w := d.in, d.win
 	for in.end-in.pos < inSlack && in.fill() {
 	}
 	ip, op := in.pos, d.op

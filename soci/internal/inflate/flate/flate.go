@@ -36,7 +36,7 @@ type Decoder struct {
 	distTab   [distSize]uint32
 	litSym    [litSyms]uint32
 	distSym   [distSyms]uint32
-	win       window
+	win       *Window
 }
 
 // The states between two calls.
@@ -48,7 +48,7 @@ const (
 
 // NewDecoder returns a Decoder of the stream that in is at.
 func NewDecoder(in *Input) *Decoder {
-	d := &Decoder{litSym: litSymbols(), distSym: distSymbols()}
+	d := &Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}
 	d.Reset(in)
 	return d
 }
@@ -121,6 +121,20 @@ func (d *Decoder) Next() ([]byte, error) {
 	p := d.win[d.rp:d.op]
 	d.rp = d.op
 	return p, nil
+}
+
+// NextIn is Next for a caller that keeps what it gets: p lies in the returned Window,
+// which is his from now on, and d may have taken w, the content of which does not
+// matter, in exchange. So what is decoded isn't copied.
+func (d *Decoder) NextIn(w *Window) (p []byte, held *Window, err error) {
+	if p, err = d.Next(); len(p) <= history { // little, or nothing: less than there is to move
+		return w[:copy(w[:], p)], w, err
+	}
+	held = d.win
+	n := copy(w[:history], held[d.op-history:d.op])
+	d.base += int64(d.op - n)
+	d.win, d.op, d.rp = w, n, n
+	return p, held, err
 }
 
 // Read is io.Reader.

@@ -130,8 +130,16 @@ func (in *Input) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if in.pos == in.end && !in.fill() {
-		return 0, in.err
+	if in.pos == in.end {
+		if len(p) >= inSize && len(in.pre) == 0 && in.err == nil { // nothing to hold, nothing to copy
+			n, err := in.src.Read(p)
+			in.off += int64(n)
+			in.err = err
+			return n, err
+		}
+		if !in.fill() {
+			return 0, in.err
+		}
 	}
 	n := copy(p, in.buf[in.pos:in.end])
 	in.pos += n

@@ -22,24 +22,24 @@ const (
 	wordLen  = 8   // bytes of a load or store
 )
 
-// window holds the history and what was decoded and not yet read. The word behind
+// A Window holds the history and what was decoded and not yet read. The word behind
 // it lets one be loaded and stored at any masked position.
-type window [winSize + wordLen]byte
+type Window [winSize + wordLen]byte
 
-func (w *window) load64(i int) uint64 {
+func (w *Window) load64(i int) uint64 {
 	i &= winMask
 	return binary.LittleEndian.Uint64(w[i : i+wordLen])
 }
 
-func (w *window) store64(i int, v uint64) {
+func (w *Window) store64(i int, v uint64) {
 	i &= winMask
 	binary.LittleEndian.PutUint64(w[i:i+wordLen], v)
 }
 
-func (w *window) store8(i int, v uint8) { w[i&winMask] = v }
+func (w *Window) store8(i int, v uint8) { w[i&winMask] = v }
 
 // match appends n bytes from dist back at op; byte by byte, for the slow loop.
-func (w *window) match(op, dist, n int) {
+func (w *Window) match(op, dist, n int) {
 	for i := op; i < op+n; i++ {
 		w[i] = w[i-dist]
 	}
@@ -48,7 +48,7 @@ func (w *window) match(op, dist, n int) {
 // repeat appends n bytes from dist back at op, for a distance below a word, and up
 // to 7 bytes more. The pattern, repeated over a word, is stored as often as whole
 // patterns fit.
-func (w *window) repeat(op, dist, n int) {
+func (w *Window) repeat(op, dist, n int) {
 	v := w.load64(op-dist) & (1<<(8*uint(dist)&63) - 1)
 	for have := dist; have < wordLen; have *= 2 {
 		v |= v << (8 * uint(have) & 63)
