@@ -43,6 +43,8 @@ type Cache struct {
 	flights *flights // nil: misses are not coalesced
 	meters  meterSet
 
+	sampling store.Instant // between two notes of the hits of a popular entry
+
 	now   func() time.Time
 	epoch time.Time // instant 0; carries the monotonic clock
 
@@ -99,6 +101,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		warmNow:    make(chan struct{}, 1),
 	}
 	c.epoch = c.now()
+	c.sampling = store.Instant(min(sampleEvery, cfg.Prefetch.Duration/16))
 	c.meters.vec, c.meters.zones = vec, strings.Join(cfg.Zones, ",")
 	c.life, c.die = context.WithCancel(context.Background())
 	return c, nil

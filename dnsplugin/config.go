@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -205,6 +206,36 @@ func (s Stale) validate() error {
 		return fmt.Errorf("serve_stale failure recheck %v: it must be from 0s to %v; RFC 8767 recommends 30s", s.Recheck, MaxStaleRecheck)
 	}
 	return nil
+}
+
+// typicalEntry is what an answer of a cluster takes, place in the table included.
+const typicalEntry = 200
+
+// remarks says what becomes of options that don't go together. They are no
+// mistakes: the cache runs, but not as somebody may have thought.
+func (c Config) remarks() (all []string) {
+	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if f := c.FastPath; f.Mode == FastPathOff && (f.Workers != 0 || f.Batch != 0) {
+		say("workers and batch without effect: fastpath is off")
+	}
+	for _, s := range []struct {
+		name string
+		Side
+	}{{"success", c.Success}, {"denial", c.Denial}} {
+		if most := c.MaxMem / 2 / typicalEntry; c.MaxMem > 0 && int64(s.Capacity) > most {
+			say("%s %d: half of maxmem %d holds about %d entries of %d bytes, so memory ends first", s.name, s.Capacity, c.MaxMem, most, typicalEntry)
+		}
+		if s.MinTTL > s.TTL && s.TTL > 0 {
+			say("%s: the floor of %v is above the cap of %v: the cap holds", s.name, s.MinTTL, s.TTL)
+		}
+	}
+	if c.NXCut.On && slices.Contains(c.Denial.Disable, ".") {
+		say("nxcut without effect: denials are disabled")
+	}
+	if c.Stale.UpTo > 0 && slices.Contains(c.Success.Disable, ".") && slices.Contains(c.Denial.Disable, ".") {
+		say("serving stale answers without effect: both sides are disabled")
+	}
+	return all
 }
 
 // withDefaults returns c with every zero replaced by what it stands for.

@@ -392,6 +392,7 @@ func runBoth(t *testing.T, text string, script []step) string {
 	w := &world{kind: map[string]int{}, ttl: map[string]uint32{}, delay: map[string]time.Duration{}}
 	theirUp, ourUp := &counted{world: w}, &counted{world: w}
 	theirs, ours := handlerFor(t, "cache", text, theirUp), handlerFor(t, "penstock", text, ourUp)
+	ours.(*Cache).sampling = 0    // as theirs, which notes every hit
 	defer time.Sleep(time.Minute) // refreshes end; when this function has, time stands still
 	defer ours.(*Cache).Close()
 	for i, s := range script {

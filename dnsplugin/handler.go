@@ -179,19 +179,31 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	return dns.RcodeSuccess, nil
 }
 
+// sampleEvery is how often the hits of an entry that is popular already are
+// noted. Counting each would make all cores write to the hottest entries all the
+// time. It makes a gap between hits look longer by so much at most.
+const sampleEvery = time.Second
+
 // popular counts a hit on e and reports whether e should be refreshed now,
-// while it is still fresh.
+// while it is still fresh. It takes no lock; an entry that has reached the amount
+// is written to once in a while only.
 func (c *Cache) popular(e *store.Entry, now store.Instant) bool {
 	p := &c.cfg.Prefetch
 	if p.Amount <= 0 {
 		return false
 	}
-	if store.Instant(e.LastHit.Swap(int64(now))) < now-store.Instant(p.Duration) {
+	hits, last := int64(e.Hits.Load()), store.Instant(e.LastHit.Load())
+	switch {
+	case last < now-store.Instant(p.Duration) && e.LastHit.CompareAndSwap(int64(last), int64(now)):
 		e.Hits.Store(1)
-	} else {
-		e.Hits.Add(1)
+		hits = 1
+	case hits < int64(p.Amount):
+		e.LastHit.Store(int64(now))
+		hits = int64(e.Hits.Add(1))
+	case now-last >= c.sampling:
+		e.LastHit.Store(int64(now))
 	}
 	// The threshold rounds up: with short TTLs the last second still counts.
 	threshold := (int(e.TTL)*p.Percentage + 99) / 100
-	return int64(e.Hits.Load()) >= int64(p.Amount) && e.Left(now) <= threshold
+	return hits >= int64(p.Amount) && e.Left(now) <= threshold
 }

@@ -1,7 +1,9 @@
 package dnsplugin
 
 import (
+	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -222,5 +224,54 @@ func TestValidate(t *testing.T) {
 		if _, err := New(c); err == nil {
 			t.Errorf("New takes %+v", c)
 		}
+	}
+}
+
+// What does not go together is said, with what happens instead.
+func TestRemarks(t *testing.T) {
+	for lines, want := range map[string]string{
+		"":                                               "",
+		"fastpath off":                                   "",
+		"workers 2":                                      "",
+		"maxmem 2MiB\nsuccess 5000":                      "",
+		"nxcut\ndisable denial a.example.org":            "",
+		"stale\ndisable denial":                          "",
+		"fastpath off\nworkers 2":                        "workers and batch without effect: fastpath is off",
+		"batch 8\nfastpath off":                          "workers and batch without effect: fastpath is off",
+		"maxmem 2MiB\nsuccess 10000":                     "success 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so memory ends first",
+		"maxmem 2MiB\ndenial 10000":                      "denial 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so memory ends first",
+		"denial 2000 10 20":                              "denial: the floor of 20s is above the cap of 10s: the cap holds",
+		"nxcut\ndisable denial":                          "nxcut without effect: denials are disabled",
+		"stale\ndisable denial\ndisable success":         "serving stale answers without effect: both sides are disabled",
+		"serve_stale\ndisable denial\ndisable success .": "serving stale answers without effect: both sides are disabled",
+	} {
+		cfg, err := parse("penstock {\n" + lines + "\n}")
+		if got := strings.Join(cfg.remarks(), "; "); got != want || err != nil {
+			t.Errorf("%q: %q, want %q; %v", lines, got, want, err)
+		}
+	}
+}
+
+// Every option of the grammar in the manual page is known, and the other way round.
+func TestManualPageHasEveryOption(t *testing.T) {
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, grammar, _ := strings.Cut(string(b), "penstock [TTL] [ZONES...] {\n")
+	grammar, _, _ = strings.Cut(grammar, "}\n")
+	var documented []string
+	for line := range strings.Lines(grammar) {
+		name := strings.Fields(line)[0]
+		documented = append(documented, name)
+		if !strings.Contains(string(b), "\n* `"+name+"` ") && !strings.Contains(string(b), "\n* `"+name+" ") && !strings.Contains(string(b), "\n* `success` and `"+name+"` ") {
+			t.Errorf("%s is in the grammar only", name)
+		}
+	}
+	known := strings.Split(options, ", ")
+	slices.Sort(known)
+	slices.Sort(documented)
+	if !slices.Equal(known, documented) {
+		t.Errorf("the grammar in README.md has %v, the parser %v", documented, known)
 	}
 }

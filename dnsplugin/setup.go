@@ -37,6 +37,9 @@ func setup(directive string, c *caddy.Controller) error {
 		return plugin.Error(directive, err)
 	}
 	log := clog.NewWithPlugin(directive)
+	for _, remark := range cfg.remarks() {
+		log.Warningf("%s:%d - %s", c.File(), c.Line(), remark)
+	}
 	place := fmt.Sprintf("%s:%d", c.File(), c.Line())
 	// Blocks of one zone differ by their views, which are known at startup.
 	block := func() string { return blockOf(directive, c) + " " + ca.meters.view }

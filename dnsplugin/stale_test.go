@@ -316,3 +316,37 @@ func TestCloseGivesUpOnASourceThatHangs(t *testing.T) {
 }
 
 var _ plugin.Handler = (*source)(nil)
+
+// An entry that is popular already is written to once a second at most, however
+// often it is hit: cores that answer from it share its line.
+func TestHitsOfPopularEntriesAreSampled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := says(nil, "example.org. 1000 IN A 192.0.2.1")
+		c := cacheOf(t, Config{Prefetch: Prefetch{Amount: 5}}, s)
+		ask(t, c, question("example.org.", dns.TypeA))
+		id, _ := c.identify(question("example.org.", dns.TypeA), nil)
+		e, _ := c.lookup(&id, c.instant(c.now()))
+		writes, last := 0, e.LastHit.Load()
+		for range 1000 {
+			ask(t, c, question("example.org.", dns.TypeA))
+			if now := e.LastHit.Load(); now != last {
+				writes, last = writes+1, now
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if writes > 5+10 || e.Hits.Load() != 5 {
+			t.Errorf("%d writes and %d hits in 1,000 hits of 10 s, want at most 15 and 5", writes, e.Hits.Load())
+		}
+		// A gap begins the count anew, and the samples are close enough to see none where none is.
+		time.Sleep(57 * time.Second)
+		ask(t, c, question("example.org.", dns.TypeA))
+		if e.Hits.Load() != 5 {
+			t.Error("a gap of less than a minute counts as one")
+		}
+		time.Sleep(62 * time.Second)
+		ask(t, c, question("example.org.", dns.TypeA))
+		if e.Hits.Load() != 1 {
+			t.Error("a gap of more than a minute does not count as one")
+		}
+	})
+}
