@@ -157,7 +157,10 @@ func (l *listener) adopt(f *fastServer) {
 		l.expiry = nil
 	}
 	f.prepare(l.group.Workers())
-	l.server, l.heir = f, nil
+	if l.heir == f.home {
+		l.heir = nil // another has announced itself meanwhile: the sockets must outlive f as well
+	}
+	l.server = f
 	l.group.Swap(f)
 	f.publish()
 }
@@ -205,14 +208,18 @@ func (r *registry) claim(c *Cache, cfg *dnsserver.Config) {
 	}
 }
 
-// disclaim forgets announcements at the sockets of c: the reload failed, and
-// c goes on.
+// disclaim forgets announcements by instances after c: the reload failed, and
+// c goes on. Where c has not come to serve yet, it is the heir again.
 func (r *registry) disclaim(c *Cache) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.byAddr {
-		if l.server.home == c {
+		switch {
+		case l.heir == nil || l.heir.turn <= c.turn:
+		case l.server.home == c:
 			l.heir = nil
+		default:
+			l.heir = c
 		}
 	}
 }
