@@ -32,7 +32,7 @@
 // # Concurrency
 //
 // A [Cache] is a plugin.Handler and as such used by any number of goroutines.
-// A hit takes no lock. The fast path (Linux only) has a thread for each CPU and
+// A hit takes no lock. The fast path (Linux only) has a goroutine for each CPU and
 // at most 2,048 queries of an address in the chain at a time; it ends with the
 // instance, but for sockets that the next instance takes over on a reload. Refreshes run in goroutines of their own, at most 1,024
 // at a time and one per entry; [Cache.Close] cancels them and returns when

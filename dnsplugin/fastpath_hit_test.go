@@ -326,11 +326,11 @@ func TestHitsAllocateNothing(t *testing.T) {
 	b, p := warmed(t)
 	w, buf := b.workers[0], make([]byte, 0, fastpath.MaxPacket)
 	if n := testing.AllocsPerRun(1000, func() {
-		_, z, why := b.answer(w, p, buf, b.clock)
+		_, a, why := b.answer(w, p, buf, b.clock)
 		if why != understood {
 			t.Fatal(why)
 		}
-		w.count(z, &w.q, len(p), true)
+		w.count(a.zone, &a.q, len(p), true)
 		w.lasted(time.Microsecond)
 	}); n != 0 {
 		t.Errorf("%v allocations per hit", n)
@@ -341,7 +341,7 @@ func TestHitsAllocateNothing(t *testing.T) {
 // another: its counters are in an allocation of its own and padded.
 func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	var w fastWorker
-	if pad := unsafe.Sizeof(w) - unsafe.Offsetof(w.q) - unsafe.Sizeof(w.q); pad < 128 {
+	if pad := unsafe.Sizeof(w) - unsafe.Offsetof(w.keys) - unsafe.Sizeof(w.keys); pad < 128 {
 		t.Errorf("%d bytes after what a worker writes", pad)
 	}
 	if pad := unsafe.Offsetof(w.fastStats); pad < 128 {

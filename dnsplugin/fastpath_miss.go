@@ -178,12 +178,13 @@ func (f *fastServer) late(j *job, buf []byte) bool {
 	w := f.workers[len(f.workers)-1]
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	reply, z, why := f.answer(w, j.packet, buf, f.now())
+	reply, a, why := f.answer(w, j.packet, buf, f.now())
 	if why != understood {
 		return false
 	}
+	z := a.zone
 	if z.counted {
-		w.count(z, &w.q, len(j.packet), j.ipv4)
+		w.count(z, &a.q, len(j.packet), j.ipv4)
 		w.lasted(0)
 	}
 	w.cur.zone(z).waited(w.kind)

@@ -7,14 +7,16 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // The order of records as the plugin loadbalance makes it: in each section
 // aliases come first, then other records, then addresses and then MX, the
-// last two at random. Only the addresses are moved here. As long as all of a
-// section have the same owner and type, it is their data that changes places,
-// and nothing else in the message.
+// last two at random. Only the addresses are moved here, and only where that
+// changes no name: as long as all of a section have the same owner and type it
+// is their data that changes places; if their owners are mere pointers, no
+// name can lead into one of them, and they change places whole.
 
 // random is a source of random numbers for one goroutine (xorshift64*). They
 // spread load and need not be secret.
@@ -59,11 +61,22 @@ func arrange(a *wire.Answer, reply []byte, rnd *random) bool {
 
 // run is a number of addresses that follow one another.
 type run struct {
-	first  int // where the data of the first one starts
-	stride int // from one to the next
-	size   int // of the data
-	n      int
+	begin, end int // of the records in the message
+	n          int
+
+	first, stride, size int  // of the data that changes places: where it starts, from one to the next, its length
+	mixed               bool // the records differ in length, and so are copied
 }
+
+const (
+	// pointerLen is the length of an owner that is a compression pointer.
+	pointerLen = 2
+	// addressHead is what such a record has before its data.
+	addressHead = pointerLen + 10
+	// maxMixed bounds the addresses of different length in a section: more
+	// than fit into the replies that go out from here.
+	maxMixed = fastpath.MaxPacket / (addressHead + 4)
+)
 
 // addresses looks at the n records of a from record i on, which starts at
 // start, and returns the run of addresses among them and where they end. It is
@@ -71,7 +84,8 @@ type run struct {
 func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 	b := a.Msg()
 	class, mx := 0, 0
-	var owner []byte // of the addresses, with their type and class
+	var owner []byte          // of the first address, with its type and class
+	alike, bare := true, true // the owners are the same; they are pointers
 	for ; n > 0; n-- {
 		ttlAt := a.TTLOffset(i)
 		data := ttlAt + 6
@@ -82,14 +96,15 @@ func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 			next = 0
 		case dns.TypeA, dns.TypeAAAA:
 			next = 2
-			switch {
-			case r.n == 0:
+			if r.n == 0 {
 				owner = b[start:ttlAt]
-				r = run{first: data, stride: ttlAt - start + 6 + length, size: length}
-			case !bytes.Equal(owner, b[start:ttlAt]) || length != r.size:
-				return r, 0, false
+				r = run{begin: start, first: data, stride: data - start + length, size: length}
 			}
+			alike = alike && length == r.size && bytes.Equal(owner, b[start:ttlAt])
+			bare = bare && data-start == addressHead
+			r.mixed = r.mixed || length != r.size
 			r.n++
+			r.end = data + length
 		case dns.TypeMX:
 			next = 3
 			mx++
@@ -99,11 +114,23 @@ func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 		}
 		class, start, i = next, data+length, i+1
 	}
+	switch {
+	case alike:
+		r.mixed = false
+	case !bare || r.n > maxMixed:
+		return r, 0, false
+	case !r.mixed:
+		r.first, r.size = r.begin, r.stride // the owners too
+	}
 	return r, start, true
 }
 
-// shuffle moves the data of the run's addresses (Fisher and Yates).
+// shuffle moves the addresses of the run (Fisher and Yates).
 func (r run) shuffle(msg []byte, rnd *random) {
+	if r.mixed {
+		r.shuffleMixed(msg, rnd)
+		return
+	}
 	for left := r.n; left > 1; left-- {
 		j := rnd.below(left)
 		if j == left-1 {
@@ -114,4 +141,27 @@ func (r run) shuffle(msg []byte, rnd *random) {
 			x[i], y[i] = y[i], x[i]
 		}
 	}
+}
+
+// shuffleMixed does it for records of different length, through a copy.
+func (r run) shuffleMixed(msg []byte, rnd *random) {
+	var old [fastpath.MaxPacket]byte
+	records := old[:copy(old[:], msg[r.begin:r.end])]
+	var starts [maxMixed]uint16
+	for i, at := 0, 0; i < r.n; i++ {
+		starts[i] = uint16(at)
+		at += recordLen(records[at:])
+	}
+	to := r.begin
+	for left := r.n; left > 0; left-- {
+		j := rnd.below(left)
+		record := records[starts[j]:]
+		to += copy(msg[to:], record[:recordLen(record)])
+		starts[j] = starts[left-1]
+	}
+}
+
+// recordLen is the length of the record that b starts with, whose owner is a pointer.
+func recordLen(b []byte) int {
+	return addressHead + int(binary.BigEndian.Uint16(b[addressHead-2:]))
 }

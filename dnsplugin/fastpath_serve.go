@@ -67,6 +67,7 @@ type fastZone struct {
 	only     [][]byte // if not all: suffixes of the names that may be in the cache
 	never    [][]byte // suffixes of names that must not come from the cache
 	prefetch bool
+	inOrder  bool    // sides are asked in an order of the cache's own, see Cache.lookup
 	meters   *meters // of the cache, for this server
 }
 
@@ -74,12 +75,15 @@ type fastZone struct {
 type fastWorker struct {
 	_ [128]byte
 	fastStats
-	id   ident
-	kind string // the side of the latest hit
+	id    ident  // for a look-up that is not of a batch
+	kind  string // the side of the latest hit
+	ready uint64 // see hasten
+
+	yielded time.Time // when it last gave way
 	random
-	key [wire.MaxKeyLen]byte
-	q   wire.Query
-	_   [128]byte
+	asked [chunk]asked
+	keys  [chunk][wire.MaxKeyLen]byte
+	_     [128]byte
 }
 
 func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
@@ -96,6 +100,7 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 			continue
 		}
 		z.prefetch = p.cache.cfg.Prefetch.Amount > 0
+		z.inOrder = p.cache.cfg.Stale.PreferPositive && p.cache.cfg.Stale.UpTo > 0
 		z.meters = p.cache.meters.of(s.Addr)
 		if z.only, err = suffixes(p.cache.zones); err != nil {
 			return nil, err
@@ -170,68 +175,92 @@ func (f *fastServer) Serve(worker int, b *fastpath.Batch) {
 	w.mu.Lock()
 	now := f.now()
 	busy := false
-	for i := range b.Len() {
-		pkt := b.Packet(i)
-		reply, z, why := f.answer(w, pkt, b.Buffer(i), now)
+	for first := 0; first < b.Len(); first += chunk {
+		busy = f.serve(w, b, first, min(chunk, b.Len()-first), now) || busy
+	}
+	end := f.now()
+	w.lasted(end.Sub(now))
+	w.mu.Unlock()
+	w.giveWay(end, busy || f.backlog.busy())
+}
+
+const (
+	// others is how long those who serve the misses may have to wait while a
+	// worker has a processor of the scheduler's to itself.
+	others = 100 * time.Microsecond
+	// slice is how long a worker goes on if nobody is known to wait. Past 10 ms
+	// the scheduler's monitor would interrupt us every 20 us.
+	slice = 4 * time.Millisecond
+)
+
+// giveWay lets other goroutines run if it is their turn.
+func (w *fastWorker) giveWay(now time.Time, awaited bool) {
+	since := now.Sub(w.yielded)
+	if since < slice && !(awaited && since >= others) {
+		return
+	}
+	w.yielded = now
+	runtime.Gosched()
+}
+
+// serve answers n packets of b. It reports whether somebody must run for those
+// that it can't.
+func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now time.Time) (busy bool) {
+	all := w.asked[:n]
+	for i := range all {
+		f.understand(&all[i], b.Packet(first+i), w.keys[i][:0])
+	}
+	w.hasten(all)
+	for i := range all {
+		a, pkt := &all[i], b.Packet(first+i)
+		reply, why := f.find(w, a, pkt, b.Buffer(), now)
 		if why == understood {
-			b.Reply(i, len(reply))
-			if z.counted {
-				w.count(z, &w.q, len(pkt), b.IPv4(i))
+			b.Reply(first+i, len(reply))
+			if a.zone.counted {
+				w.count(a.zone, &a.q, len(pkt), b.IPv4(first+i))
 			}
 			continue
 		}
 		w.declined(why)
-		busy = f.decline(w, z, why, pkt, b, i) || busy
+		busy = f.decline(a, why, pkt, b, first+i) || busy
 	}
-	w.lasted(f.now().Sub(now))
-	w.mu.Unlock()
-	if busy || f.backlog.busy() {
-		// This thread is ours alone: without giving way, on one CPU, those who
-		// serve the misses would wait for the scheduler to notice.
-		runtime.Gosched()
-	}
+	return busy
 }
 
-// answer appends the reply to pkt to buf. If it can't, why is not understood;
-// then z is the zone of the query if that is known, and w has its key.
+// answer appends the reply to one packet to buf. If it can't, why is not
+// understood; a is the question, as far as it is known.
+func (f *fastServer) answer(w *fastWorker, pkt, buf []byte, now time.Time) (reply []byte, a *asked, why declined) {
+	a = &w.asked[0]
+	f.understand(a, pkt, w.keys[0][:0])
+	w.hasten(w.asked[:1])
+	reply, why = f.find(w, a, pkt, buf, now)
+	return reply, a, why
+}
+
+// find looks the question a of pkt up and appends the reply to buf.
 //
 // Nothing here allocates, locks, or writes what another worker reads.
-func (f *fastServer) answer(w *fastWorker, pkt, buf []byte, now time.Time) (reply []byte, z *fastZone, why declined) {
-	q := &w.q
-	if r := wire.ParseQuery(pkt, q); r != wire.OK {
-		return nil, nil, declined(r)
+func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, declined) {
+	if a.why != understood {
+		return nil, a.why
 	}
-	w.id.key = wire.AppendKey(w.key[:0], q.Name(pkt), q.Type, q.Class, q.DO, q.CD)
-	z = f.zoneOf(keyName(w.id.key))
-	switch {
-	case z == nil || z.why != "":
-		return nil, z, otherZone
-	case q.Type == dns.TypeDS:
-		return nil, z, typeDS
-	}
-	w.id.do, w.id.cd, w.id.ad = q.DO, q.CD, q.AD
-	w.id.hash = z.cache.success.store.Hash(w.id.key)
-	return f.find(w, z, pkt, buf, now)
-}
-
-// find looks the question of w up and appends the reply to buf.
-func (f *fastServer) find(w *fastWorker, z *fastZone, pkt, buf []byte, now time.Time) ([]byte, *fastZone, declined) {
-	c, q := z.cache, &w.q
+	z, q := a.zone, &a.q
+	c := z.cache
 	at := c.instant(now)
-	e, kind := c.lookup(&w.id, at)
+	e, kind := w.entryOf(a, at)
 	if e == nil {
-		return nil, z, miss
+		return nil, miss
 	}
 	left := e.Left(at)
 	ttl := uint32(max(0, left))
 	stale := left <= 0
 	switch {
 	case stale && !settled(e, at):
-		return nil, z, refreshing
+		return nil, refreshing
 	case stale:
 		ttl = uint32(c.cfg.Stale.ResponseTTL / time.Second)
 	case z.prefetch && c.popular(e, at):
-		return nil, z, refreshing
+		return nil, refreshing
 	}
 	if c.cfg.KeepTTL && (!stale || c.cfg.Stale.ResponseTTL == 0) {
 		ttl = e.TTL
@@ -239,22 +268,22 @@ func (f *fastServer) find(w *fastWorker, z *fastZone, pkt, buf []byte, now time.
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
 	}
-	a := e.Answer()
+	answer := e.Answer()
 	ede := e.EDE()
-	reply, ok := a.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)), ede)
+	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)), ede)
 	size := int(e.Plain)
 	if len(ede) > 0 && q.OPT {
 		size += optLen + len(ede) // an OPT that is there before the server adds its own is counted
 	}
 	if !ok || size >= maxPlain || len(pkt) > maxCounted {
-		return nil, z, tooLong
+		return nil, tooLong
 	}
-	if z.shuffled && !arrange(&a, reply, &w.random) {
-		return nil, z, shuffling
+	if z.shuffled && !arrange(&answer, reply, &w.random) {
+		return nil, shuffling
 	}
 	w.kind = kind
-	w.hit(z, kind, a.Rcode(), size, stale)
-	return reply, z, understood
+	w.hit(z, kind, answer.Rcode(), size, stale)
+	return reply, understood
 }
 
 // zoneOf returns the zone that the name belongs to: the longest one that holds it.
@@ -286,13 +315,13 @@ func within(name []byte, zones [][]byte) bool {
 }
 
 // decline hands a packet to the chain. It reports whether someone must run for it.
-func (f *fastServer) decline(w *fastWorker, z *fastZone, why declined, pkt []byte, b *fastpath.Batch, i int) bool {
+func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Batch, i int) bool {
 	if len(pkt) < wire.HeaderLen {
 		return false // nothing to reply to: CoreDNS drops it too
 	}
 	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...), origin: b.Origin(i), ipv4: b.IPv4(i)}
-	if (why == miss || why == refreshing) && z.coalesces(w.q.Type) {
-		j.zone, j.key = z, string(w.id.key)
+	if (why == miss || why == refreshing) && a.zone.coalesces(a.q.Type) {
+		j.zone, j.key = a.zone, string(a.key)
 	}
 	return f.backlog.submit(j)
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func main() {
-	bench.Main("dns", map[string]bench.Role{"load": runLoad}, func(ctx context.Context, args []string) error {
+	bench.Main("dns", map[string]bench.Role{"load": runLoad, "echo": runEcho}, func(ctx context.Context, args []string) error {
 		o, err := parseOptions(args)
 		if err != nil {
 			return err

@@ -13,6 +13,8 @@ import (
 const (
 	// nameLen holds a sockaddr_in6, the longest address here.
 	nameLen = unix.SizeofSockaddrInet6
+	// align of replies: copies of a few bytes then stay within a word.
+	align = 8
 	// controlLen holds the one control message that we ask for.
 	controlLen = 40 // CMSG_SPACE(sizeof(struct in6_pktinfo)); that of in_pktinfo is 32
 )
@@ -30,6 +32,7 @@ type mmsghdr struct {
 type Batch struct {
 	n       int // packets
 	replies int // out[:replies] are to be sent
+	used    int // bytes of outBytes that they take
 
 	sock    *socket
 	pktinfo bool
@@ -38,7 +41,7 @@ type Batch struct {
 	inIov    []unix.Iovec
 	outIov   []unix.Iovec
 	inBytes  []byte // stride apart
-	outBytes []byte
+	outBytes []byte // replies one behind the other, as their bytes lie in fewer pages so
 	names    []byte // nameLen apart
 	controls []byte // controlLen apart
 }
@@ -49,7 +52,7 @@ func newBatch(s *socket, size int, pktinfo bool) *Batch {
 		sock: s, pktinfo: pktinfo,
 		in: make([]mmsghdr, size), out: make([]mmsghdr, size),
 		inIov: make([]unix.Iovec, size), outIov: make([]unix.Iovec, size),
-		inBytes: make([]byte, size*stride), outBytes: make([]byte, size*stride),
+		inBytes: make([]byte, size*stride), outBytes: make([]byte, size*MaxPacket),
 		names: make([]byte, size*nameLen), controls: make([]byte, size*controlLen),
 	}
 	for i := range size {
@@ -77,7 +80,7 @@ func (b *Batch) reset() {
 			h.SetControllen(controlLen)
 		}
 	}
-	b.n, b.replies = 0, 0
+	b.n, b.replies, b.used = 0, 0, 0
 }
 
 // Len is the number of packets.
@@ -92,17 +95,18 @@ func (b *Batch) Packet(i int) []byte {
 	return b.inBytes[i*stride:][:m.len:m.len]
 }
 
-// Buffer returns where a reply to packet i may be written: no bytes, with
-// room for MaxPacket.
-func (b *Batch) Buffer(i int) []byte { return b.outBytes[i*stride:][:0:MaxPacket] }
+// Buffer returns where the next reply may be written: no bytes, with room for
+// MaxPacket.
+func (b *Batch) Buffer() []byte { return b.outBytes[b.used:][:0:MaxPacket] }
 
 // Reply says that the reply to packet i stands in the first n bytes of
-// Buffer(i). It may be called once per packet.
+// Buffer. It may be called once per packet.
 func (b *Batch) Reply(i, n int) {
 	in, out := &b.in[i].hdr, &b.out[b.replies].hdr
 	iov := &b.outIov[b.replies]
-	iov.Base = &b.outBytes[i*stride]
+	iov.Base = &b.outBytes[b.used]
 	iov.SetLen(n)
+	b.used += (n + align - 1) &^ (align - 1)
 	out.Name, out.Namelen = in.Name, in.Namelen
 	if b.pktinfo {
 		// What told us the address that was asked tells the kernel to answer from it.

@@ -13,8 +13,8 @@
 //
 //   - group: all sockets that are bound to one address with SO_REUSEPORT. The
 //     kernel deals each packet to one of them. A [Group] is our part of it.
-//   - worker: a socket, a goroutine locked to a thread, and a [Batch] of
-//     buffers. Workers share nothing that one of them writes per packet.
+//   - worker: a socket, a goroutine, and a [Batch] of buffers. Workers share
+//     nothing that one of them writes per packet.
 //   - handler: decides what becomes of a batch (see [Handler]).
 //   - origin: where a packet came from and which of our addresses it was sent
 //     to. A reply may be sent to it later, from any goroutine.

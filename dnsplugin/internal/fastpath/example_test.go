@@ -14,7 +14,7 @@ type upper struct{}
 
 func (upper) Serve(_ int, b *fastpath.Batch) {
 	for i := range b.Len() {
-		out := b.Buffer(i)
+		out := b.Buffer()
 		for _, c := range b.Packet(i) {
 			out = append(out, c-32)
 		}

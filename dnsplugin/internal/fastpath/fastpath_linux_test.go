@@ -34,9 +34,9 @@ func (e *echo) Serve(_ int, b *Batch) {
 		case bytes.HasPrefix(p, []byte("later")):
 			e.later <- b.Origin(i)
 		case bytes.HasPrefix(p, []byte("family")):
-			b.Reply(i, len(fmt.Appendf(b.Buffer(i), "%v", b.IPv4(i))))
+			b.Reply(i, len(fmt.Appendf(b.Buffer(), "%v", b.IPv4(i))))
 		case !bytes.HasPrefix(p, []byte("no")):
-			b.Reply(i, len(append(append(b.Buffer(i), p...), e.mark...)))
+			b.Reply(i, len(append(append(b.Buffer(), p...), e.mark...)))
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (*Batch) Len() int { return 0 }
 func (*Batch) Packet(int) []byte { return nil }
 
 // Buffer returns nothing on this system.
-func (*Batch) Buffer(int) []byte { return nil }
+func (*Batch) Buffer() []byte { return nil }
 
 // Reply does nothing on this system.
 func (*Batch) Reply(int, int) {}

@@ -158,7 +158,15 @@ func tagOf(hash uint64) uint16 { return uint16(hash >> 16) }
 // Hash(key). It allocates nothing and takes no lock.
 func (s *Store) Get(hash uint64, key []byte, now Instant) *Entry {
 	e, _ := s.shard(hash).find(hash, key)
-	if e == nil || e.Dead <= now {
+	if e == nil {
+		return nil
+	}
+	return e.take(now)
+}
+
+// take returns e and counts a visit, unless it is dead.
+func (e *Entry) take(now Instant) *Entry {
+	if e.Dead <= now {
 		return nil
 	}
 	// Look before writing: a hot entry's line stays shared by all cores.

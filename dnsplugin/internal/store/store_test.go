@@ -123,6 +123,50 @@ func TestGetReturnsWhatWasPut(t *testing.T) {
 	}
 }
 
+// The steps of a batch find what Get finds, whether the tag is another key's, the
+// entry is dead, or there is none.
+func TestStepsOfABatchFindWhatGetFinds(t *testing.T) {
+	s := New(Options{Bytes: 4 << 20})
+	const n = 8000
+	for i := range n {
+		put(t, s, i, Instant(i)*Instant(time.Millisecond))
+	}
+	found := 0
+	for i := range n + 1000 {
+		k := key(i)
+		h := s.Hash(k)
+		now := Instant(62 * time.Second) // the first 2,000 are dead
+		s.Touch(h)
+		e := s.Likely(h)
+		if e != nil {
+			e.Touch()
+			e = s.Take(e, k, now)
+		}
+		if want := s.Get(h, k, now); e != want {
+			// Another key with the tag of this one stands before it: rare, and the
+			// caller asks Get then.
+			if e != nil {
+				t.Fatalf("key %d: another entry", i)
+			}
+			continue
+		}
+		if e != nil {
+			found++
+			if idOf(e) != uint32(i) {
+				t.Fatalf("key %d has the answer of %d", i, idOf(e))
+			}
+		}
+	}
+	if found < 5900 || found > 6000 {
+		t.Errorf("%d found", found)
+	}
+	if n := testing.AllocsPerRun(100, func() { s.Take(s.Likely(s.Hash(key7)), key7, 0).Touch() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+var key7 = key(7)
+
 func TestDeadEntryIsNotReturned(t *testing.T) {
 	s := New(Options{})
 	e, _ := s.Put(s.Hash(key(1)), key(1), NewRecord(answer(t, 1, 0), 1000, 5, 3*time.Second), 1000)

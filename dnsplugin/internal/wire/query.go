@@ -234,12 +234,32 @@ func AppendKey(dst, name []byte, qtype, qclass uint16, do, cd bool) []byte {
 		bits |= 2
 	}
 	dst = append(dst, bits, byte(qtype>>8), byte(qtype), byte(qclass>>8), byte(qclass))
-	for _, c := range name {
-		// Label lengths are at most 63, below 'A', so they pass unchanged.
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		dst = append(dst, c)
-	}
+	at := len(dst)
+	dst = append(dst, name...)
+	lower(dst[at:])
 	return dst
+}
+
+// lower turns the letters A to Z in b into lower case, eight bytes at a time.
+// Label lengths are at most 63, below 'A', so in a name they pass unchanged.
+func lower(b []byte) {
+	const (
+		each  = 0x0101010101010101 // a byte's value in each of eight bytes
+		tops  = 0x80 * each
+		fromA = (0x80 - 'A') * each
+		fromZ = (0x80 - 'Z' - 1) * each
+	)
+	for ; len(b) >= 8; b = b[8:] {
+		x := binary.LittleEndian.Uint64(b)
+		// The top bit of a byte of low+fromA says: 'A' or above; of low+fromZ:
+		// above 'Z'. Neither carries into the next byte.
+		low := x &^ tops
+		upper := (low + fromA) &^ (low + fromZ) &^ x & tops
+		binary.LittleEndian.PutUint64(b, x|upper>>2) // 0x80>>2 is 'a'-'A'
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
 }

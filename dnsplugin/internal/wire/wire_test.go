@@ -422,3 +422,26 @@ func Example() {
 	fmt.Printf("%q type %d, replies up to %d bytes\n", q.Name(pkt), q.Type, q.Limit())
 	// Output: "\aexample\x03org\x00" type 1, replies up to 512 bytes
 }
+
+// Eight bytes at a time give what one at a time gives, for every byte at every place.
+func TestKeysAreInLowerCase(t *testing.T) {
+	t.Parallel()
+	for n := range 20 {
+		for c := range 256 {
+			for at := range n {
+				b := bytes.Repeat([]byte{'@'}, n)
+				b[at] = byte(c)
+				want := byte(c)
+				if 'A' <= want && want <= 'Z' {
+					want += 'a' - 'A'
+				}
+				got := wire.AppendKey(nil, b, 1, 1, false, false)[wire.MaxKeyLen-wire.MaxNameLen:]
+				for i, got := range got {
+					if (i == at && got != want) || (i != at && got != '@') {
+						t.Fatalf("%#x at %d of %d: byte %d is %#x", c, at, n, i, got)
+					}
+				}
+			}
+		}
+	}
+}
