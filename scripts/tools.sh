@@ -25,12 +25,16 @@ module() {
 for tool in "$@"; do
 	wanted=$(module "$tool")
 	stamp=".tools/$tool.version"
-	# Rebuilt when the pin or the Go version changes: an analyser reads the
-	# standard library with the compiler it was built by.
-	want="$wanted $(go env GOVERSION)"
 	# Without what we do not start: half the time to build.
-	tags=no_btrfs,no_cri,no_zfs,no_devmapper
-	case "$tool" in containerd*) ;; ctr) tags=no_btrfs ;; *) tags= ;; esac
+	tags=
+	case "$tool" in
+	containerd) tags=no_btrfs,no_zfs,no_devmapper ;; # with CRI: pods are tested
+	containerd-*) tags=no_btrfs,no_cri,no_zfs,no_devmapper ;;
+	ctr) tags=no_btrfs ;;
+	esac
+	# Rebuilt when the pin, the tags or the Go version changes: an analyser reads
+	# the standard library with the compiler it was built by.
+	want="$wanted $(go env GOVERSION)${tags:+ $tags}"
 	if [ -x ".tools/bin/$tool" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
 		continue
 	fi

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -45,9 +46,10 @@ func tool(t *testing.T, name string) string {
 
 // node is a containerd with its ctr.
 type node struct {
-	t   *testing.T
-	dir string
-	ctr string
+	t         *testing.T
+	dir       string
+	ctr       string
+	namespace string
 }
 
 // config is soci/deploy/containerd.toml in a directory of its own.
@@ -62,17 +64,19 @@ func config(t *testing.T, dir string) []byte {
 		t.Fatalf("containerd.toml does not name %s", socket)
 	}
 	text = bytes.ReplaceAll(text, socket, []byte(filepath.Join(dir, "s.sock")))
+	text = bytes.ReplaceAll(text, []byte(`"/var/lib/penstock"`), fmt.Appendf(nil, "%q", filepath.Join(dir, "sn")))
 	return fmt.Appendf(text, "[grpc]\n  address = %q\n", filepath.Join(dir, "c.sock"))
 }
 
-// containerd starts a containerd that uses the socket in dir.
-func containerd(t *testing.T, dir string) *node {
+// containerd starts a containerd that uses the socket in dir. more is added to its
+// configuration, with arguments.
+func containerd(t *testing.T, dir, more string, args ...any) *node {
 	t.Helper()
-	n := &node{t: t, dir: dir, ctr: tool(t, "ctr")}
+	n := &node{t: t, dir: dir, ctr: tool(t, "ctr"), namespace: "penstock"}
 	program, shim := tool(t, "containerd"), tool(t, "containerd-shim-runc-v2")
 	tool(t, "runc")
 	file := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(file, config(t, dir), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(config(t, dir), more, args...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "containerd.log"))
@@ -101,7 +105,7 @@ func containerd(t *testing.T, dir string) *node {
 func (n *node) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, n.ctr, append([]string{"--address", filepath.Join(n.dir, "c.sock"), "--namespace", "penstock"}, args...)...)
+	cmd := exec.CommandContext(ctx, n.ctr, append([]string{"--address", filepath.Join(n.dir, "c.sock"), "--namespace", n.namespace}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -132,9 +136,19 @@ func program(t *testing.T) []byte {
 	source := filepath.Join(dir, "main.go")
 	err := os.WriteFile(source, []byte(`package main
 
-import "os"
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
 
 func main() {
+	if len(os.Args) > 1 { // the container of a sandbox: it only is there
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, syscall.SIGTERM)
+		<-end
+		return
+	}
 	b, err := os.ReadFile("/etc/motd")
 	if err != nil {
 		panic(err)
@@ -179,6 +193,12 @@ func file(t *testing.T, path string, data []byte) v1.Layer {
 // push stores an image that runs /bin/hello.
 func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) string {
 	t.Helper()
+	return pushCommand(t, o, ref, []string{"/bin/hello"}, layers...)
+}
+
+// pushCommand stores an image that runs a command.
+func pushCommand(t *testing.T, o *testorigin.Origin, ref string, command []string, layers ...v1.Layer) string {
+	t.Helper()
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range layers {
 		var err error
@@ -191,7 +211,7 @@ func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) st
 		t.Fatal(err)
 	}
 	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture, cfg.Config.Cmd = "linux", runtime.GOARCH, []string{"/bin/hello"}
+	cfg.OS, cfg.Architecture, cfg.Config.Cmd = "linux", runtime.GOARCH, command
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +219,7 @@ func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) st
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(r, img, remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(r, img, remote.WithContext(t.Context()), remote.WithAuth(&authn.Basic{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword})); err != nil {
 		t.Fatal(err)
 	}
 	o.Reset() // counters tell of the pull alone
@@ -244,7 +264,7 @@ func TestPrivContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { o.Close() })
-	n := containerd(t, dir)
+	n := containerd(t, dir, "")
 	d := start(t, dir)
 	hello := file(t, "bin/hello", program(t))
 	motd := func(text string) v1.Layer { return file(t, "etc/motd", []byte(text)) }

@@ -19,6 +19,9 @@ A snapshotter for containerd that fetches and unpacks images itself. See docs/so
 
   --root DIR           snapshots and layers (default: /var/lib/penstock)
   --address SOCKET     UNIX socket for containerd (default: /run/penstock/snapshotter.sock)
+  --image-service SOCKET
+                       CRI's image service for kubelet, in front of containerd's: pull secrets get to the snapshotter (default: none)
+  --containerd SOCKET  containerd's socket, for --image-service (default: /run/containerd/containerd.sock)
   --http HOST:PORT     /metrics and /pulls (default: 127.0.0.1:9437; "none")
   --plain-http         http instead of https to registries (loopback ones get http anyway)
   --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
@@ -36,6 +39,7 @@ Exit code: 0 after SIGINT or SIGTERM, 1 failed, 2 wrong command line.
 const (
 	defaultRoot   = "/var/lib/penstock"
 	defaultSocket = "/run/penstock/snapshotter.sock"
+	defaultNext   = "/run/containerd/containerd.sock"
 	defaultHTTP   = "127.0.0.1:9437" // a port that nobody has registered with Prometheus
 )
 
@@ -47,6 +51,8 @@ type command struct {
 	puller      soci.Options
 	snapshotter snapshotter.Options
 	listen      snapshotter.Listen
+	images      string // socket for kubelet; "": none
+	containerd  string // socket
 	log         *slog.Logger
 }
 
@@ -57,6 +63,8 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&c.snapshotter.Root, "root", defaultRoot, "")
 	f.StringVar(&c.listen.Socket, "address", defaultSocket, "")
+	f.StringVar(&c.images, "image-service", "", "")
+	f.StringVar(&c.containerd, "containerd", defaultNext, "")
 	f.StringVar(&c.listen.HTTP, "http", defaultHTTP, "")
 	f.BoolVar(&c.puller.PlainHTTP, "plain-http", false, "")
 	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
@@ -78,6 +86,9 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	}
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("%q is not a flag: there are only flags (see penstock-snapshotter --help)", f.Arg(0))
+	}
+	if c.images != "" && c.images == c.listen.Socket {
+		return nil, fmt.Errorf("--image-service and --address are both %s: kubelet and containerd need a socket each", c.images)
 	}
 	if c.listen.HTTP == "none" {
 		c.listen.HTTP = ""

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
@@ -51,6 +52,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // serve runs until the context ends.
 func (c *command) serve(ctx context.Context) (err error) {
+	var images *snapshotter.Images
+	if c.images != "" {
+		if images, err = snapshotter.NewImages(c.containerd, nil, c.log); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, images.Close()) }()
+		c.puller.Credentials = images.Credentials
+	}
 	puller, err := soci.New(c.puller)
 	if err != nil {
 		return err
@@ -65,9 +74,20 @@ func (c *command) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	return snapshotter.Serve(ctx, s, c.listen, reg, func(http string) {
-		c.log.Info("serving", slog.String("socket", c.listen.Socket), slog.String("root", opts.Root), slog.String("http", http))
+	all, ctx := errgroup.WithContext(ctx) // one that fails ends the other
+	all.Go(func() error {
+		return snapshotter.Serve(ctx, s, c.listen, reg, func(http string) {
+			c.log.Info("serving", slog.String("socket", c.listen.Socket), slog.String("root", opts.Root), slog.String("http", http))
+		})
 	})
+	if images != nil {
+		all.Go(func() error {
+			return snapshotter.ServeImages(ctx, images, c.images, func() {
+				c.log.Info("serving the image service", slog.String("socket", c.images), slog.String("containerd", c.containerd))
+			})
+		})
+	}
+	return all.Wait()
 }
 
 // oneLine keeps joined errors and remote messages on one line.

@@ -47,6 +47,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--layers", "-1"}, 2, "-1"},
 		{[]string{"--hosts-dir", "/no/such"}, 2, `"/no/such"`},
 		{[]string{"--linger", "soon"}, 2, `"soon"`},
+		{[]string{"--address", "/run/a", "--image-service", "/run/a"}, 2, "a socket each"},
 		{[]string{"--root", "relative"}, 1, `"relative" is relative`},
 		{[]string{"--root", filepath.Join(file, "x")}, 1, "not a directory"},
 		{[]string{"--root", filepath.Join(dir, "a"), "--address", file}, 1, "is not a socket"},

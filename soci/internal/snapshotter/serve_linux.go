@@ -85,6 +85,28 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	return err
 }
 
+// ServeImages serves the image service of CRI at a socket until the context ends. ready,
+// if not nil, is called when kubelet can connect.
+func ServeImages(ctx context.Context, s *Images, path string, ready func()) error {
+	socket, err := listenSocket(ctx, path)
+	if err != nil {
+		return fmt.Errorf("image service: %w", err)
+	}
+	server := s.Server()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(socket) }()
+	if ready != nil {
+		ready()
+	}
+	select {
+	case <-ctx.Done():
+	case err := <-ended:
+		return err
+	}
+	server.Stop() // a pull takes minutes; kubelet asks again
+	return <-ended
+}
+
 // listenSocket listens on a path, over a socket that a dead process has left.
 func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	const most = 107 // bytes of a path in struct sockaddr_un, and a zero

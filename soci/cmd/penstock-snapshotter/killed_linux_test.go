@@ -1,0 +1,288 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+// killRounds is how often TestPrivKilledRounds kills; "100" is the full run.
+const killRounds = "PENSTOCK_KILL_ROUNDS"
+
+// sources is a layer of folders of the Go source tree, with entries that are more than
+// files above them.
+func sources(t *testing.T, folders ...string) v1.Layer {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skip("needs the go command: ", err)
+	}
+	root := filepath.Join(strings.TrimSpace(string(out)), "src")
+	var buf bytes.Buffer
+	z, _ := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
+	w := tar.NewWriter(z)
+	for _, f := range folders {
+		if err := w.AddFS(&sub{os.DirFS(root), f}); err != nil {
+			t.Skip("needs the Go source tree: ", err)
+		}
+	}
+	name := strings.ReplaceAll(folders[0], "/", "-")
+	for _, h := range []tar.Header{
+		{Typeflag: tar.TypeSymlink, Name: "links/" + name, Linkname: "../" + folders[0]},
+		{Typeflag: tar.TypeReg, Name: "bin/" + name, Mode: 0o4755},
+		{Typeflag: tar.TypeReg, Name: "gone/.wh." + name},
+		{Typeflag: tar.TypeFifo, Name: "run/" + name, Mode: 0o600},
+	} {
+		h.ModTime = time.Unix(1_700_000_000, 0)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	z.Close()
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// sub is one folder of a file system, under its own name.
+type sub struct {
+	fs.FS
+	folder string
+}
+
+func (s *sub) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(s.FS, name)
+	return slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
+		at := e.Name()
+		if name != "." {
+			at = name + "/" + at
+		}
+		return !strings.HasPrefix(s.folder+"/", at+"/") && !strings.HasPrefix(at, s.folder+"/")
+	}), err
+}
+
+// layersOn returns what each fetched layer below a directory of the daemon's root looks
+// like, by chain ID. What has no record is none, and is counted.
+func (d *daemon) layersOn(t *testing.T, dir string) (looks map[string]string, others int) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(d.root, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	looks = make(map[string]string)
+	for _, e := range entries {
+		at := filepath.Join(d.root, dir, e.Name())
+		data, err := os.ReadFile(filepath.Join(at, "layer.json"))
+		var r struct{ Chain string }
+		if err != nil || json.Unmarshal(data, &r) != nil {
+			others++
+			continue
+		}
+		looks[r.Chain] = look(t, filepath.Join(at, "fs"))
+	}
+	return looks, others
+}
+
+// look is a fingerprint of a tree: names, modes, owners, times, links, contents.
+func look(t *testing.T, dir string) string {
+	t.Helper()
+	h := sha256.New()
+	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		fmt.Fprintf(h, "%s %v %d %d %d ", strings.TrimPrefix(p, dir), info.Mode(), st.Uid, st.Gid, st.Rdev)
+		switch {
+		case info.Mode().IsRegular():
+			f, err := os.Open(p)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			n, err := io.Copy(h, f)
+			fmt.Fprintln(h, n, info.ModTime().UnixNano())
+			return err
+		case info.Mode()&fs.ModeSymlink != 0:
+			to, err := os.Readlink(p)
+			fmt.Fprintln(h, to)
+			return err
+		}
+		fmt.Fprintln(h)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(h.Sum(nil))
+}
+
+// killing is a containerd whose snapshotter is killed again and again.
+type killing struct {
+	*node
+	o      *testorigin.Origin
+	d      *daemon
+	ref    string
+	layers []v1.Layer
+	want   map[string]string // what layers look like, by chain ID
+	took   time.Duration     // an undisturbed pull
+
+	killed, kept    int   // pulls that failed; layers that were there after the kill
+	finished, again int64 // bytes of those; bytes of them that were fetched again
+}
+
+// TestPrivKilledRounds kills the daemon at moments drawn from a seed while containerd
+// pulls through it, starts it again and pulls again. No layer is ever visible that is not
+// whole, finished layers are not fetched again, and nothing is left behind.
+func TestPrivKilledRounds(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: containerd")
+	}
+	rounds := 3
+	if s := os.Getenv(killRounds); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Slow connections spread a pull over a time in which a kill can hit.
+	o, err := testorigin.Start(testorigin.Options{ConnRate: 3 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	dir := shortDir(t)
+	k := &killing{node: containerd(t, dir, ""), o: o, d: start(t, dir)}
+	for _, f := range []string{"net/http", "go", "unicode", "os", "encoding", "crypto", "text", "math"} {
+		k.layers = append(k.layers, sources(t, f))
+	}
+	k.ref = push(t, o, "app:killed", k.layers...)
+	begin := time.Now()
+	k.do("images", "pull", "--snapshotter", "penstock", "--plain-http", k.ref)
+	k.took = time.Since(begin)
+	if k.want, _ = k.d.layersOn(t, "snapshots"); len(k.want) != len(k.layers) {
+		t.Fatalf("%d snapshots of %d layers", len(k.want), len(k.layers))
+	}
+	k.empty()
+	for seed := range rounds {
+		k.round(uint64(seed))
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	t.Logf("%d rounds: %d pulls killed (one takes %v undisturbed), %d layers finished before; of their %d bytes %d fetched again",
+		rounds, k.killed, k.took.Round(time.Millisecond), k.kept, k.finished, k.again)
+	if k.killed == 0 {
+		t.Error("no pull was killed in time")
+	}
+	if k.again*20 > k.finished {
+		t.Error("more than 5 % of finished bytes were fetched again")
+	}
+}
+
+// round kills once and pulls again.
+func (k *killing) round(seed uint64) {
+	t := k.t
+	t.Helper()
+	moment := time.Duration(rand.New(rand.NewPCG(seed, 7)).Float64() * 1.1 * float64(k.took))
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := k.try("images", "pull", "--snapshotter", "penstock", "--plain-http", k.ref)
+		pulled <- err
+	}()
+	<-time.After(moment)
+	k.d.end(syscall.SIGKILL)
+	if err := <-pulled; err != nil {
+		k.killed++
+	}
+	k.o.Reset()
+	k.d = start(t, k.dir)
+	ready, strange := k.d.layersOn(t, "ready")
+	done, half := k.d.layersOn(t, "snapshots")
+	if n := k.d.entries("work"); n+strange+half > 0 {
+		t.Errorf("%d directories are left in work, %d in ready, %d in snapshots", n, strange, half)
+	}
+	maps.Copy(done, ready)
+	for chain, l := range done {
+		if l != k.want[chain] {
+			t.Errorf("layer %s was taken over and is not what it should be", chain)
+		}
+	}
+	k.connected()
+	k.do("images", "pull", "--snapshotter", "penstock", "--plain-http", k.ref)
+	if got, _ := k.d.layersOn(t, "snapshots"); !maps.Equal(got, k.want) {
+		t.Errorf("after the second pull %d snapshots are not what %d should be", len(got), len(k.want))
+	}
+	k.count(done)
+	k.empty()
+}
+
+// connected waits until containerd has connected again: it backs off for a second or so,
+// and each question is a process.
+func (k *killing) connected() {
+	k.t.Helper()
+	for tick := time.Tick(200 * time.Millisecond); ; <-tick {
+		_, err := k.try("snapshots", "--snapshotter", "penstock", "ls")
+		if err == nil {
+			return
+		}
+		if k.t.Context().Err() != nil {
+			k.t.Fatal(err)
+		}
+	}
+}
+
+// count adds up what was finished and what of it was fetched again.
+func (k *killing) count(done map[string]string) {
+	chain := ""
+	for _, l := range k.layers {
+		id, _ := l.DiffID()
+		if chain == "" {
+			chain = id.String()
+		} else {
+			chain = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(chain+" "+id.String())))
+		}
+		if _, ok := done[chain]; ok {
+			k.kept++
+			k.finished += size(l)
+			k.again += fetched(k.o, l)
+		}
+	}
+}
+
+// empty removes the image and wants nothing to be left of it.
+func (k *killing) empty() {
+	k.t.Helper()
+	k.do("images", "rm", "--sync", k.ref)
+	if left := k.d.entries("snapshots") + k.d.entries("ready") + k.d.entries("work"); left != 0 {
+		k.t.Errorf("%d directories are left when the image is removed", left)
+	}
+}

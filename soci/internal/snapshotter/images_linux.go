@@ -1,0 +1,202 @@
+package snapshotter
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/registry"
+)
+
+// Images stands between kubelet and the image service of containerd. It hands every
+// call on as it is, and remembers the pull secrets of those that pull while they run: a
+// snapshotter is asked for layers and never told a secret, and images that need one
+// would be left to containerd.
+//
+// Make it with [NewImages]; close it after its server has ended. It is safe for
+// concurrent use.
+type Images struct {
+	next   *grpc.ClientConn
+	lookup func(ctx context.Context, host string) (soci.Credential, error)
+	log    *slog.Logger
+
+	mu    sync.Mutex // guards what follows
+	pulls []*pullSecret
+}
+
+// pullSecret is what one running pull may log in to its registry with.
+type pullSecret struct {
+	host string
+	cred soci.Credential
+}
+
+// NewImages returns the service in front of containerd's socket, which is connected to
+// when the first call comes. lookup is asked for hosts that no running pull has a secret
+// for; nil: docker's configuration. A nil log is silent.
+func NewImages(containerd string, lookup func(ctx context.Context, host string) (soci.Credential, error), log *slog.Logger) (*Images, error) {
+	next, err := grpc.NewClient("unix://"+containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("containerd's socket: %w", err)
+	}
+	if lookup == nil {
+		lookup = func(ctx context.Context, host string) (soci.Credential, error) {
+			c, err := registry.DockerCredentials(ctx, host)
+			return soci.Credential(c), err
+		}
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Images{next: next, lookup: lookup, log: log}, nil
+}
+
+// Close closes the connection to containerd.
+func (s *Images) Close() error { return s.next.Close() }
+
+// Credentials is for [soci.Options]: the secret of the pull from host that began last,
+// or else what the lookup says.
+func (s *Images) Credentials(ctx context.Context, host string) (soci.Credential, error) {
+	s.mu.Lock()
+	for _, p := range slices.Backward(s.pulls) {
+		if p.host == host {
+			s.mu.Unlock()
+			return p.cred, nil
+		}
+	}
+	s.mu.Unlock()
+	return s.lookup(ctx, host)
+}
+
+// Server returns the gRPC server of the service.
+func (s *Images) Server() *grpc.Server {
+	return grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(s.handle))
+}
+
+const (
+	imageService = "/" + "runtime.v1.ImageService" + "/"
+	pullImage    = imageService + "PullImage"
+)
+
+// handle hands one call on. Messages are not decoded, so that a newer kubelet and a newer
+// containerd can say to each other what this program has never heard of.
+func (s *Images) handle(_ any, in grpc.ServerStream) error {
+	method, ok := grpc.MethodFromServerStream(in)
+	if !ok || !strings.HasPrefix(method, imageService) {
+		return status.Errorf(codes.Unimplemented, "%s: only the image service of CRI is here; pods are containerd's own socket's", method)
+	}
+	ctx, cancel := context.WithCancel(in.Context())
+	defer cancel()
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		ctx = metadata.NewOutgoingContext(ctx, md)
+	}
+	desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	out, err := s.next.NewStream(ctx, desc, method, grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(maxMessage))
+	if err != nil {
+		return err
+	}
+	// CRI's calls have one request each.
+	var request rawMessage
+	if err := in.RecvMsg(&request); err != nil {
+		return err
+	}
+	if method == pullImage {
+		forget := s.remember(request)
+		defer forget()
+	}
+	if err := out.SendMsg(&request); err != nil && !errors.Is(err, io.EOF) { // the reason comes with RecvMsg
+		return err
+	}
+	if err := out.CloseSend(); err != nil {
+		return err
+	}
+	return answer(in, out)
+}
+
+// answer hands the answers back: one, or a stream of them.
+func answer(in grpc.ServerStream, out grpc.ClientStream) error {
+	defer func() { in.SetTrailer(out.Trailer()) }()
+	header, err := out.Header()
+	if err == nil {
+		err = in.SendHeader(header)
+	}
+	for err == nil {
+		var m rawMessage
+		if err = out.RecvMsg(&m); err == nil {
+			err = in.SendMsg(&m)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// remember keeps the secret of a pull until forget is called. A request without one, or
+// that can not be read, is containerd's to judge.
+func (s *Images) remember(request rawMessage) (forget func()) {
+	nothing := func() {}
+	var r cri.PullImageRequest
+	if err := proto.Unmarshal(request, &r); err != nil || r.GetAuth() == nil {
+		return nothing
+	}
+	ref, err := registry.ParseReference(r.GetImage().GetImage())
+	if err != nil {
+		return nothing
+	}
+	cred, err := credential(r.GetAuth(), ref.Host)
+	if err != nil {
+		s.log.Warn("a pull secret can not be used", "image", r.GetImage().GetImage(), "error", err)
+		return nothing
+	}
+	if cred == (soci.Credential{}) {
+		return nothing
+	}
+	p := &pullSecret{host: ref.Host, cred: cred}
+	s.mu.Lock()
+	s.pulls = append(s.pulls, p)
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pulls = slices.DeleteFunc(s.pulls, func(x *pullSecret) bool { return x == p })
+	}
+}
+
+// credential reads a secret as containerd does: for another server it is none.
+func credential(a *cri.AuthConfig, host string) (soci.Credential, error) {
+	if server := a.GetServerAddress(); server != "" {
+		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")
+		if server, _, _ = strings.Cut(server, "/"); server != host && (host != "docker.io" || server != "index.docker.io") {
+			return soci.Credential{}, nil
+		}
+	}
+	switch {
+	case a.GetUsername() != "":
+		return soci.Credential{Username: a.GetUsername(), Password: a.GetPassword()}, nil
+	case a.GetIdentityToken() != "":
+		return soci.Credential{IdentityToken: a.GetIdentityToken()}, nil
+	case a.GetAuth() != "":
+		text, err := base64.StdEncoding.DecodeString(a.GetAuth())
+		user, password, ok := strings.Cut(string(text), ":")
+		if err != nil || !ok {
+			return soci.Credential{}, errors.New("auth is not the base64 form of user:password")
+		}
+		return soci.Credential{Username: user, Password: strings.Trim(password, "\x00")}, nil
+	}
+	return soci.Credential{RegistryToken: a.GetRegistryToken()}, nil
+}
