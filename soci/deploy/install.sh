@@ -23,9 +23,10 @@ put() {
 
 put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755
 put "$BIN/penstock-pull" /opt/penstock/bin/penstock-pull 0755
+put "$FROM/uninstall.sh" /opt/penstock/bin/uninstall.sh 0755
 put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644
 case "$changed" in
-*penstock-snapshotter*)
+*penstock-snapshotter*) # running containers and snapshots do not notice
 	$SYSTEMCTL daemon-reload
 	$SYSTEMCTL enable penstock-snapshotter.service
 	$SYSTEMCTL restart penstock-snapshotter.service

@@ -12,6 +12,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/penstock/penstock/internal/testorigin"
 )
 
 // TestManifests reads the manifests as strictly as the API server does.
@@ -92,7 +94,7 @@ func TestInstall(t *testing.T) {
 	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != want {
 		t.Errorf("%q, %v; want %q", calls, err, want)
 	}
-	for _, f := range []string{"opt/penstock/bin/penstock-snapshotter", "opt/penstock/bin/penstock-pull", "etc/systemd/system/penstock-snapshotter.service", "etc/containerd/conf.d/penstock.toml"} {
+	for _, f := range []string{"opt/penstock/bin/penstock-snapshotter", "opt/penstock/bin/penstock-pull", "opt/penstock/bin/uninstall.sh", "etc/systemd/system/penstock-snapshotter.service", "etc/containerd/conf.d/penstock.toml"} {
 		if _, err := os.Stat(filepath.Join(host, f)); err != nil {
 			t.Error(err)
 		}
@@ -100,5 +102,55 @@ func TestInstall(t *testing.T) {
 	install()
 	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || !bytes.Equal(calls, []byte(want)) {
 		t.Errorf("a second run restarted something: %q, %v", calls, err)
+	}
+}
+
+// TestPrivNode installs, upgrades and uninstalls as the DaemonSet does, with everything at
+// its real path in a mount namespace of its own: the unit's command is run, and containerd
+// with the configuration that was written.
+func TestPrivNode(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mount namespaces, containerd")
+	}
+	tools := filepath.Dir(tool(t, "containerd"))
+	for _, name := range []string{"ctr", "containerd-shim-runc-v2", "runc", "unshare"} {
+		tool(t, name)
+	}
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	ref := push(t, o, "app:node", file(t, "bin/hello", program(t)), file(t, "etc/motd", []byte("node\n")))
+	state := shortDir(t)
+	t.Cleanup(func() {
+		made, _ := os.ReadFile(filepath.Join(state, "made")) // folders of this machine, to mount over
+		for dir := range strings.FieldsSeq(string(made)) {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	bin, deploy := filepath.Join(state, "bin"), "../../deploy"
+	if out, err := exec.Command("go", "build", "-o", bin+"/", ".", "../penstock-pull").CombinedOutput(); err != nil {
+		t.Skipf("needs the go command: %v: %s", err, out)
+	}
+	absolute := func(p string) string {
+		p, err := filepath.Abs(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "testdata/node.sh")
+	cmd.Env = append(os.Environ(), "DEPLOY="+absolute(deploy), "BIN="+bin, "TOOLS="+tools, "STATE="+state, "IMAGE="+ref,
+		"SYSTEMCTL=sh "+absolute("testdata/systemctl"), "PATH="+tools+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(state, "penstock-snapshotter.service.log"))
+		t.Fatalf("%v: %s\ndaemon: %s", err, out, log)
+	}
+	if n := strings.Count(string(out), "hello from a container, node"); n != 3 {
+		t.Errorf("the image ran %d times, want 3: %s", n, out)
 	}
 }
