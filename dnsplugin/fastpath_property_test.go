@@ -154,7 +154,8 @@ type interleaving struct {
 // round does one thing; bursts do several at once.
 func (i *interleaving) round() {
 	switch rapid.IntRange(0, 5).Draw(i.rt, "do") {
-	case 0: // time goes on
+	case 0: // time goes on, but not between a response and its arrival
+		i.b.cache.refreshes.Wait()
 		step := time.Duration(rapid.SampledFrom([]int{1, 300, 1000, 1001, 2500, 8000, 30000}).Draw(i.rt, "ms")) * time.Millisecond
 		i.b.mu.Lock()
 		i.b.clock = i.b.clock.Add(step)
