@@ -21,8 +21,9 @@
 //
 // Nothing is visible at the target before both digests of every layer and all
 // sizes of the manifest have been verified. On failure nothing is left. A process that
-// is killed leaves its finished layers, hidden beside the target, for the next pull of
-// that target (see docs/soci.md for what a power cut means). The target must not
+// is killed leaves its finished layers, and checkpoints of those in work, hidden beside
+// the target, for the next pull of that target (see docs/soci.md for what a power cut
+// means). The target must not
 // exist, or be an empty directory; its parent must exist. No entry of
 // an archive can touch anything outside, whatever links it makes first.
 //
@@ -44,6 +45,5 @@
 //
 // # Not done here
 //
-// Running containers, pushing, verifying signatures, encrypted layers, and resuming
-// inside a layer after the process has ended.
+// Running containers, pushing, verifying signatures, and encrypted layers.
 package soci

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -87,6 +88,8 @@ func (p *Puller) board(r request, sinks []*sink) *flight {
 		return f
 	}
 	f := &flight{p: p, ref: r.ref, desc: r.desc, window: r.window, store: r.store, ended: make(chan struct{}), sinks: sinks}
+	// Who goes on from a checkpoint goes alone: others would miss the beginning.
+	f.sealed = slices.ContainsFunc(sinks, func(s *sink) bool { return s.part != nil && s.part.from != nil })
 	f.ctx, f.cancel = context.WithCancelCause(p.life)
 	p.flights[key] = f
 	p.wg.Go(func() {
@@ -167,6 +170,14 @@ func (f *flight) run() {
 	}
 	for {
 		err := f.once(blob)
+		if f.misled() {
+			f.p.opts.Log.Warn("a checkpoint was of no use", "digest", f.desc.Digest.String(), "err", f.pl.sinks[0].err)
+			if err := f.again(); err != nil {
+				f.fail(err)
+				return
+			}
+			continue
+		}
 		if err == nil || !errors.Is(err, ErrDigest) || f.ctx.Err() != nil {
 			return
 		}
@@ -206,7 +217,13 @@ func (f *flight) count() {
 func (f *flight) once(blob *registry.Blob) error {
 	obj := f.p.engine.Object(blob, ranges.Spec{Name: f.desc.Digest.String(), Host: blob.Host(), Size: f.desc.Size})
 	defer obj.Close()
-	stream := obj.Stream(f.ctx, 0, -1, ranges.StreamOptions{
+	part := f.part()
+	var from *partial
+	var begin int64
+	if part != nil && part.from != nil {
+		from, begin = part.from, part.from.Point.Bits/8
+	}
+	stream := obj.Stream(f.ctx, begin, -1, ranges.StreamOptions{
 		WindowBytes: f.window,
 		NoVerify:    true, // the digest is stronger than any CRC
 	})
@@ -230,12 +247,19 @@ func (f *flight) once(blob *registry.Blob) error {
 			f.pl.tee = tee
 		}
 	}
-	if x := f.p.indexes; x != nil {
+	if part != nil {
+		f.pl.from = from
+		f.pl.ckpt = newCheckpoints(f.pl, part, f.p.partialEvery, f.p.opts.Log)
+	}
+	if from != nil {
+		f.tell(from.Received, from.Tar)
+	} else if x := f.p.indexes; x != nil {
 		if f.pl.index = x.load(f.desc); f.pl.index == nil {
 			f.pl.record = index.NewRecorder(0)
 		}
 	}
 	f.pl.run(f.ctx, f.p.mem)
+	f.keepPart(part)
 	for _, s := range f.pl.sinks {
 		if errors.Is(s.err, ErrDigest) {
 			return s.err
@@ -254,6 +278,44 @@ func (f *flight) once(blob *registry.Blob) error {
 	return nil
 }
 
+// part is where checkpoints of the layer are kept; nil when several want it.
+func (f *flight) part() *partFile {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.sinks) != 1 || f.store != nil {
+		return nil
+	}
+	return f.sinks[0].part
+}
+
+// keepPart drops the checkpoint of a layer unless it may be gone on with: after a failure
+// of the network, or when the pull was ended.
+func (f *flight) keepPart(part *partFile) {
+	if part == nil {
+		return
+	}
+	if len(f.pl.sinks) == 0 || f.pl.sinks[0].part != part {
+		return // its owner has left, and may come back to what was saved
+	}
+	s := f.pl.sinks[0]
+	_, network := errors.AsType[*ranges.Error](s.err)
+	if s.err == nil || !network && f.ctx.Err() == nil && s.ctx.Err() == nil {
+		part.drop()
+	}
+}
+
+// misled reports whether a layer that was gone on with failed in a way that may come from
+// its checkpoint, and may be had from its beginning.
+func (f *flight) misled() bool {
+	if f.pl == nil || f.pl.from == nil || f.ctx.Err() != nil || len(f.pl.sinks) == 0 {
+		return false
+	}
+	s := f.pl.sinks[0]
+	_, network := errors.AsType[*ranges.Error](s.err)
+	full := errors.Is(s.err, syscall.ENOSPC) || errors.Is(s.err, syscall.EDQUOT)
+	return s.err != nil && !network && !full && s.ctx.Err() == nil
+}
+
 // learn keeps what a pipeline that has ended well found out about where its layer can be
 // decoded from.
 func (f *flight) learn() {
@@ -261,7 +323,7 @@ func (f *flight) learn() {
 	case x == nil:
 	case f.pl.indexWrong:
 		x.remove(f.desc, "what it says is not so")
-	case f.pl.record != nil && f.pl.format == inflate.Gzip:
+	case f.pl.from == nil && f.pl.record != nil && f.pl.format == inflate.Gzip:
 		x.save(f.desc, f.pl.record, f.pl.tarBytes)
 	}
 }
@@ -304,6 +366,7 @@ func (s *sink) reset() error {
 		return nil
 	}
 	s.layer, s.err = nil, nil
+	s.part.drop()
 	if err := untar.RemoveAll(s.dir); err != nil {
 		return err
 	}

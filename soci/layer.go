@@ -69,6 +69,9 @@ type pipeline struct {
 	stopOnce sync.Once
 	cut      context.CancelCauseFunc // of fetch and inflate
 
+	ckpt *checkpoints // nil: none are made
+	from *partial     // nil: the layer begins
+
 	index      *index.Index    // nil: none
 	record     *index.Recorder // nil: nothing is recorded
 	indexWrong bool            // index was
@@ -87,9 +90,11 @@ type pipeline struct {
 
 // block is a piece of the tar stream that two goroutines read.
 type block struct {
-	buf  *budget.Buf
-	n    int
-	uses atomic.Int32
+	buf   *budget.Buf
+	n     int
+	off   int64  // in the tar
+	state []byte // of the DiffID before it, where checkpoints are made
+	uses  atomic.Int32
 }
 
 var (
@@ -119,6 +124,12 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 		}
 	}()
 	var fetchErr, inflateErr error
+	if p.from != nil {
+		if inflateErr = p.goOn(); inflateErr != nil { // nobody but us writes such states
+			p.open()
+			return
+		}
+	}
 	var wg, sinks sync.WaitGroup
 	life, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
@@ -203,6 +214,10 @@ func (p *pipeline) judge(ctx, sink context.Context, fetch, inflated, untarred er
 // fetch takes parts from the engine, hashes them and hands them on.
 func (p *pipeline) fetch(ctx context.Context) error {
 	defer close(p.parts)
+	var old int64
+	if p.from != nil {
+		old = p.from.Received - p.from.Point.Bits/8
+	}
 	for {
 		part, err := p.stream.Next(ctx)
 		if err == io.EOF {
@@ -212,11 +227,16 @@ func (p *pipeline) fetch(ctx context.Context) error {
 			return err
 		}
 		data := part.Buf.Bytes()
+		fresh := data[min(old, int64(len(data))):] // the rest is in the digest
+		old -= int64(len(data) - len(fresh))
 		start := time.Now()
-		p.digest.Write(data)
+		p.digest.Write(fresh)
 		p.hashing.Add(int64(time.Since(start)))
-		p.received += int64(len(data))
-		p.onFetch(int64(len(data)))
+		p.received += int64(len(fresh))
+		p.onFetch(int64(len(fresh)))
+		if p.ckpt != nil {
+			p.ckpt.fetched(p.digest, p.received)
+		}
 		if p.tee != nil {
 			if _, err := p.tee.Write(data); err != nil {
 				part.Buf.Release()
@@ -253,6 +273,45 @@ func decoders(mem *budget.Budget, cores int, indexed bool) int {
 	return 0
 }
 
+// decoder returns the reader of the tar and a function that ends it.
+func (p *pipeline) decoder(in io.Reader, mem *budget.Budget) (io.Reader, func(), error) {
+	if p.from != nil {
+		p.format = p.from.Format
+		r, err := newResumed(in, p.from, p.ckpt.span(), p.ckpt.add)
+		return r, r.Close, err
+	}
+	workers := decoders(mem, runtime.GOMAXPROCS(0), p.index != nil)
+	release := func() { mem.Release(int64(workers) * inflate.WorkerMemory) }
+	if p.ckpt != nil && p.record == nil && workers == 0 {
+		p.record = index.NewRecorder(p.ckpt.span())
+	}
+	r, err := inflate.NewReader(in, inflate.Options{Workers: workers, Index: p.index, Record: p.record})
+	if err != nil {
+		return nil, release, err
+	}
+	p.format = r.Format()
+	return r, func() {
+		p.indexWrong = r.IndexWrong()
+		r.Close()
+		release()
+	}, nil
+}
+
+// resumedAt is the first byte that was fetched.
+func (p *pipeline) resumedAt() int64 {
+	if p.from == nil {
+		return 0
+	}
+	return p.from.Point.Bits / 8
+}
+
+// goOn takes over what an earlier pipeline knew.
+func (p *pipeline) goOn() error {
+	p.received, p.tarBytes = p.from.Received, p.from.Tar
+	p.fed.Store(p.from.Point.Bits / 8)
+	return errors.Join(setState(p.digest, p.from.Blob), setState(p.diffID, p.from.Diff))
+}
+
 // inflate fills blocks until the stream ends.
 func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.WaitGroup) error {
 	defer func() {
@@ -264,21 +323,16 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 	}()
 	in := &partReader{p: p}
 	defer in.close()
-	workers := decoders(mem, runtime.GOMAXPROCS(0), p.index != nil)
-	defer func() { mem.Release(int64(workers) * inflate.WorkerMemory) }()
-	r, err := inflate.NewReader(in, inflate.Options{Workers: workers, Index: p.index, Record: p.record})
+	r, end, err := p.decoder(in, mem)
+	defer end()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		p.indexWrong = r.IndexWrong()
-		r.Close()
-	}()
-	p.format = r.Format()
 	if p.lineup != nil {
 		p.lineup.enter(p)
 		defer p.lineup.leave(p)
 	}
+	var look int64 // when to look at what the recorder has
 	for {
 		if p.lineup != nil {
 			p.lineup.yield(ctx, p)
@@ -288,11 +342,16 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 			return err
 		}
 		start, waited := time.Now(), in.waited
+		b.off = p.tarBytes
 		b.n, err = io.ReadFull(r, b.buf.Bytes())
 		p.timing.Inflate += time.Since(start) - (in.waited - waited)
 		p.timing.Network = in.waited
 		if b.n > 0 {
 			p.tarBytes += int64(b.n)
+			if p.ckpt != nil && p.record != nil && p.tarBytes >= look {
+				p.ckpt.recorded(p.record)
+				look = p.tarBytes + p.ckpt.span()
+			}
 			p.start(sinks)
 			p.onTar(int64(b.n))
 			b.uses.Store(int32(1 + len(p.sinks))) //nolint:gosec // one for each layer of an image at most
@@ -351,6 +410,9 @@ func (p *pipeline) bomb() bool {
 // hash computes the DiffID.
 func (p *pipeline) hash() {
 	for b := range p.hashed {
+		if p.ckpt != nil {
+			p.ckpt.hashing(p.diffID, b)
+		}
 		start := time.Now()
 		p.diffID.Write(b.buf.Bytes()[:b.n])
 		p.hashing.Add(int64(time.Since(start)))
@@ -364,116 +426,5 @@ func (p *pipeline) done(b *block, last *atomic.Int64) {
 		last.Add(1)
 		p.free <- b
 		p.ease()
-	}
-}
-
-// partReader is the compressed stream as inflate reads it.
-type partReader struct {
-	p      *pipeline
-	part   ranges.Part
-	left   []byte
-	waited time.Duration
-}
-
-// Read implements io.Reader. A fetch that failed looks like an early end: judge
-// looks at fetch first.
-func (r *partReader) Read(dst []byte) (int, error) {
-	for len(r.left) == 0 {
-		r.close()
-		start := time.Now()
-		part, ok := <-r.p.parts
-		r.waited += time.Since(start)
-		if !ok {
-			return 0, io.EOF
-		}
-		r.part, r.left = part, part.Buf.Bytes()
-	}
-	n := copy(dst, r.left)
-	r.left = r.left[n:]
-	r.p.fed.Add(int64(n))
-	return n, nil
-}
-
-// rest takes what the decoder left.
-func (r *partReader) rest() error {
-	var extra int64
-	buf := make([]byte, 4<<10) // bytes; there is nothing to read but in a strange blob
-	for {
-		n, err := r.Read(buf)
-		extra += int64(n)
-		if err == io.EOF {
-			break
-		}
-	}
-	if extra > 0 {
-		return fmt.Errorf("%w: %d bytes after the end of the compressed stream", inflate.ErrCorrupt, extra)
-	}
-	return nil
-}
-
-func (r *partReader) close() {
-	if r.part.Buf != nil {
-		r.part.Buf.Release()
-		r.part, r.left = ranges.Part{}, nil
-	}
-}
-
-// sink is one directory that wants a layer.
-type sink struct {
-	ctx    context.Context //nolint:containedctx // of the caller who waits for the sink
-	dir    string          // empty when the layer begins
-	opts   untar.Options
-	notify func(compressed, tar int64)
-
-	queue chan *block
-
-	use  sync.Mutex // held while the flight writes to dir; guards what follows
-	left bool       // the caller has taken dir back
-	// The outcome, the caller's when the flight has ended.
-	layer *untar.Layer
-	err   error
-}
-
-// extract unpacks what comes in the queue.
-func (s *sink) extract(p *pipeline) {
-	s.use.Lock()
-	defer s.use.Unlock()
-	if s.left {
-		s.err = errStopped
-		return
-	}
-	r := &blockReader{p: p, s: s}
-	s.layer, s.err = untar.Extract(s.ctx, r, s.dir, s.opts)
-	for s.err == nil { // padding behind the archive belongs to the DiffID
-		var b untar.Block
-		if b, s.err = r.NextBlock(s.ctx); s.err == nil {
-			b.Release()
-		}
-	}
-	if s.err == io.EOF {
-		s.err = nil
-	}
-}
-
-// blockReader is the tar stream as untar reads it.
-type blockReader struct {
-	p *pipeline
-	s *sink
-}
-
-// Read is there to be an io.Reader: untar takes blocks.
-func (*blockReader) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
-
-// NextBlock implements untar.BlockReader: files are written from the block itself. A
-// failed inflate looks like an early end, as above.
-func (r *blockReader) NextBlock(ctx context.Context) (untar.Block, error) {
-	select {
-	case b, ok := <-r.s.queue:
-		if !ok {
-			return untar.Block{}, io.EOF
-		}
-		return untar.Block{Data: b.buf.Bytes()[:b.n], Release: func() { r.p.done(b, &r.p.lastTar) }}, nil
-	case <-ctx.Done():
-		return untar.Block{}, context.Cause(ctx)
 	}
 }

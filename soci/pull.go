@@ -10,10 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/containerd/platforms"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/penstock/penstock/internal/budget"
@@ -32,6 +30,8 @@ type Puller struct {
 	writers  *untar.Pool
 	lineup   *lineup  // nil with cores enough for all layers
 	indexes  *indexes // nil without a directory for them
+	// partialEvery is how much of a tar lies between checkpoints; tests make it small.
+	partialEvery int64
 
 	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
 	end  context.CancelFunc
@@ -48,7 +48,7 @@ func New(opts Options) (*Puller, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	p := &Puller{opts: opts, mem: budget.New(opts.Memory), flights: make(map[flightKey]*flight)}
+	p := &Puller{opts: opts, mem: budget.New(opts.Memory), partialEvery: partialEvery, flights: make(map[flightKey]*flight)}
 	var err error
 	if p.platform, err = registry.ParsePlatform(opts.Platform); err != nil {
 		return nil, err
@@ -108,6 +108,7 @@ type job struct {
 
 	names    []string       // of the layers' directories, in the stage
 	unpacked []*untar.Layer // by layer; nil until it is there and verified
+	parts    []*partFile    // by layer; nil without checkpoints
 	copies   [][]int        // by layer: the same layer further up; nil for those themselves
 
 	mu sync.Mutex // guards the journal and Result.Warnings
@@ -175,88 +176,6 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	return j.res, nil
 }
 
-// prepare finds out which layers are there already, makes a directory for each of the
-// others, and tells Progress what comes.
-func (j *job) prepare(ctx context.Context) error {
-	img := j.img
-	j.res = &Result{
-		Reference: j.ref.String(),
-		Manifest:  img.Manifest.Digest.String(),
-		Platform:  platforms.Format(img.Platform),
-		Dir:       j.stage.target,
-		Layers:    make([]Layer, len(img.Layers)),
-		Warnings:  slices.Clone(img.Notes),
-	}
-	n := len(img.Layers)
-	j.unpacked, j.names, j.copies = make([]*untar.Layer, n), make([]string, n), make([][]int, n)
-	sizes := make([]int64, n)
-	var total int64
-	first := make(map[flightKey]int)
-	for i, l := range img.Layers {
-		key := flightKey{l.Digest, l.DiffID}
-		k, again := first[key]
-		if again {
-			j.copies[k] = append(j.copies[k], i)
-		} else {
-			k, first[key] = i, i
-		}
-		j.names[i] = fmt.Sprintf("%.32s-%.32s-%d", l.Digest.Encoded(), l.DiffID.Encoded(), slices.Index(j.copies[k], i)+1)
-		switch found, err := j.resume(ctx, i); {
-		case err != nil:
-			return err
-		case found:
-			continue
-		case !again:
-			sizes[i] = l.Size
-			total += l.Size
-		}
-		if err := os.Mkdir(j.dir(i), 0o755); err != nil {
-			return err
-		}
-	}
-	if err := j.stage.dropFound(); err != nil {
-		return err
-	}
-	// Files take more than their compressed form, so this is the least.
-	if have, err := free(j.stage.work); err == nil && have < total {
-		return fmt.Errorf("%w: the image has %d bytes compressed, %d are free", syscall.ENOSPC, total, have)
-	}
-	// What the windows of the layers at work may fill together: the budget less what
-	// is spoken for.
-	w := int64(min(j.opts.Parallelism, max(1, n)))
-	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*ringBytes)/w)
-	j.opts.Progress.Start(j.res.Reference, sizes)
-	for i := range j.unpacked {
-		if j.unpacked[i] != nil {
-			j.opts.Progress.Done(i)
-		}
-	}
-	return nil
-}
-
-// resume takes a layer over that an earlier pull of this target has finished.
-func (j *job) resume(ctx context.Context, i int) (bool, error) {
-	e, ok := j.stage.found[j.names[i]]
-	l := j.img.Layers[i]
-	if !ok || e.Layer.Digest != l.Digest.String() || e.Layer.DiffID != l.DiffID.String() || e.Layer.CompressedBytes != l.Size {
-		return false, nil
-	}
-	if s := j.opts.Store; s != nil {
-		if has, err := s.Has(ctx, l.Descriptor); err != nil || !has {
-			return false, err
-		}
-	}
-	u, err := untar.Load(j.dir(i), e.State)
-	if err != nil {
-		return false, nil //nolint:nilerr // of another version: fetch it again
-	}
-	delete(j.stage.found, j.names[i])
-	j.meter.Resume(u)
-	j.unpacked[i], j.res.Layers[i] = u, *e.Layer
-	j.res.Layers[i].Timing, j.res.Layers[i].Resumed = Timing{}, true
-	return true, nil
-}
-
 // dir is where a layer is unpacked.
 func (j *job) dir(i int) string { return j.stage.layer(j.names[i]) }
 
@@ -318,6 +237,9 @@ func (j *job) layer(ctx context.Context, places []int) error {
 		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: func(int64, int64) {}}
 	}
 	main := places[0]
+	if len(places) == 1 {
+		sinks[0].part = j.parts[main]
+	}
 	sinks[0].notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
 	f, err := j.fly(ctx, request{ref: j.ref, desc: j.img.Layers[main], window: j.window, store: j.opts.Store}, sinks...)
 	if err != nil {
@@ -354,6 +276,7 @@ func (f *flight) result(s *sink) Layer {
 		MediaType:       f.desc.MediaType,
 		Compression:     p.format.String(),
 		Special:         special(f.desc.Descriptor),
+		ResumedAt:       p.resumedAt(),
 		CompressedBytes: p.received,
 		TarBytes:        p.tarBytes,
 		FileBytes:       s.layer.Bytes,

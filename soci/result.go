@@ -40,6 +40,9 @@ type Layer struct {
 	Special string `json:"special,omitempty"`
 	// Resumed: an earlier pull that was killed had finished it.
 	Resumed bool `json:"resumed,omitempty"`
+	// ResumedAt is the byte of the blob from which on it was fetched, when an earlier pull
+	// that was killed had got further than that.
+	ResumedAt int64 `json:"resumed_at,omitempty"`
 	// Copy: the image has the same layer further down; it was fetched once for both.
 	Copy            bool   `json:"copy,omitempty"`
 	CompressedBytes int64  `json:"compressed_bytes"`

@@ -35,7 +35,9 @@ func TestKilledHelper(t *testing.T) {
 		t.Skip("needs to be started by TestKilled")
 	}
 	ref, dir, _ := strings.Cut(spec, " ")
-	if _, err := puller(t, nil).Pull(t.Context(), ref, dir); err != nil {
+	p := puller(t, nil)
+	p.CheckpointEvery(checkpointEvery)
+	if _, err := p.Pull(t.Context(), ref, dir); err != nil {
 		fmt.Println("pull:", err)
 		os.Exit(3)
 	}
@@ -46,7 +48,7 @@ func TestKilledHelper(t *testing.T) {
 func manyLayers(t testing.TB) v1.Image {
 	t.Helper()
 	var layers []v1.Layer
-	for _, folder := range []string{"net/http", "os", "unicode", "strings", "encoding/json", "go/types", "archive", "image", "text", "math"} {
+	for _, folder := range []string{"cmd/compile/internal/ssa", "net/http", "os", "unicode", "strings", "encoding/json", "go/types", "archive", "image", "text", "math"} {
 		layers = append(layers, gzLayer(goTree(t, folder)))
 	}
 	return image(t, here, layers...)
@@ -95,6 +97,7 @@ func TestKilled(t *testing.T) {
 	}
 	img := manyLayers(t)
 	var finished, redone int64
+	var sent, kept int64 // of layers that were gone on with
 	killed, resumed := 0, 0
 	for seed := range rounds {
 		k := kill(t, img, uint64(seed))
@@ -103,7 +106,10 @@ func TestKilled(t *testing.T) {
 			killed++
 		}
 		resumed += k.resumed
+		sent, kept = sent+k.sent, kept+k.kept
 	}
+	t.Logf("inside of layers: of %d bytes that had been sent, decoded and read ahead, %d were not fetched again (%.1f %%)",
+		sent, kept, 100*float64(kept)/float64(max(sent, 1)))
 	t.Logf("%d rounds: %d killed in the pull, %d layers resumed; of %d bytes of finished layers %d fetched again (%.2f %%)",
 		rounds, killed, resumed, finished, redone, 100*float64(redone)/float64(max(finished, 1)))
 	if redone*20 > finished {
@@ -118,6 +124,7 @@ type killing struct {
 	killed           bool
 	resumed          int
 	finished, redone int64
+	sent, kept       int64
 }
 
 // kill does one round. The moment is when a number of requests, drawn from the seed,
@@ -178,10 +185,18 @@ func kill(t *testing.T, img v1.Image, seed uint64) (k killing) {
 		clean("root")
 		return k
 	}
+	before := o.Counters()
 	o.Reset()
 	res, err := puller(t, nil).Pull(t.Context(), ref, dir)
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
+	}
+	for _, l := range res.Layers {
+		for _, c := range before {
+			if l.ResumedAt > 0 && c.Op == "GetBlob" && strings.HasSuffix(c.Key, l.Digest) {
+				k.sent, k.kept = k.sent+c.Bytes, k.kept+l.ResumedAt
+			}
+		}
 	}
 	checkWhole(t, dir)
 	clean("root")
@@ -201,7 +216,7 @@ func kill(t *testing.T, img v1.Image, seed uint64) (k killing) {
 func checkWhole(t *testing.T, dir string) {
 	t.Helper()
 	n := 0
-	for _, folder := range []string{"net/http", "os", "unicode", "go/types", "math"} {
+	for _, folder := range []string{"cmd/compile/internal/ssa", "net/http", "os", "unicode", "go/types", "math"} {
 		n += sameTree(t, folder, filepath.Join(dir, "go", folder))
 	}
 	if n < 200 {

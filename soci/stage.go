@@ -21,6 +21,7 @@ import (
 //	lock      locked while a process works here; the lock ends with the process
 //	journal   what is finished
 //	layers/   a directory for each layer
+//	parts/    checkpoints of layers that are not finished
 type stage struct {
 	target string // absolute, symbolic links resolved
 	work   string
@@ -31,6 +32,7 @@ type stage struct {
 	lock    *os.File
 	journal *journal
 	found   map[string]entry // finished layers of an earlier pull, by name in layers
+	begun   map[string]bool  // layers of it that have a checkpoint; those that nobody wanted yet
 	keep    bool             // the stage outlives this pull
 }
 
@@ -39,6 +41,7 @@ const (
 	lockName    = "lock"
 	journalName = "journal"
 	layersName  = "layers"
+	partsName   = "parts"
 	// keepDead is how long what a dead pull left stays for its next attempt; a day
 	// covers a night's reboots.
 	keepDead = 24 * time.Hour
@@ -150,11 +153,37 @@ func (s *stage) begin(exists, sync bool) error {
 	if s.journal, err = newJournal(path, boot, sync, found); err != nil {
 		return err
 	}
-	if err := keepOnly(layers, slices.Collect(maps.Keys(found))...); err != nil {
+	parts := filepath.Join(s.work, partsName)
+	if err := os.Mkdir(parts, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if s.begun, err = begun(layers, parts, found); err != nil {
+		return err
+	}
+	if err := keepOnly(parts, slices.Collect(maps.Keys(s.begun))...); err != nil {
+		return err
+	}
+	if err := keepOnly(layers, slices.AppendSeq(slices.Collect(maps.Keys(found)), maps.Keys(s.begun))...); err != nil {
 		return err
 	}
 	s.found = found
-	return keepOnly(s.work, lockName, journalName, layersName)
+	return keepOnly(s.work, lockName, journalName, layersName, partsName)
+}
+
+// begun lists the layers that are not finished and have a checkpoint.
+func begun(layers, parts string, found map[string]entry) (map[string]bool, error) {
+	names, err := os.ReadDir(parts)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool)
+	for _, n := range names {
+		fi, err := os.Lstat(filepath.Join(layers, n.Name()))
+		if _, done := found[n.Name()]; err == nil && fi.IsDir() && !done && n.Type().IsRegular() {
+			out[n.Name()] = true
+		}
+	}
+	return out, nil
 }
 
 // empty makes sure that nothing lies in the target.
@@ -186,8 +215,10 @@ func sweep(parent, but string) {
 		base := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(work), "."), stageSuffix)
 		there, err := os.ReadDir(filepath.Join(parent, base))
 		last := fi.ModTime()
-		if ji, err := os.Lstat(filepath.Join(work, journalName)); err == nil && ji.ModTime().After(last) {
-			last = ji.ModTime()
+		for _, name := range []string{journalName, partsName} {
+			if fi, err := os.Lstat(filepath.Join(work, name)); err == nil && fi.ModTime().After(last) {
+				last = fi.ModTime()
+			}
 		}
 		if time.Since(last) < keepDead && (err != nil || len(there) == 0) {
 			continue
@@ -245,7 +276,10 @@ func (s *stage) dropFound() error {
 	for name := range s.found {
 		errs = errors.Join(errs, untar.RemoveAll(s.layer(name)))
 	}
-	s.found = nil
+	for name := range s.begun {
+		errs = errors.Join(errs, untar.RemoveAll(s.layer(name)), os.Remove(s.partPath(name)))
+	}
+	s.found, s.begun = nil, nil
 	return errs
 }
 

@@ -53,6 +53,11 @@
 // still works on, and waits for a name before it depends on it (duplicate, hard
 // link, parent), so the outcome is that of a serial run.
 //
+// # Going on
+//
+// With [Checkpoints] an extraction says between entries what it would take to go on from
+// there, and another process can: it removes what came later and reads on.
+//
 // # Failures
 //
 // Every error is an [*Error] naming the entry; a full file system also says how many

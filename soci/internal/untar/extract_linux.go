@@ -36,6 +36,9 @@ type extraction struct {
 	clock uint64     // counts uses of works
 	seed  maphash.Seed
 
+	checkpoints *Checkpoints // nil: none
+	names       *names       // made is guarded by mu; nil without checkpoints
+
 	writeNanos atomic.Int64
 
 	mu      sync.Mutex // guards what follows, and dirWork.out
@@ -61,7 +64,8 @@ const (
 	maxKnown   = 512 // remembered symbolic links
 )
 
-// Extract unpacks the tar stream r into dir, which must be empty. It reads at least
+// Extract unpacks the tar stream r into dir, which must be empty (but see
+// [Checkpoints]). It reads at least
 // up to the end of the archive; what follows may be left in r. An r that is a
 // [BlockReader] too is not copied from.
 func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer, error) {
@@ -85,6 +89,8 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		dirs:  map[string]*dirMeta{".": {meta: defaultDirMeta}},
 		links: make(map[string]string),
 		seed:  maphash.MakeSeed(),
+
+		checkpoints: opts.Checkpoints,
 	}
 	x.change.L = &x.mu
 	src, ok := r.(BlockReader)
@@ -92,13 +98,25 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		src = &copied{r: r, pool: opts.Pool}
 	}
 	x.in.stream = stream{src: src, flush: x.flush}
-	err = x.parse(ctx)
+	if c := opts.Checkpoints; c != nil && c.From != nil {
+		x.in.pos = c.At
+		err = x.resume(c.From)
+	}
+	if err == nil {
+		err = x.track()
+	}
+	if err == nil {
+		err = x.parse(ctx)
+	} else {
+		err = &Error{Err: err}
+	}
 	x.in.close()
 	// Writers hold pieces of this run until they are done, also after a failure.
 	if werr := x.settle(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
 	if err == nil {
+		x.void() // from here on directories change
 		err = x.finish()
 	}
 	for _, w := range x.works {
@@ -310,6 +328,7 @@ func (x *extraction) makeRoom(path, parent, base string) (*dirWork, error) {
 		if err := x.settle(nil); err != nil { // writers may be busy below
 			return nil, err
 		}
+		x.untrack()
 		if err := x.tree.removeAll(path, x.layer.usage.gone); err != nil {
 			return nil, err
 		}
@@ -375,7 +394,13 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
 	if err != nil {
 		return err
 	}
-	return x.link(from, d, &o)
+	if err = x.link(from, d, &o); err == nil && x.names != nil {
+		h := x.names.hash(join(d.path, o.base))
+		x.mu.Lock()
+		x.names.made = append(x.names.made, h)
+		x.mu.Unlock()
+	}
+	return err
 }
 
 // finish resolves forward links and gives directories their metadata, children

@@ -93,6 +93,7 @@ func (x *extraction) create(d *dirWork, o *op) error {
 	}
 	if err == unix.EPERM && o.kind == opNode {
 		x.layer.notes.add("device node left out (not permitted here)", join(d.path, o.base))
+		o.left = true
 		return nil
 	}
 	if err == nil && o.kind != opFile {

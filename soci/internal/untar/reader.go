@@ -26,6 +26,8 @@ type reader struct {
 	rest   int64 // bytes of the current entry that were not taken
 	start  int64 // where the header began
 	pad    int64 // bytes between its content and the next header
+
+	between func(at int64) error // unless nil, called between two entries
 }
 
 // next goes to the next entry; what was not read of the last one is skipped.
@@ -33,7 +35,7 @@ type reader struct {
 func (r *reader) next(ctx context.Context) (*header, error) {
 	local := r.global
 	var longName, longLink string
-	for {
+	for first := true; ; first = false {
 		if err := r.skip(ctx, r.rest); err != nil {
 			return nil, err
 		}
@@ -43,6 +45,11 @@ func (r *reader) next(ctx context.Context) (*header, error) {
 		}
 		r.rest, r.pad = 0, 0
 		r.start = r.pos
+		if first && r.between != nil {
+			if err := r.between(r.pos); err != nil {
+				return nil, err
+			}
+		}
 		b, err := r.sector(ctx)
 		if err != nil {
 			return nil, err

@@ -117,6 +117,9 @@ type Options struct {
 	// it. The kernel's overlayfs does not.
 	KeepOwners bool
 
+	// Checkpoints, unless nil, lets the extraction be taken up again by another process.
+	Checkpoints *Checkpoints
+
 	walk bool // tests: resolve as on kernels without openat2
 }
 

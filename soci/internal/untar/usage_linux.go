@@ -47,6 +47,7 @@ func (x *extraction) drop(dirfd int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
+		x.void()
 		err = unix.Unlinkat(dirfd, base, 0)
 	}
 	if err == nil {

@@ -60,7 +60,8 @@ type op struct {
 	entry  string // of a hard link: as the archive has it
 	node   uint32 // file type of a special file
 	dev    uint64
-	fd     int // of a file between its creation and its end, else -1
+	fd     int  // of a file between its creation and its end, else -1
+	left   bool // left out: nothing was made
 }
 
 // work returns the open directory at a physical path.
@@ -266,14 +267,31 @@ func (b *batch) finish() {
 		return
 	}
 	n := len(b.ops)
-	b.ops, b.pieces = nil, nil
 	x := b.x
+	made := x.made(b)
+	b.ops, b.pieces = nil, nil
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if len(made) > 0 {
+		x.names.made = append(x.names.made, made...)
+	}
 	b.done.Store(true)
 	b.d.out--
 	x.pending -= n
 	x.change.Broadcast()
+}
+
+// made returns the hashes of the names of a batch.
+func (x *extraction) made(b *batch) (made []uint64) {
+	if x.names == nil {
+		return nil
+	}
+	for i := range b.ops {
+		if o := &b.ops[i]; !o.left {
+			made = append(made, x.names.hash(join(b.d.path, o.base)))
+		}
+	}
+	return made
 }
 
 // clocked adds up the time of the writers.

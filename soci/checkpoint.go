@@ -1,0 +1,281 @@
+package soci
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/penstock/penstock/soci/internal/inflate"
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/untar"
+)
+
+// checkpoints makes partials of a layer while its pipeline runs. Each goroutine of the
+// pipeline leaves here what it knows; the one that unpacks puts it together between two
+// entries.
+type checkpoints struct {
+	p     *pipeline
+	file  *partFile
+	every int64 // bytes of tar
+	log   *slog.Logger
+
+	known  int    // points of the recorder that were seen; inflate's
+	cur    *block // the one that is unpacked; the sink's
+	next   int64  // offset in the tar from which a checkpoint is due; the sink's
+	failed bool   // no more of them; the sink's
+
+	mu       sync.Mutex // guards what follows
+	change   *sync.Cond // hashed has grown
+	points   []point    // by Out
+	hashed   int64      // blocks before this offset of the tar have their state
+	received int64
+	blob     []byte // state of the blob's digest, for received
+}
+
+func newCheckpoints(p *pipeline, file *partFile, every int64, log *slog.Logger) *checkpoints {
+	c := &checkpoints{p: p, file: file, every: every, log: log}
+	c.change = sync.NewCond(&c.mu)
+	if from := file.from; from != nil {
+		c.points = []point{from.Point}
+		c.next = from.Tar
+	}
+	c.next += every
+	return c
+}
+
+// span is how far points may be apart: what is decoded twice for one is less than what
+// is done twice anyway.
+func (c *checkpoints) span() int64 { return max(1, c.every/4) }
+
+// fetched notes how far the digest of the blob is.
+func (c *checkpoints) fetched(h hash.Hash, received int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	state, err := stateOf(c.blob[:0], h)
+	if err == nil {
+		c.blob, c.received = state, received
+	}
+}
+
+// hashing notes the state of the DiffID before a block.
+func (c *checkpoints) hashing(h hash.Hash, b *block) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b.state, _ = stateOf(b.state[:0], h) // without one no checkpoint is made
+	c.hashed = b.off + 1
+	c.change.Broadcast()
+}
+
+// add notes where decoding can begin.
+func (c *checkpoints) add(pt point) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.points = append(c.points, pt)
+}
+
+// recorded takes over the points that were recorded meanwhile.
+func (c *checkpoints) recorded(rec *index.Recorder) {
+	idx, err := rec.Index(index.Blob{})
+	if err != nil {
+		return // nothing yet
+	}
+	for _, pt := range idx.Points[c.known:] {
+		c.add(point{Member: pt.Kind == index.Member, Bits: pt.Bits, Out: pt.Out, Past: pt.Window.Append(nil)})
+	}
+	c.known = len(idx.Points)
+}
+
+// untar is what the extraction is told.
+func (c *checkpoints) untar() *untar.Checkpoints {
+	u := &untar.Checkpoints{Due: c.due, Save: c.save, Void: c.file.drop}
+	if from := c.file.from; from != nil {
+		u.From, u.At = from.State, from.Tar
+	}
+	return u
+}
+
+// due implements untar.Checkpoints.
+func (c *checkpoints) due(at int64) bool {
+	if c.failed || at < c.next || c.cur == nil || at <= c.cur.off {
+		return false
+	}
+	if c.p.format == inflate.None {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.points) > 0 && c.points[0].Out <= at
+}
+
+// save implements untar.Checkpoints.
+func (c *checkpoints) save(at int64, state []byte) {
+	part, err := c.collect(at)
+	if err == nil {
+		part.State = state
+		err = c.file.save(part)
+	}
+	if err != nil { // the pull goes on without
+		c.log.Debug("no checkpoint", "digest", c.p.desc.Digest.String(), "err", err)
+		c.failed = true
+		c.file.drop()
+	}
+	c.next = at + max(c.every, partialShare*c.file.last)
+}
+
+// collect puts together what is known for an offset in the current block.
+func (c *checkpoints) collect(at int64) (*partial, error) {
+	b, d := c.cur, c.p.desc
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.hashed <= b.off { // it has the block, and waits for nobody
+		c.change.Wait()
+	}
+	h := d.DiffID.Algorithm().Hash()
+	if err := setState(h, b.state); err != nil {
+		return nil, err
+	}
+	h.Write(b.buf.Bytes()[:at-b.off])
+	diff, err := stateOf(nil, h)
+	if err != nil {
+		return nil, err
+	}
+	pt := point{Bits: at * 8, Out: at}
+	if c.p.format == inflate.Gzip {
+		i := slices.IndexFunc(c.points, func(p point) bool { return p.Out > at })
+		if i < 0 {
+			i = len(c.points)
+		}
+		c.points = c.points[i-1:] // due has seen one
+		pt = c.points[0]
+	}
+	if c.blob == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return &partial{
+		Digest: d.Digest.String(), DiffID: d.DiffID.String(), Size: d.Size, Format: c.p.format,
+		Point: pt, Received: c.received, Blob: bytes.Clone(c.blob), Tar: at, Diff: diff,
+	}, nil
+}
+
+// resumed reads the rest of a tar from where a partial ends.
+type resumed struct {
+	in    *flate.Input
+	dec   *flate.Decoder  // nil behind the member that the partial is in
+	rest  io.Reader       // what comes then
+	inner *inflate.Reader // rest, if that has to be closed
+	err   error
+}
+
+// newResumed begins to decode src, the blob from the byte of from.Point on. A member
+// that is entered in the middle is not compared with its checksum: the DiffID covers more.
+func newResumed(src io.Reader, from *partial, span int64, note func(point)) (*resumed, error) {
+	r := &resumed{in: flate.NewInput(nil)}
+	pt := from.Point
+	r.in.ResetAt(src, pt.Bits/8)
+	switch {
+	case from.Format == inflate.None:
+		r.rest = r.in
+	case pt.Member:
+		r.next()
+	default:
+		r.dec = flate.NewDecoder(r.in)
+		r.dec.ResetAt(r.in, uint(pt.Bits%8), pt.Past) //nolint:gosec // G115: 0 to 7
+		last := pt.Out
+		r.dec.Watch(func(m flate.Mark) {
+			if out := pt.Out + m.Out; out-last >= span {
+				last = out
+				note(point{Bits: m.Bits, Out: out, Past: bytes.Clone(m.History)})
+			}
+		})
+	}
+	_, err := io.CopyN(io.Discard, readerFunc(r.Read), from.Tar-pt.Out)
+	if err == io.EOF {
+		err = fmt.Errorf("%w: it ends before the checkpoint", inflate.ErrCorrupt)
+	}
+	return r, err
+}
+
+// next goes on with what inflate knows: members.
+func (r *resumed) next() {
+	if r.inner, r.err = inflate.NewReader(r.in, inflate.Options{}); r.err == nil {
+		r.rest = r.inner
+	}
+}
+
+// Read implements io.Reader.
+func (r *resumed) Read(p []byte) (int, error) {
+	for {
+		switch {
+		case r.err != nil:
+			return 0, r.err
+		case r.dec == nil:
+			return r.rest.Read(p)
+		}
+		n, err := r.dec.Read(p)
+		if n > 0 {
+			return n, nil
+		}
+		if err != io.EOF {
+			r.err = r.judge(err)
+			continue
+		}
+		r.dec = nil
+		if len(r.in.Peek(8)) < 8 {
+			r.err = r.judge(io.ErrUnexpectedEOF)
+			continue
+		}
+		r.in.Skip(8) // checksum and length of the whole member
+		r.follow()
+	}
+}
+
+// follow looks at what comes behind a member: nothing, zeros, or another one.
+func (r *resumed) follow() {
+	padded := false
+	for {
+		head := r.in.Peek(2)
+		switch {
+		case len(head) == 0:
+			r.err = r.judge(r.in.Err())
+			return
+		case head[0] == 0:
+			r.in.Skip(1)
+			padded = true
+		case !padded && len(head) == 2 && head[0] == 0x1f && head[1] == 0x8b:
+			r.next()
+			return
+		default:
+			r.err = fmt.Errorf("%w: bytes that are no gzip member after the last one", inflate.ErrCorrupt)
+			return
+		}
+	}
+}
+
+// judge tells damage from an error of the source.
+func (r *resumed) judge(err error) error {
+	if src := r.in.Err(); src != nil && src != io.EOF {
+		return src
+	}
+	if err == io.EOF {
+		return err
+	}
+	return fmt.Errorf("%w: %w", inflate.ErrCorrupt, err)
+}
+
+// Close frees what the decoder holds.
+func (r *resumed) Close() {
+	if r.inner != nil {
+		r.inner.Close()
+	}
+}
+
+// readerFunc is a Read alone.
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

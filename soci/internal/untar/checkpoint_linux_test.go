@@ -1,0 +1,191 @@
+package untar
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// checkpointTar has what a state must know of: directories with modes, whiteouts, links
+// forward and back, sparse and large files, names that come twice.
+func checkpointTar(t *testing.T) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	add := func(h tar.Header, body string) {
+		h.Size, h.ModTime, h.Uid, h.Gid = int64(len(body)), time.Unix(1_700_000_000, 5), os.Geteuid(), os.Getegid()
+		h.Format = tar.FormatPAX
+		if h.Mode == 0 {
+			h.Mode = 0o644
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	large := string(bytes.Repeat([]byte("large file "), 60_000))
+	add(tar.Header{Name: "forward", Typeflag: tar.TypeLink, Linkname: "d3/f1"}, "")
+	for d := range 12 {
+		dir := fmt.Sprintf("d%d", d)
+		add(tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o750}, "")
+		for f := range 8 {
+			add(tar.Header{Name: fmt.Sprintf("%s/f%d", dir, f)}, large[:rnd.IntN(20_000)])
+		}
+		add(tar.Header{Name: dir + "/deep/er/implicit"}, "x")
+		add(tar.Header{Name: dir + "/link", Typeflag: tar.TypeLink, Linkname: dir + "/f2"}, "")
+		add(tar.Header{Name: dir + "/sym", Typeflag: tar.TypeSymlink, Linkname: "/d1/f1", Mode: 0o777}, "")
+		add(tar.Header{Name: dir + "/.wh.gone"}, "")
+		add(tar.Header{Name: dir + "/fifo", Typeflag: tar.TypeFifo}, "")
+		switch d {
+		case 4, 8:
+			add(tar.Header{Name: "d1/f1"}, dir) // replaces
+		case 6:
+			add(tar.Header{Name: "large"}, large)
+		case 7:
+			add(tar.Header{Name: "d2/f3/", Typeflag: tar.TypeDir, Mode: 0o711}, "")
+		}
+	}
+	add(tar.Header{Name: "d0/", Typeflag: tar.TypeDir, Mode: 0o555}, "")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// stopAfter ends an extraction when a number of entries has passed.
+type stopAfter struct {
+	at     int64
+	state  []byte
+	offset int64
+	left   int
+	void   atomic.Bool
+	cancel context.CancelFunc
+}
+
+func (s *stopAfter) checkpoints() *Checkpoints {
+	return &Checkpoints{
+		Due: func(at int64) bool {
+			if s.state != nil {
+				if s.left--; s.left == 0 {
+					s.cancel()
+				}
+				return false
+			}
+			return at >= s.at
+		},
+		Save: func(at int64, state []byte) { s.offset, s.state = at, state; s.void.Store(false) },
+		Void: func() { s.void.Store(true) },
+	}
+}
+
+// TestCheckpoints: an extraction that was ended anywhere and gone on with from a state gives
+// the tree of one that was not, whatever came after the state.
+func TestCheckpoints(t *testing.T) {
+	archive := checkpointTar(t)
+	want := filepath.Join(t.TempDir(), "want")
+	whole := extractWith(t, archive, want, nil)
+	resumed, voided := 0, 0
+	for seed := range 24 {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 3))
+		dir := filepath.Join(t.TempDir(), "dir")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		s := &stopAfter{at: rnd.Int64N(int64(len(archive)) * 3 / 4), left: 1 + rnd.IntN(40), cancel: cancel}
+		_, err := extractCtx(ctx, t, archive, dir, s.checkpoints())
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if err == nil || s.void.Load() {
+			voided++
+			continue
+		}
+		// What a process may have left that got wrong bytes.
+		for _, name := range []string{"evil", "d0/evil"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("evil"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(dir, "evildir", "below"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		again := extractWith(t, archive[s.offset:], dir, &Checkpoints{
+			Due: func(int64) bool { return false }, Void: func() {}, From: s.state, At: s.offset,
+		})
+		resumed++
+		equalTrees(t, dir, want, whole.implicit)
+		a, _ := whole.Save()
+		b, _ := again.Save()
+		if whole.Usage().Inodes != again.Usage().Inodes || whole.Entries != again.Entries || len(a) != len(b) {
+			t.Errorf("seed %d: %s, want %s", seed, b, a)
+		}
+	}
+	t.Logf("%d gone on with, %d voided or complete", resumed, voided)
+	if resumed < 6 || voided == 0 {
+		t.Errorf("only %d were gone on with, %d were void", resumed, voided)
+	}
+}
+
+// TestCheckpointOfAnotherTree: a state that does not fit the directory is refused.
+func TestCheckpointOfAnotherTree(t *testing.T) {
+	archive := checkpointTar(t)
+	dir := filepath.Join(t.TempDir(), "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &stopAfter{at: 100_000, left: 1, cancel: cancel}
+	if _, err := extractCtx(ctx, t, archive, dir, s.checkpoints()); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	try := func(state []byte) error {
+		_, err := extractCtx(t.Context(), t, archive[s.offset:], dir, &Checkpoints{
+			Due: func(int64) bool { return false }, Void: func() {}, From: state, At: s.offset,
+		})
+		return err
+	}
+	if err := try([]byte("{}")); err == nil {
+		t.Error("an empty state was accepted")
+	}
+	if err := try(s.state[:len(s.state)/2]); !errors.Is(err, errState) {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "d0", "f0")); err != nil {
+		t.Fatal(err)
+	}
+	if err := try(s.state); !errors.Is(err, errState) {
+		t.Error(err)
+	}
+}
+
+func extractWith(t *testing.T, archive []byte, dir string, c *Checkpoints) *Layer {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := extractCtx(t.Context(), t, archive, dir, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func extractCtx(ctx context.Context, t *testing.T, archive []byte, dir string, c *Checkpoints) (*Layer, error) {
+	t.Helper()
+	pool := NewPool(4, 0)
+	defer pool.Close()
+	return Extract(ctx, bytes.NewReader(archive), dir, Options{Pool: pool, Meter: NewMeter(DefaultLimits()), Checkpoints: c})
+}

@@ -1,0 +1,217 @@
+package soci_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
+)
+
+// checkpointEvery is for test layers.
+const checkpointEvery = 1 << 20 // bytes
+
+// part is what tests read and forge of a checkpoint.
+type part map[string]any
+
+func readPart(t *testing.T, path string) part {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := bytes.Cut(data, []byte{'\n'})
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber() // offsets are exact
+	var p part
+	if err := d.Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// write writes a checkpoint that looks as if it was ours.
+func (p part) write(t *testing.T, path string) {
+	t.Helper()
+	body, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(body)
+	if err := os.WriteFile(path, append([]byte(hex.EncodeToString(sum[:])+"\n"), body...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begun is a pull that was ended in the middle of its only layer.
+type begun struct {
+	o         *testorigin.Origin
+	ref, blob string
+	size      int64
+	dir, file string // the target, the checkpoint
+	clean     func(...string)
+}
+
+// begin pulls until a checkpoint is there, and ends the pull.
+func begin(t *testing.T, l *layer) *begun {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+	}
+	if runtime.GOMAXPROCS(0) >= 4 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // with more, several decode, and there are no checkpoints
+	}
+	b := &begun{o: origin(t, testorigin.Options{})}
+	h, _ := l.Digest()
+	b.blob, b.size = h.String(), int64(len(l.data))
+	b.ref = push(t, b.o, "go/begun:1", image(t, here, l))
+	b.dir, b.clean = target(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p := puller(t, func(o *soci.Options) {
+		o.KeepFailed, o.Progress = true, &endAt{tar: int64(len(l.tar)) * 2 / 3, cancel: cancel}
+	})
+	p.CheckpointEvery(checkpointEvery)
+	if _, err := p.Pull(ctx, b.ref, b.dir); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	parts, _ := filepath.Glob(filepath.Join(filepath.Dir(b.dir), ".root.penstock", "parts", "*"))
+	if len(parts) != 1 {
+		t.Fatalf("%d checkpoints: %v", len(parts), parts)
+	}
+	b.file = parts[0]
+	b.o.Reset()
+	return b
+}
+
+// endAt ends a pull when so many bytes are inflated.
+type endAt struct {
+	tar    int64
+	cancel context.CancelFunc
+	done   atomic.Int64
+}
+
+func (*endAt) Start(string, []int64) {}
+func (*endAt) Done(int)              {}
+func (e *endAt) Advance(_ int, _, tar int64) {
+	if e.done.Add(tar) >= e.tar {
+		e.cancel()
+	}
+}
+
+// finish pulls again and compares; it returns what was fetched of the layer.
+func (b *begun) finish(t *testing.T, folder string) (soci.Layer, int64) {
+	t.Helper()
+	p := puller(t, nil)
+	p.CheckpointEvery(checkpointEvery)
+	res, err := p.Pull(t.Context(), b.ref, b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := sameTree(t, folder, filepath.Join(b.dir, "go", folder)); n < 100 {
+		t.Fatalf("only %d files", n)
+	}
+	b.clean("root")
+	if res.Layers[0].CompressedBytes != b.size {
+		t.Errorf("%d bytes of %d", res.Layers[0].CompressedBytes, b.size)
+	}
+	return res.Layers[0], b.o.Count("GetBlob", "go/begun@"+b.blob).Bytes
+}
+
+// TestResumeInside: a layer that was begun is gone on with from its last checkpoint.
+func TestResumeInside(t *testing.T) {
+	const folder = "cmd/compile"
+	data := goTree(t, folder)
+	half := len(data) / 2 / 512 * 512
+	for name, l := range map[string]*layer{
+		"gzip":        gzLayer(data),
+		"two members": {tar: data, data: append(gz(data[:half]), gz(data[half:])...)},
+		"plain":       {tar: data, data: data},
+	} {
+		b := begin(t, l)
+		// What a process may have left that had got wrong bytes.
+		evil := filepath.Join(filepath.Dir(filepath.Dir(b.file)), "layers", filepath.Base(b.file), "go", "evil")
+		if err := os.WriteFile(evil, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, sent := b.finish(t, folder)
+		if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
+			t.Errorf("%s: what came after the checkpoint is there", name)
+		}
+		t.Logf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+		if got.ResumedAt < b.size/3 || sent > b.size-got.ResumedAt+4*partBytes {
+			t.Errorf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+		}
+	}
+}
+
+// TestCheckpointHostile: whatever a checkpoint says, the tree is that of the image.
+func TestCheckpointHostile(t *testing.T) {
+	const folder = "cmd/compile"
+	l := gzLayer(goTree(t, folder))
+	var other []byte // the state of another digest
+	h := digest.SHA256.Hash()
+	h.Write([]byte("something else"))
+	if s, ok := h.(interface{ AppendBinary([]byte) ([]byte, error) }); ok {
+		other, _ = s.AppendBinary(nil)
+	}
+	edit := func(change func(part)) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			t.Helper()
+			p := readPart(t, path)
+			change(p)
+			p.write(t, path)
+		}
+	}
+	for name, spoil := range map[string]func(*testing.T, string){
+		"a bit flipped": func(t *testing.T, path string) {
+			t.Helper()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[len(data)/2] ^= 1
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"empty":         func(t *testing.T, path string) { t.Helper(); (part{}).write(t, path) },
+		"other boot":    edit(func(p part) { p["boot"] = "other" }),
+		"other version": edit(func(p part) { p["version"] = 99 }),
+		"other layer":   edit(func(p part) { p["digest"] = digest.FromString("x").String() }),
+		"wrong digest":  edit(func(p part) { p["blob"] = other }),
+		"wrong DiffID":  edit(func(p part) { p["diff"] = other }),
+		"wrong history": edit(func(p part) { p["point"].(map[string]any)["past"] = bytes.Repeat([]byte("hostile "), 4096) }), //nolint:forcetypeassert // we wrote it
+		"wrong place":   edit(func(p part) { p["point"].(map[string]any)["bits"] = 4_000_003 }),                              //nolint:forcetypeassert // see above
+		"wrong state":   edit(func(p part) { p["state"] = map[string]any{"key": "AAAA"} }),
+	} {
+		b := begin(t, l)
+		spoil(t, b.file)
+		if got, _ := b.finish(t, folder); got.ResumedAt != 0 {
+			t.Errorf("%s: gone on with at byte %d", name, got.ResumedAt)
+		}
+	}
+	// With a store the whole blob is wanted.
+	b := begin(t, l)
+	layout, err := soci.OpenLayout(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := puller(t, func(o *soci.Options) { o.Store = layout })
+	res, err := p.Pull(t.Context(), b.ref, b.dir)
+	if err != nil || res.Layers[0].ResumedAt != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	b.clean("root")
+}
