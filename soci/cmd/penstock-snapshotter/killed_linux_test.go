@@ -197,9 +197,11 @@ func TestPrivKilledRounds(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+		if n := seed + 1; n == rounds || n%20 == 0 {
+			t.Logf("%d rounds: %d pulls killed (one takes %v undisturbed), %d layers finished before; of their %d bytes %d fetched again",
+				n, k.killed, k.took.Round(time.Millisecond), k.kept, k.finished, k.again)
+		}
 	}
-	t.Logf("%d rounds: %d pulls killed (one takes %v undisturbed), %d layers finished before; of their %d bytes %d fetched again",
-		rounds, k.killed, k.took.Round(time.Millisecond), k.kept, k.finished, k.again)
 	if k.killed == 0 {
 		t.Error("no pull was killed in time")
 	}

@@ -95,9 +95,9 @@ func start(t *testing.T, dir string, flags ...string) *daemon {
 	}
 	t.Cleanup(func() {
 		d.end(syscall.SIGKILL)
-		if t.Failed() {
-			text, _ := os.ReadFile(d.log.Name())
-			t.Logf("daemon: %s", text)
+		if text, _ := os.ReadFile(d.log.Name()); t.Failed() && len(text) > 0 {
+			t.Logf("daemon: %s", text[max(0, len(text)-32<<10):])
+			_ = os.Truncate(d.log.Name(), 0) // daemons of one test share it: said once
 		}
 	})
 	until(t, "the daemon listens", func() bool {
