@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/benchmarks/internal/bench"
+	"github.com/penstock/penstock/internal/dnsload"
 )
 
 func TestPerAnswerIsMicroseconds(t *testing.T) {
@@ -24,7 +25,7 @@ func TestReport(t *testing.T) {
 	for ours, failed := range map[time.Duration]int{500 * time.Millisecond: 0, 3 * time.Second: 1} {
 		m := bench.Measured{Contestants: []string{oursName, stockName}, Ours: []bool{true, false}, Samples: [][]bench.Sample{sample(ours), sample(2 * time.Second)}}
 		var r bench.Result
-		report(&r, m)
+		report(&r, "", m, []target{{"CPU", oursName, stockName, perAnswer, maxOfStock, ""}})
 		if len(r.Failed()) != failed {
 			t.Errorf("ours %v: %+v", ours, r.Verdicts)
 		}
@@ -47,5 +48,25 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 		if _, err := parseOptions(args); err == nil {
 			t.Errorf("%v: no error", args)
 		}
+	}
+}
+
+func TestCollectionsOfALog(t *testing.T) {
+	t.Parallel()
+	const log = `gc 7 @1.234s 2%: 0.018+1.2+0.013 ms clock, 0.1+0.2/0.3/0.4+0.5 ms cpu, 4->4->1 MB, 4 MB goal, 0 MB stacks, 0 MB globals, 1 P
+[INFO] something else
+gc 8 @2.5s 2%: 0.01+1.2+0.013 ms clock, 1+2/3/0+4 ms cpu, 4->4->1 MB, 4 MB goal, 0 MB stacks, 0 MB globals, 1 P
+`
+	if n, cpu := collectionsAfter(log, 7); n != 1 || cpu != 10*time.Millisecond {
+		t.Error(n, cpu)
+	}
+}
+
+// The questions that are left have answers of at most 512 bytes.
+func TestMixFits(t *testing.T) {
+	t.Parallel()
+	all, fit := dnsload.NewMix(dnsload.MixOptions{Services: 500, Queries: 20_000, Seed: 1}), newMix(500, 20_000)
+	if n, of := len(fit.Queries), len(all.Queries); n > of*999/1000 || n < of*9/10 {
+		t.Errorf("%d of %d questions", n, of)
 	}
 }

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"os"
+	"slices"
+
+	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 	"github.com/penstock/penstock/internal/dnsload"
@@ -24,10 +28,14 @@ func runLoad(ctx context.Context, args []string) error {
 	addr := fs.String("addr", "", "server, host:port")
 	services := fs.Int("services", 0, "services of the mix")
 	queries := fs.Int("queries", 0, "questions to ask")
+	hot := fs.Bool("hot", false, "ask one question over and over")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	mix := newMix(*services, *queries)
+	if *hot {
+		mix.Queries = mix.Queries[:1]
+	}
 	res, err := dnsload.Run(ctx, dnsload.Options{Addr: *addr, Queries: mix.Queries, Count: int64(*queries)})
 	if err != nil {
 		return err
@@ -43,7 +51,21 @@ func runLoad(ctx context.Context, args []string) error {
 	return bench.PrintReport(os.Stdout, r)
 }
 
-// newMix makes the same questions in every process.
-func newMix(services, queries int) *dnsload.Mix {
-	return dnsload.NewMix(dnsload.MixOptions{Services: services, Queries: queries, Seed: 1})
+// maxAddresses is how many of the longest addresses always fit into an answer
+// of 512 bytes, beside the longest question here and the name server.
+const maxAddresses = 14
+
+// fitting returns the questions of the mix but those about names with more
+// addresses than fit into an answer without EDNS.
+func fitting(m *dnsload.Mix) []dnsload.Query {
+	addresses := map[string]int{}
+	for _, z := range m.Zones {
+		p := dns.NewZoneParser(bytes.NewReader(z.Text), dns.Fqdn(z.Origin), "")
+		for rr, ok := p.Next(); ok; rr, ok = p.Next() {
+			if rr.Header().Rrtype == dns.TypeA {
+				addresses[rr.Header().Name]++
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(m.Queries), func(q dnsload.Query) bool { return addresses[q.Name] > maxAddresses })
 }

@@ -6,12 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 func main() {
-	bench.Main("dns", map[string]bench.Role{"load": runLoad, "echo": runEcho}, func(ctx context.Context, args []string) error {
+	bench.Main("dns", map[string]bench.Role{"load": runLoad, "echo": runEcho, "stream": runStream, "paced": runPaced, "flood": runFlood}, func(ctx context.Context, args []string) error {
 		o, err := parseOptions(args)
 		if err != nil {
 			return err
@@ -26,7 +27,8 @@ type options struct {
 	queries  int
 	rounds   int
 	out      string
-	cpu      int // of the servers, the load generator has the next; negative: all
+	patience time.Duration // for the rounds of a case, once each contestant has one
+	cpu      int           // of the servers, the load generator has the next; negative: all
 }
 
 func parseOptions(args []string) (options, error) {
@@ -36,6 +38,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&o.services, "services", 2000, "services of the cluster that asks")
 	fs.IntVar(&o.queries, "queries", 400_000, "questions in a run")
 	fs.IntVar(&o.cpu, "cpu", 0, "the servers' `CPU`; the load generator gets the next one. -1: all run everywhere")
+	fs.DurationVar(&o.patience, "patience", 2*time.Minute, "end the rounds of a case after this long")
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds")
 	fs.StringVar(&o.out, "out", "benchmarks/dns/results", "`folder` for the results")
 	if err := fs.Parse(args); err != nil {

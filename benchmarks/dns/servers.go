@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,10 @@ const (
 	allName     = oursName + ", all cores"
 	procs8Name  = oursName + ", GOMAXPROCS 8"
 	procs32Name = oursName + ", GOMAXPROCS 32"
+	hotName     = oursName + ", one hot key"
+	hotAllName  = oursName + ", all cores, one hot key"
+	echoName    = "kernel only"
+	echoAllName = "kernel only, all cores"
 )
 
 // readyWithin is how long a server may take to answer its first question.
@@ -32,10 +37,70 @@ const readyWithin = 20 * time.Second
 
 // server is one server under load.
 type server struct {
-	name string
-	addr string
-	proc *bench.Server
-	load string // CPUs of the load generator, as for taskset; "" means everywhere
+	name    string
+	addr    string
+	proc    *bench.Server
+	metrics int // port of Prometheus's series; 0: none
+}
+
+func numCPU() int { return runtime.NumCPU() }
+
+// cpu is the time that the server's threads have run, exact to nanoseconds.
+// The kernel's own sum of user and system time is the same in steps of 10 ms.
+func (s *server) cpu() time.Duration {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.proc.PID()))
+	if err != nil {
+		return 0
+	}
+	var sum time.Duration
+	for _, name := range tasks {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // a thread that has just ended
+		}
+		first, _, _ := strings.Cut(string(b), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		if err == nil {
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}
+
+// startEcho starts the control.
+func startEcho(ctx context.Context, how placement, name, exe string, workers int) (*server, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	argv, env := how.argv([]string{exe, "echo", "-addr", addr, "-workers", strconv.Itoa(workers)})
+	proc, err := bench.StartServer(argv, env)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{name: name, addr: addr, proc: proc}
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	err = proc.WaitReady(ctx, func(ctx context.Context) error {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "udp", addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		if _, err := c.Write(make([]byte, 20)); err != nil {
+			return err
+		}
+		_, err = c.Read(make([]byte, 512))
+		return err
+	})
+	if err != nil {
+		proc.Stop()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
 }
 
 // userCPU is the time that the server has spent outside of the kernel.
@@ -93,10 +158,12 @@ func startCoreDNS(ctx context.Context, how placement, name, bin, dir, body strin
 type placement struct {
 	cpus  string // list for taskset; "" means everywhere
 	procs int    // GOMAXPROCS; 0 means as Go finds it
+	env   []string
 }
 
 // argv is the command with its placement, env what goes with it.
 func (p placement) argv(cmd []string) (argv, env []string) {
+	env = p.env
 	if p.procs > 0 {
 		env = []string{"GOMAXPROCS=" + strconv.Itoa(p.procs)}
 	}

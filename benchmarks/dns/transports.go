@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/penstock/penstock/benchmarks/internal/bench"
+	"github.com/penstock/penstock/internal/dnsload"
+)
+
+const (
+	// streamConns are the connections of a run, streamBurst the questions that
+	// go out on one before the answers are read: as a node-local cache asks.
+	streamConns = 8
+	streamBurst = 32
+	// streamShare of the questions of a run over UDP: these cost several times as much.
+	streamShare = 4
+)
+
+// What the pipelined TCP of ours may cost, of CoreDNS's.
+const maxOfTCP = 1.0 / 3
+
+// transports measures answers from the cache over TCP, TLS and HTTPS.
+func (b *run) transports(ctx context.Context, res *bench.Result) error {
+	if err := certificate(b.dir); err != nil {
+		return err
+	}
+	var turns []turn
+	for _, x := range []struct {
+		name, bin string
+	}{{oursName, b.ours}, {stockName, b.stock}} {
+		servers, err := b.streams(ctx, x.bin)
+		if err != nil {
+			return err
+		}
+		for _, s := range servers {
+			t := turn{name: x.name + ", " + s.name, on: s, ours: x.bin == b.ours, cpus: b.load, role: b.o.questions("stream", s, b.o.queries/streamShare, "-proto", s.name)}
+			if err := warmStream(ctx, s, b.mix); err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			turns = append(turns, t)
+		}
+	}
+	var targets []target
+	for proto, most := range map[string]float64{"tcp": maxOfTCP, "tls": 1, "https": 1} {
+		targets = append(targets, target{"CPU for a cached answer over " + proto + " against CoreDNS with its cache", oursName + ", " + proto, stockName + ", " + proto, perAnswer, most, ""})
+	}
+	_, err := measure(ctx, res, cpuCase("cached answers over streams", b.exe, turns, b.o), targets)
+	return err
+}
+
+// streams starts one CoreDNS that answers over three transports.
+func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
+	var ports [4]int
+	for i := range ports {
+		var err error
+		if ports[i], err = freePort(ctx); err != nil {
+			return nil, err
+		}
+	}
+	body := fmt.Sprintf("\tbind 127.0.0.1\n\terrors\n%s}\n", cacheBody(b.up.addr, ports[3], ""))
+	secret := fmt.Sprintf("\ttls %s %s\n", filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem"))
+	text := fmt.Sprintf(".:%d {\n%stls://.:%d {\n%s%shttps://.:%d {\n%s%s", ports[0], body, ports[1], secret, body, ports[2], secret, body)
+	conf := filepath.Join(b.dir, "Corefile."+strconv.Itoa(ports[0]))
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	s, err := b.add(start(ctx, b.one, "tcp", []string{bin, "-conf", conf}, ports[0], b.mix.Queries[0]))
+	if err != nil {
+		return nil, err
+	}
+	at := func(name string, port int) *server {
+		return &server{name: name, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), proc: s.proc}
+	}
+	return []*server{s, at("tls", ports[1]), at("https", ports[2])}, nil
+}
+
+// certificate writes a certificate for this run into dir.
+func certificate(dir string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "benchmark"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: cert}, "key.pem": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clientTLS takes any certificate: that of the benchmark is made for each run.
+func clientTLS() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a server of ours on loopback, started a moment ago
+}
+
+func warmStream(ctx context.Context, s *server, mix *dnsload.Mix) error {
+	packets, err := pack(mix.Distinct())
+	if err != nil {
+		return err
+	}
+	_, err = stream(ctx, s.name, s.addr, packets, int64(len(packets)))
+	return err
+}
+
+// runStream is the role "stream": the mix over connections, with several
+// questions under way on each.
+func runStream(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("stream", flag.ContinueOnError)
+	addr := fs.String("addr", "", "server, host:port")
+	proto := fs.String("proto", "tcp", "tcp, tls or https")
+	services := fs.Int("services", 0, "services of the mix")
+	queries := fs.Int("queries", 0, "questions to ask")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	packets, err := pack(newMix(*services, *queries).Queries)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	n, err := stream(ctx, *proto, *addr, packets, int64(*queries))
+	if err != nil {
+		return err
+	}
+	return bench.PrintReport(os.Stdout, bench.Report{Bytes: n, Requests: n, Seconds: time.Since(begin).Seconds(), Outcome: bench.OutcomeOK})
+}
+
+func pack(queries []dnsload.Query) ([][]byte, error) {
+	packets := make([][]byte, len(queries))
+	for i, q := range queries {
+		m := new(dns.Msg)
+		m.SetQuestion(q.Name, q.Type)
+		b, err := m.Pack()
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", q, err)
+		}
+		packets[i] = b
+	}
+	return packets, nil
+}
+
+// stream asks count questions and returns the number of right answers.
+func stream(ctx context.Context, proto, addr string, packets [][]byte, count int64) (int64, error) {
+	var next, answered atomic.Int64
+	// take returns up to n packets, none when all are asked.
+	take := func(n int64) [][]byte {
+		from := next.Add(n) - n
+		var out [][]byte
+		for i := from; i < min(from+n, count); i++ {
+			out = append(out, packets[i%int64(len(packets))])
+		}
+		return out
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	workers := streamConns
+	if proto == "https" {
+		workers = streamConns * streamBurst / 4 // streams of one connection
+	}
+	for range workers {
+		group.Go(func() error {
+			if proto == "https" {
+				return askHTTPS(ctx, client, addr, take, &answered)
+			}
+			return askStream(ctx, proto, addr, take, &answered)
+		})
+	}
+	err := group.Wait()
+	return answered.Load(), err
+}
+
+func askStream(ctx context.Context, proto, addr string, take func(int64) [][]byte, answered *atomic.Int64) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	if proto == "tls" {
+		c = tls.Client(c, clientTLS())
+	}
+	defer c.Close()
+	in, out, buf := bufio.NewReader(c), []byte(nil), make([]byte, 1<<16)
+	for {
+		burst := take(streamBurst)
+		if len(burst) == 0 {
+			return nil
+		}
+		out = out[:0]
+		for i, p := range burst {
+			out = binary.BigEndian.AppendUint16(out, uint16(len(p)))
+			out = binary.BigEndian.AppendUint16(out, uint16(i)) // the ID
+			out = append(out, p[2:]...)
+		}
+		_ = c.SetDeadline(time.Now().Add(dnsload.DefaultTimeout * 5))
+		if _, err := c.Write(out); err != nil {
+			return err
+		}
+		for range burst {
+			if _, err := io.ReadFull(in, buf[:2]); err != nil {
+				return err
+			}
+			reply := buf[:binary.BigEndian.Uint16(buf)]
+			if _, err := io.ReadFull(in, reply); err != nil {
+				return err
+			}
+			if i := int(binary.BigEndian.Uint16(reply)); i < len(burst) && answers(reply, burst[i]) {
+				answered.Add(1)
+			}
+		}
+	}
+}
+
+// answers reports whether reply answers the query with NOERROR or NXDOMAIN.
+func answers(reply, query []byte) bool {
+	return len(reply) >= len(query) && reply[2]&0x80 != 0 && (reply[3]&15 == dns.RcodeSuccess || reply[3]&15 == dns.RcodeNameError) && bytes.Equal(reply[12:len(query)], query[12:])
+}
+
+func askHTTPS(ctx context.Context, client *http.Client, addr string, take func(int64) [][]byte, answered *atomic.Int64) error {
+	const messageType = "application/dns-message"
+	for {
+		one := take(1)
+		if len(one) == 0 {
+			return nil
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+"/dns-query", bytes.NewReader(one[0]))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", messageType)
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		reply, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode == http.StatusOK && strings.HasPrefix(resp.Header.Get("Content-Type"), messageType) && answers(reply, one[0]) {
+			answered.Add(1)
+		}
+	}
+}
