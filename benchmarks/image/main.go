@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
@@ -36,6 +37,7 @@ type options struct {
 	data     string
 	disk     string
 	keep     string
+	deadline time.Time // no round begins after it, but the first of a case; zero: none
 	out      string
 	peers    string
 }
@@ -51,12 +53,16 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&o.data, "data", "/dev/shm", "`folder` in memory for images and roots")
 	fs.StringVar(&o.disk, "disk", "", "`folder` on a disk for the roots of the case disk (default: the folder of temporary files)")
 	fs.StringVar(&o.keep, "keep", "", "`file` that keeps finished cases, so that the next run with it measures only those that are missing")
+	limit := fs.Duration("for", 0, "begin no more rounds after this `duration`, but the first of each case (default: no limit)")
 	fs.StringVar(&o.out, "out", "benchmarks/image/results", "`folder` for the results")
 	fs.StringVar(&o.peers, "peers", "bin/peers", "`folder` for the programs of the peers, which are built if they are not there")
 	if err := fs.Parse(args); err != nil {
 		return o, errors.Join(bench.ErrUsage, err)
 	}
 	o.cases = strings.Split(*cases, ",")
+	if *limit > 0 {
+		o.deadline = time.Now().Add(*limit)
+	}
 	if o.quick {
 		o.rounds, o.out, o.keep, o.cases = 1, "", "", []string{caseSmall}
 	}
