@@ -279,6 +279,7 @@ func (b *run) million(ctx context.Context, res *bench.Result) error {
 	res.Verdicts = append(res.Verdicts,
 		bench.Verdict{Claim: "a million entries: kept", Target: fmt.Sprintf(">= %d", n*999/1000), Got: fmt.Sprintf("%.0f", entries), OK: entries >= float64(n)*0.999},
 		bench.AtMost("a million entries: memory of the cache", bytes/1e6, maxMillion, "MB"),
+		bench.AtMost("a million entries: memory of the process", float64(rss)/1e6, maxMillion, "MB"),
 		bench.Verdict{Claim: "a million entries: collector's share of CPU while they are asked for", Target: fmt.Sprintf("<= %d %%", maxGC), Got: fmt.Sprintf("%.2f %% (%d collections)", share, collections), OK: share <= maxGC})
 	return nil
 }
