@@ -1,0 +1,62 @@
+//go:build linux && amd64 && !race
+
+package dnsplugin
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// hitPath are the functions of a hit, from the packet to the reply. Others are
+// inlined into them.
+const hitPath = `dnsplugin\.\(\*fast(Server|Worker|Stats)\)\.(understand|hasten|find|entryOf|zoneOf|hit|count|serve)$|` +
+	`dnsplugin\.arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
+	`internal/store\.\(\*(Store|Entry|shard)\)\.(Hash|Touch|Likely|Take|take|entry|has|buckets)$`
+
+// The list of what a hit does to memory that other cores may look at, by the
+// machine code of this binary: one exchange, the visit that is counted in an entry,
+// at most three times until eviction looks at it. There is no other atomic
+// instruction than plain loads.
+func TestAtomicInstructionsOfAHit(t *testing.T) {
+	tool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip("needs the go command to disassemble")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), tool, "tool", "objdump", "-s", hitPath, self).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	atomics := regexp.MustCompile(`\b(LOCK|XCHG[BWLQ]|XADD[LQ]|CMPXCHG\w*)\b`)
+	function, functions := "", 0
+	var got []string
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(line, "TEXT "); ok {
+			function, _, _ = strings.Cut(name, "(SB)")
+			function = function[strings.LastIndexByte(function, '/')+1:]
+			functions++
+			continue
+		}
+		// Padding between functions is an exchange of AX with itself.
+		if op := atomics.FindString(line); op != "" && !strings.Contains(line, "XCHGW AX, AX") && !strings.Contains(line, "NOP") {
+			got = append(got, function+" "+op)
+		}
+	}
+	t.Logf("%d functions: %v", functions, got)
+	if functions < 10 {
+		t.Fatalf("only %d functions found", functions)
+	}
+	allowed := []string{"store.(*Entry).take XCHGL", "store.(*Store).Take XCHGL"}
+	for _, g := range got {
+		if !slices.Contains(allowed, g) {
+			t.Errorf("%s on the way of a hit", g)
+		}
+	}
+}
