@@ -187,6 +187,17 @@ func TestFormats(t *testing.T) {
 		{"none said gzip", &layer{tar: upper, data: upper}, "none"},
 		{"padded", gzLayer(padded), "gzip"},
 	}
+	// Layers in which nothing is: an archive without entries, and no byte at all.
+	for name, l := range map[string]*layer{"empty archive": gzLayer(tarOf(t)), "no byte": gzLayer(nil), "no byte, not packed": {tar: []byte{}, data: []byte{}}} {
+		ref := push(t, o, "formats/"+strings.ReplaceAll(strings.ReplaceAll(name, " ", "-"), ",", ""), image(t, here, gzLayer(upper), l))
+		dir, clean := target(t)
+		res, err := puller(t, nil).Pull(t.Context(), ref, dir)
+		if err != nil || res.Layers[1].Entries != 0 {
+			t.Errorf("%s: %+v, %v", name, res, err)
+			continue
+		}
+		clean("root")
+	}
 	for _, tt := range tests {
 		ref := push(t, o, "formats/"+strings.ReplaceAll(tt.name, " ", "-"), image(t, here, gzLayer(lower), tt.l))
 		dir, clean := target(t)
