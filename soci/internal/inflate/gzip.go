@@ -44,12 +44,11 @@ type members struct {
 	hops    hops
 	two     *twoStage // nil before a large member
 
-	idx    *indexed // nil without an index, or behind what it covers
-	wrong  bool     // the index was dropped
-	sums   *combiner
-	rec    *index.Recorder // nil: nothing is recorded
-	out    int64           // bytes of output, while something is recorded
-	before int64           // of them before the member
+	idx   *indexed // nil without an index, or behind what it covers
+	wrong bool     // the index was dropped
+	sums  *combiner
+	rec   *index.Recorder // nil: nothing is recorded
+	out   int64           // bytes of output, without left
 }
 
 // newMembers reads the first header.
@@ -70,6 +69,7 @@ func (m *members) Read(p []byte) (int, error) {
 		}
 		var err error
 		m.left, err = m.next()
+		m.out += int64(len(m.left))
 		m.err = judge(m.in, err)
 	}
 	n := copy(p, m.left)
@@ -101,6 +101,9 @@ func (m *members) next() ([]byte, error) {
 	}
 	if m.par != nil && m.par.active {
 		if p := m.par.next(); p != nil {
+			if m.rec != nil {
+				m.rec.Member(m.par.reading.at, m.out, m.par.reading.head)
+			}
 			return p, nil
 		}
 		return nil, m.follow(false)
@@ -108,7 +111,6 @@ func (m *members) next() ([]byte, error) {
 	p, err := m.decode()
 	if err == nil {
 		m.size += uint32(len(p)) //nolint:gosec // G115: modulo 2^32 is what the format says
-		m.out += int64(len(p))
 		return p, nil
 	}
 	if err != io.EOF {
@@ -133,6 +135,7 @@ func (m *members) decode() ([]byte, error) {
 	if m.workers > 1 && (m.two == nil || !m.two.active) && m.in.Offset()-m.begin >= m.hops.enter {
 		if m.two == nil {
 			m.two = newTwoStage(m.in, m.workers, m.hops)
+			m.two.record(m.rec)
 		}
 		m.two.enter(m.dec)
 	}
@@ -143,8 +146,10 @@ func (m *members) decode() ([]byte, error) {
 				err = sourceError{src} // judge can't tell from m.in any more
 			}
 			m.dec = m.two.leave()
+			m.watch()
 			return nil, err
 		}
+		m.two.reading.note(m.rec, m.two.base, m.out)
 		m.sum = m.two.sums.combine(m.sum, sum, len(p))
 		return p, nil
 	}

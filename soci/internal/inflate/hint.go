@@ -6,25 +6,32 @@ import "github.com/penstock/penstock/soci/internal/inflate/flate"
 
 // use follows opts; the first header has been read.
 func (m *members) use(opts Options) {
+	if m.rec = opts.Record; m.rec != nil {
+		m.note()
+		m.watch()
+	}
 	if opts.Index != nil {
-		m.idx = newIndexed(m.in, opts.Index, m.workers)
+		m.idx = newIndexed(m.in, opts.Index, m.workers, m.rec)
 		m.sums = newCombiner()
 	}
-	if opts.Record != nil && m.idx == nil {
-		m.rec, m.workers = opts.Record, 1
-		m.note()
-		m.dec.Watch(func(k flate.Mark) {
-			if out := m.before + k.Out; m.rec.Due(out) {
-				p, skip := m.dec.Ahead()
-				m.rec.Block(k.Bits, out, k.History, p, skip)
-			}
-		})
+}
+
+// watch records what m.dec comes by, while it decodes serially.
+func (m *members) watch() {
+	if m.rec == nil {
+		return
 	}
+	m.dec.Watch(func(k flate.Mark) {
+		if out := m.out + int64(m.dec.Pending()); m.rec.Due(out) {
+			p, skip := m.dec.Ahead()
+			m.rec.Block(k.Bits, out, k.History, p, skip)
+		}
+	})
 }
 
 // note records that a member begins, the header of which has just been read.
 func (m *members) note() {
-	if m.before = m.out; m.rec != nil {
+	if m.rec != nil {
 		m.rec.Member(m.begin, m.out, int(m.in.Offset()-m.begin))
 	}
 }

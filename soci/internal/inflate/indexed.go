@@ -45,8 +45,10 @@ type indexed struct {
 	wg     sync.WaitGroup
 	closed bool
 	store  *store
-	spans  []*span // begun, in order; the first is the one that is read
-	todo   []*span // of them, those without a worker; at most the first one
+	rec    *index.Recorder // nil: nothing is recorded; used by the reader
+	sent   int64           // bytes of output
+	spans  []*span         // begun, in order; the first is the one that is read
+	todo   []*span         // of them, those without a worker; at most the first one
 	free   []*chunk
 	claims []*claim // free
 
@@ -74,6 +76,7 @@ type span struct {
 	size   int    // bytes held: of buffers
 	probed bool   // refs is there
 	unsure bool   // it could not be found out
+	head   int    // of a member: the length of its header
 	claim  *claim // what it refers to; nil for a member
 	right  bool   // checked: it may be handed out
 	pos    int64  // byte of the source that its worker has reached
@@ -153,7 +156,7 @@ func (t *indexed) remember(c *chunk) {
 
 // newIndexed takes over where the first block of a member begins; nil if the index
 // has no point ahead.
-func newIndexed(src *flate.Input, x *index.Index, workers int) *indexed {
+func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexed {
 	off := src.Offset()
 	points := x.Points
 	for len(points) > 0 && points[0].Bits <= off*8 {
@@ -162,7 +165,7 @@ func newIndexed(src *flate.Input, x *index.Index, workers int) *indexed {
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, points: points, workers: workers, at: place{bits: off * 8}}
+	t := &indexed{src: src, points: points, workers: workers, rec: rec, at: place{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
@@ -211,6 +214,7 @@ func (t *indexed) next() (*chunk, error) {
 			c := s.chunks[0]
 			s.chunks = s.chunks[1:]
 			s.size -= c.held()
+			t.sent += int64(len(c.p))
 			t.remember(c)
 			t.wake.Broadcast()
 			return c, nil
@@ -237,9 +241,16 @@ func (t *indexed) check(s *span) bool {
 		return false
 	}
 	if s.claim == nil {
+		if t.rec != nil && s.head > 0 {
+			t.rec.Add(index.Point{Kind: index.Member, Bits: s.point.Bits, Out: t.sent, Header: s.head})
+		}
 		return true
 	}
-	ok := same(t.history(), &s.claim.past, &s.claim.refs)
+	past := t.history()
+	ok := same(past, &s.claim.past, &s.claim.refs)
+	if ok && t.rec != nil {
+		t.rec.Add(index.Point{Kind: index.Block, Bits: s.point.Bits, Out: t.sent, Window: index.NewWindow(past, &s.claim.refs)})
+	}
 	// Its worker is past the look, and has copied the history to its window.
 	t.claims, s.claim = append(t.claims, s.claim), nil
 	return ok

@@ -56,8 +56,8 @@ type Options struct {
 	// in spans, by all of them. It is a hint: a wrong one costs time only. Nil: none.
 	Index *index.Index
 
-	// Record, unless nil, is told where a gzip blob may be decoded from. It is not when
-	// there is an Index that is of use.
+	// Record, unless nil, is told where a gzip blob may be decoded from, in whatever way
+	// it is decoded.
 	Record *index.Recorder
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	stdgzip "compress/gzip"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	kgzip "github.com/klauspost/compress/gzip"
+
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // longEnv names a folder with *.tar files; `go test -run TestLong -timeout 2h` then
@@ -90,7 +93,7 @@ func TestLong(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal("no *.tar in "+dir, err)
 	}
-	total := map[int]int64{}
+	total := map[string]int64{}
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -111,25 +114,46 @@ func TestLong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, workers := range []int{1, 2, 5} {
-				if err := longDecode(blob.Bytes(), workers, n, [sha256.Size]byte(h.Sum(nil))); err != nil {
-					t.Errorf("%s of %s, %d workers: %v", filepath.Base(file), name, workers, err)
+			rec, again := index.NewRecorder(0), index.NewRecorder(0)
+			for _, way := range []struct {
+				name string
+				opts func() Options
+			}{
+				{"serial, recording", func() Options { return Options{Record: rec} }},
+				{"2 workers", func() Options { return Options{Workers: 2} }},
+				{"5 workers, recording", func() Options { return Options{Workers: 5, Record: again} }},
+				{"2 workers, by the index", func() Options { return Options{Workers: 2, Index: longIndex(t, rec, n)} }},
+				{"5 workers, by the index of 5", func() Options { return Options{Workers: 5, Index: longIndex(t, again, n)} }},
+			} {
+				if err := longDecode(blob.Bytes(), way.opts(), n, [sha256.Size]byte(h.Sum(nil))); err != nil {
+					t.Errorf("%s of %s, %s: %v", filepath.Base(file), name, way.name, err)
 				}
-				total[workers] += n
+				total[way.name] += n
 			}
 		}
-		t.Logf("%s: so far, by workers, bytes of tar: %v", filepath.Base(file), total)
+		t.Logf("%s: so far, bytes of tar: %v", filepath.Base(file), total)
 	}
 }
 
-func longDecode(blob []byte, workers int, size int64, want [sha256.Size]byte) error {
-	r, err := NewReader(bytes.NewReader(blob), Options{Workers: workers})
+func longIndex(t *testing.T, rec *index.Recorder, n int64) *index.Index {
+	x, err := rec.Index(index.Blob{Out: n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func longDecode(blob []byte, opts Options, size int64, want [sha256.Size]byte) error {
+	r, err := NewReader(bytes.NewReader(blob), opts)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	h := sha256.New()
 	n, err := io.Copy(h, r)
+	if r.IndexWrong() {
+		return errors.New("the index was dropped")
+	}
 	if err != nil || n != size || [sha256.Size]byte(h.Sum(nil)) != want {
 		return fmt.Errorf("%d of %d bytes, %x instead of %x, %w", n, size, h.Sum(nil), want, err)
 	}

@@ -35,7 +35,9 @@ type jobSizes struct{ min, max, out int }
 type job struct {
 	in   []byte
 	out  []byte
-	good bool // out is what in holds, to its last byte
+	at   int64 // where in begins in the source
+	head int   // length of the header of its first member
+	good bool  // out is what in holds, to its last byte
 	done chan struct{}
 }
 
@@ -61,6 +63,7 @@ type parallel struct {
 	free    []*job
 	reading *job   // its output was handed out
 	acc     []byte // read and not cut
+	at      int64  // where it begins in the source
 	seen    int    // of acc: no job can be cut before
 }
 
@@ -81,7 +84,7 @@ func (p *parallel) close() {
 
 // enter is called where a member begins; false if guessing has no point any more.
 func (p *parallel) enter() bool {
-	p.active = !p.ended && p.misses < maxMisses
+	p.active, p.at = !p.ended && p.misses < maxMisses, p.in.Offset()
 	return p.active
 }
 
@@ -176,6 +179,8 @@ func (p *parallel) push(n int) {
 	j := p.take()
 	rest := append(j.in[:0], p.acc[n:]...)
 	j.in, p.acc, p.seen = p.acc[:n], rest, 0
+	j.at = p.at
+	p.at += int64(n)
 	p.cuts++
 	p.queue = append(p.queue, j)
 	p.todo <- j // has room for the queue; the workers may be busy with jobs that were given up
@@ -205,26 +210,27 @@ func (p *parallel) work() {
 	for j := range p.todo {
 		src.Reset(j.in)
 		m.in.Reset(src)
-		j.out, j.good = m.all(j.out[:0], p.sizes.out)
+		j.out, j.head, j.good = m.all(j.out[:0], p.sizes.out)
 		close(j.done)
 	}
 }
 
 // all decodes what m.in has; good if that is members and nothing else, of at most
-// so many bytes.
-func (m *members) all(out []byte, most int) (_ []byte, good bool) {
+// so many bytes; head is the length of the first header.
+func (m *members) all(out []byte, most int) (_ []byte, head int, good bool) {
 	if m.open() != nil {
-		return out, false
+		return out, 0, false
 	}
+	head = int(m.in.Offset())
 	m.dec.Reset(m.in)
 	m.padded = false
 	for {
 		p, err := m.next()
 		if err != nil {
-			return out, err == io.EOF && !m.padded
+			return out, head, err == io.EOF && !m.padded
 		}
 		if out = append(out, p...); len(out) > most {
-			return out, false
+			return out, head, false
 		}
 	}
 }

@@ -30,6 +30,7 @@ type piece struct {
 	table   *flate.Table // what resolves them
 	taken   bool         // somebody resolves it
 	front   bool         // the front made it
+	mark    *mark        // nil: none
 }
 
 // ready reports whether p is output.
@@ -46,6 +47,7 @@ type eye struct {
 	in    *flate.Input
 	cur   cursor
 	blind *flate.Blind
+	marks *marks // nil: nothing is recorded
 }
 
 // open makes e decode from a bit of the store.
@@ -53,6 +55,9 @@ func (e *eye) open(s *store, bits int64, dead func() bool) {
 	e.cur = cursor{s: s, at: bits / 8, dead: dead}
 	e.in.ResetAt(&e.cur, bits/8)
 	e.blind.Reset(e.in, uint(bits%8)) //nolint:gosec // G115: 0 to 7
+	if e.marks != nil {
+		e.marks.watch(e.blind)
+	}
 }
 
 // A segment is a part of the stream that is decoded before what is in front of it.
@@ -196,6 +201,7 @@ func (t *twoStage) decode(e *eye) (out []*piece, err error) {
 			t.mu.Unlock()
 			return nil, err
 		}
+		o.mark = e.marks.take(len(o.p))
 		o.sum = crc32.ChecksumIEEE(o.p)
 		return []*piece{o}, err
 	}
@@ -205,6 +211,7 @@ func (t *twoStage) decode(e *eye) (out []*piece, err error) {
 		n := copy(o.buf[:], p)
 		o.p, p = o.buf[:n], p[n:]
 		o.symbols = true
+		o.mark = e.marks.take(n / 2)
 		out = append(out, o)
 	}
 	return out, err

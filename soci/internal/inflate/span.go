@@ -44,6 +44,7 @@ func (w *spanWorker) decode(s *span) (place, error) {
 	in.ResetAt(&w.cur, bits/8)
 	if s.point.Kind == index.Member {
 		err := w.m.open()
+		s.head = int(in.Offset() - bits/8)
 		if w.tell(s, nil, err != nil); err != nil {
 			return place{bits, true}, err // unsure: the serial decoder says what it is
 		}

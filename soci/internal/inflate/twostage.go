@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // hops are the sizes with which one member is decoded by several workers; tests
@@ -88,6 +89,10 @@ type twoStage struct {
 	eyes   []*eye
 	scouts []*scout
 
+	rec   *index.Recorder // nil: nothing is recorded
+	marks *marks          // of the first front
+	base  int64           // bits of the source before the store
+
 	stats twoStageStats
 }
 
@@ -126,6 +131,11 @@ func (t *twoStage) enter(d *flate.Decoder) {
 	t.frontCur = &cursor{s: t.store}
 	t.frontIn = flate.NewInput(t.frontCur)
 	d.Switch(t.frontIn)
+	t.base = t.src.Offset() * 8
+	if t.rec != nil {
+		t.marks = newMarks(t.rec.Span())
+		t.marks.watchFront(d)
+	}
 	t.front, t.frontEye, t.frontBusy, t.fpos, t.end = d, nil, false, 0, nil
 	t.closed, t.score, t.resume = false, scoreBegin, 0
 	t.active = true
@@ -268,6 +278,7 @@ func (t *twoStage) runFront() {
 		t.mu.Unlock()
 		var err error
 		o.p, o.buf, err = t.front.NextIn(o.buf)
+		o.mark = t.frontMarks().take(len(o.p))
 		o.sum = crc32.ChecksumIEEE(o.p)
 		t.mu.Lock()
 		t.fpos = t.front.Bits() / 8
@@ -400,7 +411,11 @@ func (t *twoStage) takeEye() *eye {
 		t.eyes = t.eyes[:n-1]
 		return e
 	}
-	return &eye{in: flate.NewInput(nil), blind: flate.NewBlind()}
+	e := &eye{in: flate.NewInput(nil), blind: flate.NewBlind()}
+	if t.rec != nil {
+		e.marks = newMarks(t.rec.Span())
+	}
+	return e
 }
 
 func (t *twoStage) giveEye(e *eye) {

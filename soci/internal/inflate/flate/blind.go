@@ -55,6 +55,25 @@ func (b *Blind) StopAt(bits int64) { b.dec.StopAt(bits) }
 // Bits is how many bits of the Input's source have been decoded.
 func (b *Blind) Bits() int64 { return b.dec.Bits() }
 
+// Pending is how many symbols, or bytes, Next has ready.
+func (b *Blind) Pending() int {
+	if b.seeing {
+		return b.dec.Pending()
+	}
+	return (b.op - b.rp) / symLen
+}
+
+// Watch makes b call f, unless nil, at every block from here on.
+func (b *Blind) Watch(f func()) {
+	b.dec.watcher = nil
+	if f != nil {
+		b.dec.watcher = func(Mark) { f() }
+	}
+}
+
+// Ahead is that of a Decoder.
+func (b *Blind) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
+
 // Next returns decoded symbols, two bytes each and lowest first, valid until the
 // next call; errors are those of a Decoder. It must not be called after Seeing has
 // returned one.

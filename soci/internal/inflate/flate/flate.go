@@ -99,6 +99,9 @@ func (d *Decoder) Bits() int64 {
 // History is the output before what Next decodes next, at most 32 KiB; valid until then.
 func (d *Decoder) History() []byte { return d.win[max(0, d.op-history):d.op] }
 
+// Pending is how many bytes of output Next has ready.
+func (d *Decoder) Pending() int { return d.op - d.rp }
+
 // Mark is a place in a stream where a block begins.
 type Mark struct {
 	Bits    int64  // bits of the Input's source before it

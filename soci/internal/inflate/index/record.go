@@ -55,6 +55,16 @@ func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	r.points = append(r.points, Point{Kind: Block, Bits: bits, Out: out, Window: w})
 }
 
+// Add notes a point of which everything is known.
+func (r *Recorder) Add(p Point) {
+	if n := len(r.points); r.Due(p.Out) && (n == 0 || p.Bits > r.points[n-1].Bits) {
+		r.points = append(r.points, p)
+	}
+}
+
+// Span is the least output between two points, in bytes.
+func (r *Recorder) Span() int64 { return r.span }
+
 // Index returns what was noted. It must be called only when the blob was decoded to
 // its end and its digests are right.
 func (r *Recorder) Index(b Blob) (*Index, error) {
