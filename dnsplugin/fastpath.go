@@ -91,7 +91,11 @@ func (c *Cache) openFastPath(s *dnsserver.Server) error {
 	if why == "" && !f.useful() {
 		why = errAllDecline.Error()
 	}
-	return listeners.serve(f, why, socketsOf(zones))
+	err = listeners.serve(f, why, socketsOf(zones))
+	if err != nil {
+		published.describe(s.Addr, zones, plans, err.Error())
+	}
+	return err
 }
 
 // socketsOf is how many sockets CoreDNS binds for a listener.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
@@ -64,13 +65,9 @@ func (f *fastServer) publish() {
 		p.hooked = true
 		p.hook(prometheus.DefaultRegisterer)
 	}
-	if p.vec == nil {
-		vec, err := newFastVectors(prometheus.DefaultRegisterer)
-		if err != nil {
-			f.debugf("metrics of the fast path: %v", err)
-			return
-		}
-		p.vec = vec
+	if err := p.register(); err != nil {
+		f.debugf("metrics of the fast path: %v", err)
+		return
 	}
 	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": f.addr})
 	for _, z := range f.zones {
@@ -79,6 +76,37 @@ func (f *fastServer) publish() {
 			on = 1
 		}
 		p.vec.zones.WithLabelValues(f.addr, z.zone, z.why).Set(on)
+	}
+}
+
+// register makes the families of the fast path known. The caller holds the lock.
+func (p *publisher) register() error {
+	if p.vec != nil {
+		return nil
+	}
+	vec, err := newFastVectors(prometheus.DefaultRegisterer)
+	if err == nil {
+		p.vec = vec
+	}
+	return err
+}
+
+// describe says for each zone of a listener that has no fast path why not.
+func (p *publisher) describe(addr string, zones map[string][]*dnsserver.Config, plans []*zonePlan, why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.register() != nil {
+		return // publish has said so, or will
+	}
+	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": addr})
+	for zone := range zones {
+		reason := why
+		for _, plan := range plans {
+			if plan.zone == strings.ToLower(zone) && plan.why != "" {
+				reason = plan.why
+			}
+		}
+		p.vec.zones.WithLabelValues(addr, zone, reason).Set(0)
 	}
 }
 

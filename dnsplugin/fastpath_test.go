@@ -278,7 +278,10 @@ func TestEligibility(t *testing.T) {
 	} {
 		t.Run(strings.Fields(tt.lines + " none")[0], func(t *testing.T) {
 			src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+			logged := captureLog(t)
 			s := start(t, fmt.Sprintf(simple, tt.lines, ""), map[string]*source{"A": src})
+			said := logged()
+			checkReason(t, s.addr, tt.why, said)
 			f := s.fast()
 			if (f == nil) != (tt.why != "") {
 				t.Fatalf("fast path: %v", f != nil)
