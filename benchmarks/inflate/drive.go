@@ -92,6 +92,11 @@ func drive(ctx context.Context, o options) (err error) {
 		}
 		report(&res, m, size)
 	}
+	for _, sh := range shapes() {
+		if err := sh.compare(ctx, o, ours, filepath.Join(work, "layer.tar.gz"), &res); err != nil {
+			return err
+		}
+	}
 	res.Print(os.Stdout)
 	if o.out == "" {
 		fmt.Println("\nquick run: nothing is written, and the figures mean nothing")
