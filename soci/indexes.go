@@ -31,6 +31,9 @@ const (
 	// of what an empty one has, is none that we have written.
 	indexPart = 50
 	indexFree = 64 << 10 // bytes
+	// What one holds in memory: a layer that is nearly all zeros has a history of 32 KiB
+	// for each 8 MiB of tar, the others far less.
+	indexMemory = 16 << 20 // bytes, and as many as the blob has
 	// minIndexed is the size of a tar that has more than one span.
 	minIndexed = 2 * index.DefaultSpan
 )
@@ -63,19 +66,22 @@ func (x *indexes) load(l registry.Layer) *index.Index {
 var errOtherLayer = errors.New("it belongs to another layer")
 
 func readIndex(path string, l registry.Layer) (*index.Index, error) {
+	// Looked at before it is opened: to open a fifo waits for whoever writes to it.
+	fi, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	case fi.Size() > l.Size/indexPart+indexFree:
+		return nil, errors.New("it is far larger than an index")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() > l.Size/indexPart+indexFree {
-		return nil, errors.New("it is far larger than an index")
-	}
-	idx, err := index.Load(f)
+	idx, err := index.LoadWithin(f, indexMemory+l.Size)
 	if err != nil {
 		return nil, err
 	}

@@ -72,8 +72,7 @@ type Options struct {
 	// begin. The next pull of that layer, here or where the file ([IndexName]) was
 	// copied to, is decoded by all cores. The directory must exist; it is kept below
 	// 1 GiB, about 0.1 % of the compressed bytes of the layers. No byte depends on what
-	// it holds. Recording costs 3 % of the CPU time, and the pull that records decodes
-	// each layer on one core. Default: none.
+	// it holds. Recording costs 1 to 4 % of the CPU time of decoding. Default: none.
 	IndexDir string
 	// KeepFailed keeps the finished layers of a pull that failed, hidden beside the
 	// target, for the next pull to the same target, as if it had been killed. Default:

@@ -85,7 +85,11 @@ func (x *Index) body() []byte {
 }
 
 // Load reads an index that Save wrote, to the end of r.
-func Load(r io.Reader) (*Index, error) {
+func Load(r io.Reader) (*Index, error) { return LoadWithin(r, maxBody) }
+
+// LoadWithin is Load for an index that somebody else may have written: one that holds
+// more than so many bytes in memory is refused, however small its file is.
+func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	head := make([]byte, len(magic)+lenBytes)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, cutShort(err)
@@ -118,7 +122,7 @@ func Load(r io.Reader) (*Index, error) {
 	if !bytes.Equal(sum.Sum(nil), want) {
 		return nil, fmt.Errorf("%w: wrong checksum", ErrFormat)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBody), zstd.WithDecoderMaxWindow(2*frameWindow))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(min(max(most, 1), maxBody))), zstd.WithDecoderMaxWindow(2*frameWindow))
 	if err != nil {
 		return nil, err
 	}

@@ -129,6 +129,21 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestLoadWithin: a small file may not become large in memory.
+func TestLoadWithin(t *testing.T) {
+	x := &Index{}
+	for i := range int64(1000) { // 31 MiB of zeros
+		x.Points = append(x.Points, Point{Kind: Block, Bits: 8000 + i*8000, Out: 1<<20 + i<<20, Window: NewWindow(make([]byte, flate.History), nil)})
+	}
+	file := save(t, x)
+	if _, err := LoadWithin(bytes.NewReader(file), 1<<20); !errors.Is(err, ErrFormat) {
+		t.Errorf("%d bytes: %v", len(file), err)
+	}
+	if _, err := LoadWithin(bytes.NewReader(file), 64<<20); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(sample().body())
 	f.Add((&Index{Points: []Point{{}}}).body())
