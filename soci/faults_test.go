@@ -274,7 +274,7 @@ func TestNoSuchThing(t *testing.T) {
 	wantError(t, p, o.Host()+"/here@sha256:"+strings.Repeat("0", 64), soci.ErrNotFound)
 
 	nobody := puller(t, func(o *soci.Options) {
-		o.Credentials = func(context.Context, string) (soci.Credential, error) {
+		o.Credentials = func(context.Context, string, string) (soci.Credential, error) {
 			return soci.Credential{Username: testorigin.RegistryUser, Password: "wrong-password"}, nil
 		}
 	})
@@ -282,11 +282,11 @@ func TestNoSuchThing(t *testing.T) {
 		t.Error(e)
 	}
 	anonymous := puller(t, func(o *soci.Options) {
-		o.Credentials = func(context.Context, string) (soci.Credential, error) { return soci.Credential{}, nil }
+		o.Credentials = func(context.Context, string, string) (soci.Credential, error) { return soci.Credential{}, nil }
 	})
 	wantError(t, anonymous, o.Host()+"/here:1", soci.ErrDenied)
 	broken := puller(t, func(o *soci.Options) {
-		o.Credentials = func(context.Context, string) (soci.Credential, error) {
+		o.Credentials = func(context.Context, string, string) (soci.Credential, error) {
 			return soci.Credential{}, errors.New("the vault is locked")
 		}
 	})

@@ -25,9 +25,11 @@ type Options struct {
 	// PlainHTTP talks http instead of https to registries. Loopback ones get http
 	// anyway.
 	PlainHTTP bool
-	// Credentials says what to log in to a host (name or name:port) with. Default:
-	// docker's config.json with its credential helpers, then podman's auth.json.
-	Credentials func(ctx context.Context, host string) (Credential, error)
+	// Credentials says what to log in to a host (name or name:port) with, for a
+	// repository there (library/alpine): the two parts of a reference. Default:
+	// docker's config.json with its credential helpers, then podman's auth.json,
+	// which know hosts.
+	Credentials func(ctx context.Context, host, repository string) (Credential, error)
 	// HostsDir holds a folder for each registry with hosts.toml or certificates, as
 	// containerd's config_path. Default: /etc/containerd/certs.d if it exists;
 	// "none": nothing.
@@ -221,8 +223,8 @@ func (o Options) registry() registry.Options {
 		ro.HostsDir = ""
 	}
 	if lookup := o.Credentials; lookup != nil {
-		ro.Credentials = func(ctx context.Context, host string) (registry.Credential, error) {
-			c, err := lookup(ctx, host)
+		ro.Credentials = func(ctx context.Context, host, repository string) (registry.Credential, error) {
+			c, err := lookup(ctx, host, repository)
 			return registry.Credential(c), err
 		}
 	}

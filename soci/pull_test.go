@@ -18,7 +18,7 @@ import (
 )
 
 // login gives the origin's credentials.
-func login(context.Context, string) (soci.Credential, error) {
+func login(context.Context, string, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 

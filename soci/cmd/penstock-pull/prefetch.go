@@ -134,7 +134,7 @@ func (c *prefetchCommand) pullOptions(ref registry.Reference, w *watch) []client
 // resolver finds registries as the snapshotter does: hosts.toml, docker's logins.
 func (c *prefetchCommand) resolver(ref registry.Reference) remotes.Resolver {
 	opts := dockerconfig.HostOptions{Credentials: func(host string) (string, string, error) {
-		cred, err := registry.DockerCredentials(context.Background(), host)
+		cred, err := registry.DockerCredentials(context.Background(), host, "")
 		if cred.IdentityToken != "" {
 			return "", cred.IdentityToken, err
 		}

@@ -32,8 +32,9 @@ type Credential struct {
 }
 
 // DockerCredentials looks a host up where docker login and podman login leave
-// what they were told, credential helpers included.
-func DockerCredentials(ctx context.Context, host string) (Credential, error) {
+// what they were told, credential helpers included. That is by host, so the
+// repository makes no difference.
+func DockerCredentials(ctx context.Context, host, _ string) (Credential, error) {
 	if host == "registry-1.docker.io" || host == hub {
 		host = name.DefaultRegistry
 	}
@@ -180,7 +181,7 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	if host == "registry-1.docker.io" {
 		host = hub // the name that people know
 	}
-	cred, err := lookup(ctx, host)
+	cred, err := lookup(ctx, host, s.repo)
 	if err != nil {
 		return "", time.Time{}, denied(0, err)
 	}

@@ -26,9 +26,9 @@ type Options struct {
 	// PlainHTTP talks http to registries that hosts.toml says nothing about.
 	// Loopback ones get http anyway.
 	PlainHTTP bool
-	// Credentials returns what to log in to a host with. Nil: docker's
-	// config.json and its credential helpers, then podman's auth.json.
-	Credentials func(ctx context.Context, host string) (Credential, error)
+	// Credentials returns what to log in to a host with for a repository. Nil:
+	// docker's config.json and its credential helpers, then podman's auth.json.
+	Credentials func(ctx context.Context, host, repository string) (Credential, error)
 	// HostsDir holds a folder with hosts.toml or certificates for each registry,
 	// as containerd's config_path does. "" : none.
 	HostsDir string

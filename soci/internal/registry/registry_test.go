@@ -375,7 +375,7 @@ func TestDockerConfig(t *testing.T) {
 		}
 	}
 	write("config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, host, testorigin.RegistryUser, testorigin.RegistryPassword), 0o600)
-	if c, err := DockerCredentials(t.Context(), host); err != nil || c.Username != testorigin.RegistryUser {
+	if c, err := DockerCredentials(t.Context(), host, ""); err != nil || c.Username != testorigin.RegistryUser {
 		t.Fatal(c.Username, err)
 	}
 	push := remote.WithAuthFromKeychain(authn.DefaultKeychain)
@@ -388,15 +388,15 @@ func TestDockerConfig(t *testing.T) {
 	write("docker-credential-lab", fmt.Sprintf("#!/bin/sh\necho '{\"ServerURL\":\"\",\"Username\":\"%s\",\"Secret\":\"%s\"}'\n", "helper", "from the helper"), 0o700)
 	t.Setenv("PATH", home+":"+os.Getenv("PATH"))
 	write("config.json", fmt.Sprintf(`{"credHelpers":{%q:"lab"}}`, host), 0o600)
-	if c, err := DockerCredentials(t.Context(), host); err != nil || c.Username != "helper" || c.Password != "from the helper" {
+	if c, err := DockerCredentials(t.Context(), host, ""); err != nil || c.Username != "helper" || c.Password != "from the helper" {
 		t.Error(c, err)
 	}
 	write("docker-credential-lab", "#!/bin/sh\necho the vault is locked\nexit 1\n", 0o700)
-	if _, err := DockerCredentials(t.Context(), host); err == nil || !strings.Contains(err.Error(), host) {
+	if _, err := DockerCredentials(t.Context(), host, ""); err == nil || !strings.Contains(err.Error(), host) {
 		t.Error(err)
 	}
 	write("config.json", "{", 0o600)
-	if _, err := DockerCredentials(t.Context(), host); err == nil {
+	if _, err := DockerCredentials(t.Context(), host, ""); err == nil {
 		t.Error("a broken config.json passes")
 	}
 }

@@ -48,7 +48,7 @@ func root(t testing.TB) {
 }
 
 // login gives the origin's credentials.
-func login(context.Context, string) (soci.Credential, error) {
+func login(context.Context, string, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 

@@ -32,7 +32,7 @@ import (
 // concurrent use.
 type Images struct {
 	next   *grpc.ClientConn
-	lookup func(ctx context.Context, host string) (soci.Credential, error)
+	lookup func(ctx context.Context, host, repository string) (soci.Credential, error)
 	log    *slog.Logger
 
 	mu    sync.Mutex // guards what follows
@@ -41,21 +41,21 @@ type Images struct {
 
 // pullSecret is what one running pull may log in to its registry with.
 type pullSecret struct {
-	host string
-	cred soci.Credential
+	host, repository string
+	cred             soci.Credential
 }
 
 // NewImages returns the service in front of containerd's socket, which is connected to
-// when the first call comes. lookup is asked for hosts that no running pull has a secret
-// for; nil: docker's configuration. A nil log is silent.
-func NewImages(containerd string, lookup func(ctx context.Context, host string) (soci.Credential, error), log *slog.Logger) (*Images, error) {
+// when the first call comes. lookup is asked for repositories that no running pull has a
+// secret for; nil: docker's configuration. A nil log is silent.
+func NewImages(containerd string, lookup func(ctx context.Context, host, repository string) (soci.Credential, error), log *slog.Logger) (*Images, error) {
 	next, err := grpc.NewClient("unix://"+containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("containerd's socket: %w", err)
 	}
 	if lookup == nil {
-		lookup = func(ctx context.Context, host string) (soci.Credential, error) {
-			c, err := registry.DockerCredentials(ctx, host)
+		lookup = func(ctx context.Context, host, repository string) (soci.Credential, error) {
+			c, err := registry.DockerCredentials(ctx, host, repository)
 			return soci.Credential(c), err
 		}
 	}
@@ -68,18 +68,19 @@ func NewImages(containerd string, lookup func(ctx context.Context, host string) 
 // Close closes the connection to containerd.
 func (s *Images) Close() error { return s.next.Close() }
 
-// Credentials is for [soci.Options]: the secret of the pull from host that began last,
-// or else what the lookup says.
-func (s *Images) Credentials(ctx context.Context, host string) (soci.Credential, error) {
+// Credentials is for [soci.Options]: the secret of the pull from the repository that
+// began last, or else what the lookup says. So no secret is used for what another pod
+// pulls, unless it is the same.
+func (s *Images) Credentials(ctx context.Context, host, repository string) (soci.Credential, error) {
 	s.mu.Lock()
 	for _, p := range slices.Backward(s.pulls) {
-		if p.host == host {
+		if p.host == host && p.repository == repository {
 			s.mu.Unlock()
 			return p.cred, nil
 		}
 	}
 	s.mu.Unlock()
-	return s.lookup(ctx, host)
+	return s.lookup(ctx, host, repository)
 }
 
 // Server returns the gRPC server of the service.
@@ -166,7 +167,7 @@ func (s *Images) remember(request rawMessage) (forget func()) {
 	if cred == (soci.Credential{}) {
 		return nothing
 	}
-	p := &pullSecret{host: ref.Host, cred: cred}
+	p := &pullSecret{host: ref.Host, repository: ref.Repository, cred: cred}
 	s.mu.Lock()
 	s.pulls = append(s.pulls, p)
 	s.mu.Unlock()

@@ -51,7 +51,7 @@ func front(t *testing.T, s cri.ImageServiceServer) (*snapshotter.Images, *grpc.C
 	cri.RegisterImageServiceServer(server, s)
 	served := make(chan error, 2)
 	go func() { served <- server.Serve(l) }()
-	elsewhere := func(context.Context, string) (soci.Credential, error) {
+	elsewhere := func(context.Context, string, string) (soci.Credential, error) {
 		return soci.Credential{Username: "file"}, nil
 	}
 	images, err := snapshotter.NewImages(back, elsewhere, nil)
@@ -94,6 +94,7 @@ func TestPullSecrets(t *testing.T) {
 		{"server", "reg.example/app", "reg.example", &cri.AuthConfig{Username: "ann", ServerAddress: "http://reg.example/v2"}, soci.Credential{Username: "ann"}},
 		{"another server", "reg.example/app", "reg.example", &cri.AuthConfig{Username: "ann", ServerAddress: "https://other.example"}, soci.Credential{Username: "file"}},
 		{"another host", "reg.example/app", "other.example", &cri.AuthConfig{Username: "ann"}, soci.Credential{Username: "file"}},
+		{"another repository", "reg.example/app", "reg.example", &cri.AuthConfig{Username: "ann"}, soci.Credential{Username: "file"}},
 		{"not base64", "reg.example/app", "reg.example", &cri.AuthConfig{Auth: "%"}, soci.Credential{Username: "file"}},
 		{"no colon", "reg.example/app", "reg.example", &cri.AuthConfig{Auth: "YW5u"}, soci.Credential{Username: "file"}},
 		{"none", "reg.example/app", "reg.example", nil, soci.Credential{Username: "file"}},
@@ -102,15 +103,21 @@ func TestPullSecrets(t *testing.T) {
 	var images *snapshotter.Images
 	var during soci.Credential
 	var got *cri.PullImageRequest
-	host := ""
+	host, repository := "", ""
 	s := &service{pull: func(ctx context.Context, r *cri.PullImageRequest) (err error) {
 		got = r
-		during, err = images.Credentials(ctx, host)
+		during, err = images.Credentials(ctx, host, repository)
 		return err
 	}}
 	images, conn := front(t, s)
 	for _, tt := range tests {
-		host = tt.host
+		host, repository = tt.host, "app"
+		switch tt.name {
+		case "hub":
+			repository = "library/alpine"
+		case "another repository":
+			repository = "other/app"
+		}
 		r, err := cri.NewImageServiceClient(conn).PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: tt.image}, Auth: tt.auth})
 		if err != nil || r.GetImageRef() != "sha256:x" {
 			t.Fatalf("%s: %v, %v", tt.name, r, err)
@@ -121,7 +128,7 @@ func TestPullSecrets(t *testing.T) {
 		if got.GetImage().GetImage() != tt.image || got.GetAuth().String() != tt.auth.String() {
 			t.Errorf("%s: containerd was asked %v", tt.name, got)
 		}
-		if after, err := images.Credentials(t.Context(), tt.host); err != nil || after.Username != "file" {
+		if after, err := images.Credentials(t.Context(), tt.host, repository); err != nil || after.Username != "file" {
 			t.Errorf("%s: after the pull %+v, %v", tt.name, after, err)
 		}
 	}

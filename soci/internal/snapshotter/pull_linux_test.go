@@ -181,7 +181,7 @@ func TestPrivFallback(t *testing.T) {
 	m := push(t, o, "app:1", three(t)...)
 	other := digestOf('7')
 	wrongUser := puller(t, func(opts *soci.Options) {
-		opts.Credentials = func(context.Context, string) (soci.Credential, error) {
+		opts.Credentials = func(context.Context, string, string) (soci.Credential, error) {
 			return soci.Credential{Username: "mallory", Password: "guess"}, nil
 		}
 	})
