@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,11 +50,16 @@ func newChain(t *testing.T, n int, o s3stream.LeaderOptions, see func(c *chainOf
 	return c
 }
 
-// freePort returns an address on which nobody listens at the moment.
+// freePort returns an address on which nobody listens at the moment. Where Linux lets it
+// be, it is none that the other tests' connections come from: they take ports, too.
 func freePort(t *testing.T) string {
 	t.Helper()
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		host = "127.0.0.2"
+	}
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
