@@ -374,10 +374,8 @@ func TestMetricsAreThoseOfTheChain(t *testing.T) {
 			}
 		}
 		// The chain counts a response after it has sent it.
-		until(t, "the last response to be counted", func() bool {
-			series[i] = gathered(t, server)
-			return responses(series[i]) >= 54
-		})
+		until(t, "the last response to be counted", func() bool { return responses(gathered(t, server)) >= 54 })
+		series[i] = gathered(t, server) // families are gathered one behind the other
 		if len(before) > 40 {
 			t.Fatal("series of an earlier server")
 		}

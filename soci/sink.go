@@ -93,7 +93,7 @@ func (s *sink) extract(p *pipeline) {
 	r := &blockReader{p: p, s: s}
 	opts := s.opts
 	if c := p.ckpt; c != nil && len(p.sinks) == 1 && s.part == c.file {
-		opts.Checkpoints = p.ckpt.untar()
+		r.ckpt, opts.Checkpoints = c, c.untar()
 	}
 	s.layer, s.err = untar.Extract(s.ctx, r, s.dir, opts)
 	for s.err == nil { // padding behind the archive belongs to the DiffID
@@ -109,8 +109,9 @@ func (s *sink) extract(p *pipeline) {
 
 // blockReader is the tar stream as untar reads it.
 type blockReader struct {
-	p *pipeline
-	s *sink
+	p    *pipeline
+	s    *sink
+	ckpt *checkpoints // of this sink; nil: none
 }
 
 // Read is there to be an io.Reader: untar takes blocks.
@@ -124,8 +125,8 @@ func (r *blockReader) NextBlock(ctx context.Context) (untar.Block, error) {
 		if !ok {
 			return untar.Block{}, io.EOF
 		}
-		if c := r.p.ckpt; c != nil {
-			c.cur = b
+		if r.ckpt != nil {
+			r.ckpt.cur = b
 		}
 		return untar.Block{Data: b.buf.Bytes()[:b.n], Release: func() { r.p.done(b, &r.p.lastTar) }}, nil
 	case <-ctx.Done():
