@@ -17,12 +17,13 @@
 // and the checksum of every zstd frame are verified before io.EOF. Errors of the
 // source pass through unchanged; damage is [ErrCorrupt].
 //
-// With [Options].Workers a gzip blob is decoded by as many goroutines, in order and
+// With [Options].Workers a blob is decoded by as many goroutines, in order and
 // with all checks; they end with Close, which must then be called and returns at once
 // (when no read of the source hangs, for only the goroutine that reads does that).
 // How is decided by what comes: members that follow each other in short distance are
 // decoded as a whole each, one long member by several workers, the first MiB of each
-// and everything short serially. Memory is bounded by [WorkerMemory] for each, however
+// and everything short serially. The frames of a zstd blob that has many are, too, in runs
+// of whole frames; a frame that is long is decoded serially, with what follows. Memory is bounded by [WorkerMemory] for each, however
 // far a blob expands.
 //
 // A gzip blob gives the bytes that compress/gzip gives, and an error where that has

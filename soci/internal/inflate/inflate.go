@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
@@ -43,9 +41,10 @@ type Options struct {
 	// for. 0 means 128 MiB, what the zstd tool accepts without being told.
 	MaxWindow int64
 
-	// Workers is how many goroutines may decode a gzip blob, beside the one that
-	// reads. 0 and 1 mean none: the goroutine that reads decodes. They are started when
-	// there is enough for them to do, and hold at most [WorkerMemory] each.
+	// Workers is how many goroutines may decode a blob, beside the one that reads. 0
+	// and 1 mean none: the goroutine that reads decodes. They are started when there is
+	// enough for them to do, and hold at most [WorkerMemory] each. A zstd blob of one
+	// frame is not for them.
 	Workers int
 
 	// Memory bounds what the workers may hold in all, in bytes: there are no more
@@ -102,9 +101,11 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 		m.use(opts)
 		return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 	case Zstd:
-		// Synchronous: the caller has a goroutine for this, and memory stays bounded.
-		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(uint64(opts.MaxWindow)))
+		if n := opts.workers(); n > 1 {
+			f := newFrames(in, opts.MaxWindow, n)
+			return &Reader{Reader: f, format: Zstd, close: f.close}, nil
+		}
+		d, err := newZstd(in, uint64(opts.MaxWindow))
 		if err != nil {
 			return nil, judge(in, err)
 		}

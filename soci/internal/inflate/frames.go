@@ -1,0 +1,306 @@
+package inflate
+
+import (
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+// frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
+type frameSizes struct {
+	min  int // compressed bytes from which a job is full; it is, too, with half of out
+	in   int // a frame that is longer is decoded serially
+	out  int // so is one that may expand further
+	held int // by all jobs, in bytes; one takes less than min, in and 1.5 times out
+}
+
+// The frames of zstd:chunked have 64 KiB of tar or a file, those of the seekable format
+// 2 MiB, those of pzstd 8 MiB.
+func sizesFor(workers int) frameSizes {
+	return frameSizes{min: 256 << 10, in: 3 << 20, out: 8 << 20, held: workers * WorkerMemory}
+}
+
+// zstdBlock is the most that a block expands to, if the window is not smaller (RFC 8878,
+// section 3.1.1.2.4).
+const zstdBlock = 128 << 10
+
+// frameJob is a run of whole frames.
+type frameJob struct {
+	in, out []byte
+	bound   int  // of out
+	held    int  // bytes, with what out is going to take
+	good    bool // the worker's, as out, until done
+	done    chan struct{}
+}
+
+// frames decodes a zstd blob of many frames on several goroutines, in order. It is
+// driven by the reader: the source is read by it alone, and the workers never wait for
+// anything but work.
+//
+// Where a frame ends is told by the headers of its blocks (RFC 8878, section 3.1.1), and
+// how far it may expand by their number. What is too large for a job, can't be read or
+// turns out to be damaged goes to the serial decoder, with all that follows: it says what
+// is wrong with it.
+type frames struct {
+	in     *flate.Input
+	window uint64 // the most that a frame may ask for
+	sizes  frameSizes
+	todo   chan *frameJob
+	wg     sync.WaitGroup
+	limit  int // of jobs under way
+	n      int // workers, started with the second job
+
+	queue   []*frameJob // in order
+	free    []*frameJob
+	reading *frameJob // its output is read
+	out     []byte    // of it, not read
+	rest    []byte    // read of a frame that is no job
+	last    bool      // nothing that can be cut follows
+	cuts    int
+	serial  *zstd.Decoder
+}
+
+func newFrames(in *flate.Input, window int64, workers int) *frames {
+	return &frames{in: in, window: uint64(max(0, window)), sizes: sizesFor(workers), n: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
+}
+
+func newZstd(in io.Reader, window uint64, more ...zstd.DOption) (*zstd.Decoder, error) {
+	// Synchronous: the caller has a goroutine for this, and memory stays bounded.
+	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))...)
+}
+
+// close ends the workers.
+func (f *frames) close() {
+	close(f.todo)
+	f.wg.Wait()
+	if f.serial != nil {
+		f.serial.Close()
+	}
+}
+
+// Read is io.Reader.
+func (f *frames) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for len(f.out) == 0 && f.serial == nil {
+		if !f.next() {
+			if err := f.leave(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if len(f.out) > 0 {
+		n := copy(p, f.out)
+		f.out = f.out[n:]
+		return n, nil
+	}
+	n, err := f.serial.Read(p)
+	return n, judge(f.in, err)
+}
+
+// next makes the output of another job the one that is read; false if there is none.
+func (f *frames) next() bool {
+	if f.reading != nil {
+		f.free = append(f.free, f.reading)
+		f.reading = nil
+	}
+	for !f.last && len(f.queue) < f.limit && f.room() && (len(f.queue) == 0 || !isDone(f.queue[0])) {
+		if j := f.cut(); j != nil {
+			f.give(j)
+		}
+	}
+	if len(f.queue) == 0 || f.n > 0 { // a blob of one job is not worth a worker
+		return false
+	}
+	j := f.queue[0]
+	<-j.done
+	if !j.good {
+		return false
+	}
+	f.queue = f.queue[1:]
+	f.reading, f.out = j, j.out
+	return true
+}
+
+func isDone(j *frameJob) bool {
+	select {
+	case <-j.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// give hands j to the workers, which begin with the second job.
+func (f *frames) give(j *frameJob) {
+	f.queue = append(f.queue, j)
+	f.cuts++
+	if len(f.queue) < 2 && f.n > 0 {
+		return
+	}
+	if f.n > 0 {
+		for range f.n {
+			f.wg.Go(f.work)
+		}
+		f.n = 0
+		f.todo <- f.queue[0]
+	}
+	f.todo <- j
+}
+
+// room reports whether another job, of any size, fits beside those there are.
+func (f *frames) room() bool {
+	if len(f.queue) == 0 {
+		return true
+	}
+	sum := f.sizes.min + f.sizes.in + f.sizes.out*3/2
+	for _, j := range f.queue {
+		sum += j.held
+	}
+	if f.reading != nil {
+		sum += f.reading.held
+	}
+	for _, j := range f.free {
+		sum += j.held
+	}
+	if sum > f.sizes.held && len(f.free) > 0 {
+		f.free = nil
+		return f.room()
+	}
+	return sum <= f.sizes.held
+}
+
+// cut reads whole frames until there are enough for a job; nil if none comes.
+func (f *frames) cut() *frameJob {
+	j := &frameJob{}
+	if n := len(f.free); n > 0 {
+		j, f.free = f.free[n-1], f.free[:n-1]
+	}
+	*j = frameJob{in: j.in[:0], out: j.out[:0], done: make(chan struct{})}
+	for !f.last && len(j.in) < f.sizes.min && j.bound <= f.sizes.out/2 {
+		whole := len(j.in)
+		bound, ok := f.frame(j)
+		if !ok {
+			f.rest, f.last = append(f.rest, j.in[whole:]...), true
+			j.in = j.in[:whole]
+			break
+		}
+		j.bound += bound
+	}
+	if len(j.in) == 0 {
+		return nil
+	}
+	j.held = cap(j.in) + max(cap(j.out), j.bound)
+	return j
+}
+
+// frame appends the next frame to j.in; it returns the most that it expands to. If that
+// is not ok, what was appended is the beginning of a frame for the serial decoder.
+func (f *frames) frame(j *frameJob) (bound int, ok bool) {
+	var h zstd.Header
+	head := f.in.Peek(zstd.HeaderMaxSize)
+	if len(head) == 0 || h.Decode(head) != nil {
+		return 0, false
+	}
+	if h.Skippable {
+		size := int64(h.HeaderSize) + int64(h.SkippableSize)
+		return 0, size <= int64(f.sizes.in) && f.take(j, int(size))
+	}
+	if h.DictionaryID != 0 || h.WindowSize > f.window || h.HasFCS && h.FrameContentSize > uint64(f.sizes.out) { //nolint:gosec // G115: a limit
+		return 0, false
+	}
+	block := zstdBlock
+	if !h.SingleSegment {
+		block = int(min(uint64(block), h.WindowSize)) //nolint:gosec // G115: at most zstdBlock
+	}
+	begin := len(j.in)
+	if !f.take(j, h.HeaderSize) {
+		return 0, false
+	}
+	for last := false; !last; {
+		if !f.take(j, 3) {
+			return 0, false
+		}
+		b := j.in[len(j.in)-3:]
+		v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+		last = v&1 != 0
+		size, out := v>>3, v>>3
+		switch v >> 1 & 3 {
+		case 0: // raw
+		case 1: // one byte, repeated
+			size = 1
+		case 2: // compressed
+			out = block
+		default: // reserved
+			return 0, false
+		}
+		bound += out
+		if size > zstdBlock || bound > f.sizes.out && !h.HasFCS || len(j.in)-begin+size > f.sizes.in || !f.take(j, size) {
+			return 0, false
+		}
+	}
+	if h.HasFCS {
+		bound = int(h.FrameContentSize) //nolint:gosec // G115: below a limit
+	}
+	return bound, !h.HasCheckSum || f.take(j, 4)
+}
+
+// take appends the next n bytes of the source to j.in; fewer if it has no more.
+func (f *frames) take(j *frameJob, n int) bool {
+	at := len(j.in)
+	for n > len(j.in)-at {
+		head := f.in.Peek(min(4096, n-(len(j.in)-at)))
+		if len(head) == 0 {
+			return false
+		}
+		j.in = append(j.in, head...)
+		f.in.Skip(len(head))
+	}
+	return true
+}
+
+// leave gives what was not handed out back to the source and goes on serially.
+func (f *frames) leave() (err error) {
+	if len(f.queue) == 0 && len(f.rest) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
+		return io.EOF
+	}
+	var back [][]byte
+	for _, j := range f.queue {
+		if f.n == 0 {
+			<-j.done
+		}
+		back = append(back, j.in)
+	}
+	f.in.Prepend(append(back, f.rest)...)
+	f.queue, f.free, f.rest, f.last = nil, nil, nil, true
+	f.serial, err = newZstd(f.in, f.window)
+	return judge(f.in, err)
+}
+
+func (f *frames) work() {
+	dec, err := newZstd(nil, f.window, zstd.WithDecoderMaxMemory(uint64(2*f.sizes.out))) //nolint:gosec // G115: positive
+	for j := range f.todo {
+		if err == nil {
+			j.decode(dec)
+		}
+		close(j.done)
+	}
+	if err == nil {
+		dec.Close()
+	}
+}
+
+func (j *frameJob) decode(dec *zstd.Decoder) {
+	if cap(j.out) < j.bound {
+		j.out = make([]byte, 0, j.bound)
+	}
+	out, err := dec.DecodeAll(j.in, j.out[:0])
+	j.good = err == nil
+	if j.good {
+		j.out = out
+	}
+}

@@ -1,0 +1,215 @@
+package inflate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/iotest"
+
+	"github.com/klauspost/compress/zstd"
+	"go.uber.org/goleak"
+
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
+
+// zstdOf packs each part as a frame, some with skippable frames before, some of an unknown
+// size, some without a checksum.
+func zstdOf(t testing.TB, r *rand.Rand, parts ...[]byte) []byte {
+	t.Helper()
+	var blob bytes.Buffer
+	for _, p := range parts {
+		if r.IntN(3) == 0 {
+			blob.Write(skippable(r.IntN(40)))
+		}
+		w, err := zstd.NewWriter(&blob, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(r.IntN(4) > 0), zstd.WithWindowSize(1<<(10+r.IntN(8))), zstd.WithZeroFrames(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.IntN(2) == 0 {
+			w.ResetContentSize(&blob, int64(len(p)))
+		}
+		w.Write(p)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return blob.Bytes()
+}
+
+func skippable(n int) []byte {
+	return append(binary.LittleEndian.AppendUint32([]byte{0x53, 0x2a, 0x4d, 0x18}, uint32(n)), make([]byte, n)...)
+}
+
+// split cuts data in parts of at most size bytes; some are empty.
+func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
+	for len(data) > 0 {
+		n := min(len(data), r.IntN(size+1))
+		parts, data = append(parts, data[:n]), data[n:]
+	}
+	return parts
+}
+
+// readZstd decodes with some workers; none: serially.
+func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *frames, error) {
+	const window = 8 << 20
+	src := flate.NewInput(in)
+	if workers == 0 {
+		d, err := newZstd(src, window)
+		if err != nil {
+			return nil, nil, judge(src, err)
+		}
+		defer d.Close()
+		out, err := io.ReadAll(io.LimitReader(judged{d, src}, most))
+		return out, nil, err
+	}
+	f := newFrames(src, window, workers)
+	f.sizes = sizes
+	defer f.close()
+	out, err := io.ReadAll(io.LimitReader(f, most))
+	return out, f, err
+}
+
+// TestFrames compares with the serial decoder.
+func TestFrames(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	data := slices.Repeat(text(t), 8)
+	small := zstdOf(t, r, split(r, data, 20<<10)...)
+	giant := zstdOf(t, r, data)
+	noise := make([]byte, 300<<10)
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	flip := func(at int) []byte {
+		b := bytes.Clone(small)
+		b[len(b)*at/100] ^= 4
+		return b
+	}
+	sizes := frameSizes{min: 8 << 10, in: 100 << 10, out: 200 << 10, held: 2 << 20}
+	for name, tt := range map[string]struct {
+		blob []byte
+		jobs bool
+	}{
+		"small frames":    {small, true},
+		"one frame":       {giant, false},
+		"giant between":   {slices.Concat(small, giant, small), true},
+		"zeros":           {zstdOf(t, r, split(r, make([]byte, 8<<20), 150<<10)...), true},
+		"noise":           {zstdOf(t, r, split(r, noise, 5<<10)...), true},
+		"a long frame":    {slices.Concat(small, zstdOf(t, r, noise), small), true},
+		"one small frame": {zstdOf(t, r, data[:1000]), false},
+		"only skippable":  {slices.Concat(skippable(9), skippable(0)), false},
+		"long skippable":  {slices.Concat(skippable(200<<10), small), false},
+		"cut skippable":   {slices.Concat(small, skippable(9)[:12]), true},
+		"garbage":         {append(bytes.Clone(small), "garbage"...), true},
+		"a few bytes":     {append(bytes.Clone(small), 0x28), true},
+		"cut":             {small[:len(small)*7/10], true},
+		"cut at the end":  {small[:len(small)-1], true},
+		"flipped":         {flip(40), true},
+		"flipped late":    {flip(99), true},
+	} {
+		want, _, werr := readZstd(bytes.NewReader(tt.blob), 0, sizes, 1<<40)
+		for _, workers := range []int{2, 5} {
+			for i, src := range []io.Reader{bytes.NewReader(tt.blob), iotest.HalfReader(bytes.NewReader(tt.blob))} {
+				got, f, err := readZstd(src, workers, sizes, 1<<40)
+				if !sameErr(err, werr) || !bytes.Equal(got, want) {
+					t.Errorf("%s, %d workers, source %d: %d bytes, %v; want %d, %v", name, workers, i, len(got), err, len(want), werr)
+				}
+				if used := f.n == 0; used != tt.jobs {
+					t.Errorf("%s: workers were used: %v", name, used)
+				}
+			}
+		}
+	}
+}
+
+// TestFramesMemory: what is held is bounded, however far frames expand.
+func TestFramesMemory(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 4))
+	blob := zstdOf(t, r, split(r, make([]byte, 64<<20), 900<<10)...)
+	sizes := frameSizes{min: 8 << 10, in: 100 << 10, out: 1 << 20, held: 6 << 20}
+	f := newFrames(flate.NewInput(bytes.NewReader(blob)), 8<<20, 8)
+	f.sizes = sizes
+	defer f.close()
+	most, sum := 0, int64(0)
+	for p := make([]byte, 64<<10); ; {
+		n, err := f.Read(p)
+		sum += int64(n)
+		held := 0
+		for _, j := range append(slices.Concat(f.queue, f.free), f.reading) {
+			if j != nil {
+				held += j.held
+			}
+		}
+		most = max(most, held)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.cuts < 20 || sum != 64<<20 {
+		t.Errorf("%d jobs, %d bytes", f.cuts, sum)
+	}
+	if most > sizes.held+sizes.out*3/2+sizes.in {
+		t.Errorf("%d bytes held, bound is %d", most, sizes.held)
+	}
+}
+
+// TestFramesSource: errors of the source come after the output before them, and a Reader
+// that is closed early leaves nothing behind.
+func TestFramesSource(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	r := rand.New(rand.NewPCG(1, 3))
+	blob := zstdOf(t, r, split(r, slices.Repeat(text(t), 20), 60<<10)...)
+	broken := errors.New("the network is gone")
+	source := func() io.Reader { return io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken)) }
+	var lens []int
+	for _, workers := range []int{1, 3} {
+		d, err := NewReader(source(), Options{Workers: workers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(d)
+		d.Close()
+		if err != broken || d.Format() != Zstd {
+			t.Error(workers, err, d.Format())
+		}
+		lens = append(lens, len(out))
+	}
+	if lens[0] != lens[1] {
+		t.Error("bytes before the error: ", lens)
+	}
+	d, err := NewReader(source(), Options{Workers: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, d, 1<<20); err != nil {
+		t.Error(err)
+	}
+	d.Close()
+}
+
+// FuzzFrames compares with the serial decoder, with jobs of some bytes.
+func FuzzFrames(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 5))
+	blob := zstdOf(f, r, split(r, bytes.Repeat([]byte("frame "), 300), 90)...)
+	f.Add(blob, uint8(30), uint8(100))
+	f.Add(append(bytes.Clone(blob), skippable(3)...), uint8(1), uint8(200))
+	f.Add(append(bytes.Clone(blob[:300]), zstdOf(f, r, blob)...), uint8(50), uint8(60))
+	f.Fuzz(func(t *testing.T, in []byte, least, most uint8) {
+		if sniff(in) != Zstd {
+			return
+		}
+		sizes := frameSizes{min: 1 + int(least), in: 1 + int(least) + int(most), out: 1 << 10, held: 1 << 20}
+		want, _, werr := readZstd(bytes.NewReader(in), 0, sizes, 1<<20)
+		got, _, err := readZstd(bytes.NewReader(in), 3, sizes, 1<<20)
+		if !sameErr(err, werr) || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, %v; serial: %d bytes, %v", len(got), err, len(want), werr)
+		}
+	})
+}
