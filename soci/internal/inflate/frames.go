@@ -11,16 +11,16 @@ import (
 
 // frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
 type frameSizes struct {
-	min  int // compressed bytes from which a job is full; it is, too, with half of out
+	min  int // compressed bytes from which a job is full; it is, too, with a quarter of out
 	in   int // a frame that is longer is decoded serially
 	out  int // so is one that may expand further
-	held int // by all jobs, in bytes; one takes less than min, in and 1.5 times out
+	held int // by all jobs, in bytes; one takes less than min, in and 1.25 times out
 }
 
 // The frames of zstd:chunked have 64 KiB of tar or a file, those of the seekable format
 // 2 MiB, those of pzstd 8 MiB.
 func sizesFor(workers int) frameSizes {
-	return frameSizes{min: 256 << 10, in: 3 << 20, out: 8 << 20, held: workers * WorkerMemory}
+	return frameSizes{min: 256 << 10, in: 5 << 20, out: 8 << 20, held: workers * WorkerMemory}
 }
 
 // zstdBlock is the most that a block expands to, if the window is not smaller (RFC 8878,
@@ -157,7 +157,7 @@ func (f *frames) room() bool {
 	if len(f.queue) == 0 {
 		return true
 	}
-	sum := f.sizes.min + f.sizes.in + f.sizes.out*3/2
+	sum := f.sizes.min + f.sizes.in + f.sizes.out*5/4
 	for _, j := range f.queue {
 		sum += j.held
 	}
@@ -181,7 +181,7 @@ func (f *frames) cut() *frameJob {
 		j, f.free = f.free[n-1], f.free[:n-1]
 	}
 	*j = frameJob{in: j.in[:0], out: j.out[:0], done: make(chan struct{})}
-	for !f.last && len(j.in) < f.sizes.min && j.bound <= f.sizes.out/2 {
+	for !f.last && len(j.in) < f.sizes.min && j.bound <= f.sizes.out/4 {
 		whole := len(j.in)
 		bound, ok := f.frame(j)
 		if !ok {

@@ -155,7 +155,7 @@ func TestFramesMemory(t *testing.T) {
 	if f.cuts < 20 || sum != 64<<20 {
 		t.Errorf("%d jobs, %d bytes", f.cuts, sum)
 	}
-	if most > sizes.held+sizes.out*3/2+sizes.in {
+	if most > sizes.held+sizes.out*5/4+sizes.in {
 		t.Errorf("%d bytes held, bound is %d", most, sizes.held)
 	}
 }
