@@ -41,6 +41,7 @@ type members struct {
 	sizes   jobSizes
 	par     *parallel // nil before a second member
 	begin   int64     // offset of the member
+	looked  look      // where it was looked at last whether workers are of use
 	hops    hops
 	two     *twoStage // nil before a large member
 
@@ -132,7 +133,7 @@ type sourceError struct{ error }
 
 // decode returns more of the member and adds it to the checksum.
 func (m *members) decode() ([]byte, error) {
-	if m.workers > 1 && (m.two == nil || !m.two.active) && m.in.Offset()-m.begin >= m.hops.enter {
+	if m.workers > 1 && (m.two == nil || !m.two.active) && m.worth() {
 		if m.two == nil {
 			m.two = newTwoStage(m.in, m.workers, m.hops)
 			m.two.record(m.rec)
@@ -157,6 +158,28 @@ func (m *members) decode() ([]byte, error) {
 	// The pieces of a decoder fit into the cache they were just written to.
 	m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
 	return p, err
+}
+
+// look is a place in a member.
+type look struct{ in, out int64 }
+
+// A stretch that expands less than so much was stored, one that expands more is of
+// repetitions: both are decoded as fast as memory is written, and workers would only
+// hand them over.
+const (
+	leastExpansion = 1.02
+	mostExpansion  = 50
+)
+
+// worth reports whether workers are of use from here on: a stretch of the member is
+// decoded, and was work.
+func (m *members) worth() bool {
+	in, out := m.in.Offset()-m.looked.in, float64(m.out-m.looked.out)
+	if in < m.hops.enter {
+		return false
+	}
+	m.looked = look{m.in.Offset(), m.out}
+	return out >= leastExpansion*float64(in) && out <= mostExpansion*float64(in)
 }
 
 // follow goes on to the member after a finished one; io.EOF when there is none.
@@ -203,6 +226,7 @@ func (m *members) enterParallel() bool {
 // open reads a member's header.
 func (m *members) open() error {
 	m.sum, m.size, m.begin = 0, 0, m.in.Offset()
+	m.looked = look{m.begin, m.out}
 	h := header{in: m.in}
 	fixed := h.take(10) // magic number, method, flags, time, two of no interest here
 	if h.err != nil {

@@ -67,6 +67,7 @@ func (m *members) leaveIndexed() error {
 		return m.follow(true)
 	}
 	m.begin = m.in.Offset()
+	m.looked = look{m.begin, m.out}
 	m.dec.ResetAt(m.in, uint(at.bits%8), past) //nolint:gosec // G115: 0 to 7
 	return nil
 }

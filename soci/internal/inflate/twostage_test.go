@@ -210,7 +210,8 @@ func TestWorkers(t *testing.T) {
 
 // TestBomb: what expands a thousand times is not held in memory.
 func TestBomb(t *testing.T) {
-	blob := encode(t, make([]byte, 80<<20), klauspost(6), 0)
+	data := slices.Concat(text(t), make([]byte, 80<<20)) // workers are of use at first
+	blob := encode(t, data, klauspost(6), 0)
 	m, err := newMembers(flate.NewInput(bytes.NewReader(blob)), 4)
 	if err != nil {
 		t.Fatal(err)
@@ -218,11 +219,38 @@ func TestBomb(t *testing.T) {
 	defer m.close()
 	m.hops = smallHops()
 	n, err := io.Copy(io.Discard, m)
-	if err != nil || n != 80<<20 {
+	if err != nil || n != int64(len(data)) {
 		t.Error(n, err)
 	}
 	if most := int64(m.workers*m.hops.pieces + m.hops.queue + 8*pieceBytes); int64(len(m.two.pieces))*pieceBytes > most {
 		t.Errorf("%d pieces of output were held at a time", len(m.two.pieces))
+	}
+}
+
+// TestNoWorkers: what is stored, and what only repeats, is decoded serially; the first
+// stretch that is neither has workers.
+func TestNoWorkers(t *testing.T) {
+	noise := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	zeros := make([]byte, 64<<20)
+	for name, tt := range map[string]struct {
+		data []byte
+		two  bool
+	}{
+		"noise":          {noise, false},
+		"zeros":          {zeros, false},
+		"noise and text": {slices.Concat(noise, slices.Repeat(text(t), 4)), true},
+	} {
+		m, err := newMembers(flate.NewInput(bytes.NewReader(encode(t, tt.data, klauspost(6), 0))), 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.hops = smallHops()
+		got, err := io.ReadAll(m)
+		m.close()
+		if err != nil || !bytes.Equal(got, tt.data) || (m.two != nil) != tt.two {
+			t.Errorf("%s: %d bytes of %d, %v; workers: %v", name, len(got), len(tt.data), err, m.two != nil)
+		}
 	}
 }
 
