@@ -196,7 +196,9 @@ func (p *pipeline) judge(ctx, sink context.Context, fetch, inflated, untarred er
 	if got := digest.NewDigest(p.desc.Digest.Algorithm(), p.digest); !isCut && (got != p.desc.Digest || p.received != p.desc.Size) {
 		return marked{fmt.Errorf("digest mismatch: expected %s (%d bytes), got %s (%d bytes)", p.desc.Digest, p.desc.Size, got, p.received), ErrDigest}
 	}
-	if untarred != nil && (inflated == nil || errors.Is(inflated, errStopped) || errors.Is(inflated, errCut)) {
+	// Damage ends fetch by no cut: where there was one, it is what inflate saw of it.
+	cutShort := isCut && errors.Is(inflated, inflate.ErrCorrupt)
+	if untarred != nil && (inflated == nil || errors.Is(inflated, errStopped) || errors.Is(inflated, errCut) || cutShort) {
 		return untarred
 	}
 	if inflated != nil && !errors.Is(inflated, errCut) {

@@ -24,7 +24,22 @@ state = "$STATE/state"
 CONFIG
 export UNITS="$STATE/units /etc/systemd/system" STATE SYSTEMCTL="$SYSTEMCTL"
 ctr() { "$TOOLS/ctr" -a "$STATE/c.sock" -n k8s.io "$@"; }
-ready() { until ctr version >/dev/null 2>&1 && [ -S /run/penstock/snapshotter.sock ]; do sleep 0.1; done; }
+# containerd goes on with a restarted daemon when it has connected again, after a pause.
+ready() {
+	until ctr version >/dev/null 2>&1 && [ -S /run/penstock/snapshotter.sock ] &&
+		ctr snapshots --snapshotter penstock ls >/dev/null 2>&1; do sleep 0.1; done
+}
+# again is for what containerd does through a connection that it may still have to make, as
+# kubelet tries again.
+again() {
+	for n in 1 2 3 4 5 6 7 8 9 10; do
+		"$@" && return
+		ctr snapshots --snapshotter penstock rm "$id" >/dev/null 2>&1 || true
+		sleep 0.5
+	done
+	return 1
+}
+run() { id=$1 && again ctr run --rm --snapshotter penstock "$IMAGE" "$1"; }
 pull() { ctr images pull --snapshotter penstock --plain-http "$IMAGE" >/dev/null; }
 trap '$SYSTEMCTL stop penstock-snapshotter.service; $SYSTEMCTL stop containerd.service' EXIT
 
@@ -33,8 +48,8 @@ $SYSTEMCTL restart containerd.service
 HOST=/ FROM=$DEPLOY sh "$DEPLOY/install.sh"
 ready
 [ -S /run/penstock/images.sock ] || { say "no image service"; exit 1; }
-pull
-ctr run --rm --snapshotter penstock "$IMAGE" one
+id=none && again pull
+run one
 
 say upgrade
 before=$(cat "$STATE/penstock-snapshotter.service.pid")
@@ -44,7 +59,7 @@ HOST=/ FROM=$DEPLOY sh "$DEPLOY/install.sh"
 ready
 [ "$(cat "$STATE/penstock-snapshotter.service.pid")" != "$before" ] || { say "not restarted"; exit 1; }
 ctr tasks ls | grep -q 'stays.*RUNNING' || { say "the container did not survive"; exit 1; }
-ctr run --rm --snapshotter penstock "$IMAGE" two
+run two
 
 say uninstall while a container runs
 code=0

@@ -1,0 +1,37 @@
+package soci
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/penstock/penstock/soci/internal/inflate"
+	"github.com/penstock/penstock/soci/internal/registry"
+)
+
+// TestJudge: what went wrong first is the outcome, not what it made of the others.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	corrupt := fmt.Errorf("%w: %w", inflate.ErrCorrupt, io.ErrUnexpectedEOF)
+	full := fmt.Errorf("write: %w", syscall.ENOSPC)
+	network := errors.New("the network is gone")
+	for name, tt := range map[string]struct{ fetch, inflated, untarred, want error }{
+		"disk full":                         {errCut, errStopped, full, full},
+		"disk full, inflate waits for more": {errCut, corrupt, full, full},
+		"disk full, nothing left to fetch":  {nil, errStopped, full, full},
+		"network":                           {network, corrupt, io.ErrUnexpectedEOF, network},
+		"damaged":                           {nil, corrupt, io.ErrUnexpectedEOF, inflate.ErrCorrupt},
+		"well":                              {nil, nil, nil, nil},
+	} {
+		p := &pipeline{digest: sha256.New(), diffID: sha256.New(), desc: registry.Layer{Descriptor: ocispec.Descriptor{Digest: digest.FromString("")}, DiffID: digest.FromString("")}}
+		if err := p.judge(t.Context(), t.Context(), tt.fetch, tt.inflated, tt.untarred); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
