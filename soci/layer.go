@@ -68,6 +68,7 @@ type pipeline struct {
 	stopped  chan struct{}
 	stopOnce sync.Once
 	cut      context.CancelCauseFunc // of fetch and inflate
+	why      error                   // of the first stop
 
 	ckpt *checkpoints // nil: none are made
 	from *partial     // nil: the layer begins
@@ -167,6 +168,7 @@ func (p *pipeline) feed(s *sink, wg *sync.WaitGroup) {
 // then fetch goes on alone, and the digest tells. Anything else ends it too.
 func (p *pipeline) stop(err error) {
 	p.stopOnce.Do(func() {
+		p.why = err
 		close(p.stopped)
 		if err != nil && !errors.Is(err, inflate.ErrCorrupt) && !errors.Is(err, untar.ErrFormat) {
 			p.cut(errCut)
@@ -196,8 +198,8 @@ func (p *pipeline) judge(ctx, sink context.Context, fetch, inflated, untarred er
 	if got := digest.NewDigest(p.desc.Digest.Algorithm(), p.digest); !isCut && (got != p.desc.Digest || p.received != p.desc.Size) {
 		return marked{fmt.Errorf("digest mismatch: expected %s (%d bytes), got %s (%d bytes)", p.desc.Digest, p.desc.Size, got, p.received), ErrDigest}
 	}
-	// Damage ends fetch by no cut: where there was one, it is what inflate saw of it.
-	cutShort := isCut && errors.Is(inflated, inflate.ErrCorrupt)
+	// After another failure parts are thrown away, and inflate sees a short stream.
+	cutShort := errors.Is(inflated, inflate.ErrCorrupt) && p.why != nil && !errors.Is(p.why, inflate.ErrCorrupt)
 	if untarred != nil && (inflated == nil || errors.Is(inflated, errStopped) || errors.Is(inflated, errCut) || cutShort) {
 		return untarred
 	}

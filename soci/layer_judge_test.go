@@ -21,15 +21,16 @@ func TestJudge(t *testing.T) {
 	corrupt := fmt.Errorf("%w: %w", inflate.ErrCorrupt, io.ErrUnexpectedEOF)
 	full := fmt.Errorf("write: %w", syscall.ENOSPC)
 	network := errors.New("the network is gone")
-	for name, tt := range map[string]struct{ fetch, inflated, untarred, want error }{
-		"disk full":                         {errCut, errStopped, full, full},
-		"disk full, inflate waits for more": {errCut, corrupt, full, full},
-		"disk full, nothing left to fetch":  {nil, errStopped, full, full},
-		"network":                           {network, corrupt, io.ErrUnexpectedEOF, network},
-		"damaged":                           {nil, corrupt, io.ErrUnexpectedEOF, inflate.ErrCorrupt},
-		"well":                              {nil, nil, nil, nil},
+	for name, tt := range map[string]struct{ fetch, inflated, untarred, why, want error }{
+		"disk full":                         {errCut, errStopped, full, full, full},
+		"disk full, inflate waits for more": {errCut, corrupt, full, full, full},
+		"disk full, nothing left to fetch":  {nil, errStopped, full, full, full},
+		"disk full, all was fetched":        {nil, corrupt, full, full, full},
+		"network":                           {network, corrupt, io.ErrUnexpectedEOF, corrupt, network},
+		"damaged":                           {nil, corrupt, io.ErrUnexpectedEOF, corrupt, inflate.ErrCorrupt},
+		"well":                              {nil, nil, nil, nil, nil},
 	} {
-		p := &pipeline{digest: sha256.New(), diffID: sha256.New(), desc: registry.Layer{Descriptor: ocispec.Descriptor{Digest: digest.FromString("")}, DiffID: digest.FromString("")}}
+		p := &pipeline{why: tt.why, digest: sha256.New(), diffID: sha256.New(), desc: registry.Layer{Descriptor: ocispec.Descriptor{Digest: digest.FromString("")}, DiffID: digest.FromString("")}}
 		if err := p.judge(t.Context(), t.Context(), tt.fetch, tt.inflated, tt.untarred); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
