@@ -3,15 +3,12 @@ package soci
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"hash"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
 
 	"github.com/penstock/penstock/soci/internal/inflate"
-	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -42,7 +39,6 @@ func newCheckpoints(p *pipeline, file *partFile, every int64, log *slog.Logger) 
 	c := &checkpoints{p: p, file: file, every: every, log: log}
 	c.change = sync.NewCond(&c.mu)
 	if from := file.from; from != nil {
-		c.points = []point{from.Point}
 		c.next = from.Tar
 	}
 	c.next += every
@@ -72,23 +68,15 @@ func (c *checkpoints) hashing(h hash.Hash, b *block) {
 	c.change.Broadcast()
 }
 
-// add notes where decoding can begin.
-func (c *checkpoints) add(pt point) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.points = append(c.points, pt)
-}
-
 // recorded takes over the points that were recorded meanwhile.
 func (c *checkpoints) recorded(rec *index.Recorder) {
-	idx, err := rec.Index(index.Blob{})
-	if err != nil {
-		return // nothing yet
+	all := rec.Points()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, pt := range all[c.known:] {
+		c.points = append(c.points, point{Member: pt.Kind == index.Member, Bits: pt.Bits, Out: pt.Out, Past: pt.Window.Append(nil)})
 	}
-	for _, pt := range idx.Points[c.known:] {
-		c.add(point{Member: pt.Kind == index.Member, Bits: pt.Bits, Out: pt.Out, Past: pt.Window.Append(nil)})
-	}
-	c.known = len(idx.Points)
+	c.known = len(all)
 }
 
 // untar is what the extraction is told.
@@ -162,120 +150,3 @@ func (c *checkpoints) collect(at int64) (*partial, error) {
 		Point: pt, Received: c.received, Blob: bytes.Clone(c.blob), Tar: at, Diff: diff,
 	}, nil
 }
-
-// resumed reads the rest of a tar from where a partial ends.
-type resumed struct {
-	in    *flate.Input
-	dec   *flate.Decoder  // nil behind the member that the partial is in
-	rest  io.Reader       // what comes then
-	inner *inflate.Reader // rest, if that has to be closed
-	err   error
-}
-
-// newResumed begins to decode src, the blob from the byte of from.Point on. A member
-// that is entered in the middle is not compared with its checksum: the DiffID covers more.
-func newResumed(src io.Reader, from *partial, span int64, note func(point)) (*resumed, error) {
-	r := &resumed{in: flate.NewInput(nil)}
-	pt := from.Point
-	r.in.ResetAt(src, pt.Bits/8)
-	switch {
-	case from.Format == inflate.None:
-		r.rest = r.in
-	case pt.Member:
-		r.next()
-	default:
-		r.dec = flate.NewDecoder(r.in)
-		r.dec.ResetAt(r.in, uint(pt.Bits%8), pt.Past) //nolint:gosec // G115: 0 to 7
-		last := pt.Out
-		r.dec.Watch(func(m flate.Mark) {
-			if out := pt.Out + m.Out; out-last >= span {
-				last = out
-				note(point{Bits: m.Bits, Out: out, Past: bytes.Clone(m.History)})
-			}
-		})
-	}
-	_, err := io.CopyN(io.Discard, readerFunc(r.Read), from.Tar-pt.Out)
-	if err == io.EOF {
-		err = fmt.Errorf("%w: it ends before the checkpoint", inflate.ErrCorrupt)
-	}
-	return r, err
-}
-
-// next goes on with what inflate knows: members.
-func (r *resumed) next() {
-	if r.inner, r.err = inflate.NewReader(r.in, inflate.Options{}); r.err == nil {
-		r.rest = r.inner
-	}
-}
-
-// Read implements io.Reader.
-func (r *resumed) Read(p []byte) (int, error) {
-	for {
-		switch {
-		case r.err != nil:
-			return 0, r.err
-		case r.dec == nil:
-			return r.rest.Read(p)
-		}
-		n, err := r.dec.Read(p)
-		if n > 0 {
-			return n, nil
-		}
-		if err != io.EOF {
-			r.err = r.judge(err)
-			continue
-		}
-		r.dec = nil
-		if len(r.in.Peek(8)) < 8 {
-			r.err = r.judge(io.ErrUnexpectedEOF)
-			continue
-		}
-		r.in.Skip(8) // checksum and length of the whole member
-		r.follow()
-	}
-}
-
-// follow looks at what comes behind a member: nothing, zeros, or another one.
-func (r *resumed) follow() {
-	padded := false
-	for {
-		head := r.in.Peek(2)
-		switch {
-		case len(head) == 0:
-			r.err = r.judge(r.in.Err())
-			return
-		case head[0] == 0:
-			r.in.Skip(1)
-			padded = true
-		case !padded && len(head) == 2 && head[0] == 0x1f && head[1] == 0x8b:
-			r.next()
-			return
-		default:
-			r.err = fmt.Errorf("%w: bytes that are no gzip member after the last one", inflate.ErrCorrupt)
-			return
-		}
-	}
-}
-
-// judge tells damage from an error of the source.
-func (r *resumed) judge(err error) error {
-	if src := r.in.Err(); src != nil && src != io.EOF {
-		return src
-	}
-	if err == io.EOF {
-		return err
-	}
-	return fmt.Errorf("%w: %w", inflate.ErrCorrupt, err)
-}
-
-// Close frees what the decoder holds.
-func (r *resumed) Close() {
-	if r.inner != nil {
-		r.inner.Close()
-	}
-}
-
-// readerFunc is a Read alone.
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -126,8 +126,11 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	}()
 	var fetchErr, inflateErr error
 	if p.from != nil {
-		if inflateErr = p.goOn(); inflateErr != nil { // nobody but us writes such states
-			p.open()
+		if err := p.goOn(); err != nil {
+			p.sinks = p.open()
+			for _, s := range p.sinks {
+				s.err = fmt.Errorf("the state of a digest: %w", err)
+			}
 			return
 		}
 	}
@@ -279,9 +282,15 @@ func decoders(mem *budget.Budget, cores int, indexed bool) int {
 
 // decoder returns the reader of the tar and a function that ends it.
 func (p *pipeline) decoder(in io.Reader, mem *budget.Budget) (io.Reader, func(), error) {
-	if p.from != nil {
-		p.format = p.from.Format
-		r, err := newResumed(in, p.from, p.ckpt.span(), p.ckpt.add)
+	if from := p.from; from != nil {
+		p.format, p.record = from.Format, index.NewRecorder(p.ckpt.span())
+		r, err := inflate.Resume(in, from.Format, from.Point.index(), inflate.Options{Record: p.record})
+		if err != nil {
+			return nil, func() {}, err
+		}
+		if _, err = io.CopyN(io.Discard, r, from.Tar-from.Point.Out); err == io.EOF {
+			err = fmt.Errorf("%w: it ends before the checkpoint", inflate.ErrCorrupt)
+		}
 		return r, r.Close, err
 	}
 	workers := decoders(mem, runtime.GOMAXPROCS(0), p.index != nil)

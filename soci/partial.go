@@ -15,6 +15,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
@@ -61,6 +62,13 @@ type point struct {
 	Bits   int64  `json:"bits"`             // of the blob before it
 	Out    int64  `json:"out"`              // bytes of tar before it
 	Past   []byte `json:"past,omitempty"`   // the last 32 KiB of them
+}
+
+func (p point) index() index.Point {
+	if p.Member {
+		return index.Point{Kind: index.Member, Bits: p.Bits, Out: p.Out}
+	}
+	return index.Point{Kind: index.Block, Bits: p.Bits, Out: p.Out, Window: index.NewWindow(p.Past, nil)}
 }
 
 // check reports whether p can be of a layer.

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -79,14 +80,13 @@ func begin(t *testing.T, l *layer) *begun {
 	b.dir, b.clean = target(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	p := puller(t, func(o *soci.Options) {
-		o.KeepFailed, o.Progress = true, &endAt{tar: int64(len(l.tar)) * 2 / 3, cancel: cancel}
-	})
+	end := &endAt{t: t, tar: int64(len(l.tar)) * 2 / 3, parts: filepath.Join(filepath.Dir(b.dir), ".root.penstock", "parts"), cancel: cancel}
+	p := puller(t, func(o *soci.Options) { o.KeepFailed, o.Progress = true, end })
 	p.CheckpointEvery(checkpointEvery)
 	if _, err := p.Pull(ctx, b.ref, b.dir); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	parts, _ := filepath.Glob(filepath.Join(filepath.Dir(b.dir), ".root.penstock", "parts", "*"))
+	parts, _ := filepath.Glob(filepath.Join(end.parts, "*"))
 	if len(parts) != 1 {
 		t.Fatalf("%d checkpoints: %v", len(parts), parts)
 	}
@@ -95,17 +95,42 @@ func begin(t *testing.T, l *layer) *begun {
 	return b
 }
 
-// endAt ends a pull when so many bytes are inflated.
+// endAt ends a pull when so many bytes are inflated, and there is a checkpoint that is
+// not far behind.
 type endAt struct {
+	t      *testing.T
 	tar    int64
+	parts  string // the folder of checkpoints
 	cancel context.CancelFunc
 	done   atomic.Int64
+}
+
+// behind waits for a checkpoint behind two thirds of what is inflated: what unpacks
+// goes on while inflate is held up here.
+func (e *endAt) behind() {
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		names, _ := filepath.Glob(filepath.Join(e.parts, "*"))
+		for _, name := range names {
+			if filepath.Ext(name) == ".new" {
+				continue // being written
+			}
+			if at, err := readPart(e.t, name)["tar"].(json.Number).Int64(); err == nil && at >= e.tar*2/3 {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			e.t.Error("no checkpoint")
+			return
+		}
+		runtime.Gosched()
+	}
 }
 
 func (*endAt) Start(string, []int64) {}
 func (*endAt) Done(int)              {}
 func (e *endAt) Advance(_ int, _, tar int64) {
-	if e.done.Add(tar) >= e.tar {
+	if done := e.done.Add(tar); done >= e.tar && done-tar < e.tar {
+		e.behind()
 		e.cancel()
 	}
 }
@@ -192,6 +217,8 @@ func TestCheckpointHostile(t *testing.T) {
 		"other layer":   edit(func(p part) { p["digest"] = digest.FromString("x").String() }),
 		"wrong digest":  edit(func(p part) { p["blob"] = other }),
 		"wrong DiffID":  edit(func(p part) { p["diff"] = other }),
+		"no digest":     edit(func(p part) { p["blob"] = []byte("none") }),
+		"no DiffID":     edit(func(p part) { p["diff"] = []byte("none") }),
 		"wrong history": edit(func(p part) { p["point"].(map[string]any)["past"] = bytes.Repeat([]byte("hostile "), 4096) }), //nolint:forcetypeassert // we wrote it
 		"wrong place":   edit(func(p part) { p["point"].(map[string]any)["bits"] = 4_000_003 }),                              //nolint:forcetypeassert // see above
 		"wrong state":   edit(func(p part) { p["state"] = map[string]any{"key": "AAAA"} }),

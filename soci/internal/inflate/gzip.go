@@ -41,6 +41,7 @@ type members struct {
 	sizes   jobSizes
 	par     *parallel // nil before a second member
 	begin   int64     // offset of the member
+	entered bool      // in the middle: its checksum and length are not known
 	looked  look      // where it was looked at last whether workers are of use
 	hops    hops
 	two     *twoStage // nil before a large member
@@ -54,12 +55,16 @@ type members struct {
 
 // newMembers reads the first header.
 func newMembers(in *flate.Input, workers int) (*members, error) {
-	m := &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, hops: defaultHops()}
+	m := someMembers(in, workers)
 	if err := m.open(); err != nil {
 		return nil, judge(in, err)
 	}
 	m.dec = flate.NewDecoder(in)
 	return m, nil
+}
+
+func someMembers(in *flate.Input, workers int) *members {
+	return &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, hops: defaultHops()}
 }
 
 // Read is io.Reader.
@@ -121,7 +126,7 @@ func (m *members) next() ([]byte, error) {
 	if len(trailer) < 8 {
 		return nil, noEOF(m.in.Err())
 	}
-	if binary.LittleEndian.Uint32(trailer) != m.sum || binary.LittleEndian.Uint32(trailer[4:]) != m.size {
+	if !m.entered && (binary.LittleEndian.Uint32(trailer) != m.sum || binary.LittleEndian.Uint32(trailer[4:]) != m.size) {
 		return nil, errChecksum
 	}
 	m.in.Skip(8)
@@ -225,7 +230,7 @@ func (m *members) enterParallel() bool {
 
 // open reads a member's header.
 func (m *members) open() error {
-	m.sum, m.size, m.begin = 0, 0, m.in.Offset()
+	m.sum, m.size, m.begin, m.entered = 0, 0, m.in.Offset(), false
 	m.looked = look{m.begin, m.out}
 	h := header{in: m.in}
 	fixed := h.take(10) // magic number, method, flags, time, two of no interest here

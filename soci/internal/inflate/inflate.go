@@ -94,12 +94,7 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	}
 	switch sniff(head) {
 	case Gzip:
-		m, err := newMembers(in, opts.workers())
-		if err != nil {
-			return nil, err
-		}
-		m.use(opts)
-		return &Reader{Reader: m, format: Gzip, close: m.close}, nil
+		return newGzip(in, 0, opts)
 	case Zstd:
 		if n := opts.workers(); n > 1 {
 			f := newFrames(in, opts.MaxWindow, n)
@@ -113,6 +108,46 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	default:
 		return &Reader{Reader: in, format: None, close: func() {}}, nil
 	}
+}
+
+func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
+	m, err := newMembers(in, opts.workers())
+	if err != nil {
+		return nil, err
+	}
+	m.out = out
+	m.use(opts)
+	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
+}
+
+// Resume returns a reader of what comes behind a point of a blob that was recorded
+// before, in gzip or without compression: src begins with the byte that the point is in.
+// A member that is entered in the middle is not compared with its checksum: whoever goes
+// on has a digest of the whole. An Index is not used; what is recorded begins with the
+// point.
+func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader, error) {
+	in := flate.NewInput(nil)
+	in.ResetAt(src, at.Bits/8)
+	if rec := opts.Record; rec != nil {
+		rec.Add(at)
+	}
+	opts.Index = nil
+	switch {
+	case format == None:
+		return &Reader{Reader: in, format: None, close: func() {}}, nil
+	case format != Gzip:
+		return nil, fmt.Errorf("a blob in %v can not be gone on with: %w", format, errors.ErrUnsupported)
+	case at.Kind == index.Member:
+		return newGzip(in, at.Out, opts)
+	}
+	m := someMembers(in, opts.workers())
+	m.begin, m.out, m.entered = in.Offset(), at.Out, true
+	m.looked = look{m.begin, m.out}
+	m.dec = flate.NewDecoder(in)
+	m.dec.ResetAt(in, uint(at.Bits%8), at.Window.Append(nil)) //nolint:gosec // G115: 0 to 7
+	m.rec = opts.Record
+	m.watch()
+	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
 // Format returns what the first bytes said.

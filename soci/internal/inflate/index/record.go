@@ -65,6 +65,9 @@ func (r *Recorder) Add(p Point) {
 // Span is the least output between two points, in bytes.
 func (r *Recorder) Span() int64 { return r.span }
 
+// Points returns what was noted so far; it is not to be modified.
+func (r *Recorder) Points() []Point { return r.points }
+
 // Index returns what was noted. It must be called only when the blob was decoded to
 // its end and its digests are right.
 func (r *Recorder) Index(b Blob) (*Index, error) {
