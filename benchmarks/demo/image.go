@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
 )
@@ -31,7 +32,7 @@ func runImage(ctx context.Context, env *environment) (result, error) {
 		return r, fmt.Errorf("pack the image: %w", err)
 	}
 	j.end("%d layers, %s compressed", len(img.layers), size(img.compressed()))
-	if err := img.push(env.origin); err != nil {
+	if err := bench.PushImage(env.origin, "demo/go", "latest", img.layers); err != nil {
 		return r, err
 	}
 
@@ -99,7 +100,7 @@ func plainPull(ctx context.Context, o *testorigin.Origin, img *image, target str
 		return err
 	}
 	for _, l := range img.layers {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.URL()+"/v2/demo/go/blobs/"+string(l.digest), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.URL()+"/v2/demo/go/blobs/"+string(l.Digest), nil)
 		if err != nil {
 			return err
 		}

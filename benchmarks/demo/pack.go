@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,26 +15,17 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// layer is one packed layer on disk.
-type layer struct {
-	path   string
-	digest digest.Digest // of the compressed bytes
-	diffID digest.Digest
-	size   int64
-}
-
-type image struct{ layers []layer }
+// image is the packed layers on disk.
+type image struct{ layers []bench.Layer }
 
 func (i *image) compressed() (n int64) {
 	for _, l := range i.layers {
-		n += l.size
+		n += l.Size
 	}
 	return n
 }
@@ -58,7 +48,7 @@ const layerCount = 4
 
 // pack writes the input as gzip layers into dir, several at once.
 func pack(ctx context.Context, env *environment, dir string, j *job) (*image, error) {
-	img := &image{layers: make([]layer, layerCount)}
+	img := &image{layers: make([]bench.Layer, layerCount)}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range layerCount {
@@ -71,10 +61,10 @@ func pack(ctx context.Context, env *environment, dir string, j *job) (*image, er
 	return img, g.Wait()
 }
 
-func packLayer(ctx context.Context, root, out string, which int, j *job) (layer, error) {
+func packLayer(ctx context.Context, root, out string, which int, j *job) (bench.Layer, error) {
 	f, err := os.Create(out)
 	if err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
 	defer f.Close()
 	blob, diff := sha256.New(), sha256.New()
@@ -98,13 +88,13 @@ func packLayer(ctx context.Context, root, out string, which int, j *job) (layer,
 		return packEntry(tw, p, rel, d, j)
 	})
 	if err := errors.Join(err, tw.Close(), zw.Close()); err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
-	return layer{out, digest.NewDigest(digest.SHA256, blob), digest.NewDigest(digest.SHA256, diff), st.Size()}, f.Close()
+	return bench.Layer{Path: out, Digest: digest.NewDigest(digest.SHA256, blob), DiffID: digest.NewDigest(digest.SHA256, diff), Size: st.Size()}, f.Close()
 }
 
 // parentOf reports whether entries of the layer lie below the folder.
@@ -141,31 +131,5 @@ func packEntry(tw *tar.Writer, p, rel string, d fs.DirEntry, j *job) error {
 	defer f.Close()
 	n, err := io.Copy(tw, f)
 	j.add(n)
-	return err
-}
-
-// push puts the image into the origin's registry; blobs stay where they are.
-func (i *image) push(o *testorigin.Origin) error {
-	var cfg ocispec.Image
-	cfg.OS, cfg.Architecture = runtime.GOOS, runtime.GOARCH
-	cfg.RootFS.Type = "layers"
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	for _, l := range i.layers {
-		if _, err := o.PutBlobFile("demo/go", l.path, l.digest); err != nil {
-			return err
-		}
-		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, l.diffID)
-		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: l.digest, Size: l.size})
-	}
-	config, err := json.Marshal(cfg)
-	if err != nil {
-		return err
-	}
-	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: o.PutBlob("demo/go", config), Size: int64(len(config))}
-	body, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	_, err = o.PutManifest("demo/go", "latest", ocispec.MediaTypeImageManifest, body)
 	return err
 }

@@ -22,11 +22,7 @@ const (
 
 // cached measures answers from the cache over UDP.
 func (b *run) cached(ctx context.Context, res *bench.Result) error {
-	ours, err := b.core(ctx, b.one, oursName, b.ours, "")
-	if err != nil {
-		return err
-	}
-	stock, err := b.core(ctx, b.one, stockName, b.stock, "")
+	ours, stock, err := b.both(ctx)
 	if err != nil {
 		return err
 	}

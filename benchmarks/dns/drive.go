@@ -106,6 +106,15 @@ func (b *run) add(s *server, err error) (*server, error) {
 	return s, err
 }
 
+// both starts CoreDNS with our cache and with its own.
+func (b *run) both(ctx context.Context) (ours, stock *server, err error) {
+	if ours, err = b.core(ctx, b.one, oursName, b.ours, ""); err != nil {
+		return nil, nil, err
+	}
+	stock, err = b.core(ctx, b.one, stockName, b.stock, "")
+	return ours, stock, err
+}
+
 // core starts a caching CoreDNS.
 func (b *run) core(ctx context.Context, how placement, name, bin, options string) (*server, error) {
 	port, err := freePort(ctx)

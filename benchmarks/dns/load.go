@@ -21,22 +21,34 @@ const (
 	extraUser = "user_s"
 )
 
+// asked is what every role that asks is told.
+type asked struct {
+	addr              string
+	services, queries int
+}
+
+// askedFlags returns the flags of a role.
+func askedFlags(role string) (*flag.FlagSet, *asked) {
+	fs, a := flag.NewFlagSet(role, flag.ContinueOnError), new(asked)
+	fs.StringVar(&a.addr, "addr", "", "server, host:port")
+	fs.IntVar(&a.services, "services", 0, "services of the mix")
+	fs.IntVar(&a.queries, "queries", 0, "questions to ask")
+	return fs, a
+}
+
 // runLoad is the role "load": it asks one server and prints one line. Answers
 // stand where other areas count bytes.
 func runLoad(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("load", flag.ContinueOnError)
-	addr := fs.String("addr", "", "server, host:port")
-	services := fs.Int("services", 0, "services of the mix")
-	queries := fs.Int("queries", 0, "questions to ask")
+	fs, asked := askedFlags("load")
 	hot := fs.Bool("hot", false, "ask one question over and over")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	mix := newMix(*services, *queries)
+	mix := newMix(asked.services, asked.queries)
 	if *hot {
 		mix.Queries = mix.Queries[:1]
 	}
-	res, err := dnsload.Run(ctx, dnsload.Options{Addr: *addr, Queries: mix.Queries, Count: int64(*queries)})
+	res, err := dnsload.Run(ctx, dnsload.Options{Addr: asked.addr, Queries: mix.Queries, Count: int64(asked.queries)})
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -143,16 +142,13 @@ func rssOf(pid int) int64 {
 // runFlood is the role "flood": it sends as fast as it can, reads nothing, and
 // then asks as a new client until it is answered.
 func runFlood(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("flood", flag.ContinueOnError)
-	addr := fs.String("addr", "", "server, host:port")
-	services := fs.Int("services", 0, "services of the mix")
-	queries := fs.Int("queries", 0, "questions to ask")
+	fs, asked := askedFlags("flood")
 	seconds := fs.Int("seconds", 1, "how long")
 	cpus := fs.Int("cpus", 0, "a thread on each of the first so many CPUs; 0: one anywhere")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	packets, err := pack(newMix(*services, *queries).Queries)
+	packets, err := pack(newMix(asked.services, asked.queries).Queries)
 	if err != nil {
 		return err
 	}
@@ -165,7 +161,7 @@ func runFlood(ctx context.Context, args []string) error {
 			cpu = -1
 		}
 		group.Go(func() error {
-			n, err := flood(gctx, *addr, packets, begin.Add(time.Duration(*seconds)*time.Second), cpu)
+			n, err := flood(gctx, asked.addr, packets, begin.Add(time.Duration(*seconds)*time.Second), cpu)
 			sent.Add(n)
 			return err
 		})
@@ -174,7 +170,7 @@ func runFlood(ctx context.Context, args []string) error {
 		return err
 	}
 	ended := time.Now()
-	if err := answersAgain(ctx, *addr, packets[0]); err != nil {
+	if err := answersAgain(ctx, asked.addr, packets[0]); err != nil {
 		return err
 	}
 	return bench.PrintReport(os.Stdout, bench.Report{

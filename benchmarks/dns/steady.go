@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,11 +27,7 @@ const (
 
 // steady measures servers that have little to do: 1,000 questions a second, and none.
 func (b *run) steady(ctx context.Context, res *bench.Result) error {
-	ours, err := b.core(ctx, b.one, oursName, b.ours, "")
-	if err != nil {
-		return err
-	}
-	stock, err := b.core(ctx, b.one, stockName, b.stock, "")
+	ours, stock, err := b.both(ctx)
 	if err != nil {
 		return err
 	}
@@ -79,25 +74,22 @@ func (o options) idle() time.Duration {
 
 // runPaced is the role "paced": questions at a rate, whether they are answered or not.
 func runPaced(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("paced", flag.ContinueOnError)
-	addr := fs.String("addr", "", "server, host:port")
+	fs, asked := askedFlags("paced")
 	rate := fs.Int("rate", quietRate, "questions a second")
-	services := fs.Int("services", 0, "services of the mix")
-	queries := fs.Int("queries", 0, "questions to ask")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	packets, err := pack(newMix(*services, 0).Queries)
+	packets, err := pack(newMix(asked.services, 0).Queries)
 	if err != nil {
 		return err
 	}
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "udp", *addr)
+	c, err := d.DialContext(ctx, "udp", asked.addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	n := min(*queries, 1<<16)
+	n := min(asked.queries, 1<<16)
 	sent := make([]time.Time, n)
 	var mu sync.Mutex // guards sent
 	var took []time.Duration
@@ -143,7 +135,7 @@ func runPaced(ctx context.Context, args []string) error {
 	}
 	<-done
 	if len(took) == 0 {
-		return fmt.Errorf("%s answered nothing", *addr)
+		return fmt.Errorf("%s answered nothing", asked.addr)
 	}
 	slices.Sort(took)
 	ms := func(q float64) float64 { return took[int(q*float64(len(took)-1))].Seconds() * 1e3 }

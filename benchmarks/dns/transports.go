@@ -12,7 +12,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/pem"
-	"flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -143,20 +142,17 @@ func warmStream(ctx context.Context, s *server, mix *dnsload.Mix) error {
 // runStream is the role "stream": the mix over connections, with several
 // questions under way on each.
 func runStream(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("stream", flag.ContinueOnError)
-	addr := fs.String("addr", "", "server, host:port")
+	fs, asked := askedFlags("stream")
 	proto := fs.String("proto", "tcp", "tcp, tls or https")
-	services := fs.Int("services", 0, "services of the mix")
-	queries := fs.Int("queries", 0, "questions to ask")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	packets, err := pack(newMix(*services, *queries).Queries)
+	packets, err := pack(newMix(asked.services, asked.queries).Queries)
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
-	n, err := stream(ctx, *proto, *addr, packets, int64(*queries))
+	n, err := stream(ctx, *proto, asked.addr, packets, int64(asked.queries))
 	if err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func measure(ctx context.Context, deadline time.Time, name string, rounds int, p
 		return m, err
 	}
 	defer func() { err = errors.Join(err, origin.Close()) }()
-	if err := img.push(origin); err != nil {
+	if err := bench.PushImage(origin, repo, tag, img.layers); err != nil {
 		return m, err
 	}
 	clients := contestants(p, origin.Host(), root.dir)

@@ -6,33 +6,25 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 // image is an image in files, as a registry serves it.
 type image struct {
-	layers []layer
+	layers []bench.Layer
 	volume volume // of all layers
 	tree   tree
-}
-
-type layer struct {
-	path           string
-	digest, diffID digest.Digest
-	size           int64
 }
 
 // load makes the image known: its volume and the tree that it must become.
 func (img *image) load() error {
 	img.tree, img.volume = tree{}, volume{}
 	for _, l := range img.layers {
-		v, err := img.tree.apply(l.path)
+		v, err := img.tree.apply(l.Path)
 		if err != nil {
 			return err
 		}
@@ -46,7 +38,7 @@ func (img *image) load() error {
 // compressed is the size of all layers.
 func (img *image) compressed() (n int64) {
 	for _, l := range img.layers {
-		n += l.size
+		n += l.Size
 	}
 	return n
 }
@@ -54,32 +46,6 @@ func (img *image) compressed() (n int64) {
 // full is what must be written in any case: the archive's bytes, or the blocks of its
 // files where those are more.
 func (img *image) full() int64 { return max(img.volume.tar, img.volume.blocks) }
-
-// push puts the image into the origin's registry; the blobs stay where they are.
-func (img *image) push(o *testorigin.Origin) error {
-	var cfg ocispec.Image
-	cfg.OS, cfg.Architecture = runtime.GOOS, runtime.GOARCH
-	cfg.RootFS.Type = "layers"
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	for _, l := range img.layers {
-		if _, err := o.PutBlobFile(repo, l.path, l.digest); err != nil {
-			return err
-		}
-		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, l.diffID)
-		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: l.digest, Size: l.size})
-	}
-	config, err := json.Marshal(cfg)
-	if err != nil {
-		return err
-	}
-	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: o.PutBlob(repo, config), Size: int64(len(config))}
-	body, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	_, err = o.PutManifest(repo, tag, ocispec.MediaTypeImageManifest, body)
-	return err
-}
 
 // readLayout reads the first image of an OCI image layout. Its layers must be gzip.
 func readLayout(dir string) (*image, error) {
@@ -114,7 +80,7 @@ func readLayout(dir string) (*image, error) {
 		if err := l.Digest.Validate(); err != nil {
 			return nil, fmt.Errorf("%s: layer %d: %w", dir, i, err)
 		}
-		img.layers = append(img.layers, layer{path: at(l.Digest), digest: l.Digest, diffID: cfg.RootFS.DiffIDs[i], size: l.Size})
+		img.layers = append(img.layers, bench.Layer{Path: at(l.Digest), Digest: l.Digest, DiffID: cfg.RootFS.DiffIDs[i], Size: l.Size})
 	}
 	return img, img.load()
 }

@@ -73,7 +73,7 @@ func TestPullsLeaveTheTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	if err := img.push(o); err != nil {
+	if err := bench.PushImage(o, repo, tag, img.layers); err != nil {
 		t.Fatal(err)
 	}
 	ours := func(ctx context.Context, host, dir string) (int64, error) {

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
 // source is where the files of a layer come from, and where they go in the image.
@@ -39,10 +41,10 @@ func pack(ctx context.Context, dir string, layers [][]source) (*image, error) {
 	return img, img.load()
 }
 
-func packLayer(ctx context.Context, out string, sources []source) (_ layer, err error) {
+func packLayer(ctx context.Context, out string, sources []source) (_ bench.Layer, err error) {
 	f, err := os.Create(out)
 	if err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	blob, diff := sha256.New(), sha256.New()
@@ -50,17 +52,17 @@ func packLayer(ctx context.Context, out string, sources []source) (_ layer, err 
 	p := &packer{tw: tar.NewWriter(io.MultiWriter(zw, diff)), seen: map[string]bool{}}
 	for _, s := range sources {
 		if err := p.add(ctx, s); err != nil {
-			return layer{}, err
+			return bench.Layer{}, err
 		}
 	}
 	if err := errors.Join(p.tw.Close(), zw.Close()); err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return layer{}, err
+		return bench.Layer{}, err
 	}
-	return layer{path: out, digest: digest.NewDigest(digest.SHA256, blob), diffID: digest.NewDigest(digest.SHA256, diff), size: st.Size()}, nil
+	return bench.Layer{Path: out, Digest: digest.NewDigest(digest.SHA256, blob), DiffID: digest.NewDigest(digest.SHA256, diff), Size: st.Size()}, nil
 }
 
 type packer struct {

@@ -51,7 +51,7 @@ type frames struct {
 	todo   chan *frameJob
 	wg     sync.WaitGroup
 	limit  int // of jobs under way
-	n      int // workers, started with the second job
+	idle   int // workers that are not started: all, until the second job
 
 	queue   []*frameJob // in order
 	free    []*frameJob
@@ -64,7 +64,7 @@ type frames struct {
 }
 
 func newFrames(in *flate.Input, window int64, workers int) *frames {
-	return &frames{in: in, window: uint64(max(0, window)), sizes: sizesFor(workers), n: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
+	return &frames{in: in, window: uint64(max(0, window)), sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
 }
 
 func newZstd(in io.Reader, window uint64, more ...zstd.DOption) (*zstd.Decoder, error) {
@@ -113,7 +113,7 @@ func (f *frames) next() bool {
 			f.give(j)
 		}
 	}
-	if len(f.queue) == 0 || f.n > 0 { // a blob of one job is not worth a worker
+	if len(f.queue) == 0 || f.idle > 0 { // a blob of one job is not worth a worker
 		return false
 	}
 	j := f.queue[0]
@@ -139,17 +139,19 @@ func isDone(j *frameJob) bool {
 func (f *frames) give(j *frameJob) {
 	f.queue = append(f.queue, j)
 	f.cuts++
-	if len(f.queue) < 2 && f.n > 0 {
+	if f.idle == 0 {
+		f.todo <- j
 		return
 	}
-	if f.n > 0 {
-		for range f.n {
-			f.wg.Go(f.work)
-		}
-		f.n = 0
-		f.todo <- f.queue[0]
+	if len(f.queue) < 2 {
+		return
 	}
-	f.todo <- j
+	for ; f.idle > 0; f.idle-- {
+		f.wg.Go(f.work)
+	}
+	for _, j := range f.queue {
+		f.todo <- j
+	}
 }
 
 // room reports whether another job, of any size, fits beside those there are.
@@ -270,7 +272,7 @@ func (f *frames) leave() (err error) {
 	}
 	var back [][]byte
 	for _, j := range f.queue {
-		if f.n == 0 {
+		if f.idle == 0 {
 			<-j.done
 		}
 		back = append(back, j.in)

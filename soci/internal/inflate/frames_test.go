@@ -118,7 +118,7 @@ func TestFrames(t *testing.T) {
 				if !sameErr(err, werr) || !bytes.Equal(got, want) {
 					t.Errorf("%s, %d workers, source %d: %d bytes, %v; want %d, %v", name, workers, i, len(got), err, len(want), werr)
 				}
-				if used := f.n == 0; used != tt.jobs {
+				if used := f.idle == 0; used != tt.jobs {
 					t.Errorf("%s: workers were used: %v", name, used)
 				}
 			}
