@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// worker is a socket and the thread that serves it. What it writes per batch
+// worker is a socket and the goroutine that serves it. What it writes per batch
 // stands between two lines of padding.
 type worker struct {
 	index int
