@@ -26,30 +26,25 @@ func TestControlOfAServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	restart := func(corefile string) error {
-		inst, err := s.inst.Restart(s.input(corefile))
-		s.inst = inst
-		return err
-	}
 	fill()
-	if err := restart(with); err != nil {
+	if err := s.reload(with); err != nil {
 		t.Fatal(err)
 	}
 	if body := flushAll(t, client); body != "flushed 1 entries\n" {
 		t.Errorf("after a reload: %q", body)
 	}
 	fill()
-	if err := restart(with + with); err == nil {
+	if err := s.reload(with + with); err == nil {
 		t.Error("a zone twice")
 	}
 	other := filepath.Join(filepath.Dir(path), "no", "such")
-	if err := restart(fmt.Sprintf(corefile, "control "+other)); err == nil {
+	if err := s.reload(fmt.Sprintf(corefile, "control "+other)); err == nil {
 		t.Error("a directory that does not exist")
 	}
 	if body := flushAll(t, client); body != "flushed 1 entries\n" {
 		t.Errorf("after reloads that failed: %q", body)
 	}
-	if err := restart(fmt.Sprintf(corefile, "keepttl")); err != nil {
+	if err := s.reload(fmt.Sprintf(corefile, "keepttl")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {

@@ -33,7 +33,7 @@ func gated() (src *source, open func()) {
 }
 
 // until waits for what other goroutines do through sockets.
-func until(t *testing.T, what string, done func() bool) {
+func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !done(); {
 		if time.Now().After(deadline) {
@@ -261,24 +261,17 @@ func TestReloadLosesNoPacket(t *testing.T) {
 			}
 		})
 	}
-	reload := func(text string) error {
-		inst, err := s.inst.Restart(s.input(text))
-		if err == nil {
-			s.inst = inst
-		}
-		return err
-	}
 	for i := range 5 {
-		if err := reload(corefile); err != nil {
+		if err := s.reload(corefile); err != nil {
 			t.Fatal(i, err)
 		}
 	}
-	if err := reload(strings.Replace(corefile, "errors", "errors nonsense", 1)); err == nil {
+	if err := s.reload(strings.Replace(corefile, "errors", "errors nonsense", 1)); err == nil {
 		t.Error("a broken Corefile was loaded")
 	}
 	// One without a fast path: the sockets stay, all goes through its chain. Its
 	// rules for entries differ (keepttl), so it does not go on with the old ones.
-	if err := reload(strings.Replace(strings.Replace(fmt.Sprintf(simple, "", "keepttl"), "errors", "errors\n    acl {\n allow\n }", 1), "source A", "source B", 1)); err != nil {
+	if err := s.reload(strings.Replace(strings.Replace(fmt.Sprintf(simple, "", "keepttl"), "errors", "errors\n    acl {\n allow\n }", 1), "source A", "source B", 1)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the new chain", func() bool {
@@ -287,7 +280,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	if f := s.fast(); f == nil || f.useful() {
 		t.Error("fast path despite acl")
 	}
-	if err := reload(corefile); err != nil {
+	if err := s.reload(corefile); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "hits", func() bool {

@@ -6,9 +6,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"reflect"
+	"regexp"
+	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -70,21 +74,29 @@ type testServer struct {
 	t    testing.TB
 	addr string
 	inst *caddy.Instance
+	runs int // instances so far
 }
 
-// fastPort returns a port that is free for UDP and TCP now.
+// fastPort returns a port that is free for UDP and TCP now. It is below those
+// that the kernel gives to clients, of whom other tests have many.
 func fastPort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(12_000 + rand.IntN(20_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			continue
+		}
+		c, err := net.ListenPacket("udp", "127.0.0.1:"+port)
+		l.Close()
+		if err != nil {
+			continue
+		}
+		c.Close()
+		return port
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal("no free port")
+	return ""
 }
 
 // start runs a Corefile in which PORT stands for a free port, with sources in it.
@@ -94,14 +106,10 @@ func start(t testing.TB, corefile string, named map[string]*source) *testServer 
 	for name, s := range named {
 		sources.Store(name, s)
 	}
-	s := &testServer{t: t}
-	port := fastPort(t)
-	s.addr = "127.0.0.1:" + port
-	inst, err := caddy.Start(s.input(corefile))
-	if err != nil {
+	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t)}
+	if err := s.run(func() (*caddy.Instance, error) { return caddy.Start(s.input(corefile)) }); err != nil {
 		t.Fatal(err)
 	}
-	s.inst = inst
 	t.Cleanup(func() {
 		for _, err := range s.inst.ShutdownCallbacks() {
 			t.Error(err)
@@ -111,8 +119,56 @@ func start(t testing.TB, corefile string, named map[string]*source) *testServer 
 		}
 		s.inst.Wait()
 	})
-	s.wait()
 	return s
+}
+
+// reload goes on with another Corefile. After an error the one before holds.
+func (s *testServer) reload(corefile string) error {
+	s.t.Helper()
+	return s.run(func() (*caddy.Instance, error) { return s.inst.Restart(s.input(corefile)) })
+}
+
+// run starts an instance and returns when its servers serve. CoreDNS starts
+// them in goroutines of their own, and one that is stopped before it serves
+// does so for ever. Nothing but their stacks says that they do.
+func (s *testServer) run(begin func() (*caddy.Instance, error)) error {
+	s.t.Helper()
+	s.runs++
+	name := fmt.Sprintf("%s#%d", s.addr, s.runs)
+	var inst *caddy.Instance
+	var err error
+	// What begin starts inherits the label.
+	pprof.Do(context.Background(), pprof.Labels("instance", name), func(context.Context) { inst, err = begin() })
+	if err != nil {
+		return err
+	}
+	s.inst = inst
+	until(s.t, "the servers", func() bool { return serving(s.t, name) == 2*len(inst.Servers()) })
+	return nil
+}
+
+// serverLoop is in the stacks of servers, but not of their connections.
+var serverLoop = regexp.MustCompile(`dns\.\(\*Server\)\.serve(UDP|TCP)\+`)
+
+// serving counts the goroutines of an instance that serve a socket.
+func serving(t testing.TB, instance string) (n int) {
+	t.Helper()
+	var all strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+		t.Fatal(err)
+	}
+	for group := range strings.SplitSeq(all.String(), "\n\n") {
+		if !strings.Contains(group, strconv.Quote(instance)) || !serverLoop.MatchString(group) {
+			continue
+		}
+		var alike int // "3 @ 0x..." are three with one stack
+		for line := range strings.Lines(group) {
+			if _, err := fmt.Sscanf(line, "%d @", &alike); err == nil {
+				n += alike
+			}
+		}
+	}
+	return n
 }
 
 func (s *testServer) input(corefile string) caddy.CaddyfileInput {
@@ -121,26 +177,6 @@ func (s *testServer) input(corefile string) caddy.CaddyfileInput {
 		Filepath: "Corefile", ServerTypeName: "dns",
 		Contents: []byte(strings.ReplaceAll(corefile, "PORT", port)),
 	}
-}
-
-// wait returns when the UDP socket is served: caddy says so to nobody.
-func (s *testServer) wait() {
-	s.t.Helper()
-	for range 1000 {
-		c, err := net.Dial("udp", s.addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		_ = c.SetDeadline(time.Now().Add(50 * time.Millisecond))
-		// A STATUS query: NOTIMP from everyone, and nobody counts it.
-		_, _ = c.Write([]byte{0, 1, 2 << 3, 0, 0, 1, 0, 0, 0, 0, 0, 0})
-		_, err = c.Read(make([]byte, 512))
-		c.Close()
-		if err == nil {
-			return
-		}
-	}
-	s.t.Fatal("the server does not answer")
 }
 
 // fast returns the server of the fast path, nil if there is none.
