@@ -16,9 +16,10 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 )
 
-// The fast path: sockets of our own in the group of a listener's. CoreDNS calls
-// the hook below for each of its UDP sockets just before it serves it; then
-// the socket is bound, and the server that queries must go to is known.
+// The fast path: sockets of our own in the groups of a listener's, for UDP and
+// TCP. CoreDNS calls the hook below for each of its UDP sockets just before it
+// serves it; then all its sockets are bound, and the server that queries must
+// go to is known.
 
 // adoptWithin is how long sockets outlive the instance that opened them when
 // a new one has announced itself at their address. It takes them over within
@@ -38,10 +39,11 @@ type registry struct {
 
 // listener is a group of sockets with the instance that it serves.
 type listener struct {
-	group  *fastpath.Group
-	server *fastServer
-	heir   *Cache      // an instance that is starting and will take over; nil if there is none
-	expiry *time.Timer // closes the group if the heir does not come; nil if the owner lives
+	group   *fastpath.Group
+	streams *fastpath.Streams // nil if there are none
+	server  *fastServer
+	heir    *Cache      // an instance that is starting and will take over; nil if there is none
+	expiry  *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
 }
 
 // decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
@@ -88,10 +90,15 @@ func (c *Cache) openFastPath(s *dnsserver.Server) error {
 		return err
 	}
 	f.announce(why)
-	if why == "" && !f.useful() {
-		why = errAllDecline.Error()
+	switch {
+	case why != "":
+		listeners.withdraw(f)
+		err = errors.New(why)
+	case !f.useful():
+		err = listeners.serve(f, errAllDecline.Error(), socketsOf(zones))
+	default:
+		err = listeners.serve(f, "", socketsOf(zones))
 	}
-	err = listeners.serve(f, why, socketsOf(zones))
 	if err != nil {
 		published.describe(s.Addr, zones, plans, err.Error())
 	}
@@ -144,14 +151,37 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	if err != nil {
 		return err
 	}
-	r.byAddr[f.addr] = &listener{group: g, server: f}
-	f.publish()
+	l := &listener{group: g, server: f}
+	r.byAddr[f.addr] = l
 	log := clog.NewWithPlugin(f.home.name)
 	log.Infof("Fast path at %s: %d workers, batches of %d", f.addr, opts.Workers, opts.Batch)
 	if steered, err := g.Steered(); !steered {
 		log.Warningf("Fast path at %s: the kernel can't steer all packets to it (%v), so the server's own socket gets its share", f.addr, err)
 	}
+	l.openStreams(opts)
+	f.publish()
 	return nil
+}
+
+// withdraw closes the sockets at the address of f, which must not have any:
+// even through its chain they would give other answers than the server's own.
+func (r *registry) withdraw(f *fastServer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.byAddr[f.addr]
+	if l == nil || f.home.released || l.server.home.turn > f.home.turn {
+		return
+	}
+	if l.expiry != nil {
+		l.expiry.Stop()
+	}
+	rest := r.close(f.addr, l)
+	go func() {
+		// f's own sockets are served meanwhile.
+		if err := rest(); err != nil {
+			f.debugf("%v", err)
+		}
+	}()
 }
 
 // adopt swaps in f. The caller holds the registry's lock.
@@ -166,6 +196,7 @@ func (l *listener) adopt(f *fastServer) {
 	}
 	l.server = f
 	l.group.Swap(f)
+	l.adoptStreams(f)
 	f.publish()
 }
 
@@ -230,38 +261,53 @@ func (r *registry) disclaim(c *Cache) {
 
 // release closes the sockets of c, but those that have an heir.
 func (r *registry) release(c *Cache) error {
+	var errs []error
+	for _, rest := range r.releaseSockets(c) {
+		errs = append(errs, rest())
+	}
+	return errors.Join(errs...)
+}
+
+// releaseSockets is release but for what takes time.
+func (r *registry) releaseSockets(c *Cache) (rests []func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.released = true
-	var errs []error
 	for addr, l := range r.byAddr {
 		switch {
 		case l.server.home != c:
 		case l.heir == nil:
-			errs = append(errs, r.close(addr, l))
+			rests = append(rests, r.close(addr, l))
 		default:
 			l.expiry = time.AfterFunc(adoptWithin, func() { r.expire(addr, l) })
 		}
 	}
-	return errors.Join(errs...)
+	return rests
 }
 
 // expire closes l, whose heir did not come.
 func (r *registry) expire(addr string, l *listener) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.byAddr[addr] == l && l.expiry != nil {
-		_ = r.close(addr, l)
+	if r.byAddr[addr] != l || l.expiry == nil {
+		r.mu.Unlock()
+		return
 	}
+	rest := r.close(addr, l)
+	r.mu.Unlock()
+	_ = rest()
 }
 
-// close ends l. The caller holds the lock.
-func (r *registry) close(addr string, l *listener) error {
+// close ends l. The caller holds the lock, and calls rest, without it if it
+// can: that waits for connections to end.
+func (r *registry) close(addr string, l *listener) (rest func() error) {
 	delete(r.byAddr, addr)
 	err := l.group.Close()
-	l.server.retire()
-	if err != nil {
-		return fmt.Errorf("fast path at %s: %w", addr, err)
+	return func() error {
+		err = errors.Join(err, l.closeStreams())
+		l.server.retire()
+		if err != nil {
+			return fmt.Errorf("fast path at %s: %w", addr, err)
+		}
+		return nil
 	}
-	return nil
 }

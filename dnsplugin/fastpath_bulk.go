@@ -31,16 +31,20 @@ type bulk struct {
 // addSizes adds counts[size] observations of every size.
 func (b *bulk) addSizes(counts []uint32) {
 	for size, n := range counts {
-		if n == 0 {
-			continue
+		if n > 0 {
+			b.addSize(size, n)
 		}
-		v := float64(size)
-		b.count += uint64(n)
-		b.sum += v * float64(n)
-		b.classic[classicBucket(b.bounds, v)] += uint64(n)
-		if size > 0 {
-			b.native[nativeBucket(v)] += int64(n)
-		}
+	}
+}
+
+// addSize adds n observations of one size.
+func (b *bulk) addSize(size int, n uint32) {
+	v := float64(size)
+	b.count += uint64(n)
+	b.sum += v * float64(n)
+	b.classic[classicBucket(b.bounds, v)] += uint64(n)
+	if size > 0 {
+		b.native[nativeBucket(v)] += int64(n)
 	}
 }
 

@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -16,14 +17,13 @@ import (
 // to the server's own socket: what miekg/dns does between a socket and its
 // handler happens here in the same order.
 func (f *fastServer) viaChain(j *job) {
-	w := &chainWriter{origin: &j.origin, local: f.local}
 	req, verdict := admit(j.packet)
+	if verdict == dns.MsgIgnore {
+		return
+	}
+	w := f.writerFor(j, req)
 	switch verdict {
-	case dns.MsgIgnore:
 	case dns.MsgAccept:
-		if req.IsTsig() != nil {
-			w.tsig = dns.ErrSecret // we are not here if the server has any
-		}
 		ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.server)
 		ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 		f.server.ServeDNS(ctx, w, req)
@@ -32,6 +32,18 @@ func (f *fastServer) viaChain(j *job) {
 			f.debugf("reply to %s: %v", w.RemoteAddr(), err)
 		}
 	}
+}
+
+// writerFor returns what the chain writes its answer to j to, which is req.
+func (f *fastServer) writerFor(j *job, req *dns.Msg) dns.ResponseWriter {
+	var tsig error
+	if req.IsTsig() != nil {
+		tsig = dns.ErrSecret // we are not here if the server has any
+	}
+	if j.conn != nil {
+		return &streamWriter{conn: j.conn, waits: j.transfer, tsig: tsig}
+	}
+	return &chainWriter{origin: &j.origin, local: f.local, tsig: tsig}
 }
 
 // admit unpacks a packet. If it is to be rejected, m is the reply to it.
@@ -84,7 +96,10 @@ func (w *chainWriter) RemoteAddr() net.Addr {
 }
 
 // WriteMsg implements dns.ResponseWriter.
-func (w *chainWriter) WriteMsg(m *dns.Msg) error {
+func (w *chainWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
+
+// writeMsg packs m and writes it to w.
+func writeMsg(w io.Writer, m *dns.Msg) error {
 	b, err := m.Pack()
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func newSuccession(t *testing.T) *succession {
 			if l.expiry != nil {
 				l.expiry.Stop()
 			}
-			if err := s.r.close(addr, l); err != nil {
+			if err := s.r.close(addr, l)(); err != nil {
 				t.Error(err)
 			}
 		}

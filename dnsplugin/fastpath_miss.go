@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -17,13 +18,20 @@ const (
 	// each. At the rate above they have waited a tenth of a second when they
 	// are dropped; their clients ask again after seconds.
 	maxQueued = 8192
+	// maxTransfers bounds the transfers of zones of one address, for as many
+	// secondaries as any zone has.
+	maxTransfers = 256
 )
 
 // job is a query for the chain. It has copies of everything.
 type job struct {
 	packet []byte
-	origin fastpath.Origin
+	origin fastpath.Origin // if conn is nil
+	conn   *fastpath.Conn  // held until done
 	ipv4   bool
+	// The answer are many messages, and the next one is sent when the client
+	// has taken those before. Has a conn.
+	transfer bool
 
 	zone *fastZone // set with key
 	key  string    // of the cache, if others may wait for the answer; else ""
@@ -45,6 +53,7 @@ type backlog struct {
 	waiters map[string]*waiting // by key; an entry for each leader in here
 	waits   int                 // in all of them
 	running int                 // goroutines
+	moving  int                 // transfers, which are not counted in running
 	shed    uint64              // dropped jobs since takeShed
 
 	pending atomic.Int64 // queued and running, for workers to look at
@@ -68,13 +77,14 @@ func (b *backlog) submit(j *job) bool {
 		if w := b.waiters[j.key]; w != nil {
 			if b.waits >= j.zone.cache.cfg.Coalesce {
 				// The oldest of this name: all of one name wait for the same.
+				b.shed++
 				if len(w.jobs) == 0 {
-					b.shed++
+					j.done()
 					return false
 				}
+				w.jobs[0].done()
 				copy(w.jobs, w.jobs[1:])
 				w.jobs[len(w.jobs)-1] = j
-				b.shed++
 				return false
 			}
 			w.jobs = append(w.jobs, j)
@@ -89,6 +99,10 @@ func (b *backlog) submit(j *job) bool {
 
 // enqueue lets j run now or later. The caller holds the lock.
 func (b *backlog) enqueue(j *job) {
+	if j.transfer {
+		b.startTransfer(j)
+		return
+	}
 	if b.running < maxRunning {
 		b.running++
 		b.pending.Add(1)
@@ -101,17 +115,39 @@ func (b *backlog) enqueue(j *job) {
 	b.queue.push(j)
 }
 
+// startTransfer runs j apart from all others: it may wait for its client for
+// as long as that reads slowly, and must not keep a place from them. The
+// caller holds the lock.
+func (b *backlog) startTransfer(j *job) {
+	if b.moving >= maxTransfers {
+		b.drop(j)
+		return
+	}
+	b.moving++
+	go func() {
+		b.server.viaChain(j)
+		j.done()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.moving--
+	}()
+}
+
 // drop forgets j and those that wait for it: they came after it but can't be
 // answered before it. The caller holds the lock.
 func (b *backlog) drop(j *job) {
 	b.shed++
+	j.done()
 	if j.key == "" {
 		return
 	}
-	n := len(b.waiters[j.key].jobs)
+	others := b.waiters[j.key].jobs
 	delete(b.waiters, j.key)
-	b.shed += uint64(n)
-	b.waits -= n
+	for _, other := range others {
+		other.done()
+	}
+	b.shed += uint64(len(others))
+	b.waits -= len(others)
 }
 
 // run serves j and then what is queued.
@@ -119,6 +155,7 @@ func (b *backlog) run(j *job) {
 	defer b.pending.Add(-1)
 	for j != nil {
 		b.server.viaChain(j)
+		j.done()
 		if j.key != "" {
 			b.landed(j)
 		}
@@ -150,7 +187,9 @@ func (b *backlog) landed(j *job) {
 	var left []*job
 	buf := make([]byte, 0, fastpath.MaxPacket)
 	for _, other := range w.jobs {
-		if !b.server.late(other, buf) {
+		if b.server.late(other, buf) {
+			other.done()
+		} else {
 			// The answer is not one to share (truncated, refused, an error):
 			// each asks for itself, as in the chain.
 			other.key = ""
@@ -176,6 +215,9 @@ func (b *backlog) takeShed() uint64 {
 // late answers a job that has waited, from the cache if it can.
 func (f *fastServer) late(j *job, buf []byte) bool {
 	w := f.workers[len(f.workers)-1]
+	if j.conn != nil {
+		w = f.streams[len(f.streams)-1]
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	reply, a, why := f.answer(w, j.packet, buf, f.now())
@@ -188,10 +230,33 @@ func (f *fastServer) late(j *job, buf []byte) bool {
 		w.lasted(0)
 	}
 	w.cur.zone(z).waited(w.kind)
-	if err := j.origin.Send(reply); err != nil {
-		f.debugf("reply to %s: %v", j.origin.Peer(), err)
+	if err := j.send(reply); err != nil {
+		f.debugf("reply to %s: %v", j.peer(), err)
 	}
 	return true
+}
+
+// send sends a reply to the client without waiting for it.
+func (j *job) send(reply []byte) error {
+	if j.conn != nil {
+		return j.conn.Send(reply)
+	}
+	return j.origin.Send(reply)
+}
+
+// peer is the address of the client.
+func (j *job) peer() netip.AddrPort {
+	if j.conn != nil {
+		return j.conn.Peer()
+	}
+	return j.origin.Peer()
+}
+
+// done says that nothing more will be sent.
+func (j *job) done() {
+	if j.conn != nil {
+		j.conn.Done()
+	}
 }
 
 // waited marks the hit that was counted last as one that had to wait.

@@ -74,7 +74,7 @@ const (
 	// addressHead is what such a record has before its data.
 	addressHead = pointerLen + 10
 	// maxMixed bounds the addresses of different length in a section: more
-	// than fit into the replies that go out from here.
+	// than fit into the replies that go out from here over UDP.
 	maxMixed = fastpath.MaxPacket / (addressHead + 4)
 )
 
@@ -117,7 +117,7 @@ func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 	switch {
 	case alike:
 		r.mixed = false
-	case !bare || r.n > maxMixed:
+	case !bare || r.n > maxMixed || r.end-r.begin > fastpath.MaxPacket:
 		return r, 0, false
 	case !r.mixed:
 		r.first, r.size = r.begin, r.stride // the owners too

@@ -38,6 +38,10 @@ const settle = time.Second
 type fastVectors struct {
 	declined, shed *prometheus.CounterVec
 	zones          *prometheus.GaugeVec
+
+	// Of TCP.
+	tcp, conns *prometheus.GaugeVec
+	ended      *prometheus.CounterVec
 }
 
 func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
@@ -46,6 +50,9 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
 		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain.", []string{"server"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
+		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
+		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
+		counter(reg, &v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
 	} {
 		if err != nil {
 			return nil, err
@@ -77,6 +84,18 @@ func (f *fastServer) publish() {
 		}
 		p.vec.zones.WithLabelValues(f.addr, z.zone, z.why).Set(on)
 	}
+	p.tcpSeries(f.addr, f.tcpMissing)
+}
+
+// tcpSeries says that the listener at addr has no TCP of ours, and why, or
+// that it has it. The caller holds the lock.
+func (p *publisher) tcpSeries(addr, why string) {
+	p.vec.tcp.DeletePartialMatch(prometheus.Labels{"server": addr})
+	on := 0.0
+	if why == "" {
+		on = 1
+	}
+	p.vec.tcp.WithLabelValues(addr, why).Set(on)
 }
 
 // register makes the families of the fast path known. The caller holds the lock.
@@ -108,6 +127,7 @@ func (p *publisher) describe(addr string, zones map[string][]*dnsserver.Config, 
 		}
 		p.vec.zones.WithLabelValues(addr, zone, reason).Set(0)
 	}
+	p.tcpSeries(addr, why)
 }
 
 // hook takes the place of CoreDNS's families in reg.
@@ -146,24 +166,46 @@ func (p *publisher) flush() {
 func (p *publisher) gather() {
 	for _, f := range p.servers {
 		for _, w := range f.workers {
-			w.mu.Lock()
-			full := w.cur
-			w.cur, w.spare = w.spare, nil
-			w.mu.Unlock()
-			p.drain(f, full)
-			w.spare = full
+			p.drainWorker(f, w, "udp")
+		}
+		for _, w := range f.streams {
+			p.drainWorker(f, w, "tcp")
 		}
 		if n := f.backlog.takeShed(); n > 0 && p.vec != nil {
 			p.vec.shed.WithLabelValues(f.addr).Add(float64(n))
 		}
+		p.connSeries(f)
 	}
 	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
 		return !f.retired.IsZero() && time.Since(f.retired) > settle
 	})
 }
 
+// connSeries adds what has become of the connections of f.
+func (p *publisher) connSeries(f *fastServer) {
+	if f.tcp == nil || p.vec == nil {
+		return
+	}
+	if f.retired.IsZero() {
+		p.vec.conns.WithLabelValues(f.addr).Set(float64(f.tcp.Conns()))
+	}
+	n := f.tcp.Take()
+	p.vec.ended.WithLabelValues(f.addr, "too_many").Add(float64(n.Refused))
+	p.vec.ended.WithLabelValues(f.addr, "slow").Add(float64(n.Slow))
+}
+
+// drainWorker adds what w has counted.
+func (p *publisher) drainWorker(f *fastServer, w *fastWorker, proto string) {
+	w.mu.Lock()
+	full := w.cur
+	w.cur, w.spare = w.spare, nil
+	w.mu.Unlock()
+	p.drain(f, full, proto)
+	w.spare = full
+}
+
 // drain adds c to the series of f and leaves it empty.
-func (p *publisher) drain(f *fastServer, c *fastCounts) {
+func (p *publisher) drain(f *fastServer, c *fastCounts, proto string) {
 	for why, n := range c.why {
 		if n > 0 && p.vec != nil {
 			p.vec.declined.WithLabelValues(f.addr, declined(why).String()).Add(float64(n))
@@ -177,7 +219,7 @@ func (p *publisher) drain(f *fastServer, c *fastCounts) {
 		z := f.zones[i]
 		p.cacheSeries(z, zc)
 		if z.counted {
-			p.querySeries(f.addr, z, zc)
+			p.querySeries(f.addr, z, zc, proto)
 		}
 		*zc = zoneCounts{}
 	}
@@ -195,8 +237,8 @@ func (p *publisher) cacheSeries(z *fastZone, zc *zoneCounts) {
 }
 
 // querySeries adds to the families of the prometheus plugin.
-func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts) {
-	const view, proto = "", "udp"
+func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts, proto string) {
+	const view = ""
 	for t, byFamily := range zc.types {
 		name := "other"
 		if typeNames[t] != dns.TypeNone {
@@ -221,7 +263,11 @@ func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts) {
 	vars.RequestSize.WithLabelValues(server, z.metricsIn, view, proto)
 	p.bulk(familyRequest, server, z.metricsIn, view, proto).addSizes(zc.requests[:])
 	vars.ResponseSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyResponse, server, z.metricsIn, view, proto).addSizes(zc.responses[:])
+	responses := p.bulk(familyResponse, server, z.metricsIn, view, proto)
+	responses.addSizes(zc.responses[:])
+	for size, n := range zc.longer {
+		responses.addSize(size, n)
+	}
 }
 
 // upToDate collects a family after adding what the workers have counted.

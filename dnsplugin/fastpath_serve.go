@@ -54,9 +54,14 @@ type fastServer struct {
 
 	workers []*fastWorker // one per worker of the group, and one for the waiters of misses
 	backlog *backlog
-	now     func() time.Time
-	local   net.Addr  // of the server's socket
-	retired time.Time // guarded by published.mu
+
+	// Of TCP, see fastpath_tcp.go.
+	streams    []*fastWorker // for who serves a connection, and one for the waiters of misses
+	tcp        *fastpath.Streams
+	tcpMissing string // why tcp is nil
+	now        func() time.Time
+	local      net.Addr  // of the server's socket
+	retired    time.Time // guarded by published.mu
 }
 
 // fastZone is a zone of the listener.
@@ -75,6 +80,7 @@ type fastZone struct {
 type fastWorker struct {
 	_ [128]byte
 	fastStats
+	tcp   bool   // serves connections
 	id    ident  // for a look-up that is not of a batch
 	kind  string // the side of the latest hit
 	ready uint64 // see hasten
@@ -161,10 +167,14 @@ func (f *fastServer) announce(why string) {
 // prepare makes the state of n workers. It must come before the first Serve.
 func (f *fastServer) prepare(n int) {
 	for range n + 1 {
-		w := &fastWorker{random: random(rand.Uint64() | 1)}
-		w.init(len(f.zones))
-		f.workers = append(f.workers, w)
+		f.workers = append(f.workers, f.newWorker(false))
 	}
+}
+
+func (f *fastServer) newWorker(tcp bool) *fastWorker {
+	w := &fastWorker{random: random(rand.Uint64() | 1), tcp: tcp}
+	w.init(len(f.zones))
+	return w
 }
 
 // Serve implements fastpath.Handler.
@@ -268,14 +278,18 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
 	}
+	limit := cap(buf)
+	if !w.tcp {
+		limit = min(limit, q.Limit())
+	}
 	answer := e.Answer()
 	ede := e.EDE()
-	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, min(q.Limit(), cap(buf)), ede)
+	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, limit, ede)
 	size := int(e.Plain)
 	if len(ede) > 0 && q.OPT {
 		size += optLen + len(ede) // an OPT that is there before the server adds its own is counted
 	}
-	if !ok || size >= maxPlain || len(pkt) > maxCounted {
+	if !ok || size >= maxPlain && !w.tcp || len(pkt) > maxCounted {
 		return nil, tooLong
 	}
 	if z.shuffled && !arrange(&answer, reply, &w.random) {
@@ -319,11 +333,18 @@ func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Bat
 	if len(pkt) < wire.HeaderLen {
 		return false // nothing to reply to: CoreDNS drops it too
 	}
-	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...), origin: b.Origin(i), ipv4: b.IPv4(i)}
+	j := f.newJob(a, why, pkt)
+	j.origin, j.ipv4 = b.Origin(i), b.IPv4(i)
+	return f.backlog.submit(j)
+}
+
+// newJob makes a job of a query. The caller says where it came from.
+func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
+	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...)}
 	if (why == miss || why == refreshing) && a.zone.coalesces(a.q.Type) {
 		j.zone, j.key = a.zone, string(a.key)
 	}
-	return f.backlog.submit(j)
+	return j
 }
 
 // coalesces reports whether misses in z may wait for one another; see Cache.coalesces.

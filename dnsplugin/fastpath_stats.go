@@ -16,9 +16,9 @@ import (
 // that no other core looks at.
 
 const (
-	// maxPlain is the longest reply, counted without compression, that is
-	// answered here: the sizes have a counter each. Longer ones are rare over
-	// UDP and go through the chain.
+	// maxPlain is the longest reply, counted without compression, whose size
+	// has a counter of its own. Longer ones are rare; over UDP they go through
+	// the chain.
 	maxPlain = 8 << 10
 
 	// families: 0 is IPv4, 1 is IPv6.
@@ -61,6 +61,7 @@ type zoneCounts struct {
 	inBatch   uint64                 // hits not yet in durations
 	requests  [maxCounted + 1]uint32 // by size
 	responses [maxPlain]uint32       // by size
+	longer    map[int]uint32         // responses of other sizes; nil until there is one
 }
 
 // typeNames are the types that Prometheus tells apart, see vars of CoreDNS.
@@ -111,7 +112,14 @@ func (s *fastStats) hit(z *fastZone, kind string, rcode, size int, stale bool) {
 		return
 	}
 	zc.rcodes[rcode&0xf]++
-	zc.responses[size]++
+	if size < len(zc.responses) {
+		zc.responses[size]++
+		return
+	}
+	if zc.longer == nil {
+		zc.longer = map[int]uint32{}
+	}
+	zc.longer[size]++
 }
 
 // count counts the query of a hit as the prometheus plugin does.

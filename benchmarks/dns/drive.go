@@ -31,14 +31,17 @@ func drive(ctx context.Context, o options) (err error) {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, *bench.Result) error{b.cached, b.transports, b.steady, b.overload, b.million} {
-		if err := part(ctx, &res); err != nil {
+	for _, p := range parts {
+		if !o.runs(p.name) {
+			continue
+		}
+		if err := p.run(b, ctx, &res); err != nil {
 			return err
 		}
 	}
 	res.Print(os.Stdout)
 	if o.out == "" {
-		fmt.Println("\nquick run: nothing is written, and the figures mean nothing")
+		fmt.Println("\n" + o.partial)
 		return nil
 	}
 	at, err := res.Write(o.out)
@@ -57,6 +60,18 @@ var notes = []string{
 	"Loopback: the receive path of a real card is not in these figures.",
 	"Every name has been asked before: these are answers from the cache. Misses cost what the upstream costs.",
 	"Rates are what is left of the machine beside the load generator; CPU for an answer is the figure to compare.",
+}
+
+// parts are what a run consists of.
+var parts = []struct {
+	name string
+	run  func(*run, context.Context, *bench.Result) error
+}{
+	{"cached", (*run).cached},
+	{"transports", (*run).transports},
+	{"steady", (*run).steady},
+	{"overload", (*run).overload},
+	{"million", (*run).million},
 }
 
 // run is a run of the benchmark: its programs and servers.

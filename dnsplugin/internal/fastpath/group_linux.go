@@ -46,7 +46,7 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 	}
 	g.steered = errors.New("not asked for")
 	if opts.Before >= 0 {
-		g.steered = g.workers[0].sock.steer(opts.Before, len(g.workers))
+		g.steered = steer(g.workers[0].sock.fd, opts.Before, len(g.workers))
 	}
 	for _, w := range g.workers {
 		g.running.Go(w.run)

@@ -1,0 +1,169 @@
+package dnsplugin
+
+import (
+	"net"
+	"runtime"
+	"strings"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// The fast path over TCP. What decides about a query is the same as over UDP;
+// here is what differs: who serves has a connection instead of a socket, an
+// answer may be as long as a message, and what goes through the chain is
+// answered over the connection in the order in which it gets done.
+
+// openStreams makes the fast path of l one for TCP too. It works without.
+func (l *listener) openStreams(opts fastpath.Options) {
+	f := l.server
+	f.prepareStreams(opts.Workers)
+	streams, err := fastpath.ListenStreams(strings.TrimPrefix(f.addr, transport.DNS+"://"),
+		fastpath.StreamOptions{Listeners: opts.Workers, Before: opts.Before, Limits: f.limits()}, f)
+	log := clog.NewWithPlugin(f.home.name)
+	if err != nil {
+		f.tcpMissing = err.Error()
+		log.Warningf("Fast path at %s: not over TCP: %v", f.addr, err)
+		return
+	}
+	l.streams, f.tcp = streams, streams
+	if steered, err := streams.Steered(); !steered {
+		log.Warningf("Fast path at %s: the kernel can't steer all connections to it (%v), so the server's own socket gets its share", f.addr, err)
+	}
+}
+
+// adoptStreams swaps in f.
+func (l *listener) adoptStreams(f *fastServer) {
+	f.prepareStreams(l.group.Workers())
+	if l.streams == nil {
+		f.tcpMissing = "the instance that opened the sockets could not"
+		return
+	}
+	f.tcp = l.streams
+	l.streams.Swap(f, f.limits())
+}
+
+// closeStreams ends the connections when what has come over them is answered.
+func (l *listener) closeStreams() error {
+	if l.streams == nil {
+		return nil
+	}
+	return l.streams.Close()
+}
+
+// limits are those of CoreDNS's server, which the plugin timeouts may have set.
+func (f *fastServer) limits() fastpath.StreamLimits {
+	s := f.server
+	return fastpath.StreamLimits{Read: s.ReadTimeout, Idle: s.IdleTimeout, Write: s.WriteTimeout, Messages: s.MaxTCPQueries}
+}
+
+// prepareStreams makes the state of those who serve connections: one for each
+// processor of Go's scheduler, as no more of them run at a time.
+func (f *fastServer) prepareStreams(workers int) {
+	f.streams = nil
+	for range max(workers, runtime.GOMAXPROCS(0)) + 1 {
+		f.streams = append(f.streams, f.newWorker(true))
+	}
+}
+
+// borrow returns a worker that nobody uses, locked. A connection keeps the one
+// it had, and with it a core's cache, until somebody else has it.
+func (f *fastServer) borrow(c *fastpath.Conn) *fastWorker {
+	n := uint32(len(f.streams) - 1) // the last one is for the waiters
+	for range n {
+		w := f.streams[c.Hint%n]
+		if w.mu.TryLock() {
+			return w
+		}
+		c.Hint++
+	}
+	w := f.streams[c.Hint%n]
+	w.mu.Lock()
+	return w
+}
+
+// ServeStream implements fastpath.StreamHandler.
+func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served int) {
+	w := f.borrow(c)
+	defer w.mu.Unlock()
+	now := f.now()
+	all := w.asked[:min(b.Len(), chunk)]
+	for i := range all {
+		f.understand(&all[i], b.Message(i), w.keys[i][:0])
+	}
+	w.hasten(all)
+	ipv4 := c.Peer().Addr().Is4()
+	for ; served < len(all) && !b.Full() && !c.Busy(); served++ {
+		a, pkt := &all[served], b.Message(served)
+		reply, why := f.find(w, a, pkt, b.Buffer(), now)
+		if why != understood {
+			w.declined(why)
+			f.declineStream(a, why, pkt, c, ipv4)
+			continue
+		}
+		b.Reply(len(reply))
+		if a.zone.counted {
+			w.count(a.zone, &a.q, len(pkt), ipv4)
+		}
+	}
+	w.lasted(f.now().Sub(now))
+	return served
+}
+
+// declineStream hands a message to the chain.
+func (f *fastServer) declineStream(a *asked, why declined, pkt []byte, c *fastpath.Conn, ipv4 bool) {
+	if len(pkt) < wire.HeaderLen {
+		return // CoreDNS ignores it too
+	}
+	c.Hold()
+	j := f.newJob(a, why, pkt)
+	j.conn, j.ipv4 = c, ipv4
+	j.transfer = why == declined(wire.MetaType) && (a.q.Type == dns.TypeAXFR || a.q.Type == dns.TypeIXFR)
+	f.backlog.submit(j)
+}
+
+// streamWriter sends what the chain answers over the connection of the query.
+// It implements dns.ResponseWriter.
+type streamWriter struct {
+	conn  *fastpath.Conn
+	waits bool // until the client has taken what was sent before
+	tsig  error
+}
+
+// LocalAddr implements dns.ResponseWriter.
+func (w *streamWriter) LocalAddr() net.Addr { return w.conn.LocalAddr() }
+
+// RemoteAddr implements dns.ResponseWriter.
+func (w *streamWriter) RemoteAddr() net.Addr { return w.conn.RemoteAddr() }
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *streamWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
+
+// Write implements dns.ResponseWriter.
+func (w *streamWriter) Write(b []byte) (int, error) {
+	send := w.conn.Send
+	if w.waits {
+		send = w.conn.SendAll
+	}
+	if err := send(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Close implements dns.ResponseWriter: it ends the connection for all its queries.
+func (w *streamWriter) Close() error { return w.conn.Close() }
+
+// TsigStatus implements dns.ResponseWriter.
+func (w *streamWriter) TsigStatus() error { return w.tsig }
+
+// TsigTimersOnly implements dns.ResponseWriter.
+func (w *streamWriter) TsigTimersOnly(bool) {}
+
+// Hijack implements dns.ResponseWriter. The connection stays ours: other
+// queries are answered over it.
+func (w *streamWriter) Hijack() {}

@@ -1,0 +1,252 @@
+//go:build amd64 || arm64
+
+package fastpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Streams is our part of the listening TCP sockets of one address, with the
+// connections to them. Make one with ListenStreams.
+type Streams struct {
+	opts      StreamOptions
+	most      int // connections
+	listeners []*net.TCPListener
+	steered   error // nil: the kernel deals all connections to us
+	handler   atomic.Pointer[streamHolder]
+	unsent    atomic.Int64 // bytes that connections hold for their clients
+	refused   atomic.Uint64
+	slow      atomic.Uint64
+
+	accepting sync.WaitGroup // a goroutine for each listener
+	running   sync.WaitGroup // those of connections
+	closed    chan struct{}  // closed when Close begins
+
+	mu    sync.Mutex // guards conns; before a connection's
+	conns map[*Conn]struct{}
+}
+
+// ListenStreams binds listeners to addr, a host and port as for net.Listen,
+// and serves the connections to them. The address must be free, or bound with
+// SO_REUSEPORT by sockets of the same user only.
+func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, error) {
+	if opts.Listeners < 1 {
+		return nil, fmt.Errorf("fastpath: %d listeners: give at least 1", opts.Listeners)
+	}
+	g := &Streams{opts: opts, most: streamsAllowed(), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
+	g.Swap(h, opts.Limits)
+	for i := range opts.Listeners {
+		l, err := listenStream(addr)
+		if err != nil {
+			for _, l := range g.listeners {
+				_ = l.Close()
+			}
+			return nil, fmt.Errorf("fastpath: TCP socket %d of %d at %s: %w", i+1, opts.Listeners, addr, err)
+		}
+		g.listeners = append(g.listeners, l)
+	}
+	g.steered = errors.New("not asked for")
+	if opts.Before >= 0 {
+		g.steered = g.steer(opts.Before, len(g.listeners))
+	}
+	for _, l := range g.listeners {
+		g.accepting.Go(func() { g.accept(l) })
+	}
+	return g, nil
+}
+
+// streamsAllowed leaves a quarter of the descriptors to others: the chain
+// needs some to ask its sources.
+func streamsAllowed() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 > maxStreams/3 {
+		return maxStreams
+	}
+	return max(1, int(limit.Cur)/4*3)
+}
+
+// listenStream binds a listener to addr the way CoreDNS does, so that both are
+// in one group of SO_REUSEPORT. It is no MPTCP socket, for which the kernel
+// has no steering; the group takes both, and clients of MPTCP fall back.
+func listenStream(addr string) (*net.TCPListener, error) {
+	lc := net.ListenConfig{
+		Control: reusePort,
+		// A client that is gone is noticed by the idle timeout, and for less:
+		// four system calls for each connection.
+		KeepAlive: -1,
+	}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	tl, ok := l.(*net.TCPListener)
+	if !ok {
+		_ = l.Close()
+		return nil, fmt.Errorf("no TCP listener but %T", l)
+	}
+	return tl, nil
+}
+
+// steer lets the kernel deal all connections to the n listeners after the
+// first before.
+func (g *Streams) steer(before, n int) error {
+	raw, err := g.listeners[0].SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := raw.Control(func(fd uintptr) { err = steer(int(fd), before, n) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// Steered reports whether the kernel deals all connections to our listeners, and why not.
+func (g *Streams) Steered() (bool, error) { return g.steered == nil, g.steered }
+
+// Swap makes h the handler of what comes from now on, over old connections too.
+func (g *Streams) Swap(h StreamHandler, limits StreamLimits) {
+	g.handler.Store(&streamHolder{h, limits})
+}
+
+// Conns is the number of open connections.
+func (g *Streams) Conns() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns)
+}
+
+// Take returns what connections have met with since the last call.
+func (g *Streams) Take() StreamCounts {
+	return StreamCounts{Refused: g.refused.Swap(0), Slow: g.slow.Swap(0)}
+}
+
+// accept takes connections from l until Close.
+func (g *Streams) accept(l *net.TCPListener) {
+	defer l.Close()
+	pause := time.Duration(0)
+	for {
+		tcp, err := l.AcceptTCP()
+		switch {
+		case err == nil:
+			pause = 0
+			g.admit(tcp)
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+			g.drain(l)
+			return
+		}
+		// No descriptors or no memory: it gets better when others give back.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-g.closed:
+			t.Stop()
+			g.drain(l)
+			return
+		}
+	}
+}
+
+// drain takes the connections that the kernel has completed for l: closing it
+// would reset them. There is a bound since more may come where nothing steers
+// them away.
+func (g *Streams) drain(l *net.TCPListener) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range 1 << 12 {
+		ready := false
+		if raw.Control(func(fd uintptr) { ready = readable(fd) }) != nil || !ready {
+			return
+		}
+		// It is there, but for a client that has just changed its mind.
+		_ = l.SetDeadline(time.Now().Add(10 * time.Millisecond))
+		tcp, err := l.AcceptTCP()
+		if err != nil {
+			return
+		}
+		g.admit(tcp)
+	}
+}
+
+// admit serves a connection, unless there are too many.
+func (g *Streams) admit(tcp *net.TCPConn) {
+	c, err := newConn(g, tcp)
+	if err != nil {
+		_ = tcp.Close()
+		return
+	}
+	g.mu.Lock()
+	full := len(g.conns) >= g.most
+	if !full {
+		g.conns[c] = struct{}{}
+	}
+	g.mu.Unlock()
+	if full {
+		g.refused.Add(1)
+		_ = tcp.Close()
+		return
+	}
+	g.running.Go(c.run)
+}
+
+// forget takes c, which is closed, off the connections.
+func (g *Streams) forget(c *Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.conns, c)
+}
+
+// each calls f for every open connection.
+func (g *Streams) each(f func(*Conn)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.conns {
+		f(c)
+	}
+}
+
+// Close gives the address back: new connections go to the server's own
+// sockets if it has any. Messages that have come are answered, then the
+// connections close, after 5 s in any case. It must be called once.
+func (g *Streams) Close() error {
+	if g.steered == nil && g.opts.Before > 0 {
+		// A kernel that has steered to us steers away from us too.
+		_ = g.steer(0, g.opts.Before)
+	}
+	close(g.closed)
+	for _, l := range g.listeners {
+		_ = l.SetDeadline(past)
+	}
+	g.accepting.Wait()
+	g.each((*Conn).stop)
+	grace := time.AfterFunc(closeGrace, func() { g.each(func(c *Conn) { c.fail(net.ErrClosed) }) })
+	defer grace.Stop()
+	g.running.Wait()
+	return nil
+}
+
+// past is a deadline that wakes who waits.
+var past = time.Unix(1, 0)
+
+// reusePort is a net.ListenConfig.Control: the socket joins the group of its address.
+func reusePort(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
