@@ -1,6 +1,7 @@
-// Package fastpath owns UDP sockets beside those of a DNS server: it takes
-// packets in batches, lets a handler write the replies into buffers that are
-// there already, and sends them in batches. It knows nothing of DNS.
+// Package fastpath owns UDP sockets and TCP listeners beside those of a DNS
+// server: it takes packets, or messages of a connection, in batches, lets a
+// handler write the replies into buffers that are there already, and sends
+// them in batches. It knows nothing of DNS but the length before a message.
 //
 //	g, err := fastpath.Listen("127.0.0.1:53", fastpath.Options{Workers: 4}, handler)
 //	if err != nil {
@@ -9,15 +10,21 @@
 //	defer g.Close()
 //	g.Swap(other) // another handler from the next batch on
 //
+// [ListenStreams] is the same for TCP.
+//
 // # Vocabulary
 //
 //   - group: all sockets that are bound to one address with SO_REUSEPORT. The
-//     kernel deals each packet to one of them. A [Group] is our part of it.
-//   - worker: a socket, a goroutine, and a [Batch] of buffers. Workers share
+//     kernel deals each packet, and each connection, to one of them. A [Group]
+//     is our part of the UDP sockets, [Streams] are that of the listeners.
+//   - worker: a UDP socket, a goroutine, and a [Batch] of buffers. Workers share
 //     nothing that one of them writes per packet.
-//   - handler: decides what becomes of a batch (see [Handler]).
+//   - burst: the messages that one read from a connection has brought, see [Burst].
+//   - handler: decides what becomes of a batch or a burst (see [Handler] and
+//     [StreamHandler]).
 //   - origin: where a packet came from and which of our addresses it was sent
-//     to. A reply may be sent to it later, from any goroutine.
+//     to. A reply may be sent to it later, from any goroutine. Over TCP that is
+//     the [Conn], which a handler holds as long as it owes a reply.
 //   - steering: a small filter in the kernel that deals all packets to our
 //     sockets, evenly and at random. Without it the server's own socket, whose
 //     packets are served the slow way, would get its share.
@@ -25,16 +32,22 @@
 // # Concurrency
 //
 // Handler.Serve runs on the goroutine of a worker and on several workers at
-// once. [Origin.Send] may be called from anywhere, also after Close. A reply
-// that is set in a batch goes out when Serve returns.
+// once; ServeStream on that of a connection, of which there may be thousands.
+// [Origin.Send] and [Conn.Send] may be called from anywhere, also after Close.
+// A reply that is set in a batch or burst goes out when the handler returns.
 //
 // # Failure model
 //
 // Listen fails as a whole or not at all, and says with [ErrUnsupported] that
 // a system has no fast path. Steering that the kernel refuses is reported by
-// [Group.Steered] and costs speed only. Replies that the kernel doesn't take
+// [Group.Steered] and costs speed only. Packets that the kernel doesn't take
 // (a client that is gone, a full buffer) are dropped and counted, as a server
 // that uses UDP has to.
+//
+// Over TCP a client that does not read is not read from. What was meant for it
+// is kept, within a bound for all clients of an address, as long as it takes
+// 64 KiB within the write timeout; else its connection is closed, with
+// [ErrSlow] for who sends. The number of connections is bounded too.
 //
 // # Not here
 //

@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -41,19 +44,32 @@ func (e *echo) Serve(_ int, b *Batch) {
 	}
 }
 
-// freePort returns a port that is free now.
+// lastPort makes ports different within this process, and most likely from
+// those of others.
+var lastPort atomic.Uint32
+
+func init() { lastPort.Store(rand.Uint32()) }
+
+// freePort returns a port that is free for UDP and TCP now. It is below those
+// that the kernel gives to clients, of whom tests have many.
 func freePort(t *testing.T) string {
 	t.Helper()
-	c, err := net.ListenPacket("udp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(12_000 + int(lastPort.Add(1)%20_000))
+		c, err := net.ListenPacket("udp", ":"+port)
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", ":"+port)
+		c.Close()
+		if err != nil {
+			continue
+		}
+		l.Close()
+		return port
 	}
-	defer c.Close()
-	_, port, err := net.SplitHostPort(c.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal("no free port")
+	return ""
 }
 
 func group(t *testing.T, addr string, opts Options, h Handler) *Group {

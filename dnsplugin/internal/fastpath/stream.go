@@ -34,10 +34,14 @@ const (
 	// those of 250,000 clients.
 	maxStreams = 1 << 16
 
-	// maxUnsent bounds the bytes that all connections of an address together
-	// hold for clients that do not read. Who reads never has any: the kernel
-	// takes 2.5 MB for each.
-	maxUnsent = 64 << 20
+	// maxHeld bounds the bytes that all connections of an address together keep
+	// for clients that do not read their replies, or send a message bit by bit.
+	// Others never need any: the kernel takes 2.5 MB for each.
+	maxHeld = 64 << 20
+
+	// small is how much input a connection may keep on top of that: a query with
+	// all its options is shorter.
+	small = 512
 
 	// writeAtOnce is how much a client that has fallen behind must take within
 	// the write timeout.
@@ -49,7 +53,7 @@ const (
 )
 
 // ErrSlow is what sending fails with when a client does not read.
-var ErrSlow = errors.New("fastpath: the client does not take its replies")
+var ErrSlow = errors.New("fastpath: the client does not take its replies, or sends none of its messages whole")
 
 // StreamHandler serves messages of connections.
 type StreamHandler interface {
@@ -83,7 +87,7 @@ type StreamOptions struct {
 // StreamCounts are what connections have met with since they were last taken.
 type StreamCounts struct {
 	Refused uint64 // connections that were closed at once since there were too many
-	Slow    uint64 // connections that were closed since their client did not read
+	Slow    uint64 // connections that were closed with ErrSlow
 }
 
 // streamHolder is a handler with the limits of its server.

@@ -143,6 +143,7 @@ func (c *Conn) run() {
 		}
 	}
 	c.finish()
+	c.keep(nil)
 }
 
 // receive waits for input and reads it into a burst. It reports false at the
@@ -294,13 +295,20 @@ func (c *Conn) more(l StreamLimits) int {
 // keep holds on to input that could not be served yet. Connections that
 // always have some go on with the same memory.
 func (c *Conn) keep(rest []byte) {
-	const small = 512 // a query with all options has less
+	before := beyondSmall(c.kept)
 	if len(rest) == 0 && cap(c.kept) > small {
 		c.kept = nil
-		return
+	} else {
+		c.kept = append(c.kept[:0], rest...)
 	}
-	c.kept = append(c.kept[:0], rest...)
+	more := beyondSmall(c.kept) - before
+	if more != 0 && c.group.held.Add(more) > maxHeld && more > 0 {
+		c.fail(ErrSlow)
+	}
 }
+
+// beyondSmall is how much of kept input counts.
+func beyondSmall(kept []byte) int64 { return int64(max(0, len(kept)-small)) }
 
 // flush sends the replies that b has gathered.
 func (c *Conn) flush(b *Burst) {
@@ -359,7 +367,7 @@ func (c *Conn) failed(err error) {
 	}
 	c.broken = err
 	_ = c.tcp.Close()
-	c.group.unsent.Add(-int64(len(c.unsent)))
+	c.group.held.Add(-int64(len(c.unsent)))
 	c.unsent = nil
 	c.changed.Broadcast()
 }
@@ -377,8 +385,8 @@ func (c *Conn) send(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if c.group.unsent.Add(int64(len(p))) > maxUnsent {
-		c.group.unsent.Add(-int64(len(p)))
+	if c.group.held.Add(int64(len(p))) > maxHeld {
+		c.group.held.Add(-int64(len(p)))
 		c.failed(ErrSlow)
 		return ErrSlow
 	}
@@ -452,7 +460,7 @@ func (c *Conn) catchUp() {
 		}
 		if c.broken == nil {
 			c.unsent = c.unsent[len(p):]
-			c.group.unsent.Add(-int64(len(p)))
+			c.group.held.Add(-int64(len(p)))
 		}
 		c.mu.Unlock()
 	}

@@ -24,7 +24,7 @@ type Streams struct {
 	listeners []*net.TCPListener
 	steered   error // nil: the kernel deals all connections to us
 	handler   atomic.Pointer[streamHolder]
-	unsent    atomic.Int64 // bytes that connections hold for their clients
+	held      atomic.Int64 // bytes that connections keep, see maxHeld
 	refused   atomic.Uint64
 	slow      atomic.Uint64
 
@@ -79,12 +79,7 @@ func streamsAllowed() int {
 // in one group of SO_REUSEPORT. It is no MPTCP socket, for which the kernel
 // has no steering; the group takes both, and clients of MPTCP fall back.
 func listenStream(addr string) (*net.TCPListener, error) {
-	lc := net.ListenConfig{
-		Control: reusePort,
-		// A client that is gone is noticed by the idle timeout, and for less:
-		// four system calls for each connection.
-		KeepAlive: -1,
-	}
+	lc := net.ListenConfig{Control: reusePort}
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
