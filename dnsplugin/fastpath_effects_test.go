@@ -121,15 +121,18 @@ func TestEffectsOfPluginsAreNotLost(t *testing.T) {
 			s := start(t, fmt.Sprintf(simple, tt.lines, ""), map[string]*source{"A": src})
 			// Fills the cache, unless the plugin answers or refuses.
 			s.ask(question("www.example.org.", dns.TypeA))
-			for i := range 3 {
+			for i := range 6 {
 				r := question(tt.name, tt.qtype)
 				if tt.edit != nil {
 					tt.edit(r)
 				}
 				var m *dns.Msg
-				if r.IsTsig() != nil {
-					m = s.signed(r)
-				} else {
+				switch tcp := i >= 3; {
+				case r.IsTsig() != nil:
+					m = s.signed(r, tcp)
+				case tcp:
+					m = s.askTCP(r)
+				default:
 					m = s.ask(r)
 				}
 				if !tt.ok(m) {
@@ -141,9 +144,12 @@ func TestEffectsOfPluginsAreNotLost(t *testing.T) {
 }
 
 // signed asks with a signature and checks that of the reply.
-func (s *testServer) signed(r *dns.Msg) *dns.Msg {
+func (s *testServer) signed(r *dns.Msg, tcp bool) *dns.Msg {
 	s.t.Helper()
 	c := dns.Client{TsigSecret: map[string]string{"k.": "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="}, Timeout: 10 * time.Second}
+	if tcp {
+		c.Net = "tcp"
+	}
 	m, _, err := c.Exchange(r, s.addr)
 	if err != nil {
 		s.t.Fatal(err)

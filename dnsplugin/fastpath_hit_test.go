@@ -30,6 +30,7 @@ import (
 type bare struct {
 	*fastServer
 	cache *Cache
+	tcp   bool       // queries come over TCP
 	mu    sync.Mutex // refreshes read the clock too
 	clock time.Time  // written by the test alone
 }
@@ -67,12 +68,17 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 		t.Fatal(err)
 	}
 	b.prepare(1)
+	b.prepareStreams(1)
 	return b
 }
 
 // fast answers p as a worker does; nil if it is for the chain.
 func (b *bare) fast(p []byte) ([]byte, declined) {
-	reply, _, why := b.answer(b.workers[0], p, make([]byte, 0, fastpath.MaxPacket), b.clock)
+	w, room := b.workers[0], fastpath.MaxPacket
+	if b.tcp {
+		w, room = b.streams[0], fastpath.MaxMessage
+	}
+	reply, _, why := b.answer(w, p, make([]byte, 0, room), b.clock)
 	if why != understood {
 		return nil, why
 	}
@@ -82,10 +88,16 @@ func (b *bare) fast(p []byte) ([]byte, declined) {
 // capture is a client of the chain that keeps the bytes of its reply.
 type capture struct {
 	chainWriter
+	tcp bool
 	got []byte
 }
 
-func (c *capture) RemoteAddr() net.Addr { return &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 4000} }
+func (c *capture) RemoteAddr() net.Addr {
+	if c.tcp {
+		return &net.TCPAddr{IP: net.IP{127, 0, 0, 1}, Port: 4000}
+	}
+	return &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 4000}
+}
 
 func (c *capture) Write(b []byte) (int, error) {
 	c.got = bytes.Clone(b)
@@ -100,7 +112,7 @@ func (c *capture) WriteMsg(m *dns.Msg) error {
 
 // chain answers p through the plugin chain; nil if there is no reply.
 func (b *bare) chain(p []byte) []byte {
-	w := &capture{chainWriter: chainWriter{local: b.local}}
+	w := &capture{chainWriter: chainWriter{local: b.local}, tcp: b.tcp}
 	req, verdict := admit(p)
 	switch verdict {
 	case dns.MsgIgnore:
@@ -245,6 +257,7 @@ func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[decl
 		Stale:   Stale{UpTo: time.Duration(rapid.IntRange(0, 1).Draw(t, "stale")) * time.Hour, ResponseTTL: 30 * time.Second, Recheck: 30 * time.Second},
 	}
 	b := bareServer(tb, cfg, variety())
+	b.tcp = rapid.Bool().Draw(t, "tcp")
 	for range rapid.IntRange(1, 40).Draw(t, "queries") {
 		p := drawPacket(t)
 		if rapid.Bool().Draw(t, "ask before") {

@@ -352,6 +352,11 @@ func responses(all map[string]*dto.Metric) (n float64) {
 // The same questions with and without fast path make the same series: names,
 // labels, counts, and every bucket of the sizes.
 func TestMetricsAreThoseOfTheChain(t *testing.T) {
+	t.Run("udp", func(t *testing.T) { compareMetrics(t, (*testServer).ask) })
+	t.Run("tcp", func(t *testing.T) { compareMetrics(t, (*testServer).askTCP) })
+}
+
+func compareMetrics(t *testing.T, ask func(*testServer, *dns.Msg) *dns.Msg) {
 	var series [2]map[string]*dto.Metric
 	for i, mode := range []string{"on", "off"} {
 		corefile := strings.Replace(fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), "fastpath on", "fastpath "+mode, 1)
@@ -360,10 +365,10 @@ func TestMetricsAreThoseOfTheChain(t *testing.T) {
 		before := gathered(t, server)
 		for range 3 {
 			for _, name := range []string{"one", "MANY", "alias", "nx", "nodata", "srv", "huge", "refused", "blocked"} {
-				s.ask(question(name+".example.org.", dns.TypeA))
+				ask(s, question(name+".example.org.", dns.TypeA))
 				r := question(name+".example.org.", dns.TypeAAAA)
 				r.SetEdns0(1400, true)
-				s.ask(r)
+				ask(s, r)
 			}
 		}
 		// The chain counts a response after it has sent it.

@@ -230,7 +230,7 @@ func (s *testServer) ask(r *dns.Msg) *dns.Msg {
 // declines returns how often each reason has come up.
 func (f *fastServer) declines() map[string]uint64 {
 	all := map[string]uint64{}
-	for _, w := range f.workers {
+	for _, w := range slices.Concat(f.workers, f.streams) {
 		w.mu.Lock()
 		for why, n := range w.cur.why {
 			if n > 0 {
@@ -244,7 +244,7 @@ func (f *fastServer) declines() map[string]uint64 {
 
 // hits returns how many queries were answered without the chain.
 func (f *fastServer) hits() (n uint64) {
-	for _, w := range f.workers {
+	for _, w := range slices.Concat(f.workers, f.streams) {
 		w.mu.Lock()
 		for _, zc := range w.cur.zones {
 			if zc != nil {
@@ -454,6 +454,23 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 	if on.fast() == nil || off.fast() != nil {
 		t.Fatal("fast path")
 	}
+	for name, p := range oddPackets(t) {
+		a, b := on.raw(p, 10*time.Second), off.raw(p, 10*time.Second)
+		if !bytes.Equal(a, b) && !bytes.Equal(expanded(t, a), b) {
+			t.Errorf("%s:\nfast  %x\nchain %x", name, a, b)
+		}
+	}
+	// Responses get no reply at all: a loop of two servers would never end.
+	for name, p := range silentPackets(t) {
+		if a := on.raw(p, 100*time.Millisecond); a != nil {
+			t.Errorf("%s: %x", name, a)
+		}
+	}
+}
+
+// oddPackets are queries that get a reply, by what is odd about them.
+func oddPackets(t *testing.T) map[string][]byte {
+	t.Helper()
 	pack := func(edit ...func(*dns.Msg)) []byte {
 		m := question("www.example.org.", dns.TypeA, edit...)
 		m.Id = 7
@@ -465,7 +482,7 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 	}
 	plain := pack()
 	set := func(at int, v byte) []byte { b := bytes.Clone(plain); b[at] = v; return b }
-	for name, p := range map[string][]byte{
+	return map[string][]byte{
 		"plain":       plain,
 		"status":      set(2, 2<<3),
 		"notify":      set(2, 4<<3),
@@ -490,20 +507,29 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 			m.SetEdns0(1232, false)
 			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IP{192, 0, 2, 0}}}
 		}),
+		"cookie": pack(func(m *dns.Msg) {
+			m.SetEdns0(1232, true)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "24a5ac1234567890"}}
+		}),
+		"padding": pack(func(m *dns.Msg) {
+			m.SetEdns0(100, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, 20)}}
+		}),
+		"keepalive": pack(func(m *dns.Msg) {
+			m.SetEdns0(4096, false)
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
+		}),
 		"two opt": pack(func(m *dns.Msg) { m.SetEdns0(1232, false); m.SetEdns0(4096, true) }),
 		"tsig":    pack(func(m *dns.Msg) { m.SetTsig("k.", dns.HmacSHA256, 300, 1) }),
-	} {
-		a, b := on.raw(p, 10*time.Second), off.raw(p, 10*time.Second)
-		if !bytes.Equal(a, b) && !bytes.Equal(expanded(t, a), b) {
-			t.Errorf("%s:\nfast  %x\nchain %x", name, a, b)
-		}
 	}
-	// Responses get no reply at all: a loop of two servers would never end.
-	for name, p := range map[string][]byte{"response": set(2, 0x80), "short": plain[:5], "empty": {}} {
-		if a := on.raw(p, 100*time.Millisecond); a != nil {
-			t.Errorf("%s: %x", name, a)
-		}
-	}
+}
+
+// silentPackets get no reply.
+func silentPackets(t *testing.T) map[string][]byte {
+	t.Helper()
+	response := oddPackets(t)["plain"]
+	response[2] = 0x80
+	return map[string][]byte{"response": response, "short": response[:5], "empty": {}}
 }
 
 // With the PROXY protocol the packets on the wire are no DNS messages.

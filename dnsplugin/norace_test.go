@@ -1,0 +1,6 @@
+//go:build !race
+
+package dnsplugin
+
+// raceEnabled: pools forget on purpose.
+const raceEnabled = false
