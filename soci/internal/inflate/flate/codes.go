@@ -16,12 +16,29 @@ func (d *Decoder) fixedCodes() {
 		}
 	}
 	d.lit.init(lens[:])
+	d.plain = plainCode(lens[:])
 	for s := range distSyms {
 		lens[s] = 5
 	}
 	d.dist.init(lens[:distSyms])
 	d.tables()
 	d.fixed = true
+}
+
+// mostMatches is the share of symbols, in 1/2^15, up to which a block is plain. With more,
+// what is saved where no branch is mispredicted outweighs the longer way of a literal.
+const mostMatches = 1 << maxBits / 8
+
+// plainCode reports whether the lengths of the codes, which say how often each is
+// expected, leave little to matches.
+func plainCode(lens []uint8) bool {
+	matches := 0
+	for _, n := range lens[endBlock+1:] {
+		if n > 0 {
+			matches += 1 << (maxBits - n)
+		}
+	}
+	return matches <= mostMatches
 }
 
 // tables builds the decoding tables of both codes.
@@ -51,6 +68,7 @@ func (d *Decoder) dynamicCodes() error {
 	}
 	// compress/flate reads as many bits as the end of the block takes before any
 	// symbol; where a stream is cut short that decides what comes out before the error.
+	d.plain = plainCode(lens[:nlit])
 	d.lit.need = max(d.lit.min, int(lens[endBlock]))
 	d.tables()
 	return nil
@@ -80,7 +98,7 @@ func (d *Decoder) readCodes(lens *[maxLit + maxDist]uint8) (nlit, ndist int, err
 	var tab [1 << 7]uint32
 	var sym [19]uint32
 	for s := range sym {
-		sym[s] = uint32(s) << 8
+		sym[s] = uint32(s) << 16
 	}
 	c.fill(tab[:], sym[:], 7, 0, nil)
 	clear(lens[:19])
@@ -108,7 +126,7 @@ func (d *Decoder) codeLengths(lens []uint8, tab *[1 << 7]uint32) error {
 			return ErrCorrupt
 		}
 		d.take(uint(e & 15))
-		s := uint8(e >> 8 & 0xff)
+		s := uint8(e >> 16 & 0xff)
 		if s < 16 {
 			lens[i] = s
 			i++

@@ -11,7 +11,7 @@ func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 	return bb | in.load64(ip)<<(nb&63), nb | 56, ip + int(^nb>>3&7)
 }
 
-// fast decodes symbols while there is so much input and room that neither has to
+// fastGeneric decodes symbols while there is so much input and room that neither has to
 // be looked at within a turn. A turn is up to three literals, or up to two and a
 // match; the entry of the next turn's first symbol is fetched before a match is
 // copied, which hides the latency of the table.
@@ -21,7 +21,7 @@ func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 // symbols); tables of 10 and 12 bits; distances in 8.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
-func (d *Decoder) fast() {
+func (d *Decoder) fastGeneric() {
 	in, w := d.in, d.win
 	for in.end-in.pos < inSlack && in.fill() {
 	}
@@ -39,19 +39,19 @@ func (d *Decoder) fast() {
 		if e&litFlag != 0 { // at most 11 bits, 45 are left
 			bb >>= e & 63
 			nb -= uint64(e)
-			w.store8(op, uint8(e>>8))
+			w.store8(op, uint8(e>>16))
 			op++
 			e = lit[bb&litMask]
 			if e&litFlag != 0 { // 34 are left
 				bb >>= e & 63
 				nb -= uint64(e)
-				w.store8(op, uint8(e>>8))
+				w.store8(op, uint8(e>>16))
 				op++
 				e = lit[bb&litMask]
 				if e&litFlag != 0 {
 					bb >>= e & 63
 					nb -= uint64(e)
-					w.store8(op, uint8(e>>8))
+					w.store8(op, uint8(e>>16))
 					op++
 					bb, nb, ip = in.refill(bb, nb, ip)
 					next = lit[bb&litMask]
@@ -79,7 +79,7 @@ func (d *Decoder) fast() {
 			if e&litFlag != 0 {
 				bb >>= e & 63
 				nb -= uint64(e)
-				w.store8(op, uint8(e>>8))
+				w.store8(op, uint8(e>>16))
 				op++
 				bb, nb, ip = in.refill(bb, nb, ip)
 				next = lit[bb&litMask]
@@ -89,8 +89,7 @@ func (d *Decoder) fast() {
 		}
 		// The rest of a length, at most 16 bits: without the refill 29 are left, a
 		// distance takes 28.
-		x := e >> 25 & 7
-		n := int(e>>16&0x1ff) + int(bb>>((e&63-x)&63)&(1<<x-1))
+		n := int(e>>16) + int(bb&(1<<(e&63)-1)>>(e>>codeShift&63))
 		bb >>= e & 63
 		nb -= uint64(e)
 
@@ -106,8 +105,7 @@ func (d *Decoder) fast() {
 				break
 			}
 		}
-		x = f >> 8 & 15
-		dist := int(f>>16) + int(bb>>((f&63-x)&63)&(1<<x-1))
+		dist := int(f>>16) + int(bb&(1<<(f&63)-1)>>(f>>codeShift&63))
 		bb >>= f & 63
 		nb -= uint64(f)
 		if dist > op {

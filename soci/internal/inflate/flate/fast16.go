@@ -23,19 +23,19 @@ func (b *Blind) fast() {
 		if e&litFlag != 0 { // at most 11 bits, 45 are left
 			bb >>= e & 63
 			nb -= uint64(e)
-			w.store16(op, uint16(e>>8&0xff))
+			w.store16(op, uint16(e>>16&0xff))
 			op += symLen
 			e = lit[bb&litMask]
 			if e&litFlag != 0 { // 34 are left
 				bb >>= e & 63
 				nb -= uint64(e)
-				w.store16(op, uint16(e>>8&0xff))
+				w.store16(op, uint16(e>>16&0xff))
 				op += symLen
 				e = lit[bb&litMask]
 				if e&litFlag != 0 {
 					bb >>= e & 63
 					nb -= uint64(e)
-					w.store16(op, uint16(e>>8&0xff))
+					w.store16(op, uint16(e>>16&0xff))
 					op += symLen
 					bb, nb, ip = in.refill(bb, nb, ip)
 					next = lit[bb&litMask]
@@ -63,7 +63,7 @@ func (b *Blind) fast() {
 			if e&litFlag != 0 {
 				bb >>= e & 63
 				nb -= uint64(e)
-				w.store16(op, uint16(e>>8&0xff))
+				w.store16(op, uint16(e>>16&0xff))
 				op += symLen
 				bb, nb, ip = in.refill(bb, nb, ip)
 				next = lit[bb&litMask]
@@ -73,8 +73,7 @@ func (b *Blind) fast() {
 		}
 		// The rest of a length, at most 16 bits: without the refill 29 are left, a
 		// distance takes 28.
-		x := e >> 25 & 7
-		n := int(e>>16&0x1ff) + int(bb>>((e&63-x)&63)&(1<<x-1))
+		n := int(e>>16) + int(bb&(1<<(e&63)-1)>>(e>>codeShift&63))
 		bb >>= e & 63
 		nb -= uint64(e)
 
@@ -90,8 +89,7 @@ func (b *Blind) fast() {
 				break
 			}
 		}
-		x = f >> 8 & 15
-		dist := int(f>>16) + int(bb>>((f&63-x)&63)&(1<<x-1))
+		dist := int(f>>16) + int(bb&(1<<(f&63)-1)>>(f>>codeShift&63))
 		bb >>= f & 63
 		nb -= uint64(f)
 		bb, nb, ip = in.refill(bb, nb, ip)

@@ -31,6 +31,7 @@ type Decoder struct {
 	watcher func(Mark)
 
 	fixed     bool // the tables are those of the fixed code
+	plain     bool // the code expects few matches
 	lit, dist code
 	litTab    [litSize]uint32
 	distTab   [distSize]uint32
@@ -330,11 +331,11 @@ func (d *Decoder) token() (n, dist int, err error) {
 		return 0, 0, ErrCorrupt
 	}
 	e := d.litSym[s]
-	x := uint(e >> 25 & 7)
+	x := uint(e & 63)
 	if err := d.need(x); err != nil {
 		return 0, 0, err
 	}
-	n = int(e>>16&0x1ff) + d.take(x)
+	n = int(e>>16) + d.take(x)
 	s, err = d.symbol(&d.dist)
 	switch {
 	case err != nil:
@@ -343,7 +344,7 @@ func (d *Decoder) token() (n, dist int, err error) {
 		return 0, 0, ErrCorrupt
 	}
 	e = d.distSym[s]
-	x = uint(e >> 8 & 15)
+	x = uint(e & 63)
 	if err := d.need(x); err != nil {
 		return 0, 0, err
 	}

@@ -100,7 +100,7 @@ func lenSymbol(r *rand.Rand, n int) (sym, extra, x int) {
 	tab := litSymbols()
 	for s := maxLit - 1; ; s-- {
 		if base := int(tab[s] >> 16 & 0x1ff); base <= n {
-			return s, n - base, int(tab[s] >> 25 & 7)
+			return s, n - base, int(tab[s] & 63)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func distSymbol(d int) (sym, extra, x int) {
 	tab := distSymbols()
 	for s := maxDist - 1; ; s-- {
 		if base := int(tab[s] >> 16); base <= d {
-			return s, d - base, int(tab[s] >> 8 & 15)
+			return s, d - base, int(tab[s] & 63)
 		}
 	}
 }

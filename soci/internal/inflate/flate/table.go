@@ -23,10 +23,11 @@ const (
 
 // An entry of the literal/length table says what the next bits mean:
 //
-//	bits  0-5   how many bits it takes, extra bits of a length included
-//	bit   31    a literal: 8-15 the byte
+//	bits  0-7   how many bits it takes, extra bits of a length included
+//	bits  8-13  how many bits its code takes
+//	bit   31    a literal: 16-23 the byte
 //	bit   30    special: neither, see below
-//	otherwise   a length: 16-24 its base, 25-27 the number of its extra bits
+//	otherwise   a length: 16-31 it, less what the extra bits add
 //
 // Special entries: with subFlag a link to a second level (8-23 where it begins,
 // 24-27 how many bits index it), with endFlag the end of the block, with neither a
@@ -40,14 +41,22 @@ const (
 
 // An entry of the distance table:
 //
-//	bits  0-5   how many bits it takes, extra bits included
-//	bits  8-11  the number of extra bits
+//	bits  0-7   how many bits it takes, extra bits included
+//	bits  8-13  how many bits its code takes
 //	bit   15    special: with bit 14 a link to a second level (16-31 where it
 //	            begins, 8-11 how many bits index it), else no code
-//	bits 16-31  the distance without extra bits
+//	bits 16-31  the distance, less what the extra bits add
 const (
 	distSpecial = 1 << 15
 	distSub     = 1 << 14
+)
+
+// codeShift is where an entry has the bits of its code, and codeBit what one of these
+// adds to an entry, which is that many bits longer, too. So extra bits are what is left
+// of the bits that an entry takes when those of the code are shifted out.
+const (
+	codeShift = 8
+	codeBit   = 1<<codeShift | 1
 )
 
 // code is a Huffman code in its canonical form, for decoding bit by bit.
@@ -114,7 +123,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 		}
 		if c.count[1] == 1 {
 			for i := 0; i < 1<<primary; i += 2 {
-				tab[i] = sym[c.sorted[0]] + 1
+				tab[i] = sym[c.sorted[0]] + codeBit
 			}
 			return
 		}
@@ -128,7 +137,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 	k := int(c.count[n])
 	for n <= primary {
 		for ; k > 0; k-- {
-			tab[cw] = sym[c.sorted[next]] + uint32(n)
+			tab[cw] = sym[c.sorted[next]] + uint32(n)*codeBit
 			next++
 			if cw == end-1 { // all ones: the last code
 				for ; n < primary; n++ {
@@ -167,7 +176,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 			end += 1 << width
 			tab[p] = link(uint32(start), uint32(width))
 		}
-		e := sym[c.sorted[next]] + uint32(n-primary)
+		e := sym[c.sorted[next]] + uint32(n-primary)*codeBit
 		next++
 		for i := start + cw>>primary; i < end; i += 1 << (n - primary) {
 			tab[i] = e
@@ -190,7 +199,7 @@ func litSymbols() (sym [litSyms]uint32) {
 	for s := range sym {
 		switch {
 		case s < endBlock:
-			sym[s] = litFlag | uint32(s)<<8
+			sym[s] = litFlag | uint32(s)<<16
 		case s == endBlock:
 			sym[s] = specialFlag | endFlag
 		case s < 265:
@@ -198,7 +207,7 @@ func litSymbols() (sym [litSyms]uint32) {
 		case s < 285:
 			x := uint32(s-261) >> 2
 			base := uint32(4+(s-261)&3)<<x + 3
-			sym[s] = base<<16 | x<<25 | x
+			sym[s] = base<<16 | x
 		case s == maxLit-1:
 			sym[s] = maxMatch << 16
 		default:
@@ -217,7 +226,7 @@ func distSymbols() (sym [distSyms]uint32) {
 		case s < maxDist:
 			x := uint32(s-2) >> 1
 			base := uint32(2+s&1)<<x + 1
-			sym[s] = base<<16 | x<<8 | x
+			sym[s] = base<<16 | x
 		default:
 			sym[s] = distSpecial
 		}

@@ -13,10 +13,12 @@ const (
 	winSize = 256 << 10
 	winMask = winSize - 1
 
-	// winLimit is where decoding stops for the window to be read. A turn of the
-	// fast loop that begins below it writes two literals, a match, and the rest of
-	// the words in which that is copied.
-	winLimit = winSize - (2 + maxMatch + 3*wordLen + 2)
+	// outSlack is how far behind its limit a turn of a fast loop may write: two literals,
+	// a match, and the rest of what that is copied in, at most 32 bytes.
+	outSlack = 2 + maxMatch + 32
+
+	// winLimit is where decoding stops for the window to be read.
+	winLimit = winSize - outSlack
 
 	maxMatch = 258 // the longest match
 	wordLen  = 8   // bytes of a load or store

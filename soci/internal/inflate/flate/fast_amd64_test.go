@@ -1,0 +1,184 @@
+//go:build linux && !purego && !noasm
+
+package flate
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+// eachLoop calls f with every fast loop that this processor has.
+func eachLoop(f func()) {
+	f()
+	if haveDecode {
+		haveDecode = false
+		defer func() { haveDecode = true }()
+		f()
+	}
+}
+
+// TestGenericLoop: the loop in Go does what the one in assembly does.
+func TestGenericLoop(t *testing.T) {
+	if !haveDecode {
+		t.Skip("this processor has only the loop in Go, which all other tests use")
+	}
+	haveDecode = false
+	defer func() { haveDecode = true }()
+	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks} {
+		t.Run(name, test)
+	}
+}
+
+// guarded returns n bytes between pages that can't be accessed: directly behind one, or
+// in front of one.
+func guarded(t *testing.T, n int, behind bool) []byte {
+	t.Helper()
+	page := syscall.Getpagesize()
+	size := (n + page - 1) / page * page
+	mem, err := syscall.Mmap(-1, 0, size+2*page, syscall.PROT_NONE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Munmap(mem); err != nil {
+			t.Error(err)
+		}
+	})
+	inner := mem[page : page+size]
+	if err := syscall.Mprotect(inner, syscall.PROT_READ|syscall.PROT_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	if behind {
+		return inner[:n:n]
+	}
+	return inner[size-n:]
+}
+
+// randomCodes gives d complete codes of random symbols.
+func randomCodes(r *rand.Rand, d *Decoder) {
+	pick := func(n, from int) (symbols []int) {
+		share := 1 + r.IntN(100)
+		for s := range n {
+			if r.IntN(100) < share || s == from {
+				symbols = append(symbols, s)
+			}
+		}
+		return symbols
+	}
+	d.lit.init(randomLens(r, maxLit, pick(maxLit, endBlock+r.IntN(2)*r.IntN(30)), maxBits))
+	symbols := pick(maxDist, r.IntN(maxDist))
+	if r.IntN(2) == 0 { // near ones, which are within the little output that there is
+		symbols = slices.DeleteFunc(symbols, func(s int) bool { return s > 8 })
+	}
+	d.dist.init(randomLens(r, maxDist, symbols, maxBits))
+	d.tables()
+	d.plain = r.IntN(2) == 0
+}
+
+// checkLoop decodes any bytes by any code, with no more input and room than the loop may
+// use, and compares with the slow loop.
+func checkLoop(t *testing.T, seed uint64, input []byte) {
+	t.Helper()
+	r := rng(seed)
+	d := NewDecoder(NewInput(bytes.NewReader(input)))
+	randomCodes(r, d)
+	behind := r.IntN(2) == 0
+	in := guarded(t, len(input), behind)
+	copy(in, input)
+	had, room := r.IntN(400), 1+r.IntN(2000)
+	win := guarded(t, had+room+outSlack, behind)
+	for i := range win {
+		win[i] = byte(r.Uint32())
+	}
+	skip := uint(r.IntN(8))
+	before := bytes.Clone(win[:had])
+	l := loop{
+		lit: &d.litTab, dist: &d.distTab, in: &in[0], win: &win[0], op: had, ip: 1,
+		inLimit: len(in) - inSlack, opLimit: had + room,
+		bb: uint64(in[0]) >> skip, nb: uint64(8 - skip), plain: d.plain,
+	}
+	why := decode(&l)
+
+	copy(d.win[:], before)
+	d.rp, d.op, d.state = had, had, inCodes
+	if err := d.need(skip); err != nil {
+		t.Fatal(err)
+	}
+	d.take(skip)
+	step := func() error {
+		n, dist, err := d.token()
+		switch {
+		case err != nil:
+			return err
+		case d.state != inCodes:
+		case dist == 0:
+			d.win[d.op] = byte(n)
+			d.op++
+		case dist > d.op:
+			return ErrCorrupt
+		default:
+			d.win.match(d.op, dist, n)
+			d.op += n
+		}
+		return nil
+	}
+	for d.op < l.op && d.state == inCodes {
+		if err := step(); err != nil {
+			t.Fatalf("%v at byte %d, the loop came to %d", err, d.op, l.op)
+		}
+	}
+	if d.op != l.op || !bytes.Equal(d.win[:d.op], win[:l.op]) {
+		t.Fatalf("%d bytes, the loop has %d, or other ones", d.op, l.op)
+	}
+	switch why {
+	case loopFull:
+		if l.op < l.opLimit && l.ip <= l.inLimit {
+			t.Fatalf("the loop stopped at %d of %d, %d of %d", l.ip, l.inLimit, l.op, l.opLimit)
+		}
+	case loopEnd:
+		if err := step(); err != nil || d.state != atHeader {
+			t.Fatalf("%v, state %d; the loop has met the end of the block", err, d.state)
+		}
+	case loopCorrupt:
+		if err := step(); err != ErrCorrupt {
+			t.Fatalf("%v; the loop has met what is corrupt", err)
+		}
+		return
+	}
+	if bits := int64(l.ip)*8 - int64(l.nb); bits != d.Bits() || l.nb > 63 || l.bb>>l.nb != 0 {
+		t.Fatalf("bit %d, %d of them in %#x; the slow loop is at %d", bits, l.nb, l.bb, d.Bits())
+	}
+}
+
+// TestLoop: the loop in assembly decodes what the slow one does, from any bytes, and
+// touches nothing outside of its buffers.
+func TestLoop(t *testing.T) {
+	if !haveDecode {
+		t.Skip("this processor has only the loop in Go")
+	}
+	for seed := range uint64(2000) {
+		r := rng(seed)
+		input := make([]byte, inSlack+1+r.IntN(1500))
+		for i := range input {
+			input[i] = byte(r.Uint32())
+		}
+		checkLoop(t, seed, input)
+		if t.Failed() {
+			t.Fatal(seed)
+		}
+	}
+}
+
+// FuzzLoop compares the loop in assembly with the slow one.
+func FuzzLoop(f *testing.F) {
+	f.Add(uint64(1), bytes.Repeat([]byte{0x55, 0xaa, 0x13}, 50))
+	f.Add(uint64(2), make([]byte, 200))
+	f.Fuzz(func(t *testing.T, seed uint64, input []byte) {
+		if haveDecode && len(input) > inSlack && len(input) < 1<<16 {
+			checkLoop(t, seed, input)
+		}
+	})
+}

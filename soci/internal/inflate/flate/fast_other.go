@@ -1,0 +1,5 @@
+//go:build !amd64 || purego || noasm
+
+package flate
+
+func (d *Decoder) fast() { d.fastGeneric() }
