@@ -47,16 +47,17 @@ type listener struct {
 }
 
 // decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
-// fast path and leaves writing on the server's own socket to prev.
+// fast path, unless prev has something to do with writing.
 func (c *Cache) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
 	return func(s *dnsserver.Server) dns.DecorateWriter {
-		if err := c.openFastPath(s); err != nil {
+		var others dns.DecorateWriter
+		if prev != nil {
+			others = prev(s)
+		}
+		if err := c.openFastPath(s, others != nil); err != nil {
 			c.say("%s: %v; all queries go through the plugin chain", s.Addr, err)
 		}
-		if prev != nil {
-			return prev(s)
-		}
-		return nil
+		return others
 	}
 }
 
@@ -78,13 +79,17 @@ var (
 )
 
 // openFastPath opens sockets beside the one of s, or takes over those that are
-// there. An error means that there are none.
-func (c *Cache) openFastPath(s *dnsserver.Server) error {
+// there. An error means that there are none. decorated says that another
+// plugin has a part in writing what goes out of the socket of s.
+func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
 	zones, ok := zonesOf(s)
 	if !ok {
 		return errUnreadable
 	}
 	plans, why := planListener(zones)
+	if why == "" && decorated {
+		why = "another plugin writes the replies"
+	}
 	f, err := newFastServer(s, c, plans)
 	if err != nil {
 		return err
@@ -154,11 +159,17 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	l := &listener{group: g, server: f}
 	r.byAddr[f.addr] = l
 	log := clog.NewWithPlugin(f.home.name)
-	log.Infof("Fast path at %s: %d workers, batches of %d", f.addr, opts.Workers, opts.Batch)
+	what := "Fast path"
+	if !f.direct() {
+		what = "Batches for the plugin chain"
+	}
+	log.Infof("%s at %s: %d workers, batches of %d", what, f.addr, opts.Workers, opts.Batch)
 	if steered, err := g.Steered(); !steered {
 		log.Warningf("Fast path at %s: the kernel can't steer all packets to it (%v), so the server's own socket gets its share", f.addr, err)
 	}
-	l.openStreams(opts)
+	if f.direct() {
+		l.openStreams(opts)
+	}
 	f.publish()
 	return nil
 }
@@ -205,7 +216,7 @@ func (f *fastServer) socketOptions(before int) fastpath.Options {
 	opts := fastpath.Options{Before: before}
 	most := fastpath.DefaultWorkers()
 	for _, z := range f.zones {
-		if z.why != "" {
+		if !z.batched() {
 			continue
 		}
 		opts.Batch = max(opts.Batch, z.cache.cfg.FastPath.Batch)

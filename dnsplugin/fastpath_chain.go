@@ -1,12 +1,10 @@
 package dnsplugin
 
 import (
-	"context"
 	"encoding/binary"
 	"io"
 	"net"
 
-	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
@@ -24,9 +22,7 @@ func (f *fastServer) viaChain(j *job) {
 	w := f.writerFor(j, req)
 	switch verdict {
 	case dns.MsgAccept:
-		ctx := context.WithValue(context.Background(), dnsserver.Key{}, f.server)
-		ctx = context.WithValue(ctx, dnsserver.LoopKey{}, 0)
-		f.server.ServeDNS(ctx, w, req)
+		f.server.ServeDNS(f.ctx, w, req)
 	case dns.MsgReject, dns.MsgRejectNotImplemented:
 		if err := w.WriteMsg(req); err != nil {
 			f.debugf("reply to %s: %v", w.RemoteAddr(), err)

@@ -21,7 +21,8 @@ type asked struct {
 	q    wire.Query
 	zone *fastZone // nil if there is none, or the packet is not understood
 	key  []byte    // set with zone
-	hash uint64    // of key; set if why is understood
+	hash uint64    // of key; set if seek is
+	seek bool      // the zone has a cache: why is understood, or otherZone
 	why  declined
 
 	// What the table seems to have, see hasten.
@@ -30,7 +31,7 @@ type asked struct {
 
 // understand reads pkt into a. The key goes to buf, which is long enough.
 func (f *fastServer) understand(a *asked, pkt, buf []byte) {
-	a.zone, a.denial, a.success = nil, nil, nil
+	a.zone, a.denial, a.success, a.seek = nil, nil, nil, false
 	q := &a.q
 	if r := wire.ParseQuery(pkt, q); r != wire.OK {
 		a.why = declined(r)
@@ -40,12 +41,19 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 	z := f.zoneOf(keyName(a.key))
 	a.zone = z
 	switch {
-	case z == nil || z.why != "":
+	case z == nil:
 		a.why = otherZone
+		return
+	case z.why != "":
+		a.why = otherZone
+		a.seek = z.cache != nil
 	case q.Type == dns.TypeDS:
 		a.why = typeDS
 	default:
 		a.why = understood
+		a.seek = true
+	}
+	if a.seek {
 		a.hash = z.cache.success.store.Hash(a.key)
 	}
 }
@@ -55,14 +63,14 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 // no load depends on another.
 func (w *fastWorker) hasten(all []asked) {
 	for i := range all {
-		if a := &all[i]; a.why == understood {
+		if a := &all[i]; a.seek {
 			a.zone.cache.denial.store.Touch(a.hash)
 			a.zone.cache.success.store.Touch(a.hash)
 		}
 	}
 	for i := range all {
 		a := &all[i]
-		if a.why != understood || a.zone.inOrder {
+		if !a.seek || a.zone.inOrder {
 			continue
 		}
 		if a.denial = a.zone.cache.denial.store.Likely(a.hash); a.denial == nil {

@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,11 @@ type job struct {
 
 	zone *fastZone // set with key
 	key  string    // of the cache, if others may wait for the answer; else ""
+}
+
+// packetJob makes a job of packet i of b.
+func packetJob(b *fastpath.Batch, i int) *job {
+	return &job{packet: bytes.Clone(b.Packet(i)), origin: b.Origin(i), ipv4: b.IPv4(i)}
 }
 
 // backlog is what stands between the sockets and the chain. Readers put jobs

@@ -241,7 +241,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
 	corefile := fmt.Sprintf(simple, "", "")
 	s := start(t, corefile, map[string]*source{"A": src, "B": says(nil, "www.example.org. 60 IN A 192.0.2.2")})
-	group := listeners.byAddr["dns://"+s.addr].group
+	group := s.listener().group
 	stop := make(chan struct{})
 	var sent, lost atomic.Int64
 	var wg sync.WaitGroup
@@ -277,7 +277,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	until(t, "the new chain", func() bool {
 		return strings.HasSuffix(s.ask(question("www.example.org.", dns.TypeA)).Answer[0].String(), "192.0.2.2")
 	})
-	if f := s.fast(); f == nil || f.useful() {
+	if f := s.fast(); f == nil || f.direct() {
 		t.Error("fast path despite acl")
 	}
 	if err := s.reload(corefile); err != nil {
@@ -286,14 +286,14 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	until(t, "hits", func() bool {
 		s.ask(question("www.example.org.", dns.TypeA))
 		f := s.fast()
-		return f.useful() && f.hits() > 0
+		return f.direct() && f.hits() > 0
 	})
 	close(stop)
 	wg.Wait()
 	if lost.Load() != 0 || sent.Load() < 10 {
 		t.Errorf("%d of %d lost", lost.Load(), sent.Load())
 	}
-	if listeners.byAddr["dns://"+s.addr].group != group {
+	if s.listener().group != group {
 		t.Error("the sockets are not the same")
 	}
 }
@@ -301,7 +301,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 // The sockets close with the instance, and if an heir does not come.
 func TestSocketsCloseWithTheirInstance(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
-	l := listeners.byAddr["dns://"+s.addr]
+	l := s.listener()
 	listeners.mu.Lock()
 	l.heir = &Cache{}
 	listeners.mu.Unlock()

@@ -1,9 +1,11 @@
 package dnsplugin
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +60,8 @@ type fastServer struct {
 	// Of TCP, see fastpath_tcp.go.
 	streams    []*fastWorker // for who serves a connection, and one for the waiters of misses
 	tcp        *fastpath.Streams
-	tcpMissing string // why tcp is nil
+	tcpMissing string          // why tcp is nil
+	ctx        context.Context //nolint:containedctx // the parent of every query's, with the server in it
 	now        func() time.Time
 	local      net.Addr  // of the server's socket
 	retired    time.Time // guarded by published.mu
@@ -87,13 +90,14 @@ type fastWorker struct {
 
 	yielded time.Time // when it last gave way
 	random
+	turn  *turn
 	asked [chunk]asked
 	keys  [chunk][wire.MaxKeyLen]byte
 	_     [128]byte
 }
 
 func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
-	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.now}
+	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.now, ctx: chainContext(s)}
 	for i, p := range plans {
 		z := &fastZone{zonePlan: p, index: i}
 		var err error
@@ -142,15 +146,17 @@ func suffixes(zones []string) ([][]byte, error) {
 	return all, nil
 }
 
-// useful reports whether any query can be answered without the chain.
-func (f *fastServer) useful() bool {
-	for _, z := range f.zones {
-		if z.why == "" {
-			return true
-		}
-	}
-	return false
+// useful reports whether sockets of our own bring anything: a cache that may
+// have them, even if all queries must go through the chain before it.
+func (f *fastServer) useful() bool { return slices.ContainsFunc(f.zones, (*fastZone).batched) }
+
+// direct reports whether any query can be answered without the chain.
+func (f *fastServer) direct() bool {
+	return slices.ContainsFunc(f.zones, func(z *fastZone) bool { return z.why == "" })
 }
+
+// batched reports whether z has a cache that may have sockets of its own.
+func (z *fastZone) batched() bool { return z.cache != nil && z.cache.cfg.FastPath.Mode != FastPathOff }
 
 // announce logs once which zones are for the chain, and why.
 func (f *fastServer) announce(why string) {
@@ -167,7 +173,9 @@ func (f *fastServer) announce(why string) {
 // prepare makes the state of n workers. It must come before the first Serve.
 func (f *fastServer) prepare(n int) {
 	for range n + 1 {
-		f.workers = append(f.workers, f.newWorker(false))
+		w := f.newWorker(false)
+		w.turn = newTurn(f, w, time.Time{})
+		f.workers = append(f.workers, w)
 	}
 }
 
@@ -178,7 +186,7 @@ func (f *fastServer) newWorker(tcp bool) *fastWorker {
 }
 
 // Serve implements fastpath.Handler.
-func (f *fastServer) Serve(worker int, b *fastpath.Batch) {
+func (f *fastServer) Serve(worker int, b *fastpath.Batch) bool {
 	w := f.workers[worker]
 	// Nobody but the publisher of metrics ever wants this lock, for as long as
 	// it takes to exchange two pointers.
@@ -191,7 +199,11 @@ func (f *fastServer) Serve(worker int, b *fastpath.Batch) {
 	end := f.now()
 	w.lasted(end.Sub(now))
 	w.mu.Unlock()
+	if !w.turn.run(b) {
+		return false
+	}
 	w.giveWay(end, busy || f.backlog.busy())
+	return true
 }
 
 const (
@@ -232,6 +244,9 @@ func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now t
 			continue
 		}
 		w.declined(why)
+		if f.likely(a, why, now) && w.turn.add(b, first+i, &a.q, now) {
+			continue
+		}
 		busy = f.decline(a, why, pkt, b, first+i) || busy
 	}
 	return busy

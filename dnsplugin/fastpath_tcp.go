@@ -40,7 +40,7 @@ func (l *listener) openStreams(opts fastpath.Options) {
 func (l *listener) adoptStreams(f *fastServer) {
 	f.prepareStreams(l.group.Workers())
 	if l.streams == nil {
-		f.tcpMissing = "the instance that opened the sockets could not"
+		f.tcpMissing = "the instance that opened the sockets did not"
 		return
 	}
 	f.tcp = l.streams

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,9 @@ import (
 // "source NAME" puts one into a server block.
 var sources sync.Map
 
+// onTheWay sees the queries in servers with the directive "before".
+var onTheWay atomic.Pointer[func(dns.ResponseWriter, *dns.Msg)]
+
 // withSource makes the directives of the tests known, once.
 var withSource = sync.OnceFunc(func() {
 	plugin.Register("source", func(c *caddy.Controller) error {
@@ -63,8 +67,20 @@ var withSource = sync.OnceFunc(func() {
 		dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return s.(plugin.Handler) })
 		return nil
 	})
+	plugin.Register("before", func(c *caddy.Controller) error {
+		dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+			return plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+				if f := onTheWay.Load(); f != nil {
+					(*f)(w, r)
+				}
+				return next.ServeDNS(ctx, w, r)
+			})
+		})
+		return nil
+	})
 	at := slices.Index(dnsserver.Directives, "cache")
 	order := slices.Insert(slices.Clone(dnsserver.Directives), at+1, Directive)
+	order = slices.Insert(order, at, "before")
 	dnsserver.Directives = append(order, "source")
 	dnsserver.Quiet, caddy.Quiet = true, true
 })
@@ -181,12 +197,20 @@ func (s *testServer) input(corefile string) caddy.CaddyfileInput {
 
 // fast returns the server of the fast path, nil if there is none.
 func (s *testServer) fast() *fastServer {
+	l := s.listener()
+	if l == nil {
+		return nil
+	}
 	listeners.mu.Lock()
 	defer listeners.mu.Unlock()
-	if l := listeners.byAddr["dns://"+s.addr]; l != nil {
-		return l.server
-	}
-	return nil
+	return l.server
+}
+
+// listener returns our sockets, nil if there are none.
+func (s *testServer) listener() *listener {
+	listeners.mu.Lock()
+	defer listeners.mu.Unlock()
+	return listeners.byAddr["dns://"+s.addr]
 }
 
 // raw sends a packet and returns the reply, nil if there is none within wait.
@@ -319,7 +343,7 @@ func TestEligibility(t *testing.T) {
 			said := logged()
 			checkReason(t, s.addr, tt.why, said)
 			f := s.fast()
-			if (f == nil) != (tt.why != "") {
+			if f != nil && f.direct() != (tt.why == "") || f == nil && tt.why == "" {
 				t.Fatalf("fast path: %v", f != nil)
 			}
 			if s.ask(question("first.example.org.", dns.TypeA)) == nil {

@@ -35,6 +35,7 @@ type Batch struct {
 	used    int // bytes of outBytes that they take
 
 	sock    *socket
+	worker  *worker
 	pktinfo bool
 
 	in, out  []mmsghdr
@@ -114,6 +115,17 @@ func (b *Batch) Reply(i, n int) {
 		forSending(b.controls[i*controlLen:][:controlLen])
 	}
 	b.replies++
+}
+
+// Resume lets another goroutine take the place of the one in Handler.Serve: it
+// sends the replies that are set, and goes on as the worker. It may be called
+// from anywhere, once in a call of Serve, and nobody but the new goroutine may
+// use b from then on.
+func (b *Batch) Resume() {
+	go func() {
+		b.worker.finish()
+		b.worker.run()
+	}()
 }
 
 // IPv4 reports whether packet i came over IPv4, mapped addresses included.

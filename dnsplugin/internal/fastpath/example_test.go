@@ -12,7 +12,7 @@ import (
 // upper answers each packet in capitals.
 type upper struct{}
 
-func (upper) Serve(_ int, b *fastpath.Batch) {
+func (upper) Serve(_ int, b *fastpath.Batch) bool {
 	for i := range b.Len() {
 		out := b.Buffer()
 		for _, c := range b.Packet(i) {
@@ -20,6 +20,7 @@ func (upper) Serve(_ int, b *fastpath.Batch) {
 		}
 		b.Reply(i, len(out))
 	}
+	return true
 }
 
 func Example() {

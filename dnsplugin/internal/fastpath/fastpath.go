@@ -39,7 +39,10 @@ const (
 type Handler interface {
 	// Serve looks at every packet of b and sets the replies that it knows. It
 	// keeps no reference to b or its bytes. worker is below Options.Workers.
-	Serve(worker int, b *Batch)
+	//
+	// It returns true, or false after another goroutine has called b.Resume:
+	// then b is no longer its own.
+	Serve(worker int, b *Batch) bool
 }
 
 // Options of a Group. The zero value is ready for use.

@@ -30,7 +30,7 @@ type echo struct {
 	later chan Origin
 }
 
-func (e *echo) Serve(_ int, b *Batch) {
+func (e *echo) Serve(_ int, b *Batch) bool {
 	for i := range b.Len() {
 		p := b.Packet(i)
 		switch {
@@ -42,6 +42,7 @@ func (e *echo) Serve(_ int, b *Batch) {
 			b.Reply(i, len(append(append(b.Buffer(), p...), e.mark...)))
 		}
 	}
+	return true
 }
 
 // lastPort makes ports different within this process, and most likely from

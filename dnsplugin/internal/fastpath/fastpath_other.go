@@ -40,6 +40,9 @@ func (*Batch) Buffer() []byte { return nil }
 // Reply does nothing on this system.
 func (*Batch) Reply(int, int) {}
 
+// Resume does nothing on this system.
+func (*Batch) Resume() {}
+
 // IPv4 is false on this system.
 func (*Batch) IPv4(int) bool { return false }
 

@@ -42,14 +42,17 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 			}
 			return nil, fmt.Errorf("fastpath: socket %d of %d at %s: %w", i+1, g.opts.Workers, addr, err)
 		}
-		g.workers = append(g.workers, &worker{index: i, group: g, sock: s, batch: newBatch(s, g.opts.Batch, s.wildcard)})
+		w := &worker{index: i, group: g, sock: s, batch: newBatch(s, g.opts.Batch, s.wildcard)}
+		w.batch.worker = w
+		g.workers = append(g.workers, w)
 	}
 	g.steered = errors.New("not asked for")
 	if opts.Before >= 0 {
 		g.steered = steer(g.workers[0].sock.fd, opts.Before, len(g.workers))
 	}
 	for _, w := range g.workers {
-		g.running.Go(w.run)
+		g.running.Add(1)
+		go w.run()
 	}
 	return g, nil
 }

@@ -1,0 +1,226 @@
+package dnsplugin
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+const (
+	// patience is how long the chain may keep a worker from its socket: a
+	// hundred times as long as a batch takes. An idle machine gets a stuck
+	// plugin's worker back within it, a busy one may lose some to no purpose.
+	patience = 2 * time.Millisecond
+	// pause is how long queries go to the backlog after that has happened, so
+	// that plugins which always wait hold up a fiftieth of the time at most.
+	pause = 100 * time.Millisecond
+)
+
+// turn are the queries of a batch that need the chain though their answers are
+// in its cache: other plugins stand before that. The worker takes them through
+// it itself, one after the other, since a goroutine and a call of the kernel
+// for each cost more than the chain.
+//
+// Plugins may wait all the same. When they do for longer than patience,
+// another goroutine becomes the worker: the replies so far go out, what has
+// not begun goes to the backlog, and the query that waits is answered when its
+// time comes, by a goroutine that then ends. A turn that has lost its worker
+// is not used again.
+type turn struct {
+	server *fastServer
+	worker *fastWorker
+	after  time.Time   // takes no queries before
+	timer  *time.Timer // runs late
+
+	mu      sync.Mutex      // guards all below
+	batch   *fastpath.Batch // nil but for a turn that goes on with its worker
+	queries []*chainQuery
+	begun   int // the one before is in the chain
+}
+
+func newTurn(f *fastServer, w *fastWorker, after time.Time) *turn {
+	t := &turn{server: f, worker: w, after: after}
+	t.timer = time.AfterFunc(time.Hour, t.late)
+	t.timer.Stop()
+	return t
+}
+
+// chainQuery is a query in the chain with all that is made for it, in one
+// piece. It implements dns.ResponseWriter: a reply in time goes into the batch,
+// any other to the socket. Plugins may keep it, so it is not used again.
+type chainQuery struct {
+	chainWriter
+	turn    *turn
+	index   int  // in the batch
+	replied bool // guarded by turn.mu
+
+	from     fastpath.Origin
+	req      dns.Msg
+	question [1]dns.Question
+	extra    [1]dns.RR
+	opt      dns.OPT
+}
+
+// likely reports whether the chain has the answer to a in its cache, and so
+// need not wait for anybody.
+func (f *fastServer) likely(a *asked, why declined, now time.Time) bool {
+	switch why {
+	case shuffling, tooLong:
+		return true
+	case otherZone:
+	default:
+		return false
+	}
+	e := a.denial
+	if e == nil {
+		e = a.success
+	}
+	if e == nil {
+		return false
+	}
+	c := a.zone.cache
+	return e.Left(c.instant(now)) > 0 || !c.cfg.Stale.Verify
+}
+
+// add puts packet i of b, whose question is q, into the turn. It reports
+// whether it does.
+func (t *turn) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool {
+	if now.Before(t.after) {
+		return false
+	}
+	x := &chainQuery{turn: t, index: i, from: b.Origin(i)}
+	if !x.unpack(b.Packet(i), q) {
+		return false
+	}
+	x.chainWriter = chainWriter{origin: &x.from, local: t.server.local}
+	t.queries = append(t.queries, x)
+	return true
+}
+
+// unpack makes the message of pkt, as dns.Msg.Unpack does.
+func (x *chainQuery) unpack(pkt []byte, q *wire.Query) bool {
+	m := &x.req
+	body := wire.HeaderLen + len(q.Question(pkt))
+	if q.OPT && len(pkt) > body+optLen {
+		return m.Unpack(pkt) == nil // options
+	}
+	name, _, err := dns.UnpackDomainName(pkt, wire.HeaderLen)
+	if err != nil {
+		return false
+	}
+	m.MsgHdr = dns.MsgHdr{Id: q.ID, RecursionDesired: q.RD, AuthenticatedData: q.AD, CheckingDisabled: q.CD}
+	x.question[0] = dns.Question{Name: name, Qtype: q.Type, Qclass: q.Class}
+	m.Question = x.question[:]
+	if q.OPT {
+		x.opt.Hdr = dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: q.UDPSize, Ttl: binary.BigEndian.Uint32(pkt[body+5:])}
+		x.extra[0] = &x.opt
+		m.Extra = x.extra[:]
+	}
+	return true
+}
+
+// run takes the queries through the chain. It reports whether this goroutine
+// is still the worker.
+func (t *turn) run(b *fastpath.Batch) bool {
+	if len(t.queries) == 0 {
+		return true
+	}
+	t.mu.Lock()
+	t.batch = b
+	t.mu.Unlock()
+	t.timer.Reset(patience)
+	for x := t.next(); x != nil; x = t.next() {
+		t.server.server.ServeDNS(t.server.ctx, x, &x.req)
+	}
+	return t.end()
+}
+
+// next returns the next query, nil if there is none.
+func (t *turn) next() *chainQuery {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.batch == nil || t.begun == len(t.queries) {
+		return nil
+	}
+	t.begun++
+	return t.queries[t.begun-1]
+}
+
+// end makes t ready for the next batch. It reports whether it may be.
+func (t *turn) end() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.batch == nil {
+		return false
+	}
+	t.batch, t.begun = nil, 0
+	clear(t.queries)
+	t.queries = t.queries[:0]
+	t.timer.Stop()
+	return true
+}
+
+// late makes another goroutine the worker. It may come for the turn before,
+// and then finds none or does no harm.
+func (t *turn) late() {
+	t.mu.Lock()
+	b, rest := t.batch, t.queries[t.begun:]
+	t.batch = nil
+	t.mu.Unlock()
+	if b == nil {
+		return
+	}
+	t.worker.turn = newTurn(t.server, t.worker, t.server.now().Add(pause))
+	for _, x := range rest {
+		t.server.backlog.submit(packetJob(b, x.index))
+	}
+	b.Resume()
+}
+
+// reply puts what pack makes into the batch, if x is the query that is in the
+// chain and it is its first reply. pack gets a buffer, and may return another.
+func (t *turn) reply(x *chainQuery, pack func(buf []byte) ([]byte, error)) (done bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.batch == nil || t.queries[t.begun-1] != x || x.replied {
+		return false, nil
+	}
+	buf := t.batch.Buffer()
+	p, err := pack(buf[:cap(buf)])
+	if err != nil || len(p) > cap(buf) {
+		return err != nil, err
+	}
+	copy(buf[:len(p)], p) // where it stands already, as a rule
+	t.batch.Reply(x.index, len(p))
+	x.replied = true
+	return true, nil
+}
+
+// WriteMsg implements dns.ResponseWriter.
+func (x *chainQuery) WriteMsg(m *dns.Msg) error {
+	if done, err := x.turn.reply(x, m.PackBuffer); done {
+		return err
+	}
+	return x.chainWriter.WriteMsg(m)
+}
+
+// Write implements dns.ResponseWriter.
+func (x *chainQuery) Write(p []byte) (int, error) {
+	if done, _ := x.turn.reply(x, func([]byte) ([]byte, error) { return p, nil }); done {
+		return len(p), nil
+	}
+	return x.chainWriter.Write(p)
+}
+
+// chainContext is what the chain of s gets with every query.
+func chainContext(s *dnsserver.Server) context.Context {
+	ctx := context.WithValue(context.Background(), dnsserver.Key{}, s)
+	return context.WithValue(ctx, dnsserver.LoopKey{}, 0)
+}
