@@ -17,10 +17,9 @@ import (
 // pipeline leaves here what it knows; the one that unpacks puts it together between two
 // entries.
 type checkpoints struct {
-	p     *pipeline
-	file  *partFile
-	every int64 // bytes of tar
-	log   *slog.Logger
+	p    *pipeline
+	file *partFile
+	log  *slog.Logger
 
 	known  int    // points of the recorder that were seen; inflate's
 	cur    *block // the one that is unpacked; the sink's
@@ -35,19 +34,19 @@ type checkpoints struct {
 	blob     []byte // state of the blob's digest, for received
 }
 
-func newCheckpoints(p *pipeline, file *partFile, every int64, log *slog.Logger) *checkpoints {
-	c := &checkpoints{p: p, file: file, every: every, log: log}
+func newCheckpoints(p *pipeline, file *partFile, log *slog.Logger) *checkpoints {
+	c := &checkpoints{p: p, file: file, log: log}
 	c.change = sync.NewCond(&c.mu)
 	if from := file.from; from != nil {
 		c.next = from.Tar
 	}
-	c.next += every
+	c.next += file.every
 	return c
 }
 
 // span is how far points may be apart: what is decoded twice for one is less than what
 // is done twice anyway.
-func (c *checkpoints) span() int64 { return max(1, c.every/4) }
+func (c *checkpoints) span() int64 { return max(1, c.file.every/4) }
 
 // fetched notes how far the digest of the blob is.
 func (c *checkpoints) fetched(h hash.Hash, received int64) {
@@ -113,7 +112,7 @@ func (c *checkpoints) save(at int64, state []byte) {
 		c.failed = true
 		c.file.drop()
 	}
-	c.next = at + max(c.every, partialShare*c.file.last)
+	c.next = at + max(c.file.every, partialShare*c.file.last)
 }
 
 // collect puts together what is known for an offset in the current block.

@@ -17,6 +17,3 @@ func (p *Puller) Waiting() int {
 	}
 	return n
 }
-
-// CheckpointEvery makes checkpoints so many bytes of tar apart.
-func (p *Puller) CheckpointEvery(n int64) { p.partialEvery = n }

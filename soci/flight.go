@@ -82,16 +82,20 @@ func (p *Puller) fly(ctx context.Context, r request, sinks ...*sink) (*flight, e
 // board joins the flight of a layer or starts one.
 func (p *Puller) board(r request, sinks []*sink) *flight {
 	key := flightKey{r.desc.Digest, r.desc.DiffID}
+	// Who goes on from a checkpoint goes alone: others would miss the beginning.
+	alone := slices.ContainsFunc(sinks, func(s *sink) bool { return s.part != nil && s.part.from != nil })
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f := p.flights[key]; f != nil && r.store == nil && f.join(sinks) {
-		return f
+	before := p.flights[key]
+	if before != nil && r.store == nil && !alone && before.join(sinks) {
+		return before
 	}
 	f := &flight{p: p, ref: r.ref, desc: r.desc, window: r.window, store: r.store, ended: make(chan struct{}), sinks: sinks}
-	// Who goes on from a checkpoint goes alone: others would miss the beginning.
-	f.sealed = slices.ContainsFunc(sinks, func(s *sink) bool { return s.part != nil && s.part.from != nil })
+	f.sealed = alone
 	f.ctx, f.cancel = context.WithCancelCause(p.life)
-	p.flights[key] = f
+	if before == nil || !alone {
+		p.flights[key] = f
+	}
 	p.wg.Go(func() {
 		f.run()
 		f.count()
@@ -247,15 +251,15 @@ func (f *flight) once(blob *registry.Blob) error {
 			f.pl.tee = tee
 		}
 	}
-	if part != nil {
+	if part != nil && part.every > 0 {
 		f.pl.from = from
-		f.pl.ckpt = newCheckpoints(f.pl, part, f.p.partialEvery, f.p.opts.Log)
+		f.pl.ckpt = newCheckpoints(f.pl, part, f.p.opts.Log)
 	}
 	if from != nil {
-		f.tell(from.Received, from.Tar)
+		f.takeUp(from)
 	} else if x := f.p.indexes; x != nil {
 		if f.pl.index = x.load(f.desc); f.pl.index == nil {
-			f.pl.record = index.NewRecorder(0)
+			f.pl.record, f.pl.learns = index.NewRecorder(0), true
 		}
 	}
 	f.pl.run(f.ctx, f.p.mem)
@@ -323,8 +327,19 @@ func (f *flight) learn() {
 	case x == nil:
 	case f.pl.indexWrong:
 		x.remove(f.desc, "what it says is not so")
-	case f.pl.from == nil && f.pl.record != nil && f.pl.format == inflate.Gzip:
+	case f.pl.learns && f.pl.format == inflate.Gzip:
 		x.save(f.desc, f.pl.record, f.pl.tarBytes)
+	}
+}
+
+// takeUp tells the only sink what is there from an earlier attempt.
+func (f *flight) takeUp(from *partial) {
+	f.mu.Lock()
+	f.received += from.Received
+	sinks := f.sinks
+	f.mu.Unlock()
+	for _, s := range sinks {
+		s.resumed(from.Received, from.Tar)
 	}
 }
 

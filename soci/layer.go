@@ -75,6 +75,7 @@ type pipeline struct {
 
 	index      *index.Index    // nil: none
 	record     *index.Recorder // nil: nothing is recorded
+	learns     bool            // an index of the layer is to be made of it
 	indexWrong bool            // index was
 
 	format   inflate.Format
@@ -282,32 +283,35 @@ func decoders(mem *budget.Budget, cores int, indexed bool) int {
 
 // decoder returns the reader of the tar and a function that ends it.
 func (p *pipeline) decoder(in io.Reader, mem *budget.Budget) (io.Reader, func(), error) {
-	if from := p.from; from != nil {
-		p.format, p.record = from.Format, index.NewRecorder(p.ckpt.span())
-		r, err := inflate.Resume(in, from.Format, from.Point.index(), inflate.Options{Record: p.record})
-		if err != nil {
-			return nil, func() {}, err
-		}
-		if _, err = io.CopyN(io.Discard, r, from.Tar-from.Point.Out); err == io.EOF {
-			err = fmt.Errorf("%w: it ends before the checkpoint", inflate.ErrCorrupt)
-		}
-		return r, r.Close, err
+	if p.ckpt != nil && p.record == nil {
+		p.record = index.NewRecorder(p.ckpt.span())
 	}
 	workers := decoders(mem, runtime.GOMAXPROCS(0), p.index != nil)
 	release := func() { mem.Release(int64(workers) * inflate.WorkerMemory) }
-	if p.ckpt != nil && p.record == nil && workers == 0 {
-		p.record = index.NewRecorder(p.ckpt.span())
-	}
-	r, err := inflate.NewReader(in, inflate.Options{Workers: workers, Index: p.index, Record: p.record})
+	r, err := p.reader(in, inflate.Options{Workers: workers, Index: p.index, Record: p.record})
 	if err != nil {
 		return nil, release, err
 	}
 	p.format = r.Format()
-	return r, func() {
+	end := func() {
 		p.indexWrong = r.IndexWrong()
 		r.Close()
 		release()
-	}, nil
+	}
+	if from := p.from; from != nil {
+		if _, err = io.CopyN(io.Discard, r, from.Tar-from.Point.Out); err == io.EOF {
+			err = fmt.Errorf("%w: it ends before the checkpoint", inflate.ErrCorrupt)
+		}
+	}
+	return r, end, err
+}
+
+// reader returns the reader of the tar from where the stream begins.
+func (p *pipeline) reader(in io.Reader, opts inflate.Options) (*inflate.Reader, error) {
+	if from := p.from; from != nil {
+		return inflate.Resume(in, from.Format, from.Point.index(), opts)
+	}
+	return inflate.NewReader(in, opts)
 }
 
 // resumedAt is the first byte that was fetched.

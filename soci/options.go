@@ -76,6 +76,10 @@ type Options struct {
 	// 1 GiB, about 0.1 % of the compressed bytes of the layers. No byte depends on what
 	// it holds. Recording costs 1 to 4 % of the CPU time of decoding. Default: none.
 	IndexDir string
+	// CheckpointBytes is how much of a layer's tar lies between two checkpoints, from
+	// which a pull that was killed goes on. Default: 128 MiB. Negative: a layer that is
+	// not finished begins anew.
+	CheckpointBytes int64
 	// KeepFailed keeps the finished layers of a pull that failed, hidden beside the
 	// target, for the next pull to the same target, as if it had been killed. Default:
 	// what fails leaves nothing.
@@ -117,6 +121,10 @@ const (
 	defaultPart   = 8 * mib   // the engine's default; see there
 	minPart       = 256 << 10 // below, requests cost more than bytes
 	maxPart       = 1 << 30   // the engine's limit
+	// defaultCheckpoint is a fifth of a second of work or more, beside which writing a
+	// checkpoint (some milliseconds) is little.
+	defaultCheckpoint = 128 * mib
+	minCheckpoint     = mib // below, layers would do little else
 	// defaultRatio is far above what real layers reach (the worst, of sparse disk
 	// images, is about 60) and a fourth of what deflate can (1032).
 	defaultRatio = 250
@@ -145,6 +153,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("parallelism %d is negative: use 0 for the default, or 1 and more layers at once", o.Parallelism)
 	case o.Writers < 0:
 		return fmt.Errorf("%d writers: use 0 for the default, or 1 and more", o.Writers)
+	case o.CheckpointBytes > 0 && o.CheckpointBytes < minCheckpoint:
+		return fmt.Errorf("%d bytes between two checkpoints are too few: use 0 for the default, at least %d (1 MiB), or a negative number for none", o.CheckpointBytes, minCheckpoint)
 	case o.Limits.Ratio > 0 && o.Limits.Ratio < 1:
 		return fmt.Errorf("expansion ratio %g is below 1, so that nothing could be unpacked: use 0 for the default, or more than 1", o.Limits.Ratio)
 	}
@@ -168,6 +178,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.PartBytes == 0 {
 		o.PartBytes = max(minPart, min(defaultPart, o.Memory/16))
+	}
+	if o.CheckpointBytes == 0 {
+		o.CheckpointBytes = defaultCheckpoint
 	}
 	cpus := runtime.GOMAXPROCS(0)
 	if o.Parallelism == 0 {

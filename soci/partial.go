@@ -17,14 +17,12 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/untar"
 )
 
 const (
 	// partialVersion is of the form of partial. Another one means: begin anew.
-	partialVersion = 1
-	// partialEvery is how much of a tar lies between two checkpoints: a fifth of a second
-	// of work or more, beside which writing one (some milliseconds) is little.
-	partialEvery = 128 << 20 // bytes
+	partialVersion = 2
 	// partialShare: a checkpoint that is large, of a layer with very many files, is
 	// written when this many times its bytes of tar have passed, so that all of them
 	// are less than half a percent of what is written.
@@ -33,7 +31,8 @@ const (
 	maxPartial = 64 << 20 // bytes
 )
 
-// partial is a layer that is not finished: where it can be gone on from.
+// partial is what an earlier attempt has left of a layer: where it can be gone on from,
+// or all of it.
 //
 // What makes going on safe: Diff is the state of the DiffID for exactly the bytes before
 // Tar, and the tree is what these bytes say, for all that came later is removed. So the
@@ -54,6 +53,10 @@ type partial struct {
 	Tar      int64           `json:"tar"`      // bytes of tar in Diff
 	Diff     []byte          `json:"diff"`     // state of the DiffID
 	State    json.RawMessage `json:"state"`    // untar's, for the offset Tar
+
+	// Finished layers are whole and verified, but not yet in the form that they are wanted
+	// in. State then is untar's of the layer, and the other fields from Format on are zero.
+	Finished *Layer `json:"finished,omitempty"`
 }
 
 // point is where decoding can begin: in a gzip blob a block, else any byte.
@@ -80,6 +83,8 @@ func (p *partial) check(l registry.Layer, boot string) error {
 		return errors.New("of another boot")
 	case p.Digest != l.Digest.String(), p.DiffID != l.DiffID.String(), p.Size != l.Size:
 		return errors.New("of another layer")
+	case p.Finished != nil:
+		return nil
 	case p.Point.Bits < 0, p.Point.Bits/8 > p.Received, p.Received > p.Size, p.Point.Out < 0, p.Point.Out > p.Tar, len(p.Point.Past) > flate.History:
 		return errors.New("out of range")
 	case p.Format != inflate.Gzip && p.Format != inflate.None, p.Format == inflate.None && p.Point.Bits != p.Point.Out*8:
@@ -90,17 +95,31 @@ func (p *partial) check(l registry.Layer, boot string) error {
 
 // partFile is where the partial of one layer is kept; nil keeps none.
 type partFile struct {
-	path string
-	boot string
-	from *partial // what an earlier pull left
-	last int64    // size of the last one
+	path  string
+	boot  string
+	every int64    // bytes of tar between two partials; negative: none but finished ones
+	from  *partial // what an earlier attempt left of a layer that is not finished
+	done  *partial // or of one that is
+	last  int64    // size of the last one
 }
 
-// open reads what an earlier pull left of a layer. What is damaged counts as nothing.
+// open reads what an earlier attempt left of a layer. What is damaged counts as nothing.
 func (f *partFile) open(l registry.Layer) {
-	if p, err := readPart(f.path); err == nil && p.check(l, f.boot) == nil {
+	p, err := readPart(f.path)
+	switch {
+	case err != nil, p.check(l, f.boot) != nil:
+	case p.Finished != nil:
+		f.done = p
+	case f.every > 0:
 		f.from = p
 	}
+}
+
+// Unfinished reports whether path is a checkpoint that [Puller.UnpackLayer] could go on
+// from, if it is of the layer that is asked for: one of the running system.
+func Unfinished(path string) bool {
+	p, err := readPart(path)
+	return err == nil && p.Version == partialVersion && p.Boot == bootID() && p.Boot != ""
 }
 
 // readPart reads a file: the checksum of the rest in a line, the rest.
@@ -145,10 +164,31 @@ func (f *partFile) save(p *partial) error {
 	return os.Rename(temp, f.path)
 }
 
+// finish says that the layer is whole and verified.
+func (f *partFile) finish(l *Layer, u *untar.Layer) error {
+	if f == nil {
+		return nil
+	}
+	state, err := u.Save()
+	if err != nil {
+		return err
+	}
+	return f.save(&partial{Digest: l.Digest, DiffID: l.DiffID, Size: l.CompressedBytes, State: state, Finished: l})
+}
+
+// kept reports whether something is saved.
+func (f *partFile) kept() bool {
+	if f == nil {
+		return false
+	}
+	_, err := os.Lstat(f.path)
+	return err == nil
+}
+
 // drop forgets what was saved.
 func (f *partFile) drop() {
 	if f != nil {
-		f.from = nil
+		f.from, f.done = nil, nil
 		_ = os.Remove(f.path) // mostly there is none
 	}
 }

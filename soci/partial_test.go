@@ -20,8 +20,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// checkpointEvery is for test layers.
-const checkpointEvery = 1 << 20 // bytes
+// checkpointing has checkpoints that are near each other, for test layers.
+func checkpointing(o *soci.Options) { o.CheckpointBytes = 1 << 20 }
 
 // part is what tests read and forge of a checkpoint.
 type part map[string]any
@@ -70,9 +70,6 @@ func begin(t *testing.T, l *layer) *begun {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
 	}
-	if runtime.GOMAXPROCS(0) >= 4 {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // with more, several decode, and there are no checkpoints
-	}
 	b := &begun{o: origin(t, testorigin.Options{})}
 	h, _ := l.Digest()
 	b.blob, b.size = h.String(), int64(len(l.data))
@@ -81,8 +78,7 @@ func begin(t *testing.T, l *layer) *begun {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	end := &endAt{t: t, tar: int64(len(l.tar)) * 2 / 3, parts: filepath.Join(filepath.Dir(b.dir), ".root.penstock", "parts"), cancel: cancel}
-	p := puller(t, func(o *soci.Options) { o.KeepFailed, o.Progress = true, end })
-	p.CheckpointEvery(checkpointEvery)
+	p := puller(t, func(o *soci.Options) { checkpointing(o); o.KeepFailed, o.Progress = true, end })
 	if _, err := p.Pull(ctx, b.ref, b.dir); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
@@ -138,8 +134,7 @@ func (e *endAt) Advance(_ int, _, tar int64) {
 // finish pulls again and compares; it returns what was fetched of the layer.
 func (b *begun) finish(t *testing.T, folder string) (soci.Layer, int64) {
 	t.Helper()
-	p := puller(t, nil)
-	p.CheckpointEvery(checkpointEvery)
+	p := puller(t, checkpointing)
 	res, err := p.Pull(t.Context(), b.ref, b.dir)
 	if err != nil {
 		t.Fatal(err)

@@ -30,8 +30,6 @@ type Puller struct {
 	writers  *untar.Pool
 	lineup   *lineup  // nil with cores enough for all layers
 	indexes  *indexes // nil without a directory for them
-	// partialEvery is how much of a tar lies between checkpoints; tests make it small.
-	partialEvery int64
 
 	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
 	end  context.CancelFunc
@@ -48,7 +46,7 @@ func New(opts Options) (*Puller, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	p := &Puller{opts: opts, mem: budget.New(opts.Memory), partialEvery: partialEvery, flights: make(map[flightKey]*flight)}
+	p := &Puller{opts: opts, mem: budget.New(opts.Memory), flights: make(map[flightKey]*flight)}
 	var err error
 	if p.platform, err = registry.ParsePlatform(opts.Platform); err != nil {
 		return nil, err
@@ -234,13 +232,14 @@ func (j *job) missing(key flightKey) []int {
 func (j *job) layer(ctx context.Context, places []int) error {
 	sinks := make([]*sink, len(places))
 	for k, i := range places {
-		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: func(int64, int64) {}}
+		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: quiet, resumed: quiet}
 	}
 	main := places[0]
 	if len(places) == 1 {
 		sinks[0].part = j.parts[main]
 	}
 	sinks[0].notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
+	sinks[0].resumed = sinks[0].notify
 	f, err := j.fly(ctx, request{ref: j.ref, desc: j.img.Layers[main], window: j.window, store: j.opts.Store}, sinks...)
 	if err != nil {
 		return err
@@ -266,6 +265,9 @@ func (j *job) layer(ctx context.Context, places []int) error {
 	}
 	return nil
 }
+
+// quiet is nobody who is told of progress.
+func quiet(int64, int64) {}
 
 // result describes a layer that a flight brought.
 func (f *flight) result(s *sink) Layer {

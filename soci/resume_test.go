@@ -35,8 +35,7 @@ func TestKilledHelper(t *testing.T) {
 		t.Skip("needs to be started by TestKilled")
 	}
 	ref, dir, _ := strings.Cut(spec, " ")
-	p := puller(t, nil)
-	p.CheckpointEvery(checkpointEvery)
+	p := puller(t, checkpointing)
 	if _, err := p.Pull(t.Context(), ref, dir); err != nil {
 		fmt.Println("pull:", err)
 		os.Exit(3)

@@ -70,6 +70,8 @@ type sink struct {
 	dir    string          // empty when the layer begins
 	opts   untar.Options
 	notify func(compressed, tar int64)
+	// resumed is told of bytes that were received, and inflated, by an earlier attempt.
+	resumed func(compressed, tar int64)
 
 	part *partFile // where checkpoints are kept; nil: nowhere
 

@@ -83,6 +83,16 @@ type UnpackOptions struct {
 	// which slows the layer down: so a rate is held. It is called from two
 	// goroutines. Nil: nobody.
 	Notify func(compressed, tar int64)
+	// Checkpoint names a file, on the file system of dir, that says how far the layer is.
+	// With it, what a killed process has done is not lost, nor what an unpacking did that
+	// was cancelled or failed by the network: dir and the file stay, and the next
+	// UnpackLayer with both goes on from there. The file belongs to the running system:
+	// after a reboot the layer begins anew. It is gone when UnpackLayer has succeeded.
+	// Whoever may write to it may write to dir as well. "": what fails leaves nothing.
+	Checkpoint string
+	// Resumed is told of bytes received and inflated by an earlier UnpackLayer that is
+	// gone on with, and not again now. Nil: nobody.
+	Resumed func(compressed, tar int64)
 }
 
 // UnpackedLayer is a layer in a directory of its own, verified.
@@ -95,8 +105,9 @@ type UnpackedLayer struct {
 }
 
 // UnpackLayer fetches layer i of an image into dir, in the form that overlayfs
-// takes as lowerdir. dir must not exist; its parent must. When it returns without
-// error both digests and the size are right; when it fails, dir does not exist.
+// takes as lowerdir. dir must not exist, unless the options name a Checkpoint that does;
+// its parent must. When it returns without error both digests and the size are right; when
+// it fails, dir does not exist, or holds what the Checkpoint describes.
 //
 // The caller bounds how many run at once: each takes Memory/Parallelism of the
 // options.
@@ -107,22 +118,44 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	}
 	desc := img.img.Layers[i]
 	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
-	if err := makeTarget(dir, desc.Size); err != nil {
+	var part *partFile
+	if opts.Checkpoint != "" {
+		part = &partFile{path: opts.Checkpoint, boot: bootID(), every: p.opts.CheckpointBytes}
+	}
+	layer, err := part.target(dir, desc)
+	if err != nil {
 		return nil, wrap("target", err)
 	}
 	defer func() {
-		if err == nil {
+		if err == nil || part.kept() {
 			return
 		}
 		if rerr := untar.RemoveAll(dir); rerr != nil {
 			err = wrap("clean up", fmt.Errorf("%w; %w in %s: %w", err, ErrLeft, dir, rerr))
 		}
 	}()
-	out, layer, err := p.extract(ctx, img, desc, dir, opts.Notify)
-	if err != nil {
-		return nil, wrap("layer", err)
+	if opts.Notify == nil {
+		opts.Notify = quiet
 	}
-	if err := overlay(ctx, layer, opts); err != nil {
+	if opts.Resumed == nil {
+		opts.Resumed = quiet
+	}
+	out := &UnpackedLayer{}
+	if layer != nil {
+		out.Layer = *part.done.Finished
+		out.Timing, out.Resumed = Timing{}, true
+		img.meter.Resume(layer)
+		opts.Resumed(out.CompressedBytes, out.TarBytes)
+	} else {
+		if out, layer, err = p.extract(ctx, img, desc, dir, part, opts); err != nil {
+			return nil, wrap("layer", err)
+		}
+		if err := part.finish(&out.Layer, layer); err != nil { // it is just not kept
+			p.opts.Log.Debug("no checkpoint", "digest", out.Digest, "err", err)
+			part.drop()
+		}
+	}
+	if err := overlay(ctx, layer, part, opts); err != nil {
 		return nil, wrap("merge", err)
 	}
 	if p.opts.Sync {
@@ -137,6 +170,30 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 		out.Warnings = append(out.Warnings, n.String())
 	}
 	return out, nil
+}
+
+// target makes the directory of a layer, unless an earlier attempt has left in it what can
+// be gone on with. If that is all of the layer, it is returned.
+func (f *partFile) target(dir string, l registry.Layer) (*untar.Layer, error) {
+	if !f.kept() {
+		return nil, makeTarget(dir, l.Size)
+	}
+	f.open(l)
+	if fi, err := os.Lstat(dir); err == nil && fi.IsDir() {
+		if f.from != nil {
+			return nil, nil
+		}
+		if f.done != nil {
+			if layer, err := untar.Load(dir, f.done.State); err == nil {
+				return layer, nil
+			}
+		}
+	}
+	f.drop()
+	if err := untar.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return nil, makeTarget(dir, l.Size)
 }
 
 // makeTarget makes the directory of a layer if the blob's bytes would fit there.
@@ -154,8 +211,8 @@ func makeTarget(dir string, size int64) error {
 	return nil
 }
 
-// extract runs the pipeline of one layer into an empty directory.
-func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, notify func(compressed, tar int64)) (*UnpackedLayer, *untar.Layer, error) {
+// extract runs the pipeline of one layer into a directory.
+func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, part *partFile, opts UnpackOptions) (*UnpackedLayer, *untar.Layer, error) {
 	// A share of the budget, less what is spoken for.
 	n := int64(p.opts.Parallelism)
 	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*ringBytes)/n)
@@ -165,10 +222,7 @@ func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, d
 		}
 		defer b.Release(window + ringBytes)
 	}
-	if notify == nil {
-		notify = func(int64, int64) {}
-	}
-	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: notify}
+	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: opts.Notify, resumed: opts.Resumed, part: part}
 	f, err := p.fly(ctx, request{ref: img.ref, desc: desc, window: window}, sk)
 	if err != nil {
 		return nil, nil, err
@@ -177,7 +231,7 @@ func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, d
 }
 
 // overlay gives a layer the form of overlayfs above what lies below it.
-func overlay(ctx context.Context, l *untar.Layer, opts UnpackOptions) error {
+func overlay(ctx context.Context, l *untar.Layer, part *partFile, opts UnpackOptions) error {
 	form := untar.TrustedXattr
 	if opts.UserXattr || os.Geteuid() != 0 {
 		form = untar.UserXattr
@@ -196,5 +250,6 @@ func overlay(ctx context.Context, l *untar.Layer, opts UnpackOptions) error {
 			lower = append(lower, below)
 		}
 	}
+	part.drop() // from here on the directory is not what it says
 	return l.Overlay(ctx, form, lower)
 }

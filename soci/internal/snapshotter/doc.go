@@ -36,12 +36,14 @@
 //	metadata.db       containerd's metadata store
 //	snapshots/ID/fs   snapshots; a fetched one has layer.json beside fs
 //	ready/CHAIN/fs    ready layers, with layer.json
-//	work/             layers in work
+//	work/CHAIN/fs     layers in work
+//	parts/CHAIN       how far a layer in work is, see [soci.UnpackOptions]
 //
 // A layer moves from work to ready to snapshots by rename. The file system is
-// flushed before it leaves work, so what has a layer.json is whole after a crash,
-// and after a power cut too. [New] removes everything else, and takes ready layers
-// over.
+// flushed before it leaves work. A layer.json is written before that too, for the
+// running system alone: so what has one is whole after a crash, and after a power cut.
+// [New] takes over ready layers, and layers in work that can be gone on with, and removes
+// everything else.
 //
 // # Concurrency
 //
@@ -52,8 +54,8 @@
 // # Failures
 //
 // Errors carry containerd's error types. A job that nobody waits for is cancelled
-// after Options.Linger; its ready layers stay for Options.Keep, so that the next
-// attempt goes on from there.
+// after Options.Linger; its ready layers, and those in work as far as they are, stay for
+// Options.Keep, so that the next attempt goes on from there.
 //
 // # Not done here
 //

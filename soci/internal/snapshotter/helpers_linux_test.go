@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
@@ -52,10 +53,13 @@ func login(context.Context, string, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 
-// puller has small parts, so that even test layers take several requests.
+// partBytes is small, so that even test layers take several requests.
+const partBytes = 256 << 10
+
+// puller has small parts.
 func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	t.Helper()
-	opts := soci.Options{Memory: 32 << 20, PartBytes: 256 << 10, HostsDir: "none", Credentials: login}
+	opts := soci.Options{Memory: 32 << 20, PartBytes: partBytes, HostsDir: "none", Credentials: login}
 	if edit != nil {
 		edit(&opts)
 	}
@@ -197,6 +201,12 @@ func gzipped(t testing.TB, archive []byte) v1.Layer {
 	return l
 }
 
+// plain is a layer of an archive as it is.
+func plain(t testing.TB, archive []byte) v1.Layer {
+	t.Helper()
+	return static.NewLayer(archive, types.OCIUncompressedLayer)
+}
+
 // image is an image as containerd knows it after it has read the manifest.
 type image struct {
 	ref      string
@@ -214,7 +224,7 @@ func push(t testing.TB, o *testorigin.Origin, ref string, layers ...v1.Layer) im
 	out := image{}
 	for _, l := range layers {
 		var err error
-		if img, err = mutate.Append(img, mutate.Addendum{Layer: l, MediaType: types.OCILayer}); err != nil {
+		if img, err = mutate.Append(img, mutate.Addendum{Layer: l, MediaType: mediaType(l)}); err != nil {
 			t.Fatal(err)
 		}
 		d, _ := l.Digest()
@@ -241,6 +251,14 @@ func push(t testing.TB, o *testorigin.Origin, ref string, layers ...v1.Layer) im
 	out.ref, out.manifest = r.Name(), m.String()
 	o.Reset() // counters tell of the pull alone
 	return out
+}
+
+// mediaType is what containerd takes a layer for.
+func mediaType(l v1.Layer) types.MediaType {
+	if mt, err := l.MediaType(); err == nil && mt == types.OCIUncompressedLayer {
+		return mt
+	}
+	return types.OCILayer
 }
 
 // labels are what containerd gives with the Prepare of layer i.

@@ -104,7 +104,7 @@ func FuzzParseLabels(f *testing.F) {
 		if r.target.Validate() != nil || r.manifest.Validate() != nil || r.layer.Validate() != nil || r.image == "" || r.rate < 0 {
 			t.Errorf("%+v", r)
 		}
-		if strings.ContainsAny(fileName(r.target), "/.") {
+		if strings.ContainsAny(fileName(r.target), "/.") || digestOf(fileName(r.target)) != r.target {
 			t.Errorf("%q is the name of a directory", fileName(r.target))
 		}
 	})
@@ -126,6 +126,64 @@ func FuzzRecord(f *testing.F) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// TestKilledWhileFlushing: a layer that is whole but not flushed is taken over as long as the
+// system runs, and flushed then.
+func TestKilledWhileFlushing(t *testing.T) {
+	dir := t.TempDir()
+	var flushed int
+	reopen := func() *store {
+		s, err := openStore(dir, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.lock.Close() })
+		s.sync.flush = func() error { flushed++; return nil }
+		return s
+	}
+	s := reopen()
+	s.sync.flush = func() error { return errors.New("killed here") }
+	var chains []digest.Digest
+	for _, name := range []string{"a", "b"} {
+		r := record{Chain: digest.FromString(name), Digest: digest.FromString("blob"), Inodes: 1}
+		work, err := s.begin(r.Chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(work, layerDir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.finish(work, r); err == nil {
+			t.Fatal("it was flushed")
+		}
+		chains = append(chains, r.Chain)
+	}
+	record := filepath.Join(s.work(chains[1]), recordName)
+	data, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace(string(data), s.boot, "another", 1)
+	if err := os.WriteFile(record, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.lock.Close()
+	for range 2 { // and what has been flushed is not again
+		s = reopen()
+		begun, err := s.recover(nil, false)
+		found, serr := s.scan(false)
+		if err != nil || serr != nil || len(begun) > 0 || len(found) != 1 || found[0].Chain != chains[0] {
+			t.Errorf("begun %v, %v; ready %v, %v; want that of this boot", begun, err, found, serr)
+		}
+		if r, err := s.read(s.ready(chains[0]), false); err != nil || r.Boot != "" || flushed != 1 {
+			t.Errorf("%+v, %v, flushed %d times", r, err, flushed)
+		}
+		if left, _ := os.ReadDir(s.workDir()); len(left) > 0 {
+			t.Errorf("left %v", left)
+		}
+		s.lock.Close()
+	}
 }
 
 // TestOtherBoot wants layers that were never flushed to be worth nothing after the

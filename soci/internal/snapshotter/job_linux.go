@@ -312,6 +312,7 @@ func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below [
 		ctx, cancel := context.WithCancelCause(s.life)
 		l := stack[k-i]
 		contexts[k], l.cancel, l.pace, l.lower = ctx, cancel, j.pace, stack[:k-i]
+		delete(s.begun, l.chain)
 	}
 	s.jobs.Go(func() {
 		for _, k := range start {
@@ -354,7 +355,12 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 	}
 	locked := false
 	opts := soci.UnpackOptions{
-		UserXattr: s.userXattr,
+		UserXattr:  s.userXattr,
+		Checkpoint: s.store.part(l.chain),
+		Resumed: func(compressed, _ int64) {
+			s.metrics.resumed(compressed)
+			j.received.Add(compressed)
+		},
 		Notify: func(compressed, tar int64) {
 			s.metrics.bytes(compressed, tar)
 			j.received.Add(compressed)
@@ -385,13 +391,25 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 		l.dir = filepath.Join(l.dir, layerDir)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(work))
+		return errors.Join(err, s.setAside(l.chain, err))
 	}
 	for _, w := range u.Warnings {
 		s.opts.Log.Warn("layer is not quite as its archive says", "image", j.name, "layer", u.Digest, "what", w)
 	}
-	s.opts.Log.Info("layer ready", "image", j.name, "layer", u.Digest, "bytes", u.CompressedBytes, "files", u.Files,
+	s.opts.Log.Info("layer ready", "image", j.name, "layer", u.Digest, "bytes", u.CompressedBytes, "resumed_at", u.ResumedAt, "resumed", u.Resumed, "files", u.Files,
 		"wall", u.Timing.Wall, "network", u.Timing.Network, "inflate", u.Timing.Inflate, "hash", u.Timing.Hash, "write", u.Timing.Write)
+	return nil
+}
+
+// setAside leaves a layer that failed in work if it can be gone on with, and removes it
+// otherwise. One that is left to containerd is not ours to go on with.
+func (s *Snapshotter) setAside(chain digest.Digest, err error) error {
+	if _, left := fallback(err); left || !s.store.resumable(chain) {
+		return s.store.forget(chain)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun[chain] = time.Now()
 	return nil
 }
 
@@ -410,7 +428,7 @@ func (l *layer) await(ctx context.Context) error {
 	return nil
 }
 
-// sweep removes ready layers that nobody has claimed for long.
+// sweep removes ready and begun layers that nobody has claimed for long.
 func (s *Snapshotter) sweep() {
 	if s.opts.Keep < 0 {
 		return
@@ -427,28 +445,44 @@ func (s *Snapshotter) sweep() {
 	}
 }
 
-// expire removes the ready layers that no job has held since Keep before now.
+// expire removes the ready and begun layers that no job has held since Keep before now.
 func (s *Snapshotter) expire(now time.Time) {
-	s.mu.Lock()
-	var old []*layer
-	for chain, l := range s.layers {
-		if l.holders == 0 && isDone(l) && l.err == nil && now.Sub(l.idle) > s.opts.Keep {
-			delete(s.layers, chain) // no job can find it from here on
-			old = append(old, l)
-		}
-	}
-	s.mu.Unlock()
-	for _, l := range old {
-		s.paths.RLock()
-		dir, taken := filepath.Dir(l.dir), l.taken
-		s.paths.RUnlock()
-		if taken {
-			continue
-		}
-		if err := s.store.drop(dir); err != nil {
+	for _, dir := range s.expired(now) {
+		if err := os.RemoveAll(dir); err != nil {
 			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
 		}
 	}
+}
+
+// expired moves what is to be removed out of the way, and returns where it is. All of it
+// under the locks: who wants such a layer a moment later begins it anew in its place.
+func (s *Snapshotter) expired(now time.Time) (away []string) {
+	s.paths.RLock()
+	defer s.paths.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	put := func(dir string, err error) {
+		if err != nil {
+			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
+		} else if dir != "" {
+			away = append(away, dir)
+		}
+	}
+	for chain, l := range s.layers {
+		if l.holders == 0 && isDone(l) && l.err == nil && now.Sub(l.idle) > s.opts.Keep {
+			delete(s.layers, chain)
+			if !l.taken {
+				put(s.store.setAway(filepath.Dir(l.dir)))
+			}
+		}
+	}
+	for chain, since := range s.begun {
+		if now.Sub(since) > s.opts.Keep {
+			delete(s.begun, chain)
+			put(s.store.setAwayBegun(chain))
+		}
+	}
+	return away
 }
 
 func isDone(l *layer) bool {

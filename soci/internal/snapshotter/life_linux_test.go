@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -181,8 +182,8 @@ func TestPrivReadyLayers(t *testing.T) {
 	}
 }
 
-// TestPrivAbandoned: nobody waits any more, so the pull ends; what is ready stays for
-// a while.
+// TestPrivAbandoned: nobody waits any more, so the pull ends. What is done of it stays for a
+// while: a layer that waited for the one below is not fetched again.
 func TestPrivAbandoned(t *testing.T) {
 	root(t)
 	var m image
@@ -220,6 +221,7 @@ func TestPrivAbandoned(t *testing.T) {
 	if n := value(t, reg, "layers_total", "cancelled"); n != 0 {
 		t.Errorf("%v layers were cancelled", n)
 	}
+	until(t, "the upper layer is finished", func() bool { return len(names(t, dir, "parts")) == 1 })
 	cancel()
 	for range 2 {
 		if err := <-asked; !errors.Is(err, context.Canceled) {
@@ -228,9 +230,32 @@ func TestPrivAbandoned(t *testing.T) {
 	}
 	until(t, "the layers are cancelled", func() bool { return value(t, reg, "layers_total", "cancelled") == 2 })
 	until(t, "no image is pulled", func() bool { return value(t, reg, "images") == 0 })
-	until(t, "work is empty", func() bool { return len(names(t, dir, "work")) == 0 })
+	until(t, "one layer is in work", func() bool { return len(names(t, dir, "work")) == 1 })
 	o.let()
+	o.Reset()
+	s.Expire(time.Now())
 	exist(t, s, m, 0)
+	if n := o.Count("GetBlob", "app@"+m.layers[1]).Requests; n != 0 {
+		t.Errorf("a finished layer was asked for again, %d times", n)
+	}
+	if n := value(t, reg, "bytes_total", "resumed"); n != float64(m.sizes[1]) {
+		t.Errorf("%v bytes were there from before, want %d", n, m.sizes[1])
+	}
+	wantNames(t, dir, "work")
+	wantNames(t, dir, "parts")
+}
+
+// wantNames wants a directory of the root to hold so many layers.
+func wantNames(t *testing.T, dir, name string, chains ...string) {
+	t.Helper()
+	got := names(t, dir, name)
+	for i := range got {
+		got[i] = strings.Replace(got[i], "-", ":", 1)
+	}
+	slices.Sort(chains)
+	if !slices.Equal(got, chains) {
+		t.Errorf("%s holds %v, want %v", name, got, chains)
+	}
 }
 
 // TestPrivRemoveDuringPull takes the layers below away while the top one is in work.

@@ -33,7 +33,7 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 			Namespace: namespace, Name: "fallbacks_total", Help: "Layers left to containerd, by reason.",
 		}, []string{"reason"}),
 		volume: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "bytes_total", Help: "Bytes of layers: received compressed, and inflated as tar.",
+			Namespace: namespace, Name: "bytes_total", Help: "Bytes of layers: received compressed, inflated as tar, and compressed that an earlier run had received (resumed).",
 		}, []string{"kind"}),
 		commits: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "commits_total", Help: "Fetched layers that became snapshots.",
@@ -123,6 +123,10 @@ func (m *metrics) bytes(compressed, tar int64) {
 	if tar > 0 {
 		m.volume.WithLabelValues("tar").Add(float64(tar))
 	}
+}
+
+func (m *metrics) resumed(compressed int64) {
+	m.volume.WithLabelValues("resumed").Add(float64(max(0, compressed)))
 }
 
 func (m *metrics) fellBack(reason string) { m.fallbacks.WithLabelValues(reason).Inc() }

@@ -31,8 +31,8 @@ type Options struct {
 	// Linger is how long a pull goes on while nobody waits for it. containerd asks for
 	// one layer after the other, milliseconds apart. Default: 30 s. Negative: not at all.
 	Linger time.Duration
-	// Keep is how long layers that nobody claims stay ready. Default: 30 minutes.
-	// Negative: for ever.
+	// Keep is how long layers stay that nobody claims, or that were begun and nobody goes
+	// on with. Default: 30 minutes. Negative: for ever.
 	Keep time.Duration
 	// Metrics gets the metrics. Nil: none.
 	Metrics prometheus.Registerer

@@ -44,6 +44,9 @@ type Snapshotter struct {
 	closed bool
 	byName map[string]*job          // by repository and manifest
 	layers map[digest.Digest]*layer // by chain ID; those that are no snapshots yet
+	// begun are the layers that lie in work, to be gone on with, and since when. None is in
+	// layers.
+	begun map[digest.Digest]time.Time
 }
 
 // ErrClosed ends what runs when the Snapshotter is closed.
@@ -61,6 +64,7 @@ func New(opts Options) (_ *Snapshotter, err error) {
 		slots:  semaphore.NewWeighted(int64(opts.Layers)),
 		byName: make(map[string]*job),
 		layers: make(map[digest.Digest]*layer),
+		begun:  make(map[digest.Digest]time.Time),
 	}
 	if s.store, err = openStore(opts.Root, !opts.NoSync); err != nil {
 		return nil, fmt.Errorf("root directory: %w", err)
@@ -107,8 +111,12 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	if err := s.store.recover(ids, s.userXattr); err != nil {
+	begun, err := s.store.recover(ids, s.userXattr)
+	if err != nil {
 		return err
+	}
+	for _, chain := range begun {
+		s.begun[chain] = time.Now()
 	}
 	if err := s.Cleanup(ctx); err != nil {
 		return err
@@ -118,14 +126,20 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 		return err
 	}
 	for _, r := range records {
+		if _, ok := s.begun[r.Chain]; ok { // it is there, by another run
+			delete(s.begun, r.Chain)
+			if err := s.store.forget(r.Chain); err != nil {
+				return err
+			}
+		}
 		l := newLayer(r.Chain)
 		l.dir, l.record = filepath.Join(s.store.ready(r.Chain), layerDir), r
 		l.idle = time.Now()
 		close(l.done)
 		s.layers[r.Chain] = l
 	}
-	if len(records) > 0 {
-		s.opts.Log.Info("took over layers of an earlier run", "layers", len(records))
+	if len(records)+len(s.begun) > 0 {
+		s.opts.Log.Info("took over layers of an earlier run", "layers", len(records), "begun", len(s.begun))
 	}
 	return nil
 }

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -23,7 +25,7 @@ type store struct {
 	// synced says that layers are flushed before they are recorded. If not, a record
 	// counts only until the machine boots again.
 	synced bool
-	boot   string
+	boot   string // of the machine; "" when there is no telling
 	sync   syncer
 	lock   *os.File // held while the root is ours
 }
@@ -37,7 +39,7 @@ type record struct {
 	Inodes  int64         `json:"inodes"`
 	// UserXattr is the form of overlayfs' marks in it.
 	UserXattr bool   `json:"user_xattr,omitempty"`
-	Boot      string `json:"boot,omitempty"` // of the machine, if nothing was flushed
+	Boot      string `json:"boot,omitempty"` // of the machine, while nothing is flushed
 }
 
 const (
@@ -50,34 +52,41 @@ const (
 func (s *store) snapshotsDir() string         { return filepath.Join(s.root, "snapshots") }
 func (s *store) readyDir() string             { return filepath.Join(s.root, "ready") }
 func (s *store) workDir() string              { return filepath.Join(s.root, "work") }
+func (s *store) partsDir() string             { return filepath.Join(s.root, "parts") }
 func (s *store) snapshot(id string) string    { return filepath.Join(s.snapshotsDir(), id) }
 func (s *store) ready(c digest.Digest) string { return filepath.Join(s.readyDir(), fileName(c)) }
+func (s *store) work(c digest.Digest) string  { return filepath.Join(s.workDir(), fileName(c)) }
+func (s *store) part(c digest.Digest) string  { return filepath.Join(s.partsDir(), fileName(c)) }
 
 // fileName is a digest as the name of a directory.
 func fileName(c digest.Digest) string { return c.Algorithm().String() + "-" + c.Encoded() }
 
-// openStore makes the directories and removes what was in work.
+// digestOf is the inverse of fileName; "" if there is none.
+func digestOf(name string) digest.Digest {
+	algorithm, encoded, _ := strings.Cut(name, "-")
+	c := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), encoded)
+	if c.Validate() != nil {
+		return ""
+	}
+	return c
+}
+
+// openStore makes the directories.
 func openStore(root string, synced bool) (*store, error) {
 	s := &store{root: root, synced: synced}
-	if !synced {
-		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err != nil {
-			return nil, err
-		}
-		s.boot = string(bytes.TrimSpace(id))
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil && !synced {
+		return nil, err
 	}
+	s.boot = string(bytes.TrimSpace(id))
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
-	var err error
 	if s.lock, err = lockDir(root); err != nil {
 		return nil, err
 	}
 	s.sync.flush = func() error { return untar.SyncFS(root) }
-	if err := os.RemoveAll(s.workDir()); err != nil {
-		return nil, errors.Join(fmt.Errorf("what an earlier run left in work: %w", err), s.lock.Close())
-	}
-	for _, d := range []string{s.workDir(), s.readyDir(), s.snapshotsDir()} {
+	for _, d := range []string{s.workDir(), s.partsDir(), s.readyDir(), s.snapshotsDir()} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, errors.Join(err, s.lock.Close())
 		}
@@ -101,27 +110,49 @@ func lockDir(root string) (*os.File, error) {
 	return f, nil
 }
 
-// begin makes a directory in work for a layer, which goes to its "fs".
+// begin returns the directory in work of a layer, which goes to its "fs": what is to be
+// gone on with, or a new one.
 func (s *store) begin(c digest.Digest) (string, error) {
-	return os.MkdirTemp(s.workDir(), fileName(c)+"-")
+	work := s.work(c)
+	if !s.resumable(c) {
+		if err := s.forget(c); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Mkdir(work, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return work, nil
+}
+
+// resumable reports whether a layer is in work, and how far is known.
+func (s *store) resumable(c digest.Digest) bool {
+	_, err := os.Lstat(s.part(c))
+	_, werr := os.Lstat(s.work(c))
+	return err == nil && werr == nil
+}
+
+// forget removes what there is of a layer in work.
+func (s *store) forget(c digest.Digest) error {
+	err := os.Remove(s.part(c))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(s.work(c)))
 }
 
 // finish makes the layer in work ready and returns its directory.
 func (s *store) finish(work string, r record) (string, error) {
-	r.Version = recordVersion
-	if s.synced {
-		if err := s.sync.sync(); err != nil {
+	r.Version, r.Boot = recordVersion, s.boot
+	if s.boot != "" { // who is killed while the disk is flushed, which may take long, loses nothing
+		if err := writeRecord(work, r, false); err != nil {
 			return "", err
 		}
-	} else {
-		r.Boot = s.boot
 	}
-	data, err := json.Marshal(r)
-	if err != nil {
-		return "", err
-	}
-	if err := writeFile(filepath.Join(work, recordName), data, s.synced); err != nil {
-		return "", err
+	if s.synced {
+		if err := s.settle(work, r); err != nil {
+			return "", err
+		}
 	}
 	to := s.ready(r.Chain)
 	if err := os.RemoveAll(to); err != nil { // of a run before, never claimed
@@ -130,28 +161,63 @@ func (s *store) finish(work string, r record) (string, error) {
 	return to, os.Rename(work, to)
 }
 
-func writeFile(name string, data []byte, flush bool) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// settle flushes a layer and makes its record one that outlives the running system.
+func (s *store) settle(dir string, r record) error {
+	if err := s.sync.sync(); err != nil {
+		return err
+	}
+	r.Boot = ""
+	return writeRecord(dir, r, true)
+}
+
+// writeRecord puts a record into the directory of a layer, in place of the one there.
+func writeRecord(dir string, r record, flush bool) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, recordName)
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	if _, err = f.Write(data); err == nil && flush {
 		err = f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
 
-// drop removes the directory of a layer that is in work or ready. It is gone at
-// once, its files soon.
+// drop removes the directory of a ready layer. It is gone at once, its files soon.
 func (s *store) drop(dir string) error {
-	away := s.away(filepath.Base(dir))
-	if err := os.Rename(dir, away); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	away, err := s.setAway(dir)
+	if err != nil || away == "" {
 		return err
 	}
 	return os.RemoveAll(away)
+}
+
+// setAway moves the directory of a layer out of the way and returns where it is; "" if there
+// was none.
+func (s *store) setAway(dir string) (string, error) {
+	away := s.away(filepath.Base(dir))
+	switch err := os.Rename(dir, away); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return away, nil
+}
+
+// setAwayBegun is setAway of a layer in work.
+func (s *store) setAwayBegun(c digest.Digest) (string, error) {
+	if err := os.Remove(s.part(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return s.setAway(s.work(c))
 }
 
 // orphans moves the directories of snapshots that are not among ids out of the way
@@ -230,27 +296,73 @@ func (s *store) read(dir string, userXattr bool) (record, error) {
 	return r, nil
 }
 
-// recover takes fetched layers back to ready that were on their way to a snapshot
-// when the daemon ended: those whose ID the metadata store does not know.
-func (s *store) recover(ids map[string]string, userXattr bool) error {
+// recover takes layers to ready that were on their way when the daemon ended: from ready to
+// a snapshot, whose ID the metadata store does not know; from work to ready, with a record.
+// It returns the layers in work that can be gone on with, and removes all else there.
+func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest, error) {
 	entries, err := os.ReadDir(s.snapshotsDir())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range entries {
 		if _, known := ids[e.Name()]; known || strings.HasPrefix(e.Name(), "new-") {
 			continue
 		}
-		dir := s.snapshot(e.Name())
-		r, err := s.read(dir, userXattr)
-		if err != nil {
-			continue // Cleanup removes it
-		}
-		if err := os.Rename(dir, s.ready(r.Chain)); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		// What is no layer Cleanup removes.
+		if _, err := s.toReady(s.snapshot(e.Name()), userXattr); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return s.recoverWork(userXattr)
+}
+
+// toReady moves a directory to ready if it is a whole layer, and reports whether it has.
+func (s *store) toReady(dir string, userXattr bool) (bool, error) {
+	r, err := s.read(dir, userXattr)
+	if err != nil {
+		return false, nil
+	}
+	switch err := os.Rename(dir, s.ready(r.Chain)); {
+	case errors.Is(err, fs.ErrExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, nil
+}
+
+func (s *store) recoverWork(userXattr bool) (begun []digest.Digest, err error) {
+	entries, err := os.ReadDir(s.workDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		dir, c := filepath.Join(s.workDir(), e.Name()), digestOf(e.Name())
+		moved, err := s.toReady(dir, userXattr)
+		switch {
+		case err != nil:
+			return nil, err
+		case moved:
+		case c != "" && soci.Unfinished(s.part(c)):
+			begun = append(begun, c)
+		default:
+			if err := os.RemoveAll(dir); err != nil {
+				return nil, fmt.Errorf("what an earlier run left in work: %w", err)
+			}
+		}
+	}
+	parts, err := os.ReadDir(s.partsDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		if !slices.Contains(begun, digestOf(p.Name())) {
+			if err := os.RemoveAll(filepath.Join(s.partsDir(), p.Name())); err != nil {
+				return nil, fmt.Errorf("what an earlier run left in parts: %w", err)
+			}
+		}
+	}
+	return begun, nil
 }
 
 // scan returns the ready layers and removes what is none.
@@ -264,6 +376,11 @@ func (s *store) scan(userXattr bool) ([]record, error) {
 		dir := filepath.Join(s.readyDir(), e.Name())
 		r, err := s.read(dir, userXattr)
 		if err == nil && fileName(r.Chain) == e.Name() {
+			if s.synced && r.Boot != "" {
+				if err := s.settle(dir, r); err != nil {
+					return nil, err
+				}
+			}
 			out = append(out, r)
 			continue
 		}

@@ -1,0 +1,205 @@
+package snapshotter_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+// begunFolder is large, and has no file that is: checkpoints lie between files.
+const begunFolder = "cmd/compile"
+
+// begun is a snapshotter that was stopped in the middle of an image's only layer.
+type begun struct {
+	*testorigin.Origin
+	m   image
+	dir string
+	p   *soci.Puller
+}
+
+// beginLayer pulls until a checkpoint is there and the registry falls silent, and stops.
+func beginLayer(t *testing.T, l v1.Layer) *begun {
+	t.Helper()
+	root(t)
+	b := &begun{dir: t.TempDir(), p: puller(t, func(o *soci.Options) { o.CheckpointBytes = 1 << 20 })}
+	gate := make(chan struct{})
+	var silent int64 // from where on nothing comes
+	b.Origin = origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
+		if e.Op == "GetBlob" && !e.Done && begins(e.Range) > silent {
+			<-gate
+		}
+	}})
+	defer close(gate)
+	silent = 1 << 60 // bytes: while the image is pushed
+	b.m = push(t, b.Origin, "app:1", l)
+	silent = b.m.sizes[0] * 3 / 4
+	s, err := snapshotter.New(snapshotter.Options{Root: b.dir, Puller: b.p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error)
+	go func() {
+		_, err := b.m.prepare(t.Context(), s, 0)
+		asked <- err
+	}()
+	until(t, "there is a checkpoint", func() bool { return soci.Unfinished(b.part()) })
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-asked; !errors.Is(err, snapshotter.ErrClosed) {
+		t.Errorf("%v; want that it is being stopped", err)
+	}
+	// What a process may have left that had got wrong bytes.
+	if err := os.WriteFile(filepath.Join(b.work(), "fs", begunFolder, "evil"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// begins is where a Range header begins.
+func begins(header string) int64 {
+	from, _, _ := strings.Cut(strings.TrimPrefix(header, "bytes="), "-")
+	n, _ := strconv.ParseInt(from, 10, 64)
+	return n
+}
+
+func (b *begun) work() string {
+	return filepath.Join(b.dir, "work", strings.Replace(b.m.chains[0], ":", "-", 1))
+}
+
+func (b *begun) part() string {
+	return filepath.Join(b.dir, "parts", strings.Replace(b.m.chains[0], ":", "-", 1))
+}
+
+// point is the byte of the blob at which decoding will begin.
+func (b *begun) point(t *testing.T) int64 {
+	t.Helper()
+	data, err := os.ReadFile(b.part())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := strings.Cut(string(data), "\n") // behind its checksum
+	var p struct{ Point struct{ Bits int64 } }
+	if err := json.Unmarshal([]byte(body), &p); err != nil {
+		t.Fatal(err)
+	}
+	return p.Point.Bits / 8
+}
+
+// finish starts anew, pulls, compares, and returns how much was there from before.
+func (b *begun) finish(t *testing.T) (resumed, fetched int64) {
+	t.Helper()
+	b.Reset()
+	reg := prometheus.NewRegistry()
+	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Metrics = b.p, reg })
+	exist(t, s, b.m, 0)
+	view(t, s, b.m.chains[0], func(at string) { sameTree(t, begunFolder, filepath.Join(at, begunFolder)) })
+	wantNames(t, b.dir, "work")
+	wantNames(t, b.dir, "parts")
+	return int64(value(t, reg, "bytes_total", "resumed")), b.TotalBytes("app@" + b.m.layers[0])
+}
+
+// sameTree wants a directory to hold the files of a folder of the Go tree, and no others.
+func sameTree(t *testing.T, folder, got string) {
+	t.Helper()
+	want := filepath.Join(goroot(t), "src", folder)
+	files := func(dir string) map[string]string {
+		out := make(map[string]string)
+		err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(p)
+			name, _ := filepath.Rel(dir, p)
+			out[name] = string(data)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	a, b := files(want), files(got)
+	if len(a) != len(b) || len(a) < 100 {
+		t.Errorf("%d files, want %d", len(b), len(a))
+	}
+	for name, data := range a {
+		if b[name] != data {
+			t.Errorf("%s differs", name)
+		}
+	}
+}
+
+// TestPrivBegun: the next run goes on inside a layer, in whatever form it is stored.
+func TestPrivBegun(t *testing.T) {
+	for name, layer := range map[string]v1.Layer{
+		"gzip":         gzipped(t, goTree(t, begunFolder)),
+		"uncompressed": plain(t, goTree(t, begunFolder)),
+	} {
+		b := beginLayer(t, layer)
+		point := b.point(t)
+		resumed, fetched := b.finish(t)
+		t.Logf("%s: of %d bytes %d were there, gone on with at byte %d, %d fetched", name, b.m.sizes[0], resumed, point, fetched)
+		const hedges = 2 * partBytes
+		if point == 0 || resumed < point || fetched > b.m.sizes[0]-point+hedges {
+			t.Errorf("%s: it was not gone on with", name)
+		}
+	}
+}
+
+// TestPrivBegunHostile: a checkpoint that is damaged, or of another boot, is removed at the
+// start, with the layer; one that lies costs the layer, and no byte.
+func TestPrivBegunHostile(t *testing.T) {
+	layer := gzipped(t, goTree(t, begunFolder))
+	b := beginLayer(t, layer)
+	if err := os.WriteFile(b.part(), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, litter := range []string{b.part() + ".new", filepath.Join(b.dir, "parts", "other")} {
+		if err := os.WriteFile(litter, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller = b.p })
+	wantNames(t, b.dir, "work")
+	wantNames(t, b.dir, "parts")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if resumed, fetched := b.finish(t); resumed != 0 || fetched != b.m.sizes[0] {
+		t.Errorf("%d bytes were there, %d of %d fetched", resumed, fetched, b.m.sizes[0])
+	}
+
+	b = beginLayer(t, layer) // a file that the checkpoint calls complete is gone
+	if err := os.Remove(filepath.Join(b.work(), "fs", begunFolder, "doc.go")); err != nil {
+		t.Fatal(err)
+	}
+	if _, fetched := b.finish(t); fetched < b.m.sizes[0] {
+		t.Errorf("%d of %d fetched", fetched, b.m.sizes[0])
+	}
+}
+
+// TestPrivBegunExpires: what nobody goes on with is removed, and what somebody does is not.
+func TestPrivBegunExpires(t *testing.T) {
+	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
+	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Keep = b.p, time.Hour })
+	s.Expire(time.Now().Add(30 * time.Minute))
+	wantNames(t, b.dir, "work", b.m.chains[0])
+	wantNames(t, b.dir, "parts", b.m.chains[0])
+	s.Expire(time.Now().Add(2 * time.Hour))
+	wantNames(t, b.dir, "work")
+	wantNames(t, b.dir, "parts")
+	exist(t, s, b.m, 0)
+}

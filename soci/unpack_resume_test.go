@@ -1,0 +1,202 @@
+package soci_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
+)
+
+// begunFolder is what the layers of these tests hold.
+const begunFolder = "cmd/compile"
+
+// unpacking is a layer that was ended in the middle.
+type unpacking struct {
+	o         *testorigin.Origin
+	p         *soci.Puller
+	img       *soci.Image
+	dir, file string // of the layer, its checkpoint
+}
+
+// unpackBegun unpacks until a checkpoint is there, and ends it; a lower that is not nil ends it
+// when it has been extracted.
+func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+	}
+	u := &unpacking{o: origin(t, testorigin.Options{})}
+	ref := push(t, u.o, "go/begun:1", image(t, here, l))
+	parts := t.TempDir()
+	u.dir, u.file = filepath.Join(t.TempDir(), "layer"), filepath.Join(parts, "part")
+	u.p = puller(t, checkpointing)
+	var err error
+	if u.img, err = u.p.Resolve(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	want := context.Canceled
+	opts := soci.UnpackOptions{Checkpoint: u.file}
+	if lower != nil {
+		want, opts.Lower = lower, func(context.Context) ([]string, error) { return nil, lower }
+	} else {
+		end := &endAt{t: t, tar: int64(len(l.tar)) * 2 / 3, parts: parts, cancel: cancel}
+		opts.Notify = func(compressed, tar int64) { end.Advance(0, compressed, tar) }
+	}
+	if _, err := u.p.UnpackLayer(ctx, u.img, 0, u.dir, opts); !errors.Is(err, want) {
+		t.Fatal(err)
+	}
+	if !soci.Unfinished(u.file) {
+		t.Fatal("there is nothing to go on from")
+	}
+	u.o.Reset()
+	return u
+}
+
+// finish goes on and compares; it returns what was told to be there from before, compressed.
+func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64) {
+	t.Helper()
+	got, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{
+		Checkpoint: u.file,
+		Resumed:    func(compressed, _ int64) { resumed += compressed },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := sameTree(t, begunFolder, filepath.Join(u.dir, "go", begunFolder)); n < 100 {
+		t.Fatalf("only %d files", n)
+	}
+	if _, err := os.Lstat(filepath.Join(u.dir, "go", "evil")); err == nil {
+		t.Error("what the checkpoint does not know is there")
+	}
+	if left, _ := os.ReadDir(filepath.Dir(u.file)); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	return got, resumed
+}
+
+func (u *unpacking) sent() int64 { return u.o.TotalBytes("go/begun@" + u.img.Layers[0].Digest) }
+
+// evil puts a file there that a process may have left that had got wrong bytes.
+func (u *unpacking) evil(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(u.dir, "go", "evil"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUnpackResume: with a checkpoint, a layer is gone on with inside, and one that is all
+// there is not fetched again.
+func TestUnpackResume(t *testing.T) {
+	l := gzLayer(goTree(t, begunFolder))
+	size := int64(len(l.data))
+	u := unpackBegun(t, l, nil)
+	u.evil(t)
+	got, resumed := u.finish(t)
+	if got.ResumedAt < size/3 || resumed < got.ResumedAt || u.sent() > size-got.ResumedAt+4*partBytes {
+		t.Errorf("gone on with at byte %d of %d, told of %d, %d fetched", got.ResumedAt, size, resumed, u.sent())
+	}
+	again, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{Checkpoint: u.file})
+	if !errors.Is(err, soci.ErrTarget) {
+		t.Errorf("a directory without a checkpoint was taken: %v, %v", again, err)
+	}
+
+	below := errors.New("the layer below is gone")
+	u = unpackBegun(t, l, below)
+	whole, resumed := u.finish(t)
+	if !whole.Resumed || resumed != size || u.sent() > 0 {
+		t.Errorf("a finished layer: %+v, told of %d, %d fetched", whole, resumed, u.sent())
+	}
+	if whole.Files != got.Files || whole.TarBytes != got.TarBytes || whole.Inodes != got.Inodes {
+		t.Errorf("%+v, want %+v", whole, got)
+	}
+}
+
+// TestUnpackCheckpointHostile: whatever the checkpoint says, the layer is that of the image.
+func TestUnpackCheckpointHostile(t *testing.T) {
+	l := gzLayer(goTree(t, begunFolder))
+	set := func(key string, value any) func(*testing.T, *unpacking) {
+		return func(t *testing.T, u *unpacking) {
+			t.Helper()
+			p := readPart(t, u.file)
+			p[key] = value
+			p.write(t, u.file)
+			u.evil(t)
+		}
+	}
+	below := errors.New("the layer below is gone")
+	for name, tt := range map[string]struct {
+		lower error
+		spoil func(*testing.T, *unpacking)
+	}{
+		"other boot, finished":  {below, set("boot", "other")},
+		"other layer, finished": {below, set("digest", digest.FromString("x").String())},
+		"no state, finished":    {below, set("state", json.RawMessage("7"))},
+		"torn":                  {nil, func(t *testing.T, u *unpacking) { t.Helper(); must(t, os.Truncate(u.file, 1000)); u.evil(t) }},
+		"the directory is gone": {nil, func(t *testing.T, u *unpacking) { t.Helper(); must(t, os.RemoveAll(u.dir)) }},
+		"a file is gone": {nil, func(t *testing.T, u *unpacking) {
+			t.Helper()
+			must(t, os.RemoveAll(filepath.Join(u.dir, "go", begunFolder, "doc.go")))
+		}},
+		"the directory is a link": {nil, func(t *testing.T, u *unpacking) {
+			t.Helper()
+			must(t, errors.Join(os.RemoveAll(u.dir), os.Symlink(t.TempDir(), u.dir)))
+		}},
+	} {
+		u := unpackBegun(t, l, tt.lower)
+		tt.spoil(t, u)
+		if got, _ := u.finish(t); got.ResumedAt != 0 || got.Resumed {
+			t.Errorf("%s: gone on with at byte %d", name, got.ResumedAt)
+		}
+		if got := u.sent(); got < int64(len(l.data)) {
+			t.Errorf("%s: only %d bytes fetched", name, got)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestResumeGoesAlone: who goes on from a checkpoint does not join a fetch of the same layer,
+// which would give it what it has already.
+func TestResumeGoesAlone(t *testing.T) {
+	l := gzLayer(goTree(t, begunFolder))
+	u := unpackBegun(t, l, nil)
+	u.evil(t)
+	other := filepath.Join(t.TempDir(), "layer")
+	var hold, wg sync.WaitGroup
+	hold.Add(1)
+	begun := make(chan struct{})
+	var once sync.Once
+	wg.Go(func() {
+		_, err := u.p.UnpackLayer(t.Context(), u.img, 0, other, soci.UnpackOptions{Notify: func(int64, int64) {
+			once.Do(func() { close(begun) })
+			hold.Wait() // it has no block yet: whoever comes may join
+		}})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-begun
+	got, _ := u.finish(t)
+	hold.Done()
+	wg.Wait()
+	if got.ResumedAt == 0 {
+		t.Error("it was not gone on with")
+	}
+	sameTree(t, begunFolder, filepath.Join(other, "go", begunFolder))
+}
