@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	kgzip "github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
@@ -131,8 +132,58 @@ func TestLong(t *testing.T) {
 				total[way.name] += n
 			}
 		}
+		longFrames(t, filepath.Base(file), data, total)
 		t.Logf("%s: so far, bytes of tar: %v", filepath.Base(file), total)
 	}
+}
+
+// longFrames decodes the file in zstd frames, as zstd:chunked, pzstd and zstd make them.
+func longFrames(t *testing.T, file string, data []byte, total map[string]int64) {
+	t.Helper()
+	program := func(argv ...string) func(io.Writer) error {
+		return func(w io.Writer) error {
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Stdin, cmd.Stdout = bytes.NewReader(data), w
+			return cmd.Run()
+		}
+	}
+	want := sha256.Sum256(data)
+	for name, encode := range map[string]func(io.Writer) error{
+		"frames of 1 MiB": func(w io.Writer) error {
+			for rest := data; len(rest) > 0; {
+				n := min(len(rest), 1<<20)
+				if err := zstdFrame(w, rest[:n]); err != nil {
+					return err
+				}
+				rest = rest[n:]
+			}
+			return nil
+		},
+		"pzstd": program("pzstd", "-q", "-c", "-"),
+		"zstd":  program("zstd", "-q", "-c"),
+	} {
+		var blob bytes.Buffer
+		if err := encode(&blob); err != nil {
+			t.Logf("%s without %s: %v", file, name, err)
+			continue
+		}
+		for _, workers := range []int{0, 2, 5} {
+			if err := longDecode(blob.Bytes(), Options{Workers: workers}, int64(len(data)), want); err != nil {
+				t.Errorf("%s of %s, %d workers: %v", file, name, workers, err)
+			}
+			total[fmt.Sprintf("zstd, %d workers", workers)] += int64(len(data))
+		}
+	}
+}
+
+// zstdFrame writes one.
+func zstdFrame(w io.Writer, data []byte) error {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	_, err = z.Write(data)
+	return errors.Join(err, z.Close())
 }
 
 func longIndex(t *testing.T, rec *index.Recorder, n int64) *index.Index {

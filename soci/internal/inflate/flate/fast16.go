@@ -1,10 +1,10 @@
 package flate
 
-// fast is the fast loop of a Decoder for symbols of 16 bits. Literals cost the same,
+// fastGeneric is the fast loop of a Decoder for symbols of 16 bits. Literals cost the same,
 // matches twice the stores; a distance needs no check, for the history is full.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
-func (b *Blind) fast() {
+func (b *Blind) fastGeneric() {
 	d, w := &b.dec, &b.win
 	in := d.in
 	for in.end-in.pos < inSlack && in.fill() {

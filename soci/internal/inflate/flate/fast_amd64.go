@@ -34,6 +34,36 @@ const (
 //go:noescape
 func decode(l *loop) int
 
+// decode16 is decode for a window of symbols of 16 bits, counted in bytes; a turn writes
+// at most outSlack16 behind the one at op.
+//
+//go:noescape
+func decode16(l *loop) int
+
+// newLoop returns what decode works on, but for the window; false if there is less input
+// than a turn may read.
+func (d *Decoder) newLoop() (l loop, ok bool) {
+	in := d.in
+	for in.end-in.pos < inSlack && in.fill() {
+	}
+	return loop{
+		lit: &d.litTab, dist: &d.distTab, plain: d.plain,
+		in: &in.buf[0], ip: in.pos, inLimit: in.end - inSlack,
+		bb: d.bb, nb: uint64(d.nb),
+	}, in.end-in.pos >= inSlack
+}
+
+// leave takes over where a loop has ended.
+func (d *Decoder) leave(l *loop, why int) {
+	d.in.pos, d.bb, d.nb = l.ip, l.bb, uint(l.nb)
+	switch why {
+	case loopEnd:
+		d.state = atHeader
+	case loopCorrupt:
+		d.err = ErrCorrupt
+	}
+}
+
 // fast decodes symbols while there is so much input and room that neither has to
 // be looked at within a turn.
 func (d *Decoder) fast() {
@@ -41,24 +71,22 @@ func (d *Decoder) fast() {
 		d.fastGeneric()
 		return
 	}
-	in := d.in
-	for in.end-in.pos < inSlack && in.fill() {
+	if l, ok := d.newLoop(); ok {
+		l.win, l.op, l.opLimit = &d.win[0], d.op, winLimit
+		d.leave(&l, decode(&l))
+		d.op = l.op
 	}
-	if in.end-in.pos < inSlack {
+}
+
+// fast is that of a Decoder, for symbols.
+func (b *Blind) fast() {
+	if !haveDecode {
+		b.fastGeneric()
 		return
 	}
-	l := loop{
-		lit: &d.litTab, dist: &d.distTab,
-		in: &in.buf[0], win: &d.win[0],
-		ip: in.pos, op: d.op, inLimit: in.end - inSlack, opLimit: winLimit,
-		bb: d.bb, nb: uint64(d.nb), plain: d.plain,
+	if l, ok := b.dec.newLoop(); ok {
+		l.win, l.op, l.opLimit = &b.win[0], b.op, winLimit16
+		b.dec.leave(&l, decode16(&l))
+		b.op = l.op
 	}
-	switch decode(&l) {
-	case loopEnd:
-		d.state = atHeader
-	case loopCorrupt:
-		d.err = ErrCorrupt
-	}
-	in.pos, d.op = l.ip, l.op
-	d.bb, d.nb = l.bb, uint(l.nb)
 }

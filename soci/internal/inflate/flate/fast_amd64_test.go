@@ -27,7 +27,7 @@ func TestGenericLoop(t *testing.T) {
 	}
 	haveDecode = false
 	defer func() { haveDecode = true }()
-	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks} {
+	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks, "blind": TestBlind} {
 		t.Run(name, test)
 	}
 }
@@ -79,8 +79,8 @@ func randomCodes(r *rand.Rand, d *Decoder) {
 }
 
 // checkLoop decodes any bytes by any code, with no more input and room than the loop may
-// use, and compares with the slow loop.
-func checkLoop(t *testing.T, seed uint64, input []byte) {
+// use, and compares with tokens that are decoded bit by bit. A symbol is that many bytes.
+func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64, input []byte) {
 	t.Helper()
 	r := rng(seed)
 	d := NewDecoder(NewInput(bytes.NewReader(input)))
@@ -88,26 +88,25 @@ func checkLoop(t *testing.T, seed uint64, input []byte) {
 	behind := r.IntN(2) == 0
 	in := guarded(t, len(input), behind)
 	copy(in, input)
-	had, room := r.IntN(400), 1+r.IntN(2000)
-	win := guarded(t, had+room+outSlack, behind)
+	had, room := r.IntN(400)*symbol, 1+r.IntN(2000)
+	win := guarded(t, had+room+slack, behind)
 	for i := range win {
 		win[i] = byte(r.Uint32())
 	}
+	want := bytes.Clone(win[:had])
 	skip := uint(r.IntN(8))
-	before := bytes.Clone(win[:had])
 	l := loop{
 		lit: &d.litTab, dist: &d.distTab, in: &in[0], win: &win[0], op: had, ip: 1,
 		inLimit: len(in) - inSlack, opLimit: had + room,
 		bb: uint64(in[0]) >> skip, nb: uint64(8 - skip), plain: d.plain,
 	}
-	why := decode(&l)
+	why := run(&l)
 
-	copy(d.win[:], before)
-	d.rp, d.op, d.state = had, had, inCodes
 	if err := d.need(skip); err != nil {
 		t.Fatal(err)
 	}
 	d.take(skip)
+	d.state = inCodes
 	step := func() error {
 		n, dist, err := d.token()
 		switch {
@@ -115,23 +114,24 @@ func checkLoop(t *testing.T, seed uint64, input []byte) {
 			return err
 		case d.state != inCodes:
 		case dist == 0:
-			d.win[d.op] = byte(n)
-			d.op++
-		case dist > d.op:
+			want = append(want, byte(n), 0)[:len(want)+symbol]
+		case dist*symbol > len(want):
 			return ErrCorrupt
-		default:
-			d.win.match(d.op, dist, n)
-			d.op += n
+		}
+		if dist > 0 {
+			for range n * symbol {
+				want = append(want, want[len(want)-dist*symbol])
+			}
 		}
 		return nil
 	}
-	for d.op < l.op && d.state == inCodes {
+	for len(want) < l.op && d.state == inCodes {
 		if err := step(); err != nil {
-			t.Fatalf("%v at byte %d, the loop came to %d", err, d.op, l.op)
+			t.Fatalf("%v at byte %d, the loop came to %d", err, len(want), l.op)
 		}
 	}
-	if d.op != l.op || !bytes.Equal(d.win[:d.op], win[:l.op]) {
-		t.Fatalf("%d bytes, the loop has %d, or other ones", d.op, l.op)
+	if !bytes.Equal(want, win[:l.op]) {
+		t.Fatalf("%d bytes, the loop has %d, or other ones", len(want), l.op)
 	}
 	switch why {
 	case loopFull:
@@ -153,8 +153,8 @@ func checkLoop(t *testing.T, seed uint64, input []byte) {
 	}
 }
 
-// TestLoop: the loop in assembly decodes what the slow one does, from any bytes, and
-// touches nothing outside of its buffers.
+// TestLoop: the loops in assembly decode what the slow one does, from any bytes, and
+// touch nothing outside of its buffers.
 func TestLoop(t *testing.T) {
 	if !haveDecode {
 		t.Skip("this processor has only the loop in Go")
@@ -165,20 +165,22 @@ func TestLoop(t *testing.T) {
 		for i := range input {
 			input[i] = byte(r.Uint32())
 		}
-		checkLoop(t, seed, input)
+		checkLoop(t, decode, 1, outSlack, seed, input)
+		checkLoop(t, decode16, symLen, outSlack16, seed, input)
 		if t.Failed() {
 			t.Fatal(seed)
 		}
 	}
 }
 
-// FuzzLoop compares the loop in assembly with the slow one.
+// FuzzLoop compares the loops in assembly with the slow one.
 func FuzzLoop(f *testing.F) {
 	f.Add(uint64(1), bytes.Repeat([]byte{0x55, 0xaa, 0x13}, 50))
 	f.Add(uint64(2), make([]byte, 200))
 	f.Fuzz(func(t *testing.T, seed uint64, input []byte) {
 		if haveDecode && len(input) > inSlack && len(input) < 1<<16 {
-			checkLoop(t, seed, input)
+			checkLoop(t, decode, 1, outSlack, seed, input)
+			checkLoop(t, decode16, symLen, outSlack16, seed, input)
 		}
 	})
 }

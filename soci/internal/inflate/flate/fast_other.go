@@ -3,3 +3,5 @@
 package flate
 
 func (d *Decoder) fast() { d.fastGeneric() }
+
+func (b *Blind) fast() { b.fastGeneric() }

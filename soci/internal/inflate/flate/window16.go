@@ -8,8 +8,9 @@ const (
 	winSize16 = 512 << 10 // bytes
 	winMask16 = winSize16 - 1
 
-	// winLimit16 is like winLimit: two literals, a match, and the words in which it is copied.
-	winLimit16 = winSize16 - ((2+maxMatch)*symLen + 5*wordLen)
+	// outSlack16 and winLimit16 are like those of a Window.
+	outSlack16 = (2+maxMatch)*symLen + 40
+	winLimit16 = winSize16 - outSlack16
 )
 
 // window16 is a window of symbols, addressed in bytes.
