@@ -44,7 +44,7 @@ func TestServerBlocks(t *testing.T) {
 
 func TestOptionsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"x"}, {"-rounds", "0"}, {"-services", "0"}, {"-nonsense"}} {
+	for _, args := range [][]string{{"x"}, {"-rounds", "0"}, {"-services", "0"}, {"-only", "cached,nonsense"}, {"-nonsense"}} {
 		if _, err := parseOptions(args); err == nil {
 			t.Errorf("%v: no error", args)
 		}

@@ -43,7 +43,37 @@ const (
 // What the pipelined TCP of ours may cost, of CoreDNS's.
 const maxOfTCP = 1.0 / 3
 
-// transports measures answers from the cache over TCP, TLS and HTTPS.
+// tcp measures answers from the cache over TCP, to clients that have many
+// questions under way and to those that wait for each answer.
+func (b *run) tcp(ctx context.Context, res *bench.Result) error {
+	ours, stock, err := b.both(ctx)
+	if err != nil {
+		return err
+	}
+	var turns []turn
+	var targets []target
+	for _, x := range []struct {
+		name  string
+		burst int
+		share int // of the questions of a run over UDP
+		most  float64
+	}{{"pipelined", streamBurst, 2, maxOfTCP}, {"one at a time", 1, 8, 1}} {
+		for _, s := range []*server{ours, stock} {
+			role := b.o.questions("stream", s, max(1, b.o.queries/x.share), "-burst", strconv.Itoa(x.burst))
+			turns = append(turns, turn{name: s.name + ", " + x.name, on: s, ours: s == ours, cpus: b.load, role: role})
+		}
+		targets = append(targets, target{"CPU for a cached answer over TCP, " + x.name + ", against CoreDNS with its cache", ours.name + ", " + x.name, stock.name + ", " + x.name, perAnswer, x.most, ""})
+	}
+	for _, s := range []*server{ours, stock} {
+		if err := warmStream(ctx, "tcp", s, b.mix); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	_, err = measure(ctx, res, cpuCase("cached answers over TCP", b.exe, turns, b.o), targets)
+	return err
+}
+
+// transports measures answers from the cache over TLS and HTTPS.
 func (b *run) transports(ctx context.Context, res *bench.Result) error {
 	if err := certificate(b.dir); err != nil {
 		return err
@@ -58,21 +88,22 @@ func (b *run) transports(ctx context.Context, res *bench.Result) error {
 		}
 		for _, s := range servers {
 			t := turn{name: x.name + ", " + s.name, on: s, ours: x.bin == b.ours, cpus: b.load, role: b.o.questions("stream", s, b.o.queries/streamShare, "-proto", s.name)}
-			if err := warmStream(ctx, s, b.mix); err != nil {
+			if err := warmStream(ctx, s.name, s, b.mix); err != nil {
 				return fmt.Errorf("%s: %w", t.name, err)
 			}
 			turns = append(turns, t)
 		}
 	}
 	var targets []target
-	for proto, most := range map[string]float64{"tcp": maxOfTCP, "tls": 1, "https": 1} {
-		targets = append(targets, target{"CPU for a cached answer over " + proto + " against CoreDNS with its cache", oursName + ", " + proto, stockName + ", " + proto, perAnswer, most, ""})
+	for _, proto := range []string{"tls", "https"} {
+		targets = append(targets, target{"CPU for a cached answer over " + proto + " against CoreDNS with its cache", oursName + ", " + proto, stockName + ", " + proto, perAnswer, 1, ""})
 	}
 	_, err := measure(ctx, res, cpuCase("cached answers over streams", b.exe, turns, b.o), targets)
 	return err
 }
 
-// streams starts one CoreDNS that answers over three transports.
+// streams starts one CoreDNS that answers over TLS and HTTPS, and over UDP to
+// whoever wants to know whether it is there.
 func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	var ports [4]int
 	for i := range ports {
@@ -88,14 +119,14 @@ func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	s, err := b.add(start(ctx, b.one, "tcp", []string{bin, "-conf", conf}, ports[0], b.mix.Queries[0]))
+	s, err := b.add(start(ctx, b.one, "udp", []string{bin, "-conf", conf}, ports[0], b.mix.Queries[0]))
 	if err != nil {
 		return nil, err
 	}
 	at := func(name string, port int) *server {
 		return &server{name: name, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), proc: s.proc}
 	}
-	return []*server{s, at("tls", ports[1]), at("https", ports[2])}, nil
+	return []*server{at("tls", ports[1]), at("https", ports[2])}, nil
 }
 
 // certificate writes a certificate for this run into dir.
@@ -130,12 +161,12 @@ func clientTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a server of ours on loopback, started a moment ago
 }
 
-func warmStream(ctx context.Context, s *server, mix *dnsload.Mix) error {
+func warmStream(ctx context.Context, proto string, s *server, mix *dnsload.Mix) error {
 	packets, err := pack(mix.Distinct())
 	if err != nil {
 		return err
 	}
-	_, err = stream(ctx, s.name, s.addr, packets, int64(len(packets)))
+	_, err = stream(ctx, proto, s.addr, packets, streamBurst, int64(len(packets)))
 	return err
 }
 
@@ -144,6 +175,7 @@ func warmStream(ctx context.Context, s *server, mix *dnsload.Mix) error {
 func runStream(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("stream")
 	proto := fs.String("proto", "tcp", "tcp, tls or https")
+	burst := fs.Int("burst", streamBurst, "questions that go out on a connection before the answers are read")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -152,7 +184,7 @@ func runStream(ctx context.Context, args []string) error {
 		return err
 	}
 	begin := time.Now()
-	n, err := stream(ctx, *proto, asked.addr, packets, int64(asked.queries))
+	n, err := stream(ctx, *proto, asked.addr, packets, int64(*burst), int64(asked.queries))
 	if err != nil {
 		return err
 	}
@@ -174,7 +206,7 @@ func pack(queries []dnsload.Query) ([][]byte, error) {
 }
 
 // stream asks count questions and returns the number of right answers.
-func stream(ctx context.Context, proto, addr string, packets [][]byte, count int64) (int64, error) {
+func stream(ctx context.Context, proto, addr string, packets [][]byte, burst, count int64) (int64, error) {
 	var next, answered atomic.Int64
 	// take returns up to n packets, none when all are asked.
 	take := func(n int64) [][]byte {
@@ -197,14 +229,14 @@ func stream(ctx context.Context, proto, addr string, packets [][]byte, count int
 			if proto == "https" {
 				return askHTTPS(ctx, client, addr, take, &answered)
 			}
-			return askStream(ctx, proto, addr, take, &answered)
+			return askStream(ctx, proto, addr, burst, take, &answered)
 		})
 	}
 	err := group.Wait()
 	return answered.Load(), err
 }
 
-func askStream(ctx context.Context, proto, addr string, take func(int64) [][]byte, answered *atomic.Int64) error {
+func askStream(ctx context.Context, proto, addr string, size int64, take func(int64) [][]byte, answered *atomic.Int64) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -216,7 +248,7 @@ func askStream(ctx context.Context, proto, addr string, take func(int64) [][]byt
 	defer c.Close()
 	in, out, buf := bufio.NewReader(c), []byte(nil), make([]byte, 1<<16)
 	for {
-		burst := take(streamBurst)
+		burst := take(size)
 		if len(burst) == 0 {
 			return nil
 		}
