@@ -41,6 +41,7 @@ type registry struct {
 type listener struct {
 	group   *fastpath.Group
 	streams *fastpath.Streams // nil if there are none
+	before  int               // sockets of the server's own, of either kind
 	server  *fastServer
 	heir    *Cache      // an instance that is starting and will take over; nil if there is none
 	expiry  *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
@@ -140,6 +141,7 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 			return nil // another socket of the same listener (multisocket)
 		}
 		old := l.server
+		l.before = before
 		l.adopt(f)
 		old.retire()
 		if why != "" {
@@ -156,7 +158,7 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	if err != nil {
 		return err
 	}
-	l := &listener{group: g, server: f}
+	l := &listener{group: g, before: before, server: f}
 	r.byAddr[f.addr] = l
 	log := clog.NewWithPlugin(f.home.name)
 	what := "Fast path"
@@ -167,9 +169,7 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	if steered, err := g.Steered(); !steered {
 		log.Warningf("Fast path at %s: the kernel can't steer all packets to it (%v), so the server's own socket gets its share", f.addr, err)
 	}
-	if f.direct() {
-		l.openStreams(opts)
-	}
+	l.openStreams()
 	f.publish()
 	return nil
 }
@@ -207,7 +207,7 @@ func (l *listener) adopt(f *fastServer) {
 	}
 	l.server = f
 	l.group.Swap(f)
-	l.adoptStreams(f)
+	l.openStreams()
 	f.publish()
 }
 

@@ -313,7 +313,7 @@ func TestSocketsCloseWithTheirInstance(t *testing.T) {
 }
 
 // gathered returns the series of the default registry whose labels have server.
-func gathered(t *testing.T, server string) map[string]*dto.Metric {
+func gathered(t testing.TB, server string) map[string]*dto.Metric {
 	t.Helper()
 	families, err := prometheus.DefaultGatherer.Gather()
 	if err != nil {

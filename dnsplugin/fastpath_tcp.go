@@ -18,33 +18,34 @@ import (
 // answer may be as long as a message, and what goes through the chain is
 // answered over the connection in the order in which it gets done.
 
-// openStreams makes the fast path of l one for TCP too. It works without.
-func (l *listener) openStreams(opts fastpath.Options) {
+// openStreams makes the fast path of l one for TCP too, with as many listeners
+// as it has workers, or takes over those that are there. It goes on without.
+func (l *listener) openStreams() {
 	f := l.server
-	f.prepareStreams(opts.Workers)
-	streams, err := fastpath.ListenStreams(strings.TrimPrefix(f.addr, transport.DNS+"://"),
-		fastpath.StreamOptions{Listeners: opts.Workers, Before: opts.Before, Limits: f.limits()}, f)
+	workers := l.group.Workers()
+	f.prepareStreams(workers)
+	if !f.direct() {
+		f.tcpMissing = errAllDecline.Error()
+	}
 	log := clog.NewWithPlugin(f.home.name)
-	if err != nil {
-		f.tcpMissing = err.Error()
-		log.Warningf("Fast path at %s: not over TCP: %v", f.addr, err)
-		return
-	}
-	l.streams, f.tcp = streams, streams
-	if steered, err := streams.Steered(); !steered {
-		log.Warningf("Fast path at %s: the kernel can't steer all connections to it (%v), so the server's own socket gets its share", f.addr, err)
-	}
-}
-
-// adoptStreams swaps in f.
-func (l *listener) adoptStreams(f *fastServer) {
-	f.prepareStreams(l.group.Workers())
-	if l.streams == nil {
-		f.tcpMissing = "the instance that opened the sockets did not"
-		return
+	switch {
+	case l.streams != nil:
+		l.streams.Swap(f, f.limits())
+	case f.direct():
+		var err error
+		l.streams, err = fastpath.ListenStreams(strings.TrimPrefix(f.addr, transport.DNS+"://"),
+			fastpath.StreamOptions{Listeners: workers, Before: l.before, Limits: f.limits()}, f)
+		if err != nil {
+			l.streams, f.tcpMissing = nil, err.Error()
+			log.Warningf("Fast path at %s: not over TCP: %v", f.addr, err)
+			return
+		}
+		log.Infof("Fast path at %s: over TCP too", f.addr)
+		if steered, err := l.streams.Steered(); !steered {
+			log.Warningf("Fast path at %s: the kernel can't steer all connections to it (%v), so the server's own socket gets its share", f.addr, err)
+		}
 	}
 	f.tcp = l.streams
-	l.streams.Swap(f, f.limits())
 }
 
 // closeStreams ends the connections when what has come over them is answered.

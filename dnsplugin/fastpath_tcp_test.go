@@ -133,9 +133,8 @@ func TestStreamsAnswerFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 	if src.count() != 1 || f.hits() != 3 || f.declines()["miss"] != 1 {
 		t.Errorf("%d asked, %d hits, %v", src.count(), f.hits(), f.declines())
 	}
-	series := gathered(t, "dns://"+s.addr)
-	if got := series["coredns_penstock_fastpath_tcp{why=}"]; got.GetGauge().GetValue() != 1 {
-		t.Errorf("metric: %v", got)
+	if why := s.tcpReason(); why != "" {
+		t.Errorf("metric: %q", why)
 	}
 	if strings.Contains(logged(), "WARN") {
 		t.Error(logged())
@@ -183,17 +182,8 @@ func TestFastPathWithoutTCP(t *testing.T) {
 			t.Error("no reason")
 		}
 	}
-	found := false
-	for name, m := range gathered(t, second.addr) {
-		if strings.HasPrefix(name, "coredns_penstock_fastpath_tcp{why=") {
-			found = true
-			if m.GetGauge().GetValue() != 0 || strings.Contains(name, "why=}") {
-				t.Errorf("%s: %v", name, m)
-			}
-		}
-	}
-	if !found {
-		t.Error("no metric")
+	if why := (&testServer{t: t, addr: "127.0.0.1:" + s.port}).tcpReason(); why != second.tcpMissing {
+		t.Errorf("metric: %q", why)
 	}
 }
 
@@ -526,6 +516,61 @@ func TestReloadKeepsConnections(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// tcpReason returns why a server has no fast path over TCP, as the metric says.
+func (s *testServer) tcpReason() string {
+	s.t.Helper()
+	const family = "coredns_penstock_fastpath_tcp{why="
+	var all []string
+	for name, m := range gathered(s.t, "dns://"+s.addr) {
+		why, ok := strings.CutPrefix(name, family)
+		if why = strings.TrimSuffix(why, "}"); !ok {
+			continue
+		}
+		all = append(all, why)
+		if on := m.GetGauge().GetValue(); (on == 1) != (why == "") {
+			s.t.Errorf("%s: %v", name, on)
+		}
+	}
+	if len(all) != 1 {
+		s.t.Fatalf("%d series: %q", len(all), all)
+	}
+	return all[0]
+}
+
+// A chain that must see every query has CoreDNS's own listener, until a reload.
+func TestReloadOpensListeners(t *testing.T) {
+	corefile := fmt.Sprintf(simple, "", "")
+	acl := strings.Replace(corefile, "errors", "errors\n    acl {\n allow\n }", 1)
+	s := start(t, acl, map[string]*source{"A": variety()})
+	if s.streamsOf() != nil || s.tcpReason() != errAllDecline.Error() {
+		t.Fatalf("TCP: %q", s.tcpReason())
+	}
+	if err := s.reload(corefile); err != nil {
+		t.Fatal(err)
+	}
+	if s.streamsOf() == nil || s.tcpReason() != "" {
+		t.Fatalf("no TCP: %q", s.tcpReason())
+	}
+	c := s.dial()
+	for range 2 {
+		c.ask(question("one.example.org.", dns.TypeA))
+	}
+	if n := s.fast().hits(); n != 1 {
+		t.Errorf("%d hits", n)
+	}
+	if err := s.reload(acl); err != nil {
+		t.Fatal(err)
+	}
+	c.ask(question("one.example.org.", dns.TypeA))
+	if s.tcpReason() != errAllDecline.Error() {
+		t.Errorf("metric: %q", s.tcpReason())
+	}
+	off := start(t, strings.Replace(corefile, "fastpath on", "fastpath off", 1), map[string]*source{"A": variety()})
+	if off.streamsOf() != nil || off.tcpReason() == "" {
+		t.Errorf("TCP: %q", off.tcpReason())
+	}
 }
 
 // With the plugin tsig no listener of ours may be left: it would not sign.
