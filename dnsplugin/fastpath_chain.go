@@ -16,14 +16,12 @@ import (
 // handler happens here in the same order.
 func (f *fastServer) viaChain(j *job) {
 	req, verdict := admit(j.packet)
-	if verdict == dns.MsgIgnore {
-		return
-	}
-	w := f.writerFor(j, req)
 	switch verdict {
+	case dns.MsgIgnore:
 	case dns.MsgAccept:
-		f.server.ServeDNS(f.ctx, w, req)
+		f.server.ServeDNS(f.ctx, f.writerFor(j, req), req)
 	case dns.MsgReject, dns.MsgRejectNotImplemented:
+		w := f.writerFor(j, req)
 		if err := w.WriteMsg(req); err != nil {
 			f.debugf("reply to %s: %v", w.RemoteAddr(), err)
 		}
