@@ -23,8 +23,8 @@
 //     serve_stale; past that. A dead entry is never served.
 //   - refresh: a question to the next plugin about an entry that is still
 //     there, before its end (prefetch) or after it (serve_stale).
-//   - fast path: sockets of our own beside the server's, from which cached
-//     answers go out as bytes, without the plugin chain.
+//   - fast path: sockets of our own beside the server's, for UDP and TCP, from
+//     which cached answers go out as bytes, without the plugin chain.
 //   - decline: to leave a query to the chain. Always safe; counted by reason.
 //   - flight: a question that is on its way to the next plugin; others of the
 //     same key wait for it instead of asking too.
@@ -32,8 +32,8 @@
 // # Concurrency
 //
 // A [Cache] is a plugin.Handler and as such used by any number of goroutines.
-// A hit takes no lock. The fast path (Linux only) has a goroutine for each CPU and
-// at most 2,048 queries of an address in the chain at a time; it ends with the
+// A hit takes no lock that another one wants. The fast path (Linux only) has a
+// goroutine for each CPU and for each TCP connection, and at most 2,048 queries of an address in the chain at a time; it ends with the
 // instance, but for sockets that the next instance takes over on a reload. Refreshes run in goroutines of their own, at most 1,024
 // at a time and one per entry; [Cache.Close] cancels them and returns when
 // they have ended.
@@ -49,7 +49,7 @@
 //
 // # Not here
 //
-// Sockets for other transports than plain DNS over UDP: there the cache answers
-// within the plugin chain. DNSSEC validation; answers that depend on the client's subnet
+// Sockets for other transports than plain DNS over UDP and TCP: there the cache
+// answers within the plugin chain. DNSSEC validation; answers that depend on the client's subnet
 // (ECS), which are passed through and never kept.
 package dnsplugin

@@ -29,9 +29,8 @@ const (
 	// the cost of a system call is lost in the copying from there on.
 	fullAt = 32 << 10
 
-	// maxStreams bounds the connections of an address. An idle one takes about
-	// 10 KiB here and in the kernel, so that is 640 MiB, and four servers hold
-	// those of 250,000 clients.
+	// maxStreams bounds the connections of an address. An idle one takes 4 KiB
+	// here, so that is 256 MiB, and four servers hold those of 250,000 clients.
 	maxStreams = 1 << 16
 
 	// maxHeld bounds the bytes that all connections of an address together keep
