@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -18,7 +21,22 @@ import (
 	"github.com/penstock/penstock/dnsplugin"
 )
 
-const deployDir = "../../deploy"
+const (
+	deployDir = "../../deploy"
+	base      = "base/"
+)
+
+// kustomization is the part of one that we use.
+type kustomization struct {
+	APIVersion, Kind, Namespace string
+	Resources                   []string
+	Labels                      []struct{ Pairs map[string]string }
+	Images                      []struct{ Name, NewName, NewTag string }
+	Patches                     []struct {
+		Path, Patch string
+		Target      struct{ Kind, Name string }
+	}
+}
 
 // read decodes the documents of a manifest as strictly as the API server does.
 func read(t *testing.T, name string, into ...any) {
@@ -39,30 +57,25 @@ func read(t *testing.T, name string, into ...any) {
 }
 
 func TestManifestsFitTogether(t *testing.T) {
-	var k struct {
-		APIVersion, Kind, Namespace string
-		Resources                   []string
-		Labels                      []struct{ Pairs map[string]string }
-		Images                      []struct{ Name, NewName, NewTag string }
-	}
-	read(t, "kustomization.yaml", &k)
+	var k kustomization
+	read(t, base+"kustomization.yaml", &k)
 	for _, r := range k.Resources {
-		if _, err := os.Stat(filepath.Join(deployDir, r)); err != nil {
+		if _, err := os.Stat(filepath.Join(deployDir, base, r)); err != nil {
 			t.Error(err)
 		}
 	}
 	var account corev1.ServiceAccount
 	var role rbacv1.ClusterRole
 	var binding rbacv1.ClusterRoleBinding
-	read(t, "rbac.yaml", &account, &role, &binding)
+	read(t, base+"rbac.yaml", &account, &role, &binding)
 	var d appsv1.Deployment
 	var s corev1.Service
 	var p policyv1.PodDisruptionBudget
 	var cm corev1.ConfigMap
-	read(t, "deployment.yaml", &d)
-	read(t, "service.yaml", &s)
-	read(t, "pdb.yaml", &p)
-	read(t, "configmap.yaml", &cm)
+	read(t, base+"deployment.yaml", &d)
+	read(t, base+"service.yaml", &s)
+	read(t, base+"pdb.yaml", &p)
+	read(t, base+"configmap.yaml", &cm)
 
 	pod := d.Spec.Template
 	for what, selector := range map[string]map[string]string{
@@ -96,11 +109,64 @@ func TestManifestsFitTogether(t *testing.T) {
 	}
 }
 
+// What overlays patch and add is there in the base, and goes with it.
+func TestOverlaysFitTheBase(t *testing.T) {
+	var d appsv1.Deployment
+	read(t, base+"deployment.yaml", &d)
+	for _, overlay := range []string{"overlays/autoscaled/", "overlays/trial/"} {
+		var k kustomization
+		read(t, overlay+"kustomization.yaml", &k)
+		if k.Namespace != "kube-system" || k.Resources[0] != "../../base" {
+			t.Errorf("%s: namespace %s, resources %v", overlay, k.Namespace, k.Resources)
+		}
+		for _, p := range k.Patches {
+			if p.Path == "" && (p.Target.Kind != "Deployment" || p.Target.Name != d.Name) {
+				t.Errorf("%s patches %v", overlay, p.Target)
+			}
+		}
+	}
+	var h autoscalingv2.HorizontalPodAutoscaler
+	read(t, "overlays/autoscaled/hpa.yaml", &h)
+	if h.Spec.ScaleTargetRef.Name != d.Name || *h.Spec.MinReplicas != *d.Spec.Replicas || *h.Spec.Metrics[0].Resource.Target.AverageUtilization != 60 {
+		t.Errorf("%+v", h.Spec)
+	}
+	var small appsv1.Deployment
+	read(t, "overlays/trial/deployment.yaml", &small)
+	c := small.Spec.Template.Spec.Containers[0]
+	limit, err := strconv.ParseInt(strings.TrimSuffix(c.Env[0].Value, "MiB"), 10, 64)
+	if err != nil || small.Name != d.Name || c.Name != d.Spec.Template.Spec.Containers[0].Name || c.Env[0].Name != "GOMEMLIMIT" || limit<<20 >= c.Resources.Limits.Memory().Value() {
+		t.Errorf("%+v", c)
+	}
+	var big, little corev1.ConfigMap
+	read(t, base+"configmap.yaml", &big)
+	read(t, "overlays/trial/configmap.yaml", &little)
+	if little.Name != big.Name || little.Data["Corefile"] != strings.Replace(big.Data["Corefile"], "maxmem 512MiB", "maxmem 64MiB", 1) {
+		t.Errorf("the Corefile is another one: %s", little.Data["Corefile"])
+	}
+}
+
+// kustomize takes base and overlays, where it is installed.
+func TestKustomizeBuilds(t *testing.T) {
+	build := []string{"kustomize", "build"}
+	if _, err := exec.LookPath(build[0]); err != nil {
+		build = []string{"kubectl", "kustomize"}
+	}
+	if _, err := exec.LookPath(build[0]); err != nil {
+		t.Skip("neither kustomize nor kubectl")
+	}
+	for dir, want := range map[string]string{"base": "replicas: 3", "overlays/autoscaled": "minReplicas: 3", "overlays/trial": "replicas: 1"} {
+		out, err := exec.CommandContext(t.Context(), build[0], append(build[1:], filepath.Join(deployDir, dir))...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), "image: registry.example.com/penstock-dns:v1") {
+			t.Errorf("%s: %v: %s", dir, err, out)
+		}
+	}
+}
+
 // The Corefile must have only directives that the program has, and options
 // that the plugin takes.
 func TestDeployedCorefile(t *testing.T) {
 	var cm corev1.ConfigMap
-	read(t, "configmap.yaml", &cm)
+	read(t, base+"configmap.yaml", &cm)
 	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(cm.Data["Corefile"]), directives(dnsserver.Directives))
 	if err != nil {
 		t.Fatal(err)
