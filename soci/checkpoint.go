@@ -133,7 +133,7 @@ func (c *checkpoints) collect(at int64) (*partial, error) {
 		return nil, err
 	}
 	pt := point{Bits: at * 8, Out: at}
-	if c.p.format == inflate.Gzip {
+	if c.p.format != inflate.None {
 		i := slices.IndexFunc(c.points, func(p point) bool { return p.Out > at })
 		if i < 0 {
 			i = len(c.points)

@@ -59,9 +59,10 @@ type partial struct {
 	Finished *Layer `json:"finished,omitempty"`
 }
 
-// point is where decoding can begin: in a gzip blob a block, else any byte.
+// point is where decoding can begin: in a gzip blob a block, in a zstd blob a frame, else any
+// byte.
 type point struct {
-	Member bool   `json:"member,omitempty"` // a gzip member begins here
+	Member bool   `json:"member,omitempty"` // a gzip member or a zstd frame begins here
 	Bits   int64  `json:"bits"`             // of the blob before it
 	Out    int64  `json:"out"`              // bytes of tar before it
 	Past   []byte `json:"past,omitempty"`   // the last 32 KiB of them
@@ -87,7 +88,7 @@ func (p *partial) check(l registry.Layer, boot string) error {
 		return nil
 	case p.Point.Bits < 0, p.Point.Bits/8 > p.Received, p.Received > p.Size, p.Point.Out < 0, p.Point.Out > p.Tar, len(p.Point.Past) > flate.History:
 		return errors.New("out of range")
-	case p.Format != inflate.Gzip && p.Format != inflate.None, p.Format == inflate.None && p.Point.Bits != p.Point.Out*8:
+	case p.Format != inflate.Gzip && p.Format != inflate.None && (p.Format != inflate.Zstd || !p.Point.Member), p.Format == inflate.None && p.Point.Bits != p.Point.Out*8:
 		return errors.New("of a format that can't be gone on with")
 	}
 	return nil

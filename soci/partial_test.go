@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	godigest "github.com/opencontainers/go-digest"
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
@@ -62,15 +64,27 @@ type begun struct {
 	size      int64
 	dir, file string // the target, the checkpoint
 	clean     func(...string)
+	edit      func(*soci.Options)
+}
+
+// evil puts a file there that a process may have left that had got wrong bytes.
+func (b *begun) evil(t *testing.T) {
+	t.Helper()
+	name := filepath.Join(filepath.Dir(filepath.Dir(b.file)), "layers", filepath.Base(b.file), "go", "evil")
+	must(t, os.WriteFile(name, nil, 0o644))
 }
 
 // begin pulls until a checkpoint is there, and ends the pull.
-func begin(t *testing.T, l *layer) *begun {
+func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *begun {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
 	}
-	b := &begun{o: origin(t, testorigin.Options{})}
+	b := &begun{o: origin(t, testorigin.Options{}), edit: func(o *soci.Options) {
+		for _, e := range append(edit, checkpointing) {
+			e(o)
+		}
+	}}
 	h, _ := l.Digest()
 	b.blob, b.size = h.String(), int64(len(l.data))
 	b.ref = push(t, b.o, "go/begun:1", image(t, here, l))
@@ -78,7 +92,7 @@ func begin(t *testing.T, l *layer) *begun {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	end := &endAt{t: t, tar: int64(len(l.tar)) * 2 / 3, parts: filepath.Join(filepath.Dir(b.dir), ".root.penstock", "parts"), cancel: cancel}
-	p := puller(t, func(o *soci.Options) { checkpointing(o); o.KeepFailed, o.Progress = true, end })
+	p := puller(t, func(o *soci.Options) { b.edit(o); o.KeepFailed, o.Progress = true, end })
 	if _, err := p.Pull(ctx, b.ref, b.dir); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
@@ -101,7 +115,7 @@ type endAt struct {
 	done   atomic.Int64
 }
 
-// behind waits for a checkpoint behind two thirds of what is inflated: what unpacks
+// behind waits for a checkpoint behind half of what is inflated: what unpacks
 // goes on while inflate is held up here.
 func (e *endAt) behind() {
 	for deadline := time.Now().Add(20 * time.Second); ; {
@@ -110,7 +124,7 @@ func (e *endAt) behind() {
 			if filepath.Ext(name) == ".new" {
 				continue // being written
 			}
-			if at, err := readPart(e.t, name)["tar"].(json.Number).Int64(); err == nil && at >= e.tar*2/3 {
+			if at, err := readPart(e.t, name)["tar"].(json.Number).Int64(); err == nil && at >= e.tar/2 {
 				return
 			}
 		}
@@ -134,7 +148,7 @@ func (e *endAt) Advance(_ int, _, tar int64) {
 // finish pulls again and compares; it returns what was fetched of the layer.
 func (b *begun) finish(t *testing.T, folder string) (soci.Layer, int64) {
 	t.Helper()
-	p := puller(t, checkpointing)
+	p := puller(t, b.edit)
 	res, err := p.Pull(t.Context(), b.ref, b.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -158,21 +172,83 @@ func TestResumeInside(t *testing.T) {
 		"gzip":        gzLayer(data),
 		"two members": {tar: data, data: append(gz(data[:half]), gz(data[half:])...)},
 		"plain":       {tar: data, data: data},
+		"zstd":        {tar: data, data: framesOf(data), mediaType: types.OCILayerZStd},
 	} {
 		b := begin(t, l)
-		// What a process may have left that had got wrong bytes.
-		evil := filepath.Join(filepath.Dir(filepath.Dir(b.file)), "layers", filepath.Base(b.file), "go", "evil")
-		if err := os.WriteFile(evil, nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		got, sent := b.finish(t, folder)
-		if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
-			t.Errorf("%s: what came after the checkpoint is there", name)
-		}
-		t.Logf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
-		if got.ResumedAt < b.size/3 || sent > b.size-got.ResumedAt+4*partBytes {
-			t.Errorf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
-		}
+		b.goesOn(t, folder, name)
+	}
+}
+
+// goesOn wants a layer to be gone on with near where it was.
+func (b *begun) goesOn(t *testing.T, folder, name string) {
+	t.Helper()
+	b.evil(t)
+	got, sent := b.finish(t, folder)
+	if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
+		t.Errorf("%s: what came after the checkpoint is there", name)
+	}
+	t.Logf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+	if got.ResumedAt < b.size/4 || sent > b.size-got.ResumedAt+4*partBytes {
+		t.Errorf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+	}
+}
+
+// framesOf is data in zstd frames of 1 MiB.
+func framesOf(data []byte) (blob []byte) {
+	for part := range slices.Chunk(data, 1<<20) {
+		blob = append(blob, zstdOf(part)...)
+	}
+	return blob
+}
+
+// TestResumeOneFrame: a zstd layer of one frame is fetched and decoded again; what was
+// written is not written again.
+func TestResumeOneFrame(t *testing.T) {
+	const folder = "cmd/compile"
+	data := goTree(t, folder)
+	b := begin(t, &layer{tar: data, data: zstdOf(data), mediaType: types.OCILayerZStd})
+	b.evil(t)
+	name := filepath.Join(filepath.Dir(filepath.Dir(b.file)), "layers", filepath.Base(b.file), "go", folder, "doc.go")
+	before, err := os.Lstat(name)
+	must(t, err)
+	if got, sent := b.finish(t, folder); got.ResumedAt != 0 || sent != b.size {
+		t.Errorf("gone on with at byte %d, %d of %d fetched", got.ResumedAt, sent, b.size)
+	}
+	after, err := os.Lstat(filepath.Join(b.dir, "go", folder, "doc.go"))
+	must(t, err)
+	if !os.SameFile(before, after) {
+		t.Error("a file was written again")
+	}
+	if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
+		t.Error("what came after the checkpoint is there")
+	}
+}
+
+// TestResumeManyCores: there are checkpoints also where several cores decode a layer, by an
+// index and without one; what is learned on the way is not taken for an index of the layer.
+func TestResumeManyCores(t *testing.T) {
+	const folder = "cmd/compile"
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	data := goTree(t, folder)
+	l := gzLayer(data)
+	indexes := t.TempDir()
+	many := func(o *soci.Options) { o.Memory = 256 << 20 } // room for workers
+	indexed := func(o *soci.Options) { many(o); o.IndexDir = indexes }
+	begin(t, l, many).goesOn(t, folder, "guessing")
+	learn := origin(t, testorigin.Options{})
+	dir, _ := target(t)
+	if _, err := puller(t, indexed).Pull(t.Context(), push(t, learn, "go/begun:1", image(t, here, l)), dir); err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := l.Digest()
+	file := filepath.Join(indexes, soci.IndexName(godigest.Digest(digest.String())))
+	before, err := os.ReadFile(file)
+	must(t, err)
+	begin(t, l, indexed).goesOn(t, folder, "by an index")
+	after, err := os.ReadFile(file)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Errorf("the index of %d bytes was replaced by one of %d", len(before), len(after))
 	}
 }
 
@@ -181,7 +257,7 @@ func TestCheckpointHostile(t *testing.T) {
 	const folder = "cmd/compile"
 	l := gzLayer(goTree(t, folder))
 	var other []byte // the state of another digest
-	h := digest.SHA256.Hash()
+	h := godigest.SHA256.Hash()
 	h.Write([]byte("something else"))
 	if s, ok := h.(interface{ AppendBinary([]byte) ([]byte, error) }); ok {
 		other, _ = s.AppendBinary(nil)
@@ -209,7 +285,7 @@ func TestCheckpointHostile(t *testing.T) {
 		"empty":         func(t *testing.T, path string) { t.Helper(); (part{}).write(t, path) },
 		"other boot":    edit(func(p part) { p["boot"] = "other" }),
 		"other version": edit(func(p part) { p["version"] = 99 }),
-		"other layer":   edit(func(p part) { p["digest"] = digest.FromString("x").String() }),
+		"other layer":   edit(func(p part) { p["digest"] = godigest.FromString("x").String() }),
 		"wrong digest":  edit(func(p part) { p["blob"] = other }),
 		"wrong DiffID":  edit(func(p part) { p["diff"] = other }),
 		"no digest":     edit(func(p part) { p["blob"] = []byte("none") }),

@@ -103,7 +103,7 @@ func TestUnpackResume(t *testing.T) {
 	u := unpackBegun(t, l, nil)
 	u.evil(t)
 	got, resumed := u.finish(t)
-	if got.ResumedAt < size/3 || resumed < got.ResumedAt || u.sent() > size-got.ResumedAt+4*partBytes {
+	if got.ResumedAt < size/4 || resumed < got.ResumedAt || u.sent() > size-got.ResumedAt+4*partBytes {
 		t.Errorf("gone on with at byte %d of %d, told of %d, %d fetched", got.ResumedAt, size, resumed, u.sent())
 	}
 	again, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{Checkpoint: u.file})

@@ -24,6 +24,8 @@ Pulls a container image and leaves its verified root file system in DIR, which m
   --memory BYTES     bound of all buffers, for example 67108864 or 64MiB (default: 256 MiB)
   --hosts-dir DIR    registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
   --indexes DIR      keep an index of each layer there, by which its next pull decodes it on all cores (default: none)
+  --checkpoint BYTES how much of a layer's tar lies between two checkpoints, from which the next pull goes on
+                     when this one is killed (default: 128 MiB; "none")
   --sync             flush the file system before DIR appears
   --json             the result as one JSON object
   --progress=false   no progress (default: a bar on a terminal, lines elsewhere)
@@ -59,6 +61,10 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		return err
 	})
 	f.StringVar(&o.HostsDir, "hosts-dir", "", "")
+	f.Func("checkpoint", "", func(s string) (err error) {
+		o.CheckpointBytes, err = bytesize.ParseOrNone(s)
+		return err
+	})
 	f.StringVar(&o.IndexDir, "indexes", "", "")
 	f.BoolVar(&o.Sync, "sync", false, "")
 	f.BoolVar(&c.json, "json", false, "")

@@ -129,6 +129,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--no-such", ref}, 2, "-no-such"},
 		{[]string{"--root", dir, "--memory", "lots", ref}, 2, `"lots"`},
 		{[]string{"--root", dir, "--memory", "-5", ref}, 2, `"-5"`},
+		{[]string{"--root", dir, "--checkpoint", "1K", ref}, 2, "1024 bytes between two checkpoints are too few"},
 		{[]string{"--root", dir, "--memory", "1K", ref}, 2, "memory of 1024 bytes is too little"},
 		{[]string{"--root", dir, "--platform", "a/b/c/d", ref}, 2, `platform "a/b/c/d"`},
 		{[]string{"--root", dir, "--hosts-dir", "/no/such", ref}, 2, `"/no/such"`},

@@ -27,6 +27,8 @@ A snapshotter for containerd that fetches and unpacks images itself. See docs/so
   --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
   --memory BYTES       bound of all buffers, for example 268435456 or 256MiB (default: 256 MiB)
   --layers N           layers extracted at once (default: the number of processors, at least 3)
+  --checkpoint BYTES   how much of a layer's tar lies between two checkpoints, from which a pull goes on that the end
+                       of the daemon has interrupted (default: 128 MiB; "none")
   --no-sync            do not flush the file system before a layer is a snapshot, as containerd by default
   --linger DURATION    how long a pull goes on while nobody waits for it (default: 30s)
   --keep DURATION      how long layers that nobody claimed are kept (default: 30m; negative: for ever)
@@ -70,6 +72,10 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
 	f.Func("memory", "", func(s string) (err error) {
 		c.puller.Memory, err = bytesize.Parse(s)
+		return err
+	})
+	f.Func("checkpoint", "", func(s string) (err error) {
+		c.puller.CheckpointBytes, err = bytesize.ParseOrNone(s)
 		return err
 	})
 	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")

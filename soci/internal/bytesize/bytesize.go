@@ -13,6 +13,14 @@ import (
 	"strings"
 )
 
+// ParseOrNone is Parse, and -1 for "none".
+func ParseOrNone(s string) (int64, error) {
+	if s == "none" {
+		return -1, nil
+	}
+	return Parse(s)
+}
+
 // Parse reads a number of bytes with an optional unit: K, M, G as powers of
 // 1024, with or without "iB" or "B".
 func Parse(s string) (int64, error) {

@@ -8,6 +8,11 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %d, %v", s, n, err)
 		}
 	}
+	for s, want := range map[string]int64{"none": -1, "1M": 1 << 20, "0": 0} {
+		if n, err := ParseOrNone(s); n != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %d, %v", s, n, err)
+		}
+	}
 	for _, s := range []string{"", "M", "0", "-1", "1X", "1MM", "99999999999T", "1.5G"} {
 		if n, err := Parse(s); err == nil {
 			t.Errorf("%q: %d", s, n)

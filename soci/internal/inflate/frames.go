@@ -7,6 +7,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
@@ -30,9 +31,10 @@ const zstdBlock = 128 << 10
 // frameJob is a run of whole frames.
 type frameJob struct {
 	in, out []byte
-	bound   int  // of out
-	held    int  // bytes, with what out is going to take
-	good    bool // the worker's, as out, until done
+	at      int64 // offset in the blob
+	bound   int   // of out
+	held    int   // bytes, with what out is going to take
+	good    bool  // the worker's, as out, until done
 	done    chan struct{}
 }
 
@@ -60,16 +62,13 @@ type frames struct {
 	rest    []byte    // read of a frame that is no job
 	last    bool      // nothing that can be cut follows
 	cuts    int
-	serial  *zstd.Decoder
+	serial  *serial
+	rec     *index.Recorder // nil: nothing is recorded
+	sent    int64           // bytes of output before what is read next
 }
 
 func newFrames(in *flate.Input, window int64, workers int) *frames {
 	return &frames{in: in, window: uint64(max(0, window)), sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
-}
-
-func newZstd(in io.Reader, window uint64, more ...zstd.DOption) (*zstd.Decoder, error) {
-	// Synchronous: the caller has a goroutine for this, and memory stays bounded.
-	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))...)
 }
 
 // close ends the workers.
@@ -77,7 +76,7 @@ func (f *frames) close() {
 	close(f.todo)
 	f.wg.Wait()
 	if f.serial != nil {
-		f.serial.Close()
+		f.serial.dec.Close()
 	}
 }
 
@@ -98,8 +97,7 @@ func (f *frames) Read(p []byte) (int, error) {
 		f.out = f.out[n:]
 		return n, nil
 	}
-	n, err := f.serial.Read(p)
-	return n, judge(f.in, err)
+	return f.serial.Read(p)
 }
 
 // next makes the output of another job the one that is read; false if there is none.
@@ -123,6 +121,10 @@ func (f *frames) next() bool {
 	}
 	f.queue = f.queue[1:]
 	f.reading, f.out = j, j.out
+	if f.rec != nil {
+		f.rec.Member(j.at, f.sent, 0)
+	}
+	f.sent += int64(len(j.out))
 	return true
 }
 
@@ -182,7 +184,7 @@ func (f *frames) cut() *frameJob {
 	if n := len(f.free); n > 0 {
 		j, f.free = f.free[n-1], f.free[:n-1]
 	}
-	*j = frameJob{in: j.in[:0], out: j.out[:0], done: make(chan struct{})}
+	*j = frameJob{in: j.in[:0], out: j.out[:0], at: f.in.Offset(), done: make(chan struct{})}
 	for !f.last && len(j.in) < f.sizes.min && j.bound <= f.sizes.out/4 {
 		whole := len(j.in)
 		bound, ok := f.frame(j)
@@ -224,18 +226,17 @@ func (f *frames) frame(j *frameJob) (bound int, ok bool) {
 		return 0, false
 	}
 	for last := false; !last; {
-		if !f.take(j, 3) {
+		if !f.take(j, blockHeader) {
 			return 0, false
 		}
-		b := j.in[len(j.in)-3:]
-		v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
-		last = v&1 != 0
-		size, out := v>>3, v>>3
-		switch v >> 1 & 3 {
-		case 0: // raw
-		case 1: // one byte, repeated
+		var kind, size int
+		last, kind, size = parseBlock(j.in[len(j.in)-blockHeader:])
+		out := size
+		switch kind {
+		case blockRaw:
+		case blockRepeated:
 			size = 1
-		case 2: // compressed
+		case blockCompressed:
 			out = block
 		default: // reserved
 			return 0, false
@@ -279,8 +280,8 @@ func (f *frames) leave() (err error) {
 	}
 	f.in.Prepend(append(back, f.rest)...)
 	f.queue, f.free, f.rest, f.last = nil, nil, nil, true
-	f.serial, err = newZstd(f.in, f.window)
-	return judge(f.in, err)
+	f.serial, err = newSerial(f.in, f.window, f.sent, f.rec)
+	return err
 }
 
 func (f *frames) work() {

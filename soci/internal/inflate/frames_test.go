@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // zstdOf packs each part as a frame, some with skippable frames before, some of an unknown
@@ -53,17 +54,24 @@ func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 	return parts
 }
 
-// readZstd decodes with some workers; none: serially.
+// readZstd decodes with some workers; none: serially; less than none: so, and recording.
 func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *frames, error) {
 	const window = 8 << 20
 	src := flate.NewInput(in)
-	if workers == 0 {
-		d, err := newZstd(src, window)
-		if err != nil {
-			return nil, nil, judge(src, err)
+	if workers <= 0 {
+		var rec *index.Recorder
+		if workers < 0 {
+			rec = index.NewRecorder(1)
 		}
-		defer d.Close()
-		out, err := io.ReadAll(io.LimitReader(judged{d, src}, most))
+		s, err := newSerial(src, window, 0, rec)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer s.dec.Close()
+		if rec != nil {
+			s.scan.every = int64(sizes.min) / 4
+		}
+		out, err := io.ReadAll(io.LimitReader(s, most))
 		return out, nil, err
 	}
 	f := newFrames(src, window, workers)
@@ -112,11 +120,14 @@ func TestFrames(t *testing.T) {
 		"flipped late":    {flip(99), true},
 	} {
 		want, _, werr := readZstd(bytes.NewReader(tt.blob), 0, sizes, 1<<40)
-		for _, workers := range []int{2, 5} {
+		for _, workers := range []int{-1, 2, 5} {
 			for i, src := range []io.Reader{bytes.NewReader(tt.blob), iotest.HalfReader(bytes.NewReader(tt.blob))} {
 				got, f, err := readZstd(src, workers, sizes, 1<<40)
 				if !sameErr(err, werr) || !bytes.Equal(got, want) {
 					t.Errorf("%s, %d workers, source %d: %d bytes, %v; want %d, %v", name, workers, i, len(got), err, len(want), werr)
+				}
+				if f == nil {
+					continue
 				}
 				if used := f.idle == 0; used != tt.jobs {
 					t.Errorf("%s: workers were used: %v", name, used)
@@ -207,9 +218,11 @@ func FuzzFrames(f *testing.F) {
 		}
 		sizes := frameSizes{min: 1 + int(least), in: 1 + int(least) + int(most), out: 1 << 10, held: 1 << 20}
 		want, _, werr := readZstd(bytes.NewReader(in), 0, sizes, 1<<20)
-		got, _, err := readZstd(bytes.NewReader(in), 3, sizes, 1<<20)
-		if !sameErr(err, werr) || !bytes.Equal(got, want) {
-			t.Errorf("%d bytes, %v; serial: %d bytes, %v", len(got), err, len(want), werr)
+		for _, workers := range []int{-1, 3} {
+			got, _, err := readZstd(bytes.NewReader(in), workers, sizes, 1<<20)
+			if !sameErr(err, werr) || !bytes.Equal(got, want) {
+				t.Errorf("%d workers: %d bytes, %v; serial: %d bytes, %v", workers, len(got), err, len(want), werr)
+			}
 		}
 	})
 }

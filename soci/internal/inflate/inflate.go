@@ -55,8 +55,8 @@ type Options struct {
 	// in spans, by all of them. It is a hint: a wrong one costs time only. Nil: none.
 	Index *index.Index
 
-	// Record, unless nil, is told where a gzip blob may be decoded from, in whatever way
-	// it is decoded.
+	// Record, unless nil, is told where a gzip or zstd blob may be decoded from, in whatever
+	// way it is decoded: members, blocks, and, as if they were members, frames.
 	Record *index.Recorder
 }
 
@@ -96,15 +96,7 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	case Gzip:
 		return newGzip(in, 0, opts)
 	case Zstd:
-		if n := opts.workers(); n > 1 {
-			f := newFrames(in, opts.MaxWindow, n)
-			return &Reader{Reader: f, format: Zstd, close: f.close}, nil
-		}
-		d, err := newZstd(in, uint64(opts.MaxWindow))
-		if err != nil {
-			return nil, judge(in, err)
-		}
-		return &Reader{Reader: judged{d, in}, format: Zstd, close: d.Close}, nil
+		return newZstdReader(in, 0, opts)
 	default:
 		return &Reader{Reader: in, format: None, close: func() {}}, nil
 	}
@@ -121,7 +113,7 @@ func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
 }
 
 // Resume returns a reader of what comes behind a point of a blob that was recorded
-// before, in gzip or without compression: src begins with the byte that the point is in.
+// before: src begins with the byte that the point is in.
 // A member that is entered in the middle is not compared with its checksum: whoever goes
 // on has a digest of the whole. An Index is not used; what is recorded begins with the
 // point.
@@ -132,11 +124,16 @@ func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader
 		rec.Add(at)
 	}
 	opts.Index = nil
+	if opts.MaxWindow <= 0 {
+		opts.MaxWindow = defaultWindow
+	}
 	switch {
 	case format == None:
 		return &Reader{Reader: in, format: None, close: func() {}}, nil
+	case format == Zstd && at.Kind == index.Member:
+		return newZstdReader(in, at.Out, opts)
 	case format != Gzip:
-		return nil, fmt.Errorf("a blob in %v can not be gone on with: %w", format, errors.ErrUnsupported)
+		return nil, fmt.Errorf("a blob in %v can not be gone on with inside a frame: %w", format, errors.ErrUnsupported)
 	case at.Kind == index.Member:
 		return newGzip(in, at.Out, opts)
 	}
@@ -184,14 +181,4 @@ func judge(in *flate.Input, err error) error {
 		return src.error
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
-}
-
-type judged struct {
-	r  io.Reader
-	in *flate.Input
-}
-
-func (j judged) Read(p []byte) (int, error) {
-	n, err := j.r.Read(p)
-	return n, judge(j.in, err)
 }

@@ -52,7 +52,53 @@ func TestResume(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Resume(bytes.NewReader(nil), Zstd, index.Point{}, Options{}); !errors.Is(err, errors.ErrUnsupported) {
+	if _, err := Resume(bytes.NewReader(nil), Zstd, index.Point{Kind: index.Block}, Options{}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
+	}
+}
+
+// TestResumeFrames goes on from every frame that was recorded, by one goroutine and by some.
+func TestResumeFrames(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	data := slices.Repeat(text(t), 8)
+	frames := zstdOf(t, r, split(r, data, 300<<10)...)
+	for name, blob := range map[string][]byte{
+		"frames":    frames,
+		"one frame": zstdOf(t, r, data),
+		"between":   slices.Concat(frames, zstdOf(t, r, data), frames),
+		"garbage":   append(bytes.Clone(frames), "garbage"...),
+		"cut":       frames[:len(frames)-9],
+	} {
+		read := func(r *Reader, err error) ([]byte, error) {
+			if err != nil {
+				return nil, err
+			}
+			defer r.Close()
+			return io.ReadAll(r)
+		}
+		want, werr := read(NewReader(bytes.NewReader(blob), Options{}))
+		for _, workers := range []int{0, 3} {
+			rec := index.NewRecorder(200 << 10)
+			opts := Options{Workers: workers, Record: rec}
+			got, err := read(NewReader(bytes.NewReader(blob), opts))
+			if !sameErr(err, werr) || !bytes.Equal(got, want) {
+				t.Errorf("%s, %d workers: %d bytes, %v; want %d, %v", name, workers, len(got), err, len(want), werr)
+			}
+			points := rec.Points()
+			if len(points) == 0 || points[0].Bits != 0 || name != "one frame" && len(points) < 2 {
+				t.Errorf("%s, %d workers: %d points", name, workers, len(points))
+			}
+			for i, pt := range points {
+				again := index.NewRecorder(200 << 10)
+				opts := Options{Workers: 3 - workers, Record: again}
+				got, err := read(Resume(bytes.NewReader(blob[pt.Bits/8:]), Zstd, pt, opts))
+				if !sameErr(err, werr) || !bytes.Equal(got, want[pt.Out:]) {
+					t.Errorf("%s, point %d: %d bytes, %v; want %d, %v", name, i, len(got), err, len(want)-int(pt.Out), werr)
+				}
+				if p := again.Points(); len(p) == 0 || p[0].Bits != pt.Bits || p[0].Out != pt.Out {
+					t.Errorf("%s, point %d: then %v", name, i, p)
+				}
+			}
+		}
 	}
 }
