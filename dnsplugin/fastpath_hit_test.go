@@ -374,13 +374,51 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	}
 }
 
-// Hits through real sockets leave no trace in the mutex and block profiles.
-// PENSTOCK_PROFILED_HITS sets how many; by default as many as a second takes.
-func TestHitsNeverWaitForALock(t *testing.T) {
-	hits := 20_000
+// profiledHits is how many hits are watched by the profiles of locks:
+// PENSTOCK_PROFILED_HITS, or as many as a second takes.
+func profiledHits() int {
 	if n, err := strconv.Atoi(os.Getenv("PENSTOCK_PROFILED_HITS")); err == nil {
-		hits = n
+		return n
 	}
+	return 20_000
+}
+
+// watchLocks lets four clients run with the mutex and block profiles at rate
+// 1, and calls event with the stack of each, from the innermost call outward.
+func watchLocks(t *testing.T, client func(*testing.T), event func(count int64, stack []string)) {
+	t.Helper()
+	before := runtime.SetMutexProfileFraction(1)
+	runtime.SetBlockProfileRate(1)
+	t.Run("clients", func(t *testing.T) {
+		for range 4 {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				client(t)
+			})
+		}
+	})
+	runtime.SetMutexProfileFraction(before)
+	runtime.SetBlockProfileRate(0)
+	records := make([]runtime.BlockProfileRecord, 10000)
+	for _, profile := range []func([]runtime.BlockProfileRecord) (int, bool){runtime.MutexProfile, runtime.BlockProfile} {
+		n, _ := profile(records)
+		for _, r := range records[:n] {
+			var stack []string
+			frames := runtime.CallersFrames(r.Stack())
+			for f, more := frames.Next(); ; f, more = frames.Next() {
+				stack = append(stack, f.Function)
+				if !more {
+					break
+				}
+			}
+			event(r.Count, stack)
+		}
+	}
+}
+
+// Hits through real sockets leave no trace in the mutex and block profiles.
+func TestHitsNeverWaitForALock(t *testing.T) {
+	hits := profiledHits()
 	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
 	p, err := question("many.example.org.", dns.TypeA).Pack()
 	if err != nil {
@@ -389,45 +427,21 @@ func TestHitsNeverWaitForALock(t *testing.T) {
 	s.raw(p, 10*time.Second)
 	s.burst(t, p, 500)       // the first hit of each worker makes its counters
 	start := s.fast().hits() // takes the workers' locks, as a scrape does: not while they are watched
-	before := runtime.SetMutexProfileFraction(1)
-	runtime.SetBlockProfileRate(1)
-	t.Run("clients", func(t *testing.T) {
-		for range 4 {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				s.burst(t, p, hits/4)
-			})
+	watchLocks(t, func(t *testing.T) { s.burst(t, p, hits/4) }, func(count int64, stack []string) {
+		at := slices.IndexFunc(stack, func(f string) bool {
+			return strings.Contains(f, "fastServer).Serve") || strings.Contains(f, "fastpath.(*worker)")
+		})
+		// The scheduler has a lock of its own, around a call that waits in the
+		// kernel, where the worker has nothing to answer, and where a worker
+		// gives way, which it does 250 times a second at most.
+		waits := at > 0 && strings.Contains(stack[at-1], ".Syscall6") && strings.HasSuffix(stack[at], "(*worker).recvmmsg")
+		waits = waits || at > 1 && strings.Contains(stack[at-2], "runtime.Gosched") && strings.HasSuffix(stack[at-1], "(*fastWorker).giveWay")
+		if at >= 0 && !waits {
+			t.Errorf("%d events at %s", count, strings.Join(stack, " < "))
 		}
 	})
-	runtime.SetMutexProfileFraction(before)
-	runtime.SetBlockProfileRate(0)
 	if got := s.fast().hits() - start; got < uint64(hits*9/10) {
 		t.Fatalf("%d hits", got)
-	}
-	records := make([]runtime.BlockProfileRecord, 10000)
-	for _, profile := range []func([]runtime.BlockProfileRecord) (int, bool){runtime.MutexProfile, runtime.BlockProfile} {
-		n, _ := profile(records)
-		for _, r := range records[:n] {
-			var stack []string // from the innermost call outward
-			frames := runtime.CallersFrames(r.Stack())
-			for f, more := frames.Next(); ; f, more = frames.Next() {
-				stack = append(stack, f.Function)
-				if !more {
-					break
-				}
-			}
-			at := slices.IndexFunc(stack, func(f string) bool {
-				return strings.Contains(f, "fastServer).Serve") || strings.Contains(f, "fastpath.(*worker)")
-			})
-			// The scheduler has a lock of its own, around a call that waits in the
-			// kernel, where the worker has nothing to answer, and where a worker
-			// gives way, which it does 250 times a second at most.
-			waits := at > 0 && strings.Contains(stack[at-1], ".Syscall6") && strings.HasSuffix(stack[at], "(*worker).recvmmsg")
-			waits = waits || at > 1 && strings.Contains(stack[at-2], "runtime.Gosched") && strings.HasSuffix(stack[at-1], "(*fastWorker).giveWay")
-			if at >= 0 && !waits {
-				t.Errorf("%d events at %s", r.Count, strings.Join(stack, " < "))
-			}
-		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -707,6 +709,65 @@ func TestStreamHitsAllocateNothing(t *testing.T) {
 	}
 	if f := s.fast(); f.hits() < 8000 {
 		t.Errorf("%d hits", f.hits())
+	}
+}
+
+// Nor does it wait for a lock. Those of the runtime's poller, where a
+// connection waits for its client, are not ours.
+func TestStreamHitsNeverWaitForALock(t *testing.T) {
+	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
+	hits := profiledHits() / 4 / 16 * 16
+	p := wireOf(t, question("many.example.org.", dns.TypeA))
+	burst := frame(p, p, p, p, p, p, p, p, p, p, p, p, p, p, p, p)
+	s.askTCP(question("many.example.org.", dns.TypeA))
+	client := func(t *testing.T) {
+		c := s.dial()
+		_ = c.SetDeadline(time.Now().Add(time.Minute + time.Duration(hits)*20*time.Microsecond))
+		for n := 0; n < hits; n += 16 {
+			if _, err := c.Write(burst); err != nil {
+				t.Fatal(err)
+			}
+			for range 16 {
+				if c.next() == nil {
+					t.Fatal("the end")
+				}
+			}
+		}
+	}
+	start := s.fast().hits()
+	watchLocks(t, client, func(count int64, stack []string) {
+		ours := slices.ContainsFunc(stack, func(f string) bool {
+			return strings.HasSuffix(f, "fastpath.(*Conn).receive") || strings.HasSuffix(f, "fastpath.(*Conn).serve")
+		})
+		if ours && strings.HasPrefix(stack[0], "sync.") {
+			t.Errorf("%d events at %s", count, strings.Join(stack, " < "))
+		}
+	})
+	if got := s.fast().hits() - start; got < uint64(4*hits) {
+		t.Errorf("%d hits", got)
+	}
+}
+
+// Connections that do nothing take no thread.
+func TestIdleConnectionsTakeNoThread(t *testing.T) {
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": variety()})
+	threads := func() int {
+		all, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	before := threads()
+	const conns = 400
+	for range conns {
+		s.dial().ask(question("one.example.org.", dns.TypeA))
+	}
+	if n := s.streamsOf().Conns(); n != conns {
+		t.Errorf("%d connections", n)
+	}
+	if more := threads() - before; more > conns/10 {
+		t.Errorf("%d more threads", more)
 	}
 }
 
