@@ -19,6 +19,10 @@ const (
 	// spanDepth is how far, for each worker, the source is read ahead: a span of a
 	// layer that is compressed to half its size.
 	spanDepth = 4 << 20 // bytes
+
+	// windowBytes is what a piece of output holds, and pieceOut how much of that is output.
+	windowBytes = len(flate.Window{})
+	pieceOut    = windowBytes - flate.History
 )
 
 // indexed decodes the spans of an index with several workers, in order.
@@ -38,6 +42,7 @@ const (
 type indexed struct {
 	src     *flate.Input
 	points  []index.Point // not begun yet
+	out     int64         // bytes of all output, as the index says; 0: not known
 	workers int
 
 	mu     sync.Mutex
@@ -74,6 +79,7 @@ type span struct {
 	stop   int64 // bits; where the next one begins
 	chunks []*chunk
 	size   int    // bytes held: of buffers
+	most   int    // what it may hold while it is not the first
 	probed bool   // refs is there
 	unsure bool   // it could not be found out
 	head   int    // of a member: the length of its header
@@ -90,6 +96,9 @@ type claim struct {
 	past [flate.History]byte
 	refs flate.Refs
 }
+
+// claimBytes is what a claim takes: an index may have many short spans.
+const claimBytes = 2 * flate.History
 
 // chunk is a piece of output, or the end of a member.
 type chunk struct {
@@ -165,7 +174,7 @@ func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Record
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, points: points, workers: workers, rec: rec, at: place{bits: off * 8}}
+	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
@@ -281,7 +290,7 @@ func (t *indexed) begin() bool {
 	if len(t.points) == 0 {
 		return false
 	}
-	s := &span{point: t.points[0], stop: math.MaxInt64, pos: t.points[0].Bits / 8}
+	s := &span{point: t.points[0], stop: math.MaxInt64, pos: t.points[0].Bits / 8, most: t.most()}
 	if t.points = t.points[1:]; len(t.points) > 0 {
 		s.stop = t.points[0].Bits
 	}
@@ -289,20 +298,38 @@ func (t *indexed) begin() bool {
 	return true
 }
 
+// most is what the span of the next point will hold, as far as the index knows, and
+// at most spanAhead. One that turns out to be longer waits until it is the first.
+func (t *indexed) most() int {
+	end := t.out
+	if len(t.points) > 1 {
+		end = t.points[1].Out
+	}
+	n := end - t.points[0].Out
+	if n <= 0 || n >= spanAhead {
+		return spanAhead
+	}
+	return min(spanAhead, (int(n)/pieceOut+2)*windowBytes)
+}
+
 // room reports whether another span may be begun, and held.
 func (t *indexed) room() bool {
-	held := spanAhead
+	if len(t.points) == 0 {
+		return false
+	}
+	held := t.most()
 	for i, s := range t.spans {
+		held += claimBytes
 		switch {
 		case i == 0:
 			held += max(spanQueue, s.size)
 		case s.done:
 			held += s.size
 		default:
-			held += spanAhead
+			held += s.most
 		}
 	}
-	return len(t.spans) <= t.workers && held <= t.workers*spanPieces
+	return held <= t.workers*spanPieces
 }
 
 // work decodes spans until close.
@@ -333,7 +360,7 @@ func (t *indexed) take(s *span) *chunk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
-		most := spanAhead
+		most := s.most
 		if t.spans[0] == s {
 			most = spanQueue
 		}

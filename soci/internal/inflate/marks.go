@@ -1,6 +1,8 @@
 package inflate
 
 import (
+	"bytes"
+
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
@@ -58,6 +60,7 @@ func (m *marks) look(d watcher) {
 	}
 	k := mark{bits: d.Bits(), off: off}
 	k.ahead, k.skip = d.Ahead()
+	k.ahead = bytes.Clone(k.ahead)
 	m.found = append(m.found, k)
 }
 

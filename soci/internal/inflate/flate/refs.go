@@ -17,9 +17,9 @@ const (
 	refsFrom = winLimit16 - history16
 )
 
-// Ahead returns a copy of the compressed bytes behind a mark, at most 48 KiB, for a
-// Probe: the block begins skip bits behind the first. It is called by what was
-// given to Watch.
+// Ahead returns the compressed bytes behind a mark, at most 48 KiB, for a Probe: the
+// block begins skip bits behind the first. It is called by what was given to Watch, and
+// what it returns is valid until that returns.
 func (d *Decoder) Ahead() (p []byte, skip uint) {
 	d.in.Peek(aheadMost)
 	d.putBack()
@@ -28,10 +28,10 @@ func (d *Decoder) Ahead() (p []byte, skip uint) {
 		from--
 		skip = 8 - d.nb
 	}
-	return bytes.Clone(d.in.buf[from:d.in.end]), skip
+	return d.in.buf[from:min(d.in.end, from+aheadMost)], skip
 }
 
-// A Refs says which bytes of a history of 32 KiB are referred to: not zero for those.
+// A Refs says which bytes of a history of 32 KiB are referred to: 1 for those, else 0.
 type Refs [History]byte
 
 // A Probe finds out what of the history a stream refers to.
@@ -42,7 +42,15 @@ type Probe struct {
 }
 
 // NewProbe returns a Probe.
-func NewProbe() *Probe { return &Probe{b: NewBlind(), in: NewInput(nil)} }
+func NewProbe() *Probe {
+	// Nothing is decoded as bytes: its Decoder has no window. What is before refsFrom is
+	// not written by run, which moves no history between refsFrom and the end.
+	b := &Blind{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
+	for i := range history {
+		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
+	}
+	return &Probe{b: b, in: NewInput(nil)}
+}
 
 // Refs finds which bytes of the history are referred to by what is decoded from the
 // block that begins skip bits behind the begin of p, up to one that begins at or
@@ -56,18 +64,10 @@ func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 	b.seeing, b.dec.in = false, r.in
 	b.dec.begin(skip)
 	b.StopAt(stop)
-	for i := range history {
-		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
-	}
 	b.rp, b.op = refsFrom, refsFrom
 	clear(refs[:])
 	b.run()
-	for i := refsFrom; i+wordLen <= b.op; i += wordLen {
-		if binary.LittleEndian.Uint64(b.win[i:])&markersMask != 0 {
-			refs.mark(b.win[i : i+wordLen])
-		}
-	}
-	refs.mark(b.win[max(refsFrom, b.op-wordLen):b.op])
+	refs.mark(b.win[refsFrom:b.op])
 	return b.op >= winLimit16 || errors.Is(b.dec.err, ErrStopped) || b.ended()
 }
 
@@ -76,9 +76,19 @@ func (b *Blind) ended() bool { return b.dec.state == atHeader && b.dec.final }
 
 // mark marks what symbols refer to.
 func (r *Refs) mark(p []byte) {
-	for ; len(p) >= symLen; p = p[symLen:] {
-		if v := binary.LittleEndian.Uint16(p); v&marker != 0 {
-			r[v&^uint16(marker)] = 1
+	for ; len(p) >= wordLen; p = p[wordLen:] {
+		v := binary.LittleEndian.Uint64(p)
+		if v&markersMask == 0 {
+			continue
 		}
+		// A byte adds nothing to what the marker of that number has.
+		r[v%History] |= uint8(v >> 15 & 1)
+		r[v>>16%History] |= uint8(v >> 31 & 1)
+		r[v>>32%History] |= uint8(v >> 47 & 1)
+		r[v>>48%History] |= uint8(v >> 63)
+	}
+	for ; len(p) >= symLen; p = p[symLen:] {
+		v := binary.LittleEndian.Uint16(p)
+		r[v%History] |= uint8(v >> 15)
 	}
 }

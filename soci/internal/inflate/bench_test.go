@@ -1,0 +1,136 @@
+package inflate
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/soci/internal/inflate/index"
+)
+
+// benchEnv names a gzip file for the benchmarks here.
+const benchEnv = "PENSTOCK_STAGES_LAYER"
+
+// BenchmarkWays decodes one layer from memory in each way, in turns, and reports medians
+// of ratios within a turn:
+//
+//	record-%      CPU that recording an index adds to serial decoding, Save included
+//	indexed-x     rate with two workers by the index, of twice the serial rate
+//	ceiling-x     rate of two serial decoders at once, of the same
+//	hashed-x      rate by the index with the SHA-256 of the output made beside, of the
+//	              rate of SHA-256 alone
+//	index-%       size of the index, of the layer
+func BenchmarkWays(b *testing.B) {
+	data, err := os.ReadFile(os.Getenv(benchEnv))
+	if err != nil {
+		b.Skip("needs a gzip file in " + benchEnv)
+	}
+	file, x := recorded(b, data)
+	ratios := map[string][]float64{}
+	note := func(name string, v float64) { ratios[name] = append(ratios[name], v) }
+	for b.Loop() {
+		serial, cpu := timed(b, func() { decodeAll(b, data, Options{}, io.Discard) })
+		_, more := timed(b, func() { recorded(b, data) })
+		note("record-%", 100*(more/cpu-1))
+		indexed, _ := timed(b, func() { decodeAll(b, data, Options{Workers: 2, Index: x}, io.Discard) })
+		note("indexed-x", serial/indexed/2)
+		both, _ := timed(b, func() {
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { decodeAll(b, data, Options{}, io.Discard) })
+			}
+			wg.Wait()
+		})
+		note("ceiling-x", serial/both)
+		note("hashed-x", hashAlone(b, data, x)/hashBeside(b, data, x))
+	}
+	for name, v := range ratios {
+		slices.Sort(v)
+		b.ReportMetric(v[len(v)/2], name)
+	}
+	b.ReportMetric(100*float64(file)/float64(len(data)), "index-%")
+}
+
+// timed returns how long f takes, and how much CPU of the process, in seconds.
+func timed(b *testing.B, f func()) (wall, cpu float64) {
+	b.Helper()
+	used := func() float64 {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Skip("needs getrusage: ", err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+	}
+	begin, before := time.Now(), used()
+	f()
+	return time.Since(begin).Seconds(), used() - before
+}
+
+// decodeAll reads as soci does: a MiB at a time, and nothing but Read.
+func decodeAll(b *testing.B, data []byte, opts Options, to io.Writer) int64 {
+	r, err := NewReader(bytes.NewReader(data), opts)
+	if err != nil {
+		b.Error(err)
+		return 0
+	}
+	defer r.Close()
+	n, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{r}, make([]byte, 1<<20))
+	if err != nil || r.IndexWrong() {
+		b.Error(err, r.IndexWrong())
+	}
+	return n
+}
+
+// recorded returns the index of data, and the size of its file.
+func recorded(b *testing.B, data []byte) (int, *index.Index) {
+	rec := index.NewRecorder(0)
+	n := decodeAll(b, data, Options{Record: rec}, io.Discard)
+	x, err := rec.Index(index.Blob{Size: int64(len(data)), Out: n})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var file bytes.Buffer
+	if err := x.Save(&file); err != nil {
+		b.Fatal(err)
+	}
+	return file.Len(), x
+}
+
+// hashAlone returns how long SHA-256 takes for the output, which it has a MiB of in
+// the cache.
+func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
+	p := make([]byte, 1<<20)
+	wall, _ := timed(b, func() {
+		h := sha256.New()
+		for n := x.Out; n > 0; n -= int64(len(p)) {
+			h.Write(p[:min(n, int64(len(p)))])
+		}
+	})
+	return wall
+}
+
+// hashBeside returns how long decoding by the index takes with the hash in another
+// goroutine, as soci has it.
+func hashBeside(b *testing.B, data []byte, x *index.Index) float64 {
+	wall, _ := timed(b, func() {
+		pr, pw := io.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := io.CopyBuffer(sha256.New(), pr, make([]byte, 1<<20)); err != nil {
+				b.Error(err)
+			}
+		})
+		decodeAll(b, data, Options{Workers: 2, Index: x}, pw)
+		if err := pw.Close(); err != nil {
+			b.Error(err)
+		}
+		wg.Wait()
+	})
+	return wall
+}
