@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,9 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
@@ -289,4 +293,44 @@ func TestPrivForeign(t *testing.T) {
 	if n := o.TotalBytes("app@" + m.layers[1]); n != m.sizes[1] {
 		t.Errorf("%d bytes of a layer were fetched, want %d", n, m.sizes[1])
 	}
+}
+
+// TestPrivSHA512: an image whose digests are sha512, from the manifest to the DiffIDs. Chain
+// IDs are sha256, but the lowest, which is a DiffID.
+func TestPrivSHA512(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	layers := [][]byte{goTree(t, "net/http"), archive(t, tar.Header{Name: "etc/a"}, "one")}
+	manifest, err := o.PutImage("app", "512", digest.SHA512, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := image{ref: o.Host() + "/app:512", manifest: manifest.String()}
+	var diffIDs []digest.Digest
+	for _, l := range layers {
+		d := digest.SHA512.FromBytes(l)
+		diffIDs = append(diffIDs, d)
+		m.layers, m.sizes = append(m.layers, d.String()), append(m.sizes, int64(len(l)))
+	}
+	for _, c := range identity.ChainIDs(diffIDs) {
+		m.chains = append(m.chains, c.String())
+	}
+	dir := t.TempDir()
+	first := open(t, dir, nil)
+	exist(t, first, image{m.ref, m.manifest, m.layers[:1], m.chains[:1], m.sizes[:1]}, 0)
+	until(t, "the upper layer is ready", func() bool { return len(names(t, dir, "ready")) == 1 })
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	s := open(t, dir, nil)
+	exist(t, s, m, 0)
+	once(t, o, "app", m)
+	view(t, s, m.chains[1], func(at string) {
+		if got, err := os.ReadFile(filepath.Join(at, "etc/a")); string(got) != "one" {
+			t.Errorf("etc/a: %q, %v", got, err)
+		}
+		if _, err := os.Lstat(filepath.Join(at, "net/http", "server.go")); err != nil {
+			t.Error(err)
+		}
+	})
 }
