@@ -4,6 +4,7 @@
 //	penstock-pull --root DIR [flags] REFERENCE
 //	penstock-pull --layers DIR [flags] REFERENCE
 //	penstock-pull prefetch [--containerd SOCKET] [--rate BYTES] [flags] REFERENCE...
+//	penstock-pull ztoc --out FILE [--indexes DIR] [--version 1|2] BLOB
 //
 // With --root DIR all layers are applied to one tree; with --layers DIR each layer
 // gets a directory of its own inside DIR, as overlayfs takes it. DIR must be new or
@@ -12,6 +13,8 @@
 //
 // With prefetch, images go into containerd instead, ahead of time, through
 // penstock-snapshotter; a rate holds until somebody else asks for the same image.
+//
+// With ztoc, the index of a gzip layer, which lies in a file, is written in SOCI's form.
 //
 // It logs in with what docker login or podman login left behind. Registries on
 // loopback addresses are spoken to in plain HTTP, others only with --plain-http.

@@ -30,8 +30,13 @@ func main() {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "prefetch" {
-		return runPrefetch(ctx, args[1:], stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "prefetch":
+			return runPrefetch(ctx, args[1:], stdout, stderr)
+		case "ztoc":
+			return runZtoc(ctx, args[1:], stdout, stderr)
+		}
 	}
 	c, err := parse(args, stderr)
 	switch {

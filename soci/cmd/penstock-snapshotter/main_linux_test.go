@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -76,6 +77,7 @@ func TestBadInput(t *testing.T) {
 type daemon struct {
 	cmd    *exec.Cmd
 	log    *os.File
+	begin  int64 // bytes that daemons before it have left in log
 	socket string
 	root   string
 }
@@ -86,6 +88,9 @@ func start(t *testing.T, dir string, flags ...string) *daemon {
 	d := &daemon{socket: filepath.Join(dir, "s.sock"), root: filepath.Join(dir, "sn")}
 	var err error
 	if d.log, err = os.OpenFile(filepath.Join(dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d.begin, err = d.log.Seek(0, io.SeekEnd); err != nil {
 		t.Fatal(err)
 	}
 	d.cmd = exec.Command(os.Args[0], append([]string{"--root", d.root, "--address", d.socket, "--hosts-dir", "none", "--http", "none", "--verbose"}, flags...)...)
@@ -109,6 +114,16 @@ func start(t *testing.T, dir string, flags ...string) *daemon {
 		return err == nil
 	})
 	return d
+}
+
+// said is what it has logged.
+func (d *daemon) said(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(d.log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text[d.begin:])
 }
 
 // end signals the process and returns its exit code.
