@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net"
 	"os"
@@ -135,17 +134,16 @@ func (d *daemon) end(sig syscall.Signal) int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-// until waits for something that another process does.
+// until waits for something that another process does: for so many looks, not so long, since
+// a machine that is suspended does nothing either.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for tick := time.Tick(5 * time.Millisecond); !ok(); {
-		select {
-		case <-tick:
-		case <-ctx.Done():
+	const looks = 12_000 // a minute of ticks
+	for n, tick := 0, time.Tick(5*time.Millisecond); !ok(); n++ {
+		if n == looks || t.Context().Err() != nil {
 			t.Fatal("waited in vain: ", what)
 		}
+		<-tick
 	}
 }
 
