@@ -26,7 +26,7 @@ portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... 
 heavy='/dnsplugin/cmd/|/benchmarks/'
 
 # Modules of their own inside the tree: ./... does not reach them.
-nested=(benchmarks/engine/peers)
+nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer)
 
 # One fuzz target runs this long in make test; all of them together stop at
 # FUZZ_TOTAL, counted with the build of the instrumented code.
