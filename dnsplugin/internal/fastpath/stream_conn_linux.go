@@ -256,7 +256,8 @@ func (c *Conn) last() bool {
 func (c *Conn) serve() bool {
 	b := c.burst
 	h := c.group.handler.Load()
-	for {
+	c.whole = false
+	for !c.whole {
 		if b.n == 0 {
 			b.split(c.more(h.limits))
 			c.begun += b.n
@@ -268,13 +269,15 @@ func (c *Conn) serve() bool {
 		b.served(h.ServeStream(c, b))
 		if b.Full() {
 			c.flush(b)
-		} else if b.n > 0 && c.Busy() {
-			break
+			// A few bytes can ask for many: no more than one write's worth of
+			// them is made before the client takes it.
+			c.whole = c.behind()
+		} else {
+			c.whole = b.n > 0 && c.Busy()
 		}
 	}
 	c.flush(b)
 	c.clock.active = time.Now()
-	c.whole = b.n > 0
 	c.keep(b.rest())
 	c.begun -= b.n
 	clear(b.msgs[:])
@@ -318,6 +321,13 @@ func (c *Conn) flush(b *Burst) {
 	// An error is found by settle.
 	_ = c.send(b.out)
 	b.out = b.out[:0]
+}
+
+// behind reports whether the client has to read before more can be sent.
+func (c *Conn) behind() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flushing || c.broken != nil
 }
 
 // settle waits until the client has taken what was sent, and until few enough

@@ -38,6 +38,8 @@ func (e *streamEcho) ServeStream(c *Conn, b *Burst) (served int) {
 		case bytes.HasPrefix(p, []byte("hold")):
 			c.Hold()
 			e.held <- held{c, string(p)}
+		case bytes.HasPrefix(p, []byte("big")):
+			b.Reply(len(append(b.Buffer(), make([]byte, MaxMessage)...)))
 		case bytes.HasPrefix(p, []byte("peer")):
 			b.Reply(len(fmt.Appendf(b.Buffer(), "%v %v %v", c.Peer(), c.RemoteAddr(), c.LocalAddr())))
 		case !bytes.HasPrefix(p, []byte("no")):
@@ -393,6 +395,29 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	until(t, "the end of the lazy one", func() bool { return g.Conns() == 1 })
 	if n := g.Take(); n != (StreamCounts{Slow: 1}) || g.Take() != (StreamCounts{}) {
 		t.Errorf("%+v", n)
+	}
+}
+
+// A client that asks for much in few bytes, and does not read it, makes the
+// server keep no more than one write has.
+func TestRepliesAreNotMadeInAdvance(t *testing.T) {
+	t.Parallel()
+	g, addr := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	c := dial(t, addr)
+	const all = 1000 // 64 MB
+	var messages []string
+	for range all {
+		messages = append(messages, "big")
+	}
+	c.send(messages...)
+	until(t, "the client to fall behind", func() bool { return g.held.Load() > 0 })
+	for range all {
+		if n := g.held.Load(); n > fullAt+maxFrame+all*5 {
+			t.Fatalf("%d bytes are kept", n)
+		}
+		if p, err := c.next(); err != nil || len(p) != MaxMessage {
+			t.Fatal(len(p), err)
+		}
 	}
 }
 
