@@ -32,20 +32,6 @@ func gated() (src *source, open func()) {
 	return src, sync.OnceFunc(func() { close(gate) })
 }
 
-// until waits for what other goroutines do through sockets.
-func until(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		select {
-		case <-time.After(time.Millisecond):
-		case <-t.Context().Done():
-		}
-	}
-}
-
 func (b *backlog) counts() (running, queued, waits int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

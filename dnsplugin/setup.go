@@ -66,6 +66,7 @@ func setup(directive string, c *caddy.Controller) error {
 			ca.keepWarm()
 		}
 		listeners.claim(ca, server)
+		headrooms.add(ca)
 		return nil
 	})
 	c.OnRestart(func() error {
@@ -91,6 +92,7 @@ func setup(directive string, c *caddy.Controller) error {
 		if err := ca.Close(); err != nil {
 			log.Warningf("Refreshes still run %v after the end of the server: %v", closeGrace, err)
 		}
+		headrooms.remove(ca)
 		return nil
 	})
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {

@@ -56,11 +56,19 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 	if err != nil {
 		return err
 	}
+	acl, err := b.coreBehind(ctx, beforeCache, b.one, aclName, b.ours, "")
+	if err != nil {
+		return err
+	}
+	aclTheirs, err := b.coreBehind(ctx, beforeCache, b.one, aclStock, b.stock, "")
+	if err != nil {
+		return err
+	}
 	echo, err := b.add(startEcho(ctx, b.one, echoName, b.exe, 1))
 	if err != nil {
 		return err
 	}
-	servers = append(servers, chain, echo)
+	servers = append(servers, chain, acl, aclTheirs, echo)
 	var turns []turn
 	for _, s := range servers {
 		turns = append(turns, turn{name: s.name, on: s, ours: strings.HasPrefix(s.name, oursName), cpus: b.load, role: b.o.questions("load", s, b.o.queries)})
@@ -95,7 +103,8 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 		{"CPU for a cached answer against CoreDNS with its cache", oursName, stockName, perAnswer, maxOfStock, ""},
 		{"CPU for a cached answer against dnsdist", oursName, dnsdistName, perAnswer, maxOfPeers, ""},
 		{"CPU for a cached answer against unbound", oursName, unboundName, perAnswer, maxOfPeers, ""},
-		{"CPU without the fast path", chainName, "", perAnswer, maxChain, "us"},
+		{"CPU through a chain that must see every query", aclName, "", perAnswer, maxChain, "us"},
+		{"CPU through such a chain against CoreDNS with its cache", aclName, aclStock, perAnswer, 1, ""},
 		{"CPU without the fast path against CoreDNS with its cache", chainName, stockName, perAnswer, 1, ""},
 		{"CPU on all cores against one core", allName, oursName, perAnswer, maxSecond, ""},
 		{"CPU on all cores against one core, one hot key", hotAllName, hotName, perAnswer, maxSecond, ""},

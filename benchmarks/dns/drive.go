@@ -133,11 +133,16 @@ func (b *run) both(ctx context.Context) (ours, stock *server, err error) {
 
 // core starts a caching CoreDNS.
 func (b *run) core(ctx context.Context, how placement, name, bin, options string) (*server, error) {
+	return b.coreBehind(ctx, "", how, name, bin, options)
+}
+
+// coreBehind is core with the lines of other plugins in its block.
+func (b *run) coreBehind(ctx context.Context, others string, how placement, name, bin, options string) (*server, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.add(startCoreDNS(ctx, how, name, bin, b.dir, cacheBody(b.up.addr, port, options), b.mix.Queries[0]))
+	s, err := b.add(startCoreDNS(ctx, how, name, bin, b.dir, others+cacheBody(b.up.addr, port, options), b.mix.Queries[0]))
 	if err == nil {
 		s.metrics = port
 	}

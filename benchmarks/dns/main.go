@@ -33,6 +33,7 @@ type options struct {
 	cpu      int           // of the servers, the load generator has the next; negative: all
 	only     string        // parts that run, with commas; "": all
 	partial  string        // why nothing is written, if out is ""
+	quick    bool          // a look whether everything runs
 }
 
 // runs reports whether a part is asked for.
@@ -43,7 +44,7 @@ func (o options) runs(part string) bool {
 func parseOptions(args []string) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("dns", flag.ContinueOnError)
-	quick := fs.Bool("quick", false, "few questions and one round: does everything run? Its figures mean nothing and are not written")
+	fs.BoolVar(&o.quick, "quick", false, "few questions and one round: does everything run? Its figures mean nothing and are not written")
 	fs.IntVar(&o.services, "services", 2000, "services of the cluster that asks")
 	fs.IntVar(&o.queries, "queries", 400_000, "questions in a run")
 	fs.IntVar(&o.cpu, "cpu", 0, "the servers' `CPU`; the load generator gets the next one. -1: all run everywhere")
@@ -57,7 +58,7 @@ func parseOptions(args []string) (options, error) {
 	if o.only != "" {
 		o.out, o.partial = "", "part of a run: nothing is written"
 	}
-	if *quick {
+	if o.quick {
 		o.services, o.queries, o.rounds, o.out = 100, 20_000, 1, ""
 		o.partial = "quick run: nothing is written, and the figures mean nothing"
 	}

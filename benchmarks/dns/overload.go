@@ -215,7 +215,7 @@ const (
 // million fills a cache with a million names and asks for them.
 func (b *run) million(ctx context.Context, res *bench.Result) error {
 	n := millionNames
-	if b.o.out == "" {
+	if b.o.quick {
 		n = 4800
 	}
 	names := make([]dnsload.Query, n)

@@ -23,6 +23,8 @@ const (
 	unboundName = "unbound"
 	dnsdistName = "dnsdist"
 	chainName   = oursName + ", fastpath off"
+	aclName     = oursName + ", acl before the cache"
+	aclStock    = stockName + ", acl before the cache"
 	allName     = oursName + ", all cores"
 	procs8Name  = oursName + ", GOMAXPROCS 8"
 	procs32Name = oursName + ", GOMAXPROCS 32"
@@ -179,6 +181,9 @@ func cacheBody(upstream string, metricsPort int, options string) string {
 	return fmt.Sprintf("\tprometheus 127.0.0.1:%d\n\tloadbalance\n\tcache 3600 {\n\t\tsuccess %d\n\t\tdenial %d\n%s\t}\n\tforward . %s\n",
 		metricsPort, cacheEntries, cacheEntries, options, upstream)
 }
+
+// beforeCache is a plugin that must see every query, and lets each pass.
+const beforeCache = "\tacl {\n\t\tallow net 127.0.0.0/8\n\t}\n"
 
 // zonesBody is the block of the upstream, which serves the zones of the mix.
 func zonesBody(zones map[string]string) string {
