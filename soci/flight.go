@@ -1,6 +1,7 @@
 package soci
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -219,9 +220,18 @@ func (f *flight) count() {
 
 // once runs one pipeline and returns the error that all sinks share.
 func (f *flight) once(blob *registry.Blob) error {
+	part := f.part()
+	tee, err := f.tee(part)
+	if err != nil {
+		f.seal()
+		f.fail(err)
+		return err
+	}
+	if tee != nil {
+		defer tee.Close()
+	}
 	obj := f.p.engine.Object(blob, ranges.Spec{Name: f.desc.Digest.String(), Host: blob.Host(), Size: f.desc.Size})
 	defer obj.Close()
-	part := f.part()
 	var from *partial
 	var begin int64
 	if part != nil && part.from != nil {
@@ -238,18 +248,8 @@ func (f *flight) once(blob *registry.Blob) error {
 		onFetch: func(n int64) { f.tell(n, 0) },
 		onTar:   func(n int64) { f.tell(0, n) },
 	}
-	var tee BlobWriter
-	if f.store != nil {
-		var err error
-		if tee, err = f.store.Create(f.ctx, f.desc.Descriptor); err != nil {
-			f.seal()
-			f.fail(err)
-			return err
-		}
-		if tee != nil {
-			defer tee.Close()
-			f.pl.tee = tee
-		}
+	if tee != nil {
+		f.pl.tee = tee
 	}
 	if part != nil && part.every > 0 {
 		f.pl.from = from
@@ -286,10 +286,52 @@ func (f *flight) once(blob *registry.Blob) error {
 func (f *flight) part() *partFile {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.sinks) != 1 || f.store != nil {
+	if len(f.sinks) != 1 {
 		return nil
 	}
 	return f.sinks[0].part
+}
+
+// tee returns who gets a copy of the blob; nil: nobody wants one. Who goes on from a checkpoint
+// needs one that holds what came before it; else the layer begins anew.
+func (f *flight) tee(part *partFile) (BlobWriter, error) {
+	if f.store == nil {
+		return nil, nil
+	}
+	if part != nil && part.from != nil {
+		w, err := f.resumeBlob(part.from)
+		if err == nil {
+			return w, nil
+		}
+		f.p.opts.Log.Debug("a blob is begun anew", "digest", f.desc.Digest.String(), "err", err)
+		for _, s := range f.seal() {
+			if err := s.reset(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return f.store.Create(f.ctx, f.desc.Descriptor)
+}
+
+// resumeBlob goes on with the copy of a blob whose digest had a state.
+func (f *flight) resumeBlob(from *partial) (BlobWriter, error) {
+	store, ok := f.store.(BlobResumer)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	h := f.desc.Digest.Algorithm().Hash()
+	w, err := store.Resume(f.ctx, f.desc.Descriptor, from.Received, h)
+	if err != nil || w == nil { // nil: it has the blob
+		return w, err
+	}
+	state, err := stateOf(nil, h)
+	if err == nil && !bytes.Equal(state, from.Blob) {
+		err = fmt.Errorf("its first %d bytes are not those that were received", from.Received)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
 }
 
 // keepPart drops the checkpoint of a layer unless it may be gone on with: after a failure

@@ -242,14 +242,14 @@ func (p *pipeline) fetch(ctx context.Context) error {
 		p.hashing.Add(int64(time.Since(start)))
 		p.received += int64(len(fresh))
 		p.onFetch(int64(len(fresh)))
-		if p.ckpt != nil {
-			p.ckpt.fetched(p.digest, p.received)
-		}
 		if p.tee != nil {
-			if _, err := p.tee.Write(data); err != nil {
+			if _, err := p.tee.Write(fresh); err != nil {
 				part.Buf.Release()
 				return err
 			}
+		}
+		if p.ckpt != nil { // what it counts the tee has
+			p.ckpt.fetched(p.digest, p.received)
 		}
 		select {
 		case p.parts <- part:

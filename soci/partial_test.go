@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -300,16 +301,70 @@ func TestCheckpointHostile(t *testing.T) {
 			t.Errorf("%s: gone on with at byte %d", name, got.ResumedAt)
 		}
 	}
-	// With a store the whole blob is wanted.
-	b := begin(t, l)
-	layout, err := soci.OpenLayout(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestResumeStore: with a copy of the blobs a layer is gone on with if the copy is there, and
+// begun anew if it is not, is too short, or is not what was received, or if the store can't.
+func TestResumeStore(t *testing.T) {
+	const folder = "cmd/compile"
+	l := gzLayer(goTree(t, folder))
+	for name, tt := range map[string]struct {
+		spoil func([]byte) []byte
+		wrap  func(*soci.Layout) soci.BlobStore
+		goes  bool
+	}{
+		"there":     {func(b []byte) []byte { return append(b, "written and not counted"...) }, nil, true},
+		"not there": {func([]byte) []byte { return nil }, nil, false},
+		"short":     {func(b []byte) []byte { return b[:len(b)/10] }, nil, false},
+		"wrong":     {func(b []byte) []byte { b[1000] ^= 1; return b }, nil, false},
+		"of a store that can't": {func(b []byte) []byte { return b }, func(l *soci.Layout) soci.BlobStore {
+			return struct{ soci.BlobStore }{l}
+		}, false},
+	} {
+		where := t.TempDir()
+		layout, err := soci.OpenLayout(where)
+		must(t, err)
+		b := begin(t, l, func(o *soci.Options) { o.Store = layout })
+		blobs := filepath.Join(where, "blobs", "sha256")
+		if left, _ := os.ReadDir(blobs); len(left) > 0 {
+			t.Fatalf("a pull that has ended left %v", left)
+		}
+		// What a killed one leaves: all that had come.
+		_, hex, _ := strings.Cut(b.blob, ":")
+		if data := tt.spoil(bytes.Clone(l.data[:len(l.data)*9/10])); data != nil {
+			must(t, os.WriteFile(filepath.Join(blobs, ".penstock-"+hex), data, 0o600))
+		}
+		if tt.wrap != nil {
+			b.edit = func(o *soci.Options) { checkpointing(o); o.Store = tt.wrap(layout) }
+		}
+		got, sent := b.finish(t, folder)
+		if goes := got.ResumedAt > 0 && sent < b.size; goes != tt.goes {
+			t.Errorf("%s: gone on with at byte %d, %d of %d fetched", name, got.ResumedAt, sent, b.size)
+		}
+		if data, err := os.ReadFile(filepath.Join(blobs, hex)); err != nil || !bytes.Equal(data, l.data) {
+			t.Errorf("%s: %d bytes in the store, %v", name, len(data), err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(blobs, ".penstock-*")); tt.wrap == nil && len(left) > 0 {
+			t.Errorf("%s: left %v", name, left)
+		}
 	}
-	p := puller(t, func(o *soci.Options) { o.Store = layout })
-	res, err := p.Pull(t.Context(), b.ref, b.dir)
-	if err != nil || res.Layers[0].ResumedAt != 0 {
-		t.Errorf("%+v, %v", res, err)
+}
+
+// TestSweepLayout: the beginning of a blob that nobody came back to for a day goes.
+func TestSweepLayout(t *testing.T) {
+	where := t.TempDir()
+	blobs := filepath.Join(where, "blobs", "sha256")
+	must(t, os.MkdirAll(blobs, 0o755))
+	old := time.Now().Add(-25 * time.Hour)
+	for name, when := range map[string]time.Time{".penstock-old": old, ".penstock-young": time.Now(), "old": old} {
+		must(t, errors.Join(os.WriteFile(filepath.Join(blobs, name), nil, 0o600), os.Chtimes(filepath.Join(blobs, name), when, when)))
 	}
-	b.clean("root")
+	_, err := soci.OpenLayout(where)
+	must(t, err)
+	if left, _ := filepath.Glob(filepath.Join(blobs, "*old")); len(left) != 1 || filepath.Base(left[0]) != "old" {
+		t.Errorf("left %v", left)
+	}
+	if _, err := os.Lstat(filepath.Join(blobs, ".penstock-young")); err != nil {
+		t.Error(err)
+	}
 }

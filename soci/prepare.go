@@ -108,11 +108,13 @@ func (j *job) begun(i int) (bool, error) {
 	there := j.stage.begun[name]
 	delete(j.stage.begun, name)
 	part := &partFile{path: j.stage.partPath(name), boot: j.stage.journal.boot, every: j.opts.CheckpointBytes}
-	if there && j.opts.Store == nil { // it wants the whole blob
+	if there {
 		part.open(j.img.Layers[i])
 	}
-	if j.opts.Store == nil {
+	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil { // it wants the whole blob
 		j.parts[i] = part
+	} else {
+		part.from = nil
 	}
 	if there && part.from == nil {
 		part.drop()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,7 +36,16 @@ type BlobWriter interface {
 	Commit() error
 }
 
-// Layout is a [BlobStore] in a directory: an OCI image layout (image-layout.md of
+// A BlobResumer is a [BlobStore] that may hold the beginning of a blob whose writer was
+// killed. With one, a pull goes on inside a layer; with another store it begins the layer
+// anew.
+type BlobResumer interface {
+	// Resume goes on behind the first n bytes of a blob, and writes these to check first.
+	// It fails if it does not have so many, and returns nil if it has all of the blob.
+	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
+}
+
+// Layout is a [BlobStore] and [BlobResumer] in a directory: an OCI image layout (image-layout.md of
 // the image spec), which skopeo, crane, ctr and others read.
 type Layout struct {
 	dir string
@@ -48,6 +58,7 @@ func OpenLayout(dir string) (*Layout, error) {
 		return nil, fmt.Errorf("image layout: %w", err)
 	}
 	l := &Layout{dir: dir}
+	l.sweep()
 	marker := filepath.Join(dir, ocispec.ImageLayoutFile)
 	if _, err := os.Lstat(marker); err == nil {
 		return l, nil
@@ -60,6 +71,22 @@ func OpenLayout(dir string) (*Layout, error) {
 		return nil, fmt.Errorf("image layout: %w", err)
 	}
 	return l, nil
+}
+
+// sweep removes what killed processes have left of blobs that nobody came back to for a day.
+func (l *Layout) sweep() {
+	names, err := filepath.Glob(filepath.Join(escapeGlob(l.dir), "blobs", "*", tempBlob+"*"))
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		if fi, err := os.Lstat(name); err != nil || time.Since(fi.ModTime()) < keepDead {
+			continue
+		}
+		if f, err := lockFile(name); err == nil && f != nil {
+			_ = errors.Join(os.Remove(name), f.Close()) // a courtesy: what can not be removed is not ours to report
+		}
+	}
 }
 
 func (l *Layout) path(d ocispec.Descriptor) string {
@@ -87,8 +114,53 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(to), ".penstock-")
+	f, err := lockFile(begunBlob(to))
+	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another one writes it, or has just done so
+		f, err = os.CreateTemp(filepath.Dir(to), tempBlob)
+	}
 	if err != nil {
+		return nil, err
+	}
+	w := &layoutWriter{File: f, to: to}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// tempBlob is how the names of files begin that are not blobs yet.
+const tempBlob = ".penstock-"
+
+// begunBlob is the name of a blob that is being written. A lock says whether it is still.
+func begunBlob(to string) string {
+	return filepath.Join(filepath.Dir(to), tempBlob+filepath.Base(to))
+}
+
+// Resume implements [BlobResumer].
+func (l *Layout) Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (_ BlobWriter, err error) {
+	if has, err := l.Has(ctx, d); has || err != nil {
+		return nil, err
+	}
+	to := l.path(d)
+	if _, err := os.Lstat(begunBlob(to)); err != nil {
+		return nil, err
+	}
+	f, err := lockFile(begunBlob(to))
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("another process writes %s", d.Digest)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close()) // for Create
+		}
+	}()
+	if _, err := io.CopyN(check, f, n); err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(n); err != nil {
 		return nil, err
 	}
 	return &layoutWriter{File: f, to: to}, nil
@@ -115,11 +187,11 @@ func (w *layoutWriter) Commit() error {
 
 // Close implements [BlobWriter].
 func (w *layoutWriter) Close() error {
-	err := w.File.Close()
-	if !w.committed {
-		err = errors.Join(err, os.Remove(w.Name()))
+	var err error
+	if !w.committed { // while it is locked: then it may be another's
+		err = os.Remove(w.Name())
 	}
-	return err
+	return errors.Join(err, w.File.Close())
 }
 
 // Image implements [BlobStore]: it puts the manifest into index.json, under the
