@@ -16,13 +16,13 @@ func (d *Decoder) fixedCodes() {
 		}
 	}
 	d.lit.init(lens[:])
-	d.plain = plainCode(lens[:])
 	for s := range distSyms {
 		lens[s] = 5
 	}
 	d.dist.init(lens[:distSyms])
 	d.tables()
-	d.fixed = true
+	// The code says nothing: an encoder that has only literals to write takes it, too.
+	d.plain, d.fixed = true, true
 }
 
 // mostMatches is the share of symbols, in 1/2^15, up to which a block is plain. With more,
@@ -66,9 +66,9 @@ func (d *Decoder) dynamicCodes() error {
 	if !d.lit.init(lens[:nlit]) || !d.dist.init(lens[nlit:nlit+ndist]) {
 		return ErrCorrupt
 	}
+	d.plain = plainCode(lens[:nlit])
 	// compress/flate reads as many bits as the end of the block takes before any
 	// symbol; where a stream is cut short that decides what comes out before the error.
-	d.plain = plainCode(lens[:nlit])
 	d.lit.need = max(d.lit.min, int(lens[endBlock]))
 	d.tables()
 	return nil
