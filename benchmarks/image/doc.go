@@ -12,6 +12,8 @@
 // a disk, one dominant layer, fifty equal layers, 20,000 tiny files, and a registry that
 // gives each connection little. The realistic image is an OCI image layout that is given,
 // or is made of Debian packages and the Go tree; the other shapes are made of the Go tree.
+// The disk should be an ext4 with a journal: one without looks, for each new file, at all
+// that were removed in the minutes before, which are those of the round before.
 // All of them takes some 20 minutes; with -keep FILE and -cases it can be done in pieces.
 //
 // The peers are built into bin/peers through the module proxy, once for each version.
