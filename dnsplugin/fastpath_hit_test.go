@@ -419,7 +419,8 @@ func watchLocks(t *testing.T, client func(*testing.T), event func(count int64, s
 // Hits through real sockets leave no trace in the mutex and block profiles.
 func TestHitsNeverWaitForALock(t *testing.T) {
 	hits := profiledHits()
-	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
+	// The entry must outlive a long run.
+	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", "success 10000 3600 3600"), map[string]*source{"A": variety()})
 	p, err := question("many.example.org.", dns.TypeA).Pack()
 	if err != nil {
 		t.Fatal(err)
