@@ -320,7 +320,7 @@ func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest,
 func (s *store) toReady(dir string, userXattr bool) (bool, error) {
 	r, err := s.read(dir, userXattr)
 	if err != nil {
-		return false, nil
+		return false, nil //nolint:nilerr // it is no layer
 	}
 	switch err := os.Rename(dir, s.ready(r.Chain)); {
 	case errors.Is(err, fs.ErrExist):
