@@ -1,7 +1,6 @@
 package dnsplugin
 
 import (
-	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -17,11 +16,14 @@ import (
 // pointers. Entries have none: they take no work, but as much headroom as
 // everything else, and a cache of 150 MB made a process of 370 MB. So after each
 // collection GOGC is set such that the heap may grow by what is live beside the
-// entries. Who has set GOGC, or sets it while we run, is left alone.
+// entries. Who has set GOGC to another value, or sets it while we run, is left alone.
 
 // minHeadroom is how much the heap may grow in any case: twice what Go grants
 // a program that keeps nothing.
 const minHeadroom = 8 << 20
+
+// goDefault is GOGC where nobody has set it.
+const goDefault = 100
 
 // heap is the collector as a headroom sees and moves it.
 type heap interface {
@@ -39,27 +41,17 @@ type headroom struct {
 	last   int                         // as we have set it; 0: not at work
 }
 
-// headrooms is that of this process; nil if GOGC is given.
-var headrooms = newHeadroom(os.Getenv("GOGC"))
-
-func newHeadroom(given string) *headroom {
-	if given != "" {
-		return nil
-	}
-	return &headroom{heap: goHeap{}}
-}
+// headrooms is that of this process.
+var headrooms = &headroom{heap: goHeap{}}
 
 // add takes the stores of c into account.
 func (h *headroom) add(c *Cache) {
-	if h == nil {
-		return
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.stores) == 0 {
 		_, h.base = h.heap.read()
 		h.last = h.base
-		if h.base > 0 { // off, or with a memory limit alone
+		if h.base == goDefault {
 			h.watch()
 		}
 	}
@@ -68,9 +60,6 @@ func (h *headroom) add(c *Cache) {
 
 // remove forgets the stores of c. Without any, all is as it was.
 func (h *headroom) remove(c *Cache) {
-	if h == nil {
-		return
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range []*store.Store{c.success.store, c.denial.store} {

@@ -79,15 +79,17 @@ func TestHeadroomFollowsTheStores(t *testing.T) {
 }
 
 func TestHeadroomLeavesTheGOGCOfOthersAlone(t *testing.T) {
-	if newHeadroom("100") != nil || newHeadroom("") == nil {
-		t.Error("GOGC is given, or not")
+	c := cacheOf(t, Config{MaxMem: 1 << 30}, says(nil))
+	given := &testHeap{live: c.success.store.Bytes(), percent: 90}
+	h := &headroom{heap: given}
+	h.add(c)
+	runtime.GC()
+	h.remove(c)
+	if given.percent != 90 || given.reads != 2 {
+		t.Errorf("GOGC %d, given as 90; looked at %d times", given.percent, given.reads)
 	}
-	var off *headroom
-	off.add(nil)
-	off.remove(nil)
 	th := &testHeap{live: 1 << 30, percent: 100}
-	h := &headroom{heap: th}
-	c := cacheOf(t, Config{}, says(nil))
+	h = &headroom{heap: th}
 	h.add(c)
 	th.set(50)
 	h.adjust()
