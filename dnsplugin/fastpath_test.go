@@ -93,12 +93,18 @@ type testServer struct {
 	runs int // instances so far
 }
 
-// fastPort returns a port that is free for UDP and TCP now. It is below those
-// that the kernel gives to clients, of whom other tests have many.
+// portsGiven are those of fastPort so far: metrics outlive a server, under its address.
+var portsGiven sync.Map
+
+// fastPort returns a port that is free for UDP and TCP now, and another one each time.
+// It is below those that the kernel gives to clients, of whom other tests have many.
 func fastPort(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		port := strconv.Itoa(12_000 + rand.IntN(20_000))
+		if _, given := portsGiven.LoadOrStore(port, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			continue
