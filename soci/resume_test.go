@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,20 +226,29 @@ func checkWhole(t *testing.T, dir string) {
 
 // TestKeepFailed: what a failed pull had finished is there for the next one.
 func TestKeepFailed(t *testing.T) {
-	o := origin(t, testorigin.Options{})
 	img := mediumImage(t)
-	ref := push(t, o, "go/tree:1", img)
 	layers, _ := img.Layers()
 	last, _ := layers[1].Digest() // the smallest: it is fetched last
+	// The answer that fails the pull waits for a layer that is finished: on a busy
+	// machine unpacking is far behind the network.
+	finished := make(chan struct{})
+	o := origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
+		if e.Op == "GetBlob" && strings.HasSuffix(e.Key, last.String()) && !e.Done {
+			<-finished
+		}
+	}})
+	ref := push(t, o, "go/tree:1", img)
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "*@" + last.String(), Every: 1, Action: testorigin.ActStatus, Status: 404})
 	keep := func(o *soci.Options) { o.KeepFailed, o.Parallelism = true, 1 }
 	dir, clean := target(t)
-	if _, err := puller(t, keep).Pull(t.Context(), ref, dir); !errors.Is(err, soci.ErrNotFound) {
+	watch := func(o *soci.Options) { keep(o); o.Progress = &firstDone{done: finished} }
+	if _, err := puller(t, watch).Pull(t.Context(), ref, dir); !errors.Is(err, soci.ErrNotFound) {
 		t.Fatal(err)
 	}
 	clean(".root.penstock")
 
 	// While somebody works there, nobody else does.
+	o.Reset()
 	o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActStall})
 	ctx, cancel := context.WithCancel(t.Context())
 	stuck := make(chan error, 1)
@@ -246,7 +256,7 @@ func TestKeepFailed(t *testing.T) {
 		_, err := puller(t, keep).Pull(ctx, ref, dir)
 		stuck <- err
 	}()
-	for o.Count("GetManifest", "go/tree:1").Requests < 2 {
+	for o.Count("GetManifest", "go/tree:1").Requests == 0 {
 		runtime.Gosched()
 	}
 	if _, err := puller(t, keep).Pull(t.Context(), ref, dir); !errors.Is(err, soci.ErrTarget) || !strings.Contains(err.Error(), "another pull is filling") {
@@ -278,6 +288,16 @@ func TestKeepFailed(t *testing.T) {
 		t.Errorf("nothing was resumed: %+v", res.Layers)
 	}
 }
+
+// firstDone closes done when a layer is finished.
+type firstDone struct {
+	once sync.Once
+	done chan struct{}
+}
+
+func (*firstDone) Start(string, []int64)     {}
+func (*firstDone) Advance(int, int64, int64) {}
+func (f *firstDone) Done(int)                { f.once.Do(func() { close(f.done) }) }
 
 // TestSweep: the stage of a dead pull goes with the next pull beside it, once its
 // target is there or nobody came back for a day.
