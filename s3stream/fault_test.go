@@ -52,6 +52,7 @@ func newChain(t *testing.T, n int, o s3stream.LeaderOptions, see func(c *chainOf
 
 // freePort returns an address on which nobody listens at the moment. Where Linux lets it
 // be, it is none that the other tests' connections come from: they take ports, too.
+// None is given twice: the one who got it may not listen yet.
 func freePort(t *testing.T) string {
 	t.Helper()
 	host := "127.0.0.1"
@@ -59,13 +60,20 @@ func freePort(t *testing.T) string {
 		host = "127.0.0.2"
 	}
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		if _, again := givenPorts.LoadOrStore(addr, true); !again {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
+
+var givenPorts sync.Map // what freePort has returned
 
 // finish checks that everybody but the workers in lost has everything, and
 // returns the leader's result.
