@@ -27,6 +27,7 @@ type Blob struct {
 	ref   Reference
 	dgst  digest.Digest
 	hosts []*host
+	good  int      // of hosts: how many, from the first on, never sent wrong bytes
 	spare []*host  // not to be asked this time, see Elsewhere
 	urls  []string // of a foreign layer, for when no host has it
 
@@ -57,7 +58,9 @@ func (c *Client) Blob(ref Reference, dgst digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Blob{c: c, ref: ref, dgst: dgst, hosts: c.trusted(hs)}, nil
+	b := &Blob{c: c, ref: ref, dgst: dgst}
+	b.hosts, b.good = c.trusted(hs)
+	return b, nil
 }
 
 // Layer returns the source of a layer. That of a foreign one (non-distributable in
@@ -147,12 +150,17 @@ func (b *Blob) avoid(host int, off int64) {
 }
 
 // besides is the host for a request that another one could not answer, or is late with.
+// Late bytes are better than wrong ones: who sent those is asked once others fail, not
+// when they are late for the first time.
 func (b *Blob) besides(req ranges.Request) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n, ok := b.failed[req.Off]; ok {
 		delete(b.failed, req.Off)
 		return (n + 1) % len(b.hosts)
+	}
+	if req.Attempt <= 1 && b.start < b.good {
+		return (b.start + 1) % b.good
 	}
 	return (b.start + max(1, req.Attempt)) % len(b.hosts)
 }
@@ -216,7 +224,7 @@ func (b *Blob) Elsewhere() (said string, next *Blob) {
 		return "", nil
 	case 1:
 		b.c.distrust(served[0])
-		next.hosts = slices.DeleteFunc(all, func(h *host) bool { return h.name == served[0] })
+		next.hosts, next.good = b.c.trusted(slices.DeleteFunc(all, func(h *host) bool { return h.name == served[0] }))
 		if len(next.hosts) == 0 {
 			next = nil
 		}
@@ -238,13 +246,13 @@ func (c *Client) distrust(name string) {
 	c.wrong[name] = true
 }
 
-// trusted returns hosts with those last that sent wrong bytes.
-func (c *Client) trusted(hs []*host) []*host {
+// trusted returns hosts with those last that sent wrong bytes, and how many did not.
+func (c *Client) trusted(hs []*host) (all []*host, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	good := slices.DeleteFunc(slices.Clone(hs), func(h *host) bool { return c.wrong[h.name] })
 	bad := slices.DeleteFunc(slices.Clone(hs), func(h *host) bool { return !c.wrong[h.name] })
-	return slices.Concat(good, bad)
+	return slices.Concat(good, bad), len(good)
 }
 
 func (b *Blob) prefer(host int) {

@@ -434,6 +434,33 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
+// TestBesides: whom a late or failed request is sent to. The last host of three sent
+// wrong bytes: it is asked when another failed, or is late again, not for a hedge.
+func TestBesides(t *testing.T) {
+	const off = 100
+	for _, tt := range []struct {
+		name                           string
+		good, start, attempt, failedBy int
+		want                           int
+	}{
+		{"a hedge of the first", 2, 0, 1, -1, 1},
+		{"a hedge of the last that is right", 2, 1, 1, -1, 0},
+		{"a hedge where one is right", 1, 0, 1, -1, 0},
+		{"late again", 1, 0, 2, -1, 2},
+		{"failed", 2, 0, 1, 1, 2},
+		{"all were wrong", 0, 0, 1, -1, 1},
+		{"only the wrong one answers", 2, 2, 1, -1, 0},
+	} {
+		b := &Blob{hosts: make([]*host, 3), good: tt.good, start: tt.start}
+		if tt.failedBy >= 0 {
+			b.failed = map[int64]int{off: tt.failedBy}
+		}
+		if got := b.besides(ranges.Request{Off: off, Attempt: tt.attempt}); got != tt.want {
+			t.Errorf("%s: host %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func configDigest(t *testing.T, img v1.Image) string {
 	t.Helper()
 	d, err := img.ConfigName()
