@@ -155,11 +155,7 @@ func (r *leaderRun) gather(ctx context.Context, found <-chan error) error {
 	defer timeout.Stop()
 	want, known, over := r.l.opts.Workers, false, false
 	for {
-		r.mu.Lock()
-		n := len(r.members)
-		enough := known && (want > 0 && n == want || want == 0 && over && n > 0)
-		r.started = r.started || enough // from here on nobody joins
-		r.mu.Unlock()
+		n, enough := r.assemble(known, over)
 		switch {
 		case enough:
 			return nil

@@ -22,12 +22,13 @@ type member struct {
 	req  wire.Request
 
 	// Guarded by the leaderRun's mutex.
-	status statusMsg
-	done   bool  // it has everything
-	err    error // why it is lost; nil while it is not
-	took   time.Duration
-	moved  time.Time // when status.Bytes last grew
-	cut    cutOff
+	present bool // it was welcomed; until then it only holds its place
+	status  statusMsg
+	done    bool  // it has everything
+	err     error // why it is lost; nil while it is not
+	took    time.Duration
+	moved   time.Time // when status.Bytes last grew
+	cut     cutOff
 }
 
 // cutOff is what the leader remembers when a parent has cut a member off. The
@@ -122,7 +123,11 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 	err := welcome()
 	var wg sync.WaitGroup
 	if err == nil {
-		r.announce()
+		if why := r.arrived(m); why != "" {
+			wire.Refuse(c, &wire.Failure{Code: "job", Message: why})
+			c.Close()
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		wg.Go(func() { m.ping(ctx, pingEvery(r.l.opts.StallTimeout)) })
 		err = r.listen(m)
@@ -151,14 +156,17 @@ func printable(name string) string {
 	return cmp.Or(name, "?")
 }
 
-// admit says why a worker can't join, or adds it.
+// jobStarted is the answer to a worker that comes too late.
+const jobStarted = "the job has already started"
+
+// admit says why a worker can't join, or keeps a place for it.
 func (r *leaderRun) admit(m *member) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	want := r.l.opts.Workers
 	switch {
 	case r.started:
-		return "the job has already started"
+		return jobStarted
 	case want > 0 && len(r.members) >= want:
 		return fmt.Sprintf("the job already has its %d workers", want)
 	case len(r.members) >= MaxWorkers:
@@ -166,6 +174,38 @@ func (r *leaderRun) admit(m *member) string {
 	}
 	r.members = append(r.members, m)
 	return ""
+}
+
+// arrived says why a worker that was welcomed comes too late, or lets the job count
+// on it: nothing may be written to a member before its welcome.
+func (r *leaderRun) arrived(m *member) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.started {
+		return jobStarted
+	}
+	m.present = true
+	r.announce()
+	return ""
+}
+
+// assemble counts the workers that are present. If they are enough the job starts
+// with them: from here on nobody joins.
+func (r *leaderRun) assemble(known, over bool) (present int, enough bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.members {
+		if m.present {
+			present++
+		}
+	}
+	want := r.l.opts.Workers
+	enough = known && (want > 0 && present == want || want == 0 && over && present > 0)
+	if enough {
+		r.started = true
+		r.members = slices.DeleteFunc(r.members, func(m *member) bool { return !m.present })
+	}
+	return present, enough
 }
 
 // announce tells the driver that something about the members has changed.

@@ -157,7 +157,7 @@ func (w *Worker) awaitStart(ctx context.Context, ctrl *wire.Conn) (*startMsg, *M
 				err = fmt.Errorf("more than the %d objects announced", start.Objects)
 			}
 			m.Objects = append(m.Objects, more.Objects...)
-		case h.Type == wire.Lost && start != nil:
+		case h.Type == wire.Lost: // said again once everybody has started
 		default:
 			err = fmt.Errorf("%w: unexpected %s", wire.ErrHeader, h.Type)
 		}
