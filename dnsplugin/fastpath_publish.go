@@ -36,8 +36,8 @@ const settle = time.Second
 
 // fastVectors are families that only the fast path has.
 type fastVectors struct {
-	declined, shed *prometheus.CounterVec
-	zones          *prometheus.GaugeVec
+	declined, shed, batches *prometheus.CounterVec
+	zones                   *prometheus.GaugeVec
 
 	// Of TCP.
 	tcp, conns *prometheus.GaugeVec
@@ -49,6 +49,7 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 	for _, err := range []error{
 		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
 		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain.", []string{"server"}),
+		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
 		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
 		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
@@ -212,6 +213,10 @@ func (p *publisher) drain(f *fastServer, c *fastCounts, proto string) {
 		}
 	}
 	clear(c.why[:])
+	if c.batches > 0 && p.vec != nil {
+		p.vec.batches.WithLabelValues(f.addr).Add(float64(c.batches))
+	}
+	c.batches = 0
 	for i, zc := range c.zones {
 		if zc == nil || zc.success+zc.denial == 0 {
 			continue

@@ -191,6 +191,7 @@ func (f *fastServer) Serve(worker int, b *fastpath.Batch) bool {
 	// Nobody but the publisher of metrics ever wants this lock, for as long as
 	// it takes to exchange two pointers.
 	w.mu.Lock()
+	w.cur.batches++
 	now := f.now()
 	busy := false
 	for first := 0; first < b.Len(); first += chunk {

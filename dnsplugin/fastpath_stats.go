@@ -42,8 +42,9 @@ type fastStats struct {
 
 // fastCounts are counted since they were last published.
 type fastCounts struct {
-	zones []*zoneCounts // by fastZone.index; nil until the first hit
-	why   [reasonCount]uint64
+	zones   []*zoneCounts // by fastZone.index; nil until the first hit
+	why     [reasonCount]uint64
+	batches uint64
 	// The hits of the batch being served, for lasted.
 	touched []*zoneCounts
 }

@@ -565,3 +565,90 @@ func TestStoredBytesAreAValidMessage(t *testing.T) {
 		t.Error("not compressed")
 	}
 }
+
+// RFC 6891, section 6.1.3: BADVERS, BADCOOKIE and the like are about the sender of a
+// query, and half of their code is in the OPT, which is not kept.
+func TestExtendedResponseCodesAreNotCached(t *testing.T) {
+	for _, rcode := range []int{dns.RcodeBadVers, dns.RcodeBadCookie, dns.RcodeBadTime} {
+		s := says(func(m *dns.Msg) {
+			m.SetEdns0(1232, false)
+			m.Rcode = rcode
+		}, soa300)
+		c := cacheOf(t, Config{}, s)
+		for range 2 {
+			if m := ask(t, c, question("example.org.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(1232, false) })); m.Rcode != rcode {
+				t.Errorf("code %d became %d", rcode, m.Rcode)
+			}
+		}
+		if s.count() != 2 {
+			t.Errorf("code %d was cached", rcode)
+		}
+	}
+}
+
+// RFC 8198 is off: a gap between names that the source proves is no answer to a question
+// about another name in it.
+func TestProofOfAGapIsForItsQuestionAlone(t *testing.T) {
+	s := says(func(m *dns.Msg) {
+		m.Rcode = dns.RcodeNameError
+		m.AuthenticatedData = true
+		for _, text := range []string{
+			"a.example.org. 300 IN NSEC z.example.org. A RRSIG NSEC",
+			"a.example.org. 300 IN RRSIG NSEC 8 3 300 20990101000000 20200101000000 1 example.org. AAAA",
+		} {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Ns = append(m.Ns, rr)
+		}
+	}, soa300)
+	c := cacheOf(t, Config{}, s)
+	do := func(m *dns.Msg) { m.SetEdns0(1232, true) }
+	for range 2 {
+		for _, name := range []string{"b.example.org.", "c.example.org."} {
+			if m := ask(t, c, question(name, dns.TypeA, do)); m.Rcode != dns.RcodeNameError || len(m.Ns) != 3 {
+				t.Errorf("%v", m)
+			}
+		}
+	}
+	if s.count() != 2 {
+		t.Errorf("asked %d times about two names", s.count())
+	}
+}
+
+// What a pod with ndots:5 asks for one name from outside: each name of the search path is
+// a denial of its own, for A and for AAAA, and none of them is asked for twice.
+func TestSearchPathIsAskedForOnce(t *testing.T) {
+	const outside = "www.example.com."
+	denied, found, noData := says(nx, soa300), says(nil, outside+" 30 IN A 192.0.2.1"), says(nil, soa300)
+	s := &source{}
+	s.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		switch q := r.Question[0]; {
+		case q.Name != outside:
+			return denied.answer(ctx, w, r)
+		case q.Qtype == dns.TypeA:
+			return found.answer(ctx, w, r)
+		}
+		return noData.answer(ctx, w, r)
+	}
+	c := cacheOf(t, Config{}, s)
+	path := []string{"default.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "eu-west-1.compute.internal.", ""}
+	for range 3 {
+		for _, suffix := range path {
+			for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+				m := ask(t, c, question(outside+suffix, qtype))
+				want := dns.RcodeNameError
+				if suffix == "" {
+					want = dns.RcodeSuccess
+				}
+				if m.Rcode != want || (len(m.Answer) == 1) != (suffix == "" && qtype == dns.TypeA) {
+					t.Errorf("%s%s: %v", outside, suffix, m)
+				}
+			}
+		}
+	}
+	if want := 2 * len(path); s.count() != want {
+		t.Errorf("asked %d times, want %d", s.count(), want)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -252,6 +253,60 @@ func TestSwap(t *testing.T) {
 	g.Swap(&echo{mark: "2"})
 	if got := exchange(t, c, "b"); got != "b2" {
 		t.Errorf("%q", got)
+	}
+}
+
+// stuck is an echo whose first batch waits to be let go.
+type stuck struct {
+	echo
+	once           sync.Once
+	entered, leave chan struct{}
+}
+
+func (s *stuck) Serve(worker int, b *Batch) bool {
+	s.once.Do(func() {
+		close(s.entered)
+		<-s.leave
+	})
+	return s.echo.Serve(worker, b)
+}
+
+// What is in the socket's buffer when it is being closed is answered.
+func TestCloseAnswersWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	addr := net.JoinHostPort("127.0.0.1", freePort(t))
+	h := &stuck{echo: echo{mark: "!"}, entered: make(chan struct{}), leave: make(chan struct{})}
+	g := group(t, addr, Options{Workers: 1, Batch: 16}, h)
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const packets = 100
+	for i := range packets + 1 {
+		if _, err := fmt.Fprintf(c, "%d", i); err != nil { // the loopback's queue is that of the receiver
+			t.Fatal(err)
+		}
+		if i == 0 {
+			<-h.entered
+		}
+	}
+	closed := make(chan error)
+	go func() { closed <- g.Close() }()
+	for !g.workers[0].sock.closing.Load() {
+		runtime.Gosched()
+	}
+	close(h.leave)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buf := make([]byte, 512)
+	for i := range packets + 1 {
+		n, err := c.Read(buf)
+		if want := fmt.Sprintf("%d!", i); err != nil || string(buf[:n]) != want {
+			t.Fatalf("%q, %v, want %q", buf[:n], err, want)
+		}
 	}
 }
 

@@ -80,7 +80,7 @@ func (g *Group) Counts() Counts {
 }
 
 // Close ends the workers and closes their sockets. Packets that are queued in
-// them are lost, as always when a socket is closed.
+// them are served first, but not those that come for ever.
 func (g *Group) Close() error {
 	g.once.Do(func() {
 		for _, w := range g.workers {
@@ -89,7 +89,7 @@ func (g *Group) Close() error {
 		g.running.Wait()
 		var errs []error
 		for _, w := range g.workers {
-			errs = append(errs, w.sock.close())
+			errs = append(errs, w.ended)
 		}
 		g.closed = errors.Join(errs...)
 	})

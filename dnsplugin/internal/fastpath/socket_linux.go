@@ -92,7 +92,8 @@ func steer(fd, before, n int) error {
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &fprog))
 }
 
-// wake makes a receive that waits return, and every later one at once.
+// wake makes a receive that waits return. Packets that are queued can still be
+// received by one that does not wait.
 func (s *socket) wake() {
 	s.closing.Store(true)
 	// The socket is not connected, which the call says, but it wakes all the same.
