@@ -52,6 +52,68 @@ func TestHedgeAsksForTheRest(t *testing.T) {
 	})
 }
 
+// A consumer that does not read is no server that does not send: nothing is hedged,
+// and no byte comes twice, however long it takes.
+func TestStalledConsumerIsNotHedged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(4*mib, 14), Pin: "etag:1"}
+		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: 10 * time.Millisecond} }
+		e := newEngine(t, ranges.Options{PartBytes: 64 * kib, Budget: budget.New(mib)})
+		s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		for off := int64(0); off < 4*mib; {
+			time.Sleep(2 * time.Second)
+			p, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			off += int64(p.Buf.Len())
+			p.Buf.Release()
+		}
+		if st := e.Stats(); st.Hedges != 0 || src.Sent() != 4*mib {
+			t.Errorf("%d bytes sent of %d; %+v", src.Sent(), 4*mib, st)
+		}
+	})
+}
+
+// A host that gets slower for all is not hedged: a second request would only add to its
+// load. One request that is stuck while the others get on is.
+func TestHedgeIsForTheOneThatIsStuck(t *testing.T) {
+	const parts, before = 256, 100
+	for name, stuck := range map[string]bool{"all slow": false, "one stuck": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(parts*16*kib, 15), Pin: "etag:1"}
+				src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+					switch {
+					case n < before || stuck && n > before:
+						return rangestest.Action{Delay: 10 * time.Millisecond}
+					case stuck:
+						return rangestest.Action{Delay: time.Hour}
+					}
+					return rangestest.Action{Delay: 300 * time.Millisecond}
+				}
+				e := newEngine(t, ranges.Options{PartBytes: 16 * kib})
+				s := e.Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+				defer s.Close()
+				start := time.Now()
+				if got := readAll(t, s); !bytes.Equal(got, src.Data) {
+					t.Error("bytes differ")
+				}
+				st := e.Stats()
+				switch {
+				case src.Sent() != int64(len(src.Data)):
+					t.Errorf("%d bytes sent of %d", src.Sent(), len(src.Data))
+				case !stuck && st.Hedges != 0:
+					t.Errorf("%d hedges", st.Hedges)
+				case stuck && (st.Hedges != 1 || st.HedgeWins != 1 || time.Since(start) > time.Second):
+					t.Errorf("%v; %+v", time.Since(start), st)
+				}
+			})
+		})
+	}
+}
+
 // With the hedge budget spent, a silent body still ends after StallTimeout,
 // whatever the whole transfer may take.
 func TestStallIsProgressNotTotalTime(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
@@ -24,6 +25,9 @@ type gate struct {
 	e    *Engine
 	host string
 	wg   sync.WaitGroup // lanes and the monitor
+
+	awake awake        // by which silence is measured
+	over  atomic.Int64 // requests that ended well
 
 	mu       sync.Mutex // guards everything below and the tasks' fields that say so
 	limiter  limiter
@@ -270,6 +274,7 @@ func (g *gate) finish(l *lane, a *attempt) {
 	g.e.stats.received.Add(int64(a.n))
 
 	if a.err == nil && !t.ended {
+		g.over.Add(1)
 		g.limiter.done(now, int64(a.n))
 		g.hedger.done(int64(len(a.buf)), now-l.started)
 		if a.n > 0 {

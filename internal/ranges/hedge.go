@@ -40,8 +40,8 @@ const (
 	ringSize = 64
 	// minSamples before a class's own quantile counts.
 	minSamples = 8
-	// coldFactor times the floor is "late" while nothing is known: 400 ms, more
-	// than all but the slowest stores need.
+	// coldFactor times the floor, 400 ms, is as long as a request may be silent while
+	// nothing is known: more than all but the slowest stores need.
 	coldFactor = 10
 	// maxTokens is the most hedges that may be saved up: a burst of stalls (one
 	// dead front-end) can be answered, a dead region can't be doubled.
@@ -59,11 +59,16 @@ type hedger struct {
 
 // latencies is a ring of the last durations of one size class.
 type latencies struct {
-	ring   [ringSize]time.Duration
-	n      int // samples ever
-	cached time.Duration
-	median time.Duration
-	age    int // samples since cached was computed
+	ring [ringSize]time.Duration
+	n    int // samples ever
+	age  int // samples since usual was computed
+	usual
+}
+
+// usual is what a request takes.
+type usual struct {
+	quantile time.Duration // HedgePolicy.Quantile; 0: not known
+	median   time.Duration
 }
 
 func newHedger(p HedgePolicy) hedger { return hedger{p: p, tokens: 1} }
@@ -81,9 +86,9 @@ func (h *hedger) done(n int64, d time.Duration) {
 
 func class(n int64) int { return min(bits.Len64(uint64(max(n, 0))), 39) }
 
-// late returns the age at which a request of n bytes is late, and the median
-// that a new one would take.
-func (h *hedger) late(n int64) (late, median time.Duration) {
+// usual returns what requests of n bytes have taken lately; where too little is known, what
+// all but the slowest stores need.
+func (h *hedger) usual(n int64) usual {
 	c := class(n)
 	l := &h.classes[c]
 	if l.n < minSamples {
@@ -96,49 +101,71 @@ func (h *hedger) late(n int64) (late, median time.Duration) {
 		}
 	}
 	if l.n < minSamples {
-		return coldFactor * h.p.Floor, coldFactor / 2 * h.p.Floor
+		return usual{quantile: coldFactor * h.p.Floor, median: coldFactor / 2 * h.p.Floor}
 	}
-	if l.age > 0 && (l.cached == 0 || l.age >= minSamples) {
+	if l.age > 0 && (l.quantile == 0 || l.age >= minSamples) {
 		s := l.ring
 		v := s[:min(l.n, ringSize)]
 		slices.Sort(v)
-		l.cached = v[min(int(h.p.Quantile*float64(len(v))), len(v)-1)]
+		l.quantile = v[min(int(h.p.Quantile*float64(len(v))), len(v)-1)]
 		l.median = v[len(v)/2]
 		l.age = 0
 	}
-	return max(l.cached+l.cached/2, h.p.Floor), l.median
+	return l.usual
 }
 
-// running is the hedger's view of one request.
+// running is the hedger's view of one request. Its times are of the clock that stands
+// still while the process does, see awake.
 type running struct {
 	start    time.Duration // when it was sent
 	lastByte time.Duration // when the last byte came; = start before the first
 	got      int64         // bytes received
 	want     int64         // bytes asked for
+
+	others     int   // requests to the host that run beside it
+	sinceStart int64 // requests to the host that ended well since start
+	sinceByte  int64 // and since lastByte
 }
 
 // due reports whether a request deserves a hedge now. It is late when it runs
-// longer than 1.5 times the quantile, or when it has been silent for the floor
-// and for twice the median of a whole request. A late one that will end before a new
-// one could is left alone.
+// longer than 1.5 times the quantile, or when it has been silent for the floor, for
+// twice the median of a whole request and for its quantile. A late one that will end before
+// a new one could is left alone, and so is one that is no worse off than the others.
 func (h *hedger) due(now time.Duration, r running) bool {
 	if h.p.Quantile < 0 {
 		return false
 	}
-	late, median := h.late(r.want)
-	silent := now - r.lastByte
-	if silent >= max(h.p.Floor, 2*median) && silent > 0 {
-		return now-r.start >= h.p.Floor
+	age, silent := now-r.start, now-r.lastByte
+	if age < h.p.Floor {
+		return false
 	}
-	age := now - r.start
-	if age < late {
+	u := h.usual(r.want)
+	if still := max(h.p.Floor, 2*u.median, u.quantile); silent >= still && h.alone(silent, still, r.others, r.sinceByte) {
+		return true
+	}
+	late := max(u.quantile+u.quantile/2, h.p.Floor)
+	if age < late || !h.alone(age, late, r.others, r.sinceStart) {
 		return false
 	}
 	if r.got > 0 {
 		left := time.Duration(float64(age) / float64(r.got) * float64(r.want-r.got))
-		return left > median
+		return left > u.median
 	}
 	return true
+}
+
+// overtakes is how often each of the other requests must have been answered meanwhile
+// before one that waits counts as held up alone. Twice, since that is what silence for two
+// medians means where all get on.
+const overtakes = 2
+
+// alone reports whether a request that waits for longer than it should is held up by
+// itself: by its connection, or by the one front-end that it got. What holds up all
+// requests to a host (a host at its limit, a full link, processors that others use) is not
+// mended by one more of them. After twice the time, and long enough for a host of which
+// nothing is known, it is hedged all the same: the others may be stuck too.
+func (h *hedger) alone(waits, limit time.Duration, others int, ended int64) bool {
+	return ended >= int64(overtakes*others) || waits >= max(2*limit, coldFactor*h.p.Floor)
 }
 
 // spend takes a hedge out of the budget; false when it is empty.

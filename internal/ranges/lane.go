@@ -27,17 +27,20 @@ type lane struct {
 	work chan *attempt // capacity 1; closed by shut
 
 	// Guarded by g.mu.
-	ctx     context.Context //nolint:containedctx // the lane's own lifetime, never a caller's
-	cancel  context.CancelCauseFunc
-	current *attempt
-	active  bool // the fields of current are set up
-	started time.Duration
+	ctx       context.Context //nolint:containedctx // the lane's own lifetime, never a caller's
+	cancel    context.CancelCauseFunc
+	current   *attempt
+	active    bool // the fields of current are set up
+	started   time.Duration
+	since     time.Duration // started, by the gate's awake clock
+	overStart int64         // gate.over then
 
 	first time.Duration // time of the first byte; the lane's alone
 
 	// Written by the lane, read by the monitor.
 	got, want atomic.Int64
-	last      atomic.Int64 // time of the last byte, in ns since the engine's start
+	last      atomic.Int64 // time of the last byte, in ns of the gate's awake clock
+	overByte  atomic.Int64 // gate.over then
 }
 
 func newLane(g *gate) *lane {
@@ -79,7 +82,9 @@ func (l *lane) setup(a *attempt) (context.Context, Request) {
 	}
 	l.got.Store(0)
 	l.want.Store(int64(len(a.buf)))
-	l.last.Store(int64(l.started))
+	l.since, l.overStart = g.awake.at(l.started), g.over.Load()
+	l.last.Store(int64(l.since))
+	l.overByte.Store(l.overStart)
 	l.active = true
 	req := Request{Off: a.off, Len: int64(len(a.buf)), Pin: t.o.pinned(), Fresh: a.fresh, Attempt: t.attempts}
 	t.attempts++
@@ -181,7 +186,8 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 				l.first = now
 			}
 			a.n += n
-			l.last.Store(int64(now))
+			l.last.Store(int64(l.g.awake.at(now)))
+			l.overByte.Store(l.g.over.Load())
 			l.got.Store(int64(a.n))
 		}
 		if err != nil && a.n < len(a.buf) {

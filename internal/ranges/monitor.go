@@ -26,7 +26,9 @@ func (g *gate) monitor() {
 			g.mu.Unlock()
 			return
 		}
-		busy, next := g.check(g.e.now())
+		now := g.e.now()
+		g.awake.look(now)
+		busy, next := g.check(now)
 		if busy {
 			quiet = 0
 		} else {
@@ -40,8 +42,10 @@ func (g *gate) monitor() {
 				return
 			}
 			quiet = 0
+			g.awake.expect(g.e.now())
 			continue
 		}
+		g.awake.expect(now + next)
 		timer.Reset(next)
 		select {
 		case <-timer.C:
@@ -79,21 +83,27 @@ func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
 
 // watch looks at one running request.
 func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
-	r := running{
-		start: l.started, lastByte: time.Duration(l.last.Load()),
-		got: l.got.Load(), want: l.want.Load(),
+	up, over, last := g.awake.at(now), g.over.Load(), l.last.Load()
+	// What happened before the clock was put back happened now.
+	l.since = min(l.since, up)
+	if last > int64(up) {
+		l.last.CompareAndSwap(last, int64(up))
 	}
-	if g.e.opts.StallTimeout > 0 && now-r.lastByte >= g.e.opts.StallTimeout {
+	r := running{
+		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
+		others: g.inflight - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
+	}
+	if g.e.opts.StallTimeout > 0 && up-r.lastByte >= g.e.opts.StallTimeout {
 		a.cancelled = true
 		l.cancel(errStalled)
 		return
 	}
 	t := a.t
-	if t.line != nil && t.urgent && now-r.lastByte >= max(lateHead, 2*g.pace.latency()) {
+	if t.line != nil && t.urgent && up-r.lastByte >= max(lateHead, 2*g.pace.latency()) {
 		t.line.behind()
 	}
 	h := &t.a[1]
-	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(now, r) || !g.hedger.spend() {
+	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(up, r) || !g.hedger.spend() {
 		return
 	}
 	if t.spare == nil {

@@ -103,17 +103,46 @@ func TestHedgerScript(t *testing.T) {
 					h.begun()
 					h.done(n, at(ms))
 				}
-				late, median := h.late(n)
-				fmt.Fprintf(&out, "%s -> late=%v median=%v tokens=%.2f\n", strings.TrimSpace(line), late, median, h.tokens)
+				u := h.usual(n)
+				fmt.Fprintf(&out, "%s -> quantile=%v median=%v tokens=%.2f\n", strings.TrimSpace(line), u.quantile, u.median, h.tokens)
 			case "due":
 				scan(t, line, "due now=%d last=%d got=%d want=%d", &ms, &last, &got, &want)
 				due := h.due(at(ms), running{start: 0, lastByte: at(last), got: got, want: want})
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), due)
+			case "among": // as due, beside others, of which some have ended since the start and the last byte
+				var others int
+				var ended int64
+				scan(t, line, "among others=%d ended=%d now=%d last=%d got=%d want=%d", &others, &ended, &ms, &last, &got, &want)
+				due := h.due(at(ms), running{lastByte: at(last), got: got, want: want, others: others, sinceStart: ended, sinceByte: ended})
 				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), due)
 			case "spend":
 				fmt.Fprintf(&out, "spend -> %v tokens=%.2f\n", h.spend(), h.tokens)
 			case "refund":
 				h.refund()
 				fmt.Fprintf(&out, "refund -> tokens=%.2f\n", h.tokens)
+			default:
+				t.Fatalf("unknown step %q", line)
+			}
+		}
+		return out.String()
+	})
+}
+
+func TestAwakeScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/awake", func(t *testing.T, d *datadriven.TestData) string {
+		var w awake
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var ms, next int64
+			switch f := strings.Fields(line); f[0] {
+			case "look":
+				scan(t, line, "look now=%d next=%d", &ms, &next)
+				w.look(at(ms))
+				w.expect(at(ms + next))
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), w.at(at(ms)))
+			case "at":
+				scan(t, line, "at now=%d", &ms)
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), w.at(at(ms)))
 			default:
 				t.Fatalf("unknown step %q", line)
 			}
