@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/penstock/penstock/soci"
 )
@@ -35,3 +36,15 @@ func fallback(err error) (reason string, ok bool) {
 
 // errMismatch: the labels contradict the manifest that they name.
 var errMismatch = errors.New("labels do not fit the manifest")
+
+// full reports whether a layer failed for want of room: of bytes or inodes of the disk, or
+// of a quota.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// exhausted makes an error one of containerd's "resource exhausted", with its own words.
+type exhausted struct{ error }
+
+func (e exhausted) Unwrap() error { return e.error }
+
+// ResourceExhausted is what errdefs looks for.
+func (exhausted) ResourceExhausted() {}

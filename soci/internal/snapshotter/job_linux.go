@@ -335,7 +335,11 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 	if err != nil && s.layers[l.chain] == l {
 		delete(s.layers, l.chain)
 	}
-	if err != nil && s.byName[j.name] == j {
+	switch {
+	case full(err):
+		s.end(j, err) // its other layers would take from others what there is no more of
+		s.jobs.Go(s.relieve)
+	case err != nil && s.byName[j.name] == j:
 		// The next attempt gets a new job, which counts its limits anew. This one ends
 		// as any other does; until then its other layers are there to be joined.
 		delete(s.byName, j.name)
@@ -402,9 +406,10 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 }
 
 // setAside leaves a layer that failed in work if it can be gone on with, and removes it
-// otherwise. One that is left to containerd is not ours to go on with.
+// otherwise. One that is left to containerd is not ours to go on with, and on a full disk
+// others want the room.
 func (s *Snapshotter) setAside(chain digest.Digest, err error) error {
-	if _, left := fallback(err); left || !s.store.resumable(chain) {
+	if _, left := fallback(err); left || full(err) || !s.store.resumable(chain) {
 		return s.store.forget(chain)
 	}
 	s.mu.Lock()
@@ -446,17 +451,23 @@ func (s *Snapshotter) sweep() {
 }
 
 // expire removes the ready and begun layers that no job has held since Keep before now.
-func (s *Snapshotter) expire(now time.Time) {
-	for _, dir := range s.expired(now) {
+func (s *Snapshotter) expire(now time.Time) { s.remove(now.Add(-s.opts.Keep)) }
+
+// relieve makes room on a full disk: what no job holds was kept only to save fetching it.
+func (s *Snapshotter) relieve() { s.remove(time.Now()) }
+
+// remove removes the ready and begun layers that no job has held since a time.
+func (s *Snapshotter) remove(since time.Time) {
+	for _, dir := range s.unheld(since) {
 		if err := os.RemoveAll(dir); err != nil {
 			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
 		}
 	}
 }
 
-// expired moves what is to be removed out of the way, and returns where it is. All of it
+// unheld moves what is to be removed out of the way, and returns where it is. All of it
 // under the locks: who wants such a layer a moment later begins it anew in its place.
-func (s *Snapshotter) expired(now time.Time) (away []string) {
+func (s *Snapshotter) unheld(since time.Time) (away []string) {
 	s.paths.RLock()
 	defer s.paths.RUnlock()
 	s.mu.Lock()
@@ -469,15 +480,15 @@ func (s *Snapshotter) expired(now time.Time) (away []string) {
 		}
 	}
 	for chain, l := range s.layers {
-		if l.holders == 0 && isDone(l) && l.err == nil && now.Sub(l.idle) > s.opts.Keep {
+		if l.holders == 0 && isDone(l) && l.err == nil && l.idle.Before(since) {
 			delete(s.layers, chain)
 			if !l.taken {
 				put(s.store.setAway(filepath.Dir(l.dir)))
 			}
 		}
 	}
-	for chain, since := range s.begun {
-		if now.Sub(since) > s.opts.Keep {
+	for chain, idle := range s.begun {
+		if idle.Before(since) {
 			delete(s.begun, chain)
 			put(s.store.setAwayBegun(chain))
 		}

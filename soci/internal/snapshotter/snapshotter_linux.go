@@ -194,6 +194,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		return nil, fmt.Errorf("layer %s: %w", r.target, errdefs.ErrAlreadyExists)
 	}
 	s.opts.Log.Warn("layer failed", "image", r.image, "chain", r.target, "error", err)
+	if full(err) {
+		err = exhausted{err}
+	}
 	return nil, err
 }
 
