@@ -4,6 +4,7 @@ package dnsplugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -250,5 +251,49 @@ func readFrames(c io.ReadWriter, data func([]byte)) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// A and AAAA of a name, one right behind the other from one port, as glibc asks: both are
+// answered, whichever workers they are dealt to, and each is asked for once.
+func TestBothFamiliesFromOnePort(t *testing.T) {
+	src := &source{}
+	four, six := says(nil, "www.example.org. 60 IN A 192.0.2.1"), says(nil, "www.example.org. 60 IN AAAA 2001:db8::1")
+	src.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		if r.Question[0].Qtype == dns.TypeA {
+			return four.answer(ctx, w, r)
+		}
+		return six.answer(ctx, w, r)
+	}
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	c, err := net.Dial("udp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	buf := make([]byte, 512)
+	for i := range 20 {
+		for j, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+			p := wireOf(t, question("www.example.org.", qtype, func(m *dns.Msg) { m.Id = uint16(2*i + j) }))
+			if _, err := c.Write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[uint16]uint16{}
+		for range 2 {
+			n, err := c.Read(buf)
+			m := new(dns.Msg)
+			if err != nil || m.Unpack(buf[:n]) != nil || len(m.Answer) != 1 {
+				t.Fatalf("%v %v", err, m)
+			}
+			got[m.Id] = m.Answer[0].Header().Rrtype
+		}
+		if got[uint16(2*i)] != dns.TypeA || got[uint16(2*i+1)] != dns.TypeAAAA {
+			t.Fatalf("%v", got)
+		}
+	}
+	if src.count() != 2 {
+		t.Errorf("asked %d times", src.count())
 	}
 }

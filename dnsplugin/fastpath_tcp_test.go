@@ -715,7 +715,7 @@ func TestStreamHitsAllocateNothing(t *testing.T) {
 // Nor does it wait for a lock. Those of the runtime's poller, where a
 // connection waits for its client, are not ours.
 func TestStreamHitsNeverWaitForALock(t *testing.T) {
-	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
+	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", "success 10000 3600 3600"), map[string]*source{"A": variety()})
 	hits := profiledHits() / 4 / 16 * 16
 	p := wireOf(t, question("many.example.org.", dns.TypeA))
 	burst := frame(p, p, p, p, p, p, p, p, p, p, p, p, p, p, p, p)

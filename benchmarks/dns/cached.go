@@ -56,11 +56,7 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 	if err != nil {
 		return err
 	}
-	acl, err := b.coreBehind(ctx, beforeCache, b.one, aclName, b.ours, "")
-	if err != nil {
-		return err
-	}
-	aclTheirs, err := b.coreBehind(ctx, beforeCache, b.one, aclStock, b.stock, "")
+	acl, aclTheirs, err := b.bothBehind(ctx)
 	if err != nil {
 		return err
 	}

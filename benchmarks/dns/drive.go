@@ -131,6 +131,15 @@ func (b *run) both(ctx context.Context) (ours, stock *server, err error) {
 	return ours, stock, err
 }
 
+// bothBehind is both behind a plugin that must see every query.
+func (b *run) bothBehind(ctx context.Context) (ours, stock *server, err error) {
+	if ours, err = b.coreBehind(ctx, beforeCache, b.one, aclName, b.ours, ""); err != nil {
+		return nil, nil, err
+	}
+	stock, err = b.coreBehind(ctx, beforeCache, b.one, aclStock, b.stock, "")
+	return ours, stock, err
+}
+
 // core starts a caching CoreDNS.
 func (b *run) core(ctx context.Context, how placement, name, bin, options string) (*server, error) {
 	return b.coreBehind(ctx, "", how, name, bin, options)

@@ -16,7 +16,6 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -50,21 +49,32 @@ func (b *run) tcp(ctx context.Context, res *bench.Result) error {
 	if err != nil {
 		return err
 	}
+	behind, theirsBehind, err := b.bothBehind(ctx)
+	if err != nil {
+		return err
+	}
 	var turns []turn
 	var targets []target
 	for _, x := range []struct {
-		name  string
-		burst int
-		share int // of the questions of a run over UDP
-		most  float64
-	}{{"pipelined", streamBurst, 2, maxOfTCP}, {"one at a time", 1, 8, 1}} {
-		for _, s := range []*server{ours, stock} {
+		name         string
+		ours, theirs *server
+		burst        int
+		share        int // of the questions of a run over UDP
+		most         float64
+	}{
+		{"pipelined", ours, stock, streamBurst, 2, maxOfTCP},
+		{"one at a time", ours, stock, 1, 8, 1},
+		{"pipelined", behind, theirsBehind, streamBurst, 8, 1},
+		{"one at a time", behind, theirsBehind, 1, 8, 1},
+	} {
+		for _, s := range []*server{x.ours, x.theirs} {
 			role := b.o.questions("stream", s, max(1, b.o.queries/x.share), "-burst", strconv.Itoa(x.burst))
-			turns = append(turns, turn{name: s.name + ", " + x.name, on: s, ours: s == ours, cpus: b.load, role: role})
+			turns = append(turns, turn{name: s.name + ", " + x.name, on: s, ours: s == x.ours, cpus: b.load, role: role})
 		}
-		targets = append(targets, target{"CPU for a cached answer over TCP, " + x.name + ", against CoreDNS with its cache", ours.name + ", " + x.name, stock.name + ", " + x.name, perAnswer, x.most, ""})
+		chain := strings.TrimPrefix(x.ours.name, oursName)
+		targets = append(targets, target{"CPU for a cached answer over TCP, " + x.name + chain + ", against CoreDNS with its cache", x.ours.name + ", " + x.name, x.theirs.name + ", " + x.name, perAnswer, x.most, ""})
 	}
-	for _, s := range []*server{ours, stock} {
+	for _, s := range []*server{ours, stock, behind, theirsBehind} {
 		if err := warmStream(ctx, "tcp", s, b.mix); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -73,7 +83,10 @@ func (b *run) tcp(ctx context.Context, res *bench.Result) error {
 	return err
 }
 
-// transports measures answers from the cache over TLS and HTTPS.
+// The transports that CoreDNS's server reads and writes: the cache is a plugin there.
+var throughChain = []string{"tls", "https", "quic", "grpc"}
+
+// transports measures answers from the cache over TLS, HTTPS, QUIC and gRPC.
 func (b *run) transports(ctx context.Context, res *bench.Result) error {
 	if err := certificate(b.dir); err != nil {
 		return err
@@ -95,26 +108,29 @@ func (b *run) transports(ctx context.Context, res *bench.Result) error {
 		}
 	}
 	var targets []target
-	for _, proto := range []string{"tls", "https"} {
+	for _, proto := range throughChain {
 		targets = append(targets, target{"CPU for a cached answer over " + proto + " against CoreDNS with its cache", oursName + ", " + proto, stockName + ", " + proto, perAnswer, 1, ""})
 	}
 	_, err := measure(ctx, res, cpuCase("cached answers over streams", b.exe, turns, b.o), targets)
 	return err
 }
 
-// streams starts one CoreDNS that answers over TLS and HTTPS, and over UDP to
-// whoever wants to know whether it is there.
+// streams starts one CoreDNS that answers over each of throughChain, and over
+// UDP to whoever wants to know whether it is there.
 func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
-	var ports [4]int
+	ports := make([]int, 2+len(throughChain)) // of UDP, of the metrics, and of the others
 	for i := range ports {
 		var err error
 		if ports[i], err = freePort(ctx); err != nil {
 			return nil, err
 		}
 	}
-	body := fmt.Sprintf("\tbind 127.0.0.1\n\terrors\n%s}\n", cacheBody(b.up.addr, ports[3], ""))
+	body := fmt.Sprintf("\tbind 127.0.0.1\n\terrors\n%s}\n", cacheBody(b.up.addr, ports[1], ""))
 	secret := fmt.Sprintf("\ttls %s %s\n", filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem"))
-	text := fmt.Sprintf(".:%d {\n%stls://.:%d {\n%s%shttps://.:%d {\n%s%s", ports[0], body, ports[1], secret, body, ports[2], secret, body)
+	text := fmt.Sprintf(".:%d {\n%s", ports[0], body)
+	for i, proto := range throughChain {
+		text += fmt.Sprintf("%s://.:%d {\n%s%s", proto, ports[2+i], secret, body)
+	}
 	conf := filepath.Join(b.dir, "Corefile."+strconv.Itoa(ports[0]))
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -123,10 +139,11 @@ func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := func(name string, port int) *server {
-		return &server{name: name, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), proc: s.proc}
+	var all []*server
+	for i, proto := range throughChain {
+		all = append(all, &server{name: proto, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2+i])), proc: s.proc})
 	}
-	return []*server{at("tls", ports[1]), at("https", ports[2])}, nil
+	return all, nil
 }
 
 // certificate writes a certificate for this run into dir.
@@ -174,7 +191,7 @@ func warmStream(ctx context.Context, proto string, s *server, mix *dnsload.Mix) 
 // questions under way on each.
 func runStream(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("stream")
-	proto := fs.String("proto", "tcp", "tcp, tls or https")
+	proto := fs.String("proto", "tcp", "tcp, tls, https, quic or grpc")
 	burst := fs.Int("burst", streamBurst, "questions that go out on a connection before the answers are read")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -218,21 +235,24 @@ func stream(ctx context.Context, proto, addr string, packets [][]byte, burst, co
 		return out
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: clientTLS(), ForceAttemptHTTP2: true}}
-	defer client.CloseIdleConnections()
+	ask, done, err := dialStreams(ctx, proto, addr)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
 	workers := streamConns
-	if proto == "https" {
+	if ask != nil {
 		workers = streamConns * streamBurst / 4 // streams of one connection
 	}
 	for range workers {
 		group.Go(func() error {
-			if proto == "https" {
-				return askHTTPS(ctx, client, addr, take, &answered)
+			if ask != nil {
+				return askOneByOne(ctx, ask, take, &answered)
 			}
 			return askStream(ctx, proto, addr, burst, take, &answered)
 		})
 	}
-	err := group.Wait()
+	err = group.Wait()
 	return answered.Load(), err
 }
 
@@ -280,31 +300,4 @@ func askStream(ctx context.Context, proto, addr string, size int64, take func(in
 // answers reports whether reply answers the query with NOERROR or NXDOMAIN.
 func answers(reply, query []byte) bool {
 	return len(reply) >= len(query) && reply[2]&0x80 != 0 && (reply[3]&15 == dns.RcodeSuccess || reply[3]&15 == dns.RcodeNameError) && bytes.Equal(reply[12:len(query)], query[12:])
-}
-
-func askHTTPS(ctx context.Context, client *http.Client, addr string, take func(int64) [][]byte, answered *atomic.Int64) error {
-	const messageType = "application/dns-message"
-	for {
-		one := take(1)
-		if len(one) == 0 {
-			return nil
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+"/dns-query", bytes.NewReader(one[0]))
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Content-Type", messageType)
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		reply, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-		resp.Body.Close()
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode == http.StatusOK && strings.HasPrefix(resp.Header.Get("Content-Type"), messageType) && answers(reply, one[0]) {
-			answered.Add(1)
-		}
-	}
 }

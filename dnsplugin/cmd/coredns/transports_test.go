@@ -18,7 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns/coredns/pb"
 	"github.com/miekg/dns"
+	"github.com/quic-go/quic-go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 )
 
 // certificate writes a self-signed certificate for 127.0.0.1 and its key to
@@ -47,22 +51,22 @@ func certificate(t *testing.T, dir string) *x509.CertPool {
 }
 
 // One entry serves all transports: a question over UDP fills it, the same
-// question over TCP, TLS and HTTPS gets it.
+// question over TCP, TLS, HTTPS, QUIC and gRPC gets it.
 func TestTransportsShareTheCache(t *testing.T) {
 	dir := t.TempDir()
 	pool := certificate(t, dir)
 	zoneFile := write(t, dir, "zone", zone)
-	var plain, dot, doh, metrics string
+	var plain, dot, doh, doq, grpcPort, metrics string
 	serve(t, func() (string, string, string) {
-		plain, dot, doh, metrics = freePort(t), freePort(t), freePort(t), freePort(t)
-		return fmt.Sprintf(`example.org:%s tls://example.org:%s https://example.org:%s {
+		plain, dot, doh, doq, grpcPort, metrics = freePort(t), freePort(t), freePort(t), freePort(t), freePort(t), freePort(t)
+		return fmt.Sprintf(`example.org:%s tls://example.org:%s https://example.org:%s quic://example.org:%s grpc://example.org:%s {
     bind 127.0.0.1
     tls %s %s
     prometheus 127.0.0.1:%s
     cache
     file %s
 }
-`, plain, dot, doh, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), metrics, zoneFile), "127.0.0.1:" + plain, "www.example.org."
+`, plain, dot, doh, doq, grpcPort, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), metrics, zoneFile), "127.0.0.1:" + plain, "www.example.org."
 	})
 
 	r := new(dns.Msg)
@@ -82,24 +86,86 @@ func TestTransportsShareTheCache(t *testing.T) {
 	if got, want := header.Get("Cache-Control"), fmt.Sprintf("max-age=%d", m.Answer[0].Header().Ttl); got != want {
 		t.Errorf("Cache-Control %q, want %q", got, want)
 	}
+	for proto, m := range map[string]*dns.Msg{
+		"quic": overQUIC(t, "127.0.0.1:"+doq, pool, r),
+		"grpc": overGRPC(t, "127.0.0.1:"+grpcPort, pool, r),
+	} {
+		if len(m.Answer) != 2 {
+			t.Errorf("%s: %v", proto, m)
+		}
+	}
 	hits := 0
 	for line := range strings.Lines(get(t, "http://127.0.0.1:"+metrics+"/metrics")) {
 		if strings.HasPrefix(line, "coredns_cache_hits_total{") && strings.Contains(line, `type="success"`) && strings.HasSuffix(strings.TrimSpace(line), " 1") {
 			hits++
 		}
 	}
-	if hits != 3 {
-		t.Errorf("hits in %d servers, want one in each of 3", hits)
+	if hits != 5 {
+		t.Errorf("hits in %d servers, want one in each of 5", hits)
 	}
+}
+
+// overQUIC asks as RFC 9250 has it: with 0 as identifier, in a stream that the client ends.
+func overQUIC(t *testing.T, addr string, pool *x509.CertPool, r *dns.Msg) *dns.Msg {
+	t.Helper()
+	conn, err := quic.DialAddr(t.Context(), addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, NextProtos: []string{"doq"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseWithError(0, "")
+	s, err := conn.OpenStreamSync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := wireOf(t, r)
+	if _, err := s.Write(append([]byte{byte(len(b) >> 8), byte(len(b)), 0, 0}, b[2:]...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := io.ReadAll(io.LimitReader(s, 1<<16))
+	if err != nil || len(reply) < 2 {
+		t.Fatalf("quic: %d bytes, %v", len(reply), err)
+	}
+	return messageOf(t, reply[2:])
+}
+
+func overGRPC(t *testing.T, addr string, pool *x509.CertPool, r *dns.Msg) *dns.Msg {
+	t.Helper()
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	reply, err := pb.NewDnsServiceClient(conn).Query(t.Context(), &pb.DnsPacket{Msg: wireOf(t, r)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return messageOf(t, reply.GetMsg())
+}
+
+func wireOf(t *testing.T, m *dns.Msg) []byte {
+	t.Helper()
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func messageOf(t *testing.T, b []byte) *dns.Msg {
+	t.Helper()
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		t.Fatalf("%d bytes: %v", len(b), err)
+	}
+	return m
 }
 
 func overHTTPS(t *testing.T, url string, pool *x509.CertPool, r *dns.Msg) (*dns.Msg, http.Header) {
 	t.Helper()
-	b, err := r.Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(wireOf(t, r)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +181,8 @@ func overHTTPS(t *testing.T, url string, pool *x509.CertPool, r *dns.Msg) (*dns.
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := new(dns.Msg)
-	if err := m.Unpack(body); err != nil {
-		t.Fatalf("%s: %v", resp.Status, err)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
 	}
-	return m, resp.Header
+	return messageOf(t, body), resp.Header
 }

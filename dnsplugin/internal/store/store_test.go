@@ -558,3 +558,22 @@ func BenchmarkGet(b *testing.B) {
 		}
 	})
 }
+
+// RFC 5452, section 9: nobody outside can choose names that fall into one place, since
+// every store hashes under a secret of its own, unless its owner gives it one.
+func TestHashesAreSeeded(t *testing.T) {
+	a, b := New(Options{Bytes: MinBytes}), New(Options{Bytes: MinBytes})
+	same := New(Options{Bytes: MinBytes, Seed: a.seed})
+	alike := 0
+	for i := range 100 {
+		if a.Hash(key(i)) == b.Hash(key(i)) {
+			alike++
+		}
+		if a.Hash(key(i)) != same.Hash(key(i)) {
+			t.Errorf("key %d: two hashes under one seed", i)
+		}
+	}
+	if alike > 1 {
+		t.Errorf("%d of 100 hashes are alike under two seeds", alike)
+	}
+}
