@@ -20,7 +20,7 @@ const (
 	maxChain   = 9.0
 )
 
-// cached measures answers from the cache over UDP.
+// cached measures answers from the cache over UDP, of servers with one core.
 func (b *run) cached(ctx context.Context, res *bench.Result) error {
 	ours, stock, err := b.both(ctx)
 	if err != nil {
@@ -69,9 +69,41 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 	for _, s := range servers {
 		turns = append(turns, turn{name: s.name, on: s, ours: strings.HasPrefix(s.name, oursName), cpus: b.load, role: b.o.questions("load", s, b.o.queries)})
 	}
-	turns = append(turns, turn{name: hotName, on: ours, ours: true, cpus: b.load, role: b.o.questions("load", ours, b.o.queries, "-hot")})
-	// Everything on all cores, the load too: only CPU for an answer tells.
-	shared := []*server{}
+	if err := warm(ctx, servers[:len(servers)-1], b.mix); err != nil {
+		return err
+	}
+	m, err := measure(ctx, res, cpuCase("cached answers", b.exe, turns, b.o), []target{
+		{"CPU for a cached answer", oursName, "", perAnswer, maxTotal, "us"},
+		{"of it outside of the kernel", oursName, "", userPerAnswer, maxUser, "us"},
+		{"CPU for a cached answer against CoreDNS with its cache", oursName, stockName, perAnswer, maxOfStock, ""},
+		{"CPU for a cached answer against dnsdist", oursName, dnsdistName, perAnswer, maxOfPeers, ""},
+		{"CPU for a cached answer against unbound", oursName, unboundName, perAnswer, maxOfPeers, ""},
+		{"CPU through a chain that must see every query", aclName, "", perAnswer, maxChain, "us"},
+		{"CPU through such a chain against CoreDNS with its cache", aclName, aclStock, perAnswer, 1, ""},
+		{"CPU without the fast path against CoreDNS with its cache", chainName, stockName, perAnswer, 1, ""},
+	})
+	b.capacity = bench.SpreadOf(m.Of(oursName), bench.Rate).Median
+	return err
+}
+
+// cores measures what a second core and more threads than cores add to an
+// answer. With one core the load generator has the other; with all cores it
+// shares them, so only CPU for an answer tells.
+func (b *run) cores(ctx context.Context, res *bench.Result) error {
+	ours, err := b.core(ctx, b.one, oursName, b.ours, "")
+	if err != nil {
+		return err
+	}
+	echo, err := b.add(startEcho(ctx, b.one, echoName, b.exe, 1))
+	if err != nil {
+		return err
+	}
+	turns := []turn{
+		{name: oursName, on: ours, ours: true, cpus: b.load, role: b.o.questions("load", ours, b.o.queries)},
+		{name: hotName, on: ours, ours: true, cpus: b.load, role: b.o.questions("load", ours, b.o.queries, "-hot")},
+		{name: echoName, on: echo, cpus: b.load, role: b.o.questions("load", echo, b.o.queries)},
+	}
+	var shared []*server
 	for _, x := range []struct {
 		name  string
 		procs int
@@ -90,18 +122,10 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 		turns = append(turns, turn{name: s.name, on: s, ours: s != echoAll, role: b.o.questions("load", s, b.o.queries)})
 	}
 	turns = append(turns, turn{name: hotAllName, on: shared[0], ours: true, role: b.o.questions("load", shared[0], b.o.queries, "-hot")})
-	if err := warm(ctx, append(servers[:len(servers)-1], shared...), b.mix); err != nil {
+	if err := warm(ctx, append(shared, ours), b.mix); err != nil {
 		return err
 	}
-	m, err := measure(ctx, res, cpuCase("cached answers", b.exe, turns, b.o), []target{
-		{"CPU for a cached answer", oursName, "", perAnswer, maxTotal, "us"},
-		{"of it outside of the kernel", oursName, "", userPerAnswer, maxUser, "us"},
-		{"CPU for a cached answer against CoreDNS with its cache", oursName, stockName, perAnswer, maxOfStock, ""},
-		{"CPU for a cached answer against dnsdist", oursName, dnsdistName, perAnswer, maxOfPeers, ""},
-		{"CPU for a cached answer against unbound", oursName, unboundName, perAnswer, maxOfPeers, ""},
-		{"CPU through a chain that must see every query", aclName, "", perAnswer, maxChain, "us"},
-		{"CPU through such a chain against CoreDNS with its cache", aclName, aclStock, perAnswer, 1, ""},
-		{"CPU without the fast path against CoreDNS with its cache", chainName, stockName, perAnswer, 1, ""},
+	m, err := measure(ctx, res, cpuCase("cached answers on one core and on all", b.exe, turns, b.o), []target{
 		{"CPU on all cores against one core", allName, oursName, perAnswer, maxSecond, ""},
 		{"CPU on all cores against one core, one hot key", hotAllName, hotName, perAnswer, maxSecond, ""},
 		{"CPU with GOMAXPROCS 8 against the cores there are", procs8Name, allName, perAnswer, maxSecond, ""},
@@ -112,7 +136,6 @@ func (b *run) cached(ctx context.Context, res *bench.Result) error {
 	}
 	overControl(res, m, "CPU on all cores against one core, over that of the kernel alone", allName, oursName)
 	overControl(res, m, "the same with one hot key", hotAllName, hotName)
-	b.capacity = bench.SpreadOf(m.Of(oursName), bench.Rate).Median
 	return nil
 }
 

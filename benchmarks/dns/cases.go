@@ -22,7 +22,7 @@ type turn struct {
 // cpuCase takes the turns again and again. The CPU of a sample is the server's.
 func cpuCase(name, exe string, turns []turn, o options) bench.Case {
 	servers := map[string]*server{}
-	before, user := map[string]time.Duration{}, map[string]time.Duration{}
+	before, user, batches := map[string]time.Duration{}, map[string]time.Duration{}, map[string]float64{}
 	c := bench.Case{Name: name, Rounds: o.rounds, Warmup: 1, Deadline: time.Now().Add(o.patience)}
 	c.Line = func(s bench.Sample) string {
 		us, _ := perAnswer(s)
@@ -33,19 +33,27 @@ func cpuCase(name, exe string, turns []turn, o options) bench.Case {
 		argv, _ := placement{cpus: t.cpus}.argv(append([]string{exe}, t.role...))
 		c.Contestants = append(c.Contestants, bench.Contestant{Name: t.name, Ours: t.ours, Argv: argv})
 	}
-	c.Before = func(_ context.Context, x bench.Contestant) error {
+	c.Before = func(ctx context.Context, x bench.Contestant) error {
 		s := servers[x.Name]
+		var err error
+		if batches[x.Name], err = s.batches(ctx); err != nil {
+			return err
+		}
 		before[x.Name], user[x.Name] = s.cpu(), s.userCPU()
 		return nil
 	}
-	c.After = func(_ context.Context, x bench.Contestant, sample *bench.Sample) error {
+	c.After = func(ctx context.Context, x bench.Contestant, sample *bench.Sample) error {
 		s := servers[x.Name]
 		if sample.Extra == nil {
 			sample.Extra = map[string]float64{}
 		}
 		sample.Extra[extraUser] = (s.userCPU() - user[x.Name]).Seconds()
 		sample.CPU, sample.MaxRSS = s.cpu()-before[x.Name], s.proc.RSS()
-		return nil
+		n, err := s.batches(ctx)
+		if n -= batches[x.Name]; n > 0 {
+			sample.Extra[extraBatch] = float64(sample.Bytes) / n
+		}
+		return err
 	}
 	return c
 }
@@ -99,7 +107,7 @@ func measure(ctx context.Context, res *bench.Result, c bench.Case, targets []tar
 }
 
 func report(res *bench.Result, title string, m bench.Measured, targets []target) {
-	t := bench.Table{Title: title, Columns: []string{"server", "CPU us/answer", "of it user", "answers/s", "p50 ms", "p99 ms", "RSS MiB", "lost"}}
+	t := bench.Table{Title: title, Columns: []string{"server", "CPU us/answer", "of it user", "answers/s", "p50 ms", "p99 ms", "RSS MiB", "lost", "a batch"}}
 	chart := bench.Chart{Title: title + ": server CPU for an answer, lower is better", Unit: "microseconds"}
 	for i, name := range m.Contestants {
 		s := m.Samples[i]
@@ -113,6 +121,7 @@ func report(res *bench.Result, title string, m bench.Measured, targets []target)
 			bench.FormatSpread(bench.SpreadOf(s, extra(extraP99)), 1, 2),
 			bench.FormatSpread(bench.SpreadOf(s, bench.MaxRSS), 1<<20, 0),
 			bench.FormatSpread(bench.SpreadOf(s, extra(extraLost)), 1, 0),
+			bench.FormatSpread(bench.SpreadOf(s, extra(extraBatch)), 1, 1),
 		})
 		chart.Bars = append(chart.Bars, bench.Bar{Label: name, Value: cpu, Ours: m.Ours[i]})
 	}

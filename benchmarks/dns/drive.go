@@ -68,6 +68,7 @@ var parts = []struct {
 	run  func(*run, context.Context, *bench.Result) error
 }{
 	{"cached", (*run).cached},
+	{"cores", (*run).cores},
 	{"tcp", (*run).tcp},
 	{"transports", (*run).transports},
 	{"steady", (*run).steady},

@@ -19,6 +19,8 @@ const (
 	extraP99  = "p99_ms"
 	extraLost = "lost"
 	extraUser = "user_s"
+	// extraBatch is how many questions ours took from its socket at once.
+	extraBatch = "batch"
 )
 
 // asked is what every role that asks is told.

@@ -50,7 +50,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&o.cpu, "cpu", 0, "the servers' `CPU`; the load generator gets the next one. -1: all run everywhere")
 	fs.DurationVar(&o.patience, "patience", 2*time.Minute, "end the rounds of a case after this long")
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds")
-	fs.StringVar(&o.only, "only", "", "run these `parts`, separated by commas, and write no result: cached, tcp, transports, steady, overload, million")
+	fs.StringVar(&o.only, "only", "", "run these `parts`, separated by commas, and write no result: cached, cores, tcp, transports, steady, overload, million")
 	fs.StringVar(&o.out, "out", "benchmarks/dns/results", "`folder` for the results")
 	if err := fs.Parse(args); err != nil {
 		return o, errors.Join(bench.ErrUsage, err)
@@ -67,7 +67,7 @@ func parseOptions(args []string) (options, error) {
 		fmt.Fprintf(os.Stderr, "dns: unexpected argument %q: flags only\n", fs.Arg(0))
 		return o, bench.ErrUsage
 	case slices.ContainsFunc(strings.Split(o.only, ","), unknownPart):
-		fmt.Fprintf(os.Stderr, "dns: -only %q: the parts are cached, tcp, transports, steady, overload, million\n", o.only)
+		fmt.Fprintf(os.Stderr, "dns: -only %q: the parts are cached, cores, tcp, transports, steady, overload, million\n", o.only)
 		return o, bench.ErrUsage
 	case o.services < 1 || o.queries < 1 || o.rounds < 1:
 		fmt.Fprintln(os.Stderr, "dns: -services, -queries and -rounds must be at least 1")

@@ -69,6 +69,27 @@ func (s *server) cpu() time.Duration {
 	return sum
 }
 
+// sleeps is how often the server's threads have gone to sleep by themselves.
+func (s *server) sleeps() (sum int64) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", s.proc.PID()))
+	if err != nil {
+		return 0
+	}
+	for _, name := range tasks {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // a thread that has just ended
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+				sum += n
+			}
+		}
+	}
+	return sum
+}
+
 // startEcho starts the control.
 func startEcho(ctx context.Context, how placement, name, exe string, workers int) (*server, error) {
 	port, err := freePort(ctx)
