@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 	"github.com/penstock/penstock/s3stream"
 )
 
@@ -87,7 +88,7 @@ const stall = 20 * time.Second
 // newCast makes a leader; start runs it and n workers that write to directories.
 func newCast(t testing.TB, o s3stream.LeaderOptions) *cast {
 	t.Helper()
-	o.Listen = "127.0.0.1:0"
+	o.Listen = testport.Refused(t)
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stall
 	}
@@ -116,7 +117,7 @@ func (c *cast) start(n int) {
 	}()
 	for i := range n {
 		o := s3stream.WorkerOptions{
-			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: "127.0.0.1:0", Name: fmt.Sprintf("w%d", i+1),
+			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: testport.Refused(c.t), Name: fmt.Sprintf("w%d", i+1),
 			Rank: i + 1, Token: "secret", MemoryBytes: 16 << 20, Wait: stall, Log: logTo(c.t),
 		}
 		if c.opts != nil {

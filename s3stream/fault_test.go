@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 	"github.com/penstock/penstock/s3stream"
 )
 
@@ -43,37 +42,12 @@ func newChain(t *testing.T, n int, o s3stream.LeaderOptions, see func(c *chainOf
 		}
 		c.control[i] = newProxy(t, c.addr, nil)
 		// The worker takes its port from the system; reserve one by listening.
-		port := freePort(t)
+		port := testport.Refused(t)
 		c.front[i] = newProxy(t, port, down)
 		o.Leader, o.Listen, o.Advertise = c.control[i].addr(), port, c.front[i].addr()
 	}
 	return c
 }
-
-// freePort returns an address on which nobody listens at the moment. Where Linux lets it
-// be, it is none that the other tests' connections come from: they take ports, too.
-// None is given twice: the one who got it may not listen yet.
-func freePort(t *testing.T) string {
-	t.Helper()
-	host := "127.0.0.1"
-	if runtime.GOOS == "linux" {
-		host = "127.0.0.2"
-	}
-	var lc net.ListenConfig
-	for {
-		l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		_ = l.Close()
-		if _, again := givenPorts.LoadOrStore(addr, true); !again {
-			return addr
-		}
-	}
-}
-
-var givenPorts sync.Map // what freePort has returned
 
 // finish checks that everybody but the workers in lost has everything, and
 // returns the leader's result.
@@ -489,7 +463,7 @@ func TestNothingToSend(t *testing.T) {
 	bad := s3
 	bad.SecretAccessKey = "wrong"
 	refused := s3
-	refused.Endpoint = "http://" + freePort(t)
+	refused.Endpoint = "http://" + testport.Refused(t)
 	for name, x := range map[string]struct {
 		uri  string
 		s3   s3stream.S3
@@ -541,7 +515,7 @@ func TestTooFewWorkers(t *testing.T) {
 
 // TestNoLeader: a worker does not wait for ever either.
 func TestNoLeader(t *testing.T) {
-	addr := freePort(t)
+	addr := testport.Refused(t)
 	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: addr, Listen: "127.0.0.1:0", Wait: 300 * time.Millisecond, Output: s3stream.Output{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/penstock/penstock/internal/testport"
 )
 
 // proxy stands between a listener and those who dial it, and misbehaves. Down
@@ -35,7 +37,7 @@ type pair struct {
 func newProxy(t testing.TB, target string, down func(n int, off int64, p []byte)) *proxy {
 	t.Helper()
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := lc.Listen(t.Context(), "tcp", testport.Refused(t)) // the port stays the test's
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 	"github.com/penstock/penstock/soci"
 )
 
@@ -21,7 +24,7 @@ var testTime = time.Unix(1_700_000_000, 0)
 // serve runs a handler on loopback.
 func serve(t *testing.T, h http.Handler) (addr string, stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", testport.Refused(t)) // the port stays the test's
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,28 +127,50 @@ func TestWrongMirror(t *testing.T) {
 
 // TestRetryAfter: both forms of Retry-After are obeyed.
 func TestRetryAfter(t *testing.T) {
+	const wish = 20 * time.Second
 	for _, date := range []bool{false, true} {
 		for _, status := range []int{429, 503} {
-			o := origin(t, testorigin.Options{})
-			l := gzLayer(goTree(t, "archive"))
-			ref := push(t, o, "wait:1", image(t, here, l))
-			digest, _ := l.Digest()
-			o.SetFaults(testorigin.Fault{
-				Op: "GetBlob", Key: "*@" + digest.String(), Nth: 1, Action: testorigin.ActStatus, Status: status,
-				RetryAfter: 2 * time.Second, RetryDate: date,
+			inBubble(t, testorigin.Options{}, func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller) {
+				t.Helper()
+				o.SetFaults(testorigin.Fault{
+					Op: "GetBlob", Key: "*@" + digest.FromBytes(medium()[0]).String(), Nth: 1, Action: testorigin.ActStatus, Status: status,
+					RetryAfter: wish, RetryDate: date,
+				})
+				dir, _ := target(t)
+				res, err := p.Pull(t.Context(), ref, dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// A date has whole seconds: what is left of the first one is lost.
+				if d := res.Timing.Wall; d < wish-time.Second || d > wish+time.Second || p.Stats().Throttled != 1 || res.Network.Retries != 1 {
+					t.Errorf("status %d, date %v: %v, %+v", status, date, d, p.Stats())
+				}
 			})
-			dir, _ := target(t)
-			p := puller(t, nil)
-			res, err := p.Pull(t.Context(), ref, dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// A date has whole seconds: what is left of the first one is lost.
-			if res.Timing.Wall < time.Second || p.Stats().Throttled != 1 || res.Network.Retries == 0 {
-				t.Errorf("status %d, date %v: %v, %+v", status, date, res.Timing.Wall, p.Stats())
-			}
 		}
 	}
+}
+
+// TestSilentBody: a body that falls silent is given up and goes on at that byte, on another
+// connection; nothing comes twice.
+func TestSilentBody(t *testing.T) {
+	const silent = 3 // of the first requests: more than may be hedged
+	inBubble(t, testorigin.Options{}, func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller) {
+		t.Helper()
+		o.SetFaults(testorigin.Fault{Op: "GetBlob", After: 1, Max: silent, Every: 1, Action: testorigin.ActStall, At: 100_000})
+		dir, clean := target(t)
+		res, err := p.Pull(t.Context(), ref, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkMedium(t, dir)
+		clean("root")
+		if st := p.Stats(); st.Stalls == 0 || st.Stalls+st.Hedges < silent {
+			t.Errorf("%+v", st)
+		}
+		if d := res.Timing.Wall; d > 15*time.Second { // one StallTimeout for all, and the parts behind
+			t.Errorf("took %v", d)
+		}
+	})
 }
 
 // TestRangeRefused: 416 for bytes that must be there, and multipart answers, are

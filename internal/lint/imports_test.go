@@ -40,7 +40,8 @@ var units = map[string][]string{
 	"benchmarks":    {"soci", "s3stream", "csi", "dnsplugin", "internal"},
 
 	// support of tests; see testSupport
-	"internal/testorigin": {},
+	"internal/testorigin": {"internal/testport"},
+	"internal/testport":   {},
 	"internal/netlab":     {"internal/nic"},
 	"internal/dnsload":    {},
 	"internal/lint":       {},
@@ -50,7 +51,7 @@ var units = map[string][]string{
 
 // testSupport may be imported by tests everywhere, by benchmarks, and by
 // nothing that ships.
-var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/dnsload", "internal/ranges/rangestest"}
+var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest"}
 
 // leaks names what must not come into a light package even indirectly, and why.
 var leaks = []struct {

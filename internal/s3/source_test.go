@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 )
 
 func TestSourceRead(t *testing.T) {
@@ -306,12 +306,7 @@ func TestLocals(t *testing.T) {
 
 func TestRefusedConnection(t *testing.T) {
 	isolate(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + ln.Addr().String()
-	ln.Close()
+	url := "http://" + testport.Refused(t)
 	c, err := New(t.Context(), Options{Endpoint: url, Credentials: StaticCredentials("a", "b", ""), Attempts: -1})
 	if err != nil {
 		t.Fatal(err)

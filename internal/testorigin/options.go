@@ -1,6 +1,7 @@
 package testorigin
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,6 +26,9 @@ const (
 type Options struct {
 	// Addr is the address to listen on. Default "127.0.0.1:0": a free port of the loopback interface.
 	Addr string
+	// Listen makes the listeners, whose addresses are *net.TCPAddr: a test with fake time gives a network in memory.
+	// Default: the kernel's.
+	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 	// Dir is scratch space for bodies that clients upload. Files in it carry private names and are removed when their
 	// last version goes; it is not a way to keep objects across runs. Default: a temporary folder, removed by Close.
 	Dir string
@@ -131,6 +135,9 @@ func (opts Options) Validate() error {
 }
 
 func (opts Options) withDefaults() Options {
+	if opts.Listen == nil {
+		opts.Listen = new(net.ListenConfig).Listen
+	}
 	if opts.Addr == "" {
 		opts.Addr = "127.0.0.1:0"
 	}

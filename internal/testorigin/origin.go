@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/penstock/penstock/internal/testport"
 )
 
 // Origin is a running origin. All methods are safe for concurrent use.
@@ -24,6 +26,8 @@ type Origin struct {
 	ln     net.Listener
 	ln2    net.Listener // of the host that redirects point to
 	host2  string
+	ownNet bool             // the listeners are the kernel's
+	ports  []*testport.Port // reserved for as long as somebody knows the origin
 	srv    *http.Server
 	srv2   *http.Server
 
@@ -45,7 +49,7 @@ func Start(opts Options) (*Origin, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	o := &Origin{opts: opts.withDefaults(), closing: make(chan struct{})}
+	o := &Origin{opts: opts.withDefaults(), closing: make(chan struct{}), ownNet: opts.Listen == nil}
 	o.faults.Store(newFaultSet(opts.Seed, opts.Faults))
 	o.store.init()
 	o.registry.init()
@@ -64,14 +68,28 @@ func Start(opts Options) (*Origin, error) {
 	return o, nil
 }
 
+// listenAt listens. A port that the kernel chooses stays the origin's when that is closed:
+// its clients may go on asking, and must not reach the server of another test.
+func (o *Origin) listenAt(addr string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && port == "0" && o.ownNet && net.ParseIP(host) != nil {
+		p, err := testport.Reserve(host)
+		if err != nil {
+			return nil, err
+		}
+		o.ports = append(o.ports, p)
+		addr = p.Addr()
+	}
+	return o.opts.Listen(context.Background(), "tcp", addr)
+}
+
 func (o *Origin) listen() error {
-	var lc net.ListenConfig
 	var err error
-	if o.ln, err = lc.Listen(context.Background(), "tcp", o.opts.Addr); err != nil {
+	if o.ln, err = o.listenAt(o.opts.Addr); err != nil {
 		return fmt.Errorf("testorigin: listen on %s: %w", o.opts.Addr, err)
 	}
 	ip := o.ln.Addr().(*net.TCPAddr).IP
-	if o.ln2, err = lc.Listen(context.Background(), "tcp", net.JoinHostPort(ip.String(), "0")); err != nil {
+	if o.ln2, err = o.listenAt(net.JoinHostPort(ip.String(), "0")); err != nil {
 		_ = o.ln.Close()
 		return fmt.Errorf("testorigin: listen for redirects on %s: %w", ip, err)
 	}

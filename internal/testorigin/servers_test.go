@@ -3,24 +3,11 @@ package testorigin_test
 import (
 	"bytes"
 	"context"
-	"net"
 	"net/http"
 	"os/exec"
 	"testing"
 	"time"
 )
-
-// freeAddr is a loopback address that is free now; nobody else is likely to take its port in the moment until a server
-// does.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
 
 // startServer runs a real server until the test ends and returns when it answers HTTP at addr.
 func startServer(t *testing.T, addr, bin string, args ...string) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/internal/testorigin/s3conformance"
+	"github.com/penstock/penstock/internal/testport"
 )
 
 const versitygwModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
@@ -53,7 +54,7 @@ func installVersitygw(t *testing.T) string {
 // startVersitygw runs the gateway over a temporary folder until the test ends and returns its endpoint.
 func startVersitygw(t *testing.T, bin string) string {
 	t.Helper()
-	root, versions, addr := t.TempDir(), t.TempDir(), freeAddr(t)
+	root, versions, addr := t.TempDir(), t.TempDir(), testport.Refused(t)
 	startServer(t, addr, bin, "--port", addr, "--access", accessKey, "--secret", secretKey, "--quiet",
 		"posix", "--versioning-dir", versions, root)
 	return "http://" + addr

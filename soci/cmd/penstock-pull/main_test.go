@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 )
 
 // asMain makes the test binary be the program.
@@ -108,11 +108,7 @@ func TestBadInput(t *testing.T) {
 	_, ref := served(t)
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "root")
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := testport.Refused(t)
 	full := t.TempDir()
 	if err := os.WriteFile(filepath.Join(full, "x"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -136,7 +132,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--root", dir, "Bad Reference"}, 2, `"Bad Reference"`},
 		{[]string{"--root", dir, ref + "-missing"}, 1, "404"},
 		{[]string{"--root", dir, "--platform", "linux/s390x", ref}, 1, "linux/s390x"},
-		{[]string{"--root", dir, closed.Addr().String() + "/x"}, 1, "connection refused"},
+		{[]string{"--root", dir, closed + "/x"}, 1, "connection refused"},
 		{[]string{"--root", full, ref}, 1, "is not empty"},
 		{[]string{"--root", filepath.Join(parent, "no", "root"), ref}, 1, "create it first"},
 	}
