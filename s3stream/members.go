@@ -251,14 +251,7 @@ func (r *leaderRun) listen(m *member) error {
 				return err
 			}
 			r.mu.Lock()
-			if s.Bytes > m.status.Bytes {
-				m.moved = time.Now()
-			}
-			m.status, m.took = s, s.Elapsed
-			m.done = m.done || h.Type == wire.Finished
-			if !m.done {
-				m.took = time.Since(r.began)
-			}
+			m.heard(&s, h.Type == wire.Finished, r.began)
 			r.mu.Unlock()
 			r.announce()
 		case wire.Detached:
@@ -271,6 +264,21 @@ func (r *leaderRun) listen(m *member) error {
 		default:
 			return fmt.Errorf("%w: unexpected %s", wire.ErrHeader, h.Type)
 		}
+	}
+}
+
+// heard notes how far a member is. A report that was on its way when the last one
+// overtook it says nothing any more. The caller holds the leaderRun's mutex.
+func (m *member) heard(s *statusMsg, last bool, began time.Time) {
+	if m.done {
+		return
+	}
+	if s.Bytes > m.status.Bytes {
+		m.moved = time.Now()
+	}
+	m.status, m.took, m.done = *s, time.Since(began), last
+	if last {
+		m.took = s.Elapsed
 	}
 }
 

@@ -82,6 +82,18 @@ func TestLateWelcome(t *testing.T) {
 	<-done
 }
 
+// TestLateStatus: a worker's reports come from two goroutines. One that the last one
+// overtook does not take its hash away.
+func TestLateStatus(t *testing.T) {
+	m := &member{}
+	m.heard(&statusMsg{Bytes: 1}, false, time.Now())
+	m.heard(&statusMsg{Bytes: 3, Hash: "h", Elapsed: time.Minute}, true, time.Now())
+	m.heard(&statusMsg{Bytes: 2}, false, time.Now())
+	if w := m.report(1, "h"); !w.HashOK || w.Bytes != 3 || w.Elapsed != time.Minute {
+		t.Errorf("%+v", w)
+	}
+}
+
 // TestLostBeforeStart: a worker is lost while the leader starts the others one by one:
 // those who hear of it first start all the same.
 func TestLostBeforeStart(t *testing.T) {
