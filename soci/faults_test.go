@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 	"github.com/penstock/penstock/soci"
 )
 
@@ -66,9 +66,7 @@ func TestMisbehavingRegistry(t *testing.T) {
 		{"truncated", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActTruncate, At: testorigin.AtRandom}}, 0.02},
 		{"reset", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActReset, At: testorigin.AtRandom}}, 0.5},
 		{"reset before the header", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 2, Action: testorigin.ActReset}}, 0},
-		{"stalled", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Nth: 2, Action: testorigin.ActStall, At: 1000}}, 0.5},
 		{"503", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 4, Action: testorigin.ActStatus, Status: 503}}, 0},
-		{"429 with a wish", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Nth: 1, Max: 1, Action: testorigin.ActStatus, Status: 429, RetryAfter: time.Second}}, 0},
 		{"manifest 503", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetManifest", Nth: 1, Action: testorigin.ActStatus, Status: 503}}, 0},
 		{"wrong range", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActWrongRange}}, 1},
 		{"short answer", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActShort}}, 1},
@@ -294,12 +292,8 @@ func TestNoSuchThing(t *testing.T) {
 }
 
 func TestNobodyThere(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	wantError(t, puller(t, nil), l.Addr().String()+"/x:1", nil, "connection refused", l.Addr().String())
+	addr := testport.Refused(t)
+	wantError(t, puller(t, nil), addr+"/x:1", nil, "connection refused", addr)
 	for _, bad := range []string{"", " x", "UPPER/case:1", "x:", "x@sha256:12", "http://x/y", "x@md5:" + strings.Repeat("0", 32)} {
 		wantError(t, puller(t, nil), bad, nil, "parse", "reference")
 	}
