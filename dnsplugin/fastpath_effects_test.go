@@ -146,7 +146,7 @@ func TestEffectsOfPluginsAreNotLost(t *testing.T) {
 // signed asks with a signature and checks that of the reply.
 func (s *testServer) signed(r *dns.Msg, tcp bool) *dns.Msg {
 	s.t.Helper()
-	c := dns.Client{TsigSecret: map[string]string{"k.": "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="}, Timeout: 10 * time.Second}
+	c := dns.Client{TsigSecret: map[string]string{"k.": "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="}, Timeout: inTime}
 	if tcp {
 		c.Net = "tcp"
 	}

@@ -425,7 +425,7 @@ func TestHitsNeverWaitForALock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.raw(p, 10*time.Second)
+	s.raw(p, inTime)
 	s.burst(t, p, 500)       // the first hit of each worker makes its counters
 	start := s.fast().hits() // takes the workers' locks, as a scrape does: not while they are watched
 	watchLocks(t, func(t *testing.T) { s.burst(t, p, hits/4) }, func(count int64, stack []string) {

@@ -75,7 +75,7 @@ func TestCachedAnswersPassTheChainInTheWorker(t *testing.T) {
 		}
 		r.Id = uint16(i)
 		p, _ := r.Pack()
-		if a, b := ours.raw(p, 10*time.Second), theirs.raw(p, 10*time.Second); a == nil || !bytes.Equal(a, b) {
+		if a, b := ours.raw(p, inTime), theirs.raw(p, inTime); a == nil || !bytes.Equal(a, b) {
 			t.Errorf("%d:\nours   %x\ntheirs %x", i, a, b)
 		}
 	}
@@ -114,7 +114,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(inTime))
 	// What comes while the worker can't go on is one batch.
 	w := s.fast().workers[0]
 	w.mu.Lock()
@@ -197,7 +197,7 @@ func TestRepliesOutOfTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(inTime))
 	if _, err := c.Write(p); err != nil {
 		t.Fatal(err)
 	}

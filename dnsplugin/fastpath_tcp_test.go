@@ -38,7 +38,7 @@ func (s *testServer) dial() *streamClient {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(inTime))
 	return &streamClient{c.(*net.TCPConn), s.t, bufio.NewReader(c)}
 }
 
@@ -332,7 +332,7 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
-	_ = udp.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = udp.SetDeadline(time.Now().Add(inTime))
 	if _, err := udp.Write(p); err != nil {
 		t.Fatal(err)
 	}

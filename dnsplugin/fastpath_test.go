@@ -246,7 +246,7 @@ func (s *testServer) ask(r *dns.Msg) *dns.Msg {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	reply := s.raw(b, 10*time.Second)
+	reply := s.raw(b, inTime)
 	if reply == nil {
 		s.t.Fatalf("no reply to %v", r)
 	}
@@ -485,7 +485,7 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 		t.Fatal("fast path")
 	}
 	for name, p := range oddPackets(t) {
-		a, b := on.raw(p, 10*time.Second), off.raw(p, 10*time.Second)
+		a, b := on.raw(p, inTime), off.raw(p, inTime)
 		if !bytes.Equal(a, b) && !bytes.Equal(expanded(t, a), b) {
 			t.Errorf("%s:\nfast  %x\nchain %x", name, a, b)
 		}

@@ -182,7 +182,7 @@ func serveBy(t *testing.T, bin string, conf func() (corefile, addr, name string)
 // answers waits for an answer, or for the end of the program.
 func (s *server) answers(t *testing.T, addr, name string) bool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for ctx.Err() == nil {
 		if _, err := dnsload.Ask(ctx, addr, dnsload.Query{Name: name, Type: dns.TypeA}); err == nil {

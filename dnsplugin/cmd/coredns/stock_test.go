@@ -251,7 +251,7 @@ func compareServers(t *testing.T, theirs, ours string, questions []*dns.Msg) {
 // exchange asks until there is an answer: a datagram may be lost.
 func exchange(t *testing.T, network, addr string, r *dns.Msg) (text string, ttls []uint32) {
 	t.Helper()
-	client := dns.Client{Net: network, Timeout: 5 * time.Second, UDPSize: dns.MaxMsgSize}
+	client := dns.Client{Net: network, Timeout: 20 * time.Second, UDPSize: dns.MaxMsgSize}
 	var last error
 	for range 3 {
 		m, _, err := client.ExchangeContext(t.Context(), r, addr)

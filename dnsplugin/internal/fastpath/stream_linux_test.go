@@ -99,7 +99,7 @@ func dial(t *testing.T, addr string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(inTime))
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
 		t.Fatalf("%T", c)
@@ -154,7 +154,7 @@ func (c *client) ends() {
 // until waits for what other goroutines do.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); {
+	for deadline := time.Now().Add(inTime); !done(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
