@@ -11,7 +11,9 @@ func (m *members) use(opts Options) {
 		m.watch()
 	}
 	if opts.Index != nil {
-		m.idx = newIndexed(m.in, opts.Index, m.workers, m.rec)
+		if m.idx = newIndexed(m.in, opts.blob, opts.Index, m.workers, m.rec); m.idx != nil {
+			m.idx.start()
+		}
 		m.sums = newCombiner()
 	}
 }
@@ -59,8 +61,8 @@ func (m *members) nextIndexed() ([]byte, error) {
 
 // leaveIndexed goes on serially.
 func (m *members) leaveIndexed() error {
-	at := m.idx.leave()
 	past := m.idx.history()
+	at := m.idx.leave()
 	m.wrong = m.idx.stats.dropped > 0
 	m.idx = nil
 	if at.member {

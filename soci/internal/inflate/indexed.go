@@ -1,7 +1,9 @@
 package inflate
 
 import (
+	"io"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
@@ -20,12 +22,21 @@ const (
 	// layer that is compressed to half its size.
 	spanDepth = 4 << 20 // bytes
 
+	// spanStep is input that is enough for the next piece of output of most spans.
+	spanStep = 512 << 10 // bytes
+
 	// windowBytes is what a piece of output holds, and pieceOut how much of that is output.
 	windowBytes = len(flate.Window{})
 	pieceOut    = windowBytes - flate.History
 )
 
 // indexed decodes the spans of an index with several workers, in order.
+//
+// The goroutine that reads is one of them. It decodes the span that is to be read as the
+// serial decoder would, and hands it out while it is in the cache; nothing of it is held. The others
+// decode what follows and hold it. So they leave the reader the first span that nobody has
+// begun, unless there is no other. A reader that finds a span which another one is still
+// busy with decodes ahead as well.
 //
 // A worker does not know the history of its span: it takes the index's word for it,
 // and finds out which bytes of it the span really refers to. When everything before
@@ -35,15 +46,19 @@ const (
 // decoded serially, and is handed out. If not, the index is wrong: it is dropped, and the
 // decoder goes on from where the last span ended.
 //
-// The goroutine that reads drives the source. All else is guarded by mu, which is not
-// held while anything is decoded. No deadlock: spans are begun in order, so the one
-// that is read has a worker; that waits for room in its queue, then the reader has
+// The goroutine that reads drives the source, unless that can be read anywhere. All else is
+// guarded by mu, which is not held while anything is decoded. No deadlock: the span that is to
+// be read is decoded by the reader, or has a worker; that waits for room in its queue, then the reader has
 // something to read, or for the source, which the reader reads while it has nothing.
 type indexed struct {
 	src     *flate.Input
-	points  []index.Point // not begun yet
-	out     int64         // bytes of all output, as the index says; 0: not known
+	blob    *io.SectionReader // of which src reads; nil: it can only be read in order
+	points  []index.Point     // not begun yet
+	out     int64             // bytes of all output, as the index says; 0: not known
 	workers int
+
+	own    *spanWorker // of the goroutine that reads
+	direct int         // bytes of the member that it has made and handed out since past
 
 	mu     sync.Mutex
 	wake   *sync.Cond // something has changed
@@ -53,8 +68,9 @@ type indexed struct {
 	rec    *index.Recorder // nil: nothing is recorded; used by the reader
 	sent   int64           // bytes of output
 	spans  []*span         // begun, in order; the first is the one that is read
-	todo   []*span         // of them, those without a worker; at most the first one
+	todo   []*span         // of them, those that nobody has begun to decode
 	free   []*chunk
+	slab   []byte   // for more of them
 	claims []*claim // free
 
 	past  []*chunk // was handed out of the member: the last 32 KiB are in these
@@ -76,6 +92,7 @@ type place struct {
 type span struct {
 	point  index.Point
 	first  bool  // it begins where the serial decoder was
+	begun  bool  // somebody decodes it, or has
 	stop   int64 // bits; where the next one begins
 	chunks []*chunk
 	size   int    // bytes held: of buffers
@@ -165,7 +182,7 @@ func (t *indexed) remember(c *chunk) {
 
 // newIndexed takes over where the first block of a member begins; nil if the index
 // has no point ahead.
-func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexed {
+func newIndexed(src *flate.Input, blob *io.SectionReader, x *index.Index, workers int, rec *index.Recorder) *indexed {
 	off := src.Offset()
 	points := x.Points
 	for len(points) > 0 && points[0].Bits <= off*8 {
@@ -174,15 +191,20 @@ func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Record
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
+	t := &indexed{src: src, blob: blob, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
 	t.spans, t.todo = []*span{first}, []*span{first}
-	for range workers {
+	t.own = newSpanWorker(t, func() { t.store.add(src) })
+	return t
+}
+
+// start starts the workers, one less than there may be: the reader is one.
+func (t *indexed) start() {
+	for range t.workers - 1 {
 		t.wg.Go(t.work)
 	}
-	return t
 }
 
 // close stops the workers.
@@ -199,8 +221,17 @@ func (t *indexed) close() {
 // which is then at the byte of the place where the decoding is.
 func (t *indexed) leave() place {
 	t.close()
-	t.src.Prepend(t.store.from(t.at.bits / 8)...)
+	if off := t.at.bits / 8; t.blob != nil {
+		t.src.ResetAt(t.from(off), off)
+	} else {
+		t.src.Prepend(t.store.from(off)...)
+	}
 	return t.at
+}
+
+// from returns what there is of blob from an offset on.
+func (t *indexed) from(off int64) io.Reader {
+	return io.NewSectionReader(t.blob, off, t.blob.Size()-off)
 }
 
 // next returns more output, valid until the next call; nil where the serial decoder
@@ -237,10 +268,134 @@ func (t *indexed) next() (*chunk, error) {
 			}
 			t.wake.Broadcast()
 			continue
+		case s.right && t.own.s == s:
+			if c := t.decode(s); c != nil {
+				return c, nil
+			}
+			continue
 		}
-		if !t.read() {
+		if !(t.low() && t.read()) && !t.help() && !t.read() {
 			t.wake.Wait()
 		}
+	}
+}
+
+// decode decodes more of s, the first span, on the reader's own; nil when s is over.
+// Nothing of it is held: it is handed out as the serial decoder's output is.
+func (t *indexed) decode(s *span) *chunk {
+	t.feed()
+	t.mu.Unlock()
+	c := t.own.more(nil)
+	t.mu.Lock()
+	s.pos = t.own.pos
+	switch {
+	case c == nil:
+	case c.end:
+		t.direct = 0
+		t.remember(c)
+	default:
+		t.direct += len(c.p)
+		t.sent += int64(len(c.p))
+	}
+	if t.own.over {
+		t.settle()
+		t.finish(t.own)
+	}
+	return c
+}
+
+// settle makes past what was handed out, as far as the reader itself has decoded it.
+func (t *indexed) settle() {
+	n := min(t.direct, flate.History)
+	if t.direct = 0; n == 0 {
+		return
+	}
+	made := t.own.m.dec.History()
+	all := append(t.history(), made[len(made)-n:]...)
+	for _, o := range t.past {
+		t.give(o)
+	}
+	t.past = append(t.past[:0], &chunk{p: all[max(0, len(all)-flate.History):]})
+}
+
+// help lets the reader, which has nothing to hand out, decode on its own: the first span that
+// nobody has begun. False: there is none, or no room for it, or no input.
+func (t *indexed) help() bool {
+	w := t.own
+	if w.s == nil {
+		if len(t.todo) == 0 && !t.begin() {
+			return false
+		}
+		s := t.todo[0]
+		if s != t.spans[0] && (!t.room(s) || !t.there(s.pos)) {
+			return false
+		}
+		t.todo = t.todo[1:]
+		s.begun = true
+		t.wake.Broadcast()
+		past := t.history()
+		known := s == t.spans[0]
+		t.mu.Unlock()
+		if !known {
+			past = nil
+		}
+		w.begin(s, past)
+		t.mu.Lock()
+		if w.over {
+			t.finish(w)
+		}
+		return true
+	}
+	s := w.s
+	if s.size >= s.most || !t.there(w.pos) {
+		return false
+	}
+	c := t.chunk()
+	t.mu.Unlock()
+	got := w.more(c)
+	t.mu.Lock()
+	if got == nil || got.buf == nil {
+		t.give(c)
+	}
+	if got != nil {
+		s.chunks = append(s.chunks, got)
+		s.size += got.held()
+	}
+	s.pos = w.pos
+	if w.over {
+		t.finish(w)
+	}
+	return true
+}
+
+// finish notes that the span of w is over.
+func (t *indexed) finish(w *spanWorker) {
+	s := w.s
+	s.end, s.err, s.done = w.end, w.err, true
+	w.s = nil
+	t.wake.Broadcast()
+}
+
+// there reports whether the reader can decode from a byte of the source on without a wait
+// for it.
+func (t *indexed) there(pos int64) bool {
+	return t.blob != nil || t.store.err != nil || t.store.end-pos >= spanStep
+}
+
+// low reports whether a worker is going to wait for input.
+func (t *indexed) low() bool {
+	for _, s := range t.spans {
+		if s.begun && !s.done && s != t.own.s && s.pos+spanStep > t.store.end {
+			return true
+		}
+	}
+	return false
+}
+
+// feed reads ahead for the workers: about as much as is decoded meanwhile, and more if one
+// is going to wait, but not until it need not. The source may be slow.
+func (t *indexed) feed() {
+	for n := 0; (n < 2 || n < 8 && t.low()) && t.read(); n++ {
 	}
 }
 
@@ -267,6 +422,9 @@ func (t *indexed) check(s *span) bool {
 
 // read reads more of the source, if it has more and there is room.
 func (t *indexed) read() bool {
+	if t.blob != nil {
+		return false
+	}
 	t.store.trim(t.keep())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
 		return false
@@ -312,15 +470,13 @@ func (t *indexed) most() int {
 	return min(spanAhead, (int(n)/pieceOut+2)*windowBytes)
 }
 
-// room reports whether another span may be begun, and held.
-func (t *indexed) room() bool {
-	if len(t.points) == 0 {
-		return false
-	}
-	held := t.most()
+// room reports whether next may be decoded, and held.
+func (t *indexed) room(next *span) bool {
+	held := next.most + claimBytes
 	for i, s := range t.spans {
-		held += claimBytes
 		switch {
+		case !s.begun:
+			continue
 		case i == 0:
 			held += max(spanQueue, s.size)
 		case s.done:
@@ -328,31 +484,42 @@ func (t *indexed) room() bool {
 		default:
 			held += s.most
 		}
+		held += claimBytes
 	}
 	return held <= t.workers*spanPieces
 }
 
 // work decodes spans until close.
 func (t *indexed) work() {
-	w := newSpanWorker(t)
+	w := newSpanWorker(t, nil)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
-		if len(t.todo) == 0 && t.room() {
-			t.begin()
-		}
-		if len(t.todo) == 0 {
+		s := t.pick()
+		if s == nil {
 			t.wake.Wait()
 			continue
 		}
-		s := t.todo[0]
-		t.todo = t.todo[1:]
 		t.mu.Unlock()
-		end, err := w.decode(s)
+		w.decode(s)
 		t.mu.Lock()
-		s.end, s.err, s.done = end, err, true
-		t.wake.Broadcast()
+		t.finish(w)
 	}
+}
+
+// pick takes a span for a worker: the second that nobody has begun, if there is one. The
+// first is the reader's, which needs no memory for it when it comes to be read.
+func (t *indexed) pick() *span {
+	for len(t.todo) < 2 && t.begin() {
+	}
+	for i := min(2, len(t.todo)) - 1; i >= 0; i-- {
+		if s := t.todo[i]; t.room(s) {
+			t.todo = slices.Delete(t.todo, i, i+1)
+			s.begun = true
+			return s
+		}
+	}
+	return nil
 }
 
 // take returns a chunk for s when it may hold one more; nil when closed.
@@ -365,16 +532,21 @@ func (t *indexed) take(s *span) *chunk {
 			most = spanQueue
 		}
 		if s.size < most {
-			if n := len(t.free); n > 0 {
-				c := t.free[n-1]
-				t.free = t.free[:n-1]
-				return c
-			}
-			return &chunk{buf: new(flate.Window)}
+			return t.chunk()
 		}
 		t.wake.Wait()
 	}
 	return nil
+}
+
+// chunk returns an empty one.
+func (t *indexed) chunk() *chunk {
+	if n := len(t.free); n > 0 {
+		c := t.free[n-1]
+		t.free = t.free[:n-1]
+		return c
+	}
+	return &chunk{buf: new(flate.Window)}
 }
 
 // takeClaim returns one for a span; there are no more than spans.

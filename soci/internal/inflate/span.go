@@ -18,91 +18,139 @@ const probeBytes = 48 << 10
 // spanWorker decodes spans; one goroutine uses it.
 type spanWorker struct {
 	t     *indexed
+	fill  func()   // reads more of the source; nil: the reader does that
 	m     *members // for headers
 	cur   cursor
 	probe *flate.Probe
 	buf   []byte
 	past  []byte // history of the span
+
+	s    *span // in work; nil: none
+	pos  int64 // byte of the source that was reached
+	over bool  // s was decoded up to
+	end  place // the place where the next span begins, or one behind, or a member behind which there is none, with
+	err  error // that the stream has, if s is right
 }
 
-func newSpanWorker(t *indexed) *spanWorker {
-	w := &spanWorker{t: t, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
+func newSpanWorker(t *indexed, fill func()) *spanWorker {
+	w := &spanWorker{t: t, fill: fill, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
 	w.m.dec = flate.NewDecoder(w.m.in)
 	return w
 }
 
-// decode decodes s up to its end, which it returns: the place where the next span
-// begins, or one behind, or a member behind which there is none; or an error that the
-// stream has, if s is right.
-func (w *spanWorker) decode(s *span) (place, error) {
-	bits := s.point.Bits
-	in, d := w.m.in, w.m.dec
-	if w.past = w.past[:0]; !s.first && s.point.Kind == index.Block {
-		w.look(s)
+// decode decodes s as a worker does, all at once.
+func (w *spanWorker) decode(s *span) {
+	w.begin(s, nil)
+	var spare *chunk
+	for !w.over {
+		if spare == nil {
+			if spare = w.t.take(s); spare == nil {
+				w.stop(place{}, errAbandoned)
+				break
+			}
+		}
+		c := w.more(spare)
+		if c != nil {
+			w.t.put(s, c, w.pos)
+			if c == spare {
+				spare = nil
+			}
+		}
 	}
-	w.cur = cursor{s: w.t.store, at: bits / 8}
-	in.ResetAt(&w.cur, bits/8)
-	if s.point.Kind == index.Member {
-		err := w.m.open()
-		s.head = int(in.Offset() - bits/8)
-		if w.tell(s, nil, err != nil); err != nil {
-			return place{bits, true}, err // unsure: the serial decoder says what it is
-		}
-		d.Reset(in)
-	} else {
-		d.ResetAt(in, uint(bits%8), w.past) //nolint:gosec // G115: 0 to 7
-	}
-	for {
-		d.StopAt(s.stop)
-		switch err := w.body(s); {
-		case errors.Is(err, flate.ErrStopped):
-			return place{bits: d.Bits()}, nil
-		case err == io.EOF: //nolint:errorlint // the stream's own end is bare
-		default:
-			return place{bits: d.Bits()}, err
-		}
-		trailer := in.Peek(8)
-		if len(trailer) < 8 {
-			return place{bits: d.Bits()}, noEOF(in.Err())
-		}
-		end := &chunk{end: true, crc: binary.LittleEndian.Uint32(trailer), len: binary.LittleEndian.Uint32(trailer[4:])}
-		in.Skip(8)
-		w.t.put(s, end, in.Offset())
-		here := place{in.Offset() * 8, true}
-		if here.bits >= s.stop || sniff(in.Peek(2)) != Gzip || w.m.open() != nil {
-			// An error of the header is found again by the serial decoder, which also
-			// knows what may follow the last member.
-			return here, nil //nolint:nilerr // so said above
-		}
-		d.Reset(in)
+	if spare != nil {
+		w.t.putBack(spare)
 	}
 }
 
-// body decodes up to the end of a member or of the span.
-func (w *spanWorker) body(s *span) error {
-	d := w.m.dec
-	var c *chunk
-	for {
-		if c == nil {
-			if c = w.t.take(s); c == nil {
-				return errAbandoned
-			}
-		}
-		var err error
-		if c.p, c.buf, err = d.NextIn(c.buf); err != nil {
-			w.t.putBack(c)
-			return err
-		}
-		c.sum = crc32.ChecksumIEEE(c.p)
-		pos := max(s.point.Bits/8, d.Bits()/8)
-		if len(c.p) <= flate.History {
-			// A short member: it isn't to hold the memory of a long one.
-			w.t.put(s, &chunk{p: bytes.Clone(c.p), sum: c.sum}, pos)
-			continue
-		}
-		w.t.put(s, c, pos)
-		c = nil
+// begin makes w decode s. The history is what s claims, or, unless nil, past.
+func (w *spanWorker) begin(s *span, past []byte) {
+	bits := s.point.Bits
+	in, d := w.m.in, w.m.dec
+	w.s, w.pos, w.over, w.err = s, bits/8, false, nil
+	if w.past = w.past[:0]; !s.first && s.point.Kind == index.Block {
+		w.look(s)
 	}
+	if past == nil {
+		past = w.past
+	}
+	in.ResetAt(w.source(bits/8), bits/8)
+	if s.point.Kind != index.Member {
+		d.ResetAt(in, uint(bits%8), past) //nolint:gosec // G115: 0 to 7
+		return
+	}
+	err := w.m.open()
+	s.head = int(in.Offset() - bits/8)
+	if w.tell(s, nil, err != nil); err != nil {
+		w.stop(place{bits, true}, err) // unsure: the serial decoder says what it is
+		return
+	}
+	d.Reset(in)
+}
+
+// source returns what there is of the source from an offset on; valid until the next call.
+func (w *spanWorker) source(off int64) io.Reader {
+	if w.t.blob != nil {
+		return w.t.from(off)
+	}
+	w.cur = cursor{s: w.t.store, at: off, fill: w.fill}
+	return &w.cur
+}
+
+// stop notes where, and why, the span is over.
+func (w *spanWorker) stop(at place, err error) {
+	if src := w.m.in.Err(); err != nil && src != nil && src != io.EOF {
+		err = sourceError{src}
+	}
+	w.over, w.end, w.err = true, at, err
+}
+
+// more returns what the span has next, nil if that is nothing: the end of a member, or
+// output, in c or a copy, or, for nil, valid until the next call.
+func (w *spanWorker) more(c *chunk) *chunk {
+	in, d := w.m.in, w.m.dec
+	d.StopAt(w.s.stop)
+	var p []byte
+	var err error
+	if c == nil {
+		p, err = d.Next()
+	} else {
+		p, c.buf, err = d.NextIn(c.buf)
+	}
+	switch {
+	case err == nil:
+		w.pos = max(w.pos, d.Bits()/8)
+		if c == nil {
+			return &chunk{p: p, sum: crc32.ChecksumIEEE(p)}
+		}
+		if len(p) <= flate.History {
+			// A short member: it isn't to hold the memory of a long one.
+			return &chunk{p: bytes.Clone(p), sum: crc32.ChecksumIEEE(p)}
+		}
+		c.p, c.sum = p, crc32.ChecksumIEEE(p)
+		return c
+	case errors.Is(err, flate.ErrStopped):
+		w.stop(place{bits: d.Bits()}, nil)
+		return nil
+	case err != io.EOF: //nolint:errorlint // the stream's own end is bare
+		w.stop(place{bits: d.Bits()}, err)
+		return nil
+	}
+	trailer := in.Peek(8)
+	if len(trailer) < 8 {
+		w.stop(place{bits: d.Bits()}, noEOF(in.Err()))
+		return nil
+	}
+	end := &chunk{end: true, crc: binary.LittleEndian.Uint32(trailer), len: binary.LittleEndian.Uint32(trailer[4:])}
+	in.Skip(8)
+	w.pos = in.Offset()
+	if w.pos*8 >= w.s.stop || sniff(in.Peek(2)) != Gzip || w.m.open() != nil {
+		// An error of the header is found again by the serial decoder, which also
+		// knows what may follow the last member.
+		w.stop(place{w.pos * 8, true}, nil)
+		return end
+	}
+	d.Reset(in)
+	return end
 }
 
 // look finds out what s, which begins with a block, refers to.
@@ -113,8 +161,7 @@ func (w *spanWorker) look(s *span) {
 	clear(c.past[:gone])
 	copy(c.past[gone:], w.past)
 	at := s.point.Bits / 8
-	cur := cursor{s: w.t.store, at: at}
-	n, _ := io.ReadFull(&cur, w.buf)                                                     // an error of the source is found again
+	n, _ := io.ReadFull(w.source(at), w.buf)                                             // an error of the source is found again
 	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), &c.refs) //nolint:gosec // G115: 0 to 7
 	w.tell(s, c, !known)
 }

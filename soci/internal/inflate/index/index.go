@@ -16,6 +16,11 @@ var ErrFormat = errors.New("not a valid layer index")
 // compressed bytes between two. A span that is decoded ahead has to be held in memory.
 const DefaultSpan = 8 << 20 // bytes
 
+// MemberSpan is the distance from a point to one that is a member, in bytes of output: it
+// costs nothing to record, and ten bytes, for it has no window. What is decoded ahead
+// stays in the second cache level.
+const MemberSpan = 1 << 20 // bytes
+
 const (
 	// maxPoints is what a layer of 8 TB has.
 	maxPoints = 1 << 20

@@ -16,7 +16,7 @@ type Recorder struct {
 }
 
 // NewRecorder returns a Recorder of points that are at least span bytes of output
-// apart; 0 means DefaultSpan.
+// apart, members at least MemberSpan if that is less; 0 means DefaultSpan.
 func NewRecorder(span int64) *Recorder {
 	if span <= 0 {
 		span = DefaultSpan
@@ -25,14 +25,16 @@ func NewRecorder(span int64) *Recorder {
 }
 
 // Due reports whether a point is wanted where so many bytes of output are before it.
-func (r *Recorder) Due(out int64) bool {
+func (r *Recorder) Due(out int64) bool { return r.dueAfter(out, r.span) }
+
+func (r *Recorder) dueAfter(out, span int64) bool {
 	n := len(r.points)
-	return n == 0 || out-r.points[n-1].Out >= r.span && n < maxPoints
+	return n == 0 || out-r.points[n-1].Out >= span && n < maxPoints
 }
 
 // Member notes that the header of a gzip member, of header bytes, begins at an offset.
 func (r *Recorder) Member(offset, out int64, header int) {
-	if r.Due(out) {
+	if r.dueAfter(out, min(r.span, MemberSpan)) {
 		r.points = append(r.points, Point{Kind: Member, Bits: offset * 8, Out: out, Header: header})
 	}
 }

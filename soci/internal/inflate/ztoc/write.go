@@ -32,8 +32,17 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 	}
 	z := &Ztoc{Version: current, Tool: tool, Size: x.Size, Out: x.Out, SpanSize: index.DefaultSpan}
 	z.Index = &index.Index{Blob: x.Blob}
-	for _, p := range x.Points {
+	for i, p := range x.Points {
 		if p.Kind == index.Member {
+			// A checkpoint takes 32 KiB, a point that is a member ten bytes, so an index has more
+			// of those: one is left out when the next is near enough.
+			next := x.Out
+			if i+1 < len(x.Points) {
+				next = x.Points[i+1].Out
+			}
+			if n := len(z.Index.Points); n > 0 && next-z.Index.Points[n-1].Out <= z.SpanSize {
+				continue
+			}
 			// A checkpoint is raw deflate: it begins behind the header.
 			if p.Header == 0 {
 				return nil, fmt.Errorf("the header of the member at byte %d is not known: record the index again", p.Bits/8)

@@ -124,6 +124,28 @@ func TestRound(t *testing.T) {
 	}
 }
 
+// TestMembers: of members that are near each other few are checkpoints, and no span is longer
+// for that.
+func TestMembers(t *testing.T) {
+	x := &index.Index{Blob: index.Blob{Size: 100 << 10, Out: 100 << 20}}
+	for i := range int64(100) {
+		x.Points = append(x.Points, index.Point{Kind: index.Member, Bits: i << 13, Out: i << 20, Header: 10})
+	}
+	z, err := New(x, bytes.NewReader(make([]byte, 100<<10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := append(z.Index.Points, index.Point{Out: x.Out})
+	if len(points) != 14 { // and the end
+		t.Errorf("%d checkpoints", len(points)-1)
+	}
+	for i, p := range points[1:] {
+		if span := p.Out - points[i].Out; span > z.SpanSize {
+			t.Errorf("span %d has %d bytes", i, span)
+		}
+	}
+}
+
 // TestAccessors reads what was written with SOCI's own package, as its snapshotter does.
 func TestAccessors(t *testing.T) {
 	blob, content := layer(t)

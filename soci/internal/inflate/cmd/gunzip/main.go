@@ -82,7 +82,11 @@ func (j job) decode() (int64, error) {
 	if j.write != "" {
 		opts.Record = index.NewRecorder(j.span)
 	}
-	r, err := inflate.NewReader(f, opts)
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	r, err := inflate.NewReaderAt(f, fi.Size(), opts)
 	if err != nil {
 		return 0, err
 	}
@@ -90,10 +94,6 @@ func (j job) decode() (int64, error) {
 	// Only Read, as soci does: a WriteTo would write in pieces of its own.
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	if err != nil || j.write == "" {
-		return n, err
-	}
-	fi, err := f.Stat()
-	if err != nil {
 		return n, err
 	}
 	x, err := opts.Record.Index(index.Blob{Size: fi.Size(), Out: n})
