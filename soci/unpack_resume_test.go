@@ -16,8 +16,9 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// begunFolder is what the layers of these tests hold.
-const begunFolder = "cmd/compile"
+// begunFolder is what the layers of these tests hold: some checkpoints, and no more, for each
+// of many attempts to spoil one.
+const begunFolder = "net"
 
 // unpacking is a layer that was ended in the middle.
 type unpacking struct {
@@ -38,7 +39,7 @@ func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
 	ref := push(t, u.o, "go/begun:1", image(t, here, l))
 	parts := t.TempDir()
 	u.dir, u.file = filepath.Join(t.TempDir(), "layer"), filepath.Join(parts, "part")
-	u.p = puller(t, checkpointing)
+	u.p = puller(t, halfway)
 	var err error
 	if u.img, err = u.p.Resolve(t.Context(), ref); err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func TestUnpackCheckpointHostile(t *testing.T) {
 		"the directory is gone": {nil, func(t *testing.T, u *unpacking) { t.Helper(); must(t, os.RemoveAll(u.dir)) }},
 		"a file is gone": {nil, func(t *testing.T, u *unpacking) {
 			t.Helper()
-			must(t, os.RemoveAll(filepath.Join(u.dir, "go", begunFolder, "doc.go")))
+			must(t, os.RemoveAll(filepath.Join(u.dir, "go", begunFolder, "addrselect.go")))
 		}},
 		"the directory is a link": {nil, func(t *testing.T, u *unpacking) {
 			t.Helper()
