@@ -196,10 +196,11 @@ func longIndex(t *testing.T, rec *index.Recorder, n int64) *index.Index {
 
 func longDecode(blob []byte, opts Options, size int64, want [sha256.Size]byte) error {
 	src := bytes.NewReader(blob)
-	r, err := NewReaderAt(src, src.Size(), opts)
-	if opts.Workers > 2 { // with two the blob can be read anywhere
-		r, err = NewReader(src, opts)
+	open := func() (*Reader, error) { return NewReader(src, opts) }
+	if opts.Workers == 2 {
+		open = func() (*Reader, error) { return NewReaderAt(src, src.Size(), opts) }
 	}
+	r, err := open()
 	if err != nil {
 		return err
 	}
