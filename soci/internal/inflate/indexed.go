@@ -70,7 +70,6 @@ type indexed struct {
 	spans  []*span         // begun, in order; the first is the one that is read
 	todo   []*span         // of them, those that nobody has begun to decode
 	free   []*chunk
-	slab   []byte   // for more of them
 	claims []*claim // free
 
 	past  []*chunk // was handed out of the member: the last 32 KiB are in these
