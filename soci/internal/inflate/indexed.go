@@ -511,7 +511,11 @@ func (t *indexed) work() {
 func (t *indexed) pick() *span {
 	for len(t.todo) < 2 && t.begin() {
 	}
-	for i := min(2, len(t.todo)) - 1; i >= 0; i-- {
+	leave := 1
+	if t.behind() {
+		leave = 0
+	}
+	for i := min(leave, len(t.todo)-1); i >= 0; i-- {
 		if s := t.todo[i]; t.room(s) {
 			t.todo = slices.Delete(t.todo, i, i+1)
 			s.begun = true
@@ -519,6 +523,17 @@ func (t *indexed) pick() *span {
 		}
 	}
 	return nil
+}
+
+// behind reports whether the reader has more than half of a span to decode before it comes to
+// what the others have done.
+func (t *indexed) behind() bool {
+	s := t.own.s
+	if s == nil || s != t.spans[0] || len(t.spans) < 2 || !t.spans[1].done {
+		return false
+	}
+	from := s.point.Bits / 8
+	return s.pos-from < (s.stop/8-from)/2
 }
 
 // take returns a chunk for s when it may hold one more; nil when closed.
