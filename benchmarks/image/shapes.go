@@ -110,7 +110,8 @@ var packages = [][]string{
 	{"libnode108", "openjdk-17-jre-headless"},
 }
 
-// realistic makes an image of Debian packages and the Go tree.
+// realistic makes an image of Debian packages, as far as they can be had here, and the Go
+// tree.
 func realistic(ctx context.Context, dir string) (*image, error) {
 	var layers [][]source
 	for i, names := range packages {
@@ -127,7 +128,8 @@ func realistic(ctx context.Context, dir string) (*image, error) {
 			got++
 		}
 		if got == 0 {
-			return nil, fmt.Errorf("none of the packages of layer %d can be had: give an image by -image, or run where apt and dpkg are", i)
+			fmt.Printf("without layer %d, none of whose packages can be had: the image is smaller than those of other machines (-image gives one)\n", i)
+			continue
 		}
 		layers = append(layers, []source{{root: root}})
 	}

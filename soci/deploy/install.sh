@@ -8,38 +8,39 @@ HOST=${HOST:-/host}
 SYSTEMCTL=${SYSTEMCTL:-nsenter --target 1 --mount --uts --ipc --net --pid -- systemctl}
 FROM=${FROM:-/usr/local/share/penstock}
 BIN=${BIN:-/usr/local/bin}
-changed=
+STATE=$HOST/opt/penstock
+mkdir -p "$STATE"
 
-# put SOURCE TARGET MODE: replaces a file by rename, if it differs.
+# put SOURCE TARGET MODE [SERVICE]: replaces a file by rename, if it differs. The service has
+# to be restarted then, which is noted before: who is ended here, or fails, does it next time.
 put() {
 	if cmp -s "$1" "$HOST$2"; then return; fi
 	mkdir -p "$(dirname "$HOST$2")"
 	cp "$1" "$HOST$2.new"
 	chmod "$3" "$HOST$2.new"
+	if [ -n "${4-}" ]; then : >"$STATE/restart-$4"; fi
 	mv "$HOST$2.new" "$HOST$2"
 	echo "installed $2"
-	changed="$changed $2"
 }
 
-put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755
 put "$BIN/penstock-pull" /opt/penstock/bin/penstock-pull 0755
 put "$FROM/uninstall.sh" /opt/penstock/bin/uninstall.sh 0755
-put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644
-case "$changed" in
-*penstock-snapshotter*) # running containers and snapshots do not notice
+put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755 penstock-snapshotter
+put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644 penstock-snapshotter
+if [ -e "$STATE/restart-penstock-snapshotter" ]; then # running containers and snapshots do not notice
 	$SYSTEMCTL daemon-reload
 	$SYSTEMCTL enable penstock-snapshotter.service
 	$SYSTEMCTL restart penstock-snapshotter.service
-	;;
-esac
+	rm "$STATE/restart-penstock-snapshotter"
+fi
 
 # containerd is told last: the socket is there by now.
-changed=
-put "$FROM/containerd.toml" /etc/containerd/conf.d/penstock.toml 0644
-if [ -n "$changed" ]; then
+put "$FROM/containerd.toml" /etc/containerd/conf.d/penstock.toml 0644 containerd
+if [ -e "$STATE/restart-containerd" ]; then
 	if ! grep -q 'conf\.d/\*\.toml' "$HOST/etc/containerd/config.toml" 2>/dev/null; then
 		echo 'add imports = ["/etc/containerd/conf.d/*.toml"] to /etc/containerd/config.toml and restart containerd' >&2
 	else
 		$SYSTEMCTL restart containerd.service # running containers go on
 	fi
+	rm "$STATE/restart-containerd"
 fi

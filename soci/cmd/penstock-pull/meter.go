@@ -71,7 +71,7 @@ func (m *meter) Advance(_ int, compressed, _ int64) {
 		return
 	}
 	m.last = now
-	rate := float64(m.done) / now.Sub(m.begin).Seconds()
+	rate := float64(max(m.done, 1)) / now.Sub(m.begin).Seconds()
 	left := time.Duration(float64(m.total-m.done) / rate * float64(time.Second))
 	fmt.Fprintf(m.w, "penstock-pull: %s of %s, %d of %d layers, %s/s, %s left\n",
 		megabytes(m.done), megabytes(m.total), m.ready, m.count, megabytes(int64(rate)), left.Round(time.Second))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -63,7 +64,8 @@ func TestService(t *testing.T) {
 	t.Error("the unit starts nothing")
 }
 
-// TestInstall runs the script of the DaemonSet against a directory that is no node.
+// TestInstall runs the script of the DaemonSet against a directory that is no node. Each step
+// at which it may fail is done again by the next run.
 func TestInstall(t *testing.T) {
 	dir := t.TempDir()
 	host, bin := filepath.Join(dir, "host"), filepath.Join(dir, "bin")
@@ -71,7 +73,8 @@ func TestInstall(t *testing.T) {
 		{"host/etc/containerd/config.toml", `imports = ["/etc/containerd/conf.d/*.toml"]`},
 		{"bin/penstock-snapshotter", "program"},
 		{"bin/penstock-pull", "program"},
-		{"systemctl", "#!/bin/sh\necho \"$@\" >>" + dir + "/calls\n"},
+		{"systemctl", "#!/bin/sh\necho \"$@\" >>" + dir + "/calls\n[ \"$1 $2\" != \"$(cat " + dir + "/broken)\" ]\n"},
+		{"broken", "restart penstock-snapshotter.service"},
 	} {
 		p := filepath.Join(dir, f.name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -81,16 +84,31 @@ func TestInstall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	install := func() {
-		t.Helper()
+	install := func() error {
 		cmd := exec.Command("sh", "../../deploy/install.sh")
 		cmd.Env = append(os.Environ(), "HOST="+host, "BIN="+bin, "FROM=../../deploy", "SYSTEMCTL="+filepath.Join(dir, "systemctl"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	}
+	const start = "daemon-reload\nenable penstock-snapshotter.service\nrestart penstock-snapshotter.service\n"
+	for _, broken := range []string{"restart penstock-snapshotter.service", "restart containerd.service"} {
+		if err := os.WriteFile(filepath.Join(dir, "broken"), []byte(broken), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := install(); err == nil {
+			t.Errorf("%s: its failure was not told", broken)
 		}
 	}
-	install()
-	want := "daemon-reload\nenable penstock-snapshotter.service\nrestart penstock-snapshotter.service\nrestart containerd.service\n"
+	if err := os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := install(); err != nil {
+		t.Fatal(err)
+	}
+	want := start + start + "restart containerd.service\nrestart containerd.service\n"
 	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != want {
 		t.Errorf("%q, %v; want %q", calls, err, want)
 	}
@@ -99,7 +117,9 @@ func TestInstall(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	install()
+	if err := install(); err != nil {
+		t.Fatal(err)
+	}
 	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || !bytes.Equal(calls, []byte(want)) {
 		t.Errorf("a second run restarted something: %q, %v", calls, err)
 	}

@@ -451,13 +451,13 @@ func (s *Snapshotter) sweep() {
 }
 
 // expire removes the ready and begun layers that no job has held since Keep before now.
-func (s *Snapshotter) expire(now time.Time) { s.remove(now.Add(-s.opts.Keep)) }
+func (s *Snapshotter) expire(now time.Time) { s.removeIdle(now.Add(-s.opts.Keep)) }
 
 // relieve makes room on a full disk: what no job holds was kept only to save fetching it.
-func (s *Snapshotter) relieve() { s.remove(time.Now()) }
+func (s *Snapshotter) relieve() { s.removeIdle(time.Now()) }
 
-// remove removes the ready and begun layers that no job has held since a time.
-func (s *Snapshotter) remove(since time.Time) {
+// removeIdle removes the ready and begun layers that no job has held since a time.
+func (s *Snapshotter) removeIdle(since time.Time) {
 	for _, dir := range s.unheld(since) {
 		if err := os.RemoveAll(dir); err != nil {
 			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
