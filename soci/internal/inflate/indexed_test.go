@@ -99,11 +99,14 @@ func TestIndexed(t *testing.T) {
 				if err != nil || !bytes.Equal(got, tt.want) {
 					t.Errorf("%s, span %d: %d bytes, %v; want %d", tt.name, span, len(got), err, len(tt.want))
 				}
-				if got, err := readAt(tt.blob, x, workers, 1<<30); err != nil || !bytes.Equal(got, tt.want) {
-					t.Errorf("%s, span %d, read anywhere: %d bytes, %v; want %d", tt.name, span, len(got), err, len(tt.want))
-				}
 				if len(x.Points) < 3 || stats.dropped > 0 || stats.spans < len(x.Points)-2 {
 					t.Errorf("%s, span %d: %d points, %+v", tt.name, span, len(x.Points), stats)
+				}
+				if workers > 2 {
+					continue
+				}
+				if got, err := readAt(tt.blob, x, workers, 1<<30); err != nil || !bytes.Equal(got, tt.want) {
+					t.Errorf("%s, span %d, read anywhere: %d bytes, %v; want %d", tt.name, span, len(got), err, len(tt.want))
 				}
 			}
 		}
@@ -231,6 +234,9 @@ func TestIndexedHostile(t *testing.T) {
 					t.Errorf("%s %s %d: %d bytes, %v; want %d", name, which, at, len(got), err, len(wants[which]))
 				}
 				dropped += stats.dropped
+				if at != 2 {
+					continue
+				}
 				if got, err := readAt(blob, x, 3, 1<<30); err != nil || !bytes.Equal(got, wants[which]) {
 					t.Errorf("%s %s %d, read anywhere: %d bytes, %v; want %d", name, which, at, len(got), err, len(wants[which]))
 				}
