@@ -30,6 +30,7 @@ type gate struct {
 	over  atomic.Int64 // requests that ended well
 
 	mu       sync.Mutex // guards everything below and the tasks' fields that say so
+	looked   int        // inflight at the monitor's last look: many that end at once leave none alone
 	limiter  limiter
 	hedger   hedger
 	pace     pace

@@ -75,6 +75,7 @@ func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
 		}
 	}
 	g.dispatch()
+	g.looked = g.inflight
 	if wait := g.limiter.pausedUntil - now; wait > 0 {
 		next = min(next, wait)
 	}
@@ -91,7 +92,7 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 	}
 	r := running{
 		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
-		others: g.inflight - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
+		others: max(g.inflight, g.looked) - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
 	}
 	if g.e.opts.StallTimeout > 0 && up-r.lastByte >= g.e.opts.StallTimeout {
 		a.cancelled = true
