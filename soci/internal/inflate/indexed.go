@@ -68,6 +68,7 @@ type indexed struct {
 	rec    *index.Recorder // nil: nothing is recorded; used by the reader
 	sent   int64           // bytes of output
 	spans  []*span         // begun, in order; the first is the one that is read
+	mine   *span           // of them, what own decodes; nil: none
 	todo   []*span         // of them, those that nobody has begun to decode
 	free   []*chunk
 	claims []*claim // free
@@ -267,7 +268,7 @@ func (t *indexed) next() (*chunk, error) {
 			}
 			t.wake.Broadcast()
 			continue
-		case s.right && t.own.s == s:
+		case s.right && t.mine == s:
 			if c := t.decode(s); c != nil {
 				return c, nil
 			}
@@ -330,7 +331,7 @@ func (t *indexed) help() bool {
 			return false
 		}
 		t.todo = t.todo[1:]
-		s.begun = true
+		s.begun, t.mine = true, s
 		t.wake.Broadcast()
 		past := t.history()
 		known := s == t.spans[0]
@@ -371,7 +372,9 @@ func (t *indexed) help() bool {
 func (t *indexed) finish(w *spanWorker) {
 	s := w.s
 	s.end, s.err, s.done = w.end, w.err, true
-	w.s = nil
+	if w.s = nil; w == t.own {
+		t.mine = nil
+	}
 	t.wake.Broadcast()
 }
 
@@ -384,7 +387,7 @@ func (t *indexed) there(pos int64) bool {
 // low reports whether a worker is going to wait for input.
 func (t *indexed) low() bool {
 	for _, s := range t.spans {
-		if s.begun && !s.done && s != t.own.s && s.pos+spanStep > t.store.end {
+		if s.begun && !s.done && s != t.mine && s.pos+spanStep > t.store.end {
 			return true
 		}
 	}
@@ -528,7 +531,7 @@ func (t *indexed) pick() *span {
 // behind reports whether the reader has more than half of a span to decode before it comes to
 // what the others have done.
 func (t *indexed) behind() bool {
-	s := t.own.s
+	s := t.mine
 	if s == nil || s != t.spans[0] || len(t.spans) < 2 || !t.spans[1].done {
 		return false
 	}
