@@ -192,6 +192,22 @@ func TestRangeRefused(t *testing.T) {
 	wantError(t, puller(t, nil), ref, soci.ErrDigest, "the manifest says")
 }
 
+// TestURLsNeverValid: presigned URLs that are all refused end the pull after a few requests.
+func TestURLsNeverValid(t *testing.T) {
+	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{RedirectBlobs: true, RedirectTTL: -time.Second}})
+	ref := push(t, o, "expired:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
+	wantError(t, puller(t, nil), ref, soci.ErrDenied, "refuses")
+	var asked int64
+	for _, c := range o.Counters() {
+		if c.Op == "FetchBlob" {
+			asked += c.Requests
+		}
+	}
+	if asked == 0 || asked > 10 {
+		t.Errorf("%d requests", asked)
+	}
+}
+
 // TestBadDay is everything at once: 1 % truncated bodies, 1 % 503, presigned URLs that
 // run out all the time, a mirror that dies. At most 2 % of the bytes are sent again.
 func TestBadDay(t *testing.T) {

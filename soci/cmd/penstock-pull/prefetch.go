@@ -210,7 +210,7 @@ func (w *watch) poll(ctx context.Context) {
 			// Layers that are there already count as received.
 			now := w.total - p.Bytes + p.Received
 			if n := now - w.seen; n > 0 {
-				w.meter.Advance(0, n, 0)
+				w.meter.Advance(-1, n, 0) // of which layer, the daemon does not say
 				w.seen = now
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -324,7 +323,7 @@ func copyXattrs(src *tree, path string, fd int) error {
 func xattrsByFd(from, to int) error {
 	names, err := listXattrs(from)
 	for _, name := range names {
-		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if steersOverlay(name) {
 			continue // about the layer that the directory is in, not about its content
 		}
 		value, err := getXattr(from, name)
