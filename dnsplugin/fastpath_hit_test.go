@@ -363,8 +363,24 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	if s := unsafe.Sizeof(zoneCounts{}); s < 1024 {
 		t.Errorf("%d bytes of counters: small objects of two workers may share a line", s)
 	}
+	var c fastCounts
+	if before, after := unsafe.Offsetof(c.zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.touched)-unsafe.Sizeof(c.touched); before < 128 || after < 128 {
+		t.Errorf("counters have %d bytes before and %d after them", before, after)
+	}
+	var turns turn
+	if before, after := unsafe.Offsetof(turns.server), unsafe.Sizeof(turns)-unsafe.Offsetof(turns.begun)-unsafe.Sizeof(turns.begun); before < 128 || after < 128 {
+		t.Errorf("a turn has %d bytes before and %d after it", before, after)
+	}
 	b := bareServer(t, Config{}, variety())
 	b.prepare(2)
+	at := func(c *fastCounts) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(c.zones))) }
+	for i, x := range b.workers {
+		for _, y := range b.workers[i+1:] {
+			if d := max(at(x.cur), at(y.cur)) - min(at(x.cur), at(y.cur)); d < 128 {
+				t.Errorf("the lists of counters are %d bytes apart", d)
+			}
+		}
+	}
 	for i, x := range b.workers {
 		for _, y := range b.workers[i+1:] {
 			if x.cur == y.cur || x.cur.zones == nil || &x.cur.zones[0] == &y.cur.zones[0] {

@@ -40,13 +40,16 @@ type fastStats struct {
 	spare *fastCounts // where the publisher puts back what it has emptied
 }
 
-// fastCounts are counted since they were last published.
+// fastCounts are counted since they were last published. They stand between two
+// lines of padding, and so does what their slices lead to.
 type fastCounts struct {
+	_       [128]byte
 	zones   []*zoneCounts // by fastZone.index; nil until the first hit
 	why     [reasonCount]uint64
 	batches uint64
 	// The hits of the batch being served, for lasted.
 	touched []*zoneCounts
+	_       [128]byte
 }
 
 // zoneCounts are the hits in one zone.
@@ -85,7 +88,9 @@ func (s *fastStats) init(zones int) {
 }
 
 func newFastCounts(zones int) *fastCounts {
-	return &fastCounts{zones: make([]*zoneCounts, zones), touched: make([]*zoneCounts, 0, zones)}
+	const pad = 128 / 8 // pointers
+	all := make([]*zoneCounts, pad+2*zones+pad)
+	return &fastCounts{zones: all[pad:][:zones:zones], touched: all[pad+zones:][:0:zones]}
 }
 
 // zone returns the counters of z.

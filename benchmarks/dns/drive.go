@@ -55,7 +55,7 @@ func drive(ctx context.Context, o options) (err error) {
 var notes = []string{
 	"Server CPU only: user and system time of the server process between the first question and the last answer. A server has one core and the load generator another; only the contestants \"all cores\" and GOMAXPROCS share all cores with it, and so with its noise.",
 	"The kernel splits that time by what runs at its clock tick, 250 times a second, so the user part of one run of a second is known to a tenth of a microsecond or two; the total is exact.",
-	"Kernel only is a server that sends each datagram back, in the same batches: what no cache can save. On all cores it shares caches and time with the load generator as ours does; what ours pays on top of it is ours.",
+	"Kernel only is a server that sends each datagram back, in the same batches: what no cache can save. On all cores half of the answers do not cross from one core to another, so its ratio is below 1, and one of ours below 1 does not mean that two cores are cheaper. Nearly all of ours that is above the kernel's is code that the load generator has pushed out of the core's caches.",
 	"Questions whose answers do not fit into 512 bytes are left out: a truncated answer is kept by no cache, so they are never warm.",
 	"Loopback: the receive path of a real card is not in these figures.",
 	"Every name has been asked before: these are answers from the cache. Misses cost what the upstream costs.",

@@ -127,12 +127,13 @@ func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	}
 	body := fmt.Sprintf("\tbind 127.0.0.1\n\terrors\n%s}\n", cacheBody(b.up.addr, ports[1], ""))
 	secret := fmt.Sprintf("\ttls %s %s\n", filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem"))
-	text := fmt.Sprintf(".:%d {\n%s", ports[0], body)
+	var text strings.Builder
+	fmt.Fprintf(&text, ".:%d {\n%s", ports[0], body)
 	for i, proto := range throughChain {
-		text += fmt.Sprintf("%s://.:%d {\n%s%s", proto, ports[2+i], secret, body)
+		fmt.Fprintf(&text, "%s://.:%d {\n%s%s", proto, ports[2+i], secret, body)
 	}
 	conf := filepath.Join(b.dir, "Corefile."+strconv.Itoa(ports[0]))
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
 		return nil, err
 	}
 	s, err := b.add(start(ctx, b.one, "udp", []string{bin, "-conf", conf}, ports[0], b.mix.Queries[0]))

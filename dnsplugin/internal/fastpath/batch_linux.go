@@ -28,8 +28,10 @@ type mmsghdr struct {
 
 // Batch is what one system call has received, and the replies to it. The
 // slices of headers and buffers are allocated once; the kernel gets pointers
-// into them.
+// into them. It stands between two lines of padding: it is written for every
+// packet, and batches are allocated one behind the other.
 type Batch struct {
+	_       [line]byte
 	n       int // packets
 	replies int // out[:replies] are to be sent
 	used    int // bytes of outBytes that they take
@@ -45,6 +47,7 @@ type Batch struct {
 	outBytes []byte // replies one behind the other, as their bytes lie in fewer pages so
 	names    []byte // nameLen apart
 	controls []byte // controlLen apart
+	_        [line]byte
 }
 
 // newBatch makes the buffers for size packets of s.
@@ -54,7 +57,7 @@ func newBatch(s *socket, size int, pktinfo bool) *Batch {
 		in: make([]mmsghdr, size), out: make([]mmsghdr, size),
 		inIov: make([]unix.Iovec, size), outIov: make([]unix.Iovec, size),
 		inBytes: make([]byte, size*stride), outBytes: make([]byte, size*MaxPacket),
-		names: make([]byte, size*nameLen), controls: make([]byte, size*controlLen),
+		names: padded(size * nameLen), controls: padded(size * controlLen),
 	}
 	for i := range size {
 		b.inIov[i].Base = &b.inBytes[i*stride]
@@ -71,6 +74,9 @@ func newBatch(s *socket, size int, pktinfo bool) *Batch {
 	}
 	return b
 }
+
+// padded returns n bytes with a line of padding on both sides.
+func padded(n int) []byte { return make([]byte, n+2*line)[line : line+n : line+n] }
 
 // reset makes the headers of the last batch ready to receive again.
 func (b *Batch) reset() {

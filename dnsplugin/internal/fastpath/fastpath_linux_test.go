@@ -380,8 +380,16 @@ func TestWorkersDoNotShareCacheLines(t *testing.T) {
 	if at := unsafe.Offsetof(w.counts); at < line {
 		t.Errorf("counts at %d", at)
 	}
-	if rest := unsafe.Sizeof(w) - unsafe.Offsetof(w.counts) - unsafe.Sizeof(w.counts); rest < line {
-		t.Errorf("%d bytes after the counts", rest)
+	if rest := unsafe.Sizeof(w) - unsafe.Offsetof(w.drained) - unsafe.Sizeof(w.drained); rest < line {
+		t.Errorf("%d bytes after what it writes", rest)
+	}
+	var b Batch
+	if before, after := unsafe.Offsetof(b.n), unsafe.Sizeof(b)-unsafe.Offsetof(b.controls)-unsafe.Sizeof(b.controls); before < line || after < line {
+		t.Errorf("a batch has %d bytes before and %d after it", before, after)
+	}
+	var s socket
+	if before, after := unsafe.Offsetof(s.fd), unsafe.Sizeof(s)-unsafe.Offsetof(s.gone)-unsafe.Sizeof(s.gone); before < line || after < line {
+		t.Errorf("a socket has %d bytes before and %d after it", before, after)
 	}
 	if stride%64 != 0 || stride&(stride-1) == 0 {
 		t.Errorf("stride %d", stride)

@@ -18,12 +18,14 @@ import (
 // socket is one UDP socket. It is in blocking mode and not in the runtime's
 // poller: a worker waits in the kernel, where it is woken without a detour.
 type socket struct {
+	_        [line]byte // send writes mu, workers of other sockets read theirs
 	fd       int
 	wildcard bool // bound to no address in particular: packets tell theirs
 
 	closing atomic.Bool
 	mu      sync.RWMutex // held for reading while send uses fd; guards gone
 	gone    bool
+	_       [line]byte
 }
 
 // listen binds a socket to addr the way CoreDNS does, so that both are in one

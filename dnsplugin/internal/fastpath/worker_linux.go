@@ -11,17 +11,17 @@ import (
 // worker is a socket and the goroutine that serves it. What it writes per batch
 // stands between two lines of padding.
 type worker struct {
-	index   int
-	group   *Group
-	sock    *socket
-	batch   *Batch
-	latest  int   // packets that the last receive brought
-	drained int   // packets that have come since the socket is being closed
-	ended   error // of closing the socket; read once the worker is done
+	index int
+	group *Group
+	sock  *socket
+	batch *Batch
+	ended error // of closing the socket; read once the worker is done
 
-	_      [line]byte
-	counts counts
-	_      [line]byte
+	_       [line]byte
+	counts  counts
+	latest  int // packets that the last receive brought
+	drained int // packets that have come since the socket is being closed
+	_       [line]byte
 }
 
 const (
