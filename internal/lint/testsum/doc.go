@@ -15,6 +15,10 @@
 // machine has; a skip for want of something that is here is a failure, so that
 // the privileged tests cannot fall asleep on the very machine meant to run them.
 //
+// A test that fails on a busy machine and passes five times by itself does not fail the
+// run ([Run.Again], [Run.Forgive]), but the run names it: such a test, or what it tests,
+// has a fault to be found.
+//
 // Nothing here is safe for concurrent use, and nothing runs a command: the
 // caller runs go test and hands its output over.
 package testsum

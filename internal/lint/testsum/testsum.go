@@ -255,6 +255,57 @@ func (r *Run) with(s Status) []Outcome {
 	return out
 }
 
+// maxAgain is how many tests of a stage may be run again: more of them are no accident.
+const maxAgain = 3
+
+// never says that a failure is one whatever a second run does.
+var never = regexp.MustCompile(`DATA RACE|panic: |fatal error: |goroutines? leak|found unexpected goroutines`)
+
+// Again returns the failed tests, without subtests, that are worth a second run by
+// themselves: few, and none that a data race, a panic, a leak or a build has ended.
+func (r *Run) Again() []Outcome {
+	seen := map[key]bool{}
+	var out []Outcome
+	for _, o := range r.outcomes {
+		if o.Status == Fail && never.MatchString(o.Output) {
+			return nil
+		}
+	}
+	for _, o := range r.Failures() {
+		if o.Package == "" || o.Test == "" {
+			return nil
+		}
+		o.Test, _, _ = strings.Cut(o.Test, "/")
+		if k := (key{o.Package, o.Test}); !seen[k] {
+			seen[k] = true
+			out = append(out, o)
+		}
+	}
+	if len(out) > maxAgain {
+		return nil
+	}
+	return out
+}
+
+// Forgive takes a failed test, with its subtests, for one that passed: it did, run by
+// itself.
+func (r *Run) Forgive(pkg, test string) {
+	whole := true
+	for k, o := range r.outcomes {
+		if k.pkg != pkg || o.Status != Fail || k.test == "" {
+			continue
+		}
+		if top, _, _ := strings.Cut(k.test, "/"); top == test {
+			o.Status = Pass
+		} else {
+			whole = false
+		}
+	}
+	if whole {
+		delete(r.outcomes, key{pkg, ""})
+	}
+}
+
 // Unjustified turns every skip that machine m gives no reason for into a
 // failure, and returns them.
 func (r *Run) Unjustified(m Machine) []Outcome {

@@ -2,6 +2,7 @@ package testsum
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -47,6 +48,51 @@ func TestCountsLeavesOverStages(t *testing.T) {
 	skips := r.Skips()
 	if len(skips) != 1 || skips[0].Reason != "needs root: mounting" {
 		t.Errorf("skips = %+v", skips)
+	}
+}
+
+// TestAgain: what may be run again, and what that makes of the run.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	const busy = `{"Action":"output","Package":"m","Test":"TestA/b","Output":"    a_test.go:9: late\n"}
+{"Action":"fail","Package":"m","Test":"TestA/b"}
+{"Action":"fail","Package":"m","Test":"TestA"}
+{"Action":"pass","Package":"m","Test":"TestC"}
+{"Action":"fail","Package":"m"}
+`
+	many := ""
+	for i := range maxAgain {
+		many += fmt.Sprintf(`{"Action":"fail","Package":"n","Test":"Test%d"}`+"\n", i)
+	}
+	for name, tt := range map[string]struct {
+		log  string
+		want []string
+	}{
+		"one":       {busy, []string{"TestA"}},
+		"too many":  {busy + many, nil},
+		"as many":   {many, []string{"Test0", "Test1", "Test2"}},
+		"a race":    {strings.Replace(busy, "late", "WARNING: DATA RACE", 1), nil},
+		"a panic":   {strings.Replace(busy, "late", "panic: test timed out", 1), nil},
+		"a leak":    {busy + `{"Action":"output","Package":"n","Output":"goleak: Errors on successful test run: found unexpected goroutines:\n"}` + "\n" + `{"Action":"fail","Package":"n"}` + "\n", nil},
+		"a package": {busy + `{"Action":"fail","Package":"n"}` + "\n", nil},
+	} {
+		var got []string
+		for _, o := range addAll(t, tt.log).Again() {
+			got = append(got, o.Test)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+	r := addAll(t, busy)
+	r.Forgive("m", "TestA")
+	if got, want := r.Counts(), (Counts{Passed: 2}); got != want {
+		t.Errorf("counts %v, want %v", got, want)
+	}
+	r = addAll(t, busy+`{"Action":"fail","Package":"m","Test":"TestOther"}`+"\n")
+	r.Forgive("m", "TestA")
+	if got, want := r.Counts(), (Counts{Passed: 2, Failed: 1}); got != want {
+		t.Errorf("counts %v, want %v", got, want)
 	}
 }
 

@@ -1,16 +1,19 @@
 // Command testsum prints what a test run did.
 //
 //	testsum report LOG.json          the failures of one stage, from go test -json
+//	testsum again LOG.json           the failed tests that are worth a second run: package TAB test
 //	testsum summary DIR              all stages of DIR: skips, failures, closing line
 //
-// DIR holds stages.tsv (name, status, reason) and one STAGE.json for each go
-// test stage. The exit code is 1 when anything failed, or when a test was
+// DIR holds stages.tsv (name, status, reason), unsteady.tsv (package, test, stage: what
+// failed and passed by itself), and one STAGE.json for each go test stage. The exit code is 1 when anything failed, or when a test was
 // skipped for want of something that this machine has.
 package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,15 +30,17 @@ func main() {
 
 func run(args []string) error {
 	if len(args) != 2 {
-		return fmt.Errorf("usage: testsum report LOG.json | testsum summary DIR")
+		return fmt.Errorf("usage: testsum report LOG.json | testsum again LOG.json | testsum summary DIR")
 	}
 	switch args[0] {
 	case "report":
 		return report(args[1])
+	case "again":
+		return again(args[1])
 	case "summary":
 		return summary(args[1])
 	}
-	return fmt.Errorf("unknown command %q: use report or summary", args[0])
+	return fmt.Errorf("unknown command %q: use report, again or summary", args[0])
 }
 
 func report(path string) error {
@@ -45,6 +50,35 @@ func report(path string) error {
 	}
 	printFailures(r.Failures())
 	fmt.Println(r.Counts())
+	return nil
+}
+
+func again(path string) error {
+	var r testsum.Run
+	if err := addFile(&r, path); err != nil {
+		return err
+	}
+	for _, o := range r.Again() {
+		fmt.Printf("%s\t%s\n", o.Package, o.Test)
+	}
+	return nil
+}
+
+// forgive prints the tests that passed by themselves, and takes them for passed.
+func forgive(r *testsum.Run, path string) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("\nunsteady: failed once, and passed five times alone; the fault is to be found:")
+	for line := range strings.Lines(string(data)) {
+		col := append(strings.Split(strings.TrimSpace(line), "\t"), "", "")
+		r.Forgive(col[0], col[1])
+		fmt.Printf("  %-60s in stage %s\n", name(testsum.Outcome{Package: col[0], Test: col[1]}), col[2])
+	}
 	return nil
 }
 
@@ -61,6 +95,9 @@ func summary(dir string) error {
 		if err := addFile(&r, l); err != nil {
 			return err
 		}
+	}
+	if err := forgive(&r, filepath.Join(dir, "unsteady.tsv")); err != nil {
+		return err
 	}
 	if bad := r.Unjustified(testsum.ThisMachine()); len(bad) > 0 {
 		fmt.Println("\nskipped although this machine could run them:")
