@@ -105,7 +105,8 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 }
 
 // NewReaderAt is NewReader for a blob of size bytes that can be read anywhere, by several
-// goroutines at a time: with an Index the workers read their spans themselves.
+// goroutines at a time: with an Index the workers read their spans themselves. Close waits
+// for reads that are under way.
 func NewReaderAt(src io.ReaderAt, size int64, opts Options) (*Reader, error) {
 	opts.blob = io.NewSectionReader(src, 0, size)
 	return NewReader(io.NewSectionReader(src, 0, size), opts)
