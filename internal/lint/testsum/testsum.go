@@ -80,6 +80,21 @@ func (r *Run) AddStage(name string, s Status, reason string) {
 	r.merge(Outcome{Test: name, Status: s, Stage: name, Reason: reason})
 }
 
+// AddStages records stages of a list: a line for each, "name TAB pass|fail|skip TAB reason".
+func (r *Run) AddStages(list string) {
+	for line := range strings.Lines(list) {
+		col := append(strings.Split(strings.TrimSuffix(line, "\n"), "\t"), "", "")
+		s := Fail
+		switch col[1] {
+		case "pass":
+			s = Pass
+		case "skip":
+			s = Skip
+		}
+		r.AddStage(col[0], s, col[2])
+	}
+}
+
 // AddTests records the output of one go test -json run. It fails only when in
 // cannot be read; lines that are not events are kept as the output of the stage.
 func (r *Run) AddTests(stage string, in io.Reader) error {
@@ -304,6 +319,18 @@ func (r *Run) Forgive(pkg, test string) {
 	if whole {
 		delete(r.outcomes, key{pkg, ""})
 	}
+}
+
+// ForgiveAll forgives the tests of a list, and returns them: a line for each, "package
+// TAB test TAB stage".
+func (r *Run) ForgiveAll(list string) []Outcome {
+	var out []Outcome
+	for line := range strings.Lines(list) {
+		col := append(strings.Split(strings.TrimSpace(line), "\t"), "", "")
+		r.Forgive(col[0], col[1])
+		out = append(out, Outcome{Package: col[0], Test: col[1], Status: Pass, Stage: col[2]})
+	}
+	return out
 }
 
 // Unjustified turns every skip that machine m gives no reason for into a

@@ -41,7 +41,7 @@ func addAll(t *testing.T, logs ...string) *Run {
 func TestCountsLeavesOverStages(t *testing.T) {
 	t.Parallel()
 	r := addAll(t, shortLog, fullLog)
-	r.AddStage("vet", Pass, "")
+	r.AddStages("vet\tpass\t\n")
 	if got, want := r.Counts(), (Counts{Passed: 4, Skipped: 1}); got != want {
 		t.Errorf("counts %v, want %v", got, want)
 	}
@@ -85,7 +85,9 @@ func TestAgain(t *testing.T) {
 		}
 	}
 	r := addAll(t, busy)
-	r.Forgive("m", "TestA")
+	if fs := r.ForgiveAll("m\tTestA\trace\n"); len(fs) != 1 || fs[0].Test != "TestA" || fs[0].Stage != "race" {
+		t.Errorf("%+v", fs)
+	}
 	if got, want := r.Counts(), (Counts{Passed: 2}); got != want {
 		t.Errorf("counts %v, want %v", got, want)
 	}

@@ -10,7 +10,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,19 +73,23 @@ func forgive(r *testsum.Run, path string) error {
 		return err
 	}
 	fmt.Println("\nunsteady: failed once, and passed five times alone; the fault is to be found:")
-	for line := range strings.Lines(string(data)) {
-		col := append(strings.Split(strings.TrimSpace(line), "\t"), "", "")
-		r.Forgive(col[0], col[1])
-		fmt.Printf("  %-60s in stage %s\n", name(testsum.Outcome{Package: col[0], Test: col[1]}), col[2])
-	}
+	printWhere(r.ForgiveAll(string(data)))
 	return nil
+}
+
+func printWhere(fs []testsum.Outcome) {
+	for _, f := range fs {
+		fmt.Printf("  %-60s in stage %s\n", name(f), f.Stage)
+	}
 }
 
 func summary(dir string) error {
 	var r testsum.Run
-	if err := addStages(&r, filepath.Join(dir, "stages.tsv")); err != nil {
+	stages, err := os.ReadFile(filepath.Join(dir, "stages.tsv"))
+	if err != nil {
 		return err
 	}
+	r.AddStages(string(stages))
 	logs, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
 		return err
@@ -111,9 +114,7 @@ func summary(dir string) error {
 	}
 	if failed := r.Failures(); len(failed) > 0 {
 		fmt.Println("\nfailed:")
-		for _, f := range failed {
-			fmt.Printf("  %-60s in stage %s\n", name(f), f.Stage)
-		}
+		printWhere(failed)
 	}
 	c := r.Counts()
 	fmt.Printf("\n%s\n", c)
@@ -141,26 +142,4 @@ func addFile(r *testsum.Run, path string) error {
 	}
 	defer f.Close()
 	return r.AddTests(strings.TrimSuffix(filepath.Base(path), ".json"), f)
-}
-
-// addStages reads lines of "name TAB pass|fail|skip TAB reason".
-func addStages(r *testsum.Run, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		col := append(strings.Split(sc.Text(), "\t"), "", "")
-		s := testsum.Fail
-		switch col[1] {
-		case "pass":
-			s = testsum.Pass
-		case "skip":
-			s = testsum.Skip
-		}
-		r.AddStage(col[0], s, col[2])
-	}
-	return sc.Err()
 }
