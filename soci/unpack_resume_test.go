@@ -154,6 +154,9 @@ func TestUnpackCheckpointHostile(t *testing.T) {
 			must(t, errors.Join(os.RemoveAll(u.dir), os.Symlink(t.TempDir(), u.dir)))
 		}},
 	} {
+		if brief(name, "no state, finished", "torn", "a file is gone") {
+			continue
+		}
 		u := unpackBegun(t, l, tt.lower)
 		tt.spoil(t, u)
 		if got, _ := u.finish(t); got.ResumedAt != 0 || got.Resumed {
