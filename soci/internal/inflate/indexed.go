@@ -22,9 +22,6 @@ const (
 	// layer that is compressed to half its size.
 	spanDepth = 4 << 20 // bytes
 
-	// spanStep is input that is enough for the next piece of output of most spans.
-	spanStep = 512 << 10 // bytes
-
 	// windowBytes is what a piece of output holds, and pieceOut how much of that is output.
 	windowBytes = len(flate.Window{})
 	pieceOut    = windowBytes - flate.History
@@ -32,11 +29,12 @@ const (
 
 // indexed decodes the spans of an index with several workers, in order.
 //
-// The goroutine that reads is one of them. It decodes the span that is to be read as the
-// serial decoder would, and hands it out while it is in the cache; nothing of it is held. The others
-// decode what follows and hold it. So they leave the reader the first span that nobody has
-// begun, unless there is no other. A reader that finds a span which another one is still
-// busy with decodes ahead as well.
+// Of a blob that can be read anywhere the goroutine that reads is one of them. It decodes the
+// span that is to be read as the serial decoder would, and hands it out while it is in the
+// cache; nothing of it is held. The others decode what follows and hold it. So they leave the
+// reader the first span that nobody has begun, unless there is no other. A reader that finds
+// a span which another one is still busy with decodes ahead as well. Another source the
+// reader has to read for all: then it does nothing else, for all would wait for it.
 //
 // A worker does not know the history of its span: it takes the index's word for it,
 // and finds out which bytes of it the span really refers to. When everything before
@@ -57,7 +55,7 @@ type indexed struct {
 	out     int64             // bytes of all output, as the index says; 0: not known
 	workers int
 
-	own    *spanWorker // of the goroutine that reads
+	own    *spanWorker // of the goroutine that reads; nil: it has other work
 	direct int         // bytes of the member that it has made and handed out since past
 
 	mu     sync.Mutex
@@ -196,13 +194,19 @@ func newIndexed(src *flate.Input, blob *io.SectionReader, x *index.Index, worker
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
 	t.spans, t.todo = []*span{first}, []*span{first}
-	t.own = newSpanWorker(t, func() { t.store.add(src) })
+	if blob != nil {
+		t.own = newSpanWorker(t)
+	}
 	return t
 }
 
-// start starts the workers, one less than there may be: the reader is one.
+// start starts the workers; one less than there may be if the reader is one.
 func (t *indexed) start() {
-	for range t.workers - 1 {
+	n := t.workers
+	if t.own != nil {
+		n--
+	}
+	for range n {
 		t.wg.Go(t.work)
 	}
 }
@@ -274,7 +278,7 @@ func (t *indexed) next() (*chunk, error) {
 			}
 			continue
 		}
-		if !(t.low() && t.read()) && !t.help() && !t.read() {
+		if !t.help() && !t.read() {
 			t.wake.Wait()
 		}
 	}
@@ -283,7 +287,6 @@ func (t *indexed) next() (*chunk, error) {
 // decode decodes more of s, the first span, on the reader's own; nil when s is over.
 // Nothing of it is held: it is handed out as the serial decoder's output is.
 func (t *indexed) decode(s *span) *chunk {
-	t.feed()
 	t.mu.Unlock()
 	c := t.own.more(nil)
 	t.mu.Lock()
@@ -322,12 +325,15 @@ func (t *indexed) settle() {
 // nobody has begun. False: there is none, or no room for it, or no input.
 func (t *indexed) help() bool {
 	w := t.own
+	if w == nil {
+		return false
+	}
 	if w.s == nil {
 		if len(t.todo) == 0 && !t.begin() {
 			return false
 		}
 		s := t.todo[0]
-		if s != t.spans[0] && (!t.room(s) || !t.there(s.pos)) {
+		if s != t.spans[0] && !t.room(s) {
 			return false
 		}
 		t.todo = t.todo[1:]
@@ -347,7 +353,7 @@ func (t *indexed) help() bool {
 		return true
 	}
 	s := w.s
-	if s.size >= s.most || !t.there(w.pos) {
+	if s.size >= s.most {
 		return false
 	}
 	c := t.chunk()
@@ -376,29 +382,6 @@ func (t *indexed) finish(w *spanWorker) {
 		t.mine = nil
 	}
 	t.wake.Broadcast()
-}
-
-// there reports whether the reader can decode from a byte of the source on without a wait
-// for it.
-func (t *indexed) there(pos int64) bool {
-	return t.blob != nil || t.store.err != nil || t.store.end-pos >= spanStep
-}
-
-// low reports whether a worker is going to wait for input.
-func (t *indexed) low() bool {
-	for _, s := range t.spans {
-		if s.begun && !s.done && s != t.mine && s.pos+spanStep > t.store.end {
-			return true
-		}
-	}
-	return false
-}
-
-// feed reads ahead for the workers: about as much as is decoded meanwhile, and more if one
-// is going to wait, but not until it need not. The source may be slow.
-func (t *indexed) feed() {
-	for n := 0; (n < 2 || n < 8 && t.low()) && t.read(); n++ {
-	}
 }
 
 // check reports whether s is the continuation of what was handed out.
@@ -493,7 +476,7 @@ func (t *indexed) room(next *span) bool {
 
 // work decodes spans until close.
 func (t *indexed) work() {
-	w := newSpanWorker(t, nil)
+	w := newSpanWorker(t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
@@ -514,9 +497,9 @@ func (t *indexed) work() {
 func (t *indexed) pick() *span {
 	for len(t.todo) < 2 && t.begin() {
 	}
-	leave := 1
-	if t.behind() {
-		leave = 0
+	leave := 0
+	if t.own != nil && !t.behind() {
+		leave = 1
 	}
 	for i := min(leave, len(t.todo)-1); i >= 0; i-- {
 		if s := t.todo[i]; t.room(s) {

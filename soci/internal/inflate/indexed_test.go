@@ -178,7 +178,7 @@ func TestIndexedAlone(t *testing.T) {
 					t.Fatal(err)
 				}
 				m.rec = again
-				m.idx, m.sums = newIndexed(m.in, nil, x, 2, again), newCombiner()
+				m.idx, m.sums = newIndexed(m.in, io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))), x, 2, again), newCombiner()
 				idx := m.idx
 				got, err := io.ReadAll(m)
 				m.close()

@@ -44,7 +44,8 @@ type Options struct {
 	// Workers is how many goroutines may decode a blob, beside the one that reads. 0
 	// and 1 mean none: the goroutine that reads decodes. They are started when there is
 	// enough for them to do, and hold at most [WorkerMemory] each. A zstd blob of one
-	// frame is not for them. With an Index the goroutine that reads is one of them.
+	// frame is not for them. With an Index and [NewReaderAt] the goroutine that reads is
+	// one of them.
 	Workers int
 
 	// Memory bounds what the workers may hold in all, in bytes: there are no more

@@ -18,7 +18,6 @@ const probeBytes = 48 << 10
 // spanWorker decodes spans; one goroutine uses it.
 type spanWorker struct {
 	t     *indexed
-	fill  func()   // reads more of the source; nil: the reader does that
 	m     *members // for headers
 	cur   cursor
 	probe *flate.Probe
@@ -32,8 +31,8 @@ type spanWorker struct {
 	err  error // that the stream has, if s is right
 }
 
-func newSpanWorker(t *indexed, fill func()) *spanWorker {
-	w := &spanWorker{t: t, fill: fill, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
+func newSpanWorker(t *indexed) *spanWorker {
+	w := &spanWorker{t: t, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
 	w.m.dec = flate.NewDecoder(w.m.in)
 	return w
 }
@@ -92,7 +91,7 @@ func (w *spanWorker) source(off int64) io.Reader {
 	if w.t.blob != nil {
 		return w.t.from(off)
 	}
-	w.cur = cursor{s: w.t.store, at: off, fill: w.fill}
+	w.cur = cursor{s: w.t.store, at: off}
 	return &w.cur
 }
 

@@ -90,7 +90,6 @@ type cursor struct {
 	s    *store
 	at   int64
 	dead func() bool // asked under the lock: give up?
-	fill func()      // reads more into s, without the lock; nil: somebody else does
 }
 
 // Read is io.Reader. It waits for data.
@@ -108,11 +107,6 @@ func (c *cursor) Read(p []byte) (int, error) {
 			return n, nil
 		case s.err != nil:
 			return 0, s.err
-		case c.fill != nil:
-			s.wake.L.Unlock()
-			c.fill()
-			s.wake.L.Lock()
-			continue
 		case !told:
 			s.wake.Broadcast() // there may be room now for who fills the store
 		}
