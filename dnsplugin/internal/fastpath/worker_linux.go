@@ -25,9 +25,11 @@ type worker struct {
 }
 
 const (
-	// crowd is how many packets at once say that there is no end of them: a
-	// client that waits for each answer never sends so many.
-	crowd = 8
+	// crowd is how many packets at once say that there is no end of them:
+	// clients that wait for their answers send one or two, A and AAAA.
+	crowd = 4
+	// turnsGiven is how often other threads go first before a worker sleeps.
+	turnsGiven = 3
 
 	// drainMost is how many packets are still served when the socket is being
 	// closed: more than its buffer holds, and not what comes for ever.
@@ -91,7 +93,7 @@ func (w *worker) take() int {
 	// the scheduler. One that did would lose its processor now and then to
 	// nobody, and would have to get it back under the lock of all.
 	n, errno := w.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
-	if errno == unix.EAGAIN && w.latest >= crowd {
+	for i := 0; i < turnsGiven && errno == unix.EAGAIN && w.latest >= crowd; i++ {
 		// The senders are about to go on, on this CPU if not on others. Letting
 		// them is cheaper than going to sleep and being woken, for us and for
 		// them, and brings more packets at once. Without a crowd it would be a
