@@ -8,8 +8,8 @@ HOST=${HOST:-/host}
 SYSTEMCTL=${SYSTEMCTL:-nsenter --target 1 --mount --uts --ipc --net --pid -- systemctl}
 FROM=${FROM:-/usr/local/share/penstock}
 BIN=${BIN:-/usr/local/bin}
-STATE=$HOST/opt/penstock
-mkdir -p "$STATE"
+NOTES=$HOST/opt/penstock
+mkdir -p "$NOTES"
 
 # put SOURCE TARGET MODE [SERVICE]: replaces a file by rename, if it differs. The service has
 # to be restarted then, which is noted before: who is ended here, or fails, does it next time.
@@ -18,7 +18,7 @@ put() {
 	mkdir -p "$(dirname "$HOST$2")"
 	cp "$1" "$HOST$2.new"
 	chmod "$3" "$HOST$2.new"
-	if [ -n "${4-}" ]; then : >"$STATE/restart-$4"; fi
+	if [ -n "${4-}" ]; then : >"$NOTES/restart-$4"; fi
 	mv "$HOST$2.new" "$HOST$2"
 	echo "installed $2"
 }
@@ -27,20 +27,20 @@ put "$BIN/penstock-pull" /opt/penstock/bin/penstock-pull 0755
 put "$FROM/uninstall.sh" /opt/penstock/bin/uninstall.sh 0755
 put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755 penstock-snapshotter
 put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644 penstock-snapshotter
-if [ -e "$STATE/restart-penstock-snapshotter" ]; then # running containers and snapshots do not notice
+if [ -e "$NOTES/restart-penstock-snapshotter" ]; then # running containers and snapshots do not notice
 	$SYSTEMCTL daemon-reload
 	$SYSTEMCTL enable penstock-snapshotter.service
 	$SYSTEMCTL restart penstock-snapshotter.service
-	rm "$STATE/restart-penstock-snapshotter"
+	rm "$NOTES/restart-penstock-snapshotter"
 fi
 
 # containerd is told last: the socket is there by now.
 put "$FROM/containerd.toml" /etc/containerd/conf.d/penstock.toml 0644 containerd
-if [ -e "$STATE/restart-containerd" ]; then
+if [ -e "$NOTES/restart-containerd" ]; then
 	if ! grep -q 'conf\.d/\*\.toml' "$HOST/etc/containerd/config.toml" 2>/dev/null; then
 		echo 'add imports = ["/etc/containerd/conf.d/*.toml"] to /etc/containerd/config.toml and restart containerd' >&2
 	else
 		$SYSTEMCTL restart containerd.service # running containers go on
 	fi
-	rm "$STATE/restart-containerd"
+	rm "$NOTES/restart-containerd"
 fi
