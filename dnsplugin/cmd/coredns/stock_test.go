@@ -230,15 +230,18 @@ func compareServers(t *testing.T, theirs, ours string, questions []*dns.Msg) {
 				t.Errorf("round %d, %s: %v\nCoreDNS: %s\nours: %s", round, how.network, r, want, got)
 				continue
 			}
+			age := uint32(time.Since(begun).Seconds()) + 1
 			if round == 0 {
-				first[i] = wantTTLs
-				if !slices.Equal(wantTTLs, gotTTLs) {
+				// A name that was asked for before, in other letters, is a hit, aged in one of the two.
+				if !slices.EqualFunc(wantTTLs, gotTTLs, func(a, b uint32) bool { return max(a, b)-min(a, b) <= age }) {
 					t.Errorf("%v: TTLs %v, CoreDNS has %v", r, gotTTLs, wantTTLs)
+				}
+				for k := range min(len(wantTTLs), len(gotTTLs)) {
+					first[i] = append(first[i], max(wantTTLs[k], gotTTLs[k]))
 				}
 				continue
 			}
 			// From a cache, or from the source anew: not above, and aged by what has gone by at most.
-			age := uint32(time.Since(begun).Seconds()) + 1
 			for k, ttl := range gotTTLs {
 				if k < len(first[i]) && (ttl > first[i][k] || ttl+age < first[i][k]) {
 					t.Errorf("round %d: %v: TTL %d, was %d %d s ago or later", round, r, ttl, first[i][k], age)
