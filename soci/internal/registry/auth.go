@@ -120,17 +120,24 @@ func (s *session) authorize(ctx context.Context, req *http.Request) (int, error)
 	return s.serial, nil
 }
 
-// refused answers a 401 to a request that carried the header of serial. Nil means
-// that it is worth to ask again, once.
-func (s *session) refused(ctx context.Context, h http.Header, serial int) error {
-	all := auth.ParseAuthHeader(h)
+// refused answers a refusal of a request that carried the header of serial. Nil means
+// that it is worth to ask again, once. A refusal without a challenge is about what we
+// logged in with last.
+func (s *session) refused(ctx context.Context, ch *challenged, serial int) error {
+	all := auth.ParseAuthHeader(ch.header)
 	i := slices.IndexFunc(all, func(c auth.Challenge) bool {
 		return c.Scheme == auth.BearerAuth || c.Scheme == auth.BasicAuth
 	})
-	if i < 0 {
+	if i >= 0 {
+		return s.renew(ctx, &all[i], serial)
+	}
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if ch.status == http.StatusUnauthorized || last == nil {
 		return errors.New("the registry refuses us without saying how to log in")
 	}
-	return s.renew(ctx, &all[i], serial)
+	return s.renew(ctx, last, serial)
 }
 
 // renew gets a new header unless that has happened since serial; one request does

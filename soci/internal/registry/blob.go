@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -352,11 +353,11 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 const freshTries = 3
 
 // fresh judges the refusal of a URL that the registry gave out just now. The
-// registry lets us in, so the URL is to blame (it ran out on the way, the store
-// does not know it yet): the engine may ask for another one, a few times.
+// registry lets us in, so the URL is to blame (it ran out on the way, the session that
+// signed it did, the store does not know it yet): the engine may ask for another one, a few times.
 func fresh(req ranges.Request, err error) error {
 	f, ok := errors.AsType[*ranges.Fault](err)
-	if !ok || f.Kind != ranges.Denied {
+	if !ok || f.Kind != ranges.Denied && f.Status != http.StatusBadRequest {
 		return err
 	}
 	err = fmt.Errorf("the place the registry sent us to refuses: %w", cmp.Or(f.Err, err))
@@ -409,7 +410,12 @@ func checkRedirect(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 	case http.StatusUnauthorized:
-		return &challenged{header: resp.Header}
+		return &challenged{header: resp.Header, status: resp.StatusCode}
+	case http.StatusForbidden:
+		if saysExpired(resp) {
+			return &challenged{header: resp.Header, status: resp.StatusCode}
+		}
+		return nil
 	default:
 		return nil
 	}
@@ -426,13 +432,34 @@ func checkRedirect(resp *http.Response) error {
 	return &redirect{to: to.String()}
 }
 
-// challenged is a 401. It reads as the Fault it is when nobody can answer it.
-type challenged struct{ header http.Header }
+// challenged is a 401, or a 403 that means one. It reads as the Fault it is when nobody
+// can answer it.
+type challenged struct {
+	header http.Header
+	status int
+}
 
-func (*challenged) Error() string { return "status 401 Unauthorized" }
+func (c *challenged) Error() string {
+	return fmt.Sprintf("status %d %s", c.status, http.StatusText(c.status))
+}
 
 func (c *challenged) Unwrap() error {
-	return &ranges.Fault{Kind: ranges.Denied, Status: http.StatusUnauthorized}
+	return &ranges.Fault{Kind: ranges.Denied, Status: c.status}
+}
+
+// maxRefusal bounds what is read of a refusal: real ones are a line of JSON.
+const maxRefusal = 4 << 10
+
+// saysExpired reports whether a 403 is about the age of our credentials and not about our
+// rights. Amazon's registry answers so, without a challenge, when a password of twelve
+// hours ran out.
+func saysExpired(resp *http.Response) bool {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(text), resp.Body), resp.Body}
+	return bytes.Contains(bytes.ToLower(text), []byte("authorization token has expired"))
 }
 
 // opener makes one request.
@@ -455,9 +482,9 @@ func (c *Client) authorized(ctx context.Context, h *host, repo string, attempt i
 	if !ok {
 		return body, info, err
 	}
-	if err := s.refused(ctx, ch.header, serial); err != nil {
+	if err := s.refused(ctx, ch, serial); err != nil {
 		if _, ok := errors.AsType[*ranges.Fault](err); !ok && ctx.Err() == nil {
-			err = denied(http.StatusUnauthorized, err)
+			err = denied(ch.status, err)
 		}
 		return nil, ranges.Info{Size: -1}, err
 	}
