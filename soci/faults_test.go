@@ -79,6 +79,7 @@ func TestMisbehavingRegistry(t *testing.T) {
 		{"presigned URLs for three uses", testorigin.RegistryOptions{RedirectBlobs: true, RedirectUses: 3}, nil, 0},
 		{"presigned URL born expired", testorigin.RegistryOptions{RedirectBlobs: true}, []testorigin.Fault{{Op: "GetBlob", Nth: 1, Action: testorigin.ActExpire}}, 0},
 		{"presigned URL expires", testorigin.RegistryOptions{RedirectBlobs: true}, []testorigin.Fault{{Op: "FetchBlob", Every: 4, Action: testorigin.ActExpire}}, 0},
+		{"presigned URL refused as S3 does an old session", testorigin.RegistryOptions{RedirectBlobs: true}, []testorigin.Fault{{Op: "FetchBlob", Every: 4, Action: testorigin.ActStatus, Status: 400}}, 0},
 		{"token expires", testorigin.RegistryOptions{Auth: "token"}, []testorigin.Fault{{Op: "GetBlob", Every: 4, Action: testorigin.ActExpire}}, 0},
 		{"token server 503", testorigin.RegistryOptions{Auth: "token"}, []testorigin.Fault{{Op: "Token", Nth: 1, Action: testorigin.ActStatus, Status: 503}}, 0},
 	}
@@ -215,18 +216,28 @@ func TestLyingSize(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	img := image(t, here, gzLayer(goTree(t, "archive")))
 	push(t, o, "lying:1", img)
-	for _, by := range []int64{-1000, 1000, 1 << 40} {
+	for _, by := range []int64{-1000, 1000, 1 << 40, 0} {
 		m, _ := img.Manifest()
 		m = m.DeepCopy()
-		m.Layers[0].Size += by
+		if m.Layers[0].Size += by; by == 0 {
+			m.Layers[0].Size = 0
+		}
 		ref := pushRaw(t, o, "lying:2", types.OCIManifestSchema1, m)
 		if by > 1<<30 {
 			wantError(t, puller(t, nil), ref, nil, "no space left on device", "are free")
 			continue
 		}
-		wantError(t, puller(t, nil), ref, soci.ErrDigest, fmt.Sprint("manifest says ", m.Layers[0].Size, " bytes"))
+		says := fmt.Sprint("manifest says ", m.Layers[0].Size, " bytes")
+		if by == 0 {
+			says = "(0 bytes)" // nothing was asked for
+		}
+		wantError(t, puller(t, nil), ref, soci.ErrDigest, says)
 	}
 }
+
+// hugeWindow is a zstd frame of one byte that wants 2 GiB for its history (RFC 8878, section
+// 3.1.1.1.2: an exponent of 21).
+var hugeWindow = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1<<3 | 1, 0, 0, 'x'}
 
 func TestDamagedLayers(t *testing.T) {
 	o := origin(t, testorigin.Options{})
@@ -247,6 +258,7 @@ func TestDamagedLayers(t *testing.T) {
 		{"bomb", gzLayer(append(tarOf(t), zeros...)), func(o *soci.Options) { o.Limits.Ratio = 100 }, soci.ErrLimit, "expands more than 100 times"},
 		{"too many", gzLayer(whole), func(o *soci.Options) { o.Limits.Entries = 3 }, soci.ErrLimit, "more than 3 entries"},
 		{"too large", gzLayer(whole), func(o *soci.Options) { o.Limits.TotalSize = 1000 }, soci.ErrLimit, "1000"},
+		{"zstd window", &layer{tar: whole, data: hugeWindow, mediaType: types.OCILayerZStd}, nil, soci.ErrCorrupt, "window size exceeded"},
 		{"link to nothing", gzLayer(hardLink(t)), nil, soci.ErrCorrupt, `"nowhere"`},
 	}
 	for _, tt := range tests {

@@ -186,6 +186,7 @@ func TestFormats(t *testing.T) {
 		{"docker", &layer{tar: upper, data: gz(upper), mediaType: types.DockerLayer}, "gzip"},
 		{"none said gzip", &layer{tar: upper, data: upper}, "none"},
 		{"padded", gzLayer(padded), "gzip"},
+		{"more behind the end", gzLayer(slices.Concat(upper, tarOf(t, "etc/a", "hidden"), []byte("and no tar"))), "gzip"},
 	}
 	// Layers in which nothing is: an archive without entries, and no byte at all.
 	for name, l := range map[string]*layer{"empty archive": gzLayer(tarOf(t)), "no byte": gzLayer(nil), "no byte, not packed": {tar: []byte{}, data: []byte{}}} {

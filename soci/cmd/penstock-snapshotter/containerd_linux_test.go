@@ -196,8 +196,8 @@ func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) st
 	return pushCommand(t, o, ref, []string{"/bin/hello"}, layers...)
 }
 
-// pushCommand stores an image that runs a command.
-func pushCommand(t *testing.T, o *testorigin.Origin, ref string, command []string, layers ...v1.Layer) string {
+// imageOf is an image that runs a command.
+func imageOf(t *testing.T, command []string, layers []v1.Layer) v1.Image {
 	t.Helper()
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range layers {
@@ -215,10 +215,17 @@ func pushCommand(t *testing.T, o *testorigin.Origin, ref string, command []strin
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+// pushCommand stores an image that runs a command.
+func pushCommand(t *testing.T, o *testorigin.Origin, ref string, command []string, layers ...v1.Layer) string {
+	t.Helper()
 	r, err := name.ParseReference(o.Host() + "/" + ref)
 	if err != nil {
 		t.Fatal(err)
 	}
+	img := imageOf(t, command, layers)
 	if err := remote.Write(r, img, remote.WithContext(t.Context()), remote.WithAuth(&authn.Basic{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword})); err != nil {
 		t.Fatal(err)
 	}

@@ -326,6 +326,33 @@ func TestPrivExpire(t *testing.T) {
 	exist(t, s, m, 1)
 }
 
+// TestPrivPreparedAgain: containerd was told that a layer exists, and before it looked the layer was
+// removed. It asks again, and gets it again; a layer that is there it may ask for as often as it likes.
+func TestPrivPreparedAgain(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", three(t)...)
+	s := open(t, t.TempDir(), nil)
+	exist(t, s, m, 0)
+	top := m.chains[2]
+	if err := s.Remove(t.Context(), top); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), top); !errdefs.IsNotFound(err) {
+		t.Errorf("a removed layer: %v", err)
+	}
+	o.Reset()
+	for range 3 {
+		exist(t, s, m, 2)
+	}
+	if n := o.TotalBytes("app@" + m.layers[2]); n != m.sizes[2] {
+		t.Errorf("%d bytes were fetched for a layer of %d", n, m.sizes[2])
+	}
+	if n := o.TotalBytes("app@"+m.layers[0]) + o.TotalBytes("app@"+m.layers[1]); n != 0 {
+		t.Errorf("%d bytes were fetched of layers that are there", n)
+	}
+}
+
 func TestPrivClosed(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

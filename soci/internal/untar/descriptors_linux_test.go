@@ -1,0 +1,59 @@
+package untar
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// watched counts the open descriptors of the process whenever a block is asked for.
+type watched struct {
+	pieces
+	t    *testing.T
+	most int
+}
+
+func (w *watched) NextBlock(ctx context.Context) (Block, error) {
+	w.most = max(w.most, descriptors(w.t))
+	return w.pieces.NextBlock(ctx)
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("needs /proc: ", err)
+	}
+	return len(names)
+}
+
+// TestDescriptors: how many files are open at a time goes by the writers, not by the archive.
+// Daemons have many layers at work, and often a limit of 1024.
+func TestDescriptors(t *testing.T) {
+	x := newTB(t)
+	var in []ent
+	for i := range 150 {
+		in = append(in, dir(fmt.Sprint("d", i)), file(fmt.Sprint("d", i, "/f"), big(3000)), file(fmt.Sprint("d", i, "/e/g"), "x"),
+			hard(fmt.Sprint("d", i, "/h"), fmt.Sprint("d", i, "/f")), symlink(fmt.Sprint("l", i), fmt.Sprint("d", i)), file(fmt.Sprint("l", i, "/k"), "y"))
+		if i%50 == 0 {
+			in = append(in, file(fmt.Sprint("d", i, "/large"), big(2<<20)))
+		}
+	}
+	before := descriptors(t)
+	src := &watched{pieces: pieces{data: archive(t, in...), n: 32 << 10}, t: t}
+	l, err := Extract(t.Context(), src, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	const writers, spare = 3, 8 // newTB's; what a call needs for a moment
+	if most := before + maxWorks + writers*batchOps + spare; src.most > most {
+		t.Errorf("%d descriptors were open, %d before: more than %d", src.most, before, most)
+	}
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors are open, %d before", after, before)
+	}
+}
