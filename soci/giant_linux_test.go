@@ -13,6 +13,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -30,6 +31,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/inflate"
 )
 
 const (
@@ -275,5 +277,34 @@ func TestGiantLayer(t *testing.T) {
 	}
 	if sent.Load() != g.size() && c.Extra == 0 { // a busy machine makes late answers
 		t.Errorf("%d bytes sent of a blob of %d", sent.Load(), g.size())
+	}
+}
+
+// TestMoreThan4GiB: the size at the end of a gzip member is that of its content modulo 2^32, and is
+// compared so, by one core and by several.
+func TestMoreThan4GiB(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("decodes 4 GiB twice")
+	}
+	const piece, pieces = 64 << 20, 65
+	zeros := make([]byte, piece)
+	packed := deflated(t, zeros, false)
+	blob := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
+	sum := uint32(0)
+	for range pieces {
+		blob, sum = append(blob, packed...), crc32.Update(sum, crc32.IEEETable, zeros)
+	}
+	blob = append(blob, deflated(t, nil, true)...)
+	blob = binary.LittleEndian.AppendUint32(blob, sum)
+	blob = binary.LittleEndian.AppendUint32(blob, piece*pieces&math.MaxUint32)
+	for _, workers := range []int{1, 3} {
+		r, err := inflate.NewReader(bytes.NewReader(blob), inflate.Options{Workers: workers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, r); err != nil || n != piece*pieces {
+			t.Errorf("%d workers: %d bytes, %v; want %d", workers, n, err, int64(piece*pieces))
+		}
+		r.Close()
 	}
 }
