@@ -134,8 +134,20 @@ func (b *run) cores(ctx context.Context, res *bench.Result) error {
 	if err != nil {
 		return err
 	}
+	overControl(res, m, "CPU on all cores against one core, over that of the kernel alone", allName, oursName)
+	overControl(res, m, "the same with one hot key", hotAllName, hotName)
 	res.Tables = append(res.Tables, secondCore(m))
 	return nil
+}
+
+// overControl adds how much more a second core costs us than it costs the control.
+func overControl(res *bench.Result, m bench.Measured, claim, all, one string) {
+	median := func(name string) float64 { return bench.SpreadOf(m.Of(name), perAnswer).Median }
+	control := median(echoAllName) / median(echoName)
+	if !(control > 0) || median(one) == 0 {
+		return
+	}
+	res.Verdicts = append(res.Verdicts, bench.AtMost(claim, median(all)/median(one)/control, maxSecond, fmt.Sprintf("x (of it alone: %.3g)", control)))
 }
 
 // secondCore is a table of what all cores add, to ours and to the control.
