@@ -88,7 +88,7 @@ const stall = 20 * time.Second
 // newCast makes a leader; start runs it and n workers that write to directories.
 func newCast(t testing.TB, o s3stream.LeaderOptions) *cast {
 	t.Helper()
-	o.Listen = testport.Refused(t)
+	o.Listen = testport.Addr(t)
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stall
 	}
@@ -117,7 +117,7 @@ func (c *cast) start(n int) {
 	}()
 	for i := range n {
 		o := s3stream.WorkerOptions{
-			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: testport.Refused(c.t), Name: fmt.Sprintf("w%d", i+1),
+			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: testport.Addr(c.t), Name: fmt.Sprintf("w%d", i+1),
 			Rank: i + 1, Token: "secret", MemoryBytes: 16 << 20, Wait: stall, Log: logTo(c.t),
 		}
 		if c.opts != nil {

@@ -41,8 +41,8 @@ func newChain(t *testing.T, n int, o s3stream.LeaderOptions, see func(c *chainOf
 			down = see(c, i)
 		}
 		c.control[i] = newProxy(t, c.addr, nil)
-		// The worker takes its port from the system; reserve one by listening.
-		port := testport.Refused(t)
+		// The proxy has to know where the worker will listen.
+		port := testport.Addr(t)
 		c.front[i] = newProxy(t, port, down)
 		o.Leader, o.Listen, o.Advertise = c.control[i].addr(), port, c.front[i].addr()
 	}
@@ -463,7 +463,7 @@ func TestNothingToSend(t *testing.T) {
 	bad := s3
 	bad.SecretAccessKey = "wrong"
 	refused := s3
-	refused.Endpoint = "http://" + testport.Refused(t)
+	refused.Endpoint = "http://" + testport.Addr(t)
 	for name, x := range map[string]struct {
 		uri  string
 		s3   s3stream.S3
@@ -515,7 +515,7 @@ func TestTooFewWorkers(t *testing.T) {
 
 // TestNoLeader: a worker does not wait for ever either.
 func TestNoLeader(t *testing.T) {
-	addr := testport.Refused(t)
+	addr := testport.Addr(t)
 	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: addr, Listen: "127.0.0.1:0", Wait: 300 * time.Millisecond, Output: s3stream.Output{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,8 @@ import (
 
 // hedge makes the engine slower to ask twice than by default: a job reads each
 // byte once, and a leader that feeds its workers on the same processors looks
-// silent without being so. A stall of seconds still costs a third of one.
+// silent without being so. One that is held up while the others get on is asked
+// again after the floor.
 var hedge = ranges.HedgePolicy{Floor: 300 * time.Millisecond}
 
 // Leader reads each object once and sends it to all workers.

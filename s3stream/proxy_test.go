@@ -37,7 +37,7 @@ type pair struct {
 func newProxy(t testing.TB, target string, down func(n int, off int64, p []byte)) *proxy {
 	t.Helper()
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", testport.Refused(t)) // the port stays the test's
+	l, err := lc.Listen(t.Context(), "tcp", testport.Addr(t))
 	if err != nil {
 		t.Fatal(err)
 	}

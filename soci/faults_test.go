@@ -304,7 +304,7 @@ func TestNoSuchThing(t *testing.T) {
 }
 
 func TestNobodyThere(t *testing.T) {
-	addr := testport.Refused(t)
+	addr := testport.Addr(t)
 	wantError(t, puller(t, nil), addr+"/x:1", nil, "connection refused", addr)
 	for _, bad := range []string{"", " x", "UPPER/case:1", "x:", "x@sha256:12", "http://x/y", "x@md5:" + strings.Repeat("0", 32)} {
 		wantError(t, puller(t, nil), bad, nil, "parse", "reference")

@@ -306,7 +306,7 @@ func TestLocals(t *testing.T) {
 
 func TestRefusedConnection(t *testing.T) {
 	isolate(t)
-	url := "http://" + testport.Refused(t)
+	url := "http://" + testport.Addr(t)
 	c, err := New(t.Context(), Options{Endpoint: url, Credentials: StaticCredentials("a", "b", ""), Attempts: -1})
 	if err != nil {
 		t.Fatal(err)

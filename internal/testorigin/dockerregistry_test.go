@@ -17,7 +17,7 @@ func TestDockerRegistryConformance(t *testing.T) {
 	if err != nil {
 		t.Skip("docker-registry is not installed: apt-get install docker-registry")
 	}
-	addr, dir := testport.Refused(t), t.TempDir()
+	addr, dir := testport.Addr(t), t.TempDir()
 	config := filepath.Join(dir, "config.yml")
 	err = os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
 log: {level: error, accesslog: {disabled: true}}

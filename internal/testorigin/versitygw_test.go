@@ -54,7 +54,7 @@ func installVersitygw(t *testing.T) string {
 // startVersitygw runs the gateway over a temporary folder until the test ends and returns its endpoint.
 func startVersitygw(t *testing.T, bin string) string {
 	t.Helper()
-	root, versions, addr := t.TempDir(), t.TempDir(), testport.Refused(t)
+	root, versions, addr := t.TempDir(), t.TempDir(), testport.Addr(t)
 	startServer(t, addr, bin, "--port", addr, "--access", accessKey, "--secret", secretKey, "--quiet",
 		"posix", "--versioning-dir", versions, root)
 	return "http://" + addr

@@ -4,7 +4,7 @@
 // died, can't take a port from the system and give it back: another process that runs
 // beside it gets the same port, and then answers where nobody should.
 //
-//	addr := testport.Refused(t) // nobody listens, until the end of the test
+//	addr := testport.Addr(t) // nobody listens, until the end of the test
 //	_, err := net.Dial("tcp", addr)
 //	// err is "connection refused", however many tests run beside this one
 //	l, err := net.Listen("tcp", addr)

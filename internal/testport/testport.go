@@ -45,20 +45,14 @@ type T interface {
 	Fatal(args ...any)
 }
 
-// Addr returns an address of a host at which nobody listens, and that is the test's
-// until its end.
-func Addr(t T, host string) string {
+// Addr returns an address of the loopback interface at which nobody listens, and that is
+// the test's until its end: it refuses connections until the test listens there.
+func Addr(t T) string {
 	t.Helper()
-	p, err := Reserve(host)
+	p, err := Reserve("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.Close() })
 	return p.Addr()
-}
-
-// Refused returns an address of the loopback interface that refuses connections.
-func Refused(t T) string {
-	t.Helper()
-	return Addr(t, "127.0.0.1")
 }

@@ -55,7 +55,7 @@ func TestReserved(t *testing.T) {
 	if _, err := testport.Reserve("localhost"); err == nil {
 		t.Error("a name is no address")
 	}
-	if a, b := testport.Refused(t), testport.Refused(t); a == b {
+	if a, b := testport.Addr(t), testport.Addr(t); a == b {
 		t.Errorf("%s twice", a)
 	}
 }

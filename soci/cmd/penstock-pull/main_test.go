@@ -108,7 +108,7 @@ func TestBadInput(t *testing.T) {
 	_, ref := served(t)
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "root")
-	closed := testport.Refused(t)
+	closed := testport.Addr(t)
 	full := t.TempDir()
 	if err := os.WriteFile(filepath.Join(full, "x"), nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func dockerRegistry(t *testing.T, dir string) string {
 	if err != nil {
 		t.Skip("docker-registry is not installed: apt-get install docker-registry")
 	}
-	addr, config := testport.Refused(t), filepath.Join(dir, "registry.yml")
+	addr, config := testport.Addr(t), filepath.Join(dir, "registry.yml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n",
 		filepath.Join(dir, "registry"), addr)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
