@@ -17,18 +17,20 @@ var units = map[string][]string{
 	"internal/invariants": {},
 	"internal/budget":     {"internal/invariants"},
 	"internal/nic":        {"internal/invariants"},
+	"internal/version":    {},
+	"internal/printable":  {},
 
 	// engine: handed a Source, it knows no protocol
 	"internal/ranges": {"internal/budget", "internal/invariants"},
 
 	// protocol
-	"internal/httprange": {"internal/ranges", "internal/budget", "internal/nic", "internal/invariants"},
-	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants"},
+	"internal/httprange": {"internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
+	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
 
 	// public, never sideways; S3 has no part in images
-	"soci":      {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants"},
-	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants"},
-	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants"},
+	"soci":      {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"dnsplugin": {"internal/invariants"},
 
 	// wiring: here the public packages meet
