@@ -242,7 +242,7 @@ var hugeWindow = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1<<3 | 1, 0, 0, 'x'}
 func TestDamagedLayers(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	whole := goTree(t, "bufio")
-	zeros := make([]byte, 300<<20)
+	zeros := make([]byte, 80<<20)
 	tests := []struct {
 		name string
 		l    *layer
@@ -255,7 +255,7 @@ func TestDamagedLayers(t *testing.T) {
 		{"garbage behind", &layer{tar: whole, data: append(gz(whole), "garbage"...)}, nil, soci.ErrCorrupt, "after"},
 		{"not a tar", gzLayer([]byte(strings.Repeat("this is no tar archive ", 100))), nil, soci.ErrCorrupt, "invalid tar header"},
 		{"climbs out", gzLayer(tarOf(t, "../../evil", "x")), nil, soci.ErrUnsafe, `"../../evil"`},
-		{"bomb", gzLayer(append(tarOf(t), zeros...)), func(o *soci.Options) { o.Limits.Ratio = 100 }, soci.ErrLimit, "expands more than 100 times"},
+		{"bomb", gzLayer(append(tarOf(t), zeros...)), func(o *soci.Options) { o.Limits.Ratio, o.Limits.RatioFree = 100, 64<<20 }, soci.ErrLimit, "expands more than 100 times (limit Ratio), to more than 64 MiB (limit RatioFree)"},
 		{"too many", gzLayer(whole), func(o *soci.Options) { o.Limits.Entries = 3 }, soci.ErrLimit, "more than 3 entries"},
 		{"too large", gzLayer(whole), func(o *soci.Options) { o.Limits.TotalSize = 1000 }, soci.ErrLimit, "1000"},
 		{"zstd window", &layer{tar: whole, data: hugeWindow, mediaType: types.OCILayerZStd}, nil, soci.ErrCorrupt, "window size exceeded"},
@@ -377,6 +377,8 @@ func TestValidate(t *testing.T) {
 		"parallelism -1":     {Parallelism: -1},
 		"-2 writers":         {Writers: -2},
 		"ratio 0.5":          {Limits: soci.Limits{Ratio: 0.5}},
+		"window of 100":      {Limits: soci.Limits{Window: 100}},
+		"1000 bytes for the": {Limits: soci.Limits{Metadata: 1000}},
 		`"/no/such"`:         {HostsDir: "/no/such"},
 	} {
 		if _, err := soci.New(opts); err == nil || !strings.Contains(err.Error(), want) {

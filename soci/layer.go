@@ -46,7 +46,7 @@ const (
 type pipeline struct {
 	desc   registry.Layer
 	stream *ranges.Stream
-	ratio  float64 // negative: no limit
+	limits Limits
 	tee    io.Writer
 	// open returns the sinks, once and for all: it is called when the first block is
 	// there, or when there will be none.
@@ -78,7 +78,10 @@ type pipeline struct {
 	learns     bool            // an index of the layer is to be made of it
 	indexWrong bool            // index was
 
-	format   inflate.Format
+	format    inflate.Format
+	room      int64 // bytes free on the disk of the first sink when it was last asked for; negative if unknown
+	roomAsked int64 // tarBytes then
+
 	received int64 // compressed bytes; fetch's until it ends
 	fed      atomic.Int64
 	tarBytes int64 // inflate's until it ends
@@ -382,8 +385,9 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 			return in.rest()
 		case err != nil:
 			return err
-		case p.bomb():
-			return fmt.Errorf("%w: layer expands more than %g times", untar.ErrLimit, p.ratio)
+		}
+		if err := p.expansion(); err != nil {
+			return err
 		}
 	}
 }
@@ -419,9 +423,22 @@ func (p *pipeline) take(ctx context.Context) (*block, error) {
 	}
 }
 
-// bomb reports whether the layer expands beyond its ratio.
-func (p *pipeline) bomb() bool {
-	return p.ratio >= 0 && p.tarBytes > ratioFree && float64(p.tarBytes) > p.ratio*float64(p.fed.Load())
+// expansion judges how far the layer expands. It asks for the room on the disk again
+// after each minRatioFree of tar, and only when the layer is beyond its ratio.
+func (p *pipeline) expansion() error {
+	fed := p.fed.Load()
+	if !p.limits.beyondRatio(fed, p.tarBytes) {
+		return nil
+	}
+	if p.roomAsked == 0 || p.tarBytes-p.roomAsked >= minRatioFree {
+		p.room, p.roomAsked = -1, p.tarBytes
+		if len(p.sinks) > 0 {
+			if n, err := free(p.sinks[0].dir); err == nil {
+				p.room = n
+			}
+		}
+	}
+	return p.limits.expansion(fed, p.tarBytes, p.room)
 }
 
 // hash computes the DiffID.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -103,14 +104,34 @@ type Budget interface {
 	Release(n int64)
 }
 
-// Limits bound what an image may do. Zero fields mean the default, negative ones
-// no limit.
+// Limits bound what an image may do to the node. A zero field means its default, a
+// negative one no limit. An image that exceeds one fails with [ErrLimit]; the error
+// names the field.
 type Limits struct {
-	Entries   int64   // of all layers; default 10 million
-	Depth     int     // components of a path; default 255
-	NameLen   int     // bytes of a path; default 4096
-	TotalSize int64   // bytes of all files; default 1 TiB
-	Ratio     float64 // tar bytes for each compressed byte of a layer, after its first 256 MiB; default 250
+	Entries   int64 // of all layers; default 10 million
+	Depth     int   // components of a path; default 255
+	NameLen   int   // bytes of a path; default 4096
+	TotalSize int64 // bytes of all files; default 1 TiB
+	// Attributes bounds the names and values of the extended attributes of one entry,
+	// in bytes; default 1 MiB. The names alone are bounded by Linux (64 KiB).
+	Attributes int64
+	// Metadata bounds the memory that directories, whiteouts, hard links whose target is
+	// not there yet and maps of sparse files take, in bytes, from the first layer to the
+	// finished tree. All images of a Puller share it: when it is used up, an image that
+	// has more than its share fails. It is part of Memory. Default: half of Memory, about
+	// 1,300,000 directories; no limit means three quarters of Memory.
+	Metadata int64
+	// Window bounds the history of a zstd frame in bytes; default 128 MiB, which is what
+	// the zstd tool accepts without an option. A frame waits until Memory has room for
+	// its window, and fails if that is more than half of Memory.
+	Window int64
+	// Ratio is the most tar bytes for each compressed byte of a layer; default 250. It
+	// counts beyond RatioFree: a layer that is small beside the disk is no bomb, however
+	// well it compresses.
+	Ratio float64
+	// RatioFree is how many bytes of tar a layer may have whatever its ratio. Default: an
+	// eighth of what is free on the disk, at least 256 MiB and at most 16 GiB.
+	RatioFree int64
 }
 
 const (
@@ -125,12 +146,18 @@ const (
 	// checkpoint (some milliseconds) is little.
 	defaultCheckpoint = 128 * mib
 	minCheckpoint     = mib // below, layers would do little else
-	// defaultRatio is far above what real layers reach (the worst, of sparse disk
-	// images, is about 60) and a fourth of what deflate can (1032).
+	// defaultRatio is above what real layers reach (the worst, of sparse disk images that
+	// hold something, is about 60) and a fourth of what deflate can do (1032).
 	defaultRatio = 250
-	// ratioFree is what a layer may inflate to before its ratio counts: a small
-	// layer of zeros is no bomb.
-	ratioFree = 256 * mib
+	// The bounds of the default of RatioFree. 256 MiB are inflated in a second; 16 GiB of
+	// zeros take about a minute and a half of one processor.
+	minRatioFree, maxRatioFree = 256 * mib, 16 << 30
+	// ratioFreeShare of the free disk is what one layer may take whatever its ratio. So
+	// many layers at once together leave some of it: the share is of what is free now.
+	ratioFreeShare = 8
+	defaultWindow  = 128 * mib
+	minWindow      = 1 << 10 // the least that a zstd frame can ask for
+	minMetadata    = 1 * mib
 	// defaultHosts is where containerd's documentation puts hosts.toml.
 	defaultHosts = "/etc/containerd/certs.d"
 )
@@ -157,6 +184,10 @@ func (o Options) Validate() error {
 		return fmt.Errorf("%d bytes between two checkpoints are too few: use 0 for the default, at least %d (1 MiB), or a negative number for none", o.CheckpointBytes, minCheckpoint)
 	case o.Limits.Ratio > 0 && o.Limits.Ratio < 1:
 		return fmt.Errorf("expansion ratio %g is below 1, so that nothing could be unpacked: use 0 for the default, or more than 1", o.Limits.Ratio)
+	case o.Limits.Window > 0 && o.Limits.Window < minWindow:
+		return fmt.Errorf("a zstd window of %d bytes is less than any frame has: use 0 for the default, or at least %d", o.Limits.Window, minWindow)
+	case o.Limits.Metadata > 0 && o.Limits.Metadata < minMetadata:
+		return fmt.Errorf("%d bytes for the names of an image are too few: use 0 for the default, or at least %d (1 MiB)", o.Limits.Metadata, minMetadata)
 	}
 	if o.IndexDir != "" {
 		if fi, err := os.Stat(o.IndexDir); err != nil || !fi.IsDir() {
@@ -210,6 +241,21 @@ func (o Options) withDefaults() Options {
 	if l.TotalSize == 0 {
 		l.TotalSize = d.TotalSize
 	}
+	if l.Attributes == 0 {
+		l.Attributes = d.Attributes
+	}
+	switch {
+	case l.Metadata == 0:
+		l.Metadata = o.Memory / 2
+	case l.Metadata < 0:
+		l.Metadata = o.Memory / 4 * 3
+	}
+	switch {
+	case l.Window == 0:
+		l.Window = defaultWindow
+	case l.Window < 0:
+		l.Window = math.MaxInt64
+	}
 	if l.Ratio == 0 {
 		l.Ratio = defaultRatio
 	}
@@ -223,7 +269,41 @@ func (o Options) withDefaults() Options {
 }
 
 func (l Limits) untar() untar.Limits {
-	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize}
+	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize, Attributes: l.Attributes}
+}
+
+// ratioFree returns how many bytes of tar a layer may have whatever its ratio, when free
+// bytes of its disk are free; a negative number means that this is not known.
+func (l Limits) ratioFree(free int64) int64 {
+	if l.RatioFree != 0 {
+		return l.RatioFree
+	}
+	return min(max(free/ratioFreeShare, minRatioFree), maxRatioFree)
+}
+
+// beyondRatio reports whether so many compressed bytes should not become so many of tar.
+func (l Limits) beyondRatio(compressed, tar int64) bool {
+	return l.Ratio >= 0 && float64(tar) > l.Ratio*float64(compressed)
+}
+
+// expansion judges a layer of which so many compressed bytes have become tar bytes.
+func (l Limits) expansion(compressed, tar, free int64) error {
+	if !l.beyondRatio(compressed, tar) {
+		return nil
+	}
+	most := l.ratioFree(free)
+	if most < 0 || tar <= most {
+		return nil
+	}
+	why := "limit RatioFree"
+	if l.RatioFree == 0 {
+		why = "default of limit RatioFree"
+		if free >= 0 {
+			why += fmt.Sprintf(" with %d MiB of disk free", free/mib)
+		}
+	}
+	return fmt.Errorf("%w: layer expands more than %g times (limit Ratio), to more than %d MiB (%s): raise one of the two if the image is trusted",
+		untar.ErrLimit, l.Ratio, most/mib, why)
 }
 
 // registry is what the registry client needs of the options.

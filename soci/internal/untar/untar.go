@@ -52,6 +52,8 @@ type Limits struct {
 	Depth     int   // components of a path
 	NameLen   int   // bytes of a path
 	TotalSize int64 // bytes of all regular files of all layers
+	// Attributes bounds the names and values of one entry's extended attributes, in bytes.
+	Attributes int64
 }
 
 // DefaultLimits holds bounds far above any real image and far below what
@@ -62,6 +64,8 @@ func DefaultLimits() Limits {
 		Depth:     255,        // node_modules trees reach 60; beyond 255 path walks get slow
 		NameLen:   4096,       // PATH_MAX of Linux
 		TotalSize: 1 << 40,    // 1 TiB: thirty times the 35 GB image of the goals
+
+		Attributes: 1 << 20, // 1 MiB: what an extended header may have in all
 	}
 }
 
