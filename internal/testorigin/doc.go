@@ -29,6 +29,12 @@
 // the key and k alone, so a run is replayable whatever the order of goroutines. The text form of scripts (ParseFaults,
 // Fault.String) is meant for flags of commands and benchmarks.
 //
+// # Quirks
+//
+// An origin is S3 unless its Quirks say otherwise: they imitate what other servers, gateways and proxies do differently,
+// such as ETags without quotes, listings that are not sorted, redirects, or a clock that is off. The text form of quirks
+// (ParseQuirks) is meant for flags.
+//
 // # Concurrency
 //
 // All methods of Origin are safe for concurrent use. Close ends all requests, stalled ones too, and returns when their
@@ -42,6 +48,6 @@
 //
 // # Not here
 //
-// No TLS, no HTTP/2, no ACLs or policies, no persistence: all metadata is in memory and ends with the process. It is a
+// No TLS, no HTTP/2, no ACLs or policies (but Quirks.Rights), no persistence: all metadata is in memory and ends with the process. It is a
 // test tool that listens on loopback; its default credentials are public.
 package testorigin

@@ -47,6 +47,10 @@ const (
 	ActSlow Action = "slow"
 	// ActHeader sets a header of the answer ("Name: value"), or removes it ("Name:").
 	ActHeader Action = "header"
+	// ActPage answers with Status (default 200) and a page of HTML, as a proxy in maintenance does.
+	ActPage Action = "page"
+	// ActEmpty answers 200 with the headers of the object and no body; for other documents the body is missing too.
+	ActEmpty Action = "empty"
 	// ActClose answers properly and then closes the connection.
 	ActClose Action = "close"
 )
@@ -103,7 +107,7 @@ func (f Fault) Validate() error {
 	}
 	switch f.Action {
 	case ActStatus, ActStall, ActTruncate, ActReset, ActShort, ActWrongLength, ActWrongRange, ActWrongTotal, ActIgnoreRange,
-		ActMultipart, ActSwap, ActExpire, ActStuckToken, ActFlip, ActClose:
+		ActMultipart, ActSwap, ActExpire, ActStuckToken, ActFlip, ActPage, ActEmpty, ActClose:
 	case ActSlow:
 		if f.Rate <= 0 {
 			return bad("rate %d must be positive; give rate=BYTES per second", f.Rate)
@@ -116,7 +120,7 @@ func (f Fault) Validate() error {
 		return bad("no action; name one, for example status, stall, truncate or reset")
 	default:
 		return bad("action %q is unknown; use status, stall, truncate, reset, short, wrong-length, wrong-range, wrong-total, "+
-			"ignore-range, multipart, swap, expire, stuck-token, flip, slow, header or close", f.Action)
+			"ignore-range, multipart, swap, expire, stuck-token, flip, slow, header, page, empty or close", f.Action)
 	}
 	for _, c := range f.Op {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '2' || c == '*' || c == '?') {

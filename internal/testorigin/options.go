@@ -36,6 +36,8 @@ type Options struct {
 	Seed uint64
 	// Faults is the first fault script; SetFaults replaces it at run time.
 	Faults []Fault
+	// Quirks are how the S3 half differs from S3 at first; SetQuirks changes them at run time.
+	Quirks Quirks
 	// FirstByteLatency delays the header of every answer. Default: none.
 	FirstByteLatency Latency
 	// ConnRate caps what one connection sends, in bytes per second (S3 itself gives 85 to 90 MB/s). Default: no cap.
@@ -125,6 +127,9 @@ func (opts Options) Validate() error {
 		if c.AccessKey == "" || c.SecretKey == "" {
 			return fmt.Errorf("testorigin: Credentials[%d] lacks an access key or a secret key; give both", i)
 		}
+	}
+	if err := opts.Quirks.Validate(); err != nil {
+		return err
 	}
 	for _, f := range opts.Faults {
 		if err := f.Validate(); err != nil {

@@ -35,6 +35,7 @@ type Origin struct {
 	registry registry
 	count    counters
 	faults   atomic.Pointer[faultSet]
+	quirks   atomic.Pointer[Quirks]
 	serial   atomic.Uint64 // numbers requests, versions, uploads and scratch files
 	arrivals atomic.Uint64 // numbers requests for the latency distribution
 
@@ -51,6 +52,7 @@ func Start(opts Options) (*Origin, error) {
 	}
 	o := &Origin{opts: opts.withDefaults(), closing: make(chan struct{}), ownNet: opts.Listen == nil}
 	o.faults.Store(newFaultSet(opts.Seed, opts.Faults))
+	o.quirks.Store(&o.opts.Quirks)
 	o.store.init()
 	o.registry.init()
 	if err := o.listen(); err != nil {
@@ -223,6 +225,9 @@ type request struct {
 	body  *bodyReader // the request's body, with its faults
 	start time.Time
 
+	quirks *Quirks
+	second bool // it came to the second host
+
 	// S3
 	bucket, key string
 	// Registry
@@ -242,7 +247,7 @@ func (o *Origin) serveMain(w http.ResponseWriter, r *http.Request) {
 }
 
 func (o *Origin) newRequest(w http.ResponseWriter, r *http.Request) *request {
-	return &request{o: o, w: w, r: r, q: r.URL.Query(), start: time.Now()}
+	return &request{o: o, w: w, r: r, q: r.URL.Query(), start: time.Now(), quirks: o.quirks.Load()}
 }
 
 // classify names the operation and the key of the request and returns its handler.
@@ -251,6 +256,7 @@ func (rq *request) classify() func(*request) {
 	if p == "/v2" || strings.HasPrefix(p, "/v2/") || p == "/token" {
 		return rq.classifyRegistry()
 	}
+	rq.quirks.hop(rq.r)
 	return rq.classifyS3()
 }
 
@@ -297,6 +303,10 @@ func (rq *request) before() bool {
 		rq.failWith(f)
 		return true
 	}
+	if f := rq.fx.find(ActPage); f != nil {
+		rq.page(f)
+		return true
+	}
 	if f := rq.fx.find(ActExpire); f != nil && rq.op != opGetBlob {
 		rq.expire()
 		return true
@@ -337,6 +347,7 @@ func (rq *request) isUpload() bool {
 // header sends the status line and the headers set so far, after the faults on headers.
 func (rq *request) header(status int) {
 	h := rq.w.Header()
+	rq.bendHeader()
 	for i := range rq.fx {
 		switch f := &rq.fx[i]; f.Action {
 		case ActHeader:
@@ -362,6 +373,9 @@ func (rq *request) write(status int, contentType string, body []byte) {
 		h.Set("Content-Type", contentType)
 	}
 	rq.document = true
+	if rq.fx.find(ActEmpty) != nil {
+		body = nil
+	}
 	rq.answer(status, memContent(body), 0, int64(len(body)))
 }
 

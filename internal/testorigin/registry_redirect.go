@@ -24,7 +24,15 @@ func (rq *request) redirect(expired bool) {
 
 // serveRedirected is the second host: presigned GETs of blobs and nothing else. Like S3 it refuses a request that also
 // carries an Authorization header, which is what a client does that forwards it to where it does not belong.
+//
+// With the quirk of redirecting S3 requests it serves those too.
 func (o *Origin) serveRedirected(w http.ResponseWriter, r *http.Request) {
+	if o.quirks.Load().Redirect != 0 && !r.URL.Query().Has("x-serial") {
+		rq := o.newRequest(w, r)
+		rq.second = true
+		o.run(rq, rq.classify())
+		return
+	}
 	rq := o.newRequest(w, r)
 	rq.op = opUnknown
 	path := strings.TrimPrefix(r.URL.Path, "/")

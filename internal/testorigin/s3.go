@@ -196,6 +196,9 @@ func (rq *request) admit() *s3Error {
 	if rq.id, e = rq.o.authenticate(rq.r); e != nil {
 		return e
 	}
+	if e := rq.bend(); e != nil {
+		return e
+	}
 	if rq.bucket == "" || rq.op == opCreateBucket {
 		return nil
 	}
@@ -281,6 +284,17 @@ func (rq *request) failWith(f *firing) {
 	}
 	rq.fail(s3err(status, code, "Injected fault."))
 }
+
+// page is the effect of ActPage: a page of what stands before the server.
+func (rq *request) page(f *firing) {
+	status := f.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	rq.write(status, "text/html", []byte(proxyPage))
+}
+
+const proxyPage = "<html><body>The service is being maintained, please try again.</body></html>\n"
 
 func codeOf(status int) string {
 	switch status {

@@ -35,6 +35,12 @@ func (rq *request) listQuery() (listQuery, *s3Error) {
 		}
 		q.max = min(n, maxListKeys)
 	}
+	if rq.quirks.ListPage > 0 {
+		q.max = min(q.max, rq.quirks.ListPage)
+	}
+	if rq.quirks.ListPlain {
+		return q, nil
+	}
 	switch rq.q.Get("encoding-type") {
 	case "":
 	case "url":
@@ -153,7 +159,9 @@ func (rq *request) contents(x *xmlDoc, q listQuery, rows []row, owner bool) erro
 		x.start("Contents")
 		x.text("Key", q.name(r.key))
 		x.time("LastModified", r.v.modified)
-		x.text("ETag", etag)
+		if etag = rq.quirks.ListETag.spell(etag); etag != "" {
+			x.text("ETag", etag)
+		}
 		sums, sumType := r.v.knownSums()
 		for _, a := range checksumAlgorithms {
 			if sums[a] != "" {
@@ -209,18 +217,12 @@ func (rq *request) listV2() {
 	}
 	after := rq.q.Get("start-after")
 	token := rq.q.Get("continuation-token")
-	if rq.q.Has("continuation-token") {
-		var ok bool
-		if after, ok = parseToken(token); !ok {
-			rq.fail(s3err(http.StatusBadRequest, "InvalidArgument", "The continuation token provided is incorrect"))
-			return
-		}
+	rows, next, ok := rq.pageV2(q, after, token)
+	if !ok {
+		rq.fail(s3err(http.StatusBadRequest, "InvalidArgument", "The continuation token provided is incorrect"))
+		return
 	}
-	rows, more := rq.rows(q, after)
-	next := ""
-	if more {
-		next = makeToken(rows[len(rows)-1].key)
-	}
+	more := next != ""
 	if rq.fx.find(ActStuckToken) != nil { // more, for ever, and always from the same place
 		more, next = true, token
 		if next == "" {
@@ -244,6 +246,31 @@ func (rq *request) listV2() {
 		return
 	}
 	rq.sendXML(http.StatusOK, x)
+}
+
+// pageV2 takes one page, and the token of the next one; it reports whether token is one of its own.
+func (rq *request) pageV2(q listQuery, after, token string) (rows []row, next string, ok bool) {
+	if rq.quirks.ListOrder != "" {
+		rows, next, ok = rq.orderedRows(q, token)
+	} else {
+		if rq.q.Has("continuation-token") {
+			if after, ok = parseToken(token); !ok {
+				return nil, "", false
+			}
+		}
+		if rq.quirks.ListEmptyPage && token == "" {
+			return nil, makeToken("\x00"), true
+		}
+		var more bool
+		if rows, more = rq.rows(q, after); more {
+			next = makeToken(rows[len(rows)-1].key)
+		}
+		ok = true
+	}
+	if rq.quirks.ListLoop && next == "" && len(rows) > 0 {
+		next = makeToken("\x00")
+	}
+	return rows, next, ok
 }
 
 func (rq *request) listV1() {

@@ -271,7 +271,7 @@ func (o *Origin) authenticate(r *http.Request) (identity, *s3Error) {
 }
 
 func (o *Origin) checkTimes(s *sigv4) *s3Error {
-	now := o.opts.Now()
+	now := o.now()
 	switch {
 	case s.date != s.at.UTC().Format("20060102"):
 		return s3err(http.StatusForbidden, "SignatureDoesNotMatch", "The date of the credential scope is not the date of the request.")
@@ -294,7 +294,7 @@ func (o *Origin) secretOf(s *sigv4) (string, *s3Error) {
 		if c.SessionToken != s.token {
 			return "", s3err(http.StatusBadRequest, "InvalidToken", "The provided token is malformed or otherwise invalid.")
 		}
-		if !c.Expires.IsZero() && o.opts.Now().After(c.Expires) {
+		if !c.Expires.IsZero() && o.now().After(c.Expires) {
 			return "", s3err(http.StatusBadRequest, "ExpiredToken", "The provided token has expired.")
 		}
 		return c.SecretKey, nil

@@ -50,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	root := fs.String("root", "", "serve each folder below this one as a bucket")
 	fs.Var(&layouts, "layout", "serve an OCI image layout as the repository NAME (NAME=FOLDER, repeatable)")
 	faults := fs.String("faults", "", "fault script; rules are separated by semicolons")
+	quirks := fs.String("quirks", "", "how the origin differs from S3, for example 'list-etag=bare list-order=filer': "+strings.Join(testorigin.QuirkNames(), ", "))
 	fs.Uint64Var(&opts.Seed, "seed", 0, "seed of faults and latencies")
 	fs.BoolVar(&opts.Anonymous, "anonymous", false, "let unsigned S3 requests in")
 	fs.Int64Var(&opts.ConnRate, "conn-rate", 0, "cap of each connection in bytes per second")
@@ -65,6 +66,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	var err error
 	if opts.Faults, err = testorigin.ParseFaults(*faults); err != nil {
+		return err
+	}
+	if opts.Quirks, err = testorigin.ParseQuirks(*quirks); err != nil {
 		return err
 	}
 	level := slog.LevelInfo
