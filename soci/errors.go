@@ -17,6 +17,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrDenied: credentials are missing, wrong or without the right to pull.
 	ErrDenied = errors.New("access denied")
+	// ErrFetch: the bytes could not be had for a reason that is not one of the others: no
+	// connection, an outage, or HTTP that can not be used.
+	ErrFetch = errors.New("fetch failed")
 	// ErrDigest: content is not what its digest or size says.
 	ErrDigest = errors.New("digest mismatch")
 	// ErrPlatform: the image does not exist for the wanted platform.
@@ -105,22 +108,26 @@ func fail(ctx context.Context, op string, ref registry.Reference, dgst string, e
 		err = cause
 	}
 	e := &Error{Op: op, Registry: ref.Host, Repository: ref.Repository, Digest: dgst}
+	network := false
 	if re, ok := errors.AsType[*ranges.Error](err); ok {
 		// Its message would say again what ours says.
 		e.Off, e.Len, e.Attempts, e.Status = re.Off, max(re.Len, 0), re.Attempts, re.Status
 		if dgst == "" {
 			e.Off, e.Len = 0, 0 // of a manifest, whose range is nobody's concern
 		}
-		err = re.Err
+		err, network = re.Err, true
 	}
 	if f, ok := errors.AsType[*ranges.Fault](err); ok && e.Status == 0 {
 		e.Status = f.Status
 	}
 	for _, s := range sentinels {
-		if errors.Is(err, s.from) {
-			err = marked{err, s.to}
-			break
+		if errors.Is(err, s.from) || errors.Is(err, s.to) {
+			e.Err = marked{err, s.to}
+			return e
 		}
+	}
+	if network {
+		err = marked{err, ErrFetch}
 	}
 	e.Err = err
 	return e

@@ -235,7 +235,7 @@ func (s *Snapshotter) end(j *job, cause error) {
 func (s *Snapshotter) resolve(j *job) {
 	defer close(j.resolved)
 	j.image, j.err = s.opts.Puller.Resolve(j.ctx, j.name)
-	if j.err != nil {
+	if j.err = endedBy(j.ctx, j.err); j.err != nil {
 		return
 	}
 	for _, l := range j.image.Layers {
@@ -318,7 +318,7 @@ func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below [
 		for _, k := range start {
 			l, ctx := stack[k-i], contexts[k]
 			if s.slots.Acquire(ctx, 1) != nil {
-				s.finish(j, l, context.Cause(ctx))
+				s.finish(j, l, endedBy(ctx, context.Cause(ctx)))
 				continue
 			}
 			s.jobs.Go(func() { s.finish(j, l, s.fetch(ctx, j, l, k, below)) })
@@ -394,7 +394,7 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 		l.dir, err = s.store.finish(work, l.record)
 		l.dir = filepath.Join(l.dir, layerDir)
 	}
-	if err != nil {
+	if err = endedBy(ctx, err); err != nil {
 		return errors.Join(err, s.setAside(l.chain, err))
 	}
 	for _, w := range u.Warnings {
@@ -405,11 +405,13 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 	return nil
 }
 
-// setAside leaves a layer that failed in work if it can be gone on with, and removes it
-// otherwise. One that is left to containerd is not ours to go on with, and on a full disk
-// others want the room.
+// setAside leaves a layer that failed in work if it can be resumed, and removes it
+// otherwise. One that the registry refuses us is containerd's to fetch, and on a full disk
+// others want the room. After a failure of the network containerd may fail as well: the next
+// attempt resumes.
 func (s *Snapshotter) setAside(chain digest.Digest, err error) error {
-	if _, left := fallback(err); left || full(err) || !s.store.resumable(chain) {
+	reason, left := fallback(err)
+	if left && reason != reasonFetch || full(err) || !s.store.resumable(chain) {
 		return s.store.forget(chain)
 	}
 	s.mu.Lock()

@@ -185,7 +185,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if cause := context.Cause(s.life); err != nil && cause != nil {
 		return nil, cause // whatever failed in its wake
 	}
-	if reason, ok := fallback(err); ok {
+	if reason, ok := fallback(err); ok && ctx.Err() == nil { // a caller that is gone needs no mount
 		s.fallBack(ctx, r, reason, err)
 		return s.Snapshotter.Prepare(ctx, key, parent, opts...)
 	}
