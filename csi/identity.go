@@ -2,9 +2,10 @@ package csi
 
 import (
 	"context"
-	"runtime/debug"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/penstock/penstock/internal/version"
 )
 
 // identity is the identity service.
@@ -28,24 +29,6 @@ func (i *identity) Probe(context.Context, *spec.ProbeRequest) (*spec.ProbeRespon
 	return &spec.ProbeResponse{}, nil
 }
 
-// Version returns the version that this program was built from, "devel" if that is not recorded.
-func Version() string {
-	const module = "github.com/penstock/penstock"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "devel"
-	}
-	found := ""
-	if info.Main.Path == module {
-		found = info.Main.Version
-	}
-	for _, dep := range info.Deps {
-		if dep.Path == module {
-			found = dep.Version
-		}
-	}
-	if found == "" || found == "(devel)" {
-		return "devel"
-	}
-	return found
-}
+// Version returns the version of Penstock that this program was built from: a module version, "devel-COMMIT" for a
+// build from a checkout, or "devel" if the build recorded neither.
+func Version() string { return version.String() }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 )
 
@@ -38,6 +39,11 @@ func String() string {
 func Line(program string) string {
 	b := Current()
 	return fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", program, b.Version, b.Commit, b.Go, runtime.GOOS, runtime.GOARCH)
+}
+
+// Asked reports whether the arguments of a program ask for its version: version, -version or --version comes first.
+func Asked(args []string) bool {
+	return len(args) > 0 && slices.Contains([]string{"version", "-version", "--version"}, args[0])
 }
 
 // fromInfo reads the facts of a build. The module is the main one in our own programs and a dependency in programs

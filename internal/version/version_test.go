@@ -30,6 +30,20 @@ func TestFromInfo(t *testing.T) {
 	}
 }
 
+func TestAsked(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"version"}, {"--version"}, {"-version", "-json"}} {
+		if !Asked(args) {
+			t.Errorf("%q does not ask for the version", args)
+		}
+	}
+	for _, args := range [][]string{nil, {"--root", "version"}, {"versions"}} {
+		if Asked(args) {
+			t.Errorf("%q asks for the version", args)
+		}
+	}
+}
+
 func TestLine(t *testing.T) {
 	t.Parallel()
 	if line := Line("penstock-pull"); !strings.HasPrefix(line, "penstock-pull ") || strings.Contains(line, "\n") {

@@ -20,10 +20,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
-	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/version"
 )
 
 // Exit statuses.
@@ -62,8 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runNode(ctx, args, stderr)
 	case "mount":
 		err = runMount(ctx, args, stderr)
-	case "version":
-		fmt.Fprintln(stdout, csi.Version())
+	case "version", "-version", "--version":
+		fmt.Fprintln(stdout, version.Line("penstock-csi"))
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 	case "":
@@ -84,7 +84,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// oneLine puts the lines of joined errors beside each other.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
-}
+// oneLine keeps joined errors on one line and escapes control characters in remote text.
+func oneLine(err error) string { return printable.Error(err, maxError) }
+
+// maxError bounds the line in bytes: a page of a proxy must not push what matters off the screen.
+const maxError = 4096

@@ -32,6 +32,7 @@ const usage = `penstock-cast reads S3 objects once and gives them to one node or
   penstock-cast get    [flags] s3://bucket/key...    read to this node
   penstock-cast leader [flags] s3://bucket/key...    read, and send to the workers
   penstock-cast worker [flags]                       receive from a leader
+  penstock-cast version                              print version and commit
 
 A URI that ends in a slash, or has no key, means all objects below it.
 penstock-cast COMMAND -h lists the flags of a command.

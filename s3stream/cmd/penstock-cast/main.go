@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/version"
 	"github.com/penstock/penstock/s3stream"
 )
 
@@ -38,6 +40,10 @@ func environ() map[string]string {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, env map[string]string, stdout, stderr io.Writer) int {
+	if version.Asked(args) {
+		fmt.Fprintln(stdout, version.Line("penstock-cast"))
+		return 0
+	}
 	c, err := parse(args, env, stdout, stderr)
 	switch {
 	case errors.Is(err, errHelp):
@@ -80,7 +86,8 @@ func (c *command) do(ctx context.Context) (*s3stream.Report, error) {
 	}
 }
 
-// oneLine keeps joined errors and remote messages on one line.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-}
+// oneLine keeps joined errors on one line and escapes control characters in remote text.
+func oneLine(err error) string { return printable.Error(err, maxError) }
+
+// maxError bounds the line in bytes: a page of a proxy must not push what matters off the screen.
+const maxError = 4096

@@ -15,6 +15,7 @@ const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
        penstock-pull --layers DIR [flags] REFERENCE
        penstock-pull prefetch [flags] REFERENCE...       into containerd; see penstock-pull prefetch --help
        penstock-pull ztoc --out FILE [flags] BLOB        an index for SOCI; see penstock-pull ztoc --help
+       penstock-pull --version
 
 Pulls a container image and leaves its verified root file system in DIR, which must be new or empty.
 

@@ -8,10 +8,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/version"
 	"github.com/penstock/penstock/soci"
 )
 
@@ -30,6 +31,10 @@ func main() {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if version.Asked(args) {
+		fmt.Fprintln(stdout, version.Line("penstock-pull"))
+		return exitOK
+	}
 	if len(args) > 0 {
 		switch args[0] {
 		case "prefetch":
@@ -90,10 +95,11 @@ func (c *command) failed(ctx context.Context, err error, stderr io.Writer) int {
 	return exitFailed
 }
 
-// oneLine keeps joined errors and remote messages on one line.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-}
+// oneLine keeps joined errors on one line and escapes control characters in remote text.
+func oneLine(err error) string { return printable.Error(err, maxError) }
+
+// maxError bounds the line in bytes: a page of a proxy must not push what matters off the screen.
+const maxError = 4096
 
 // printResult is the result for people.
 func printResult(w io.Writer, r *soci.Result) error {
@@ -112,7 +118,7 @@ func printResult(w io.Writer, r *soci.Result) error {
 	}
 	for _, warning := range r.Warnings {
 		if err == nil {
-			_, err = fmt.Fprintf(w, "warning: %s\n", warning)
+			_, err = fmt.Fprintf(w, "warning: %s\n", printable.Line(warning, maxError))
 		}
 	}
 	return err

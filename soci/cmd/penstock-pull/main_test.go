@@ -153,7 +153,8 @@ func TestBadInput(t *testing.T) {
 // TestInterrupt sends the real signal to a real process in the middle of a layer.
 func TestInterrupt(t *testing.T) {
 	o, ref := served(t)
-	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 200_000})
+	// Every answer stops after some of the layer, so that the pull is still at it however late this test looks.
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActStall, At: 300_000})
 	parent := t.TempDir()
 	cmd := exec.Command(os.Args[0], "--root", filepath.Join(parent, "root"), "--hosts-dir", "none", ref)
 	cmd.Env = append(os.Environ(), asMain+"=1")
@@ -186,6 +187,16 @@ func TestInterrupt(t *testing.T) {
 	}
 	if names, _ := os.ReadDir(parent); len(names) > 0 {
 		t.Errorf("left %v", names)
+	}
+}
+
+// TestVersion: each way to ask prints one line and nothing else.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	for _, arg := range []string{"version", "--version", "-version"} {
+		if code, stdout, stderr := call(t, arg); code != 0 || !strings.HasPrefix(stdout, "penstock-pull ") || strings.Count(stdout, "\n") != 1 || stderr != "" {
+			t.Errorf("%s: exit %d, %q, %q", arg, code, stdout, stderr)
+		}
 	}
 }
 

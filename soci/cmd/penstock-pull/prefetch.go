@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
@@ -63,7 +64,7 @@ func prefetch(ctx context.Context, c *prefetchCommand, stdout, stderr io.Writer)
 		switch {
 		case res.Error != "":
 			code = exitFailed
-			fmt.Fprintf(stderr, "penstock-pull: %s: %s\n", ref, res.Error)
+			fmt.Fprintf(stderr, "penstock-pull: %s: %s\n", ref, printable.Line(res.Error, maxError))
 		case !c.json:
 			fmt.Fprintf(stdout, "%s: %d layers, %s compressed, in %.2f s\n", ref, res.Layers, megabytes(res.CompressedBytes), res.Wall)
 		}

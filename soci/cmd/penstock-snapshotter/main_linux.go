@@ -8,13 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/version"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
@@ -34,6 +35,10 @@ func main() {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if version.Asked(args) {
+		fmt.Fprintln(stdout, version.Line("penstock-snapshotter"))
+		return exitOK
+	}
 	c, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, errHelp):
@@ -66,7 +71,7 @@ func (c *command) serve(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, puller.Close()) }()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	opts := c.snapshotter
 	opts.Puller, opts.Metrics, opts.Log = puller, reg, c.log
 	s, err := snapshotter.New(opts)
@@ -74,6 +79,7 @@ func (c *command) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	c.log.Info("penstock-snapshotter starts", slog.String("version", version.String()))
 	all, ctx := errgroup.WithContext(ctx) // one that fails ends the other
 	all.Go(func() error {
 		return snapshotter.Serve(ctx, s, c.listen, reg, func(http string) {
@@ -90,7 +96,18 @@ func (c *command) serve(ctx context.Context) (err error) {
 	return all.Wait()
 }
 
-// oneLine keeps joined errors and remote messages on one line.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+// buildInfo tells monitoring which version and commit runs.
+func buildInfo() prometheus.Collector {
+	b := version.Current()
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "penstock_build_info",
+		Help:        "1, with the version, commit and Go release of this program as labels.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.Go},
+	}, func() float64 { return 1 })
 }
+
+// oneLine keeps joined errors on one line and escapes control characters in remote text.
+func oneLine(err error) string { return printable.Error(err, maxError) }
+
+// maxError bounds the line in bytes: a page of a proxy must not push what matters off the screen.
+const maxError = 4096
