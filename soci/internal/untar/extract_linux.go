@@ -98,6 +98,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		src = &copied{r: r, pool: opts.Pool}
 	}
 	x.in.stream = stream{src: src, flush: x.flush}
+	x.in.global.maxAttrs = opts.Meter.limits.Attributes
 	if c := opts.Checkpoints; c != nil && c.From != nil {
 		x.in.pos = c.At
 		err = x.resume(c.From)
@@ -162,7 +163,7 @@ func (x *extraction) entry(ctx context.Context, hdr *header) error {
 	if err != nil {
 		return err
 	}
-	if err := x.meter.entry(name, hdr.size); err != nil {
+	if err := x.meter.entry(name, hdr.size, len(hdr.attrs)); err != nil {
 		return err
 	}
 	x.layer.Entries++
@@ -264,7 +265,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, error) {
 		}
 		if mk {
 			if n := strings.Count(phys, "/") + 1; x.meter.limits.Depth >= 0 && n > x.meter.limits.Depth {
-				return false, "", fmt.Errorf("%w: symbolic links lead %d directories deep", ErrLimit, n)
+				return false, "", fmt.Errorf("%w: symbolic links lead %d directories deep (limit Depth)", ErrLimit, n)
 			}
 			err := retryErr(func() error { return unix.Mkdirat(d.fd, base, defaultDirMeta.mode) })
 			if err == nil {

@@ -53,7 +53,7 @@ func (x *extraction) attrs(hdr *header) []attr {
 		keep = append([]attr(nil), hdr.attrs[:i]...)
 		for _, a := range hdr.attrs[i:] {
 			if steersOverlay(a.name) {
-				x.layer.notes.add("attribute "+shorten(a.name)+" refused (it steers overlayfs)", hdr.name)
+				x.layer.notes.add("attribute refused (it steers overlayfs)", shorten(hdr.name)+": "+a.name)
 			} else {
 				keep = append(keep, a)
 			}
@@ -248,12 +248,22 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 func (x *extraction) attr(dir, base, name string, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
-		x.layer.notes.add("attribute "+shorten(name)+" not set ("+err.Error()+")", join(dir, base))
+		x.layer.notes.add("attribute of "+namespace(name)+" not set ("+err.Error()+")", shorten(join(dir, base))+": "+name)
 		return nil
 	case unix.ERANGE, unix.EINVAL:
 		return fmt.Errorf("%w: attribute %q: %w", ErrFormat, shorten(name), err)
 	}
 	return err
+}
+
+// namespace returns the first part of an attribute's name if Linux knows it: names are the
+// archive's, and warnings come in few kinds.
+func namespace(name string) string {
+	switch head, _, _ := strings.Cut(name, "."); head {
+	case "security", "system", "trusted", "user":
+		return head + ".*"
+	}
+	return "an unknown namespace"
 }
 
 // device makes a device node when that is allowed.

@@ -1,6 +1,7 @@
 package untar
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,11 @@ type pax struct {
 	mtime      stamp
 	atime      stamp
 	attrs      []attr
+	ownAttrs   bool           // attrs is not shared with the defaults of a global header
+	attrAt     map[string]int // the place of each name in attrs, from manyAttrs on
+	attrNames  int            // bytes of the names of attrs
+	attrBytes  int64          // bytes of all records of attributes
+	maxAttrs   int64          // limit of attrBytes; 0 or less means no limit
 
 	// GNU's sparse formats: 0.0 and 0.1 have the map here, 1.0 before the content.
 	sparseName string
@@ -95,7 +101,7 @@ func (p *pax) record(key, value string) error {
 		return p.time(&p.atime, hasAtime, key, value)
 	}
 	if name, ok := strings.CutPrefix(key, attrPrefix); ok && name != "" {
-		p.attr(attrName(name), value)
+		return p.attr(attrName(name), value)
 	}
 	if name, ok := strings.CutPrefix(key, sparsePrefix); ok {
 		return p.sparse(name, key, value)
@@ -149,16 +155,59 @@ func (p *pax) time(to *stamp, bit paxKey, key, value string) error {
 	return nil
 }
 
-// attr keeps the last value of a name. The slice may be shared with the defaults of
-// a global header: it is not changed in place.
-func (p *pax) attr(name, value string) {
-	i := slices.IndexFunc(p.attrs, func(a attr) bool { return a.name == name })
-	if i < 0 {
-		p.attrs = append(slices.Clip(p.attrs), attr{name, value})
-		return
+const (
+	// maxAttrNames is XATTR_LIST_MAX of Linux: a file with more bytes of names has a list
+	// that nothing can read.
+	maxAttrNames = 64 << 10
+	// manyAttrs is the number from which a map finds names sooner than a walk does.
+	manyAttrs = 16
+)
+
+// attr keeps the last value of a name. The cost does not depend on how many there are.
+func (p *pax) attr(name, value string) error {
+	p.attrBytes += int64(len(name) + len(value))
+	if p.maxAttrs > 0 && p.attrBytes > p.maxAttrs {
+		return fmt.Errorf("%w: more than %d bytes of extended attributes for one entry (limit Attributes)", ErrLimit, p.maxAttrs)
 	}
-	p.attrs = slices.Clone(p.attrs)
-	p.attrs[i].value = value
+	if !p.ownAttrs {
+		p.attrs, p.attrAt, p.ownAttrs = slices.Clone(p.attrs), nil, true
+	}
+	if i := p.findAttr(name); i >= 0 {
+		p.attrs[i].value = value
+		return nil
+	}
+	if p.attrNames += len(name) + 1; p.attrNames > maxAttrNames { // each name ends in a zero byte
+		return fmt.Errorf("%w: the names of the extended attributes of one entry take more than the %d bytes that Linux can list", ErrLimit, maxAttrNames)
+	}
+	p.attrs = append(p.attrs, attr{name, value})
+	if p.attrAt != nil {
+		p.attrAt[name] = len(p.attrs) - 1
+	}
+	return nil
+}
+
+// findAttr returns the place of a name in attrs, or -1.
+func (p *pax) findAttr(name string) int {
+	if len(p.attrs) < manyAttrs {
+		return slices.IndexFunc(p.attrs, func(a attr) bool { return a.name == name })
+	}
+	if p.attrAt == nil {
+		p.attrAt = make(map[string]int, 2*len(p.attrs))
+		for i, a := range p.attrs {
+			p.attrAt[a.name] = i
+		}
+	}
+	if i, ok := p.attrAt[name]; ok {
+		return i
+	}
+	return -1
+}
+
+// defaults returns what an entry begins with below this global header.
+func (p *pax) defaults() pax {
+	d := *p
+	d.ownAttrs, d.attrAt = false, nil
+	return d
 }
 
 // attrName undoes how GNU tar writes the two characters that a record's key can

@@ -33,7 +33,7 @@ type reader struct {
 // next goes to the next entry; what was not read of the last one is skipped.
 // The header is valid until the next call. io.EOF: the archive has ended.
 func (r *reader) next(ctx context.Context) (*header, error) {
-	local := r.global
+	local := r.global.defaults()
 	var longName, longLink string
 	for first := true; ; first = false {
 		if err := r.skip(ctx, r.rest); err != nil {
@@ -63,11 +63,11 @@ func (r *reader) next(ctx context.Context) (*header, error) {
 		}
 		switch h.flag {
 		case typePax:
-			local = r.global
+			local = r.global.defaults()
 			err = r.pax(ctx, &local)
 		case typePaxGlobal:
 			err = r.globals(ctx)
-			local = r.global
+			local = r.global.defaults()
 		case typeGNUName:
 			longName, err = r.longName(ctx)
 		case typeGNULink:
@@ -239,7 +239,7 @@ func (r *reader) pax(ctx context.Context, p *pax) error {
 // globals takes defaults for all entries that follow.
 func (r *reader) globals(ctx context.Context) error {
 	err := r.pax(ctx, &r.global)
-	if err == nil && r.global.has&framing != 0 {
+	if err == nil && (r.global.has&framing != 0 || len(r.global.extents) > 0) {
 		err = badf("a global header gives a name or a size to all entries")
 	}
 	return err

@@ -80,29 +80,34 @@ type Meter struct {
 // NewMeter returns a meter at zero.
 func NewMeter(l Limits) *Meter { return &Meter{limits: l} }
 
-// entry accounts for one entry whose cleaned name is name and content size n.
-func (m *Meter) entry(name string, n int64) error {
+// freeAttrs is how many extended attributes an entry may have before each one more counts
+// as an entry: setting one costs about as much as making a file.
+const freeAttrs = 16
+
+// entry accounts for one entry whose cleaned name is name, with content of size n and so
+// many extended attributes.
+func (m *Meter) entry(name string, n int64, attrs int) error {
 	l := m.limits
 	if l.NameLen >= 0 && len(name) > l.NameLen {
-		return fmt.Errorf("%w: name of %d bytes, at most %d allowed", ErrLimit, len(name), l.NameLen)
+		return fmt.Errorf("%w: name of %d bytes, at most %d allowed (limit NameLen)", ErrLimit, len(name), l.NameLen)
 	}
 	if depth := strings.Count(name, "/") + 1; l.Depth >= 0 && depth > l.Depth {
-		return fmt.Errorf("%w: %d directories deep, at most %d allowed", ErrLimit, depth, l.Depth)
+		return fmt.Errorf("%w: %d directories deep, at most %d allowed (limit Depth)", ErrLimit, depth, l.Depth)
 	}
 	if n < 0 {
 		return fmt.Errorf("%w: negative size %d", ErrFormat, n)
 	}
-	if have := m.entries.Add(1); l.Entries >= 0 && have > l.Entries {
-		return fmt.Errorf("%w: more than %d entries", ErrLimit, l.Entries)
+	if have := m.entries.Add(1 + int64(max(0, attrs-freeAttrs))); l.Entries >= 0 && have > l.Entries {
+		return fmt.Errorf("%w: more than %d entries (limit Entries; extended attributes beyond %d of one entry count too)", ErrLimit, l.Entries, freeAttrs)
 	}
 	// Sizes are promised here, before a byte is written: a lying header is
 	// refused at once. The sum can not wrap: one addend that passes is at most
 	// the limit, and without a limit 2^63 bytes do not fit any disk.
 	if l.TotalSize >= 0 && n > l.TotalSize {
-		return fmt.Errorf("%w: file of %d bytes, at most %d allowed", ErrLimit, n, l.TotalSize)
+		return fmt.Errorf("%w: file of %d bytes, at most %d allowed (limit TotalSize)", ErrLimit, n, l.TotalSize)
 	}
 	if have := m.bytes.Add(n); l.TotalSize >= 0 && have > l.TotalSize {
-		return fmt.Errorf("%w: more than %d bytes of files", ErrLimit, l.TotalSize)
+		return fmt.Errorf("%w: more than %d bytes of files (limit TotalSize)", ErrLimit, l.TotalSize)
 	}
 	return nil
 }
