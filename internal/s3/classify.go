@@ -67,8 +67,9 @@ func expired(code string) bool {
 // classifyTransport says what may be done about a request without an answer.
 func classifyTransport(err error) ranges.FaultKind {
 	var cert *tls.CertificateVerificationError
+	var to *redirectError
 	switch {
-	case errors.As(err, &cert):
+	case errors.As(err, &cert), errors.As(err, &to):
 		return ranges.Permanent
 	case errors.Is(err, ErrNoCredentials):
 		return ranges.Denied

@@ -165,6 +165,8 @@ func (c *Client) makeClients(cfg aws.Config) error {
 		trust.NextProtos = nil // the transport sets its own
 	}
 	c.client, c.fresh = httprange.NewClients(dial, trust)
+	c.client.Transport = &follower{c: c, base: c.client.Transport}
+	c.fresh.Transport = &follower{c: c, base: c.fresh.Transport}
 	return nil
 }
 
@@ -178,6 +180,7 @@ func (c *Client) sdkOption(so *awss3.Options) {
 	so.DisableLogOutputChecksumValidationSkipped = true
 	so.UseAccelerate = c.opts.Accelerate
 	so.UseARNRegion = true
+	so.APIOptions = append(so.APIOptions, hideAcceptEncoding)
 	if c.opts.Endpoint != "" {
 		so.BaseEndpoint = aws.String(c.opts.Endpoint)
 	}
@@ -231,8 +234,8 @@ func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.skew.Lo
 // whether asking again with that knowledge makes sense. used is the region that
 // the request was signed for.
 func (c *Client) learn(e *Error, used string) bool {
-	if e.Code == "RequestTimeTooSkewed" && !e.date.IsZero() {
-		c.skew.Store(int64(time.Until(e.date)))
+	if now := time.Now(); wrongClock(e, now.Add(time.Duration(c.skew.Load()))) {
+		c.skew.Store(int64(e.date.Sub(now)))
 		return true
 	}
 	if e.region == used {
@@ -251,6 +254,23 @@ func (c *Client) learn(e *Error, used string) bool {
 		c.log.Debug("s3: bucket is in another region", "bucket", e.Bucket, "region", e.region)
 	}
 	return true
+}
+
+// maxSkew is how far a request's time may be from the server's before an answer
+// without a code is taken for a refusal of the time. S3 allows 15 minutes,
+// some stores 5.
+const maxSkew = 5 * time.Minute
+
+// wrongClock reports whether a refusal is about the time of the request, which
+// was now. The answer to a HEAD has no body to say so, but it has a date.
+func wrongClock(e *Error, now time.Time) bool {
+	switch {
+	case e.date.IsZero():
+		return false
+	case e.Code == "RequestTimeTooSkewed":
+		return true
+	}
+	return e.Code == "" && (e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized) && e.date.Sub(now).Abs() > maxSkew
 }
 
 // regionOf returns the region to sign for. Called with mu held.

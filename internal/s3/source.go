@@ -221,11 +221,10 @@ func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
 		delete(req.Header, "X-Amz-Content-Sha256")
 		return nil
 	}
-	cr, err := s.c.credentials.Retrieve(ctx)
-	if err != nil {
+	if err := s.c.signPlain(ctx, req, unsigned, t.service, t.region); err != nil {
 		return &Error{Err: err, kind: classifyTransport(err)}
 	}
-	return s.c.signer.SignHTTP(ctx, cr, req, unsigned, t.service, t.region, s.c.now())
+	return nil
 }
 
 // enabled is shared by requests: nothing writes to it.

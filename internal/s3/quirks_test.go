@@ -1,0 +1,231 @@
+package s3
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/testorigin"
+)
+
+// quirky runs an origin with quirks, whose bucket "data" has a few objects.
+func quirky(t *testing.T, quirks string, o testorigin.Options) *testorigin.Origin {
+	t.Helper()
+	q, err := testorigin.ParseQuirks(quirks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Quirks = q
+	origin := start(t, o)
+	for _, k := range []string{"a.txt", "a/x", "k"} {
+		if err := origin.Put("data", k, []byte("bytes of "+k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return origin
+}
+
+// everyRead makes each kind of reading request once and returns its error.
+func everyRead(t *testing.T, c *Client) map[string]error {
+	t.Helper()
+	out := map[string]error{}
+	_, out["head"] = c.Head(t.Context(), "data", "k")
+	_, out["list"] = collect(t.Context(), c, "data", ListOptions{Delimiter: "/"})
+	_, out["head bucket"] = c.HeadBucket(t.Context(), "data")
+	_, _, out["get"] = get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
+	long := c.Source("data", "k", SourceOptions{}).(*source)
+	p, err := long.locate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := *p
+	p.target = new(target)
+	*p.target = target{base: short.base, host: short.host, region: short.region, service: short.service, header: short.header}
+	long.place.Store(p)
+	_, _, _, _, out["get by the SDK"] = long.open(t.Context(), ranges.Request{Len: 5})
+	return out
+}
+
+// Accept-Encoding is sent, so that nothing in between compresses, and not
+// signed, so that what rewrites it breaks nothing.
+func TestAcceptEncodingIsNotSigned(t *testing.T) {
+	var mu sync.Mutex
+	sent := map[string]string{}
+	origin := quirky(t, "", testorigin.Options{Tap: func(e testorigin.Event) {
+		if mu.Lock(); !e.Done {
+			sent[e.Op] = strings.Join(e.Header["Accept-Encoding"], "|") + " " + strings.Join(e.Header["Authorization"], "")
+		}
+		mu.Unlock()
+	}})
+	for i, quirks := range []testorigin.Quirks{{}, {AcceptEncoding: "drop"}, {AcceptEncoding: "gzip, br"}} {
+		if mu.Lock(); i == 1 && (!strings.HasPrefix(sent["GetObject"], "identity ") || !strings.HasPrefix(sent["ListObjectsV2"], "identity ")) {
+			t.Errorf("sent: %v", sent)
+		}
+		mu.Unlock()
+		origin.SetQuirks(quirks)
+		c := connect(t, origin, Options{})
+		for op, err := range everyRead(t, c) {
+			if err != nil {
+				t.Errorf("Accept-Encoding %q: %s: %v", quirks.AcceptEncoding, op, err)
+			}
+		}
+		if _, err := c.Put(t.Context(), "data", "p", strings.NewReader("x"), PutOptions{}); err != nil {
+			t.Errorf("Accept-Encoding %q: put: %v", quirks.AcceptEncoding, err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(sent) < 5 {
+		t.Errorf("operations: %v", sent)
+	}
+	for op, s := range sent {
+		if strings.Contains(s, "accept-encoding") {
+			t.Errorf("%s: signed: %s", op, s)
+		}
+	}
+}
+
+// Redirects to another host are followed by each kind of read, signed for it.
+func TestRedirectsAreFollowed(t *testing.T) {
+	for _, status := range []int{301, 302, 307, 308} {
+		origin := quirky(t, "", testorigin.Options{})
+		origin.SetQuirks(testorigin.Quirks{Redirect: status, RedirectOps: "*"})
+		c := connect(t, origin, Options{})
+		for op, err := range everyRead(t, c) {
+			if err != nil {
+				t.Errorf("%d: %s: %v", status, op, err)
+			}
+		}
+		if n := origin.Count("GetObject", "data/k").Requests; n != 4 {
+			t.Errorf("%d: %d GETs, want 2 and a hop for each", status, n)
+		}
+	}
+	// A circle is left.
+	origin := quirky(t, "", testorigin.Options{})
+	origin.SetQuirks(testorigin.Quirks{Redirect: 307, RedirectTo: origin.URL(), RedirectOps: "*"})
+	c := connect(t, origin, Options{})
+	for op, err := range everyRead(t, c) {
+		wantText(t, err, "redirects to http://127.0.0.1")
+		wantText(t, err, "has been redirected 4 times")
+		if strings.HasPrefix(op, "get") {
+			wantFault(t, err, ranges.Permanent, "")
+		}
+	}
+	if n := origin.Count("HeadObject", "data/k").Requests; n != 1+maxHops {
+		t.Errorf("%d HEADs in a circle", n)
+	}
+}
+
+func TestRedirectLeads(t *testing.T) {
+	isolate(t)
+	const signed = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+	for _, tc := range []struct {
+		method, from, to, region string
+		status, hop              int
+		want                     string
+	}{
+		{"GET", "http://10.0.0.1/b/k", "http://10.0.0.2:8/b/k", "", 307, 1, "http://10.0.0.2:8/b/k"},
+		{"HEAD", "http://10.0.0.1/b/k", "/other?x=%2F", "", 302, 4, "http://10.0.0.1/other?x=%2F"},
+		{"GET", "https://s3.example.com/b/k", "https://node7.example.com/b/k", "us-east-1", 301, 1, "https://node7.example.com/b/k"},
+		{"GET", "https://s3.example.com/b/k", "https://node7.example.com/b/k", "eu-west-3", 301, 1, "as it is"},
+		{"GET", "http://10.0.0.1/b/k", "", "", 307, 1, "as it is"},
+		{"GET", "http://10.0.0.1/b/k", "http://10.0.0.2/", "", 304, 1, "as it is"},
+		{"PUT", "http://10.0.0.1/b/k", "http://10.0.0.2/", "", 307, 1, "as it is"},
+		{"GET", "http://10.0.0.1/b/k", "http://10.0.0.2/", "", 307, 5, "redirected 4 times"},
+		{"GET", "https://10.0.0.1/b/k", "http://10.0.0.2/", "", 307, 1, "would leave TLS"},
+		{"GET", "http://10.0.0.1/b/k", "ftp://10.0.0.2/", "", 307, 1, "not a URL of http"},
+		{"GET", "http://10.0.0.1/b/k", "http://u:p@10.0.0.2/?secret", "", 307, 1, "redirects to http://10.0.0.2/?..., which is not followed: it names a user"},
+		{"GET", "http://10.0.0.1/b/k", "http://169.254.169.254/latest/meta-data", "", 307, 1, "belongs to the machine itself"},
+		{"GET", "http://10.0.0.1/b/k", "http://[::ffff:127.0.0.1]/", "", 307, 1, "belongs to the machine itself"},
+		{"GET", "http://10.0.0.1/b/k", "http://localhost:8080/", "", 307, 1, "belongs to the machine itself"},
+		{"GET", "http://127.0.0.1:9000/b/k", "http://localhost:8080/k", "", 307, 1, "http://localhost:8080/k"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tc.method, tc.from, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", signed)
+		h := http.Header{}
+		if tc.to != "" {
+			h.Set("Location", tc.to)
+		}
+		if tc.region != "" {
+			h.Set("X-Amz-Bucket-Region", tc.region)
+		}
+		u, err := leads(req, &http.Response{StatusCode: tc.status, Header: h}, tc.hop)
+		got := "as it is"
+		if u != nil {
+			got = u.String()
+		}
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasSuffix(got, tc.want) && !strings.Contains(got, tc.want) {
+			t.Errorf("%s %s to %q (%d, hop %d): %s, want %s", tc.method, tc.from, tc.to, tc.status, tc.hop, got, tc.want)
+		}
+	}
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://10.0.0.1/", nil)
+	req.Header.Set("X-Amz-Server-Side-Encryption-Customer-Key", "k")
+	if _, err := leads(req, &http.Response{StatusCode: 307, Header: http.Header{"Location": {"http://10.0.0.2/"}}}, 1); err == nil {
+		t.Error("a customer key may cross the network")
+	}
+	for in, want := range map[string]scope{
+		signed: {"us-east-1", "s3"}, "": {}, "AWS4-ECDSA-P256-SHA256 Credential=a/b/s3/aws4_request": {},
+		"AWS4-HMAC-SHA256 Credential=": {}, "AWS4-HMAC-SHA256 Credential=A/K/20260101/r/s3-outposts/aws4_request,": {"r", "s3-outposts"},
+	} {
+		if got := scopeOf(in); got != want {
+			t.Errorf("%q: %+v", in, got)
+		}
+	}
+}
+
+// A HEAD refused for the clock has no body that says so.
+func TestClockOfHead(t *testing.T) {
+	for _, skew := range []string{"2h", "-2h"} {
+		origin := quirky(t, "skew="+skew, testorigin.Options{})
+		for op := range everyRead(t, connect(t, origin, Options{})) {
+			c := connect(t, origin, Options{})
+			var err error
+			switch op {
+			case "head":
+				_, err = c.Head(t.Context(), "data", "k")
+			case "head bucket":
+				_, err = c.HeadBucket(t.Context(), "data")
+			case "get":
+				_, _, err = get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
+			}
+			if err != nil {
+				t.Errorf("skew %s: %s: %v", skew, op, err)
+			}
+		}
+	}
+	// With the right clock a refusal is a refusal: one request.
+	origin := quirky(t, "head-status=403", testorigin.Options{})
+	if _, err := connect(t, origin, Options{}).Head(t.Context(), "data", "k"); err == nil {
+		t.Error("no error")
+	}
+	if n := origin.Count("HeadObject", "data/k").Requests; n != 1 {
+		t.Errorf("%d HEADs, want 1", n)
+	}
+	now := time.Now()
+	for _, tc := range []struct {
+		e    Error
+		want bool
+	}{
+		{Error{Status: 403, date: now.Add(6 * time.Minute)}, true},
+		{Error{Status: 403, date: now.Add(-6 * time.Minute)}, true},
+		{Error{Status: 403, date: now.Add(4 * time.Minute)}, false},
+		{Error{Status: 403}, false},
+		{Error{Status: 403, Code: "AccessDenied", date: now.Add(time.Hour)}, false},
+		{Error{Status: 404, date: now.Add(time.Hour)}, false},
+		{Error{Status: 403, Code: "RequestTimeTooSkewed", date: now}, true},
+		{Error{Status: 403, Code: "RequestTimeTooSkewed"}, false},
+	} {
+		if got := wrongClock(&tc.e, now); got != tc.want {
+			t.Errorf("%+v: %v", tc.e, got)
+		}
+	}
+}
