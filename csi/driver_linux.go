@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -45,7 +47,8 @@ func New(opts Options) (*Driver, error) {
 func (d *Driver) Serving() <-chan struct{} { return d.serving }
 
 // Run serves until ctx ends, and then unmounts every volume and removes the socket. It returns nil when that went well.
-// Mounts that an earlier run left behind are removed first. A driver runs once.
+// Dead mounts that an earlier run left behind are removed first. While another driver has the state directory or answers at
+// the socket, Run fails and touches nothing. A driver runs once.
 func (d *Driver) Run(ctx context.Context) (err error) {
 	if d.started.Swap(true) {
 		return errors.New("csi driver: already run: make a new one")
@@ -58,18 +61,25 @@ func (d *Driver) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("csi driver: %w", err)
 	}
-	if err := clean(opts); err != nil {
-		return fmt.Errorf("csi driver: %w", err)
-	}
-	node, err := newNode(opts, d.opts.KubeletDir)
+	// The order matters: nothing on the node is touched before the lock and the socket show that no other driver is here.
+	unlock, err := lockState(opts.StateDir)
 	if err != nil {
 		return fmt.Errorf("csi driver: %w", err)
+	}
+	defer unlock()
+	ln, err := listen(ctx, path, opts.StateDir)
+	if err != nil {
+		return fmt.Errorf("csi driver: %w", err)
+	}
+	me := owner{driver: opts.Name, instance: rand.Text()}
+	if err := clean(opts, me); err != nil {
+		return fmt.Errorf("csi driver: %w", errors.Join(err, ln.Close()))
+	}
+	node, err := newNode(opts, me, d.opts.KubeletDir)
+	if err != nil {
+		return fmt.Errorf("csi driver: %w", errors.Join(err, ln.Close()))
 	}
 	defer func() { err = errors.Join(err, node.close()) }()
-	ln, err := listen(ctx, path)
-	if err != nil {
-		return fmt.Errorf("csi driver: %w", err)
-	}
 	srv := grpc.NewServer(
 		grpc.UnaryInterceptor(intercept(d.opts.Log)),
 		grpc.WaitForHandlers(true), // a call that outlives the stop would mount behind our back
@@ -99,8 +109,70 @@ func stop(srv *grpc.Server) {
 	srv.GracefulStop()
 }
 
-// listen makes the socket. One that a dead driver left is replaced; one that answers is not.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+// lockState takes the state directory for this process, until unlock or the end of the process, however it ends. The
+// lock is on the directory itself: no file is left behind, and a path that is reached in two ways is one lock.
+func lockState(dir string) (unlock func(), err error) {
+	f, locked, err := lockDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("state directory %q: another driver runs with it; stop it first, or give this one a driver name of its own", dir)
+	}
+	return func() { _ = f.Close() }, nil // nothing was written through it
+}
+
+// lockDir tries to lock a directory; false means that another process has it.
+func lockDir(dir string) (*os.File, bool, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, false, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor
+	if err != nil {
+		_ = f.Close() // nothing was written through it
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, false, nil
+		}
+		return nil, false, fmt.Errorf("lock %q: %w", dir, err)
+	}
+	return f, true, nil
+}
+
+// socketWait bounds waiting for another process that makes a socket in the same directory. It takes microseconds.
+const socketWait = time.Second
+
+// lockSockets keeps others from replacing a stale socket in dir at the same time, so that of two drivers that start
+// together one sees the other's socket.
+func lockSockets(ctx context.Context, dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, socketWait)
+	defer cancel()
+	for {
+		f, locked, err := lockDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		if locked {
+			return func() { _ = f.Close() }, nil // nothing was written through it
+		}
+		select {
+		case <-time.After(socketWait / 50):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("directory %q: another process holds the lock for making a socket there; end it first", dir)
+		}
+	}
+}
+
+// listen makes the socket. One that a dead driver left is replaced; one that answers is not. The lock of the state
+// directory is held already.
+func listen(ctx context.Context, path, state string) (net.Listener, error) {
+	if dir := filepath.Dir(path); !sameFile(dir, state) {
+		unlock, err := lockSockets(ctx, dir)
+		if err != nil {
+			return nil, fmt.Errorf("socket: %w", err)
+		}
+		defer unlock()
+	}
 	var d net.Dialer
 	if c, err := d.DialContext(ctx, "unix", path); err == nil {
 		_ = c.Close() // it was only to see whether anybody is there
@@ -142,27 +214,94 @@ func resolve(opts Options) (Options, error) {
 	return opts, nil
 }
 
-// clean detaches what an earlier run left mounted. This process has no mounts yet, so every mount of ours in its
-// directories is stale; nothing is asked of the dead servers behind them.
-func clean(opts Options) error {
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+// clean detaches dead mounts that earlier runs of this driver left in its directories, and removes their directories of
+// state. What still has a server stays, whoever made it.
+func clean(opts Options, me owner) error {
 	table, err := mounts.Read()
 	if err != nil {
 		return err
 	}
+	detach := me.detacher(atStart, opts.Log)
 	seen := map[string]bool{}
 	for _, dir := range []string{opts.KubeletDir, opts.StateDir} {
 		for _, m := range table.Below(dir, fuse.FSType) {
-			if seen[m.Point] || !strings.HasPrefix(m.Source, sourcePrefix) {
+			if seen[m.Point] {
 				continue
 			}
 			seen[m.Point] = true
-			opts.Log.Warn("detaching a mount of an earlier run", "path", m.Point, "source", m.Source)
-			if err := mounts.DetachAll(m.Point); err != nil {
+			var kept *keptError
+			switch err := mounts.DetachAll(m.Point, detach); {
+			case errors.As(err, &kept) && me.claim(kept.mount, fuse.FSType) == foreign:
+			case errors.As(err, &kept):
+				opts.Log.Warn("a mount that is not of this run still has a server: left alone", "path", m.Point, "source", kept.mount.Source)
+			case err != nil:
 				return err
 			}
 		}
 	}
+	return sweep(opts)
+}
+
+// sweep removes the directories that earlier runs left in the state directory: all that are no mount points now. Removing
+// an empty directory asks nothing of a file system that is mounted on it.
+func sweep(opts Options) error {
+	left, err := os.ReadDir(opts.StateDir)
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	table, err := mounts.Read()
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		path := filepath.Join(opts.StateDir, e.Name())
+		if _, mounted := table.At(path); mounted || !e.IsDir() {
+			continue
+		}
+		if err := unix.Rmdir(path); err != nil {
+			opts.Log.Warn("a directory in the state directory is not ours or not empty: left alone", "path", path, "error", err)
+		}
+	}
 	return nil
+}
+
+// keptError is a mount that this driver does not detach.
+type keptError struct {
+	mount mounts.Mount
+	whose claim
+}
+
+// Error says what is mounted and why it stays.
+func (e *keptError) Error() string {
+	why := "not a mount of this driver"
+	switch e.whose {
+	case elsewhere:
+		why = "a mount of another run of this driver, which still has a server"
+	case unnamed:
+		why = "a mount that no driver made, and that still has a server"
+	}
+	return fmt.Sprintf("%s %q is mounted there: %s", e.mount.FSType, e.mount.Source, why)
+}
+
+// detacher returns what is asked before a mount is detached on an occasion: nil says yes, a [*keptError] no.
+func (o owner) detacher(when occasion, log *slog.Logger) func(mounts.Mount) error {
+	return func(m mounts.Mount) error {
+		whose := o.claim(m, fuse.FSType)
+		dead := (whose == elsewhere || whose == unnamed) && mounts.Dead(m.Point, mounts.ProbeTime)
+		if !mayDetach(when, whose, dead) {
+			return &keptError{m, whose}
+		}
+		if whose != ours {
+			log.Warn("detaching a mount of an earlier run", "path", m.Point, "source", m.Source, "dead", dead)
+		}
+		return nil
+	}
 }
 
 // intercept logs calls, never their contents (they hold secrets), and turns a panic into an error of that call alone.

@@ -60,12 +60,11 @@ func Mount(ctx context.Context, opts MountOptions) (*Mounted, error) {
 	return m, nil
 }
 
-// sourcePrefix starts the device name of every mount of ours in the mount table.
-const sourcePrefix = "penstock-csi:"
-
-// mount mounts an open bucket, which belongs to the mount from then on.
+// mount mounts an open bucket, which belongs to the mount from then on. Without a source it is a mount by hand.
 func (b *Bucket) mount(dir string, opts fuse.Options) (*Mounted, error) {
-	opts.Source = sourcePrefix + b.name
+	if opts.Source == "" {
+		opts.Source = handPrefix + b.name
+	}
 	srv, err := fuse.Mount(b.core, dir, opts)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"slices"
 	"sync"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -22,8 +23,8 @@ type node struct {
 	busy map[string]struct{} // targets with an operation under way
 }
 
-func newNode(opts Options, asked string) (*node, error) {
-	pub, err := newPublisher(opts, asked)
+func newNode(opts Options, me owner, asked string) (*node, error) {
+	pub, err := newPublisher(opts, me, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -91,17 +92,53 @@ func (n *node) NodeUnpublishVolume(_ context.Context, req *spec.NodeUnpublishVol
 }
 
 // NodeGetVolumeStats returns the figures of a published volume. A bucket has no capacity; what is shown is what statfs
-// of the mount shows. The mount itself is not asked: it may hang.
+// of the mount shows. A volume that is not mounted any more is NotFound, and one that can't be read an error, as the mount
+// table and the connection of the mount tell. The mount itself is not asked, since it may hang.
 func (n *node) NodeGetVolumeStats(_ context.Context, req *spec.NodeGetVolumeStatsRequest) (*spec.NodeGetVolumeStatsResponse, error) {
 	if err := needed("volume id", req.GetVolumeId(), "volume path", req.GetVolumePath()); err != nil {
 		return nil, err
 	}
-	if !n.pub.published(req.GetVolumeId(), req.GetVolumePath()) {
-		return nil, status.Errorf(codes.NotFound, "volume %q: not published at %q", req.GetVolumeId(), req.GetVolumePath())
+	trouble, err := n.pub.condition(req.GetVolumeId(), req.GetVolumePath())
+	if err != nil {
+		return nil, statusOf(fmt.Sprintf("volume %q", req.GetVolumeId()), err)
+	}
+	if trouble != nil {
+		return nil, status.Errorf(codes.Internal, "volume %q: %s", req.GetVolumeId(), trouble.message)
 	}
 	return &spec.NodeGetVolumeStatsResponse{Usage: []*spec.VolumeUsage{
 		{Unit: spec.VolumeUsage_BYTES, Total: nominalCapacity, Available: nominalCapacity},
 	}}, nil
+}
+
+// NodeGetVolumeHealth tells whether a published volume can be read; what it looks at is that of NodeGetVolumeStats. Without
+// a path the volume is well when all of its targets are.
+func (n *node) NodeGetVolumeHealth(_ context.Context, req *spec.NodeGetVolumeHealthRequest) (*spec.NodeGetVolumeHealthResponse, error) {
+	if err := needed("volume id", req.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	paths := []string{req.GetVolumePublishPath()}
+	if paths[0] == "" {
+		paths = n.pub.targetsOf(req.GetVolumeId())
+	}
+	if len(paths) == 0 {
+		return nil, status.Errorf(codes.NotFound, "volume %q: not published on this node", req.GetVolumeId())
+	}
+	health := &spec.VolumeHealth{VolumeId: req.GetVolumeId()}
+	for _, path := range paths {
+		trouble, err := n.pub.condition(req.GetVolumeId(), path)
+		if err != nil {
+			return nil, statusOf(fmt.Sprintf("volume %q", req.GetVolumeId()), err)
+		}
+		known := func(e *spec.VolumeHealth_VolumeHealthEntry) bool {
+			return trouble != nil && e.GetReason() == trouble.reason
+		}
+		if trouble != nil && !slices.ContainsFunc(health.HealthStatuses, known) {
+			health.HealthStatuses = append(health.HealthStatuses, &spec.VolumeHealth_VolumeHealthEntry{
+				Status: spec.VolumeHealthErrorType_INACCESSIBLE, Reason: trouble.reason, Message: trouble.message,
+			})
+		}
+	}
+	return &spec.NodeGetVolumeHealthResponse{VolumeHealth: health}, nil
 }
 
 // nominalCapacity is what a bucket is said to hold: 1 PiB, all of it free, so that nobody is alarmed by a full disk.
@@ -113,6 +150,7 @@ func (n *node) NodeGetCapabilities(context.Context, *spec.NodeGetCapabilitiesReq
 	for _, t := range []spec.NodeServiceCapability_RPC_Type{
 		spec.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		spec.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
+		spec.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
 	} {
 		caps = append(caps, &spec.NodeServiceCapability{
 			Type: &spec.NodeServiceCapability_Rpc{Rpc: &spec.NodeServiceCapability_RPC{Type: t}},
@@ -164,8 +202,11 @@ func checkCapability(c *spec.VolumeCapability, readOnly bool) error {
 	}
 }
 
-// errInUse is a target that shows something else.
-var errInUse = errors.New("already in use")
+// Why a target can't be had.
+var (
+	errInUse        = errors.New("already in use")
+	errNotPublished = errors.New("not published there")
+)
 
 // statusOf gives an error the code that the specification has for it. A status stays as it is.
 func statusOf(what string, err error) error {
@@ -173,11 +214,16 @@ func statusOf(what string, err error) error {
 		return err
 	}
 	code := codes.Internal
+	var kept *keptError
 	switch {
 	case errors.Is(err, errTarget):
 		code = codes.InvalidArgument
 	case errors.Is(err, errInUse):
 		code = codes.AlreadyExists
+	case errors.Is(err, errNotPublished):
+		code = codes.NotFound
+	case errors.As(err, &kept): // after errInUse: at a publish it is that
+		code = codes.FailedPrecondition
 	case errors.Is(err, ErrNoDevice), errors.Is(err, ErrNoHelper), errors.Is(err, ErrBusy):
 		code = codes.FailedPrecondition
 	case errors.Is(err, context.Canceled):

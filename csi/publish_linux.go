@@ -2,7 +2,6 @@ package csi
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -37,19 +36,21 @@ const unmountGrace = 5 * time.Second
 // leaves behind is detached at the start of the next.
 type publisher struct {
 	opts   Options // directories without links
-	asked  string  // the kubelet directory as kubelet calls it
+	me     owner
+	asked  string // the kubelet directory as kubelet calls it
 	engine *ranges.Engine
-	salt   string // so that names of directories tell nothing about credentials
 
-	mu      sync.Mutex // guards the maps and all counts of users; held for no I/O
+	mu      sync.Mutex // guards the maps, all keys and all counts of users; held for no I/O
+	made    int        // shared mounts so far, for the names of their directories
 	shared  map[string]*sharedMount
 	targets map[string]*target
 	closed  bool
 }
 
-// sharedMount is one mounted bucket. Whoever makes it mounts; others wait for ready. It is in the map while users > 0.
+// sharedMount is one mounted bucket. Whoever makes it mounts; others wait for ready. It is in the map while users > 0,
+// under the identity that its credentials have now: who asks for the volume with others gets another mount.
 type sharedMount struct {
-	key   string
+	key   string // of the map, "" when it is in no map any more; guarded by publisher.mu
 	dir   string
 	users int           // targets bound to it, and publishes under way; guarded by publisher.mu
 	ready chan struct{} // closed when mounted, or failed with err
@@ -68,24 +69,28 @@ type target struct {
 }
 
 // newPublisher returns a publisher; asked is the kubelet directory as kubelet calls it, opts have it without links.
-func newPublisher(opts Options, asked string) (*publisher, error) {
+func newPublisher(opts Options, me owner, asked string) (*publisher, error) {
 	engine, err := newEngine(opts.Memory, opts.Log)
 	if err != nil {
 		return nil, err
 	}
 	return &publisher{
-		opts: opts, asked: asked, engine: engine, salt: rand.Text(),
+		opts: opts, me: me, asked: asked, engine: engine,
 		shared: map[string]*sharedMount{}, targets: map[string]*target{},
 	}, nil
 }
 
-// real returns a path as the mount table shows it: links in the kubelet directory's own path are followed, below it
-// there may be none.
-func (p *publisher) real(path string) string {
+// real returns a target as the mount table shows it: links in the kubelet directory's own path are followed, below it
+// there may be none. The driver's own state is no target.
+func (p *publisher) real(path string) (string, error) {
 	if rest, below := strings.CutPrefix(path, p.asked+"/"); below {
-		return p.opts.KubeletDir + "/" + rest
+		path = p.opts.KubeletDir + "/" + rest
 	}
-	return path
+	state := p.opts.StateDir
+	if path == state || strings.HasPrefix(path, state+"/") || strings.HasPrefix(state, path+"/") {
+		return "", fmt.Errorf("target %q: %w: the driver keeps its own mounts in %q", path, errTarget, state)
+	}
+	return path, nil
 }
 
 // digest names a volume by all that makes it what it is.
@@ -95,9 +100,9 @@ func (p *publisher) digest(volumeID string, o BucketOptions, credentials bool) s
 		o.S3.AccessKeyID, o.S3.SecretAccessKey, o.S3.SessionToken = "", "", ""
 	}
 	b, err := json.Marshal(struct {
-		Salt, ID string
-		Options  BucketOptions
-	}{p.salt, volumeID, o})
+		ID      string
+		Options BucketOptions
+	}{volumeID, o})
 	if err != nil {
 		panic("csi: options that can't be marshalled: " + err.Error()) // plain strings and numbers
 	}
@@ -107,7 +112,10 @@ func (p *publisher) digest(volumeID string, o BucketOptions, credentials bool) s
 
 // publish shows vol at path. Calls for one path do not overlap; the node service sees to that.
 func (p *publisher) publish(ctx context.Context, volumeID, path string, vol volume) error {
-	path = p.real(path)
+	path, err := p.real(path)
+	if err != nil {
+		return err
+	}
 	asked, identity := p.digest(volumeID, vol.bucket, false), p.digest(volumeID, vol.bucket, true)
 	t, err := p.already(path, asked)
 	if err != nil {
@@ -179,23 +187,40 @@ func (p *publisher) rotate(ctx context.Context, t *target, identity string, vol 
 	p.mu.Lock()
 	t.identity = identity
 	p.mu.Unlock()
-	p.opts.Log.Info("volume goes on with new credentials", "volume", t.volumeID)
+	p.rekey(t.mount, identity)
+	p.opts.Log.Info("volume has new credentials", "volume", t.volumeID)
 	return b.Close()
+}
+
+// rekey moves a shared mount to the identity of its new credentials. Whoever comes with the old ones, which may have been
+// withdrawn, does not find it any more; whoever comes with the new ones does, unless another mount has them already.
+func (p *publisher) rekey(m *sharedMount, identity string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(m)
+	if p.shared[identity] == nil {
+		m.key = identity
+		p.shared[identity] = m
+	}
+}
+
+// forget takes a shared mount out of the map. The caller holds the lock.
+func (p *publisher) forget(m *sharedMount) {
+	if m.key != "" {
+		delete(p.shared, m.key)
+		m.key = ""
+	}
 }
 
 // bind shows a shared mount at a target.
 func (p *publisher) bind(path string, m *sharedMount) error {
-	table, err := mounts.Read()
+	var kept *keptError
+	err := mounts.DetachAll(path, p.me.detacher(atPublish, p.opts.Log))
+	if errors.As(err, &kept) {
+		return fmt.Errorf("target %q: %w: %w", path, errInUse, err)
+	}
 	if err != nil {
 		return err
-	}
-	if old, mounted := table.At(path); mounted {
-		if old.FSType != fuse.FSType {
-			return fmt.Errorf("target %q: %w (%s %q is mounted there)", path, errInUse, old.FSType, old.Source)
-		}
-		if err := mounts.DetachAll(path); err != nil { // of ours, but of nobody we know: stale
-			return err
-		}
 	}
 	t, err := mounts.OpenTarget(p.opts.KubeletDir, path)
 	if err != nil {
@@ -203,7 +228,7 @@ func (p *publisher) bind(path string, m *sharedMount) error {
 	}
 	defer t.Close()
 	if err := t.Bind(m.mount.Dir()); err != nil {
-		return errors.Join(err, mounts.Remove(p.opts.KubeletDir, path))
+		return errors.Join(err, t.Discard())
 	}
 	return nil
 }
@@ -218,8 +243,9 @@ func (p *publisher) acquire(ctx context.Context, key string, vol volume) (*share
 		}
 		m := p.shared[key]
 		if m == nil {
+			p.made++
 			m = &sharedMount{
-				key: key, dir: filepath.Join(p.opts.StateDir, key), creds: newRotating(vol.bucket.S3), users: 1,
+				key: key, dir: filepath.Join(p.opts.StateDir, fmt.Sprintf("%s-%d", p.me.instance, p.made)), creds: newRotating(vol.bucket.S3), users: 1,
 				ready: make(chan struct{}), gone: make(chan struct{}),
 			}
 			p.shared[key] = m
@@ -247,7 +273,7 @@ func (p *publisher) fill(ctx context.Context, m *sharedMount, vol volume) error 
 	m.mount, m.err = p.mount(ctx, m, vol)
 	if m.err != nil {
 		p.mu.Lock()
-		delete(p.shared, m.key)
+		p.forget(m)
 		p.mu.Unlock()
 	}
 	close(m.ready)
@@ -294,7 +320,7 @@ func (p *publisher) mount(ctx context.Context, at *sharedMount, vol volume) (*Mo
 	if err := os.MkdirAll(at.dir, 0o700); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	m, err := b.mount(at.dir, fuse.Options{AllowOther: true, Log: p.opts.Log})
+	m, err := b.mount(at.dir, fuse.Options{Source: p.me.source(b.name), AllowOther: true, Log: p.opts.Log})
 	if err != nil {
 		return nil, errors.Join(err, b.Close(), os.Remove(at.dir))
 	}
@@ -322,18 +348,21 @@ func (p *publisher) release(m *sharedMount) error {
 		defer cancel()
 		err = errors.Join(m.mount.Unmount(ctx), os.Remove(m.dir))
 		p.mu.Lock()
-		delete(p.shared, m.key)
+		p.forget(m)
 		p.mu.Unlock()
 	}
 	close(m.gone)
 	return err
 }
 
-// unpublish takes a volume off a target, whoever put it there.
+// unpublish takes a volume off a target: every mount of this driver's, and the directory when it is empty then.
 func (p *publisher) unpublish(path string) error {
-	path = p.real(path)
-	if err := mounts.Remove(p.opts.KubeletDir, path); err != nil {
+	path, err := p.real(path)
+	if err != nil {
 		return err
+	}
+	if err := mounts.Remove(p.opts.KubeletDir, path, p.me.detacher(atUnpublish, p.opts.Log)); err != nil {
+		return fmt.Errorf("target %q: %w", path, err)
 	}
 	p.mu.Lock()
 	t := p.targets[path]
@@ -345,12 +374,52 @@ func (p *publisher) unpublish(path string) error {
 	return p.release(t.mount)
 }
 
-// published reports whether a volume is at a target.
-func (p *publisher) published(volumeID, path string) bool {
+// trouble is why a published volume can't be read.
+type trouble struct{ reason, message string }
+
+// condition returns what is wrong with a volume at a target, nil when nothing is. An error matches errNotPublished when the
+// volume is not mounted there, whatever was published earlier.
+func (p *publisher) condition(volumeID, path string) (*trouble, error) {
+	path, err := p.real(path)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	t := p.targets[path]
+	p.mu.Unlock()
+	if t == nil || t.volumeID != volumeID {
+		return nil, fmt.Errorf("target %q: %w", path, errNotPublished)
+	}
+	table, err := mounts.Read()
+	if err != nil {
+		return nil, err
+	}
+	top, mounted := table.At(path)
+	if !mounted {
+		return nil, fmt.Errorf("target %q: %w: somebody has unmounted it; the next publish mounts it again", path, errNotPublished)
+	}
+	select {
+	case <-t.mount.mount.Done():
+		return &trouble{"ConnectionEnded", "the connection of the mount has ended and reads fail; the next publish mounts it again, for containers that start after it"}, nil
+	default:
+	}
+	if top.Device != t.mount.mount.server.Device() {
+		return &trouble{"Covered", fmt.Sprintf("%s %q is mounted over the volume", top.FSType, top.Source)}, nil
+	}
+	return nil, nil
+}
+
+// targetsOf returns where a volume is published.
+func (p *publisher) targetsOf(volumeID string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := p.targets[p.real(path)]
-	return t != nil && t.volumeID == volumeID
+	var paths []string
+	for path, t := range p.targets {
+		if t.volumeID == volumeID {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // close unpublishes everything and ends the engine. No other call may be under way.

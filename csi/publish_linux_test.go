@@ -14,10 +14,13 @@ import (
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/csi/internal/mounts"
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
@@ -254,20 +257,38 @@ func TestPrivLinkedKubeletDir(t *testing.T) {
 	}
 }
 
-// TestPrivStaleMounts: what a driver that died left mounted is detached by the next one.
-func TestPrivStaleMounts(t *testing.T) {
+// TestPrivLivingMountsStay: a start of the driver leaves alone what has a server, whoever mounted it and wherever; and an
+// unpublish takes away nothing but the driver's own mounts.
+func TestPrivLivingMountsStay(t *testing.T) {
 	needsMount(t)
 	o := startOrigin(t)
 	put(t, o, "file", []byte("here"))
 	dir := t.TempDir()
-	stale := filepath.Join(dir, "pods", "old")
-	if err := os.MkdirAll(stale, 0o750); err != nil {
+	var points []string
+	for _, p := range []string{"pods/by-hand", "plugins/" + csi.DefaultDriverName + "/mounts/by-hand"} {
+		point := filepath.Join(dir, p)
+		if err := os.MkdirAll(point, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		m, err := csi.Mount(t.Context(), csi.MountOptions{BucketOptions: csi.BucketOptions{Bucket: bucket, S3: s3At(o)}, Dir: point})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := m.Unmount(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		points = append(points, point)
+	}
+	tmpfs := filepath.Join(dir, "pods", "token")
+	if err := os.MkdirAll(tmpfs, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	m, err := csi.Mount(t.Context(), csi.MountOptions{BucketOptions: csi.BucketOptions{Bucket: bucket, S3: s3At(o)}, Dir: stale})
-	if err != nil {
+	if err := unix.Mount("tmpfs", tmpfs, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = unix.Unmount(tmpfs, unix.MNT_DETACH) }) // nothing to lose
 	d, err := csi.New(csi.Options{Endpoint: "unix://" + dir + "/csi.sock", NodeID: "n", KubeletDir: dir, S3: s3At(o)})
 	if err != nil {
 		t.Fatal(err)
@@ -275,16 +296,128 @@ func TestPrivStaleMounts(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
-	<-d.Serving()
-	<-m.Done()
+	select {
+	case <-d.Serving():
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("unix://"+dir+"/csi.sock", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	node := spec.NewNodeClient(conn)
+	for target, want := range map[string]codes.Code{
+		tmpfs:                            codes.FailedPrecondition,
+		points[0]:                        codes.FailedPrecondition,
+		points[1]:                        codes.InvalidArgument, // the driver's own state
+		filepath.Dir(points[1]):          codes.InvalidArgument,
+		filepath.Join(dir, "plugins"):    codes.InvalidArgument,
+		filepath.Join(dir, "pods/gone"):  codes.OK,
+		filepath.Join(dir, "no/such/it"): codes.OK,
+	} {
+		_, err := node.NodeUnpublishVolume(t.Context(), &spec.NodeUnpublishVolumeRequest{VolumeId: "v", TargetPath: target})
+		if status.Code(err) != want {
+			t.Errorf("unpublish of %s: got %v, want %v", target, err, want)
+		}
+		req := publishRequest(target)
+		if want == codes.FailedPrecondition {
+			if _, err := node.NodePublishVolume(t.Context(), req); status.Code(err) != codes.AlreadyExists {
+				t.Errorf("publish over %s: %v", target, err)
+			}
+		}
+	}
+	for _, point := range points {
+		if b, err := os.ReadFile(point + "/file"); err != nil || string(b) != "here" {
+			t.Errorf("%s: %q, %v", point, b, err)
+		}
+	}
+	if table, err := mounts.Read(); err != nil {
+		t.Error(err)
+	} else if _, mounted := table.At(tmpfs); !mounted {
+		t.Error("the tmpfs was unmounted")
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if err := m.Unmount(t.Context()); err != nil {
-		t.Error(err)
-	}
 	if err := d.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "already run") {
 		t.Errorf("a driver runs once: %v", err)
+	}
+}
+
+// TestPrivStatsAndHealth: what is told of a volume is what the node has, not what was once published.
+func TestPrivStatsAndHealth(t *testing.T) {
+	needsMount(t)
+	o := startOrigin(t)
+	put(t, o, "file", []byte("here"))
+	k := startDriver(t, csi.Options{S3: s3At(o)})
+	target := k.pod(t, "pod")
+	stats := func() codes.Code {
+		_, err := k.node.NodeGetVolumeStats(t.Context(), &spec.NodeGetVolumeStatsRequest{VolumeId: "volume-1", VolumePath: target})
+		return status.Code(err)
+	}
+	health := func(path string) string {
+		got, err := k.node.NodeGetVolumeHealth(t.Context(), &spec.NodeGetVolumeHealthRequest{VolumeId: "volume-1", VolumePublishPath: path})
+		if err != nil {
+			return status.Code(err).String()
+		}
+		if len(got.GetVolumeHealth().GetHealthStatuses()) == 0 {
+			return "well"
+		}
+		return got.GetVolumeHealth().GetHealthStatuses()[0].GetReason()
+	}
+	expect := func(when string, code codes.Code, reason string) {
+		t.Helper()
+		if c := stats(); c != code {
+			t.Errorf("%s: stats are %v, want %v", when, c, code)
+		}
+		for _, path := range []string{"", target} {
+			if h := health(path); h != reason {
+				t.Errorf("%s: health of %q is %s, want %s", when, path, h, reason)
+			}
+		}
+	}
+	expect("before", codes.NotFound, "NotFound")
+	k.publish(t, publishRequest(target))
+	expect("published", codes.OK, "well")
+	if err := unix.Mount("tmpfs", target, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	expect("covered", codes.Internal, "Covered")
+	if err := unix.Unmount(target, 0); err != nil {
+		t.Fatal(err)
+	}
+	expect("uncovered", codes.OK, "well")
+	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {
+		t.Fatal(err)
+	}
+	expect("unmounted", codes.NotFound, "NotFound")
+	k.publish(t, publishRequest(target))
+	expect("published again", codes.OK, "well")
+	// MNT_FORCE aborts the connection, as the death of a server does; the mount stays, since it is in use.
+	f, err := os.Open(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, m := range k.mounts(t) {
+		if m.Point != target {
+			_ = unix.Unmount(m.Point, unix.MNT_FORCE) // whether it also unmounts is no matter
+		}
+	}
+	waitFor(t, "the end of the connection", func() bool { return health(target) == "ConnectionEnded" })
+	expect("aborted", codes.Internal, "ConnectionEnded")
+	k.unpublish(t, target)
+	expect("unpublished", codes.NotFound, "NotFound")
+}
+
+// waitFor polls until a real thing outside this process has come.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) { // real time: the kernel's
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
 	}
 }

@@ -45,9 +45,9 @@ func (l *logFlags) add(fs *flag.FlagSet) {
 	fs.BoolVar(&l.verbose, "v", false, "log every call and retry")
 }
 
-// logger returns the logger that the flags ask for.
-func (l *logFlags) logger(w io.Writer) *slog.Logger {
-	level := slog.LevelInfo
+// logger returns the logger that the flags ask for; least is the level without -v.
+func (l *logFlags) logger(w io.Writer, least slog.Level) *slog.Logger {
+	level := least
 	if l.verbose {
 		level = slog.LevelDebug
 	}

@@ -8,8 +8,8 @@
 //	penstock-csi version
 //
 // Credentials come from the environment, the shared configuration files, web identity, or the instance, as for the AWS
-// tools; no flag takes one. It runs in the foreground, logs to standard error, and SIGINT or SIGTERM unmounts
-// everything. Exit status: 0 done, 1 failed, 2 wrong usage.
+// tools; no flag takes one. It runs in the foreground, logs to standard error, and SIGINT, SIGTERM or SIGHUP unmounts
+// everything, however often it comes. Exit status: 0 done, 1 failed, 2 wrong usage.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/internal/version"
@@ -43,9 +44,15 @@ const usage = `usage:
 func main() {
 	// A hang-up is a terminal that closes: a mount must not stay behind then either.
 	ctx, restore := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	context.AfterFunc(ctx, restore) // a second signal ends the process at once
+	// Many tools send a signal twice, to the process and to its group, and a process that ends before it has unmounted
+	// leaves a dead mount. So further signals change nothing until stopPatience has passed.
+	context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, restore) })
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
+
+// stopPatience is how long after the first signal the program is sure to end by itself: a mount takes less than a second,
+// a driver a few. Beyond it something hangs, and a signal may end the program.
+const stopPatience = 15 * time.Second
 
 // usageError is a mistake in the arguments, as against a failure of what they ask for.
 type usageError struct{ error }

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -16,10 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	spec "github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/penstock/penstock/csi"
 	"github.com/penstock/penstock/internal/testorigin"
@@ -258,67 +253,6 @@ func TestPrivNodeCommand(t *testing.T) {
 	}
 	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
-	}
-}
-
-// TestPrivKilledDriver: a driver that is killed leaves dead mounts; the next one takes them away without touching what is
-// behind them, and publishes again at the same target.
-func TestPrivKilledDriver(t *testing.T) {
-	o := origin(t)
-	dir := t.TempDir()
-	sock := filepath.Join(dir, "csi.sock")
-	target := filepath.Join(dir, "pods", "pod", "mount")
-	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
-		t.Fatal(err)
-	}
-	start := func() (*exec.Cmd, *grpc.ClientConn) {
-		t.Helper()
-		cmd, lines := program(t, "node", "--endpoint", "unix://"+sock, "--node-id", "n", "--kubelet-dir", dir, "--s3-endpoint", o.URL())
-		for lines.Scan() && !strings.Contains(lines.Text(), "serving") {
-			t.Log(lines.Text())
-		}
-		conn, err := grpc.NewClient("unix://"+sock, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		_, err = spec.NewNodeClient(conn).NodePublishVolume(t.Context(), &spec.NodePublishVolumeRequest{
-			VolumeId: "v", TargetPath: target, Readonly: true,
-			VolumeContext: map[string]string{"bucketName": "models"},
-			VolumeCapability: &spec.VolumeCapability{
-				AccessMode: &spec.VolumeCapability_AccessMode{Mode: spec.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY},
-				AccessType: &spec.VolumeCapability_Mount{Mount: &spec.VolumeCapability_MountVolume{}},
-			},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if b, err := os.ReadFile(target + "/dir/file"); err != nil || string(b) != "right bytes" {
-			t.Fatalf("%q, %v", b, err)
-		}
-		return cmd, conn
-	}
-	killed, _ := start()
-	if err := killed.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = killed.Wait() // killed, as it was told
-	if _, err := os.ReadFile(target + "/dir/file"); !errors.Is(err, syscall.ENOTCONN) {
-		t.Errorf("after the kill: got %v, want ENOTCONN", err)
-	}
-	cmd, _ := start()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
-	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Contains(table, []byte(" "+dir)) {
-		t.Errorf("left mounted:\n%s", table)
 	}
 }
 

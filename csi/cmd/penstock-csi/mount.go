@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -23,10 +24,13 @@ func runMount(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log := logs.logger(stderr)
-	if logs.verbose || logs.json {
-		opts.Log = log // else what goes wrong shows in the programs that read, as with any file system
+	// A program that reads sees an error number and no more, so by default the log tells why a read failed, and nothing else.
+	least := slog.LevelWarn
+	if logs.json {
+		least = slog.LevelInfo
 	}
+	log := logs.logger(stderr, least)
+	opts.Log = log
 	m, err := csi.Mount(ctx, opts)
 	if err != nil {
 		return err

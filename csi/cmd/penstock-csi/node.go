@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"github.com/penstock/penstock/csi"
@@ -18,7 +19,7 @@ func runNode(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	opts.Log = logs.logger(stderr)
+	opts.Log = logs.logger(stderr, slog.LevelInfo)
 	d, err := csi.New(opts)
 	if err != nil {
 		return usageError{err} // New only checks options

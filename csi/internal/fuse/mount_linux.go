@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	dir, err := checkDir(dir)
+	dir, err := checkDir(dir, opts.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -116,13 +117,17 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 }
 
 // checkDir returns dir as an absolute path without links. A mount that is already there is found in the table and not
-// by looking: it may be dead or hang.
-func checkDir(dir string) (string, error) {
+// by looking: it may be dead or hang. A dead one of ours is taken away, so that a service that is started again recovers.
+func checkDir(dir string, log *slog.Logger) (string, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return "", fmt.Errorf("mount point %q: %w", dir, err)
 	}
-	if err := notMounted(abs); err != nil {
+	// Links on the way first, without a look at the directory itself: that of a dead mount can't be had.
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+		abs = filepath.Join(parent, filepath.Base(abs))
+	}
+	if err := makeRoom(abs, log); err != nil {
 		return "", err
 	}
 	resolved, err := filepath.EvalSymlinks(abs)
@@ -130,7 +135,7 @@ func checkDir(dir string) (string, error) {
 		return "", fmt.Errorf("mount point: %w", err)
 	}
 	if resolved != abs {
-		if err := notMounted(resolved); err != nil {
+		if err := makeRoom(resolved, log); err != nil {
 			return "", err
 		}
 	}
@@ -144,15 +149,81 @@ func checkDir(dir string) (string, error) {
 	return resolved, nil
 }
 
-func notMounted(path string) error {
-	table, err := mounts.Read()
-	if err != nil {
-		return err
+// obstacle is what a mount at the mount point means for a new one.
+type obstacle uint8
+
+const (
+	inTheWay  obstacle = iota // refuse
+	below                     // mount over it
+	replaced                  // take it away first
+	unchecked                 // ask whether it is dead; then replace it or refuse
+)
+
+// obstacleOf decides about a mount of a type. dead is nil when nobody has asked yet.
+func obstacleOf(fsType string, dead *bool) obstacle {
+	switch {
+	case fsType == "autofs": // systemd's x-systemd.automount: the mount point waits for us
+		return below
+	case fsType != FSType:
+		return inTheWay
+	case dead == nil:
+		return unchecked
+	case *dead:
+		return replaced
+	default:
+		return inTheWay
 	}
-	if m, busy := table.At(path); busy {
-		return fmt.Errorf("mount point %q: %w (%s %q); unmount it first", path, ErrBusy, m.FSType, m.Source)
+}
+
+// makeRoom takes dead mounts of ours off path, and fails if anything else is in the way.
+func makeRoom(path string, log *slog.Logger) error {
+	for range maxReplaced {
+		table, err := mounts.Read()
+		if err != nil {
+			return err
+		}
+		m, mounted := table.At(path)
+		if !mounted {
+			return nil
+		}
+		what := obstacleOf(m.FSType, nil)
+		if what == unchecked {
+			dead := mounts.Dead(path, mounts.ProbeTime)
+			what = obstacleOf(m.FSType, &dead)
+		}
+		switch what {
+		case below:
+			return nil
+		case replaced:
+			log.Warn("replacing a dead mount", "path", path, "source", m.Source)
+			if err := detachDead(path); err != nil {
+				return fmt.Errorf("mount point %q: a dead mount (%q) is there and can't be taken away: %w", path, m.Source, err)
+			}
+		default:
+			return fmt.Errorf("mount point %q: %w (%s %q); unmount it first", path, ErrBusy, m.FSType, m.Source)
+		}
 	}
-	return nil
+	return fmt.Errorf("mount point %q: %w: %d dead mounts were taken away and there are more", path, ErrBusy, maxReplaced)
+}
+
+// maxReplaced bounds the dead mounts on one mount point: each restart can leave one at most, and takes it away first.
+const maxReplaced = 100
+
+// helperTime bounds the helper that unmounts.
+const helperTime = 5 * time.Second
+
+// detachDead takes a mount without a server off path.
+func detachDead(path string) error {
+	if !root() {
+		ctx, cancel := context.WithTimeout(context.Background(), helperTime)
+		defer cancel()
+		return detachByHelper(ctx, path)
+	}
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) { // somebody else was faster
+		return nil
+	}
+	return err
 }
 
 // settle finds the new mount in the table and raises its read-ahead.
@@ -190,6 +261,9 @@ func (s *Server) setReadAhead(log *slog.Logger) int {
 // Dir returns where the file system is mounted, without links.
 func (s *Server) Dir() string { return s.dir }
 
+// Device returns "major:minor" of the file system, as the mount table shows it.
+func (s *Server) Device() string { return s.device }
+
 // ReadAhead returns the kernel's read-ahead for this mount in KiB, 0 if unknown.
 func (s *Server) ReadAhead() int { return s.readAhead }
 
@@ -219,12 +293,9 @@ func (s *Server) detach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	here, copies := false, 0
+	here := false
 	for _, m := range table {
-		if s.device == "" && m.Point == s.dir || m.Device == s.device {
-			here = here || m.Point == s.dir
-			copies++
-		}
+		here = here || m.Point == s.dir && (s.device == "" || m.Device == s.device)
 	}
 	if !here {
 		return nil // somebody else did it; the server ends by itself
@@ -235,14 +306,14 @@ func (s *Server) detach(ctx context.Context) error {
 	if !root() {
 		return detachByHelper(ctx, s.dir)
 	}
-	if copies == 1 {
-		err := unix.Unmount(s.dir, unix.UMOUNT_NOFOLLOW)
-		if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: no longer a mount point
-			return nil
-		}
-	}
 	// MNT_FORCE aborts the connection: every waiting program gets an error and our server ends, whoever holds files open.
-	return unix.Unmount(s.dir, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	// Without it the mount would be gone and the connection go on, for as long as a program has a file open through a copy
+	// of the mount, be it one that was detached from its target before and is in no table any more.
+	err = unix.Unmount(s.dir, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) { // no longer a mount point
+		return nil
+	}
+	return err
 }
 
 func detachByHelper(ctx context.Context, dir string) error {

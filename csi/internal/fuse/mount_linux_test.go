@@ -325,7 +325,7 @@ func TestPrivBoundElsewhere(t *testing.T) {
 	if _, err := os.ReadFile(base + "/copy/file"); !errors.Is(err, syscall.ENOTCONN) {
 		t.Errorf("a copy of an aborted mount: got %v, want ENOTCONN", err)
 	}
-	if err := mounts.Remove(base, base+"/copy"); err != nil { // a dead mount is removed all the same
+	if err := mounts.Remove(base, base+"/copy", func(mounts.Mount) error { return nil }); err != nil { // a dead mount is removed all the same
 		t.Error(err)
 	}
 }
@@ -385,6 +385,58 @@ func TestPrivOriginDies(t *testing.T) {
 	}
 	if _, err := f.Read(make([]byte, 100)); !errors.Is(err, syscall.EIO) {
 		t.Errorf("got %v, want EIO", err)
+	}
+}
+
+func TestObstacles(t *testing.T) {
+	yes, no := true, false
+	for _, c := range []struct {
+		fsType string
+		dead   *bool
+		want   obstacle
+	}{
+		{"autofs", nil, below},
+		{"tmpfs", nil, inTheWay},
+		{"fuse.sshfs", nil, inTheWay},
+		{"fuse.sshfs", &yes, inTheWay}, // not ours to take away
+		{FSType, nil, unchecked},
+		{FSType, &yes, replaced},
+		{FSType, &no, inTheWay},
+	} {
+		if got := obstacleOf(c.fsType, c.dead); got != c.want {
+			t.Errorf("%s, dead %v: got %d, want %d", c.fsType, c.dead, got, c.want)
+		}
+	}
+}
+
+// TestPrivMountOverAutofs: with x-systemd.automount the mount point is an autofs, which waits for us.
+func TestPrivMountOverAutofs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mount(2)")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	dir := t.TempDir()
+	options := fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,direct", w.Fd(), unix.Getpgrp())
+	if err := unix.Mount("systemd-1", dir, "autofs", 0, options); err != nil {
+		t.Skipf("needs the kernel module autofs4: %v", err)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }() // the test is over
+	core := fs.New(&memstore.Store{}, fs.Options{})
+	defer core.Close()
+	srv, err := Mount(core, dir, Options{Source: "memory"})
+	if errors.Is(err, ErrNoDevice) {
+		t.Skipf("needs /dev/fuse: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Unmount(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -85,6 +85,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// anyMount lets every mount be detached.
+func anyMount(Mount) error { return nil }
+
 func TestTargetChecks(t *testing.T) {
 	base := t.TempDir()
 	outside := t.TempDir()
@@ -119,11 +122,11 @@ func TestTargetChecks(t *testing.T) {
 		target.Close()
 	}
 	for range 2 { // the second time it is gone
-		if err := Remove(base, base+"/pod/mount"); err != nil {
+		if err := Remove(base, base+"/pod/mount", anyMount); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Remove(base, base+"/missing/pod/mount"); err != nil {
+	if err := Remove(base, base+"/missing/pod/mount", anyMount); err != nil {
 		t.Errorf("a target whose parent is gone: %v", err)
 	}
 	if left, _ := os.ReadDir(outside); len(left) != 0 {
@@ -157,7 +160,7 @@ func TestPrivBindAndRemove(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
 		t.Error(err)
 	}
-	if err := Remove(base, path); err != nil {
+	if err := Remove(base, path, anyMount); err != nil {
 		t.Fatal(err)
 	}
 	table, err := Read()
@@ -169,6 +172,49 @@ func TestPrivBindAndRemove(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+// TestPrivRemoveAsksFirst: a mount that may not be detached stays, with the directory and what is mounted below it; and
+// files in the directory itself are not removed.
+func TestPrivRemoveAsksFirst(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	base, source := t.TempDir(), t.TempDir()
+	path := filepath.Join(base, "target")
+	target, err := OpenTarget(base, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	if err := target.Bind(source); errors.Is(err, unix.EPERM) {
+		t.Skip("needs CAP_SYS_ADMIN: mounts")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	refusal := errors.New("not ours")
+	if err := Remove(base, path, func(Mount) error { return refusal }); !errors.Is(err, refusal) {
+		t.Errorf("got %v, want the refusal", err)
+	}
+	table, err := Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := table.At(path); !ok {
+		t.Error("a mount was detached against the refusal")
+	}
+	if err := DetachAll(path, anyMount); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(base, path, anyMount); err == nil || !strings.Contains(err.Error(), "files are in the directory itself") {
+		t.Errorf("a directory with files: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
+		t.Errorf("the file was removed: %v", err)
 	}
 }
 

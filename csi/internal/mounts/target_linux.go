@@ -21,6 +21,7 @@ type Target struct {
 	path   string
 	parent int // O_PATH descriptor of the directory that holds it
 	dir    int // O_PATH descriptor of the directory itself
+	made   bool
 }
 
 // relative returns target relative to base; both must be absolute and clean.
@@ -77,9 +78,10 @@ func OpenTarget(base, target string) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Mkdirat(parent, name, dirMode); err != nil && !errors.Is(err, unix.EEXIST) {
+	mkdir := unix.Mkdirat(parent, name, dirMode)
+	if mkdir != nil && !errors.Is(mkdir, unix.EEXIST) {
 		unix.Close(parent)
-		return nil, &os.PathError{Op: "mkdir", Path: target, Err: err}
+		return nil, &os.PathError{Op: "mkdir", Path: target, Err: mkdir}
 	}
 	dir, err := openBeneath(parent, name)
 	if err != nil {
@@ -89,7 +91,18 @@ func OpenTarget(base, target string) (*Target, error) {
 		}
 		return nil, &os.PathError{Op: "open", Path: target, Err: err}
 	}
-	return &Target{path: target, parent: parent, dir: dir}, nil
+	return &Target{path: target, parent: parent, dir: dir, made: mkdir == nil}, nil
+}
+
+// Discard removes the directory again if OpenTarget made it. It is for a target on which nothing could be mounted.
+func (t *Target) Discard() error {
+	if !t.made {
+		return nil
+	}
+	if err := unix.Unlinkat(t.parent, filepath.Base(t.path), unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "rmdir", Path: t.path, Err: err}
+	}
+	return nil
 }
 
 // Bind mounts the directory source on the target as well.
@@ -107,8 +120,10 @@ func (t *Target) Close() {
 	unix.Close(t.parent)
 }
 
-// Remove detaches every mount on target and removes the directory. A target that does not exist is fine.
-func Remove(base, target string) error {
+// Remove detaches the mounts on target, topmost first, and removes the directory, which must be empty then. detach is
+// asked before each of them: with its error Remove ends, and leaves that mount, those below it and the directory. A target
+// that does not exist is fine.
+func Remove(base, target string, detach func(Mount) error) error {
 	parent, name, err := openParent(base, target)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -117,29 +132,40 @@ func Remove(base, target string) error {
 		return err
 	}
 	defer unix.Close(parent)
-	if err := DetachAll(target); err != nil {
+	if err := DetachAll(target, detach); err != nil {
 		return err
 	}
 	err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("target %q: files are in the directory itself, below no mount: look what they are and remove them", target)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("target %q: not a directory: look what it is and remove it", target)
+	default:
 		return &os.PathError{Op: "rmdir", Path: target, Err: err}
 	}
-	return nil
 }
 
 // maxStacked bounds the mounts that are peeled off one point. Real stacks are one or two deep; a thousand means that
 // somebody mounts as fast as we unmount.
 const maxStacked = 1000
 
-// DetachAll unmounts everything on path, dead servers included, at once or when the last open file is closed.
-func DetachAll(path string) error {
+// DetachAll unmounts what is mounted on path, topmost first, dead servers included. Programs that hold files open keep
+// them until they close them. detach is asked before each mount; its error ends the work.
+func DetachAll(path string, detach func(Mount) error) error {
 	for range maxStacked {
 		table, err := Read()
 		if err != nil {
 			return err
 		}
-		if _, mounted := table.At(path); !mounted {
+		top, mounted := table.At(path)
+		if !mounted {
 			return nil
+		}
+		if err := detach(top); err != nil {
+			return err
 		}
 		// EINVAL: somebody else unmounted it since.
 		err = unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
