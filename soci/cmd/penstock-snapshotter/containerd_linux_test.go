@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
 // tool finds a program that scripts/setup.sh installs.
@@ -139,10 +141,19 @@ func program(t *testing.T) []byte {
 import (
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "owner" {
+		var s syscall.Stat_t
+		if err := syscall.Stat("/etc/motd", &s); err != nil {
+			panic(err)
+		}
+		os.Stdout.WriteString("uid " + strconv.Itoa(int(s.Uid)) + ", gid " + strconv.Itoa(int(s.Gid)))
+		return
+	}
 	if len(os.Args) > 1 { // the container of a sandbox: it only is there
 		end := make(chan os.Signal, 1)
 		signal.Notify(end, syscall.SIGTERM)
@@ -314,6 +325,7 @@ func TestPrivContainerd(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
+	n.userns(d, first)
 	n.do("images", "rm", "--sync", first, second, third)
 	if left := d.entries("snapshots") + d.entries("ready") + d.entries("work"); left != 0 {
 		t.Errorf("%d directories are left when all images are removed", left)
@@ -323,6 +335,29 @@ func TestPrivContainerd(t *testing.T) {
 	if code := d.end(syscall.SIGTERM); code != -1 {
 		t.Errorf("exit code %d, want death by the signal sent before", code)
 	}
+}
+
+// userns runs an image in two user namespaces with ranges of IDs of their own. Its files belong to
+// the root of each, and there is no copy of the image for either.
+func (n *node) userns(d *daemon, ref string) {
+	t := n.t
+	t.Helper()
+	if !slices.Contains(snapshotter.Capabilities(), snapshotter.RemapIDs) {
+		t.Log("the kernel has no ID-mapped overlayfs: containerd copies the image, as it does with its own snapshotter")
+		return
+	}
+	if err := os.Chmod(n.dir, 0o711); err != nil { // the container's root is nobody to the node, and must get to its rootfs
+		t.Fatal(err)
+	}
+	before := d.entries("snapshots")
+	for i, first := range []int{100000, 300000} {
+		ids := fmt.Sprintf("0:%d:65536", first)
+		got := n.do("run", "--rm", "--uidmap", ids, "--gidmap", ids, "--remap-labels", "--snapshotter", "penstock", ref, fmt.Sprintf("userns%d", i), "/bin/hello", "owner")
+		if got != "uid 0, gid 0" {
+			t.Errorf("IDs %s: the file belongs to %q in the container", ids, got)
+		}
+	}
+	until(t, "the containers' snapshots are gone", func() bool { return d.entries("snapshots") <= before })
 }
 
 // killed kills the daemon while the upper layer is in work and pulls again.

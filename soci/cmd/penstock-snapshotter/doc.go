@@ -4,12 +4,14 @@
 // unpacks the layers of images itself, all at once, in one pass.
 //
 //	penstock-snapshotter [--root DIR] [--address SOCKET] [flags]
+//	penstock-snapshotter capabilities
 //
 // containerd knows it by this in its configuration (version 3):
 //
 //	[proxy_plugins.penstock]
 //	  type = "snapshot"
 //	  address = "/run/penstock/snapshotter.sock"
+//	  capabilities = ["remap-ids"]
 //	  [proxy_plugins.penstock.exports]
 //	    enable_remote_snapshot_annotations = "true"
 //
@@ -17,7 +19,8 @@
 //	  platform = "linux"
 //	  snapshotter = "penstock"
 //
-// (soci/deploy/containerd.toml is the whole of it.)
+// (soci/deploy/containerd.toml is the whole of it. "penstock-snapshotter capabilities" prints
+// what belongs into capabilities on this kernel.)
 // Then "ctr images pull --snapshotter penstock REF" goes through it, and so does
 // Kubernetes when it is the snapshotter of the CRI plugin. See docs/soci.md.
 //

@@ -14,6 +14,7 @@ import (
 )
 
 const usage = `usage: penstock-snapshotter [flags]
+       penstock-snapshotter capabilities     what this kernel can: the capabilities line of containerd's configuration
        penstock-snapshotter --version
 
 A snapshotter for containerd that fetches and unpacks images itself. See docs/soci.md for containerd's configuration.

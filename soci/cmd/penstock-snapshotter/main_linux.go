@@ -39,6 +39,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, version.Line("penstock-snapshotter"))
 		return exitOK
 	}
+	if len(args) == 1 && args[0] == "capabilities" {
+		fmt.Fprintln(stdout, strings.Join(snapshotter.Capabilities(), " "))
+		return exitOK
+	}
 	c, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, errHelp):

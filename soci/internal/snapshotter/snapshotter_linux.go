@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +30,7 @@ type Snapshotter struct {
 	meta      *storage.MetaStore
 	store     *store
 	userXattr bool
+	remaps    bool // mounts map the IDs of user namespaces
 	metrics   *metrics
 	slots     *semaphore.Weighted // layers being extracted
 
@@ -35,6 +38,8 @@ type Snapshotter struct {
 	cancel context.CancelCauseFunc
 	jobs   sync.WaitGroup // goroutines
 	close  func() error   // once
+
+	copied sync.Once // a warning
 
 	// paths is held for reading while someone reads lower layers by name, for
 	// writing while a layer's directory is renamed.
@@ -85,8 +90,14 @@ func New(opts Options) (_ *Snapshotter, err error) {
 			err = errors.Join(err, s.meta.Close())
 		}
 	}()
-	s.Snapshotter, err = overlay.NewSnapshotter(opts.Root, overlay.WithMetaStore(s.meta), overlay.AsynchronousRemove, overlay.WithRemapIDs)
-	if err != nil {
+	// Without the capability containerd changes the owners in a copy of the image; a mount that
+	// mapped them too would shift them twice.
+	s.remaps = slices.Contains(Capabilities(), RemapIDs)
+	overlayOpts := []overlay.Opt{overlay.WithMetaStore(s.meta), overlay.AsynchronousRemove}
+	if s.remaps {
+		overlayOpts = append(overlayOpts, overlay.WithRemapIDs)
+	}
+	if s.Snapshotter, err = overlay.NewSnapshotter(opts.Root, overlayOpts...); err != nil {
 		return nil, err
 	}
 	if err := s.takeOver(context.Background()); err != nil {
@@ -144,6 +155,29 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 	return nil
 }
 
+// RemapIDs is the capability of a snapshotter whose mounts shift the owners of files into a user
+// namespace.
+const RemapIDs = "remap-ids"
+
+// Capabilities returns what containerd's configuration must list as capabilities of the
+// snapshotter on this kernel.
+func Capabilities() []string {
+	if ok, err := overlayutils.SupportsIDMappedMounts(); err != nil || !ok {
+		return nil
+	}
+	return []string{RemapIDs}
+}
+
+// warnCopy tells, once, that containerd makes a copy of an image for a range of IDs, which the
+// mount would have mapped.
+func (s *Snapshotter) warnCopy(ctx context.Context, key string) {
+	if s.remaps && strings.HasSuffix(key, "-remap") {
+		s.copied.Do(func() {
+			s.opts.Log.WarnContext(ctx, `containerd copies images for user namespaces, and their files will belong to nobody: write capabilities = ["remap-ids"] below [proxy_plugins.penstock] in its configuration`)
+		})
+	}
+}
+
 // Close ends all pulls and returns when nothing runs any more. Snapshots stay.
 func (s *Snapshotter) Close() error { return s.close() }
 
@@ -178,6 +212,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		if !errors.Is(err, errOrdinary) {
 			s.fallBack(ctx, r, "labels", err)
 		}
+		s.warnCopy(ctx, key)
 		return s.Snapshotter.Prepare(ctx, key, parent, opts...)
 	}
 	start := time.Now()
