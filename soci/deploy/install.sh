@@ -1,18 +1,40 @@
 #!/bin/sh
-# Installs penstock-snapshotter as a service of the node. It can not be a pod: containerd
-# needs it to start pods, its own too.
-#   HOST       the node's root directory (default /host)
-#   SYSTEMCTL  how to call systemctl on the node
+# Installs penstock-snapshotter as a service of the node, and makes it the snapshotter of
+# containerd's CRI plugin. It can not be a pod: containerd needs it to start pods, its own too.
+#
+# containerd is restarted only after containerd itself has read the merged configuration and
+# nothing of the node's own settings is missing from it. Otherwise the configuration file is taken
+# back, and the script says why.
+#   exit code 0: containerd's configuration names the snapshotter, and containerd has read it
+#   exit code 1: it does not; containerd was not restarted, or runs as it did before
+#
+#   HOST        the node's root directory (default /host)
+#   NODE        how to run a command on the node (default: nsenter into process 1)
+#   SYSTEMCTL   how to call systemctl on the node
+#   UNIT        the service that runs containerd (default containerd.service)
+#   CONTAINERD  containerd's program and CONFIG its configuration, as paths on the node
+#               (default: those of the unit's command line, else containerd and /etc/containerd/config.toml)
+#   DROPIN      where containerd's configuration imports a file from
+#               (default /etc/containerd/conf.d/penstock.toml)
 set -eu
 HOST=${HOST:-/host}
-SYSTEMCTL=${SYSTEMCTL:-nsenter --target 1 --mount --uts --ipc --net --pid -- systemctl}
+NODE=${NODE-nsenter --target 1 --mount --uts --ipc --net --pid --}
+SYSTEMCTL=${SYSTEMCTL:-$NODE systemctl}
+UNIT=${UNIT:-containerd.service}
+DROPIN=${DROPIN:-/etc/containerd/conf.d/penstock.toml}
 FROM=${FROM:-/usr/local/share/penstock}
 BIN=${BIN:-/usr/local/bin}
 NOTES=$HOST/opt/penstock
 mkdir -p "$NOTES"
 
+fail() {
+	echo "penstock: $*" >&2
+	exit 1
+}
+
 # put SOURCE TARGET MODE [SERVICE]: replaces a file by rename, if it differs. The service has
-# to be restarted then, which is noted before: who is ended here, or fails, does it next time.
+# to be restarted then. That is noted first, so that a run that was killed or that failed in
+# between does it next time.
 put() {
 	if cmp -s "$1" "$HOST$2"; then return; fi
 	mkdir -p "$(dirname "$HOST$2")"
@@ -34,13 +56,114 @@ if [ -e "$NOTES/restart-penstock-snapshotter" ]; then # running containers and s
 	rm "$NOTES/restart-penstock-snapshotter"
 fi
 
-# containerd is told last: the socket is there by now.
-put "$FROM/containerd.toml" /etc/containerd/conf.d/penstock.toml 0644 containerd
-if [ -e "$NOTES/restart-containerd" ]; then
-	if ! grep -q 'conf\.d/\*\.toml' "$HOST/etc/containerd/config.toml" 2>/dev/null; then
-		echo 'add imports = ["/etc/containerd/conf.d/*.toml"] to /etc/containerd/config.toml and restart containerd' >&2
-	else
-		$SYSTEMCTL restart containerd.service # running containers go on
-	fi
-	rm "$NOTES/restart-containerd"
+# containerd comes last: the socket is there by now.
+command=$($SYSTEMCTL show --property=ExecStart --value "$UNIT" 2>/dev/null |
+	sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p' | head -n 1) || command=
+CONTAINERD=${CONTAINERD:-${command%% *}}
+CONTAINERD=${CONTAINERD:-containerd}
+CONFIG=${CONFIG:-$(echo "$command" | sed -n -e 's/.* --config[= ]\([^ ]*\).*/\1/p' -e 's/.* -c[= ]\([^ ]*\).*/\1/p')}
+CONFIG=${CONFIG:-/etc/containerd/config.toml}
+
+WORK=$NOTES/check
+DROPPED=$HOST$DROPIN
+SAVED=$NOTES/dropin.saved          # the file that this run, or a killed one, has replaced
+PENDING=$NOTES/restart-containerd # the file there has not been taken into use
+mkdir -p "$WORK"
+trial=no # the file there is on trial
+take_back() {
+	if [ -e "$SAVED" ]; then mv "$SAVED" "$DROPPED"; else rm -f "$DROPPED"; fi
+	rm -f "$PENDING"
+	trial=no
+}
+leave() {
+	if [ $trial = yes ]; then take_back; fi
+	rm -rf "$WORK"
+}
+trap leave EXIT
+trap 'exit 1' HUP INT TERM
+
+# merged NAME: what containerd makes of its configuration and all imports, one setting a line
+# with its section, in $WORK/NAME.
+merged() {
+	# shellcheck disable=SC2086 # NODE is words
+	$NODE "$CONTAINERD" --config "$CONFIG" config dump >"$WORK/dump" 2>"$WORK/errors" || return
+	awk '
+		/^[ \t]*\[/ { section = $0; gsub(/^[ \t]+|[ \t]+$/, "", section); gsub(/"/, "\047", section); next }
+		/=/ { line = $0; gsub(/^[ \t]+|[ \t]+$/, "", line); print section " " line }
+	' "$WORK/dump" | sort -u >"$WORK/$1"
+}
+words() { grep -v 'level=warning' "$WORK/errors" | tail -n 3 | tr '\n' ' '; }
+
+# uses_us NAME: whether the merged configuration makes the CRI plugin use the snapshotter. It
+# does not when the file is not imported (no imports line, one in a comment, one for other files),
+# and not when another file overrides it.
+uses_us() {
+	grep -q "^\[proxy_plugins.*penstock'*\] type = 'snapshot'" "$WORK/$1" ||
+		why="containerd does not read $DROPIN: write imports = [\"$(dirname "$DROPIN")/*.toml\"] above the first section of $CONFIG"
+	[ -n "$why" ] || grep -q "^\[plugins.'io.containerd.cri.v1.images'\] snapshotter = 'penstock'" "$WORK/$1" ||
+		why="another file of containerd's configuration sets the snapshotter of io.containerd.cri.v1.images: take that line out"
+	[ -n "$why" ] || ! grep "^ *disabled_plugins = " "$WORK/$1" | grep -q "'cri'\|io.containerd.grpc.v1.cri\|io.containerd.cri.v1.images" ||
+		why="disabled_plugins in containerd's configuration turns the CRI plugin off: Kubernetes does not use this containerd"
+	[ -z "$why" ]
+}
+
+# lost: the node's own settings that the merged configuration has no longer. containerd 2.0 to
+# 2.2 do not migrate an old root file beside a newer import, and fall back to their defaults.
+lost() {
+	grep -v -e '^ \(version\|imports\) = ' \
+		-e "^\[plugins.'io.containerd.cri.v1.images'\] \(snapshotter\|disable_snapshot_annotations\) = " \
+		-e "^\[proxy_plugins.*penstock" "$WORK/before" |
+		grep -v -e "unpack_config\]\] [^s]" | grep -vxF -f "$WORK/after"
+}
+
+# The ID mapping of user namespaces is left to the mount only where the kernel can do it.
+mappings=$("$BIN/penstock-snapshotter" capabilities) || fail "$BIN/penstock-snapshotter does not run on this node"
+case " $mappings " in
+*" remap-ids "*) cp "$FROM/containerd.toml" "$WORK/penstock.toml" ;;
+*) sed '/^  capabilities = /d' "$FROM/containerd.toml" >"$WORK/penstock.toml" ;;
+esac
+
+why=
+if [ ! -e "$PENDING" ] && cmp -s "$WORK/penstock.toml" "$DROPPED"; then
+	merged after || fail "containerd refuses its configuration, and will not start again: $(words)"
+	uses_us after || fail "$why"
+	exit 0
 fi
+
+# 1. The configuration without us.
+if [ -e "$DROPPED" ] && [ ! -e "$PENDING" ]; then cp -p "$DROPPED" "$SAVED"; fi
+: >"$PENDING"
+trial=yes
+rm -f "$DROPPED"
+merged before || {
+	take_back
+	fail "can not read containerd's configuration by '$CONTAINERD --config $CONFIG config dump', so nothing of containerd was changed: $(words)"
+}
+# 2. And with us.
+mkdir -p "$(dirname "$DROPPED")"
+cp "$WORK/penstock.toml" "$DROPPED.new"
+chmod 0644 "$DROPPED.new"
+mv "$DROPPED.new" "$DROPPED"
+merged after || {
+	take_back
+	fail "containerd would not start with $DROPIN beside $CONFIG, so it was taken back: $(words)(a root file below version 3 has to be migrated: $CONTAINERD config migrate)"
+}
+uses_us after || {
+	take_back
+	fail "$why"
+}
+missing=$(lost | head -n 5) || true
+if [ -n "$missing" ]; then
+	take_back
+	fail "containerd would lose settings of this node with $DROPIN beside $CONFIG, so it was taken back: a root file below version 3 has to be migrated ($CONTAINERD config migrate). Lost:
+$missing"
+fi
+echo "installed $DROPIN"
+# 3. It is good. A run that is killed from here on restarts containerd next time.
+trial=no
+if ! $SYSTEMCTL restart "$UNIT"; then # running containers go on
+	take_back
+	$SYSTEMCTL restart "$UNIT" || fail "containerd does not start with $DROPIN, and not without it either, which was taken back"
+	fail "containerd did not start with $DROPIN, which was taken back; it runs without it"
+fi
+rm -f "$PENDING" "$SAVED"

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -64,67 +62,6 @@ func TestService(t *testing.T) {
 	t.Error("the unit starts nothing")
 }
 
-// TestInstall runs the script of the DaemonSet against a directory that is no node. Each step
-// at which it may fail is done again by the next run.
-func TestInstall(t *testing.T) {
-	dir := t.TempDir()
-	host, bin := filepath.Join(dir, "host"), filepath.Join(dir, "bin")
-	for _, f := range []struct{ name, text string }{
-		{"host/etc/containerd/config.toml", `imports = ["/etc/containerd/conf.d/*.toml"]`},
-		{"bin/penstock-snapshotter", "program"},
-		{"bin/penstock-pull", "program"},
-		{"systemctl", "#!/bin/sh\necho \"$@\" >>" + dir + "/calls\n[ \"$1 $2\" != \"$(cat " + dir + "/broken)\" ]\n"},
-		{"broken", "restart penstock-snapshotter.service"},
-	} {
-		p := filepath.Join(dir, f.name)
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(p, []byte(f.text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	install := func() error {
-		cmd := exec.Command("sh", "../../deploy/install.sh")
-		cmd.Env = append(os.Environ(), "HOST="+host, "BIN="+bin, "FROM=../../deploy", "SYSTEMCTL="+filepath.Join(dir, "systemctl"))
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%w: %s", err, out)
-		}
-		return err
-	}
-	const start = "daemon-reload\nenable penstock-snapshotter.service\nrestart penstock-snapshotter.service\n"
-	for _, broken := range []string{"restart penstock-snapshotter.service", "restart containerd.service"} {
-		if err := os.WriteFile(filepath.Join(dir, "broken"), []byte(broken), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := install(); err == nil {
-			t.Errorf("%s: its failure was not told", broken)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	want := start + start + "restart containerd.service\nrestart containerd.service\n"
-	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || string(calls) != want {
-		t.Errorf("%q, %v; want %q", calls, err, want)
-	}
-	for _, f := range []string{"opt/penstock/bin/penstock-snapshotter", "opt/penstock/bin/penstock-pull", "opt/penstock/bin/uninstall.sh", "etc/systemd/system/penstock-snapshotter.service", "etc/containerd/conf.d/penstock.toml"} {
-		if _, err := os.Stat(filepath.Join(host, f)); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || !bytes.Equal(calls, []byte(want)) {
-		t.Errorf("a second run restarted something: %q, %v", calls, err)
-	}
-}
-
 // TestPrivNode installs, upgrades and uninstalls as the DaemonSet does, with everything at
 // its real path in a mount namespace of its own: the unit's command is run, and containerd
 // with the configuration that was written.
@@ -142,6 +79,7 @@ func TestPrivNode(t *testing.T) {
 	}
 	t.Cleanup(func() { o.Close() })
 	ref := push(t, o, "app:node", file(t, "bin/hello", program(t)), file(t, "etc/motd", []byte("node\n")))
+	kept := push(t, o, "app:kept", file(t, "bin/hello", program(t)), file(t, "etc/motd", []byte("kept\n")))
 	state := shortDir(t)
 	t.Cleanup(func() {
 		made, _ := os.ReadFile(filepath.Join(state, "made")) // folders of this machine, to mount over
@@ -163,7 +101,7 @@ func TestPrivNode(t *testing.T) {
 		return p
 	}
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "testdata/node.sh")
-	cmd.Env = append(os.Environ(), "DEPLOY="+absolute(deploy), "BIN="+bin, "TOOLS="+tools, "STATE="+state, "IMAGE="+ref,
+	cmd.Env = append(os.Environ(), "DEPLOY="+absolute(deploy), "BIN="+bin, "TOOLS="+tools, "STATE="+state, "IMAGE="+ref, "KEPT="+kept,
 		"SYSTEMCTL=sh "+absolute("testdata/systemctl"), "PATH="+tools+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -172,5 +110,8 @@ func TestPrivNode(t *testing.T) {
 	}
 	if n := strings.Count(string(out), "hello from a container, node"); n != 3 {
 		t.Errorf("the image ran %d times, want 3: %s", n, out)
+	}
+	if !strings.Contains(string(out), "hello from a container, kept") {
+		t.Errorf("the image that was never ours did not run: %s", out)
 	}
 }
