@@ -26,12 +26,8 @@ type Options struct {
 	// Hedge and Retry: see their types.
 	Hedge HedgePolicy
 	Retry RetryPolicy
-	// StallTimeout ends an attempt that has brought no byte for so long; the
-	// range goes on from there on a new connection. 0 means 10 s (most clients
-	// of S3 answer within 1 s; the slowest answers measured there take 5 s).
-	// Negative: never.
-	StallTimeout time.Duration
-	// Log receives retries and hedges at debug level. nil is silent.
+	// Log receives retries at warn level, at most one line every 10 s for each
+	// host, and all retries and hedges at debug level. nil is silent.
 	Log *slog.Logger
 }
 
@@ -39,7 +35,6 @@ const (
 	defaultPart  = 8 << 20
 	defaultRate  = 1_250_000_000
 	defaultConns = 256
-	defaultStall = 10 * time.Second
 	// minConns is the least number of requests at once: two that stall and
 	// their hedges.
 	minConns = 4
@@ -60,10 +55,10 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("hedge quantile %g: use 0 for 0.95, a negative number for no hedges, or less than 1", o.Hedge.Quantile)
 	case o.Hedge.Budget < 0 || o.Hedge.Budget > 1:
 		return fmt.Errorf("hedge budget %g: use 0 for 0.05, or a share of all requests up to 1", o.Hedge.Budget)
-	case o.Hedge.Floor < 0 || o.Retry.Base < 0 || o.Retry.Max < 0:
-		return fmt.Errorf("negative duration in the hedge or retry policy (floor %v, base %v, max %v)", o.Hedge.Floor, o.Retry.Base, o.Retry.Max)
+	case o.Hedge.Floor < 0:
+		return fmt.Errorf("negative duration in the hedge policy (floor %v): use 0 for the default", o.Hedge.Floor)
 	}
-	return nil
+	return o.Retry.Validate()
 }
 
 func (o *Options) setDefaults() {
@@ -79,14 +74,11 @@ func (o *Options) setDefaults() {
 	if o.MaxConns == 0 {
 		o.MaxConns = defaultConns
 	}
-	if o.StallTimeout == 0 {
-		o.StallTimeout = defaultStall
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Hedge.setDefaults()
-	o.Retry.setDefaults()
+	o.Retry = o.Retry.WithDefaults()
 }
 
 // Engine moves ranges of objects under one set of limits. One engine serves a

@@ -15,9 +15,11 @@ var (
 	ErrClosed   = errors.New("closed")
 )
 
-// errStalled is the cause of an attempt that the engine gave up because no
-// byte came for too long.
-var errStalled = errors.New("no bytes received for too long")
+// What ends an attempt that makes too little progress, see [RetryPolicy].
+var (
+	ErrStalled = errors.New("no bytes received for too long")
+	ErrSlow    = errors.New("bytes came too slowly")
+)
 
 // errShort is the cause of an attempt whose body ended early.
 var errShort = errors.New("body ended before its last byte")

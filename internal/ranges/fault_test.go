@@ -114,7 +114,7 @@ func TestHedgeIsForTheOneThatIsStuck(t *testing.T) {
 	}
 }
 
-// With the hedge budget spent, a silent body still ends after StallTimeout,
+// With the hedge budget spent, a silent body still ends after RetryPolicy.Stall,
 // whatever the whole transfer may take.
 func TestStallIsProgressNotTotalTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestStallIsProgressNotTotalTime(t *testing.T) {
 			// 64 KiB in 4 s: slow for a minute, never silent for 5 s.
 			return rangestest.Action{BytesRate: 16 * kib}
 		}
-		e := newEngine(t, ranges.Options{PartBytes: mib, StallTimeout: 5 * time.Second, Hedge: noHedge.Hedge})
+		e := newEngine(t, ranges.Options{PartBytes: mib, Retry: ranges.RetryPolicy{Stall: 5 * time.Second}, Hedge: noHedge.Hedge})
 		p := make([]byte, mib)
 		if _, err := e.Object(src, unknown).Fetch(t.Context(), p, 0); err != nil || !bytes.Equal(p, src.Data) {
 			t.Fatal(err)
@@ -504,7 +504,7 @@ func TestLateHeadLetsOthersGoOn(t *testing.T) {
 			}
 			return rangestest.Action{Delay: time.Millisecond}
 		}
-		e := newEngine(t, ranges.Options{PartBytes: 64 * kib, MaxConns: 4, Budget: budget.New(64 * mib), Hedge: noHedge.Hedge, StallTimeout: time.Second})
+		e := newEngine(t, ranges.Options{PartBytes: 64 * kib, MaxConns: 4, Budget: budget.New(64 * mib), Hedge: noHedge.Hedge, Retry: ranges.RetryPolicy{Stall: time.Second}})
 		s := e.Object(src, ranges.Spec{Name: "o", Size: 16 * mib}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
 		defer s.Close()
 		done := make(chan []byte)

@@ -3,6 +3,7 @@ package ranges
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,7 @@ import (
 // while another gate's is taken, or while an owner of a task is called.
 //
 // No deadlock: an attempt waits for a slot only while other attempts hold all
-// of them, an attempt that holds one ends by success, failure, StallTimeout or
+// of them, an attempt that holds one ends by success, failure, RetryPolicy.Over or
 // cancellation, and then passes its slot on. Attempts hold no other resource
 // that an attempt waits for (buffers are reserved before an attempt is queued).
 type gate struct {
@@ -28,6 +29,8 @@ type gate struct {
 
 	awake awake        // by which silence is measured
 	over  atomic.Int64 // requests that ended well
+
+	logging atomic.Bool // a warning about a retry is being written
 
 	mu       sync.Mutex // guards everything below and the tasks' fields that say so
 	looked   int        // inflight at the monitor's last look: many that end at once leave none alone
@@ -41,6 +44,8 @@ type gate struct {
 	idle     []*lane
 	inflight int
 	closed   bool
+	good     time.Duration // when the host last sent a byte of a body, by awake; 0 never
+	retryLog RetryLog
 
 	asleep bool          // the monitor waits for wake without a timer
 	wake   chan struct{} // tells the monitor that something began; capacity 1
@@ -92,8 +97,9 @@ type task struct {
 	body plainBody // set when the server ignored the range: the answer itself
 
 	// Guarded by gate.mu while the task is submitted.
-	fails    failures
+	fails    Retries
 	attempts int
+	since    time.Duration // when it was submitted, by awake
 	readyAt  time.Duration
 	a        [2]attempt // the request, and its hedge
 	winner   *attempt
@@ -136,7 +142,7 @@ func (g *gate) policy(most int64) (slots int, part int64) {
 // submit queues a new task.
 func (g *gate) submit(t *task) {
 	t.got, t.crc, t.err, t.body = 0, 0, nil, plainBody{}
-	t.fails, t.attempts, t.winner, t.ended, t.begun = failures{}, 0, nil, false, false
+	t.fails, t.attempts, t.winner, t.ended, t.begun = Retries{}, 0, nil, false, false
 	for i := range t.a {
 		t.a[i] = attempt{t: t, hedge: i == 1}
 	}
@@ -147,6 +153,7 @@ func (g *gate) submit(t *task) {
 		t.complete()
 		return
 	}
+	t.since = g.awake.at(g.e.now())
 	g.push(&t.a[0])
 	g.dispatch()
 	g.mu.Unlock()
@@ -276,6 +283,7 @@ func (g *gate) finish(l *lane, a *attempt) {
 
 	if a.err == nil && !t.ended {
 		g.over.Add(1)
+		g.good = max(g.good, g.awake.at(now))
 		g.limiter.done(now, int64(a.n))
 		g.hedger.done(int64(len(a.buf)), now-l.started)
 		if a.n > 0 {
@@ -324,9 +332,9 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	kind, after, _ := classify(err)
 	if kind == Throttled {
 		g.e.stats.throttled.Add(1)
-		g.limiter.throttle(now, l.started, after)
+		g.limiter.throttle(now, l.started, g.e.opts.Retry.hostPause(after))
 	}
-	if errors.Is(err, errStalled) {
+	if errors.Is(err, ErrStalled) || errors.Is(err, ErrSlow) {
 		g.e.stats.stalls.Add(1)
 	}
 	other := &t.a[0]
@@ -342,12 +350,19 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if other.lane != nil {
 		return // the hedge may still win
 	}
-	v := t.fails.next(g.e.opts.Retry, err, progress, g.limiter.recent, rand.Float64())
-	if !v.retry {
+	up, policy := g.awake.at(now), t.o.retryPolicy()
+	v := t.fails.Next(policy, Failure{
+		Err: err, Start: l.since, Now: up, Waited: l.since - max(t.since, g.good), Progress: progress,
+		Refused: g.limiter.recent, Rand: rand.Float64(),
+	})
+	if !v.Retry {
 		t.err, t.ended = err, true
 		if other.in != nil {
 			other.in.remove(other)
 			g.hedger.refund()
+		}
+		if kind == Retryable || kind == Throttled {
+			g.giveUp(l.since, err)
 		}
 		return
 	}
@@ -361,15 +376,33 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		g.e.stats.resumes.Add(1)
 	}
 	p := &t.a[0]
-	p.fresh = v.fresh
-	g.e.opts.Log.Debug("range retried", "object", t.o.spec.Name, "offset", t.off+int64(t.got), "after", v.after, "err", err)
-	if v.after > 0 {
-		t.readyAt = now + v.after
+	p.fresh = v.Fresh
+	g.logRetry(now, retry{object: t.o.spec.Name, offset: t.off + int64(t.got), attempt: t.attempts, after: v.After, err: err})
+	if v.After > 0 {
+		t.readyAt = now + v.After
 		g.delayed.pushBack(p)
 		g.nudge() // its pause may be shorter than the monitor's nap
 	} else {
 		t.urgent = true // it has waited long enough
 		g.push(p)
+	}
+}
+
+// giveUp fails the queued tasks whose time was up when the attempt that has just
+// failed for good began: it was the last one for them too. Otherwise a long queue
+// on a dead host would take as many times the bound of one request as the queue is
+// longer than the number of slots. The caller holds g.mu.
+func (g *gate) giveUp(began time.Duration, err error) {
+	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
+		for a := q.head; a != nil; {
+			t, after := a.t, a.next
+			if outage := t.o.retryPolicy().Outage; !a.hedge && !t.ended && began-max(t.since, g.good) >= outage {
+				t.ended = true
+				t.err = &Fault{Kind: Retryable, Err: fmt.Errorf("host %s has not answered for %v; another request failed: %w", g.host, outage, err)}
+				g.stop(t)
+			}
+			a = after
+		}
 	}
 }
 

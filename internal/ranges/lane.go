@@ -33,6 +33,7 @@ type lane struct {
 	active    bool // the fields of current are set up
 	started   time.Duration
 	since     time.Duration // started, by the gate's awake clock
+	progress  Progress      // of the current attempt
 	overStart int64         // gate.over then
 
 	first time.Duration // time of the first byte; the lane's alone
@@ -83,6 +84,7 @@ func (l *lane) setup(a *attempt) (context.Context, Request) {
 	l.got.Store(0)
 	l.want.Store(int64(len(a.buf)))
 	l.since, l.overStart = g.awake.at(l.started), g.over.Load()
+	l.progress = Progress{From: l.since}
 	l.last.Store(int64(l.since))
 	l.overByte.Store(l.overStart)
 	l.active = true
@@ -204,8 +206,8 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 // the transport made of it.
 func (l *lane) blame(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-			return &Fault{Kind: Retryable, Fresh: true, Err: fmt.Errorf("%w (%v)", errStalled, l.g.e.opts.StallTimeout)}
+		if cause := context.Cause(ctx); cause == ErrStalled || cause == ErrSlow { //nolint:errorlint // the monitor's own, bare
+			return &Fault{Kind: Retryable, Fresh: true, Err: fmt.Errorf("%w (%v)", cause, l.g.e.opts.Retry.Stall)}
 		}
 		return context.Canceled
 	}

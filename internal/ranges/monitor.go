@@ -94,9 +94,12 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
 		others: max(g.inflight, g.looked) - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
 	}
-	if g.e.opts.StallTimeout > 0 && up-r.lastByte >= g.e.opts.StallTimeout {
+	if r.got > 0 {
+		g.good = max(g.good, r.lastByte)
+	}
+	if err := g.e.opts.Retry.Over(&l.progress, up, r.lastByte, r.got); err != nil {
 		a.cancelled = true
-		l.cancel(errStalled)
+		l.cancel(err)
 		return
 	}
 	t := a.t

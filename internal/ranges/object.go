@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Spec is what is known of an object beforehand.
@@ -18,6 +19,8 @@ type Spec struct {
 	Size int64
 	// Pin is the validator that every answer must have; "" pins to the first.
 	Pin string
+	// Outage replaces the engine's RetryPolicy.Outage for this object; 0 keeps it.
+	Outage time.Duration
 	// Sum is the checksum of the whole object, if known.
 	Sum Checksum
 }
@@ -52,6 +55,16 @@ func (e *Engine) Object(src Source, spec Spec) *Object {
 
 // Name returns the Spec's name.
 func (o *Object) Name() string { return o.spec.Name }
+
+// retryPolicy is the policy for requests of this object.
+func (o *Object) retryPolicy() RetryPolicy {
+	p := o.e.opts.Retry
+	if o.spec.Outage != 0 {
+		p.Outage = o.spec.Outage
+		p = p.WithDefaults()
+	}
+	return p
+}
 
 func (o *Object) pinned() string {
 	o.mu.Lock()

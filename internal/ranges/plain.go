@@ -90,16 +90,16 @@ func (s *Stream) plainBroke(err error) error {
 }
 
 // watched reads a plain body and cancels it when no byte comes for the
-// engine's StallTimeout.
+// engine's RetryPolicy.Stall.
 type watched struct {
 	s  *Stream
 	rc io.Reader
 }
 
 func (w watched) Read(p []byte) (int, error) {
-	if d := w.s.o.e.opts.StallTimeout; d > 0 {
+	if d := w.s.o.e.opts.Retry.Stall; d > 0 {
 		cancel := w.s.plain.cancel
-		t := time.AfterFunc(d, func() { cancel(errStalled) })
+		t := time.AfterFunc(d, func() { cancel(ErrStalled) })
 		defer t.Stop()
 	}
 	return w.rc.Read(p[:min(len(p), chunk)])

@@ -151,13 +151,20 @@ func TestAwakeScript(t *testing.T) {
 	})
 }
 
+// Each line is an attempt: how it ended, how many bytes it brought and how long it took. The next one begins after the
+// pause of the verdict; "until" repeats the line until the operation fails and prints the last attempts only.
 func TestRetryScript(t *testing.T) {
 	errs := map[string]error{
 		"throttled": &Fault{Kind: Throttled, Status: 503},
 		"later":     &Fault{Kind: Throttled, Status: 429, RetryAfter: 3 * time.Second},
+		"tomorrow":  &Fault{Kind: Throttled, Status: 503, RetryAfter: 2 * time.Minute},
 		"reset":     errors.New("connection reset"),
+		"refused":   errors.New("connection refused"),
+		"silent":    &Fault{Kind: Retryable, Fresh: true, Err: ErrStalled},
+		"slow":      &Fault{Kind: Retryable, Fresh: true, Err: ErrSlow},
 		"server":    &Fault{Kind: Retryable, Status: 500},
-		"changed":   &Fault{Kind: Changed, Status: 412},
+		"changed":   &Fault{Kind: Changed, Status: 200},
+		"412":       &Fault{Kind: Changed, Status: 412},
 		"missing":   &Fault{Kind: NotFound, Status: 404},
 		"denied":    &Fault{Kind: Denied, Status: 403},
 		"noranges":  &Fault{Kind: NoRanges},
@@ -167,23 +174,78 @@ func TestRetryScript(t *testing.T) {
 		if d.HasArg("attempts") {
 			d.ScanArgs(t, "attempts", &p.Attempts)
 		}
-		p.setDefaults()
+		p = p.WithDefaults()
 		refused := 100 // percent of the host's answers
 		if d.HasArg("refused") {
 			d.ScanArgs(t, "refused", &refused)
 		}
-		var f failures
+		waited := 0 // seconds in the queue of a host that does not answer
+		if d.HasArg("waited") {
+			d.ScanArgs(t, "waited", &waited)
+		}
+		var f Retries
 		var out strings.Builder
-		for line := range strings.Lines(d.Input) {
+		begin := time.Hour
+		now := begin + time.Duration(waited)*time.Second
+		step := func(line string) (string, Verdict) {
 			var name string
-			var progress int64
-			scan(t, line, "%s progress=%d", &name, &progress)
+			var progress, took int64
+			scan(t, line, "%s progress=%d took=%d", &name, &progress, &took)
 			err, ok := errs[name]
 			if !ok {
 				t.Fatalf("unknown error %q", name)
 			}
-			v := f.next(p, err, progress, float64(refused)/100, 0.5)
-			fmt.Fprintf(&out, "%s -> retry=%v after=%v fresh=%v (in row %d)\n", strings.TrimSpace(line), v.retry, v.after, v.fresh, f.inRow)
+			start := now
+			now += at(took)
+			v := f.Next(p, Failure{Err: err, Start: start, Now: now, Waited: start - begin, Progress: progress, Refused: float64(refused) / 100, Rand: 0.5})
+			said := fmt.Sprintf("%v: %s -> retry=%v after=%v fresh=%v (in row %d)\n", (start - begin).Round(time.Millisecond), strings.TrimSpace(line), v.Retry, v.After, v.Fresh, f.inRow)
+			now += v.After
+			return said, v
+		}
+		for line := range strings.Lines(d.Input) {
+			rest, until := strings.CutPrefix(line, "until ")
+			if !until {
+				said, _ := step(rest)
+				out.WriteString(said)
+				continue
+			}
+			var said, last string
+			for v := (Verdict{Retry: true}); v.Retry; {
+				last = said
+				said, v = step(rest)
+			}
+			fmt.Fprintf(&out, "...\n%s%sfailed after %v\n", last, said, (now - begin).Round(time.Millisecond))
+		}
+		return out.String()
+	})
+}
+
+func TestOverScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/over", func(t *testing.T, d *datadriven.TestData) string {
+		var stall, rate int64
+		d.ScanArgs(t, "stall", &stall)
+		d.ScanArgs(t, "rate", &rate)
+		p := RetryPolicy{Stall: at(stall), LeastRate: rate}.WithDefaults()
+		var g Progress
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var ms, last, got int64
+			scan(t, line, "now=%d last=%d got=%d", &ms, &last, &got)
+			fmt.Fprintf(&out, "%s -> %v (window from %v)\n", strings.TrimSpace(line), p.Over(&g, at(ms), at(last), got), g.From)
+		}
+		return out.String()
+	})
+}
+
+func TestRetryLogScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/retrylog", func(t *testing.T, d *datadriven.TestData) string {
+		var l RetryLog
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			var ms int64
+			scan(t, line, "retry at=%d", &ms)
+			skipped, due := l.Due(at(ms))
+			fmt.Fprintf(&out, "%s -> warn=%v skipped=%d\n", strings.TrimSpace(line), due, skipped)
 		}
 		return out.String()
 	})
@@ -275,7 +337,7 @@ func TestOptionsValidate(t *testing.T) {
 		{Options{TargetRate: -5}, "target rate -5"},
 		{Options{Hedge: HedgePolicy{Quantile: 1.5}}, "hedge quantile 1.5"},
 		{Options{Hedge: HedgePolicy{Budget: 2}}, "hedge budget 2"},
-		{Options{Retry: RetryPolicy{Base: -1}}, "negative duration"},
+		{Options{Retry: RetryPolicy{Base: -1}}, "negative pause"},
 	} {
 		_, err := New(c.o)
 		if (err == nil) != (c.want == "") || (err != nil && !strings.Contains(err.Error(), c.want)) {

@@ -2,7 +2,13 @@ package s3
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -24,35 +30,27 @@ const (
 )
 
 const (
-	// firstBackoff and maxBackoff bound the wait before the second request and
-	// before any, without the server's wish.
-	firstBackoff = 200 * time.Millisecond
-	maxBackoff   = 5 * time.Second
-	// maxWish bounds what a server may ask for: people wait for these calls.
-	maxWish = 30 * time.Second
+	// slowWrite is how long a server may be silent after it has received a body:
+	// it may have to write gigabytes to several disks first.
+	slowWrite = time.Minute
+	// slowCopy is the same for requests that make the server copy an object, which
+	// takes S3 several minutes for large ones.
+	slowCopy = 10 * time.Minute
 )
 
-// backoff returns the wait before attempt n (2 is the first repetition): half
-// fixed, half by chance (r in [0, 1)), so that a crowd spreads out but nobody
-// asks again at once. The server's wish is a lower bound.
-func backoff(n int, wish time.Duration, r float64) time.Duration {
-	d := maxBackoff
-	if shift := n - 2; shift < 5 {
-		d = min(firstBackoff<<shift, maxBackoff)
-	}
-	d = d/2 + time.Duration(r*float64(d/2))
-	return max(d, min(wish, maxWish))
-}
-
-// call runs one SDK operation and repeats it as its failure allows. This is the
-// only retry loop of the package; sources do not come here.
+// call runs one SDK operation and repeats it as its failure and the policy allow.
+// This is the only retry loop of the package; sources do not come here.
 //
 // f is called with a context and an option that every SDK call inside must get.
 func (c *Client) call(ctx context.Context, op, bucket, key string, f func(context.Context, func(*awss3.Options)) error) error {
-	taught, renewed := 0, false
+	var history ranges.Retries
+	begin := time.Now()
+	taught, renewed, fresh := 0, false, false
 	for attempt := 1; ; attempt++ {
-		seen, region := &witness{}, c.region(bucket)
-		err := f(context.WithValue(ctx, witnessKey{}, seen), func(so *awss3.Options) { so.Region = region })
+		seen, region, start := &witness{fresh: fresh}, c.region(bucket), time.Since(begin)
+		err := c.attempt(ctx, seen, func(ctx context.Context) error {
+			return f(ctx, func(so *awss3.Options) { so.Region = region })
+		})
 		if err == nil {
 			return nil
 		}
@@ -68,16 +66,54 @@ func (c *Client) call(ctx context.Context, op, bucket, key string, f func(contex
 			renewed = true
 			continue
 		}
-		if attempt >= c.attempts || e.kind != ranges.Retryable && e.kind != ranges.Throttled {
+		if e.kind != ranges.Retryable && e.kind != ranges.Throttled {
 			return e
 		}
-		wait := backoff(attempt+1, e.retryAfter, rand.Float64())
-		c.log.Debug("s3: again", "op", op, "bucket", bucket, "key", key, "attempt", attempt, "wait", wait, "error", e)
-		if err := sleep(ctx, wait); err != nil {
+		if errors.Is(e, ranges.ErrStalled) {
+			// Other idle connections may have been cut off in the same way.
+			c.client.CloseIdleConnections()
+		}
+		v := history.Next(c.retry, ranges.Failure{
+			Err:   &ranges.Fault{Kind: e.kind, Status: e.Status, RetryAfter: e.retryAfter},
+			Start: start, Now: time.Since(begin), Refused: 1, Rand: rand.Float64(),
+		})
+		if !v.Retry {
+			return e
+		}
+		fresh = v.Fresh
+		c.logRetry(e, attempt, v.After)
+		if err := sleep(ctx, v.After); err != nil {
 			e.Err = err
 			e.Status, e.Code = 0, ""
 			return e
 		}
+	}
+}
+
+// attempt runs f once under a watch.
+func (c *Client) attempt(ctx context.Context, seen *witness, f func(context.Context) error) error {
+	watched, w := newWatch(ctx, c.retry)
+	defer w.stop()
+	seen.watch = w
+	err := f(context.WithValue(watched, witnessKey{}, seen))
+	if err != nil && ctx.Err() == nil && watched.Err() != nil {
+		cause := context.Cause(watched)
+		if seen.sent == 0 {
+			cause = fmt.Errorf("fetching credentials: %w", cause)
+		}
+		seen.failure = &Error{Err: cause, Endpoint: seen.endpoint, kind: ranges.Retryable}
+	}
+	return err
+}
+
+// logRetry tells of a retry: the rate of warnings is limited.
+func (c *Client) logRetry(e *Error, attempt int, wait time.Duration) {
+	c.log.Debug("s3 request retried", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "error", e)
+	c.retryMu.Lock()
+	others, due := c.retryLog.Due(time.Since(c.made))
+	c.retryMu.Unlock()
+	if due {
+		c.log.Warn("s3 request failed, retrying", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "others", others, "error", e)
 	}
 }
 
@@ -104,4 +140,98 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+// watch ends one attempt that makes too little progress, by the rules of
+// ranges.RetryPolicy. Bytes of the request's body are progress as well.
+type watch struct {
+	begin  time.Time
+	cancel context.CancelCauseFunc
+	last   atomic.Int64 // time of the last byte, in nanoseconds since begin
+	got    atomic.Int64 // bytes in both directions
+
+	mu       sync.Mutex // guards what follows; leaf
+	policy   ranges.RetryPolicy
+	progress ranges.Progress
+	timer    *time.Timer // nil: nothing is bounded, or the attempt is over
+}
+
+// newWatch returns the context of an attempt and its watch. Until the request is
+// sent the attempt may take Outage: credential helpers may ask a person.
+func newWatch(ctx context.Context, p ranges.RetryPolicy) (context.Context, *watch) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watch{begin: time.Now(), cancel: cancel, policy: p}
+	if p.Stall > 0 {
+		w.policy.Stall = max(p.Stall, p.Outage)
+		w.timer = time.AfterFunc(w.policy.Stall, w.look)
+	}
+	return ctx, w
+}
+
+// sent is called when the request goes out; the server may be silent for stall.
+func (w *watch) sent(stall time.Duration) {
+	w.touch(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.policy.Stall = stall
+		w.progress = ranges.Progress{From: time.Since(w.begin), Got: w.got.Load()}
+		w.timer.Reset(stall)
+	}
+}
+
+// touch counts n bytes.
+func (w *watch) touch(n int) {
+	w.got.Add(int64(n))
+	w.last.Store(int64(time.Since(w.begin)))
+}
+
+// look is called by the timer.
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		return
+	}
+	now, last := time.Since(w.begin), time.Duration(w.last.Load())
+	if err := w.policy.Over(&w.progress, now, last, w.got.Load()); err != nil {
+		w.timer = nil
+		w.cancel(fmt.Errorf("%w (%v)", err, w.policy.Stall))
+		return
+	}
+	w.timer.Reset(last + w.policy.Stall - now)
+}
+
+// stop ends the watch and releases the attempt's context.
+func (w *watch) stop() {
+	w.mu.Lock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	w.mu.Unlock()
+	w.cancel(nil)
+}
+
+// silence is how long a server may be silent after it has received req.
+func silence(p ranges.RetryPolicy, req *http.Request) time.Duration {
+	switch {
+	case req.Method == http.MethodGet, req.Method == http.MethodHead:
+		return p.Stall
+	case req.Method == http.MethodPost, req.Header.Get("X-Amz-Copy-Source") != "":
+		return max(p.Stall, slowCopy)
+	}
+	return max(p.Stall, slowWrite)
+}
+
+// watchedBody tells a watch of the bytes that pass.
+type watchedBody struct {
+	io.ReadCloser
+	w *watch
+}
+
+func (b watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.w.touch(n)
+	return n, err
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/httprange"
 	"github.com/penstock/penstock/internal/nic"
+	"github.com/penstock/penstock/internal/ranges"
 )
 
 // userAgent names the program in the service's access logs.
@@ -36,8 +37,9 @@ const userAgent = "penstock"
 // Client talks to one S3 service; see [New].
 type Client struct {
 	opts     Options
-	attempts int
+	retry    ranges.RetryPolicy
 	log      *slog.Logger
+	made     time.Time
 	endpoint *url.URL // nil for AWS's own
 	sseC     sseC
 	header   http.Header // of every GET of a source; not written to after New
@@ -51,6 +53,9 @@ type Client struct {
 	fresh       *http.Client  // a new connection for each request
 	abortWait   time.Duration // abortCancelled, but in tests
 	skew        atomic.Int64  // what to add to this machine's clock, in nanoseconds
+
+	retryMu  sync.Mutex // guards retryLog; leaf
+	retryLog ranges.RetryLog
 
 	mu      sync.Mutex // guards the maps; leaf
 	regions map[string]string
@@ -69,8 +74,9 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	}
 	c := &Client{
 		opts:      o,
-		attempts:  o.Attempts,
+		retry:     o.Retry.WithDefaults(),
 		log:       o.Log,
+		made:      time.Now(),
 		sseC:      newSSEC(o.SSECustomerKey),
 		budget:    o.Budget,
 		abortWait: abortCancelled,
@@ -79,12 +85,6 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		targets:   map[targetID]*target{},
 	}
 	c.header = c.objectHeader()
-	switch {
-	case c.attempts == 0:
-		c.attempts = DefaultAttempts
-	case c.attempts < 0:
-		c.attempts = 1
-	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,7 +173,7 @@ func (c *Client) makeClients(cfg aws.Config) error {
 // sdkOption configures the SDK's client.
 func (c *Client) sdkOption(so *awss3.Options) {
 	so.Retryer = aws.NopRetryer{}
-	so.HTTPClient = &witnessClient{client: c.client}
+	so.HTTPClient = &witnessClient{c}
 	so.ContinueHeaderThresholdBytes = -1 // a round trip for each part, to learn what an error says as well
 	so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
@@ -292,11 +292,14 @@ const maxBuckets = 1024
 
 // witness records what the HTTP client below the SDK saw of one operation.
 type witness struct {
-	sent    int // requests
-	status  int // of the last answer, 0 none
-	failure *Error
-	answer  *http.Response // the last one, if it was no success
-	body    []byte         // of answer
+	watch    *watch // nil: nothing watches the operation
+	fresh    bool   // use a new connection
+	sent     int    // requests
+	endpoint string // scheme and host of the last one
+	status   int    // of the last answer, 0 none
+	failure  *Error
+	answer   *http.Response // the last one, if it was no success
+	body     []byte         // of answer
 }
 
 type witnessKey struct{}
@@ -307,7 +310,7 @@ const maxAnswer = 8 << 20
 
 // witnessClient is the SDK's HTTP client. It reads error documents before the
 // SDK does, because the SDK drops half of what they say, and it bounds bodies.
-type witnessClient struct{ client *http.Client }
+type witnessClient struct{ c *Client }
 
 // Do sends a request.
 func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
@@ -316,14 +319,30 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 		seen = &witness{}
 	}
 	seen.sent++
-	seen.status, seen.failure, seen.answer = 0, nil, nil
-	resp, err := w.client.Do(req)
+	seen.status, seen.failure, seen.answer, seen.endpoint = 0, nil, nil, endpointOf(req.URL)
+	client := w.c.client
+	if seen.fresh {
+		client = w.c.fresh
+	}
+	if seen.watch != nil {
+		if req.Body != nil && req.Body != http.NoBody {
+			body := *req
+			body.Body = watchedBody{req.Body, seen.watch}
+			req = &body
+		}
+		seen.watch.sent(silence(w.c.retry, req))
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		err = unwrapURL(err)
 		seen.failure = &Error{Err: err, Endpoint: endpointOf(req.URL), kind: classifyTransport(err)}
 		return nil, err
 	}
 	seen.status = resp.StatusCode
+	if seen.watch != nil {
+		seen.watch.touch(0)
+		resp.Body = watchedBody{resp.Body, seen.watch}
+	}
 	if resp.StatusCode >= 300 {
 		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came is all there is to say
 		resp.Body.Close()

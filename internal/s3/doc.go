@@ -28,7 +28,7 @@
 // The SDK's retries are off. A source never repeats a request but once after
 // learning the bucket's region and once after renewing credentials: the engine
 // retries. The other methods repeat what may be repeated a few times, with
-// back-off, in one place ([Options.Attempts]).
+// pauses, in one place and under one policy ([Options.Retry]).
 //
 // # Concurrency
 //

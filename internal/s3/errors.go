@@ -155,6 +155,8 @@ func (e *Error) transportReason() (string, bool) {
 		return e.Err.Error(), true
 	case errors.Is(e.Err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("%s refuses connections: check that the server runs and that the endpoint is right", e.Endpoint), true
+	case errors.Is(e.Err, ranges.ErrStalled) && e.Endpoint != "":
+		return fmt.Sprintf("%s accepts connections but does not answer: %v; check the server, and firewalls on the way", e.Endpoint, e.Err), true
 	case errors.As(e.Err, &dns):
 		return fmt.Sprintf("%s can't be resolved (%s): check the endpoint, the region and the network", e.Endpoint, dns.Err), true
 	case errors.As(e.Err, &cert):

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
@@ -105,7 +106,7 @@ func TestListFaults(t *testing.T) {
 		t.Errorf("stuck: %v after %d keys", err, len(got))
 	}
 	wantText(t, err, "listing does not advance")
-	one := connect(t, origin, Options{Attempts: -1})
+	one := connect(t, origin, Options{Retry: ranges.RetryPolicy{Attempts: -1}})
 	faults(t, origin, "ListObjectsV2 => truncate at=900")
 	_, err = collect(t.Context(), one, "data", ListOptions{})
 	wantText(t, err, "s3: list s3://data: ")
@@ -218,7 +219,7 @@ func FuzzList(f *testing.F) {
 	f.Add("<html>")
 	f.Add("")
 	isolate(f)
-	c, err := New(f.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""), Attempts: -1})
+	c, err := New(f.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})
 	if err != nil {
 		f.Fatal(err)
 	}

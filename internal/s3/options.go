@@ -17,15 +17,13 @@ import (
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/ranges"
 )
 
 const (
 	// DefaultRegion is used when nothing names one. A bucket elsewhere answers
 	// with its region, which the client then remembers.
 	DefaultRegion = "us-east-1"
-	// DefaultAttempts is how often a request other than a source's is sent: four
-	// back-offs bridge about two seconds, enough for a throttle or a restart.
-	DefaultAttempts = 5
 )
 
 // Options configure a Client. The zero value reads everything from the
@@ -79,12 +77,14 @@ type Options struct {
 	// AWS_CA_BUNDLE or the system's.
 	CABundle string
 
-	// Attempts is how often a request other than a source's is sent; zero is
-	// DefaultAttempts, negative is once.
-	Attempts int
+	// Retry bounds requests other than a source's, whose policy is the engine's:
+	// one attempt, and the operation with all its attempts. Zero fields have the
+	// defaults of the engine.
+	Retry ranges.RetryPolicy
 	// Budget accounts for upload buffers; nil: the budget of the process.
 	Budget *budget.Budget
-	// Log gets retries and redirects at debug level; nil is silent.
+	// Log gets retries at warn level, at most one line every 10 s, and all retries
+	// and redirects at debug level; nil is silent.
 	Log *slog.Logger
 }
 
@@ -132,6 +132,9 @@ func (o Options) Validate() error {
 		return errors.New("s3: a customer key and server-side encryption by the service exclude each other: give one")
 	case len(o.Locals) > 0 && o.DialContext != nil:
 		return errors.New("s3: local addresses and a dial function exclude each other: give one")
+	}
+	if err := o.Retry.Validate(); err != nil {
+		return fmt.Errorf("s3: %w", err)
 	}
 	return nil
 }

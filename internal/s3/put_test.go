@@ -246,7 +246,7 @@ func TestUploadFails(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			origin := start(t, testorigin.Options{})
 			b := budget.New(64 << 20)
-			c := connect(t, origin, Options{Budget: b, Attempts: 2})
+			c := connect(t, origin, Options{Budget: b, Retry: ranges.RetryPolicy{Attempts: 2}})
 			faults(t, origin, tc.script)
 			tc.o.PartBytes = minPart
 			body := io.Reader(bytes.NewReader(data))
@@ -307,7 +307,7 @@ func TestUploadCancelled(t *testing.T) {
 // The abort itself fails: the message says what is left and how to remove it.
 func TestUploadAbortFails(t *testing.T) {
 	origin := start(t, testorigin.Options{})
-	c := connect(t, origin, Options{Attempts: -1})
+	c := connect(t, origin, Options{Retry: ranges.RetryPolicy{Attempts: -1}})
 	faults(t, origin, "UploadPart => status code=400 error=BadDigest; AbortMultipartUpload => status code=403")
 	_, err := c.Upload(t.Context(), "data", "k", bytes.NewReader(realBytes(t, 2*minPart)), PutOptions{PartBytes: minPart})
 	wantText(t, err, "arrived damaged")

@@ -299,7 +299,7 @@ func TestLocals(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
-	refused := connect(t, origin, Options{Locals: []string{"127.0.0.1"}, Endpoint: "http://127.0.0.1:1", Attempts: -1})
+	refused := connect(t, origin, Options{Locals: []string{"127.0.0.1"}, Endpoint: "http://127.0.0.1:1", Retry: ranges.RetryPolicy{Attempts: -1}})
 	_, err := refused.Head(t.Context(), "data", "k")
 	wantText(t, err, "refuses connections")
 }
@@ -307,7 +307,7 @@ func TestLocals(t *testing.T) {
 func TestRefusedConnection(t *testing.T) {
 	isolate(t)
 	url := "http://" + testport.Addr(t)
-	c, err := New(t.Context(), Options{Endpoint: url, Credentials: StaticCredentials("a", "b", ""), Attempts: -1})
+	c, err := New(t.Context(), Options{Endpoint: url, Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}

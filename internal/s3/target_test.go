@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/penstock/penstock/internal/ranges"
 )
 
 // TestTargets pins the URLs that come out of endpoints, styles, names and ARNs,
@@ -88,7 +90,7 @@ func TestTargets(t *testing.T) {
 
 func TestTargetErrors(t *testing.T) {
 	isolate(t)
-	c, err := New(t.Context(), Options{Credentials: StaticCredentials("a", "b", ""), Attempts: -1})
+	c, err := New(t.Context(), Options{Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func start(t *testing.T) (*testorigin.Origin, *Store) {
 		t.Fatal(err)
 	}
 	client, err := s3.New(t.Context(), s3.Options{
-		Endpoint: o.URL(), Attempts: -1,
+		Endpoint: o.URL(), Retry: ranges.RetryPolicy{Attempts: -1},
 		Credentials: s3.StaticCredentials(testorigin.AccessKey, testorigin.SecretKey, ""),
 	})
 	if err != nil {
