@@ -135,7 +135,7 @@ func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.En
 	}
 	b.close = append(b.close, client.Close)
 	if engine == nil {
-		if engine, err = newEngine(opts.Memory, opts.Log); err != nil {
+		if engine, err = newEngine(opts.Memory, opts.S3.Outage, opts.Log); err != nil {
 			return nil, err
 		}
 		b.close = append([]func() error{engine.Close}, b.close...) // before the client that it uses
@@ -144,8 +144,8 @@ func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.En
 }
 
 // newEngine makes the range engine: with a budget of its own, or with that of the process.
-func newEngine(memory int64, log *slog.Logger) (*ranges.Engine, error) {
-	o := ranges.Options{Log: log}
+func newEngine(memory int64, outage time.Duration, log *slog.Logger) (*ranges.Engine, error) {
+	o := ranges.Options{Retry: ranges.RetryPolicy{Outage: outage}, Log: log}
 	if memory > 0 {
 		o.Budget = budget.New(memory)
 	}

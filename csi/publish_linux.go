@@ -70,7 +70,7 @@ type target struct {
 
 // newPublisher returns a publisher; asked is the kubelet directory as kubelet calls it, opts have it without links.
 func newPublisher(opts Options, me owner, asked string) (*publisher, error) {
-	engine, err := newEngine(opts.Memory, opts.Log)
+	engine, err := newEngine(opts.Memory, opts.S3.Outage, opts.Log)
 	if err != nil {
 		return nil, err
 	}

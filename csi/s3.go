@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
+	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/internal/s3"
 )
 
@@ -25,6 +27,10 @@ type S3Options struct {
 	RequesterPays       bool   // agree to pay for requests and traffic
 	ExpectedBucketOwner string // account that must own the bucket; "" is any
 	CABundle            string // PEM file of the authorities to trust beside the system's
+
+	// Outage is how long requests are repeated while the store is away, before a system call fails. 0 is a minute, negative
+	// that nothing is repeated. Volumes of one driver share the driver's value for reads.
+	Outage time.Duration
 }
 
 // Validate returns what is wrong with the options, and how to put it right.
@@ -45,6 +51,7 @@ func (o S3Options) client(log *slog.Logger) s3.Options {
 	c := s3.Options{
 		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous, PathStyle: o.PathStyle,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle, Log: log,
+		Retry: ranges.RetryPolicy{Outage: o.Outage},
 	}
 	if o.AccessKeyID != "" {
 		c.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)

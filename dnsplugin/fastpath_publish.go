@@ -36,8 +36,8 @@ const settle = time.Second
 
 // fastVectors are families that only the fast path has.
 type fastVectors struct {
-	declined, shed, batches, unsent *prometheus.CounterVec
-	zones, steered                  *prometheus.GaugeVec
+	declined, shed, batches *prometheus.CounterVec
+	zones                   *prometheus.GaugeVec
 
 	// Of TCP.
 	tcp, conns *prometheus.GaugeVec
@@ -50,8 +50,6 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
 		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain.", []string{"server"}),
 		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
-		counter(reg, &v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
-		gauge(reg, &v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
 		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
 		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
@@ -178,47 +176,10 @@ func (p *publisher) gather() {
 			p.vec.shed.WithLabelValues(f.addr).Add(float64(n))
 		}
 		p.connSeries(f)
-		p.socketSeries(f)
 	}
 	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
 		return !f.retired.IsZero() && time.Since(f.retired) > settle
 	})
-}
-
-// socketSeries says what the kernel does with packets and connections now, and
-// adds the replies that it did not take.
-func (p *publisher) socketSeries(f *fastServer) {
-	if p.vec == nil || f.udp == nil {
-		return
-	}
-	p.vec.unsent.WithLabelValues(f.addr).Add(float64(f.udp.TakeUnsent()))
-	if !f.retired.IsZero() {
-		return
-	}
-	_, why := f.udp.Steered()
-	p.steeredSeries(f.addr, "udp", why)
-	if f.tcp != nil {
-		_, why = f.tcp.Steered()
-		p.steeredSeries(f.addr, "tcp", why)
-	}
-}
-
-func (p *publisher) steeredSeries(addr, proto string, why error) {
-	p.vec.steered.DeletePartialMatch(prometheus.Labels{"server": addr, "proto": proto})
-	if why != nil {
-		p.vec.steered.WithLabelValues(addr, proto, why.Error()).Set(0)
-		return
-	}
-	p.vec.steered.WithLabelValues(addr, proto, "").Set(1)
-}
-
-// closed takes away what is said about sockets at addr.
-func (p *publisher) closed(addr string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.vec != nil {
-		p.vec.steered.DeletePartialMatch(prometheus.Labels{"server": addr})
-	}
 }
 
 // connSeries adds what has become of the connections of f.

@@ -56,8 +56,7 @@
 //   - The leader dies: every worker fails with ErrLeaderLost within the stall
 //     timeout, at once if the connection breaks.
 //   - An object changes while it is read: everybody fails with ErrChanged, or
-//     finishes with the old bytes where the bucket keeps versions and the
-//     identity may read them (s3:GetObjectVersion, which no read requires).
+//     goes on with the old bytes where the bucket keeps versions.
 //   - A file appears whole, by rename, or not at all. A process that is killed
 //     leaves at most one file whose name starts with ".penstock-". Files are
 //     not synced: after a power cut they must be fetched again.

@@ -21,7 +21,7 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.MemoryBytes), Hedge: hedge, Log: opts.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.MemoryBytes), Hedge: hedge, Retry: opts.S3.retry(), Log: opts.S3.Log})
 	if err != nil {
 		return nil, err
 	}

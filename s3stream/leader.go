@@ -66,7 +66,7 @@ func (l *Leader) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.MemoryBytes), Hedge: hedge, Log: l.opts.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.MemoryBytes), Hedge: hedge, Retry: l.opts.S3.retry(), Log: l.opts.S3.Log})
 	if err != nil {
 		return nil, err
 	}

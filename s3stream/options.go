@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 )
 
@@ -50,7 +51,16 @@ type S3 struct {
 	// ExpectedBucketOwner makes the store refuse if the bucket belongs to
 	// another account.
 	ExpectedBucketOwner string
+	// Outage is how long requests are repeated while the store is away; 0 means a
+	// minute, negative that nothing is repeated.
+	Outage time.Duration
+	// Log gets a warning when requests are repeated, at most one every 10 s; nil
+	// means the Log of the other options.
+	Log *slog.Logger
 }
+
+// retry is the policy of all requests to the store.
+func (s *S3) retry() ranges.RetryPolicy { return ranges.RetryPolicy{Outage: s.Outage} }
 
 // LeaderOptions configures a Leader. Only URIs has no default.
 type LeaderOptions struct {
@@ -113,6 +123,7 @@ func (o *LeaderOptions) Validate() error {
 }
 
 func (o *LeaderOptions) setDefaults() {
+	o.S3.Log = logger(cmp.Or(o.S3.Log, o.Log))
 	o.Wait = cmp.Or(o.Wait, DefaultWait)
 	o.Listen = cmp.Or(o.Listen, ":"+strconv.Itoa(DefaultPort))
 	o.BlockBytes = cmp.Or(o.BlockBytes, DefaultBlockBytes)
@@ -207,6 +218,7 @@ func (o *GetOptions) Validate() error {
 }
 
 func (o *GetOptions) setDefaults() {
+	o.S3.Log = logger(cmp.Or(o.S3.Log, o.Log))
 	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, DefaultBlockBytes)
 	o.Log = logger(o.Log)
 }

@@ -17,6 +17,7 @@ type s3Store struct{ c *s3.Client }
 // openStore makes the client; it makes no request yet.
 func openStore(ctx context.Context, o S3) (*s3Store, error) {
 	opts := s3.Options{
+		Retry: o.retry(), Log: o.Log,
 		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, PathStyle: o.PathStyle, Anonymous: o.Anonymous,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner,
 	}
@@ -38,17 +39,11 @@ func (s *s3Store) source(o *Object) (ranges.Source, ranges.Spec, error) {
 		return nil, ranges.Spec{}, err
 	}
 	info := s3.ObjectInfo{Size: o.Size, ETag: o.ETag, Checksum: sum}
-	spec := s.c.Spec(o.Bucket, o.Key, info)
-	switch {
-	case o.VersionID == "":
-		return s.c.Source(o.Bucket, o.Key, s3.SourceOptions{}), spec, nil
-	case spec.Pin != "":
-		// The ETag pins, since a plain read needs no right to read versions; the
-		// version, where it may be read, outlives a replacement of the object.
-		return s.c.Source(o.Bucket, o.Key, s3.SourceOptions{PreferVersion: o.VersionID}), spec, nil
-	}
 	src := s.c.Source(o.Bucket, o.Key, s3.SourceOptions{VersionID: o.VersionID})
-	return src, s.c.SpecVersion(o.Bucket, o.Key, o.VersionID, info), nil
+	if o.VersionID != "" {
+		return src, s.c.SpecVersion(o.Bucket, o.Key, o.VersionID, info), nil
+	}
+	return src, s.c.Spec(o.Bucket, o.Key, info), nil
 }
 
 // resolve finds the objects of all URIs, in order, and pins each.

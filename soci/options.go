@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/soci/internal/registry"
@@ -52,6 +53,9 @@ type Options struct {
 	Budget Budget
 	// PartBytes is the size of one request. Default: 8 MiB, less with little Memory.
 	PartBytes int64
+	// Outage is how long requests for layers are repeated while a registry is away,
+	// before the pull fails. Default: one minute. Negative: nothing is repeated.
+	Outage time.Duration
 	// MaxConns bounds requests at once to one host. Default: 256; the number in use
 	// adapts to what the host gives.
 	MaxConns int

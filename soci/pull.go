@@ -51,7 +51,7 @@ func New(opts Options) (*Puller, error) {
 	if p.platform, err = registry.ParsePlatform(opts.Platform); err != nil {
 		return nil, err
 	}
-	p.engine, err = ranges.New(ranges.Options{Budget: p.mem, PartBytes: opts.PartBytes, MaxConns: opts.MaxConns, Log: opts.Log})
+	p.engine, err = ranges.New(ranges.Options{Budget: p.mem, PartBytes: opts.PartBytes, MaxConns: opts.MaxConns, Retry: ranges.RetryPolicy{Outage: opts.Outage}, Log: opts.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -67,6 +67,7 @@ func addS3(fs *flag.FlagSet, o *csi.S3Options, endpointFlag string) {
 	fs.BoolVar(&o.PathStyle, "force-path-style", false, "put the bucket into the path of URLs")
 	fs.BoolVar(&o.RequesterPays, "requester-pays", false, "agree to pay for requests and traffic")
 	fs.StringVar(&o.ExpectedBucketOwner, "expected-bucket-owner", "", "`account` that must own the bucket")
+	fs.DurationVar(&o.Outage, "outage", time.Minute, "how `long` an outage of the store is survived before a read fails")
 	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust beside the system's")
 }
 

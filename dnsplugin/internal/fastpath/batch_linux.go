@@ -129,10 +129,7 @@ func (b *Batch) Reply(i, n int) {
 // use b from then on.
 func (b *Batch) Resume() {
 	go func() {
-		if errno := b.worker.finish(); errno != 0 {
-			b.worker.giveUp("sendmmsg", errno)
-			return
-		}
+		b.worker.finish()
 		b.worker.run()
 	}()
 }

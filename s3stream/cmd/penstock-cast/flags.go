@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/penstock/penstock/s3stream"
 )
@@ -70,7 +71,9 @@ func (f *common) output(stdout io.Writer) (o s3stream.Output, err error) {
 	return o, nil
 }
 
-func defineS3(fs *flag.FlagSet, s *s3stream.S3) {
+func (c *command) defineS3(fs *flag.FlagSet, s *s3stream.S3) {
+	s.Log = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	fs.DurationVar(&s.Outage, "outage", time.Minute, "how long an outage of the store is survived")
 	fs.StringVar(&s.Endpoint, "endpoint", "", "`URL` of the store; default AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS")
 	fs.StringVar(&s.Region, "region", "", "`REGION` of the buckets; default AWS_REGION or the profile's")
 	fs.StringVar(&s.Profile, "profile", "", "`PROFILE` of the shared configuration files")
@@ -124,7 +127,7 @@ func parse(args []string, env map[string]string, stdout, stderr io.Writer) (*com
 
 func (c *command) defineGet(fs *flag.FlagSet, f *common) func() error {
 	f.define(fs, "", "`DIR` to write the files to, or - for standard output; default the current directory")
-	defineS3(fs, &c.get.S3)
+	c.defineS3(fs, &c.get.S3)
 	return func() (err error) {
 		if f.out == "" && f.file == "" {
 			f.out = "."
@@ -140,7 +143,7 @@ func (c *command) defineGet(fs *flag.FlagSet, f *common) func() error {
 func (c *command) defineLeader(fs *flag.FlagSet, f *common, env map[string]string) func() error {
 	o := &c.leader
 	f.define(fs, "", "`DIR` for the leader's own copy, or - for standard output; default none")
-	defineS3(fs, &o.S3)
+	c.defineS3(fs, &o.S3)
 	fs.IntVar(&o.Workers, "workers", 0, "`NUMBER` of workers to wait for; default from the launcher, else those that join within -wait")
 	fs.DurationVar(&o.Wait, "wait", s3stream.DefaultWait, "how long the workers may take to join")
 	fs.StringVar(&o.Listen, "listen", "", "`ADDRESS` for workers; default the launcher's port or :7117")

@@ -365,7 +365,7 @@ func TestFailures(t *testing.T) {
 		{"get -o OUT s3://absent/k", "", "no such bucket"},
 		{"get -o OUT s3://b/dir", "", "write s3://b/dir/"},
 		{"get -o OUT s3://b/k", "AWS_SECRET_ACCESS_KEY=wrong", "AWS_SECRET_ACCESS_KEY"},
-		{"get -o OUT s3://b/k", "AWS_ENDPOINT_URL=http://127.0.0.1:9", "refuses connections"},
+		{"get -outage -1s -o OUT s3://b/k", "AWS_ENDPOINT_URL=http://127.0.0.1:9", "refuses connections"},
 		{"get -f /proc/x s3://b/k", "", "/proc"},
 		{"leader -listen 127.0.0.1:0 -wait 100ms -workers 2 s3://b/k", "", "0 of 2 workers joined"},
 		{"leader -listen 203.0.113.1:1 s3://b/k", "", "203.0.113.1:1"},
