@@ -167,6 +167,9 @@ func (c Config) Validate() error {
 	if c.Control != "" && (!filepath.IsAbs(c.Control) || len(c.Control) > controlPathLen) {
 		return fmt.Errorf("control %q: give an absolute path of at most %d bytes, such as /run/coredns/cache.sock", c.Control, controlPathLen)
 	}
+	if c.Control != "" && c.Warm != "" && realPath(c.Control) == realPath(c.Warm) {
+		return fmt.Errorf("control and warm on one path, %s: give each a path of its own", c.Control)
+	}
 	return errors.Join(c.Prefetch.validate(), c.Stale.validate(), c.FastPath.validate(), c.NXCut.validate(c.Zones))
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 )
 
@@ -23,6 +24,9 @@ const (
 	// request, and controlDump how long to read the answer.
 	controlTimeout = 5 * time.Second
 	controlDump    = time.Minute
+	// controlAwait is how often a socket that the process before this one has
+	// is tried for.
+	controlAwait = 200 * time.Millisecond
 	// controlGrace is how long requests may go on when the socket is closed.
 	controlGrace = time.Second
 	// controlPathLen is what the shortest sun_path of all systems holds.
@@ -31,11 +35,13 @@ const (
 
 // controls are the control sockets of this process. On a reload a socket goes
 // from one instance to the next without being closed.
-var controls = controlSet{byPath: map[string]*control{}}
+var controls = controlSet{byPath: map[string]*control{}, awaiting: map[*Cache]bool{}}
 
 type controlSet struct {
 	mu     sync.Mutex // guards all but owner of the controls
 	byPath map[string]*control
+	// awaiting are instances whose socket another process has yet.
+	awaiting map[*Cache]bool
 }
 
 // control is one socket.
@@ -58,9 +64,18 @@ func (s *controlSet) claim(c *Cache) error {
 	defer s.mu.Unlock()
 	ctl := s.byPath[path]
 	switch {
+	case ctl == nil && warms.has(path):
+		return fmt.Errorf("control %s: warm has this path: give each a path of its own", path)
 	case ctl == nil:
 		var err error
-		if ctl, err = openControl(path, c); err != nil {
+		ctl, err = openControl(path, c)
+		if errors.Is(err, errControlTaken) && caddy.IsUpgrade() {
+			// The process before this one has it until it ends (SIGUSR2).
+			s.awaiting[c] = true
+			go s.await(c)
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("control %s: %w", path, err)
 		}
 		s.byPath[path] = ctl
@@ -71,6 +86,57 @@ func (s *controlSet) claim(c *Cache) error {
 	}
 	ctl.offered, ctl.fresh = false, true
 	return nil
+}
+
+// await makes c the owner of its socket when the process that has it has ended.
+func (s *controlSet) await(c *Cache) {
+	t := time.NewTicker(controlAwait)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.life.Done():
+			return
+		case <-t.C:
+		}
+		if done, err := s.inherit(c); done {
+			return
+		} else if err != nil && !errors.Is(err, errControlTaken) {
+			clog.NewWithPlugin(c.name).Warningf("control %s: %v", c.cfg.Control, err)
+			return
+		}
+	}
+}
+
+// inherit tries once to make c the owner of its socket.
+func (s *controlSet) inherit(c *Cache) (done bool, err error) {
+	path := c.cfg.Control
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.awaiting[c] {
+		return true, nil
+	}
+	if s.byPath[path] != nil {
+		return false, errControlTaken // by the instance before c, which ends
+	}
+	ctl, err := openControl(path, c)
+	if err != nil {
+		return false, err
+	}
+	s.byPath[path] = ctl
+	delete(s.awaiting, c)
+	return true, nil
+}
+
+// has reports whether path is that of a control socket.
+func (s *controlSet) has(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range s.byPath {
+		if realPath(p) == path {
+			return true
+		}
+	}
+	return false
 }
 
 // offer lets the next instance claim what c has.
@@ -106,6 +172,7 @@ func (s *controlSet) rollback() {
 func (s *controlSet) release(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.awaiting, c)
 	for path, ctl := range s.byPath {
 		if ctl.owner.Load() == c {
 			delete(s.byPath, path)
@@ -148,6 +215,9 @@ func openControl(path string, c *Cache) (*control, error) {
 	return ctl, nil
 }
 
+// errControlTaken is what opening a control fails with while a process listens there.
+var errControlTaken = errors.New("another process listens there: stop it, or give another path")
+
 // clearStale removes the socket that a killed process has left. It touches
 // nothing that is in use or is no socket.
 func clearStale(path string) error {
@@ -163,7 +233,7 @@ func clearStale(path string) error {
 	d := net.Dialer{Timeout: controlTimeout}
 	conn, err := d.DialContext(context.Background(), "unix", path)
 	if err == nil {
-		return errors.Join(errors.New("another process listens there: stop it, or give another path"), conn.Close())
+		return errors.Join(errControlTaken, conn.Close())
 	}
 	return os.Remove(path)
 }

@@ -110,7 +110,7 @@ func TestExtendedErrorsAreInSnapshotsAndDumps(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	if n, err := next.readSnapshot(b.Bytes()); n != 1 || err != nil {
+	if n, err := next.readSnapshot(bytes.NewReader(b.Bytes()), int64(b.Len())); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	if m := ask(t, next, question("a.example.org.", dns.TypeA, withOPT)); fmt.Sprint(errorsOf(m)) != "[15 15 (Blocked): (a\nb)]" {

@@ -175,7 +175,7 @@ func TestNXDOMAINCutIsNotKeptOverARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := cacheOf(t, Config{}, s)
-	if n, err := next.readSnapshot([]byte(b.String())); n != 1 || err != nil {
+	if n, err := next.readSnapshot(strings.NewReader(b.String()), int64(b.Len())); n != 1 || err != nil {
 		t.Errorf("%d entries, %v", n, err)
 	}
 }

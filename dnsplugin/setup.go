@@ -54,24 +54,30 @@ func setup(directive string, c *caddy.Controller) error {
 				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
 			}
 		}
-		if !handovers.take(block(), ca) && cfg.Warm != "" {
-			ca.loadWarm()
-		}
+		taken := handovers.take(block(), ca)
+		// Before a snapshot is read, which lets the heap grow.
+		headrooms.add(ca)
 		if cfg.Control != "" {
 			if err := controls.claim(ca); err != nil {
 				return plugin.Error(directive, err)
 			}
 		}
 		if cfg.Warm != "" {
+			if err := warms.claim(ca, place); err != nil {
+				return plugin.Error(directive, err)
+			}
+			if !taken {
+				ca.loadWarm()
+			}
 			ca.keepWarm()
 		}
 		listeners.claim(ca, server)
-		headrooms.add(ca)
 		return nil
 	})
 	c.OnRestart(func() error {
 		handovers.offer(block(), ca)
 		controls.offer(ca)
+		warms.offer(ca)
 		return nil
 	})
 	// Also with fastpath off: a reload may have to take over sockets.
@@ -81,6 +87,7 @@ func setup(directive string, c *caddy.Controller) error {
 		listeners.disclaim(ca)
 		handovers.withdraw(block(), ca)
 		controls.rollback()
+		warms.rollback()
 		return nil
 	})
 	c.OnShutdown(func() error {
@@ -92,6 +99,7 @@ func setup(directive string, c *caddy.Controller) error {
 		if err := ca.Close(); err != nil {
 			log.Warningf("Refreshes still run %v after the end of the server: %v", closeGrace, err)
 		}
+		warms.release(ca)
 		headrooms.remove(ca)
 		return nil
 	})

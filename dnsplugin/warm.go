@@ -1,14 +1,13 @@
 package dnsplugin
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	clog "github.com/coredns/coredns/plugin/pkg/log"
@@ -29,12 +28,19 @@ import (
 // network; a file of another version, or a damaged one, is ignored as a whole.
 
 const (
-	warmMagic = "penstock-warm-1\n"
+	warmFamily = "penstock-warm-"
+	warmMagic  = warmFamily + "1\n"
 	// warmEvery is the time between two snapshots: at most so much is lost
 	// when the process is killed, and writing 32 MiB takes a few milliseconds.
 	warmEvery = 5 * time.Minute
 
-	warmHead = 1 + 1 + 8 + 8 + 4 + 4 + 1 + 1 + 2
+	warmHead    = 1 + 1 + 8 + 8 + 4 + 4 + 1 + 1 + 2
+	warmLongest = warmHead + 255 + 255 + 1<<16 - 1
+
+	// warmBuffer is what reading and writing gather for a system call. With
+	// an entry, and its parts while they are checked, a snapshot takes below
+	// 1 MiB beside the cache, however large that is.
+	warmBuffer = 64 << 10
 )
 
 const (
@@ -48,7 +54,7 @@ var errWarm = errors.New("not a usable snapshot")
 // source are not: they may be over by then.
 func (c *Cache) writeSnapshot(w io.Writer) error {
 	sum := sha256.New()
-	out := io.MultiWriter(w, sum)
+	out := bufio.NewWriterSize(io.MultiWriter(w, sum), warmBuffer)
 	if _, err := io.WriteString(out, warmMagic); err != nil {
 		return err
 	}
@@ -69,6 +75,9 @@ func (c *Cache) writeSnapshot(w io.Writer) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := out.Flush(); err != nil {
+		return err
 	}
 	_, err = w.Write(sum.Sum(nil))
 	return err
@@ -96,32 +105,68 @@ func appendWarm(b []byte, bits byte, e *store.Entry, a *wire.Answer, epoch time.
 	return append(b, msg...)
 }
 
-// readSnapshot stores what b, a whole snapshot, has. It returns the number of
-// entries; after an error nothing has been stored.
-func (c *Cache) readSnapshot(b []byte) (int, error) {
-	end := len(b) - sha256.Size
-	if end < len(warmMagic) || string(b[:len(warmMagic)]) != warmMagic {
-		return 0, fmt.Errorf("%w: it does not begin with %q", errWarm, warmMagic)
-	}
-	if sum := sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
-		return 0, fmt.Errorf("%w: the checksum does not match", errWarm)
-	}
-	var all []warmEntry
-	for at := len(warmMagic); at < end; {
-		w, n, err := parseWarm(b[at:end])
-		if err != nil {
-			return 0, fmt.Errorf("%w: at %d: %w", errWarm, at, err)
-		}
-		all = append(all, w)
-		at += n
+// readSnapshot stores what r, a whole snapshot of size bytes, has. It returns
+// the number of entries; after an error nothing has been stored. It reads twice,
+// once to check and once to store, and holds one entry at a time.
+func (c *Cache) readSnapshot(r io.ReaderAt, size int64) (int, error) {
+	check := func(*warmEntry) {}
+	if err := scanSnapshot(r, size, check); err != nil {
+		return 0, err
 	}
 	kept := 0
-	for i := range all {
-		if c.restore(&all[i]) {
+	err := scanSnapshot(r, size, func(w *warmEntry) {
+		if c.restore(w) {
 			kept++
 		}
+	})
+	return kept, err
+}
+
+// scanSnapshot calls f for each entry, before the checksum is known.
+func scanSnapshot(r io.ReaderAt, size int64, f func(*warmEntry)) error {
+	end := size - sha256.Size
+	if end < int64(len(warmMagic)) {
+		return fmt.Errorf("%w: it has %d bytes", errWarm, size)
 	}
-	return kept, nil
+	sum := sha256.New()
+	in := bufio.NewReaderSize(io.TeeReader(io.NewSectionReader(r, 0, end), sum), warmBuffer)
+	var magic [len(warmMagic)]byte
+	if _, err := io.ReadFull(in, magic[:]); err != nil {
+		return fmt.Errorf("%w: %w", errWarm, err)
+	}
+	if string(magic[:]) != warmMagic {
+		return fmt.Errorf("%w: it does not begin with %q", errWarm, warmMagic)
+	}
+	buf := make([]byte, warmHead, warmLongest)
+	for at := int64(len(warmMagic)); at < end; at += int64(len(buf)) {
+		buf = buf[:warmHead]
+		_, err := io.ReadFull(in, buf)
+		if err == nil {
+			buf = buf[:warmLength(buf)]
+			_, err = io.ReadFull(in, buf[warmHead:])
+		}
+		var w warmEntry
+		if err == nil {
+			w, _, err = parseWarm(buf)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: at %d: %w", errWarm, at, err)
+		}
+		f(&w)
+	}
+	var want [sha256.Size]byte
+	if _, err := r.ReadAt(want[:], end); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !bytes.Equal(sum.Sum(nil), want[:]) {
+		return fmt.Errorf("%w: the checksum does not match", errWarm)
+	}
+	return nil
+}
+
+// warmLength is the length of the entry that begins with head.
+func warmLength(head []byte) int {
+	return warmHead + int(head[26]) + int(head[27]) + int(binary.BigEndian.Uint16(head[28:]))
 }
 
 // warmEntry is an entry of a snapshot.
@@ -143,8 +188,8 @@ func parseWarm(b []byte) (w warmEntry, n int, err error) {
 	w.stored = int64(binary.BigEndian.Uint64(b[2:]))
 	w.life = int64(binary.BigEndian.Uint64(b[10:]))
 	w.ttl, w.plain = binary.BigEndian.Uint32(b[18:]), binary.BigEndian.Uint32(b[22:])
-	wild, ede, size := int(b[26]), int(b[27]), int(binary.BigEndian.Uint16(b[28:]))
-	n = warmHead + wild + ede + size
+	wild, size := int(b[26]), int(binary.BigEndian.Uint16(b[28:]))
+	n = warmLength(b)
 	if len(b) < n {
 		return w, 0, io.ErrUnexpectedEOF
 	}
@@ -203,59 +248,6 @@ func (c *Cache) restore(w *warmEntry) bool {
 	return e != nil
 }
 
-// saveWarm writes the snapshot beside its place and then moves it there, so
-// that there is a whole one at all times.
-func (c *Cache) saveWarm() (err error) {
-	f, err := os.CreateTemp(filepath.Dir(c.cfg.Warm), filepath.Base(c.cfg.Warm)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	var b bytes.Buffer
-	if err = c.writeSnapshot(&b); err == nil {
-		_, err = f.Write(b.Bytes())
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), c.cfg.Warm)
-}
-
-// loadWarm fills the cache from the snapshot, if there is one that is usable.
-func (c *Cache) loadWarm() {
-	log := clog.NewWithPlugin(c.name)
-	// Messages and heads take less in the file than in memory, so a longer
-	// file is none of ours, or has more than fits.
-	limit := max(c.cfg.MaxMem, DefaultMaxMemory) * 4
-	st, err := os.Stat(c.cfg.Warm)
-	if errors.Is(err, os.ErrNotExist) {
-		return // the first start
-	}
-	if err == nil && st.Size() > limit {
-		err = fmt.Errorf("%w: %d bytes, more than the %d that could fit", errWarm, st.Size(), limit)
-	}
-	var b []byte
-	if err == nil {
-		b, err = os.ReadFile(c.cfg.Warm)
-	}
-	n := 0
-	if err == nil {
-		n, err = c.readSnapshot(b)
-	}
-	if err != nil {
-		log.Warningf("warm %s: %v; starting with an empty cache", c.cfg.Warm, err)
-		return
-	}
-	log.Infof("warm %s: %d entries", c.cfg.Warm, n)
-}
-
 // keepWarm saves snapshots until the cache is closed.
 func (c *Cache) keepWarm() {
 	log := clog.NewWithPlugin(c.name)
@@ -268,8 +260,12 @@ func (c *Cache) keepWarm() {
 			case <-t.C:
 			case <-c.warmNow:
 			}
-			if err := c.saveWarm(); err != nil {
-				log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)
+			// Else the next instance has the file, or in an upgrade still the
+			// process before this one.
+			if warms.mayWrite(c) {
+				if err := c.saveWarm(); err != nil {
+					log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)
+				}
 			}
 			if c.life.Err() != nil {
 				return

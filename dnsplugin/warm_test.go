@@ -68,7 +68,7 @@ func TestDamagedSnapshotIsIgnored(t *testing.T) {
 		bad[i] ^= 1
 		next, _ := snapshotted(t, Config{})
 		for _, bad := range [][]byte{bad, bad[:i]} {
-			if n, err := next.readSnapshot(bad); err == nil || n+next.success.store.Len() != 0 {
+			if n, err := next.readSnapshot(bytes.NewReader(bad), int64(len(bad))); err == nil || n+next.success.store.Len() != 0 {
 				t.Fatalf("byte %d: %d entries, %v", i, n, err)
 			}
 		}

@@ -1,0 +1,370 @@
+package dnsplugin
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/coredns/caddy"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+)
+
+// The file of a snapshot. It has one owner at a time, in this process and
+// beyond; it is a regular file or nothing, and what is something else is never
+// replaced. It is believed if nobody but us or root could have written it.
+
+const (
+	// warmSync is after how many bytes what has been written goes to the disk:
+	// until then it counts as memory of the container.
+	warmSync = 16 << 20
+	// warmFileMode is for the user of the server: names that were asked for
+	// are nobody else's business.
+	warmFileMode = 0o600
+)
+
+// warms are the snapshot files of this process, by their real path.
+var warms = warmSet{byPath: map[string]*warmFile{}}
+
+type warmSet struct {
+	mu     sync.Mutex // guards all below and the files
+	byPath map[string]*warmFile
+}
+
+// warmFile is a FILE with its owner.
+type warmFile struct {
+	owner   *Cache
+	place   string // of the owner in the Corefile
+	before  *Cache // owner until the reload that is under way; nil: there was none
+	offered bool   // the owner is about to be replaced
+	fresh   bool   // claimed in this reload, which may still fail
+	unlock  func() // nil: another process has the file yet, see lock
+}
+
+// claim makes c, configured at place, the owner of its FILE, which is checked.
+func (s *warmSet) claim(c *Cache, place string) error {
+	path, err := checkWarm(c.cfg.Warm)
+	if err != nil {
+		return fmt.Errorf("warm %s: %w", c.cfg.Warm, err)
+	}
+	if controls.has(path) {
+		return fmt.Errorf("warm %s: control has this path: give each a path of its own", c.cfg.Warm)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.byPath[path]
+	switch {
+	case w == nil:
+		w = &warmFile{}
+		// In an upgrade (SIGUSR2) the process before this one has the file
+		// until it ends; snapshots begin then.
+		if err := w.lock(path); err != nil && !(caddy.IsUpgrade() && errors.Is(err, errLocked)) {
+			return fmt.Errorf("warm %s: %w", c.cfg.Warm, err)
+		}
+		s.byPath[path] = w
+	case !w.offered:
+		return fmt.Errorf("warm %s: the server block at %s has this file already: give each a FILE of its own", c.cfg.Warm, w.place)
+	default:
+		w.before = w.owner
+	}
+	w.owner, w.place, w.offered, w.fresh = c, place, false, true
+	return nil
+}
+
+// errLocked is what locking fails with while another process has the file.
+var errLocked = errors.New("another process has this file: give each a FILE of its own, or stop that process")
+
+// lock keeps other processes off path, and removes what a killed one has left.
+func (w *warmFile) lock(path string) error {
+	unlock, err := lockFile(path + ".lock")
+	if err != nil {
+		return err
+	}
+	w.unlock = unlock
+	for _, name := range leftovers(path) {
+		if err := os.Remove(name); err != nil {
+			return errors.Join(err, w.close())
+		}
+	}
+	return nil
+}
+
+// close lets others have the file.
+func (w *warmFile) close() error {
+	if w.unlock != nil {
+		w.unlock()
+	}
+	w.unlock = nil
+	return nil
+}
+
+// leftovers are the unfinished snapshots beside path: PATH.NUMBER.tmp.
+func leftovers(path string) (all []string) {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil // it was read a moment ago
+	}
+	for _, e := range entries {
+		middle, ours := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		digits, unfinished := strings.CutSuffix(middle, ".tmp")
+		if ours && unfinished && digits != "" && strings.Trim(digits, "0123456789") == "" && e.Type().IsRegular() {
+			all = append(all, filepath.Join(filepath.Dir(path), e.Name()))
+		}
+	}
+	return all
+}
+
+// offer lets the next instance claim what c has.
+func (s *warmSet) offer(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.byPath {
+		w.fresh, w.before = false, nil
+		if w.owner == c {
+			w.offered = true
+		}
+	}
+}
+
+// rollback undoes what the instance of a failed reload has claimed.
+func (s *warmSet) rollback() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, w := range s.byPath {
+		w.offered = false
+		switch {
+		case w.fresh && w.before != nil:
+			w.owner, w.fresh, w.before = w.before, false, nil
+		case w.fresh:
+			delete(s.byPath, path)
+			_ = w.close()
+		}
+	}
+}
+
+// release gives back the file of c, unless another instance has it by now.
+func (s *warmSet) release(c *Cache) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, w := range s.byPath {
+		if w.owner == c {
+			delete(s.byPath, path)
+			_ = w.close()
+		}
+	}
+}
+
+// has reports whether path is that of a snapshot.
+func (s *warmSet) has(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byPath[realPath(path)] != nil
+}
+
+// mayWrite reports whether c is the owner of its file. It tries for the lock
+// that another process had.
+func (s *warmSet) mayWrite(c *Cache) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, w := range s.byPath {
+		if w.owner == c {
+			return w.unlock != nil || w.lock(path) == nil
+		}
+	}
+	return false
+}
+
+// realPath follows the links of the directory, so that a file has one path. It
+// returns path where that can't be done.
+func realPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return abs
+	}
+	return filepath.Join(dir, filepath.Base(abs))
+}
+
+// checkWarm says what is wrong with path as the place of a snapshot. It returns the real path.
+func checkWarm(path string) (string, error) {
+	dir := filepath.Dir(path)
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("the directory %s does not exist: create it, or give another FILE", dir)
+	case err != nil:
+		return "", err
+	case !st.IsDir():
+		return "", fmt.Errorf("%s is not a directory: give another FILE", dir)
+	}
+	if err := replaceable(path); err != nil {
+		return "", err
+	}
+	// Only a file tells whether one can be written: ACLs, read-only mounts, quotas.
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return "", fmt.Errorf("nothing can be written beside it: %w", err)
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return "", err
+	}
+	return realPath(path), nil
+}
+
+// replaceable says why a snapshot must not take the place of what is at path.
+func replaceable(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("there is %s, which is not replaced: give the path of a file", kindOf(st.Mode()))
+	}
+	return nil
+}
+
+// kindOf names what is no regular file.
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	case m&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "something that is not a file"
+}
+
+// openWarm opens the snapshot at path if it can be trusted.
+func openWarm(path string) (*os.File, int64, error) {
+	// Nothing is followed, and a FIFO doesn't make us wait.
+	f, err := os.OpenFile(path, os.O_RDONLY|openSafely, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+	case !st.Mode().IsRegular():
+		err = fmt.Errorf("%w: it is %s", errWarm, kindOf(st.Mode()))
+	default:
+		err = ownedByTrusted(st)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, st.Size(), nil
+}
+
+// isSnapshot reports whether what is at path is a snapshot, of any version,
+// or nothing at all. Another file was not written by us.
+func isSnapshot(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|openSafely, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b [len(warmFamily)]byte
+	n, err := io.ReadFull(f, b[:])
+	if n > 0 && string(b[:n]) != warmFamily[:n] {
+		return fmt.Errorf("the file there is not a snapshot and stays: remove it, or give another FILE")
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return err
+}
+
+// saveWarm writes the snapshot beside its place and then moves it there, so
+// that there is a whole one at all times.
+func (c *Cache) saveWarm() (err error) {
+	path := c.cfg.Warm
+	if err := errors.Join(replaceable(path), isSnapshot(path)); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // of mode warmFileMode
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err = c.writeSnapshot(&syncing{f: f}); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	// It may have changed while we wrote.
+	if err = replaceable(path); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncing writes to a file and lets the disk have it bit by bit.
+type syncing struct {
+	f     *os.File
+	dirty int
+}
+
+// Write implements io.Writer.
+func (s *syncing) Write(b []byte) (int, error) {
+	n, err := s.f.Write(b)
+	if s.dirty += n; err == nil && s.dirty >= warmSync {
+		s.dirty = 0
+		err = s.f.Sync()
+	}
+	return n, err
+}
+
+// loadWarm fills the cache from the snapshot, if there is one that is usable.
+func (c *Cache) loadWarm() {
+	log := clog.NewWithPlugin(c.name)
+	n, err := c.readWarm()
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the first start
+	case err != nil && n > 0:
+		log.Warningf("warm %s: %v; what was read before, %d entries, is kept", c.cfg.Warm, err, n)
+	case err != nil:
+		log.Warningf("warm %s: %v; starting with an empty cache", c.cfg.Warm, err)
+	default:
+		log.Infof("warm %s: %d entries", c.cfg.Warm, n)
+	}
+}
+
+func (c *Cache) readWarm() (int, error) {
+	f, size, err := openWarm(c.cfg.Warm)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	// Messages and heads take less in the file than in memory, so a longer
+	// file is none of ours, or has more than fits.
+	if limit := max(c.cfg.MaxMem, DefaultMaxMemory) * 4; size > limit {
+		return 0, fmt.Errorf("%w: %d bytes, more than the %d that could fit", errWarm, size, limit)
+	}
+	return c.readSnapshot(f, size)
+}
