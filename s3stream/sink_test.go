@@ -3,6 +3,8 @@ package s3stream
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -106,5 +108,76 @@ func TestFileThatIsNone(t *testing.T) {
 		if err != nil || after.Mode() != before.Mode() {
 			t.Errorf("%s has changed: %v, %v", file, after, err)
 		}
+	}
+}
+
+// TestSweep: files that killed processes left go when the next run opens the directory; one that a living process
+// writes stays, and so does anything else.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	m := &Manifest{Objects: []Object{{Name: "x", Size: 1}}}
+	living, err := (&Output{Dir: dir}).open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.close()
+	writes, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	if err != nil || len(writes) != 1 {
+		t.Fatal(writes, err)
+	}
+	stays := []string{filepath.Base(writes[0]), ".penstock-notes", "x.part"}
+	for _, name := range []string{".penstock-AAAAAAAAAA.part", ".penstock-BBBBBBBBBB.part", ".penstock-notes", "x.part"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("left by a killed process"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next, err := (&Output{Dir: dir, Sync: true}).open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = next.block(&m.Objects[0], 0, []byte("x"))
+	if err == nil {
+		err = next.end(&m.Objects[0])
+	}
+	next.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	stays = append(stays, "x")
+	slices.Sort(stays)
+	slices.Sort(names)
+	if !slices.Equal(names, stays) {
+		t.Errorf("there is %q, want %q", names, stays)
+	}
+}
+
+// TestDirKeepsWhatIsNoFile: a name that is taken by something else than a regular file is refused, not replaced.
+func TestDirKeepsWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("elsewhere", filepath.Join(dir, "x")); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{Objects: []Object{{Name: "x"}}}
+	s, err := (&Output{Dir: dir}).open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if err := s.end(&m.Objects[0]); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Error(err)
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "x")); err != nil || to != "elsewhere" {
+		t.Error(to, err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("%d files", len(files))
 	}
 }
