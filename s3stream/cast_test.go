@@ -66,6 +66,7 @@ func goTree(t testing.TB, n int) []byte {
 type cast struct {
 	t       testing.TB
 	ctx     context.Context
+	stop    context.CancelFunc
 	leader  *s3stream.Leader
 	addr    string // what workers dial
 	dirs    []string
@@ -98,7 +99,7 @@ func newCast(t testing.TB, o s3stream.LeaderOptions) *cast {
 	if o.MemoryBytes == 0 {
 		o.MemoryBytes = 64 << 20
 	}
-	o.Token = "secret"
+	o.Token = "secret-of-the-test"
 	o.Log = logTo(t)
 	l, err := s3stream.NewLeader(o)
 	if err != nil {
@@ -106,7 +107,7 @@ func newCast(t testing.TB, o s3stream.LeaderOptions) *cast {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	return &cast{t: t, ctx: ctx, leader: l, addr: l.Addr(), lead: make(chan result, 1)}
+	return &cast{t: t, ctx: ctx, stop: cancel, leader: l, addr: l.Addr(), lead: make(chan result, 1)}
 }
 
 func (c *cast) start(n int) {
@@ -118,7 +119,7 @@ func (c *cast) start(n int) {
 	for i := range n {
 		o := s3stream.WorkerOptions{
 			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: testport.Addr(c.t), Name: fmt.Sprintf("w%d", i+1),
-			Rank: i + 1, Token: "secret", MemoryBytes: 16 << 20, Wait: stall, Log: logTo(c.t),
+			Rank: i + 1, Token: "secret-of-the-test", MemoryBytes: 16 << 20, Wait: stall, Log: logTo(c.t),
 		}
 		if c.opts != nil {
 			c.opts(i, &o)

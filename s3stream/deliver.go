@@ -1,9 +1,11 @@
 package s3stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"strconv"
 	"strings"
@@ -27,6 +29,11 @@ type delivery struct {
 	want   ranges.Checksum
 	digest digest
 
+	// proof returns what the leader read of an object, and the names of the nodes from which the object came. nil at
+	// the leader and in Get, which read the store themselves.
+	proof func(ctx context.Context, object int) (sum wire.ObjectSum, from string, err error)
+	sha   hash.Hash // SHA-256 of the object so far; nil unless the job has digests
+
 	bytes, objects atomic.Int64
 }
 
@@ -47,7 +54,7 @@ func (d *delivery) run(ctx context.Context, cur *ring.Cursor) error {
 		}
 		for i, it := range batch[:n] {
 			if err == nil {
-				err = d.item(it)
+				err = d.item(ctx, it)
 			}
 			it.Release()
 			batch[i] = ring.Item{}
@@ -60,14 +67,14 @@ func (d *delivery) run(ctx context.Context, cur *ring.Cursor) error {
 }
 
 // item delivers the next item.
-func (d *delivery) item(it ring.Item) error {
+func (d *delivery) item(ctx context.Context, it ring.Item) error {
 	p := d.items.at(d.next)
 	o := &d.items.m.Objects[p.object]
 	d.next++
 	if p.end {
 		t, err := wire.ParseTrailer(it.Payload)
 		if err == nil {
-			err = d.end(o, t)
+			err = d.end(ctx, p.object, t)
 		}
 		if err != nil {
 			return &Error{Op: "deliver", Object: o.String(), Off: p.off, Err: err}
@@ -75,10 +82,12 @@ func (d *delivery) item(it ring.Item) error {
 		return nil
 	}
 	if p.off == 0 {
-		d.sum, d.full = 0, 0
-		d.want, _ = parseChecksum(o.Checksum) // checked when the manifest came
+		d.startObject(o)
 	}
 	d.sum = wire.Combine(d.sum, it.Header.Sum, p.n)
+	if d.sha != nil {
+		d.sha.Write(it.Payload)
+	}
 	if d.want.Algorithm == ranges.CRC64NVME {
 		d.full = crc64nvme.Update(d.full, it.Payload)
 	}
@@ -89,27 +98,59 @@ func (d *delivery) item(it ring.Item) error {
 	return nil
 }
 
-// end compares what came with what the leader read and with what the store
-// says of the object, and ends the file.
-func (d *delivery) end(o *Object, t wire.Trailer) error {
+func (d *delivery) startObject(o *Object) {
+	d.sum, d.full = 0, 0
+	d.want, _ = parseChecksum(o.Checksum) // checked when the manifest came
+	if d.sha != nil {
+		d.sha.Reset()
+	}
+}
+
+// end compares what came with the parent's trailer, with what the store says of the object, and with what the
+// leader says it read, and ends the file.
+func (d *delivery) end(ctx context.Context, object int, t wire.Trailer) error {
+	o := &d.items.m.Objects[object]
 	if o.Size == 0 {
-		d.sum, d.full = 0, 0
-		d.want, _ = parseChecksum(o.Checksum)
+		d.startObject(o)
 	}
 	switch {
 	case t.Size != o.Size:
-		return fmt.Errorf("%w: the leader read %d of %d bytes", ErrChecksum, t.Size, o.Size)
+		return fmt.Errorf("%w: the trailer says %d of %d bytes", ErrChecksum, t.Size, o.Size)
 	case t.Sum != d.sum:
-		return fmt.Errorf("%w: received CRC32C %08x, the leader read %08x", ErrChecksum, d.sum, t.Sum)
+		return fmt.Errorf("%w: received CRC32C %08x, the trailer says %08x", ErrChecksum, d.sum, t.Sum)
 	case d.want.Algorithm == ranges.CRC32C && d.want.Value != uint64(d.sum),
 		d.want.Algorithm == ranges.CRC64NVME && d.want.Value != d.full:
 		return fmt.Errorf("%w: the store says %s, received CRC32C %08x CRC64NVME %016x", ErrChecksum, o.Checksum, d.sum, d.full)
+	}
+	if err := d.prove(ctx, object); err != nil {
+		return err
 	}
 	if err := d.sink.end(o); err != nil {
 		return err
 	}
 	d.digest.add(o, d.sum)
 	d.objects.Add(1)
+	return nil
+}
+
+// prove waits for what the leader says of the object, and compares.
+func (d *delivery) prove(ctx context.Context, object int) error {
+	if d.proof == nil {
+		return nil
+	}
+	want, from, err := d.proof(ctx, object)
+	switch {
+	case err != nil:
+		return err
+	case want.Size != d.items.m.Objects[object].Size:
+		return fmt.Errorf("%w: the leader read %d of %d bytes", ErrChecksum, want.Size, d.items.m.Objects[object].Size)
+	case want.Sum != d.sum:
+		return fmt.Errorf("%w: the leader read CRC32C %08x, %s sent %08x with a matching trailer: that node or one above it altered the data",
+			ErrChecksum, want.Sum, from, d.sum)
+	case d.sha != nil && !bytes.Equal(want.Digest[:], d.sha.Sum(nil)):
+		return fmt.Errorf("%w: the leader read SHA-256 %x, %s sent %x with a matching CRC32C: that node or one above it altered the data",
+			ErrChecksum, want.Digest, from, d.sha.Sum(nil))
+	}
 	return nil
 }
 

@@ -37,9 +37,12 @@
 // The engine checks status, range, length and validator of every answer, and
 // the object's own checksum if the store has one of the whole object (CRC64NVME
 // or CRC32C). Every block has a CRC32C that every hop checks before it passes
-// the block on, and every worker compares the whole object with what the leader
-// read and with the store's checksum before its file appears. At the end the
-// leader compares one hash over everything with each worker's.
+// the block on. The leader sends each worker the size and CRC32C of every object
+// over its own connection, and a file appears only when the object agrees with
+// that and with the store's checksum: a node in between computes the sums that
+// it passes on, so they prove nothing about itself. At the end the leader
+// compares one hash over everything with each worker's, and ends the job of a
+// worker that differs with an error.
 //
 // # Failure model
 //
@@ -57,9 +60,14 @@
 //     timeout, at once if the connection breaks.
 //   - An object changes while it is read: everybody fails with ErrChanged, or
 //     goes on with the old bytes where the bucket keeps versions.
+//   - A node in between alters data, by damage in its memory or on purpose: the
+//     worker below fails with ErrChecksum and names it; no file appears.
 //   - A file appears whole, by rename, or not at all. A process that is killed
-//     leaves at most one file whose name starts with ".penstock-". Files are
-//     not synced: after a power cut they must be fetched again.
+//     leaves at most one file whose name starts with ".penstock-"; the next run
+//     into the same directory removes it. Files are not synced unless
+//     Output.Sync is set: without it a power cut may leave empty ones.
+//   - A panic while a job runs, also in a callback, is that job's error
+//     ("internal error", with the stack). The process goes on.
 //
 // Errors are *Error with the step, peer, object and offset, and match the
 // sentinels of this package through errors.Is, also at the nodes that were only
@@ -75,8 +83,18 @@
 // # Security
 //
 // Members prove with an HMAC that they share Token; the token itself does not
-// travel. The data is neither encrypted nor authenticated after that: CRCs
-// find damage, not malice. Run it inside the cluster's own network.
+// travel. A listener that other machines reach needs a token, unless Insecure
+// says that the network is trusted. A connection that has not proven itself may
+// take two seconds, and a quarter of the 256 places is the most for one host;
+// the oldest makes room for a new one. The data is neither encrypted nor
+// authenticated after the handshake: an attacker on the path between two members
+// can read and alter it, so run it inside the cluster's own network. Members with
+// the token are trusted not to forge CRC32Cs; LeaderOptions.Digest proves the
+// objects against such a member too.
+//
+// Texts that another node sends appear in errors, logs and reports with control
+// characters escaped. All members need the same version of the protocol: replace
+// the programs of a job at once.
 //
 // # Not here
 //

@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
@@ -84,7 +85,7 @@ func failureOf(err error) *wire.Failure {
 	}
 	f := &wire.Failure{Code: "failed", Message: err.Error()}
 	// A path or a host name may be long, a JSON frame is not.
-	f.Message = f.Message[:min(len(f.Message), 1<<10)]
+	f.Message = f.Message[:min(len(f.Message), maxReason)]
 	for _, c := range codes {
 		if errors.Is(err, c.err) {
 			f.Code = c.code
@@ -116,6 +117,7 @@ func fromWire(err error) error {
 	if !errors.As(err, &f) {
 		return err
 	}
+	f = &wire.Failure{Code: f.Code, Message: printable.Line(f.Message, maxReason)} // a peer chose the text
 	for _, c := range codes {
 		if c.code == f.Code {
 			return &remote{f, c.err}

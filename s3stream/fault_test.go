@@ -384,7 +384,7 @@ func TestLateWorker(t *testing.T) {
 	}
 	c.start(1)
 	<-started
-	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: c.addr, Listen: "127.0.0.1:0", Token: "secret", Output: s3stream.Output{Dir: t.TempDir()}})
+	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: c.addr, Listen: "127.0.0.1:0", Token: "secret-of-the-test", Output: s3stream.Output{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +432,7 @@ func TestWrongToken(t *testing.T) {
 	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/k"}, S3: s3, Workers: 2})
 	c.opts = func(i int, o *s3stream.WorkerOptions) {
 		if i == 0 {
-			o.Token = "guess"
+			o.Token = "guess-of-the-token"
 		}
 	}
 	c.start(2)
@@ -440,7 +440,7 @@ func TestWrongToken(t *testing.T) {
 		t.Errorf("wrong token: %v", r.err)
 	}
 	// The place is still free for the right one.
-	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: c.addr, Listen: "127.0.0.1:0", Token: "secret", Output: s3stream.Output{Dir: t.TempDir()}})
+	w, err := s3stream.NewWorker(s3stream.WorkerOptions{Leader: c.addr, Listen: "127.0.0.1:0", Token: "secret-of-the-test", Output: s3stream.Output{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package s3stream
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -86,16 +88,27 @@ type feeder struct {
 	read   atomic.Int64 // bytes that went out in order
 	reread atomic.Int64 // bytes read again for nodes that fell behind the ring
 
-	mu       sync.Mutex // guards trailers
-	trailers []wire.Trailer
-	ended    int // trailers[:ended] are known
+	digests bool // compute SHA-256 of each object
+
+	mu    sync.Mutex // guards what follows
+	sums  []wire.ObjectSum
+	ended int           // sums[:ended] are known
+	news  chan struct{} // closed and replaced when ended grows
 }
 
 func newFeeder(it *items, st store, e *ranges.Engine, mem memory) *feeder {
 	return &feeder{
 		items: it, store: st, engine: e, budget: e.Budget(), mem: mem,
-		trailers: make([]wire.Trailer, len(it.m.Objects)),
+		sums: make([]wire.ObjectSum, len(it.m.Objects)), news: make(chan struct{}),
 	}
+}
+
+// sumsFrom returns what is known of the objects from next on, at most sumsPerFrame of them, and a channel that
+// closes when more is known.
+func (f *feeder) sumsFrom(next int) ([]wire.ObjectSum, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sums[next:max(next, min(f.ended, next+sumsPerFrame))], f.news
 }
 
 // opened is a stream of an object, with the object behind it.
@@ -163,6 +176,10 @@ const maxAhead = 256
 
 func (f *feeder) object(ctx context.Context, r *blockReader, emit func(context.Context, ring.Item) error) error {
 	o := &f.items.m.Objects[r.object]
+	var digest hash.Hash
+	if f.digests {
+		digest = sha256.New()
+	}
 	for {
 		it, err := r.next(ctx)
 		if errors.Is(err, io.EOF) && r.off == o.Size {
@@ -172,6 +189,9 @@ func (f *feeder) object(ctx context.Context, r *blockReader, emit func(context.C
 			return readError(o, r.off, err)
 		}
 		n := int64(len(it.Payload))
+		if digest != nil {
+			digest.Write(it.Payload)
+		}
 		if err := emit(ctx, it); err != nil {
 			return err
 		}
@@ -181,9 +201,15 @@ func (f *feeder) object(ctx context.Context, r *blockReader, emit func(context.C
 	if c, err := parseChecksum(o.Checksum); err == nil {
 		t.Algorithm, t.Full = uint8(c.Algorithm), c.Value
 	}
+	sum := wire.ObjectSum{Trailer: t}
+	if digest != nil {
+		digest.Sum(sum.Digest[:0])
+	}
 	f.mu.Lock()
-	f.trailers[r.object] = t
+	f.sums[r.object] = sum
 	f.ended = r.object + 1
+	close(f.news)
+	f.news = make(chan struct{})
 	f.mu.Unlock()
 	return emit(ctx, endItem(r.object, t))
 }
@@ -205,7 +231,7 @@ func (f *feeder) hash() string {
 	defer f.mu.Unlock()
 	d := newDigest()
 	for i := range f.ended {
-		d.add(&f.items.m.Objects[i], f.trailers[i].Sum)
+		d.add(&f.items.m.Objects[i], f.sums[i].Sum)
 	}
 	return d.String()
 }
@@ -225,7 +251,7 @@ func (a *again) item(ctx context.Context) (ring.Item, error) {
 	if p.end {
 		a.close()
 		a.f.mu.Lock()
-		t, known := a.f.trailers[p.object], p.object < a.f.ended
+		t, known := a.f.sums[p.object].Trailer, p.object < a.f.ended
 		a.f.mu.Unlock()
 		if !known {
 			return ring.Item{}, &Error{Op: "read", Object: o.String(), Off: p.off, Err: errors.New("its end is not known yet")}

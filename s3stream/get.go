@@ -53,7 +53,7 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 	}
 	err = f.run(ctx, func(_ context.Context, it ring.Item) error {
 		defer it.Release()
-		err := d.item(it)
+		err := d.item(ctx, it)
 		if now := time.Now(); now.Sub(told) >= statusEvery {
 			tell(now)
 		}

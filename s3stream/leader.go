@@ -42,9 +42,6 @@ func NewLeader(opts LeaderOptions) (*Leader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opts.Token == "" {
-		opts.Log.Warn("no token: anybody who reaches this address can join", "addr", l.Addr().String())
-	}
 	return &Leader{opts: opts, l: l}, nil
 }
 
@@ -135,11 +132,12 @@ func (r *leaderRun) drive(ctx context.Context) error {
 	m := &Manifest{Job: rand.Text(), Epoch: 1, BlockBytes: r.l.opts.BlockBytes}
 	found := make(chan error, 1)
 	r.life.wg.Go(func() {
-		var err error
-		if m.Objects, err = r.store.resolve(ctx, r.l.opts.URIs); err == nil {
-			err = m.check()
-		}
-		found <- err
+		found <- contain(func() (err error) {
+			if m.Objects, err = r.store.resolve(ctx, r.l.opts.URIs); err == nil {
+				err = m.check()
+			}
+			return err
+		})
 	})
 	if err := r.gather(ctx, found); err != nil {
 		return err
@@ -204,6 +202,7 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	mem := divide(r.l.opts.MemoryBytes, m.BlockBytes)
 	r.items, r.job = newItems(m), m.Job
 	r.feed = newFeeder(r.items, r.store, r.engine, mem)
+	r.feed.digests = r.l.opts.Digest == DigestSHA256
 	r.serving = &node{
 		job: m.Job, items: r.items, ring: ring.New(mem.slots), stall: r.l.opts.StallTimeout, log: r.l.opts.Log, names: []string{"leader"},
 		moved: make(chan struct{}, 1), children: make(map[uint32]*child), seen: make(map[uint32]bool), news: make(chan struct{}),
@@ -212,7 +211,7 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	}
 	s := startMsg{
 		Job: m.Job, Epoch: m.Epoch, BlockBytes: m.BlockBytes, Objects: len(m.Objects), Bytes: m.Bytes(),
-		Stall: r.l.opts.StallTimeout, Shape: r.plan.Shape().String(),
+		Stall: r.l.opts.StallTimeout, Shape: r.plan.Shape().String(), Digest: r.l.opts.Digest,
 	}
 	least := mem.slots
 	for _, x := range members {
@@ -239,6 +238,9 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 		wg.Go(func() { x.sendStart(msg, pieces) })
 	}
 	wg.Wait()
+	for _, x := range members {
+		r.life.wg.Go(func() { r.tellSums(ctx, x) })
+	}
 	r.tellLost(nil) // those that left while we planned
 	return ctx.Err()
 }
@@ -258,7 +260,11 @@ func encodeObjects(objects []Object) ([][]byte, error) {
 			size += 6*(len(o.Bucket)+len(o.Key)+len(o.Name)+len(o.VersionID)+len(o.ETag)) + 256
 			n++
 		}
-		p, err := json.Marshal(objectsMsg{objects[:n]})
+		var m objectsMsg
+		for _, o := range objects[:n] {
+			m.Objects = append(m.Objects, newObjectMsg(o))
+		}
+		p, err := json.Marshal(m)
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +283,7 @@ func (r *leaderRun) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.life.wg.Go(func() { local <- r.local.run(ctx, cur) })
+		r.life.wg.Go(func() { local <- contain(func() error { return r.local.run(ctx, cur) }) })
 	} else {
 		local <- nil
 	}
@@ -286,7 +292,7 @@ func (r *leaderRun) send(ctx context.Context) error {
 	feedCtx, stopFeed := context.WithCancelCause(ctx)
 	defer stopFeed(nil)
 	r.life.wg.Go(func() {
-		err := r.feed.run(feedCtx, rg.Put)
+		err := contain(func() error { return r.feed.run(feedCtx, rg.Put) })
 		if err == nil {
 			rg.Finish()
 		}
@@ -351,8 +357,8 @@ func (r *leaderRun) report() (*Report, error) {
 	var first error
 	for i, m := range r.members {
 		w := m.report(i+1, rep.Hash)
-		if w.Err == nil && !w.HashOK {
-			w.Err = fmt.Errorf("%w: it says %s, the leader %s", ErrChecksum, m.status.Hash, rep.Hash)
+		if w.Err == nil {
+			w.Err = m.wrongHash(rep.Hash)
 		}
 		if w.Err != nil {
 			failed++

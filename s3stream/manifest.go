@@ -38,6 +38,8 @@ type Manifest struct {
 	Epoch      uint32   `json:"epoch"` // counts the leaders of a job; 1 for the first
 	BlockBytes int64    `json:"blockBytes"`
 	Objects    []Object `json:"objects"`
+
+	size int64 // of Objects in memory, while they come
 }
 
 // Bytes returns the size of all objects together.
@@ -60,10 +62,60 @@ const (
 	MaxBlockBytes = 16 << 20
 	// maxKey is S3's limit of a key in bytes.
 	maxKey = 1024
+	// maxBucket is the length of the longest ARN in bytes.
+	maxBucket = 2048
+	// maxTag is the length of a version in bytes, S3's longest identifier of an object.
+	maxTag = 1024
 	// maxTotal of all objects together: 2^60 bytes keep sums of offsets
 	// from overflow.
 	maxTotal = 1 << 60
 )
+
+// minManifest is what any node lets the list of objects take, in bytes: some 200,000 objects.
+const minManifest = 64 << 20
+
+// maxManifest is how many bytes the list of objects may take at a worker, beside its buffers: as much as they.
+func maxManifest(memory int64) int64 { return max(minManifest, memory) }
+
+// entryBytes is the size of an Object without its strings.
+const entryBytes = 128
+
+// bytes is about what the object takes in memory.
+func (o *Object) bytes() int64 {
+	return entryBytes + int64(len(o.Bucket)+len(o.Key)+len(o.Name)+len(o.VersionID)+len(o.ETag)+len(o.Checksum))
+}
+
+// add appends a piece of the manifest that came from the leader, which announced so many objects, and refuses what a
+// leader of ours does not send before it takes memory.
+func (m *Manifest) add(piece []objectMsg, announced int, limit int64) error {
+	if len(m.Objects)+len(piece) > announced {
+		return fmt.Errorf("more than the %d objects announced", announced)
+	}
+	for i := range piece {
+		o := piece[i].object()
+		if err := o.check(); err != nil {
+			return err
+		}
+		if m.size += o.bytes(); m.size > limit {
+			return fmt.Errorf("the list of %d objects takes more than %d bytes: give the worker more memory, or send fewer objects", announced, limit)
+		}
+		m.Objects = append(m.Objects, o)
+	}
+	return nil
+}
+
+// check says which of the object's strings no store sends.
+func (o *Object) check() error {
+	switch {
+	case len(o.Key) > maxKey || len(o.Name) > maxKey:
+		return fmt.Errorf("key of %d bytes is longer than the %d that S3 allows", max(len(o.Key), len(o.Name)), maxKey)
+	case len(o.Bucket) > maxBucket:
+		return fmt.Errorf("bucket name of %d bytes is longer than the %d of an access point's ARN", len(o.Bucket), maxBucket)
+	case len(o.ETag) > maxTag || len(o.VersionID) > maxTag || len(o.Checksum) > maxTag:
+		return fmt.Errorf("%s: its ETag, version or checksum is longer than %d bytes", o, maxTag)
+	}
+	return nil
+}
 
 // check says what is wrong with a manifest that came from outside.
 func (m *Manifest) check() error {
@@ -80,8 +132,8 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("%s: impossible size %d", o, o.Size)
 		}
 		total += o.Size
-		if len(o.Key) > maxKey || len(o.Name) > maxKey {
-			return fmt.Errorf("key of %d bytes is longer than the %d that S3 allows", len(o.Key), maxKey)
+		if err := o.check(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -90,6 +142,15 @@ func (m *Manifest) check() error {
 // checkNames says whether every object has a place of its own in a directory.
 func (m *Manifest) checkNames() error {
 	names := make([]string, 0, len(m.Objects))
+	of := func(name string) string { // the URIs of the first two objects with the name
+		var uris []string
+		for i := range m.Objects {
+			if o := &m.Objects[i]; o.Name == name && len(uris) < 2 {
+				uris = append(uris, o.String())
+			}
+		}
+		return strings.Join(uris, " and ")
+	}
 	for i := range m.Objects {
 		o := &m.Objects[i]
 		if err := checkName(o.Name); err != nil {
@@ -100,13 +161,13 @@ func (m *Manifest) checkNames() error {
 	slices.Sort(names)
 	for i, n := range names {
 		if i > 0 && names[i-1] == n {
-			return fmt.Errorf("two objects would become the file %q", n)
+			return fmt.Errorf("%s would both become the file %q", of(n), n)
 		}
 		// "a" and "a/b": between them only names that start with "a" followed
 		// by a byte below '/', so search for the first that starts with "a/".
 		dir := n + "/"
 		if j, _ := slices.BinarySearch(names, dir); j < len(names) && strings.HasPrefix(names[j], dir) {
-			return fmt.Errorf("%q would be a file and the directory of %q", n, names[j])
+			return fmt.Errorf("%s would be the file %q and %s would need it as a directory", of(n), n, of(names[j]))
 		}
 	}
 	return nil

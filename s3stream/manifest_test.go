@@ -151,7 +151,7 @@ func TestEncodeObjects(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, o := range m.Objects {
-			if o != objects[n] {
+			if o.object() != objects[n] {
 				t.Fatalf("object %d changed", n)
 			}
 			n++
@@ -173,8 +173,8 @@ func FuzzStart(f *testing.F) {
 		if json.Unmarshal(start, &s) != nil || json.Unmarshal(objects, &o) != nil || s.check() != nil {
 			return
 		}
-		m := &Manifest{Job: s.Job, BlockBytes: s.BlockBytes, Objects: o.Objects}
-		if m.check() != nil || len(m.Objects) == 0 {
+		m := &Manifest{Job: s.Job, BlockBytes: s.BlockBytes}
+		if m.add(o.Objects, s.Objects, minManifest) != nil || len(m.Objects) < s.Objects || m.check() != nil {
 			return
 		}
 		_ = m.checkNames()
@@ -189,4 +189,37 @@ func FuzzStart(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestLeaderIsNotBelieved: what a leader announces is bounded before it takes memory, and a job of nothing is refused.
+func TestLeaderIsNotBelieved(t *testing.T) {
+	long := strings.Repeat("x", maxBucket+1)
+	for name, o := range map[string]Object{
+		"ETag":     {Bucket: "b", Key: "k", Name: "k", ETag: long},
+		"version":  {Bucket: "b", Key: "k", Name: "k", VersionID: long},
+		"checksum": {Bucket: "b", Key: "k", Name: "k", Checksum: long},
+		"bucket":   {Bucket: long, Key: "k", Name: "k"},
+		"key":      {Bucket: "b", Key: long, Name: "k"},
+		"name":     {Bucket: "b", Key: "k", Name: long},
+	} {
+		m := &Manifest{}
+		if err := m.add([]objectMsg{{Object: o}}, 1, minManifest); err == nil || len(m.Objects) > 0 {
+			t.Errorf("a %s of %d bytes was taken", name, len(long))
+		}
+	}
+	// Many allowed objects stop at the limit, which is the worker's memory.
+	m := &Manifest{}
+	piece := []objectMsg{newObjectMsg(Object{Bucket: "b", Key: strings.Repeat("k", maxKey), Name: "n"})}
+	limit := maxManifest(1)
+	var err error
+	for err == nil && len(m.Objects) < MaxObjects {
+		err = m.add(piece, MaxObjects, limit)
+	}
+	if err == nil || !strings.Contains(err.Error(), "more memory") || int64(len(m.Objects))*maxKey > limit {
+		t.Errorf("%d objects: %v", len(m.Objects), err)
+	}
+	s := startMsg{Job: "j", Node: 1, Members: []memberMsg{{Name: "a", Addr: "h:1"}}, BlockBytes: MinBlockBytes, Report: 1, Stall: minStall, Shape: "chain"}
+	if err := s.check(); err == nil || !strings.Contains(err.Error(), "0 objects") {
+		t.Errorf("a job of nothing: %v", err)
+	}
 }

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
@@ -29,6 +27,7 @@ type member struct {
 	took    time.Duration
 	moved   time.Time // when status.Bytes last grew
 	cut     cutOff
+	away    bool // its planned parent knows that it has another one
 }
 
 // cutOff is what the leader remembers when a parent has cut a member off. The
@@ -61,9 +60,17 @@ func (m *member) String() string { return fmt.Sprintf("%s (%s)", m.req.Name, m.r
 
 func (m *member) settled() bool { return m.done || m.err != nil }
 
+// wrongHash returns an error if the member says that it has everything and its hash is not the leader's.
+func (m *member) wrongHash(ours string) error {
+	if !m.done || m.status.Hash == ours {
+		return nil
+	}
+	return fmt.Errorf("%w: the worker says %q, the leader %s", ErrChecksum, m.status.Hash, ours)
+}
+
 func (m *member) report(node int, hash string) WorkerReport {
 	return WorkerReport{
-		Node: node, Name: m.req.Name, Addr: m.req.Addr, Bytes: m.status.Bytes, Elapsed: m.took,
+		Trouble: m.status.Trouble, Node: node, Name: m.req.Name, Addr: m.req.Addr, Bytes: m.status.Bytes, Elapsed: m.took,
 		HashOK: m.done && m.status.Hash == hash, Repairs: m.status.Repairs, Err: m.err,
 	}
 }
@@ -112,7 +119,7 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 		seen, _, _ := net.SplitHostPort(c.Remote())
 		req.Addr = net.JoinHostPort(seen, port)
 	}
-	req.Name = printable(req.Name)
+	req.Name = cmp.Or(printable.Line(req.Name, maxName), "?")
 	m := &member{conn: c, req: req}
 	if why := r.admit(m); why != "" {
 		wire.Refuse(c, &wire.Failure{Code: "job", Message: why})
@@ -130,7 +137,7 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		wg.Go(func() { m.ping(ctx, pingEvery(r.l.opts.StallTimeout)) })
-		err = r.listen(m)
+		err = contain(func() error { return r.listen(m) })
 		cancel()
 	}
 	r.left(ctx, m, err)
@@ -138,23 +145,14 @@ func (r *leaderRun) join(ctx context.Context, c *wire.Conn, req wire.Request, we
 	wg.Wait()
 }
 
-// maxName is the longest name of a member: that of a host's label in DNS.
-const maxName = 63
-
-// printable makes a name that somebody else chose fit for logs and tables.
-func printable(name string) string {
-	name = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != utf8.RuneError {
-			return r
-		}
-		return '?'
-	}, name)
-	for len(name) > maxName {
-		_, n := utf8.DecodeLastRuneInString(name)
-		name = name[:len(name)-n]
-	}
-	return cmp.Or(name, "?")
-}
+const (
+	// maxName is the longest name of a member in bytes: the longest label of a host's name in DNS.
+	maxName = 63
+	// maxAddr is the longest address of a member in bytes: the longest name of a host in DNS, a colon and a port.
+	maxAddr = 253 + len(":65535")
+	// maxReason bounds what a member says of a failure.
+	maxReason = 1 << 10
+)
 
 // jobStarted is the answer to a worker that comes too late.
 const jobStarted = "the job has already started"
@@ -167,6 +165,8 @@ func (r *leaderRun) admit(m *member) string {
 	switch {
 	case r.started:
 		return jobStarted
+	case !isPeerAddr(m.req.Addr):
+		return "the worker's address is not host:port"
 	case want > 0 && len(r.members) >= want:
 		return fmt.Sprintf("the job already has its %d workers", want)
 	case len(r.members) >= MaxWorkers:
@@ -250,20 +250,49 @@ func (r *leaderRun) listen(m *member) error {
 			if err := m.conn.ReadJSON(h, &s); err != nil {
 				return err
 			}
+			if err := s.check(); err != nil {
+				return err
+			}
 			r.mu.Lock()
+			known := m.status.Repairs
 			m.heard(&s, h.Type == wire.Finished, r.began)
 			r.mu.Unlock()
+			if s.Elsewhere {
+				r.elsewhere(m)
+			}
+			if n := min(s.Repairs-known, len(s.Trouble)); n > 0 {
+				for _, text := range s.Trouble[len(s.Trouble)-n:] {
+					r.l.opts.Log.Warn("a worker changed its parent", "worker", m.String(), "why", text)
+				}
+			}
 			r.announce()
 		case wire.Detached:
 			if err := m.conn.ReadJSON(h, &d); err != nil {
 				return err
 			}
-			r.detached(d.Node, fmt.Errorf("%w: %s", ErrDetached, d.Reason))
+			r.detached(d.Node, fmt.Errorf("%w: %s", ErrDetached, printable.Line(d.Reason, maxReason)))
 		case wire.Error:
 			return fromWire(wire.ReadFailure(m.conn, h))
 		default:
 			return fmt.Errorf("%w: unexpected %s", wire.ErrHeader, h.Type)
 		}
+	}
+}
+
+// elsewhere tells the planned parent of a member that the member receives from another node, so that the parent does
+// not wait for it before it passes anything on.
+func (r *leaderRun) elsewhere(m *member) {
+	r.mu.Lock()
+	node := slices.Index(r.members, m) + 1
+	known := m.away
+	m.away = true
+	var parent *member
+	if p := r.plan.Parent(node); !known && p != topology.Leader {
+		parent = r.members[p-1]
+	}
+	r.mu.Unlock()
+	if parent != nil {
+		_ = parent.conn.Write(wire.Frame{Header: wire.Header{Type: wire.Lost, Flags: wire.FlagElsewhere, Object: uint32(node)}})
 	}
 }
 
@@ -415,12 +444,21 @@ func (r *leaderRun) farewell(err error) {
 	r.mu.Lock()
 	members := slices.Clone(r.members)
 	r.started = true
+	wrong := make([]error, len(members))
+	if err == nil {
+		ours := r.feed.hash()
+		for i, m := range members {
+			wrong[i] = m.wrongHash(ours)
+		}
+	}
 	r.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, m := range members {
+	for i, m := range members {
 		wg.Go(func() {
 			if err != nil {
 				wire.Refuse(m.conn, failureOf(err))
+			} else if wrong[i] != nil {
+				wire.Refuse(m.conn, failureOf(wrong[i]))
 			} else {
 				_ = m.conn.WriteSmall(wire.Bye, 0, nil)
 			}

@@ -3,6 +3,7 @@ package s3stream
 import (
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,13 +19,13 @@ func leaderOf(workers int) *leaderRun {
 // welcome: the start would overtake that.
 func TestUnwelcomed(t *testing.T) {
 	r := leaderOf(2)
-	a, b := &member{}, &member{}
+	a, b := memberAt("h:1"), memberAt("h:2")
 	for _, m := range []*member{a, b} {
 		if why := r.admit(m); why != "" {
 			t.Fatal(why)
 		}
 	}
-	if why := r.admit(&member{}); why == "" {
+	if why := r.admit(memberAt("h:3")); why == "" {
 		t.Error("a third has a place of two")
 	}
 	if n, enough := r.assemble(true, false); n != 0 || enough {
@@ -40,7 +41,7 @@ func TestUnwelcomed(t *testing.T) {
 	}
 
 	r = leaderOf(0) // whoever came in time
-	late := &member{}
+	late := memberAt("h:4")
 	for _, m := range []*member{a, late} {
 		if why := r.admit(m); why != "" {
 			t.Fatal(why)
@@ -64,7 +65,7 @@ func TestLateWelcome(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.join(t.Context(), wire.NewConn(near), wire.Request{Role: wire.Join, Name: "w"}, func() error {
+		r.join(t.Context(), wire.NewConn(near), wire.Request{Role: wire.Join, Name: "w", Addr: "h:1"}, func() error {
 			r.mu.Lock()
 			r.started = true
 			r.mu.Unlock()
@@ -112,7 +113,7 @@ func TestLostBeforeStart(t *testing.T) {
 			c.WriteSmall(wire.Lost, 2, nil),
 			c.WriteJSON(wire.Start, start),
 			c.WriteSmall(wire.Lost, 2, nil),
-			c.WriteJSON(wire.Objects, objectsMsg{[]Object{{Bucket: "b", Key: "k", Name: "k", Size: 1}}}),
+			c.WriteJSON(wire.Objects, objectsMsg{[]objectMsg{{Object: Object{Bucket: "b", Key: "k", Name: "k", Size: 1}}}}),
 		)
 	}()
 	w := &Worker{}
@@ -125,5 +126,31 @@ func TestLostBeforeStart(t *testing.T) {
 	}
 	if err := <-sent; err != nil {
 		t.Error(err)
+	}
+}
+
+// memberAt is a member that says others reach it at the address.
+func memberAt(addr string) *member { return &member{req: wire.Request{Addr: addr}} }
+
+// TestMemberTextIsForeign: what a member says of itself reaches no log or table as more than plain text.
+func TestMemberTextIsForeign(t *testing.T) {
+	r := leaderOf(1)
+	for _, addr := range []string{"", "h", "h:0", "h:99999", ":7117", "\x1b[2J:1", "h\n:1", "a b:1", strings.Repeat("h", 300) + ":1"} {
+		if why := r.admit(memberAt(addr)); why == "" {
+			t.Errorf("%q was taken for an address", addr)
+		}
+	}
+	for _, s := range []statusMsg{{Hash: "\x1b[2J"}, {Hash: "abcd"}} {
+		if s.check() == nil {
+			t.Errorf("%q was taken for a hash", s.Hash)
+		}
+	}
+	s := statusMsg{Hash: strings.Repeat("0", 64), Trouble: []string{"\x1b]0;owned\x07"}}
+	if err := s.check(); err != nil || s.Trouble[0] != `\x1b]0;owned\a` {
+		t.Errorf("%v, %q", err, s.Trouble)
+	}
+	err := fromWire(&wire.Failure{Code: "checksum", Message: "\x1b[2Jwarning\n" + strings.Repeat("x", 4000)})
+	if text := err.Error(); strings.ContainsAny(text, "\x1b\n") || len(text) > maxReason || !errors.Is(err, ErrChecksum) {
+		t.Errorf("%q (%d bytes)", text[:20], len(text))
 	}
 }

@@ -204,7 +204,7 @@ func (c *child) run(ctx context.Context, catchUp *again) error {
 	defer unhook()
 	c.conn.SetWriteTimeout(c.n.stall)
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(c.listen()) })
+	wg.Go(func() { cancel(contain(c.listen)) })
 	wg.Go(func() { cancel(c.watch(ctx)) })
 	err := c.send(ctx, catchUp)
 	cancel(err)

@@ -83,7 +83,7 @@ func connect(t *testing.T, n *node, req wire.Request) *wire.Conn {
 			n.serve(context.Background(), c, req, welcome)
 		}
 	}()
-	c, err := dial(t.Context(), l.Addr().String(), "s", req, 10*time.Second)
+	c, err := dial(t.Context(), l.Addr().String(), "s", req, 10*time.Second, 10*time.Second)
 	if err != nil {
 		<-served
 		t.Fatal(err)

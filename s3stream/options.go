@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
@@ -28,6 +29,9 @@ const (
 	// DefaultWait is how long the members of a job may take to find each other:
 	// a scheduler starts pods of one job some tens of seconds apart.
 	DefaultWait = 2 * time.Minute
+
+	// DigestSHA256 is a value of LeaderOptions.Digest.
+	DigestSHA256 = "sha256"
 
 	minStall = 100 * time.Millisecond // below that, a busy machine looks dead
 	maxStall = time.Hour
@@ -75,9 +79,10 @@ type LeaderOptions struct {
 	Wait time.Duration
 	// Listen is the address for workers; "" means all addresses, DefaultPort.
 	Listen string
-	// Token is the shared secret of the job. Without one, anybody who reaches
-	// the address can join.
-	Token string
+	// Token is the shared secret of the job, MinToken bytes or more. Without one, whoever reaches the address can join,
+	// so Listen must then be a loopback address, unless Insecure is set.
+	Token    string
+	Insecure bool
 	// Topology is auto, chain, tree or tree:K; "" means auto.
 	Topology string
 	// BlockBytes is the unit of forwarding; 0 means DefaultBlockBytes.
@@ -88,6 +93,11 @@ type LeaderOptions struct {
 	// StallTimeout is how long a peer may be silent or take nothing before it
 	// counts as lost; 0 means DefaultStall. It holds for all nodes of the job.
 	StallTimeout time.Duration
+	// Digest is DigestSHA256 for a SHA-256 of each object that the leader sends every worker over its own connection;
+	// "" compares size and CRC32C in this way. CRC32C finds damage at any node, and a relay that alters bytes without
+	// hiding it. A member that knows the token can forge a CRC32C; it can't forge SHA-256, which costs each node about
+	// 0.6 CPU-seconds per GB.
+	Digest string
 	// Output of the leader itself; none by default.
 	Output Output
 	// Progress is called a few times a second with the bytes sent and their
@@ -116,10 +126,13 @@ func (o *LeaderOptions) Validate() error {
 	if _, err := topology.ParseShape(o.Topology); err != nil {
 		return err
 	}
+	if o.Digest != "" && o.Digest != DigestSHA256 {
+		return fmt.Errorf("digest %q: give %s, or nothing for CRC32C alone", o.Digest, DigestSHA256)
+	}
 	if err := checkListen(o.Listen); err != nil {
 		return err
 	}
-	return errors.Join(checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false))
+	return errors.Join(checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false), checkToken(o.Token, o.Insecure, o.Listen))
 }
 
 func (o *LeaderOptions) setDefaults() {
@@ -147,8 +160,10 @@ type WorkerOptions struct {
 	Name string
 	// Rank orders the workers along the chain or tree; 0 means none given.
 	Rank int
-	// Token is the shared secret of the job.
-	Token string
+	// Token is the shared secret of the job, MinToken bytes or more. Without one, whoever reaches Listen can read the
+	// data, so Listen must then be a loopback address (the default if the leader's is one), unless Insecure is set.
+	Token    string
+	Insecure bool
 	// Wait bounds how long the leader may take to appear; 0 means DefaultWait.
 	Wait time.Duration
 	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
@@ -180,12 +195,23 @@ func (o *WorkerOptions) Validate() error {
 			return fmt.Errorf("advertised address %q: want host or host:port", o.Advertise)
 		}
 	}
-	return errors.Join(checkWait(o.Wait), checkSizes(0, o.MemoryBytes), o.Output.validate(true))
+	return errors.Join(checkWait(o.Wait), checkSizes(0, o.MemoryBytes), o.Output.validate(true), checkToken(o.Token, o.Insecure, o.listen()))
+}
+
+// listen returns the address to listen on. A worker without a token whose leader is on this machine stays on it too.
+func (o *WorkerOptions) listen() string {
+	if o.Listen != "" {
+		return o.Listen
+	}
+	if host, _, err := net.SplitHostPort(o.Leader); o.Token == "" && err == nil && isLoopback(host) {
+		return net.JoinHostPort(host, "0")
+	}
+	return ":0"
 }
 
 func (o *WorkerOptions) setDefaults() {
 	o.Wait = cmp.Or(o.Wait, DefaultWait)
-	o.Listen = cmp.Or(o.Listen, ":0")
+	o.Listen = o.listen()
 	o.MemoryBytes = memoryFor(o.MemoryBytes, maxWorkerMemory, 0)
 	o.Leader, _ = withPort(o.Leader)
 	if o.Name == "" {
@@ -210,7 +236,7 @@ type GetOptions struct {
 
 // Validate says what is wrong with the options.
 func (o *GetOptions) Validate() error {
-	l := LeaderOptions{URIs: o.URIs, MemoryBytes: o.MemoryBytes}
+	l := LeaderOptions{URIs: o.URIs, MemoryBytes: o.MemoryBytes, Insecure: true} // it does not listen
 	if err := l.Validate(); err != nil {
 		return err
 	}
@@ -221,6 +247,29 @@ func (o *GetOptions) setDefaults() {
 	o.S3.Log = logger(cmp.Or(o.S3.Log, o.Log))
 	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, DefaultBlockBytes)
 	o.Log = logger(o.Log)
+}
+
+// MinToken is the least length of a token in bytes. A listener that is not ours learns from a worker's proof whether
+// a guess of the token is right, so tokens must be too many to try.
+const MinToken = 16
+
+// checkToken refuses secrets that can be guessed, and listeners without one that other machines can reach.
+func checkToken(token string, insecure bool, listen string) error {
+	host, _, _ := net.SplitHostPort(listen)
+	switch {
+	case token != "" && len(token) < MinToken:
+		return fmt.Errorf("the token has %d bytes: give at least %d, for example from openssl rand -hex 16", len(token), MinToken)
+	case token == "" && !insecure && !isLoopback(host):
+		return fmt.Errorf("no token: whoever reaches %s could join the job and read or alter its data; set a token "+
+			"(PENSTOCK_TOKEN_FILE), listen on 127.0.0.1, or say that the network is trusted (-insecure)", cmp.Or(listen, ":"+strconv.Itoa(DefaultPort)))
+	}
+	return nil
+}
+
+// isLoopback reports whether only this machine reaches the host. A name other than localhost may be any machine's.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func checkWait(d time.Duration) error {
@@ -253,6 +302,21 @@ func checkListen(addr string) error {
 		return fmt.Errorf("listen address %q: want host:port or :port", addr)
 	}
 	return nil
+}
+
+// isPeerAddr reports whether a member's own statement of its address is one: host:port, and nothing that a log or a
+// terminal would take for more.
+func isPeerAddr(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || len(addr) > maxAddr {
+		return false
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return false
+	}
+	return !strings.ContainsFunc(host, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_:%", r))
+	})
 }
 
 // withPort adds the default port to an address without one.

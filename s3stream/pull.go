@@ -91,7 +91,7 @@ func (w *workerRun) pullFrom(ctx context.Context, parent int) error {
 	next := w.node.ring.Head()
 	conn, err := dial(ctx, addr, w.w.opts.Token, wire.Request{
 		Role: wire.Child, Name: w.w.opts.Name, Node: w.start.Node, Job: w.start.Job, From: next,
-	}, min(handshakeTimeout, w.start.Stall))
+	}, dialTimeout(w.start.Stall), min(handshakeTimeout, w.start.Stall))
 	if err != nil {
 		return err
 	}
@@ -135,6 +135,14 @@ func (w *workerRun) setUpstream(parent int, conn *wire.Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.parent, w.upstream = parent, conn
+	if conn != nil {
+		w.elsewhere = w.elsewhere || parent != w.plan.Parent(int(w.start.Node))
+		head := w.node.ring.Head()
+		if n := len(w.parents); n > 0 && w.parents[n-1].first == head {
+			w.parents = w.parents[:n-1] // that parent sent nothing
+		}
+		w.parents = append(w.parents, stretch{head, parent})
+	}
 	if conn != nil && w.lost[parent] { // lost while we were dialling
 		conn.Close()
 	}

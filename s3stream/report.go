@@ -36,7 +36,10 @@ type WorkerReport struct {
 	Elapsed time.Duration `json:"elapsedNanos"`
 	HashOK  bool          `json:"hashOk"` // it has everything, and it is the same
 	Repairs int           `json:"repairs"`
-	Err     error         `json:"-"` // why it did not finish; nil if it did
+	// Trouble says why the worker changed its parent, the last four times: which node it could not reach, or which
+	// one failed.
+	Trouble []string `json:"trouble,omitempty"`
+	Err     error    `json:"-"` // why it did not finish; nil if it did
 }
 
 // MarshalJSON adds the error's text.
@@ -102,6 +105,11 @@ func (r *Report) Table() string {
 	}
 	fmt.Fprintf(w, "all\t%d workers, %s\t%d\t%.3f\t%.1f\t\t\t\n", len(r.Workers), r.Topology, sum, slowest.Seconds(), rate(sum, slowest)/1e6)
 	_ = w.Flush() // a strings.Builder takes everything
+	for _, x := range r.Workers {
+		for _, why := range x.Trouble {
+			fmt.Fprintf(&b, "%s changed its parent: %s\n", x.Name, why)
+		}
+	}
 	fmt.Fprintf(&b, "read from the store: %d bytes in %d requests for %d bytes of %d objects (%d read again)\n",
 		r.StoreBytes, r.StoreRequests, r.Bytes, r.Objects, r.Reread)
 	return b.String()

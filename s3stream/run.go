@@ -2,6 +2,8 @@ package s3stream
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 )
 
@@ -53,10 +55,21 @@ func (r *run) fail(err error) {
 // spawn runs f in a goroutine; its error fails the run.
 func (r *run) spawn(f func() error) {
 	r.wg.Go(func() {
-		if err := f(); err != nil {
+		if err := contain(f); err != nil {
 			r.fail(err)
 		}
 	})
+}
+
+// contain turns a panic of f into an error with the stack. What f reads comes from other machines, and a fault of ours
+// in reading it must fail this transfer, not the process of a training job that imports the package.
+func contain(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // reason returns the first failure, or nil.

@@ -2,6 +2,7 @@ package s3stream
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -92,7 +93,7 @@ func (w *Worker) join(ctx context.Context) (*wire.Conn, error) {
 		req.Rank = -1
 	}
 	for {
-		conn, err := dial(ctx, w.opts.Leader, w.opts.Token, req, handshakeTimeout)
+		conn, err := w.dialLeader(ctx, req, max(time.Until(deadline), joinPause))
 		if err == nil {
 			return conn, nil
 		}
@@ -110,6 +111,12 @@ func (w *Worker) join(ctx context.Context) (*wire.Conn, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// dialLeader tries to join once, within what is left of Wait.
+func (w *Worker) dialLeader(ctx context.Context, req wire.Request, left time.Duration) (*wire.Conn, error) {
+	timeout := min(handshakeTimeout, left)
+	return dial(ctx, w.opts.Leader, w.opts.Token, req, timeout, timeout)
 }
 
 // worthWaiting reports whether a leader that is only late could explain err.
@@ -153,10 +160,9 @@ func (w *Worker) awaitStart(ctx context.Context, ctrl *wire.Conn) (*startMsg, *M
 			*m = Manifest{Job: start.Job, Epoch: start.Epoch, BlockBytes: start.BlockBytes}
 		case h.Type == wire.Objects && start != nil:
 			var more objectsMsg
-			if err = ctrl.ReadJSON(h, &more); err == nil && len(m.Objects)+len(more.Objects) > start.Objects {
-				err = fmt.Errorf("more than the %d objects announced", start.Objects)
+			if err = ctrl.ReadJSON(h, &more); err == nil {
+				err = m.add(more.Objects, start.Objects, maxManifest(w.opts.MemoryBytes))
 			}
-			m.Objects = append(m.Objects, more.Objects...)
 		case h.Type == wire.Lost: // said again once everybody has started
 		default:
 			err = fmt.Errorf("%w: unexpected %s", wire.ErrHeader, h.Type)
@@ -211,9 +217,13 @@ func (w *Worker) prepare(s *startMsg, m *Manifest, ctrl *wire.Conn) (*workerRun,
 	}
 	wr := &workerRun{
 		w: w, start: s, plan: plan, ctrl: ctrl, node: n, items: it, delivery: newDelivery(it, out),
-		budget: budget.New(w.opts.MemoryBytes), lost: make(map[int]bool), bye: make(chan struct{}), began: time.Now(),
+		budget: budget.New(w.opts.MemoryBytes), lost: make(map[int]bool), sums: newLeaderSums(), bye: make(chan struct{}), began: time.Now(),
 	}
 	n.detached = wr.tellDetached
+	wr.delivery.proof = wr.proof
+	if s.Digest == DigestSHA256 {
+		wr.delivery.sha = sha256.New()
+	}
 	ctrl.SetWriteTimeout(s.Stall)
 	return wr, nil
 }

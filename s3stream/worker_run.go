@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
@@ -27,14 +29,17 @@ type workerRun struct {
 	began    time.Time
 	bye      chan struct{} // closed when the leader has let us go
 	ready    sync.Once     // waits for the planned children
+	sums     *leaderSums
 
-	mu       sync.Mutex // guards what follows
-	lost     map[int]bool
-	parent   int        // the node at the other end of upstream
-	upstream *wire.Conn // nil between two parents
-	repairs  []Repair
-	took     time.Duration // until everything was delivered; 0 before
-	hash     string        // of what was delivered; "" before
+	mu        sync.Mutex // guards what follows
+	lost      map[int]bool
+	parent    int        // the node at the other end of upstream
+	upstream  *wire.Conn // nil between two parents
+	repairs   []Repair
+	elsewhere bool          // received from another node than the planned parent
+	parents   []stretch     // which parent sent which items, in order; those of finished objects are dropped
+	took      time.Duration // until everything was delivered; 0 before
+	hash      string        // of what was delivered; "" before
 }
 
 // statusEvery is how often the leader and the Progress callback hear of us.
@@ -123,7 +128,23 @@ func (w *workerRun) control() error {
 		switch h.Type {
 		case wire.Ping:
 		case wire.Lost:
+			if h.Flags&wire.FlagElsewhere != 0 {
+				w.node.arrived(h.Object) // awaitChildren waits for it no longer
+				continue
+			}
 			w.memberLost(h.Object, h.Flags&wire.FlagAlive != 0)
+		case wire.Sums:
+			p, err := w.ctrl.ReadSmall(h)
+			if err != nil {
+				return w.w.leaderLost(err)
+			}
+			sums, err := wire.ParseSums(p)
+			if err == nil {
+				err = w.sums.add(h.Object, sums, len(w.items.m.Objects))
+			}
+			if err != nil {
+				return &Error{Op: "join", Peer: w.w.opts.Leader, Err: err}
+			}
 		case wire.Error:
 			return w.w.refused(wire.ReadFailure(w.ctrl, h))
 		case wire.Bye:
@@ -133,6 +154,34 @@ func (w *workerRun) control() error {
 			return fmt.Errorf("%w: unexpected %s from the leader", wire.ErrHeader, h.Type)
 		}
 	}
+}
+
+// stretch is a run of items from one parent.
+type stretch struct {
+	first  uint64
+	parent int
+}
+
+// proof waits for what the leader read of the object, and names the parents that sent it.
+func (w *workerRun) proof(ctx context.Context, object int) (sum wire.ObjectSum, from string, err error) {
+	if sum, err = w.sums.take(ctx, object); err != nil {
+		return sum, "", err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first, end := w.items.first[object], w.items.first[object+1]
+	var names []string
+	last := 0 // the stretch that the next object begins in, or before
+	for i, s := range w.parents {
+		if s.first < end && (i+1 == len(w.parents) || w.parents[i+1].first > first) {
+			names = append(names, w.node.name(uint32(s.parent)))
+		}
+		if s.first <= end {
+			last = i
+		}
+	}
+	w.parents = slices.Delete(w.parents, 0, last)
+	return sum, strings.Join(slices.Compact(names), " and "), nil
 }
 
 // memberLost drops a node that the leader has given up, or that is alive but
@@ -181,10 +230,15 @@ func (w *workerRun) tellDetached(child int, why error) {
 func (w *workerRun) status() statusMsg {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return statusMsg{
+	s := statusMsg{
 		Bytes: w.delivery.bytes.Load(), Objects: w.delivery.objects.Load(),
 		Hash: w.hash, Elapsed: w.took, Repairs: len(w.repairs),
+		Elsewhere: w.elsewhere,
 	}
+	for _, r := range w.repairs[max(0, len(w.repairs)-maxTrouble):] {
+		s.Trouble = append(s.Trouble, printable.Line(r.Err.Error(), maxReason))
+	}
+	return s
 }
 
 func (w *workerRun) report() *Report {

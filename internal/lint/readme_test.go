@@ -19,6 +19,7 @@ var snippetImports = map[string]string{
 	"s3stream.": module + "/s3stream",
 	"csi.":      module + "/csi",
 	"fs.":       "io/fs",
+	"os.":       "os",
 }
 
 // The README's snippets compile against the packages as they are. Fragments are

@@ -21,6 +21,7 @@ type command struct {
 	leader s3stream.LeaderOptions
 	worker s3stream.WorkerOptions
 
+	uris           []string
 	json           bool
 	meter          *meter
 	stdout, stderr io.Writer
@@ -46,6 +47,7 @@ type common struct {
 	json      bool
 	quiet     bool
 	verbose   bool
+	sync      bool
 }
 
 func (f *common) define(fs *flag.FlagSet, defaultOut, outHelp string) {
@@ -54,12 +56,13 @@ func (f *common) define(fs *flag.FlagSet, defaultOut, outHelp string) {
 	fs.Var(&f.memory, "memory", "`BYTES` of buffers, for example 256MiB; 0 is a quarter of the machine's, within limits")
 	fs.BoolVar(&f.json, "json", false, "print the result as JSON on standard output")
 	fs.BoolVar(&f.quiet, "q", false, "show no progress")
-	fs.BoolVar(&f.verbose, "v", false, "log what happens to peers on standard error")
+	fs.BoolVar(&f.verbose, "v", false, "log every step with peers on standard error, not only warnings")
+	fs.BoolVar(&f.sync, "sync", false, "flush each file to the disk before it appears, so that a power cut leaves no empty one")
 }
 
 // output turns -o and -f into an Output.
 func (f *common) output(stdout io.Writer) (o s3stream.Output, err error) {
-	o.File = f.file
+	o.File, o.Sync = f.file, f.sync
 	switch {
 	case f.out == "-" && f.json:
 		return o, errors.New("-json and -o - both want standard output: leave one out")
@@ -107,7 +110,7 @@ func parse(args []string, env map[string]string, stdout, stderr io.Writer) (*com
 	default:
 		return nil, fmt.Errorf("unknown command %q: give get, leader or worker", c.name)
 	}
-	err := fs.Parse(args[1:])
+	err := c.parseFlags(fs, args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(stdout)
 		fmt.Fprintf(stdout, "flags of penstock-cast %s:\n", c.name)
@@ -125,6 +128,25 @@ func parse(args []string, env map[string]string, stdout, stderr io.Writer) (*com
 	return c, nil
 }
 
+// parseFlags reads flags before, between and after the URIs, and keeps the URIs in c.uris.
+func (c *command) parseFlags(fs *flag.FlagSet, args []string) error {
+	for {
+		if err := fs.Parse(args); err != nil {
+			return err
+		}
+		rest := fs.Args()
+		if len(rest) == 0 {
+			return nil
+		}
+		if n := len(args) - len(rest); n > 0 && args[n-1] == "--" {
+			c.uris = append(c.uris, rest...)
+			return nil
+		}
+		c.uris = append(c.uris, rest[0])
+		args = rest[1:]
+	}
+}
+
 func (c *command) defineGet(fs *flag.FlagSet, f *common) func() error {
 	f.define(fs, "", "`DIR` to write the files to, or - for standard output; default the current directory")
 	c.defineS3(fs, &c.get.S3)
@@ -132,7 +154,7 @@ func (c *command) defineGet(fs *flag.FlagSet, f *common) func() error {
 		if f.out == "" && f.file == "" {
 			f.out = "."
 		}
-		c.get.URIs, c.get.MemoryBytes, c.get.Progress, c.get.Log = fs.Args(), int64(f.memory), c.meter.show, c.log(f)
+		c.get.URIs, c.get.MemoryBytes, c.get.Progress, c.get.Log = c.uris, int64(f.memory), c.meter.show, c.log(f)
 		if c.get.Output, err = f.output(c.stdout); err != nil {
 			return err
 		}
@@ -148,11 +170,13 @@ func (c *command) defineLeader(fs *flag.FlagSet, f *common, env map[string]strin
 	fs.DurationVar(&o.Wait, "wait", s3stream.DefaultWait, "how long the workers may take to join")
 	fs.StringVar(&o.Listen, "listen", "", "`ADDRESS` for workers; default the launcher's port or :7117")
 	fs.StringVar(&o.Topology, "topology", "auto", "auto, chain, tree or tree:`K`")
+	fs.BoolVar(&o.Insecure, "insecure", false, "accept workers without a token from other machines: the network is trusted")
+	fs.StringVar(&o.Digest, "digest", "", "sha256: prove objects against members that alter them on purpose, for about 0.6 CPU-seconds per GB and node")
 	fs.DurationVar(&o.StallTimeout, "stall", s3stream.DefaultStall, "how long a peer may be silent")
 	var block size
 	fs.Var(&block, "block", "`BYTES` of a block, the unit that is passed on; default 1MiB")
 	return func() error {
-		o.URIs, o.MemoryBytes, o.BlockBytes, o.Progress, o.Log = fs.Args(), int64(f.memory), int64(block), c.meter.show, c.log(f)
+		o.URIs, o.MemoryBytes, o.BlockBytes, o.Progress, o.Log = c.uris, int64(f.memory), int64(block), c.meter.show, c.log(f)
 		place, err := s3stream.PlacementFromEnv(env)
 		if err == nil {
 			err = place.FillLeader(o)
@@ -178,10 +202,14 @@ func (c *command) defineWorker(fs *flag.FlagSet, f *common, env map[string]strin
 	fs.StringVar(&o.Advertise, "advertise", "", "`HOST[:PORT]` that others dial to reach -listen; default as the leader sees it")
 	fs.StringVar(&o.Name, "name", "", "`NAME` in tables and messages; default the host name")
 	fs.IntVar(&o.Rank, "rank", 0, "place in the chain or tree, from 1; default from the launcher")
+	fs.BoolVar(&o.Insecure, "insecure", false, "serve other workers without a token: the network is trusted")
 	fs.DurationVar(&o.Wait, "wait", s3stream.DefaultWait, "how long the leader may take to appear")
 	return func() error {
-		if fs.NArg() > 0 {
-			return fmt.Errorf("unexpected argument %q: the leader says what to receive", fs.Arg(0))
+		if len(c.uris) > 0 {
+			return fmt.Errorf("unexpected argument %q: the leader says what to receive", c.uris[0])
+		}
+		if f.out == "" && f.file == "" {
+			return errors.New("no output: give -o DIR, -f FILE, or -o - for standard output")
 		}
 		o.MemoryBytes, o.Progress, o.Log = int64(f.memory), c.meter.show, c.log(f)
 		place, err := s3stream.PlacementFromEnv(env)
@@ -202,10 +230,11 @@ func (c *command) defineWorker(fs *flag.FlagSet, f *common, env map[string]strin
 }
 
 func (c *command) log(f *common) *slog.Logger {
-	if !f.verbose {
-		return nil
+	level := slog.LevelWarn
+	if f.verbose {
+		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(c.stderr, nil))
+	return slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: level}))
 }
 
 // token reads the job's secret. It never comes from the command line, which

@@ -21,11 +21,11 @@ import (
 const exitGrace = 900 * time.Millisecond
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, func() {
-		stop() // a second signal ends the process at once
-		time.AfterFunc(exitGrace, func() { os.Exit(1) })
-	})
+	// A hang-up is a terminal that closes. A second signal changes nothing: the clean-up of the first one removes the
+	// unfinished file, and is bounded anyway.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, func() { time.AfterFunc(exitGrace, func() { os.Exit(1) }) })
 	os.Exit(run(ctx, os.Args[1:], environ(), os.Stdout, os.Stderr))
 }
 
@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, env map[string]string, stdout, stde
 	case errors.Is(err, errHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintf(stderr, "penstock-cast: %v\n", err)
+		fmt.Fprintf(stderr, "penstock-cast: %s\n", oneLine(err))
 		return 2
 	}
 	rep, err := c.do(ctx)

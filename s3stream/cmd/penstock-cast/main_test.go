@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,7 +47,7 @@ func startProcess(t *testing.T, env []string, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{Cmd: exec.CommandContext(t.Context(), exe, args...), done: make(chan struct{})}
-	p.Env = append(append(os.Environ(), mainEnv+"=1", "PENSTOCK_TOKEN=secret"), env...)
+	p.Env = append(append(os.Environ(), mainEnv+"=1", "PENSTOCK_TOKEN=secret-of-the-test"), env...)
 	p.Stdout = &p.stdout
 	pipe, err := p.StderrPipe()
 	if err != nil {
@@ -254,7 +255,7 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("leader exits %d: %q", code, leader.stderr.String())
 	}
 	for i, w := range workers {
-		if code := w.wait(); code != 1 || strings.Count(w.stderr.String(), "\n") != 1 || !strings.Contains(w.stderr.String(), "ended the job: interrupted") {
+		if code := w.wait(); code != 1 || !strings.HasSuffix(w.stderr.String(), "ended the job: interrupted\n") {
 			t.Errorf("worker %d exits %d: %q", i, code, w.stderr.String())
 		}
 		files, err := os.ReadDir(dirs[i])
@@ -330,6 +331,11 @@ func TestUsage(t *testing.T) {
 		{"leader s3://b/k", "RANK=2 WORLD_SIZE=4 MASTER_ADDR=h MASTER_PORT=29500", "process 2"},
 		{"leader s3://b/k", "PENSTOCK_TOKEN_FILE=" + empty, "is empty"},
 		{"leader s3://b/k", "PENSTOCK_TOKEN_FILE=/does/not/exist", "PENSTOCK_TOKEN_FILE"},
+		{"leader s3://b/k", "", "no token"},
+		{"leader -listen 10.0.0.1:7117 s3://b/k", "", "no token"},
+		{"leader s3://b/k", "PENSTOCK_TOKEN=short", "token has 5 bytes"},
+		{"worker -leader node-0 -o d", "", "no token"},
+		{"leader -digest md5 s3://b/k", "", `"md5"`},
 		{"worker -o d", "", "no leader"},
 		{"worker -leader h:1", "", "no output"},
 		{"worker -leader h:x -o d", "", `"x" is not a port`},
@@ -345,6 +351,9 @@ func TestUsage(t *testing.T) {
 			env[k] = v
 		}
 		var stderr bytes.Buffer
+		if !strings.Contains(c.want, "token") {
+			env["PENSTOCK_TOKEN"] = cmp.Or(env["PENSTOCK_TOKEN"], "secret-of-the-test")
+		}
 		code := run(t.Context(), strings.Fields(c.args), env, io.Discard, &stderr)
 		if s := stderr.String(); code != 2 || !strings.Contains(s, c.want) || strings.Count(s, "\n") != 1 {
 			t.Errorf("%s: exits %d with %q, want 2 and one line with %q", c.args, code, s, c.want)

@@ -80,6 +80,15 @@ func FuzzStream(f *testing.F) {
 				if tr, err := ParseTrailer(p); err == nil && !bytes.Equal(tr.Append(nil), p) {
 					t.Fatalf("trailer %x changes in a round trip", p)
 				}
+			case Sums:
+				sums, err := ParseSums(p)
+				var again []byte
+				for i := range sums {
+					again = sums[i].Append(again)
+				}
+				if err == nil && !bytes.Equal(again, p) {
+					t.Fatalf("sums %x change in a round trip", p)
+				}
 			case Progress:
 				if st, err := ParseState(p); err == nil && !bytes.Equal(st.Append(nil), p) {
 					t.Fatalf("state %x changes in a round trip", p)

@@ -57,7 +57,7 @@ type hello struct {
 // proof binds a side of one handshake to the token and to what it says.
 func proof(token, side string, nonceA, nonceB, payload []byte) []byte {
 	m := hmac.New(sha256.New, []byte(token))
-	m.Write([]byte("penstock-cast 1 " + side + "\x00"))
+	m.Write([]byte("penstock-cast 2 " + side + "\x00"))
 	m.Write(nonceA) // fixed lengths: no ambiguity between the fields
 	m.Write(nonceB)
 	m.Write(payload)

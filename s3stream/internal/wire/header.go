@@ -8,7 +8,7 @@ import (
 )
 
 // Version is the protocol version; both ends must have the same.
-const Version = 1
+const Version = 2
 
 // HeaderLen is the length of a header in bytes.
 const HeaderLen = 32
@@ -22,6 +22,10 @@ const MaxControl = 1 << 20
 
 // MaxHandshake bounds a frame from a peer that has not proven itself yet.
 const MaxHandshake = 4 << 10
+
+// MaxFailure bounds an Error frame, which also comes from peers that have not proven themselves: a code and a
+// message of 1 KiB, of which JSON may escape each byte.
+const MaxFailure = 8 << 10
 
 // Type says what a frame is.
 type Type uint8
@@ -42,9 +46,10 @@ const (
 	Objects  // leader: JSON, a piece of the manifest
 	Status   // worker: JSON, how far it is
 	Finished // worker: JSON, everything delivered and verified
-	Lost     // leader: Object is the node that left the job, or was cut off (FlagAlive)
+	Lost     // leader: Object is the node that left the job, was cut off (FlagAlive), or has another parent (FlagElsewhere)
 	Detached // worker: JSON, a child was cut off
 	Bye      // leader: the job is over and well
+	Sums     // leader: ObjectSum of Object and those after it, as the leader read them
 
 	typeCount // one past the last
 )
@@ -53,9 +58,12 @@ const (
 // use as a parent itself, but it may still find another one.
 const FlagAlive = 1
 
+// FlagElsewhere in a Lost frame: the node has another parent than planned, so its planned parent need not wait for it.
+const FlagElsewhere = 2
+
 var typeNames = [...]string{
 	"", "challenge", "hello", "welcome", "error", "block", "end", "ping", "progress",
-	"start", "objects", "status", "finished", "lost", "detached", "bye",
+	"start", "objects", "status", "finished", "lost", "detached", "bye", "sums",
 }
 
 func (t Type) String() string {
@@ -78,7 +86,9 @@ func (t Type) limit() uint32 {
 		return 0
 	case Challenge, Hello, Welcome:
 		return MaxHandshake
-	case Error, Start, Objects, Status, Finished, Detached, typeCount:
+	case Error:
+		return MaxFailure
+	case Start, Objects, Status, Finished, Detached, Sums, typeCount:
 	}
 	return MaxControl
 }

@@ -43,6 +43,40 @@ func ParseTrailer(b []byte) (Trailer, error) {
 	return t, nil
 }
 
+// DigestLen is the length of a digest in an ObjectSum.
+const DigestLen = 32
+
+// ObjectSumLen is the length of an encoded ObjectSum.
+const ObjectSumLen = TrailerLen + DigestLen
+
+// ObjectSum is what the leader says of one object over its own connection to a worker: the object's end, and its
+// digest if the job has digests, else zeros.
+type ObjectSum struct {
+	Trailer
+	Digest [DigestLen]byte
+}
+
+// Append encodes s.
+func (s *ObjectSum) Append(b []byte) []byte { return append(s.Trailer.Append(b), s.Digest[:]...) }
+
+// ParseSums decodes the payload of a Sums frame.
+func ParseSums(b []byte) ([]ObjectSum, error) {
+	if len(b) == 0 || len(b)%ObjectSumLen != 0 {
+		return nil, fmt.Errorf("%w: sums of %d bytes, want a multiple of %d", ErrHeader, len(b), ObjectSumLen)
+	}
+	sums := make([]ObjectSum, len(b)/ObjectSumLen)
+	for i := range sums {
+		p := b[i*ObjectSumLen:]
+		t, err := ParseTrailer(p[:TrailerLen])
+		if err != nil {
+			return nil, err
+		}
+		sums[i].Trailer = t
+		copy(sums[i].Digest[:], p[TrailerLen:ObjectSumLen])
+	}
+	return sums, nil
+}
+
 // StateLen is the length of an encoded State.
 const StateLen = 24
 

@@ -67,6 +67,7 @@ func TestParseRefuses(t *testing.T) {
 		"huge block":  {valid(func(h *Header) { h.Length = MaxPayload + 1 }), ErrHeader},
 		"fat ping":    {valid(func(h *Header) { h.Type = Ping }), ErrHeader},
 		"long hello":  {valid(func(h *Header) { h.Type, h.Length = Hello, MaxHandshake+1 }), ErrHeader},
+		"long error":  {valid(func(h *Header) { h.Type, h.Length = Error, MaxFailure+1 }), ErrHeader},
 		"neg. offset": {valid(func(h *Header) { h.Offset = -1 }), ErrHeader},
 	} {
 		if _, err := Parse(c.b); !errors.Is(err, c.want) {
