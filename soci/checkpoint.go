@@ -80,7 +80,7 @@ func (c *checkpoints) recorded(rec *index.Recorder) {
 
 // untar is what the extraction is told.
 func (c *checkpoints) untar() *untar.Checkpoints {
-	u := &untar.Checkpoints{Due: c.due, Save: c.save, Void: c.file.drop}
+	u := &untar.Checkpoints{Due: c.due, Save: c.save, Void: c.file.drop, Max: c.file.most}
 	if from := c.file.from; from != nil {
 		u.From, u.At = from.State, from.Tar
 	}

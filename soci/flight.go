@@ -66,6 +66,9 @@ func (p *Puller) fly(ctx context.Context, r request, sinks ...*sink) (*flight, e
 		if err == nil {
 			return f, nil
 		}
+		for _, s := range sinks {
+			s.forget()
+		}
 		// Another caller's registry may refuse what ours would give.
 		ours := f.ref.Host == r.ref.Host && f.ref.Repository == r.ref.Repository
 		refused := errors.Is(err, ranges.ErrDenied) || errors.Is(err, ranges.ErrNotFound)
@@ -415,6 +418,14 @@ func (f *flight) again() error {
 	return errs
 }
 
+// forget drops what a sink got, when its caller does not want it.
+func (s *sink) forget() {
+	s.use.Lock()
+	defer s.use.Unlock()
+	s.layer.Release()
+	s.layer = nil
+}
+
 // reset empties the directory of a sink.
 func (s *sink) reset() error {
 	s.use.Lock()
@@ -422,6 +433,7 @@ func (s *sink) reset() error {
 	if s.left {
 		return nil
 	}
+	s.layer.Release()
 	s.layer, s.err = nil, nil
 	s.part.drop()
 	if err := untar.RemoveAll(s.dir); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // journalVersion is of the form of the lines below. Another one means: begin anew.
-const journalVersion = 1
+const journalVersion = 2
 
 // entry is one line of a journal. The kinds are told apart by the field that is set.
 type entry struct {
@@ -65,9 +65,13 @@ func readJournal(path, boot string) (map[string]entry, []moved, error) {
 	return parseJournal(f, boot)
 }
 
-// maxJournal bounds a journal in bytes: one of a million directories that no entry
-// describes has about 100 MB.
-const maxJournal = 1 << 30
+const (
+	// maxState bounds what is kept of one finished layer, in bytes: saving it takes a few
+	// times that much memory. 100,000 directories that no entry describes fit.
+	maxState = 8 << 20
+	// maxJournal bounds a journal in bytes: 127 layers of 8 MiB.
+	maxJournal = 1 << 30
+)
 
 // parseJournal reads lines up to the first that is not whole.
 func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
@@ -134,7 +138,7 @@ func (j *journal) write(e entry) error {
 
 // finished records a layer. What the stage holds has been flushed if j.sync is set.
 func (j *journal) finished(l *Layer, dir string, u *untar.Layer) error {
-	state, err := u.Save()
+	state, err := u.Save(maxState)
 	if err != nil {
 		return err
 	}

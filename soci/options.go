@@ -123,7 +123,7 @@ type Limits struct {
 	// not there yet and maps of sparse files take, in bytes, from the first layer to the
 	// finished tree. All images of a Puller share it: when it is used up, an image that
 	// has more than its share fails. It is part of Memory. Default: half of Memory, about
-	// 1,300,000 directories; no limit means three quarters of Memory.
+	// a million directories with the default Memory; no limit means three quarters of it.
 	Metadata int64
 	// Window bounds the history of a zstd frame in bytes; default 128 MiB, which is what
 	// the zstd tool accepts without an option. A frame waits until Memory has room for
@@ -271,6 +271,10 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
+
+// maxState is how large the state of an extraction may be that a checkpoint keeps, in
+// bytes. Saving it takes three or four times as much memory for a moment.
+func (o Options) maxState() int64 { return o.Memory / 16 }
 
 func (l Limits) untar() untar.Limits {
 	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize, Attributes: l.Attributes}

@@ -22,7 +22,7 @@ import (
 
 const (
 	// partialVersion is of the form of partial. Another one means: begin anew.
-	partialVersion = 2
+	partialVersion = 3
 	// partialShare: a checkpoint that is large, of a layer with very many files, is
 	// written when this many times its bytes of tar have passed, so that all of them
 	// are less than half a percent of what is written.
@@ -99,6 +99,7 @@ type partFile struct {
 	path  string
 	boot  string
 	every int64    // bytes of tar between two partials; negative: none but finished ones
+	most  int64    // bytes of untar's state in one
 	from  *partial // what an earlier attempt left of a layer that is not finished
 	done  *partial // or of one that is
 	last  int64    // size of the last one
@@ -170,7 +171,7 @@ func (f *partFile) finish(l *Layer, u *untar.Layer) error {
 	if f == nil {
 		return nil
 	}
-	state, err := u.Save()
+	state, err := u.Save(maxState)
 	if err != nil {
 		return err
 	}

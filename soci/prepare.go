@@ -107,7 +107,7 @@ func (j *job) begun(i int) (bool, error) {
 	name := j.names[i]
 	there := j.stage.begun[name]
 	delete(j.stage.begun, name)
-	part := &partFile{path: j.stage.partPath(name), boot: j.stage.journal.boot, every: j.opts.CheckpointBytes}
+	part := &partFile{path: j.stage.partPath(name), boot: j.stage.journal.boot, every: j.opts.CheckpointBytes, most: j.opts.maxState()}
 	if there {
 		part.open(j.img.Layers[i])
 	}

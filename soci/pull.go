@@ -28,6 +28,7 @@ type Puller struct {
 	engine   *ranges.Engine
 	client   *registry.Client
 	writers  *untar.Pool
+	names    *untar.Memory
 	lineup   *lineup  // nil with cores enough for all layers
 	indexes  *indexes // nil without a directory for them
 
@@ -61,6 +62,13 @@ func New(opts Options) (*Puller, error) {
 	// The least: files are written from the blocks of the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
+	p.names = untar.NewMemory(opts.Limits.Metadata, func(delta int64) {
+		if delta > 0 {
+			p.mem.Force(delta)
+		} else {
+			p.mem.Release(-delta)
+		}
+	})
 	if runtime.GOMAXPROCS(0) < fewCores {
 		p.lineup = new(lineup)
 	}
@@ -121,7 +129,12 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	}
 	p.counts.pulls.Add(1)
 	defer p.counts.pulls.Add(-1)
-	j := &job{Puller: p, ref: ref, meter: untar.NewMeter(p.opts.Limits.untar())}
+	j := &job{Puller: p, ref: ref, meter: p.names.Meter(p.opts.Limits.untar())}
+	defer func() {
+		for _, l := range j.unpacked {
+			l.Release()
+		}
+	}()
 	j.stage, err = newStage(dir, p.opts.Sync)
 	if err != nil {
 		return nil, &Error{Op: "target", Err: marked{err, ErrTarget}}
@@ -258,7 +271,10 @@ func (j *job) layer(ctx context.Context, places []int) error {
 		if k > 0 {
 			j.res.Layers[i].Copy, j.res.Layers[i].Timing = true, Timing{}
 		}
-		if err := j.stage.journal.finished(&j.res.Layers[i], j.names[i], sinks[k].layer); err != nil {
+		err := j.stage.journal.finished(&j.res.Layers[i], j.names[i], sinks[k].layer)
+		if errors.Is(err, untar.ErrTooLarge) {
+			j.opts.Log.Debug("layer not kept for a later attempt", "digest", j.res.Layers[i].Digest, "err", err)
+		} else if err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
 		j.opts.Progress.Done(i)

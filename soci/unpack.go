@@ -58,7 +58,7 @@ func (p *Puller) Resolve(ctx context.Context, ref string) (*Image, error) {
 		Warnings:  img.Notes,
 		ref:       r,
 		img:       img,
-		meter:     untar.NewMeter(p.opts.Limits.untar()),
+		meter:     p.names.Meter(p.opts.Limits.untar()),
 	}
 	for _, l := range img.Layers {
 		out.Layers = append(out.Layers, ImageLayer{
@@ -120,7 +120,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
 	var part *partFile
 	if opts.Checkpoint != "" {
-		part = &partFile{path: opts.Checkpoint, boot: bootID(), every: p.opts.CheckpointBytes}
+		part = &partFile{path: opts.Checkpoint, boot: bootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
 	}
 	layer, err := part.target(dir, desc)
 	if err != nil {
@@ -155,6 +155,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 			part.drop()
 		}
 	}
+	defer layer.Release()
 	if err := overlay(ctx, layer, part, opts); err != nil {
 		return nil, wrap("merge", err)
 	}

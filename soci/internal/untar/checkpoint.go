@@ -16,6 +16,9 @@ type Checkpoints struct {
 	// Void is called before something is changed that an earlier state may describe: no
 	// saved state holds any more. It may come from any goroutine, and more than once.
 	Void func()
+	// Max bounds a state, in bytes, and with it the memory that saving one takes; when
+	// one would be larger, no more are saved. 0 means no bound.
+	Max int64
 
 	// From is a state to go on from, nil to begin; the stream then begins at the offset
 	// At, and the directory holds what the other extraction left.

@@ -1,13 +1,13 @@
 package untar
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -19,25 +19,10 @@ var errState = errors.New("the directory is not what the saved state says")
 // savedRun is the form of a state.
 type savedRun struct {
 	Layer   json.RawMessage `json:"layer"`
-	Dirs    []savedDir      `json:"dirs"`
+	Dirs    []byte          `json:"dirs"` // see dirTable.appendTo
 	Waiting []savedLink     `json:"waiting,omitempty"`
 	Key     []byte          `json:"key"`
 	Names   []byte          `json:"names"` // see names
-}
-
-type savedDir struct {
-	Path     []byte      `json:"path"`
-	Mode     uint32      `json:"mode"`
-	UID      uint32      `json:"uid"`
-	GID      uint32      `json:"gid"`
-	Times    [4]int64    `json:"times"` // seconds and nanoseconds of access, of modification
-	Attrs    []savedAttr `json:"attrs,omitempty"`
-	Explicit bool        `json:"explicit,omitempty"`
-}
-
-type savedAttr struct {
-	Name  []byte `json:"name"`
-	Value []byte `json:"value"`
 }
 
 // names is the set of non-directories that were made, as eight bytes for each path. The
@@ -45,8 +30,13 @@ type savedAttr struct {
 // that looks like another.
 type names struct {
 	key  []byte
-	made []uint64
+	made [][]uint64 // namesChunk each, but the last
+	n    int
+	mem  *ledger
+	lost bool // there was no memory for them: no state can be saved any more
 }
+
+const namesChunk = 1 << 10
 
 func (n *names) hash(path string) uint64 {
 	h := sha256.New()
@@ -55,13 +45,39 @@ func (n *names) hash(path string) uint64 {
 	return binary.LittleEndian.Uint64(h.Sum(nil))
 }
 
+// add remembers names. Without memory for them the extraction goes on, and can't be
+// resumed.
+func (n *names) add(hashes ...uint64) {
+	for _, h := range hashes {
+		if n.lost {
+			return
+		}
+		if n.n%namesChunk == 0 {
+			if n.mem.charge(8*namesChunk) != nil {
+				n.drop()
+				return
+			}
+			n.made = append(n.made, make([]uint64, 0, namesChunk))
+		}
+		last := &n.made[len(n.made)-1]
+		*last = append(*last, h)
+		n.n++
+	}
+}
+
+// drop gives the memory back.
+func (n *names) drop() {
+	n.mem.refund(8 * namesChunk * int64(len(n.made)))
+	n.made, n.n, n.lost = nil, 0, true
+}
+
 // track begins to remember names.
 func (x *extraction) track() error {
 	if x.checkpoints == nil {
 		return nil
 	}
 	if x.names == nil {
-		x.names = &names{key: make([]byte, 16)} // bytes: 128 bits can't be guessed
+		x.names = &names{key: make([]byte, 16), mem: x.layer.mem} // bytes: 128 bits can't be guessed
 		if _, err := rand.Read(x.names.key); err != nil {
 			return err
 		}
@@ -95,116 +111,142 @@ func (x *extraction) checkpoint(at int64) error {
 	if err != nil {
 		return err
 	}
+	if state == nil { // nor later: it only grows. What was saved before still holds.
+		x.in.between = nil
+		return nil
+	}
 	x.checkpoints.Save(at, state)
 	return nil
 }
 
-// save describes an extraction of which nothing is pending.
+// save describes an extraction of which nothing is pending; nil if it can't, or if that
+// would take more than Checkpoints.Max.
 func (x *extraction) save() ([]byte, error) {
-	layer, err := x.layer.Save()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	most := x.checkpoints.Max
+	l := x.layer
+	const base64 = 4.0 / 3
+	// A directory takes about 25 bytes and its name.
+	size := base64 * float64(8*x.names.n+25*len(x.dirs.nodes)+x.dirs.names.size()+l.texts.size())
+	if x.names.lost || most > 0 && int64(size) > most {
+		x.names.drop()
+		return nil, nil
+	}
+	x.dirs.bury()
+	layer, err := l.Save(0)
 	if err != nil {
 		return nil, err
 	}
-	s := savedRun{Layer: layer, Key: x.names.key}
-	for path, d := range x.dirs {
-		sd := savedDir{
-			Path: []byte(path), Mode: d.mode, UID: d.uid, GID: d.gid, Explicit: d.explicit,
-			Times: [4]int64{int64(d.times[0].Sec), int64(d.times[0].Nsec), int64(d.times[1].Sec), int64(d.times[1].Nsec)}, //nolint:unconvert // 32 bits on some systems
-		}
-		for _, a := range d.attrs {
-			sd.Attrs = append(sd.Attrs, savedAttr{[]byte(a.name), []byte(a.value)})
-		}
-		s.Dirs = append(s.Dirs, sd)
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	s := savedRun{Layer: layer, Key: x.names.key, Dirs: x.dirs.appendTo(nil)}
 	for _, ln := range x.waiting {
-		s.Waiting = append(s.Waiting, savedLink{[]byte(ln.path), []byte(ln.target), []byte(ln.entry)})
+		if !x.dirs.dead(ln.dir) {
+			s.Waiting = append(s.Waiting, l.saveLink(ln))
+		}
 	}
-	s.Names = make([]byte, 0, 8*len(x.names.made))
-	for _, h := range x.names.made {
-		s.Names = binary.LittleEndian.AppendUint64(s.Names, h)
+	s.Names = make([]byte, 0, 8*x.names.n)
+	for _, chunk := range x.names.made {
+		for _, h := range chunk {
+			s.Names = binary.LittleEndian.AppendUint64(s.Names, h)
+		}
 	}
 	return json.Marshal(s)
 }
 
 // resume makes x what the one was that saved a state, and its directory too.
-func (x *extraction) resume(state []byte) error {
+func (x *extraction) resume(ctx context.Context, state []byte) error {
 	var s savedRun
 	if err := json.Unmarshal(state, &s); err != nil {
 		return fmt.Errorf("%w: %w", errState, err)
 	}
-	layer, err := Load(x.layer.Dir, s.Layer)
+	layer, err := load(x.layer.Dir, s.Layer, x.layer.mem)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errState, err)
 	}
-	x.layer = layer
+	x.layer, x.dirs = layer, layer.dirs
 	x.meter.Resume(layer)
-	clear(x.dirs)
-	for _, d := range s.Dirs {
-		m := &dirMeta{explicit: d.Explicit}
-		m.mode, m.uid, m.gid = d.Mode, d.UID, d.GID
-		m.times = [2]unix.Timespec{timespec(stamp{d.Times[0], d.Times[1]}), timespec(stamp{d.Times[2], d.Times[3]})}
-		for _, a := range d.Attrs {
-			m.attrs = append(m.attrs, attr{string(a.Name), string(a.Value)})
-		}
-		x.dirs[string(d.Path)] = m
-	}
-	for _, ln := range s.Waiting {
-		x.waiting = append(x.waiting, link{string(ln.Path), string(ln.Target), string(ln.Entry)})
-	}
-	x.names = &names{key: s.Key}
-	for b := s.Names; len(b) >= 8; b = b[8:] {
-		x.names.made = append(x.names.made, binary.LittleEndian.Uint64(b))
-	}
-	if x.dirs["."] == nil {
+	if len(s.Dirs) == 0 {
 		return errState
 	}
-	return x.purge()
+	if err := x.dirs.read(s.Dirs); err != nil {
+		return fmt.Errorf("%w: %w", errState, err)
+	}
+	for _, ln := range s.Waiting {
+		if x.waiting, err = layer.loadLink(x.waiting, ln); err != nil {
+			return fmt.Errorf("%w: %w", errState, err)
+		}
+	}
+	x.names = &names{key: s.Key, mem: layer.mem}
+	for b := s.Names; len(b) >= 8; b = b[8:] {
+		x.names.add(binary.LittleEndian.Uint64(b))
+	}
+	return x.purge(ctx, s.Names)
+}
+
+// known is the names that a directory may hold, each with a mark.
+type known struct {
+	hashes []uint64 // sorted
+	gone   []bool
+	n      int // that have no mark
+}
+
+func (k *known) find(h uint64) (int, bool) {
+	i, ok := slices.BinarySearch(k.hashes, h)
+	return i, ok && !k.gone[i]
+}
+
+// remove marks a name.
+func (k *known) remove(h uint64) {
+	if i, ok := k.find(h); ok {
+		k.gone[i] = true
+		k.n--
+	}
 }
 
 // purge removes from the directory what came after the state.
-func (x *extraction) purge() error {
-	known := make(map[uint64]bool, len(x.names.made))
-	for _, h := range x.names.made {
-		known[h] = true
+func (x *extraction) purge(ctx context.Context, made []byte) error {
+	k := &known{}
+	for ; len(made) >= 8; made = made[8:] {
+		k.hashes = append(k.hashes, binary.LittleEndian.Uint64(made))
 	}
+	slices.Sort(k.hashes)
+	k.hashes = slices.Compact(k.hashes)
+	k.gone, k.n = make([]bool, len(k.hashes)), len(k.hashes)
 	for _, ln := range x.waiting {
-		delete(known, x.names.hash(ln.path))
+		k.remove(x.names.hash(x.layer.linkPath(ln)))
 	}
-	for dir := range x.dirs { // one may have taken the place of a file
-		delete(known, x.names.hash(dir))
+	for i := range x.dirs.nodes { // one may have taken the place of a file
+		k.remove(x.names.hash(x.dirs.path(dirID(i)))) //nolint:gosec // see dirTable.add
 	}
 	kept := 0
-	for _, dir := range slices.Sorted(maps.Keys(x.dirs)) { // parents first
+	for i := range x.dirs.nodes { // parents first
+		id := dirID(i) //nolint:gosec // as above
+		dir := x.dirs.path(id)
 		if st, err := x.tree.lstat(dir); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return fmt.Errorf("%w: directory %q", errState, shorten(dir))
 		}
 		if err := x.tree.unlock(dir); err != nil {
 			return err
 		}
-		names, err := x.tree.names(dir)
+		err := x.tree.each(ctx, dir, func(name string) error {
+			if _, ok := x.dirs.child(id, name); ok {
+				return nil
+			}
+			path := join(dir, name)
+			if _, ok := k.find(x.names.hash(path)); ok {
+				if st, err := x.tree.lstat(path); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+					kept++
+					return nil
+				}
+			}
+			return x.tree.removeAll(ctx, path, nil)
+		})
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			path := join(dir, name)
-			if x.dirs[path] != nil {
-				continue
-			}
-			if known[x.names.hash(path)] {
-				if st, err := x.tree.lstat(path); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-					kept++
-					continue
-				}
-			}
-			if err := x.tree.removeAll(path, nil); err != nil {
-				return err
-			}
-		}
 	}
-	if kept != len(known) {
-		return fmt.Errorf("%w: %d files of %d are there", errState, kept, len(known))
+	if kept != k.n {
+		return fmt.Errorf("%w: %d files of %d are there", errState, kept, k.n)
 	}
 	return nil
 }

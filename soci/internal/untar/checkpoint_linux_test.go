@@ -126,9 +126,9 @@ func TestCheckpoints(t *testing.T) {
 			Due: func(int64) bool { return false }, Void: func() {}, From: s.state, At: s.offset,
 		})
 		resumed++
-		equalTrees(t, dir, want, whole.implicit)
-		a, _ := whole.Save()
-		b, _ := again.Save()
+		equalTrees(t, dir, want, implicit(whole))
+		a, _ := whole.Save(0)
+		b, _ := again.Save(0)
 		if whole.Usage().Inodes != again.Usage().Inodes || whole.Entries != again.Entries || len(a) != len(b) {
 			t.Errorf("seed %d: %s, want %s", seed, b, a)
 		}

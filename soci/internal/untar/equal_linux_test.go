@@ -127,3 +127,14 @@ func union(a, b map[string]string) map[string]string {
 	maps.Copy(u, b)
 	return u
 }
+
+// implicit returns the directories of a layer that no entry describes.
+func implicit(l *Layer) map[string]bool {
+	out := make(map[string]bool)
+	for i := range l.dirs.nodes {
+		if path := l.dirs.path(dirID(i)); !l.dirs.dead(dirID(i)) && l.isImplicit(path) {
+			out[path] = true
+		}
+	}
+	return out
+}

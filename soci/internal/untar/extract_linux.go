@@ -25,15 +25,15 @@ type extraction struct {
 	keepOwners bool
 	layer      *Layer
 	in         reader
-	// dirs holds every directory of the layer by physical path. It is complete:
-	// the layer began empty. So a path that is not in dirs is no directory, and a
-	// logical path that is in dirs crosses no symbolic link.
-	dirs map[string]*dirMeta
+	// dirs is the layer's. It is complete: the layer began empty. So a path that is not
+	// in dirs is no directory, and a logical path that is in dirs crosses no symbolic link.
+	dirs *dirTable
 	// links remembers where symbolic links lead that lay on the way of an entry.
 	links map[string]string
 	works []*dirWork // directories that are open
-	last  *dirWork   // the one whose batch is being filled, or nil
-	clock uint64     // counts uses of works
+	open  map[dirID]*dirWork
+	last  *dirWork // the one whose batch is being filled, or nil
+	clock uint64   // counts uses of works
 	seed  maphash.Seed
 
 	checkpoints *Checkpoints // nil: none
@@ -45,15 +45,7 @@ type extraction struct {
 	change  sync.Cond  // signalled when pending shrinks
 	pending int        // operations that were handed to the writers
 	err     error      // first failure of a writer
-	waiting []link     // hard links whose target was not there
-}
-
-// dirMeta is what an entry says about a directory; applied at the very end,
-// because creating files changes times and a mode may lock even its owner out.
-type dirMeta struct {
-	meta
-	explicit bool
-	work     *dirWork // while it is open
+	waiting []link     // hard links whose target was not there; their texts are in layer.texts
 }
 
 // Bounds of what the parser runs ahead of the writers.
@@ -74,34 +66,32 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		return nil, &Error{Err: err}
 	}
 	defer t.close()
+	mem := &ledger{meter: opts.Meter}
 	x := &extraction{
 		tree:       t,
 		pool:       opts.Pool,
 		meter:      opts.Meter,
 		privileged: os.Geteuid() == 0 && !opts.Unprivileged,
 		keepOwners: opts.KeepOwners,
-		layer: &Layer{
-			Dir:       dir,
-			whiteouts: make(map[string][]string),
-			opaque:    make(map[string]bool),
-			implicit:  make(map[string]bool),
-		},
-		dirs:  map[string]*dirMeta{".": {meta: defaultDirMeta}},
-		links: make(map[string]string),
-		seed:  maphash.MakeSeed(),
+		layer:      &Layer{Dir: dir, dirs: newDirTable(mem), mem: mem},
+		open:       make(map[dirID]*dirWork),
+		links:      make(map[string]string),
+		seed:       maphash.MakeSeed(),
 
 		checkpoints: opts.Checkpoints,
 	}
+	x.dirs = x.layer.dirs
 	x.change.L = &x.mu
 	src, ok := r.(BlockReader)
 	if !ok {
 		src = &copied{r: r, pool: opts.Pool}
 	}
 	x.in.stream = stream{src: src, flush: x.flush}
+	x.in.mem = mem
 	x.in.global.maxAttrs = opts.Meter.limits.Attributes
 	if c := opts.Checkpoints; c != nil && c.From != nil {
 		x.in.pos = c.At
-		err = x.resume(c.From)
+		err = x.resume(ctx, c.From)
 	}
 	if err == nil {
 		err = x.track()
@@ -118,12 +108,13 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	}
 	if err == nil {
 		x.void() // from here on directories change
-		err = x.finish()
+		err = x.finish(ctx)
 	}
 	for _, w := range x.works {
 		_ = unix.Close(w.fd)
 	}
 	if err != nil {
+		x.layer.Release()
 		return nil, err
 	}
 	return x.layer, nil
@@ -168,12 +159,12 @@ func (x *extraction) entry(ctx context.Context, hdr *header) error {
 	}
 	x.layer.Entries++
 	dir, base := split(name)
-	parent, err := x.resolve(dir, true)
+	parent, in, err := x.resolve(dir, true)
 	if err != nil {
 		return err
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
-		return x.whiteout(parent, base)
+		return x.whiteout(in, base)
 	}
 	m, err := x.meta(hdr)
 	if err != nil {
@@ -187,9 +178,9 @@ func (x *extraction) entry(ctx context.Context, hdr *header) error {
 		delete(x.links, path)
 	}
 	if hdr.flag == typeDir || hdr.flag == typeGNUDumpDir {
-		return x.directory(path, m)
+		return x.directory(in, path, m)
 	}
-	d, err := x.makeRoom(path, parent, base)
+	d, err := x.makeRoom(ctx, path, parent, in)
 	if err != nil {
 		return err
 	}
@@ -220,16 +211,14 @@ func (x *extraction) root(hdr *header, m meta) error {
 	if hdr.flag != typeDir && hdr.flag != typeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
 	}
-	d := x.dirs["."]
-	d.meta, d.explicit = m, true
-	return nil
+	return x.describe(rootDir, m)
 }
 
 // whiteout notes a deletion in lower layers. Nothing of this layer is removed,
 // in whatever order the entries come (OCI image spec: whiteouts hide lower layers only).
-func (x *extraction) whiteout(parent, base string) error {
+func (x *extraction) whiteout(parent dirID, base string) error {
 	if base == whiteoutOpaque {
-		x.layer.opaque[parent] = true
+		x.dirs.nodes[parent].flags |= dirOpaque
 		return nil
 	}
 	if strings.HasPrefix(base, whiteoutMeta) {
@@ -239,24 +228,53 @@ func (x *extraction) whiteout(parent, base string) error {
 	if name == "" || name == "." || name == ".." {
 		return fmt.Errorf("%w: whiteout of %q", ErrUnsafe, name)
 	}
-	x.layer.whiteouts[parent] = append(x.layer.whiteouts[parent], name)
-	return nil
+	return x.layer.addWhiteout(parent, name)
+}
+
+// describe keeps what an entry says about a directory.
+func (x *extraction) describe(id dirID, m meta) error {
+	n := &x.dirs.nodes[id]
+	n.mode, n.uid, n.gid = uint16(m.mode), m.uid, m.gid //nolint:gosec // 12 bits
+	n.asec, n.ansec = secs(m.times[0])
+	n.msec, n.mnsec = secs(m.times[1])
+	n.flags |= dirExplicit
+	return x.dirs.setAttrs(id, m.attrs)
+}
+
+// described is the inverse of describe.
+func (x *extraction) described(id dirID) meta {
+	n := &x.dirs.nodes[id]
+	return meta{
+		mode: uint32(n.mode), uid: n.uid, gid: n.gid, attrs: x.dirs.attrs[id],
+		times: [2]unix.Timespec{timespec(stamp{n.asec, int64(n.ansec)}), timespec(stamp{n.msec, int64(n.mnsec)})},
+	}
+}
+
+func secs(t unix.Timespec) (sec int64, nsec uint32) {
+	return int64(t.Sec), uint32(t.Nsec) //nolint:unconvert,gosec // 32 bits on some systems; below 1e9
 }
 
 // resolve turns a logical directory into a physical one; mk makes what is missing.
-func (x *extraction) resolve(logical string, mk bool) (string, error) {
-	if x.last != nil && x.last.path == logical || x.dirs[logical] != nil {
-		return logical, nil
+func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
+	if x.last != nil && x.last.path == logical {
+		return x.last.path, x.last.id, nil
 	}
-	return follow(logical, func(phys string) (bool, string, error) {
-		if x.dirs[phys] != nil {
+	if id, ok := x.dirs.find(logical); ok {
+		return logical, id, nil
+	}
+	path, err := follow(logical, func(phys string) (bool, string, error) {
+		if _, ok := x.dirs.find(phys); ok {
 			return true, "", nil
 		}
 		if target, ok := x.links[phys]; ok {
 			return false, target, nil
 		}
 		dir, base := split(phys)
-		d, err := x.work(dir)
+		parent, ok := x.dirs.find(dir)
+		if !ok {
+			return false, "", unix.ENOENT
+		}
+		d, err := x.work(dir, parent)
 		if err != nil {
 			return false, "", err
 		}
@@ -269,8 +287,8 @@ func (x *extraction) resolve(logical string, mk bool) (string, error) {
 			}
 			err := retryErr(func() error { return unix.Mkdirat(d.fd, base, defaultDirMeta.mode) })
 			if err == nil {
-				x.dirs[phys] = &dirMeta{meta: defaultDirMeta}
-				return true, "", nil
+				_, err = x.dirs.add(parent, base)
+				return true, "", err
 			}
 			if err != unix.EEXIST {
 				return false, "", err
@@ -288,16 +306,23 @@ func (x *extraction) resolve(logical string, mk bool) (string, error) {
 		}
 		return false, target, err
 	})
+	if err != nil {
+		return "", 0, err
+	}
+	id, ok := x.dirs.find(path)
+	if !ok {
+		return "", 0, unix.ENOENT
+	}
+	return path, id, nil
 }
 
 // directory makes or updates a directory.
-func (x *extraction) directory(path string, m meta) error {
-	if have := x.dirs[path]; have != nil {
-		have.meta, have.explicit = m, true
-		return nil
+func (x *extraction) directory(in dirID, path string, m meta) error {
+	if id, ok := x.dirs.find(path); ok {
+		return x.describe(id, m)
 	}
 	parent, base := split(path)
-	d, err := x.work(parent)
+	d, err := x.work(parent, in)
 	if err != nil {
 		return err
 	}
@@ -317,38 +342,44 @@ func (x *extraction) directory(path string, m meta) error {
 	if err != nil {
 		return err
 	}
-	x.dirs[path] = &dirMeta{meta: m, explicit: true}
-	return nil
+	id, err := x.dirs.add(in, base)
+	if err != nil {
+		return err
+	}
+	return x.describe(id, m)
 }
 
 // makeRoom clears the way for a non-directory: waits for an earlier entry of the
 // same name and removes a directory. An earlier file or link is replaced by the
 // writer. It returns the open parent.
-func (x *extraction) makeRoom(path, parent, base string) (*dirWork, error) {
-	if x.dirs[path] != nil {
+func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID) (*dirWork, error) {
+	if id, ok := x.dirs.find(path); ok {
 		if err := x.settle(nil); err != nil { // writers may be busy below
 			return nil, err
 		}
 		x.untrack()
-		if err := x.tree.removeAll(path, x.layer.usage.gone); err != nil {
+		if err := x.tree.removeAll(ctx, path, x.layer.usage.gone); err != nil {
 			return nil, err
 		}
-		x.forget(path)
+		x.forget(id, path)
 	}
-	d, err := x.work(parent)
+	d, err := x.work(parent, in)
 	if err == nil {
+		_, base := split(path)
 		err = x.clear(d, base)
 	}
 	return d, err
 }
 
-// forget drops all that is known of a directory that was removed.
-func (x *extraction) forget(path string) {
+// forget drops all that is known of a directory that was removed. Whiteouts and links in
+// it are dropped at the end, see Layer.settle.
+func (x *extraction) forget(id dirID, path string) {
 	below := path + "/"
 	inside := func(p string) bool { return p == path || strings.HasPrefix(p, below) }
 	x.works = slices.DeleteFunc(x.works, func(w *dirWork) bool {
 		if inside(w.path) {
 			_ = unix.Close(w.fd)
+			delete(x.open, w.id)
 			if x.last == w {
 				x.last = nil
 			}
@@ -356,13 +387,8 @@ func (x *extraction) forget(path string) {
 		}
 		return false
 	})
-	maps.DeleteFunc(x.dirs, func(p string, _ *dirMeta) bool { return inside(p) })
-	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) })
-	maps.DeleteFunc(x.layer.opaque, func(p string, _ bool) bool { return inside(p) })
-	maps.DeleteFunc(x.layer.whiteouts, func(p string, _ []string) bool { return inside(p) })
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.waiting = slices.DeleteFunc(x.waiting, func(l link) bool { return inside(l.path) })
+	x.dirs.forget(id)
+	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) }) // maxKnown at most
 }
 
 // hardLink makes a second name. A target that is not there may come later or lie in
@@ -372,23 +398,26 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
 	if err != nil {
 		return fmt.Errorf("hard link target %q: %w", shorten(hdr.link), err)
 	}
+	if len(target) > maxText {
+		return badf("hard link target of %d bytes", len(target))
+	}
 	o.kind, o.target, o.entry = opLink, target, hdr.name
 	dir, base := split(target)
-	parent, err := x.resolve(dir, false)
+	parent, in, err := x.resolve(dir, false)
 	if errors.Is(err, unix.ENOENT) {
 		return x.waitFor(d, &o)
 	}
 	if err != nil {
 		return err
 	}
-	if x.dirs[join(parent, base)] != nil {
+	if _, ok := x.dirs.child(in, base); ok || base == "." {
 		return badf("hard link to directory %q", shorten(target))
 	}
 	o.from = base
 	if parent == d.path {
 		return x.add(d, o) // in order with the files beside it
 	}
-	from, err := x.work(parent)
+	from, err := x.work(parent, in)
 	if err == nil {
 		err = x.clear(from, base)
 	}
@@ -398,7 +427,7 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
 	if err = x.link(from, d, &o); err == nil && x.names != nil {
 		h := x.names.hash(join(d.path, o.base))
 		x.mu.Lock()
-		x.names.made = append(x.names.made, h)
+		x.names.add(h)
 		x.mu.Unlock()
 	}
 	return err
@@ -406,74 +435,27 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
 
 // finish resolves forward links and gives directories their metadata, children
 // before parents: a parent's mode may forbid to reach them.
-func (x *extraction) finish() error {
-	if err := x.forwardLinks(); err != nil {
+func (x *extraction) finish(ctx context.Context) error {
+	x.names = nil
+	x.dirs.bury()
+	if err := x.forwardLinks(ctx); err != nil {
 		return err
 	}
-	paths := slices.Sorted(maps.Keys(x.dirs))
-	for _, path := range slices.Backward(paths) {
-		d := x.dirs[path]
-		if !d.explicit {
-			x.layer.implicit[path] = true
+	for i := len(x.dirs.nodes) - 1; i >= 0; i-- { // parents were added first
+		id := dirID(i) //nolint:gosec // see dirTable.add
+		if x.dirs.dead(id) {
+			continue
 		}
-		if err := x.finishDir(path, d); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		path := x.dirs.path(id)
+		if err := x.finishDir(path, id); err != nil {
 			return &Error{Entry: path, Err: err}
 		}
 	}
+	x.dirs.attrs = nil
+	x.layer.settle()
 	x.layer.Write = nanos(&x.writeNanos)
 	return nil
-}
-
-// forwardLinks makes the links whose target came after them. What stays has its
-// target in a lower layer.
-func (x *extraction) forwardLinks() error {
-	// A later entry of the same name has replaced a link: another link, or what
-	// lies there now.
-	byPath := make(map[string]int)
-	for i, ln := range x.waiting {
-		byPath[ln.path] = i
-	}
-	var left []link
-	for i, ln := range x.waiting {
-		if byPath[ln.path] != i {
-			continue
-		}
-		if _, err := x.tree.lstat(ln.path); err == nil || err == unix.ENOTDIR {
-			continue
-		}
-		left = append(left, ln)
-	}
-	for again := true; again; {
-		again = false
-		waiting := left
-		left = nil
-		for _, ln := range waiting {
-			done, err := x.linkNow(ln)
-			if err != nil {
-				return &Error{Entry: ln.entry, Err: err}
-			}
-			if again = again || done; !done {
-				left = append(left, ln)
-			}
-		}
-	}
-	x.layer.lower = left
-	return nil
-}
-
-// linkNow reports whether the target was there.
-func (x *extraction) linkNow(ln link) (bool, error) {
-	dir, base := split(ln.target)
-	parent, err := x.resolve(dir, false)
-	if err == nil {
-		from := join(parent, base)
-		if x.dirs[from] != nil {
-			return false, badf("hard link to directory %q", shorten(ln.target))
-		}
-		err = x.tree.link(from, x.tree, ln.path)
-	}
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	return err == nil, err
 }

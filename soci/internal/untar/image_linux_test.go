@@ -71,14 +71,14 @@ func TestPrivEqualsTar(t *testing.T) {
 func undescribed(layers []*Layer) map[string]bool {
 	out := map[string]bool{".": true}
 	for _, l := range layers {
-		for d := range l.implicit {
+		for d := range implicit(l) {
 			out[d] = true
 		}
-		for d := range l.whiteouts {
-			out[d] = true // the mount's own removal has touched it
+		for _, w := range l.whiteouts {
+			out[l.dirs.path(w.dir)] = true // the mount's own removal has touched it
 		}
 		for _, ln := range l.lower {
-			d, _ := split(ln.target) // and the copying up
+			d, _ := split(l.linkTarget(ln)) // and the copying up
 			out[d] = true
 		}
 	}

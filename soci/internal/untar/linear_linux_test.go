@@ -1,10 +1,12 @@
 package untar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -108,4 +110,113 @@ func TestWarningsComeByKind(t *testing.T) {
 	if notes := Notes(l); len(notes) > 3 || len(notes) < 2 || notes[0].Count != 500 {
 		t.Errorf("%d warnings: %v", len(notes), notes)
 	}
+}
+
+// counted counts what a context was asked, which is once for each step of a long loop.
+type counted struct {
+	context.Context
+	asked atomic.Int64
+}
+
+func (c *counted) Err() error {
+	c.asked.Add(1)
+	return c.Context.Err()
+}
+
+// TestForwardLinksAreLinear: hard links that lead to each other in the worst order are made
+// in one pass. (A pass for each of them took hours for a million.)
+func TestForwardLinksAreLinear(t *testing.T) {
+	steps := func(n int) int64 {
+		x := newTB(t)
+		ctx := &counted{Context: t.Context()}
+		data := repeat(n, func(i int) string {
+			return block(typeHardLink, fmt.Sprintf("l%06d", i), "").put(linkOff, fmt.Sprintf("l%06d", i+1)).with("")
+		})
+		data = data[:len(data)-len(theEnd)] + rawFile(fmt.Sprintf("l%06d", n), "x") + theEnd
+		l, err := x.extractIn(ctx, NewMemory(-1, nil), data, nil)
+		if err != nil || len(l.lower) > 0 {
+			t.Fatalf("%v, %d links left", err, len(l.lower))
+		}
+		return ctx.asked.Load()
+	}
+	if few, many := steps(200), steps(2000); many > 12*few {
+		t.Errorf("200 links take %d steps, 2000 take %d", few, many)
+	}
+}
+
+// TestReplacedDirectoriesAreLinear: to replace a directory costs the same however many
+// others there are.
+func TestReplacedDirectoriesAreLinear(t *testing.T) {
+	d := newDirTable(nil)
+	probes := 0
+	for i := range 20_000 {
+		name := fmt.Sprint("d", i%100)
+		id, err := d.add(rootDir, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.add(id, "below"); err != nil {
+			t.Fatal(err)
+		}
+		probes = max(probes, d.slots)
+		d.forget(id)
+		if _, ok := d.find(name + "/below"); ok {
+			t.Fatal("found below a directory that is gone")
+		}
+	}
+	// One slot for each name that lives or has lived since the index last grew.
+	if live := len(d.index); live > 1<<16 {
+		t.Errorf("an index of %d slots", live)
+	}
+	d.bury()
+	for i := range d.nodes[1:] {
+		if !d.dead(dirID(i + 1)) {
+			t.Fatalf("node %d of %q lives", i+1, d.path(dirID(i+1)))
+		}
+	}
+}
+
+// TestLongLoopsEnd: whatever an extraction or merge is at, it ends when its context does.
+func TestLongLoopsEnd(t *testing.T) {
+	for name, make := range lots {
+		x := newTB(t)
+		m := NewMemory(-1, nil)
+		whole := &counted{Context: t.Context()}
+		l, err := x.extractIn(whole, m, make(300), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+		all := whole.asked.Load()
+		if all < 300 {
+			t.Errorf("%s: an extraction of 300 entries looks at its context %d times", name, all)
+		}
+		for _, at := range []int64{all / 4, all / 2, all - 10} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			ends := &ending{Context: ctx, left: at, cancel: cancel}
+			if _, err := x.extractIn(ends, m, make(300), nil); !errors.Is(err, errEnded) {
+				t.Errorf("%s: ended at step %d of %d: %v", name, at, all, err)
+			}
+			cancel(nil)
+		}
+		if m.sum != 0 {
+			t.Errorf("%s: %d bytes were not given back", name, m.sum)
+		}
+	}
+}
+
+// ending is a context that ends when it was asked so many times.
+type ending struct {
+	context.Context
+	left   int64
+	cancel context.CancelCauseFunc
+}
+
+var errEnded = errors.New("ended")
+
+func (e *ending) Err() error {
+	if e.left--; e.left == 0 {
+		e.cancel(errEnded)
+	}
+	return e.Context.Err()
 }

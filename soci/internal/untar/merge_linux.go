@@ -28,7 +28,7 @@ func Merge(ctx context.Context, dir string, l *Layer) error {
 	}
 	defer src.close()
 	m := &merge{src: src, dst: dst, layer: l}
-	if err := m.adoptLinks(); err != nil {
+	if err := m.adoptLinks(ctx); err != nil {
 		return err
 	}
 	return m.dir(ctx, ".", ".")
@@ -38,7 +38,7 @@ func Merge(ctx context.Context, dir string, l *Layer) error {
 func (l *Layer) Settle() error {
 	if len(l.lower) > 0 {
 		ln := l.lower[0]
-		return &Error{Entry: ln.entry, Err: noTarget(ln)}
+		return &Error{Entry: l.linkEntry(ln), Err: l.noTarget(ln)}
 	}
 	return nil
 }
@@ -46,8 +46,8 @@ func (l *Layer) Settle() error {
 // errOpened: of a layer that was opened, not extracted, only the directory is known.
 var errOpened = errors.New("a layer that was opened can only lie below another")
 
-func noTarget(ln link) error {
-	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, shorten(ln.target))
+func (l *Layer) noTarget(ln link) error {
+	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, shorten(l.linkTarget(ln)))
 }
 
 type merge struct {
@@ -58,22 +58,27 @@ type merge struct {
 // adoptLinks makes the layer's hard links to lower files, inside of the layer's
 // directory: the move then carries them to their place like any file, and
 // a whiteout of the target in the same layer can not come first.
-func (m *merge) adoptLinks() error {
-	for _, ln := range m.layer.lower {
+func (m *merge) adoptLinks(ctx context.Context) error {
+	l := m.layer
+	for _, ln := range l.lower {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		target := l.linkTarget(ln)
 		tree := m.src
-		from, found, err := m.src.lookupFile(ln.target) // a link to a link of this list
+		from, found, err := m.src.lookupFile(target) // a link to a link of this list
 		if err == nil && !found {
 			tree = m.dst
-			from, found, err = m.dst.lookupFile(ln.target)
+			from, found, err = m.dst.lookupFile(target)
 		}
 		if err == nil && !found {
-			err = noTarget(ln)
+			err = l.noTarget(ln)
 		}
 		if err == nil {
-			err = tree.link(from, m.src, ln.path)
+			err = tree.link(from, m.src, l.linkPath(ln))
 		}
 		if err != nil {
-			return &Error{Entry: ln.entry, Err: err}
+			return &Error{Entry: l.linkEntry(ln), Err: err}
 		}
 	}
 	return nil
@@ -93,20 +98,18 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 	if err != nil {
 		return &Error{Entry: to, Err: err}
 	}
-	if err := m.hide(from, to); err != nil {
+	if err := m.hide(ctx, from, to); err != nil {
 		return &Error{Entry: to, Err: err}
 	}
-	names, err := m.src.names(from)
+	err = m.src.each(ctx, from, func(name string) error { return m.child(ctx, join(from, name), join(to, name)) })
 	if err != nil {
-		return &Error{Entry: from, Err: err}
-	}
-	for _, name := range names {
-		if err := m.child(ctx, join(from, name), join(to, name)); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
+		return wrap(from, err)
 	}
 	// Last, for moving children changed the times and may have needed more rights.
-	if m.layer.implicit[from] {
+	if m.layer.isImplicit(from) {
 		err = m.layer.setDir(m.dst, to, dstStat, nil)
 	} else {
 		err = m.layer.setDir(m.dst, to, srcStat, func(fd int) error { return copyXattrs(m.src, from, fd) })
@@ -127,16 +130,17 @@ func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
 }
 
 // hide removes what the layer's whiteouts and opaque marks cover in one directory.
-func (m *merge) hide(from, to string) error {
-	gone := m.layer.whiteouts[from]
-	if m.layer.opaque[from] {
-		var err error
-		if gone, err = m.dst.names(to); err != nil {
-			return err
-		}
+func (m *merge) hide(ctx context.Context, from, to string) error {
+	remove := func(name string) error { return m.dst.removeAll(ctx, join(to, name), nil) }
+	if m.layer.isOpaque(from) {
+		return m.dst.each(ctx, to, remove)
 	}
-	for _, name := range gone {
-		if err := m.dst.removeAll(join(to, name), nil); err != nil {
+	dir, ok := m.layer.dirs.find(from)
+	if !ok {
+		return nil
+	}
+	for _, w := range m.layer.whiteoutsOf(dir) {
+		if err := remove(string(m.layer.dirs.names.bytes(w.name))); err != nil {
 			return err
 		}
 	}
@@ -158,7 +162,7 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 	switch {
 	case isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return m.dir(ctx, from, to)
-	case isDir && exists && m.layer.implicit[from] && have.Mode&unix.S_IFMT == unix.S_IFLNK:
+	case isDir && exists && m.layer.isImplicit(from) && have.Mode&unix.S_IFMT == unix.S_IFLNK:
 		// The layer says nothing about this directory, only about what is in it: the
 		// link of the lower layer stays, and leads to the place.
 		if phys, err := m.dst.lookup(to); err == nil {
@@ -166,7 +170,7 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		}
 	}
 	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
-		err = m.dst.removeAll(to, nil)
+		err = m.dst.removeAll(ctx, to, nil)
 	}
 	if exists && err == nil && have.Ino == st.Ino && have.Dev == st.Dev {
 		return nil // two names of one file: rename would do nothing, nothing is to do
@@ -208,7 +212,7 @@ func RemoveAll(dir string) error {
 		return &Error{Err: err}
 	}
 	defer parent.close()
-	if err := parent.removeAll(filepath.Base(dir), nil); err != nil {
+	if err := parent.removeAll(context.Background(), filepath.Base(dir), nil); err != nil {
 		return &Error{Entry: dir, Err: err}
 	}
 	return nil

@@ -21,7 +21,7 @@ type meta struct {
 }
 
 // defaultDirMeta is for directories that no entry describes.
-var defaultDirMeta = meta{mode: 0o755}
+var defaultDirMeta = meta{mode: defaultDirMode}
 
 // lendBits lend the rights of a file's owner to others.
 const lendBits = unix.S_ISUID | unix.S_ISGID
@@ -154,8 +154,9 @@ func (x *extraction) waitFor(d *dirWork, o *op) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.waiting = append(x.waiting, link{path: join(d.path, o.base), target: o.target, entry: o.entry})
-	return nil
+	var err error
+	x.waiting, err = x.layer.addLink(x.waiting, d.id, join(d.path, o.base), o.base, o.target, o.entry)
+	return err
 }
 
 // apply sets the metadata of a file or directory by descriptor, as far as it is not
@@ -332,13 +333,14 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 
 // finishDir gives a directory its metadata. Its parent still has all rights. Most
 // have no more to set than times: that is done without opening them.
-func (x *extraction) finishDir(path string, d *dirMeta) error {
+func (x *extraction) finishDir(path string, id dirID) error {
 	dir, base := split(path)
-	m := &d.meta
+	m := x.described(id)
+	explicit := x.dirs.nodes[id].flags&dirExplicit != 0
 	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 || x.keepOwners {
-		return x.finishDirByFd(path, d)
+		return x.finishDirByFd(path, &m, explicit)
 	}
-	parent, err := x.work(dir)
+	parent, err := x.work(dir, x.dirs.nodes[id].parent)
 	if err != nil {
 		return err
 	}
@@ -347,10 +349,10 @@ func (x *extraction) finishDir(path string, d *dirMeta) error {
 		return err
 	}
 	if st.Mode != unix.S_IFDIR|m.mode {
-		return x.finishDirByFd(path, d)
+		return x.finishDirByFd(path, &m, explicit)
 	}
 	x.layer.usage.add(&st)
-	if !d.explicit { // owner and times are those of its making
+	if !explicit { // owner and times are those of its making
 		return nil
 	}
 	if st.Uid != m.uid || st.Gid != m.gid {
@@ -364,17 +366,17 @@ func (x *extraction) finishDir(path string, d *dirMeta) error {
 	return unix.UtimesNanoAt(parent.fd, base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
-func (x *extraction) finishDirByFd(path string, d *dirMeta) error {
+func (x *extraction) finishDirByFd(path string, m *meta, explicit bool) error {
 	fd, err := x.tree.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if d.explicit {
+	if explicit {
 		dir, base := split(path)
-		return x.apply(fd, dir, base, &d.meta)
+		return x.apply(fd, dir, base, m)
 	}
-	if err := unix.Fchmod(fd, d.meta.mode); err != nil {
+	if err := unix.Fchmod(fd, m.mode); err != nil {
 		return err
 	}
 	return x.layer.usage.addFd(fd)

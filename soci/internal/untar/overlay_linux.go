@@ -3,7 +3,6 @@ package untar
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +31,10 @@ func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	if err := o.links(ctx, lower); err != nil {
 		return err
 	}
-	if err := o.inherit(); err != nil {
+	if err := o.inherit(ctx); err != nil {
 		return err
 	}
-	return o.marks()
+	return o.marks(ctx)
 }
 
 // overlay is one run of Overlay.
@@ -57,8 +56,11 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	}
 	defer view.close()
 	for _, ln := range o.layer.lower {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := o.link(ctx, view, ln); err != nil {
-			return &Error{Entry: ln.entry, Err: err}
+			return &Error{Entry: o.layer.linkEntry(ln), Err: err}
 		}
 	}
 	return nil
@@ -67,17 +69,18 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 // link does what overlayfs does before it links a lower file: the file is copied
 // up to its own place, unless the layer removes it there, and then linked.
 func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
-	phys, at, err := view.lookFile(ln.target)
+	path := o.layer.linkPath(ln)
+	phys, at, err := view.lookFile(o.layer.linkTarget(ln))
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return noTarget(ln)
+		return o.layer.noTarget(ln)
 	case err != nil:
 		return err
 	}
 	if at.layer > 0 {
 		from := view.trees[at.layer]
 		if o.layer.hides(phys) {
-			return o.keepDir(ln.path, func() error { return o.copyUp(ctx, from, phys, ln.path, at) })
+			return o.keepDir(path, func() error { return o.copyUp(ctx, from, phys, path, at) })
 		}
 		if err := o.parents(view, phys); err != nil {
 			return err
@@ -87,7 +90,7 @@ func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
 			return err
 		}
 	}
-	return o.keepDir(ln.path, func() error { return o.tree.link(phys, o.tree, ln.path) })
+	return o.keepDir(path, func() error { return o.tree.link(phys, o.tree, path) })
 }
 
 // parents makes the directories above path that only lower layers have.
@@ -122,8 +125,16 @@ func (o *overlay) parents(view *stack, path string) error {
 
 // inherit gives directories that no entry describes the metadata that they have
 // in the layers below: overlayfs shows the uppermost directory's.
-func (o *overlay) inherit() error {
-	for dir := range o.layer.implicit {
+func (o *overlay) inherit(ctx context.Context) error {
+	t := o.layer.dirs
+	for i := range t.nodes {
+		if t.nodes[i].flags&(dirExplicit|dirNamed|dirDead) != 0 {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		dir := t.path(dirID(i)) //nolint:gosec // see dirTable.add
 		if o.layer.hides(dir) {
 			continue
 		}
@@ -155,8 +166,8 @@ func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
 // hides reports whether the layer removes path of the layers below it.
 func (l *Layer) hides(path string) bool {
 	for path != "." {
-		dir, base := split(path)
-		if l.opaque[dir] || slices.Contains(l.whiteouts[dir], base) {
+		dir, _ := split(path)
+		if l.isOpaque(dir) || l.whited(path) {
 			return true
 		}
 		path = dir
@@ -165,23 +176,30 @@ func (l *Layer) hides(path string) bool {
 }
 
 // marks writes whiteouts and opaque marks.
-func (o *overlay) marks() error {
-	opaque, whiteouts := maps.Clone(o.layer.opaque), maps.Clone(o.layer.whiteouts)
-	if opaque["."] {
+func (o *overlay) marks(ctx context.Context) error {
+	l, t := o.layer, o.layer.dirs
+	if l.isOpaque(".") {
 		// Overlayfs always merges the roots of its layers: hide name by name.
-		delete(opaque, ".")
-		names, err := o.below.names(".")
+		err := o.keepDir("x", func() error {
+			return o.below.each(ctx, ".", func(name string) error { return wrapped(name, o.whiteout(name)) })
+		})
 		if err != nil {
-			return &Error{Err: err}
+			return wrap(".", err)
 		}
-		whiteouts["."] = append(slices.Clip(whiteouts["."]), names...)
 	}
-	for dir, names := range whiteouts {
-		names = slices.Sorted(slices.Values(names))
+	for left := l.whiteouts; len(left) > 0; {
+		id := left[0].dir
+		in := l.whiteoutsOf(id)
+		left = left[len(in):]
+		dir := t.path(id)
 		err := o.keepDir(join(dir, "x"), func() error {
-			for _, name := range slices.Compact(names) {
-				if err := o.whiteout(join(dir, name), opaque); err != nil {
-					return &Error{Entry: join(dir, name), Err: err}
+			for _, w := range in {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				path := join(dir, string(t.names.bytes(w.name)))
+				if err := o.whiteout(path); err != nil {
+					return &Error{Entry: path, Err: err}
 				}
 			}
 			return nil
@@ -190,12 +208,27 @@ func (o *overlay) marks() error {
 			return wrap(dir, err)
 		}
 	}
-	for dir := range opaque {
-		if err := o.layer.usage.changed(o.tree, dir, func() error { return o.opaque(dir) }); err != nil {
+	for i := range t.nodes {
+		if i == int(rootDir) || t.nodes[i].flags&(dirOpaque|dirDead) != dirOpaque {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		dir := t.path(dirID(i)) //nolint:gosec // see dirTable.add
+		if err := l.usage.changed(o.tree, dir, func() error { return o.opaque(dir) }); err != nil {
 			return &Error{Entry: dir, Err: err}
 		}
 	}
 	return nil
+}
+
+// wrapped is wrap for an error that may be nil.
+func wrapped(entry string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrap(entry, err)
 }
 
 // wrap names the entry of an error that does not yet have one.
@@ -208,12 +241,15 @@ func wrap(entry string, err error) error {
 
 // whiteout hides path unless the layer itself has something there: a file hides
 // by itself, a directory must become opaque to do so.
-func (o *overlay) whiteout(path string, opaque map[string]bool) error {
+func (o *overlay) whiteout(path string) error {
 	st, err := o.tree.lstat(path)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		opaque[path] = true
-		return nil
+		id, err := o.layer.dirs.ensure(path)
+		if err == nil {
+			o.layer.dirs.nodes[id].flags |= dirOpaque
+		}
+		return err
 	case err != unix.ENOENT:
 		return err
 	}

@@ -27,6 +27,9 @@ type reader struct {
 	start  int64 // where the header began
 	pad    int64 // bytes between its content and the next header
 
+	mem  *ledger // unless nil, is charged with maps of sparse files
+	maps int64   // what it was charged with for the current entry
+
 	between func(at int64) error // unless nil, called between two entries
 }
 
@@ -34,6 +37,8 @@ type reader struct {
 // The header is valid until the next call. io.EOF: the archive has ended.
 func (r *reader) next(ctx context.Context) (*header, error) {
 	local := r.global.defaults()
+	r.mem.refund(r.maps)
+	r.maps = 0
 	var longName, longLink string
 	for first := true; ; first = false {
 		if err := r.skip(ctx, r.rest); err != nil {
@@ -133,7 +138,13 @@ func (r *reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 	}
 	stored := h.stored
 	if h.flag == typeGNUSparse {
-		if err := h.gnuSparseMap(b, func() ([]byte, error) { return r.sector(ctx) }); err != nil {
+		more := func() ([]byte, error) {
+			if err := r.chargeMap(len(h.extents)); err != nil {
+				return nil, err
+			}
+			return r.sector(ctx)
+		}
+		if err := h.gnuSparseMap(b, more); err != nil {
 			return unexpected(err)
 		}
 	} else if inContent, err := local.applySparse(h); err != nil {
@@ -142,6 +153,8 @@ func (r *reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 		if err := r.sparseMap(ctx, h); err != nil {
 			return err
 		}
+	} else if err := r.chargeMap(len(h.extents)); err != nil {
+		return err
 	}
 	// Tars before POSIX wrote directories as files whose name ends in a slash.
 	if h.isRegular() && strings.HasSuffix(h.name, "/") {
@@ -197,6 +210,9 @@ func (r *reader) sparseMap(ctx context.Context, h *header) error {
 	if count > stored/4 { // two digits and two line ends for each
 		return badf("sparse map of %d pieces in %d bytes", count, stored)
 	}
+	if err := r.chargeMap(int(count)); err != nil {
+		return err
+	}
 	h.extents = make([]extent, count)
 	for i := range h.extents {
 		e := &h.extents[i]
@@ -208,6 +224,20 @@ func (r *reader) sparseMap(ctx context.Context, h *header) error {
 		}
 	}
 	return h.checkExtents()
+}
+
+// chargeMap charges the map of a sparse file of so many pieces.
+func (r *reader) chargeMap(pieces int) error {
+	const pieceBytes = 16
+	more := pieceBytes*int64(pieces) - r.maps
+	if more <= 0 {
+		return nil
+	}
+	err := r.mem.charge(more)
+	if err == nil {
+		r.maps += more
+	}
+	return err
 }
 
 // special reads the content of an entry that describes others.

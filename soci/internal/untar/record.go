@@ -2,8 +2,7 @@ package untar
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
+	"errors"
 )
 
 // savedLayer is the form of a Layer on disk. Paths may hold any bytes, so they are
@@ -32,59 +31,125 @@ type savedLink struct {
 	Entry  []byte `json:"entry"`
 }
 
+// ErrTooLarge: what is to be saved would take more memory than it is worth.
+var ErrTooLarge = errors.New("a layer with so many whiteouts, links and undescribed directories is not kept for later")
+
 // Save returns what [Load] needs to know of an extracted layer that neither Merge
-// nor Overlay has touched. Where it lies is not part of that.
-func (l *Layer) Save() ([]byte, error) {
+// nor Overlay has touched. Where it lies is not part of that. It fails when that is more
+// than about max bytes, unless max is 0.
+func (l *Layer) Save(max int64) ([]byte, error) {
 	s := savedLayer{
-		Entries: l.Entries, Files: l.Files, Bytes: l.Bytes,
-		Opaque: bytesOf(l.opaque), Implicit: bytesOf(l.implicit), Notes: l.notes.list(),
+		Entries: l.Entries, Files: l.Files, Bytes: l.Bytes, Notes: l.notes.list(),
 		Blocks: l.usage.blocks.Load(), Inodes: l.usage.inodes.Load(),
 	}
-	for _, dir := range slices.Sorted(maps.Keys(l.whiteouts)) {
-		n := savedNames{Dir: []byte(dir)}
-		for _, name := range l.whiteouts[dir] {
-			n.Names = append(n.Names, []byte(name))
+	left := max
+	fits := func(n int) bool {
+		left -= int64(n)*4/3 + 8 // base64, quotes, braces
+		return max == 0 || left >= 0
+	}
+	t := l.dirs
+	for i := range t.nodes {
+		id := dirID(i) //nolint:gosec // see dirTable.add
+		flags := t.nodes[i].flags
+		if flags&dirDead != 0 || flags&dirOpaque == 0 && flags&(dirExplicit|dirNamed) != 0 {
+			continue
 		}
-		s.Whiteouts = append(s.Whiteouts, n)
+		path := []byte(t.path(id))
+		if !fits(len(path)) {
+			return nil, ErrTooLarge
+		}
+		if flags&dirOpaque != 0 {
+			s.Opaque = append(s.Opaque, path)
+		}
+		if flags&(dirExplicit|dirNamed) == 0 {
+			s.Implicit = append(s.Implicit, path)
+		}
+	}
+	for i, w := range l.whiteouts {
+		if t.dead(w.dir) {
+			continue
+		}
+		if i == 0 || l.whiteouts[i-1].dir != w.dir || len(s.Whiteouts) == 0 {
+			s.Whiteouts = append(s.Whiteouts, savedNames{Dir: []byte(t.path(w.dir))})
+		}
+		at := &s.Whiteouts[len(s.Whiteouts)-1]
+		at.Names = append(at.Names, t.names.bytes(w.name))
+		if !fits(int(w.name.n) + 24) {
+			return nil, ErrTooLarge
+		}
 	}
 	for _, ln := range l.lower {
-		s.Lower = append(s.Lower, savedLink{[]byte(ln.path), []byte(ln.target), []byte(ln.entry)})
+		saved := l.saveLink(ln)
+		if !fits(len(saved.Path) + len(saved.Target) + len(saved.Entry) + 24) {
+			return nil, ErrTooLarge
+		}
+		s.Lower = append(s.Lower, saved)
 	}
 	return json.Marshal(s)
 }
 
-func bytesOf(set map[string]bool) [][]byte {
-	var out [][]byte
-	for _, k := range slices.Sorted(maps.Keys(set)) {
-		out = append(out, []byte(k))
+func (l *Layer) saveLink(ln link) savedLink {
+	return savedLink{[]byte(l.linkPath(ln)), []byte(l.linkTarget(ln)), []byte(l.linkEntry(ln))}
+}
+
+// loadLink appends a saved link.
+func (l *Layer) loadLink(to []link, ln savedLink) ([]link, error) {
+	parent, base := split(string(ln.Path))
+	dir, err := l.dirs.ensure(parent)
+	if err != nil {
+		return to, err
 	}
-	return out
+	return l.addLink(to, dir, string(ln.Path), base, string(ln.Target), string(ln.Entry))
 }
 
 // Load returns the layer that an earlier process extracted into dir and that its
-// Save described. It is as the one that Extract returned.
+// Save described. It is as the one that Extract returned, but takes nothing of a Memory.
 func Load(dir string, saved []byte) (*Layer, error) {
-	var s savedLayer
-	if err := json.Unmarshal(saved, &s); err != nil {
+	l, err := load(dir, saved, nil)
+	if err != nil {
 		return nil, &Error{Err: err}
 	}
-	l := &Layer{
-		Dir: dir, Entries: s.Entries, Files: s.Files, Bytes: s.Bytes,
-		whiteouts: make(map[string][]string), opaque: make(map[string]bool), implicit: make(map[string]bool),
+	l.settle()
+	return l, nil
+}
+
+func load(dir string, saved []byte, mem *ledger) (*Layer, error) {
+	var s savedLayer
+	if err := json.Unmarshal(saved, &s); err != nil {
+		return nil, err
 	}
+	l := &Layer{Dir: dir, Entries: s.Entries, Files: s.Files, Bytes: s.Bytes, dirs: newDirTable(mem), mem: mem}
+	l.dirs.nodes[rootDir].flags = dirNamed
 	for _, n := range s.Whiteouts {
+		id, err := l.dirs.ensure(string(n.Dir))
+		if err != nil {
+			return nil, err
+		}
 		for _, name := range n.Names {
-			l.whiteouts[string(n.Dir)] = append(l.whiteouts[string(n.Dir)], string(name))
+			if err := l.addWhiteout(id, string(name)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, d := range s.Opaque {
-		l.opaque[string(d)] = true
+		id, err := l.dirs.ensure(string(d))
+		if err != nil {
+			return nil, err
+		}
+		l.dirs.nodes[id].flags |= dirOpaque
 	}
 	for _, d := range s.Implicit {
-		l.implicit[string(d)] = true
+		id, err := l.dirs.ensure(string(d))
+		if err != nil {
+			return nil, err
+		}
+		l.dirs.nodes[id].flags &^= dirNamed
 	}
 	for _, ln := range s.Lower {
-		l.lower = append(l.lower, link{string(ln.Path), string(ln.Target), string(ln.Entry)})
+		var err error
+		if l.lower, err = l.loadLink(l.lower, ln); err != nil {
+			return nil, err
+		}
 	}
 	for _, n := range s.Notes {
 		l.notes.merge(n)

@@ -1,9 +1,9 @@
 package untar
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +54,7 @@ func (s *stack) forget() {
 	root := []int{}
 	for i, l := range s.layers {
 		root = append(root, i)
-		if i >= s.blind && l.opaque["."] {
+		if i >= s.blind && l.isOpaque(".") {
 			break
 		}
 	}
@@ -137,34 +137,35 @@ func (s *stack) look(path string) (found, error) {
 	if in == nil {
 		return found{}, unix.ENOENT
 	}
+	if len(s.dirs) >= maxStackDirs {
+		s.forget()
+	}
 	s.dirs[path] = in
 	return have, nil
 }
 
-// names lists the merged directory at a physical path, which look has found.
-func (s *stack) names(path string) ([]string, error) {
-	var all []string
+// maxStackDirs is how many directories a stack remembers.
+const maxStackDirs = 1 << 12
+
+// each calls fn with the names that the merged directory at a physical path shows, some
+// more than once. look has found the directory.
+func (s *stack) each(ctx context.Context, path string, fn func(name string) error) error {
 	for _, i := range s.dirs[path] {
-		names, err := s.trees[i].names(path)
+		err := s.trees[i].each(ctx, path, func(name string) error {
+			_, err := s.look(join(path, name))
+			if err == unix.ENOENT {
+				return nil
+			}
+			if err == nil {
+				err = fn(name)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, err
-		}
-		all = append(all, names...)
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	var out []string
-	for _, name := range all {
-		_, err := s.look(join(path, name))
-		switch err {
-		case nil:
-			out = append(out, name)
-		case unix.ENOENT:
-		default:
-			return nil, err
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // lookFile resolves the parent of a logical path as a process inside would, and
@@ -190,13 +191,6 @@ func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	phys = join(parent, base)
 	f, err = s.look(phys)
 	return phys, f, err
-}
-
-// whited reports whether the layer, which has nothing at path, is known to remove
-// it from lower ones without a mark on the disk (see Overlay's notes).
-func (l *Layer) whited(path string) bool {
-	dir, base := split(path)
-	return slices.Contains(l.whiteouts[dir], base)
 }
 
 // isWhiteout reports whether a non-directory stands for "removed": a 0:0 character
@@ -225,7 +219,7 @@ func (s *stack) isOpaque(i int, path string) (bool, error) {
 	if i < s.blind {
 		return false, nil
 	}
-	if l.opaque[path] || l.whited(path) {
+	if l.isOpaque(path) || l.whited(path) {
 		return true, nil
 	}
 	attr, err := s.overlayAttrs(i, path, unix.O_DIRECTORY)

@@ -1,6 +1,7 @@
 package untar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -157,31 +158,54 @@ func (t *tree) rename(from string, dst *tree, to string) error {
 	})
 }
 
-// names lists a directory.
-func (t *tree) names(path string) ([]string, error) {
+// each calls fn with every name in a directory, some at a time: what it keeps does not
+// depend on how many there are. fn may remove names.
+func (t *tree) each(ctx context.Context, path string, fn func(name string) error) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer unix.Close(fd)
-	var names []string
+	defer func() {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}()
 	buf := make([]byte, 32<<10) // bytes: what readdir of the C library uses, about 1,000 names a call
+	read := func() (int, error) { return retry(func() (int, error) { return unix.ReadDirent(fd, buf) }) }
+	var names []string
+	n, err := read()
 	for {
-		n, err := retry(func() (int, error) { return unix.ReadDirent(fd, buf) })
-		if err != nil {
-			return nil, err
+		if err != nil || n <= 0 {
+			return err
 		}
-		if n <= 0 {
-			return names, nil
+		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
+		if n < len(buf)/2 { // mostly all there is: no descriptor stays open meanwhile
+			if n, err = read(); err == nil && n <= 0 {
+				_ = unix.Close(fd)
+				fd = -1
+			} else if err == nil {
+				_, _, names = unix.ParseDirent(buf[:n], -1, names)
+			}
 		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+		for _, name := range names {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := fn(name); err != nil {
+				return err
+			}
+		}
+		if fd < 0 {
+			return nil
+		}
+		n, err = read()
 	}
 }
 
 // removeAll removes path and everything below it, even below directories that
 // their own mode locks against their owner. gone, if not nil, hears of each name of
 // a non-directory.
-func (t *tree) removeAll(path string, gone func(*unix.Stat_t)) error {
+func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_t)) error {
 	st, err := t.lstat(path)
 	if err == unix.ENOENT {
 		return nil
@@ -198,18 +222,19 @@ func (t *tree) removeAll(path string, gone func(*unix.Stat_t)) error {
 	if err := t.unlock(path); err != nil {
 		return err
 	}
-	names, err := t.names(path)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := t.removeAll(join(path, name), gone); err != nil {
+	for again := 0; ; again++ {
+		err := t.each(ctx, path, func(name string) error { return t.removeAll(ctx, join(path, name), gone) })
+		if err != nil {
+			return err
+		}
+		err = t.at(path, func(dirfd int, base string) error {
+			return unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
+		})
+		// A file system may pass names over when others are removed meanwhile.
+		if err != unix.ENOTEMPTY && err != unix.EEXIST || again == 10 {
 			return err
 		}
 	}
-	return t.at(path, func(dirfd int, base string) error {
-		return unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
-	})
 }
 
 // unlock gives the owner of a directory all rights in it.

@@ -1,6 +1,8 @@
 package untar
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -75,10 +77,12 @@ type Meter struct {
 	limits  Limits
 	entries atomic.Int64
 	bytes   atomic.Int64
+	mem     *Memory
+	held    int64 // of mem; guarded by its lock
 }
 
-// NewMeter returns a meter at zero.
-func NewMeter(l Limits) *Meter { return &Meter{limits: l} }
+// NewMeter returns a meter at zero, with a Memory of its own that has no limit.
+func NewMeter(l Limits) *Meter { return NewMemory(-1, nil).Meter(l) }
 
 // freeAttrs is how many extended attributes an entry may have before each one more counts
 // as an entry: setting one costs about as much as making a file.
@@ -171,10 +175,11 @@ type Layer struct {
 	Bytes   int64 // content of regular files
 	Write   time.Duration
 
-	whiteouts map[string][]string // physical parent -> names removed from lower layers
-	opaque    map[string]bool     // physical directories that hide lower ones
-	implicit  map[string]bool     // directories no entry describes
-	lower     []link              // hard links whose target is in a lower layer
+	dirs      *dirTable  // nil if opened
+	whiteouts []whiteout // names removed from lower layers; sorted by settle
+	lower     []link     // hard links whose target is in a lower layer
+	texts     arena      // of lower
+	mem       *ledger    // of dirs, whiteouts and lower
 	notes     notes
 	usage     usage
 	form      Form // of the marks on the disk, once there are any
@@ -221,11 +226,115 @@ func Notes(layers ...*Layer) []Note {
 	return sum.list()
 }
 
-// link is a hard link that waits for its target.
+// whiteout removes a name of lower layers; dirs.names has it.
+type whiteout struct {
+	dir  dirID
+	name nameRef
+}
+
+const whiteoutBytes = 12
+
+// link is a hard link that waits for its target; Layer.texts has its names.
 type link struct {
-	path   string // physical
-	target string // logical, cleaned
-	entry  string // for messages
+	dir    dirID
+	name   nameRef
+	target nameRef // logical, cleaned
+	entry  nameRef // as the archive has it, for messages; empty if it is the path
+}
+
+const linkBytes = 28
+
+// addWhiteout notes that the layer removes a name.
+func (l *Layer) addWhiteout(dir dirID, name string) error {
+	if len(name) > maxText {
+		return errTooLong
+	}
+	if err := l.mem.charge(whiteoutBytes + int64(len(name))); err != nil {
+		return err
+	}
+	l.whiteouts = append(l.whiteouts, whiteout{dir, l.dirs.names.add(name)})
+	return nil
+}
+
+// addLink keeps a hard link for later.
+func (l *Layer) addLink(to []link, dir dirID, path, name, target, entry string) ([]link, error) {
+	if entry == path {
+		entry = ""
+	}
+	if len(name) > maxText || len(target) > maxText {
+		return to, errTooLong
+	}
+	entry = entry[:min(len(entry), maxText)]
+	if err := l.mem.charge(linkBytes + int64(len(name)+len(target)+len(entry))); err != nil {
+		return to, err
+	}
+	return append(to, link{dir, l.texts.add(name), l.texts.add(target), l.texts.add(entry)}), nil
+}
+
+func (l *Layer) linkPath(ln link) string {
+	return join(l.dirs.path(ln.dir), string(l.texts.bytes(ln.name)))
+}
+
+func (l *Layer) linkTarget(ln link) string { return string(l.texts.bytes(ln.target)) }
+
+func (l *Layer) linkEntry(ln link) string {
+	if ln.entry.n > 0 {
+		return string(l.texts.bytes(ln.entry))
+	}
+	return l.linkPath(ln)
+}
+
+// settle sorts the whiteouts by directory and name, each once, and drops those in
+// directories that are gone.
+func (l *Layer) settle() {
+	l.dirs.bury()
+	l.whiteouts = slices.DeleteFunc(l.whiteouts, func(w whiteout) bool { return l.dirs.dead(w.dir) })
+	slices.SortFunc(l.whiteouts, func(a, b whiteout) int {
+		return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.dirs.names.bytes(a.name), l.dirs.names.bytes(b.name)))
+	})
+	l.whiteouts = slices.CompactFunc(l.whiteouts, func(a, b whiteout) bool {
+		return a.dir == b.dir && bytes.Equal(l.dirs.names.bytes(a.name), l.dirs.names.bytes(b.name))
+	})
+}
+
+// whiteoutsOf returns the whiteouts in a directory.
+func (l *Layer) whiteoutsOf(dir dirID) []whiteout {
+	i, _ := slices.BinarySearchFunc(l.whiteouts, dir, func(w whiteout, dir dirID) int { return cmp.Compare(w.dir, dir) })
+	n, _ := slices.BinarySearchFunc(l.whiteouts[i:], dir+1, func(w whiteout, dir dirID) int { return cmp.Compare(w.dir, dir) })
+	return l.whiteouts[i : i+n]
+}
+
+// whited reports whether the layer has a whiteout of path.
+func (l *Layer) whited(path string) bool {
+	parent, base := split(path)
+	dir, ok := l.dirs.find(parent)
+	if !ok {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(l.whiteouts, base, func(w whiteout, base string) int {
+		return cmp.Or(cmp.Compare(w.dir, dir), strings.Compare(string(l.dirs.names.bytes(w.name)), base))
+	})
+	return found
+}
+
+// isOpaque reports whether the directory at path hides what lower layers have there.
+func (l *Layer) isOpaque(path string) bool {
+	id, ok := l.dirs.find(path)
+	return ok && l.dirs.nodes[id].flags&dirOpaque != 0
+}
+
+// isImplicit reports whether path is a directory of the layer that no entry describes.
+func (l *Layer) isImplicit(path string) bool {
+	id, ok := l.dirs.find(path)
+	return ok && l.dirs.nodes[id].flags&(dirExplicit|dirNamed) == 0
+}
+
+// Release gives back the memory that the layer holds of its [Memory]. It must be called
+// once the layer is not used any more; more calls do nothing.
+func (l *Layer) Release() {
+	if l != nil {
+		l.mem.release()
+	}
 }
 
 // notes gathers warnings by kind, so that 16,000 files without owner make one line.

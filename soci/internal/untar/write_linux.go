@@ -15,6 +15,7 @@ import (
 // the order of the archive, in one lane.
 type dirWork struct {
 	path string
+	id   dirID
 	fd   int // O_PATH
 	lane lane
 
@@ -64,15 +65,15 @@ type op struct {
 	left   bool // left out: nothing was made
 }
 
-// work returns the open directory at a physical path.
-func (x *extraction) work(path string) (*dirWork, error) {
+// work returns the open directory at a physical path, which is the directory id.
+func (x *extraction) work(path string, id dirID) (*dirWork, error) {
 	x.clock++
-	if x.last != nil && x.last.path == path {
+	if x.last != nil && x.last.id == id {
 		x.last.used = x.clock
 		return x.last, nil
 	}
-	meta := x.dirs[path]
-	if meta.work == nil {
+	d := x.open[id]
+	if d == nil {
 		if len(x.works) >= maxWorks {
 			if err := x.evict(); err != nil {
 				return nil, err
@@ -82,11 +83,12 @@ func (x *extraction) work(path string) (*dirWork, error) {
 		if err != nil {
 			return nil, err
 		}
-		meta.work = &dirWork{path: path, fd: fd}
-		x.works = append(x.works, meta.work)
+		d = &dirWork{path: path, id: id, fd: fd}
+		x.works = append(x.works, d)
+		x.open[id] = d
 	}
-	meta.work.used = x.clock
-	return meta.work, nil
+	d.used = x.clock
+	return d, nil
 }
 
 // evict closes the directory that was not used for the longest time.
@@ -96,7 +98,7 @@ func (x *extraction) evict() error {
 		return err
 	}
 	x.works = slices.DeleteFunc(x.works, func(have *dirWork) bool { return have == w })
-	x.dirs[w.path].work = nil
+	delete(x.open, w.id)
 	if x.last == w {
 		x.last = nil
 	}
@@ -272,8 +274,8 @@ func (b *batch) finish() {
 	b.ops, b.pieces = nil, nil
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(made) > 0 {
-		x.names.made = append(x.names.made, made...)
+	if len(made) > 0 && x.names != nil {
+		x.names.add(made...)
 	}
 	b.done.Store(true)
 	b.d.out--

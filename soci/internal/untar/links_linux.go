@@ -1,0 +1,156 @@
+package untar
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// forward makes the hard links of an extraction whose target came after them. Links may
+// lead to each other in any order and in circles; each is tried once for each pass, and
+// before it the link that it leads to.
+type forward struct {
+	x     *extraction
+	links []link // in the order of the archive
+	state []linkState
+	names []uint32 // links by directory and name, each once
+	todo  []int
+}
+
+type linkState uint8
+
+const (
+	linkNew   linkState = iota
+	linkBegun           // waits for another one, or leads back to itself
+	linkLeft            // its target is not there
+	linkMade
+	linkGone // a later entry has its name
+)
+
+// forwardLinks makes the links whose target came after them. What stays has its
+// target in a lower layer.
+func (x *extraction) forwardLinks(ctx context.Context) error {
+	l := x.layer
+	f := &forward{x: x, links: x.waiting, state: make([]linkState, len(x.waiting)), names: make([]uint32, len(x.waiting))}
+	x.waiting = nil
+	for i := range f.names {
+		f.names[i] = uint32(i) //nolint:gosec // the ledger ends long before
+	}
+	slices.SortFunc(f.names, func(a, b uint32) int { return cmp.Or(f.compare(a, b), cmp.Compare(a, b)) })
+	kept := f.names[:0]
+	for k, i := range f.names {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		ln := f.links[i]
+		// Another link of the name comes later, or there is something else.
+		gone := l.dirs.dead(ln.dir) || k+1 < len(f.names) && f.compare(i, f.names[k+1]) == 0
+		if !gone {
+			_, err := x.tree.lstat(l.linkPath(ln))
+			gone = err == nil || err == unix.ENOTDIR
+		}
+		if gone {
+			f.state[i] = linkGone
+		} else {
+			kept = append(kept, i)
+		}
+	}
+	f.names = kept
+	// One pass makes all of them but those whose target lies behind a symbolic link that
+	// is itself such a hard link; a path crosses maxLinks of them at most.
+	for range maxLinks {
+		made, err := f.pass(ctx)
+		if err != nil {
+			return err
+		}
+		if !made {
+			break
+		}
+	}
+	for i, ln := range f.links {
+		if f.state[i] < linkMade {
+			l.lower = append(l.lower, ln)
+		}
+	}
+	return nil
+}
+
+func (f *forward) compare(i, k uint32) int {
+	l, a, b := f.x.layer, f.links[i], f.links[k]
+	return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.texts.bytes(a.name), l.texts.bytes(b.name)))
+}
+
+// pass tries all links that are not made, and reports whether one was.
+func (f *forward) pass(ctx context.Context) (made bool, err error) {
+	for i := range f.state {
+		if f.state[i] < linkMade {
+			f.state[i] = linkNew
+		}
+	}
+	for i := range f.links {
+		f.todo = append(f.todo[:0], i)
+		for len(f.todo) > 0 {
+			if ctx.Err() != nil {
+				return made, context.Cause(ctx)
+			}
+			done, err := f.step(f.todo[len(f.todo)-1])
+			if err != nil {
+				return made, err
+			}
+			made = made || done
+		}
+	}
+	return made, nil
+}
+
+// step tries the link i, which is the last of todo, or puts before it the link that it
+// leads to. It reports whether the link was made.
+func (f *forward) step(i int) (bool, error) {
+	x, l, ln := f.x, f.x.layer, f.links[i]
+	if f.state[i] >= linkLeft {
+		f.todo = f.todo[:len(f.todo)-1]
+		return false, nil
+	}
+	target := l.linkTarget(ln)
+	dir, base := split(target)
+	parent, in, err := x.resolve(dir, false)
+	if err == nil {
+		if next := f.find(in, base); next >= 0 && f.state[i] == linkNew && f.state[next] == linkNew && next != i {
+			f.state[i] = linkBegun
+			f.todo = append(f.todo, next)
+			return false, nil
+		}
+		if _, ok := x.dirs.child(in, base); ok {
+			err = badf("hard link to directory %q", shorten(target))
+		} else {
+			err = x.tree.link(join(parent, base), x.tree, l.linkPath(ln))
+		}
+	}
+	f.todo = f.todo[:len(f.todo)-1]
+	switch {
+	case err == nil:
+		f.state[i] = linkMade
+		return true, nil
+	case errors.Is(err, unix.ENOENT):
+		f.state[i] = linkLeft
+		return false, nil
+	}
+	return false, &Error{Entry: l.linkEntry(ln), Err: err}
+}
+
+// find returns the link of a name, or -1.
+func (f *forward) find(dir dirID, name string) int {
+	l := f.x.layer
+	k, ok := slices.BinarySearchFunc(f.names, name, func(i uint32, name string) int {
+		ln := f.links[i]
+		return cmp.Or(cmp.Compare(ln.dir, dir), cmp.Compare(string(l.texts.bytes(ln.name)), name))
+	})
+	if !ok {
+		return -1
+	}
+	return int(f.names[k])
+}

@@ -1,0 +1,119 @@
+package untar
+
+import (
+	"fmt"
+	"sync"
+)
+
+// Memory bounds what is kept of names while images are extracted: directories, whiteouts,
+// hard links that wait for their target, maps of sparse files. All images of a process
+// share it, in bytes.
+//
+// No deadlock, since nothing waits: when the limit is reached, an image that holds more
+// than its share fails, the share being the limit divided by the images that hold
+// something. So an image of ordinary size is extracted whatever others hold, and the sum
+// stays below twice the limit.
+type Memory struct {
+	limit int64
+	tell  func(delta int64)
+
+	mu     sync.Mutex // guards what follows, and Meter.held; tell is called under it
+	sum    int64
+	images int64 // meters that hold something
+}
+
+// NewMemory returns a Memory of limit bytes; a negative limit means none. tell, if not nil,
+// is called with each change of what is held.
+func NewMemory(limit int64, tell func(delta int64)) *Memory {
+	if tell == nil {
+		tell = func(int64) {}
+	}
+	return &Memory{limit: limit, tell: tell}
+}
+
+// Meter returns a meter of one image, at zero.
+func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
+
+// over decides whether an image that holds held of sum bytes must fail.
+func (m *Memory) over(held int64) bool {
+	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
+}
+
+// change adds n bytes, or takes away -n, for an image. It returns an ErrLimit, with nothing
+// changed, when there are too many.
+func (m *Memory) change(image *Meter, n int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := image.held
+	image.held += n
+	m.sum += n
+	switch {
+	case before == 0 && image.held > 0:
+		m.images++
+	case before > 0 && image.held == 0:
+		m.images--
+	}
+	if n > 0 && m.over(image.held) {
+		image.held, m.sum = before, m.sum-n
+		if before == 0 {
+			m.images--
+		}
+		return fmt.Errorf("%w: directories, whiteouts and links of the image take more than %d KiB of memory (limit Metadata, which %d images share now)",
+			ErrLimit, before>>10, max(1, m.images))
+	}
+	m.tell(n)
+	return nil
+}
+
+// ledger is what one extraction holds of a Memory.
+type ledger struct {
+	meter *Meter
+
+	mu   sync.Mutex
+	used int64 // charged by the extraction
+	have int64 // taken from the Memory; at least used
+}
+
+// ledgerStep is how much a ledger takes at a time, in bytes, so that images do not meet at
+// the lock of a Memory for each name.
+const ledgerStep = 16 << 10
+
+// charge counts n bytes that are kept. A nil ledger counts nothing.
+func (l *ledger) charge(n int64) error {
+	if l == nil {
+		return nil
+	}
+	n = n * chargeNum / chargeDen
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if more := l.used + n - l.have; more > 0 {
+		step := (more + ledgerStep - 1) / ledgerStep * ledgerStep
+		if err := l.meter.mem.change(l.meter, step); err != nil {
+			return err
+		}
+		l.have += step
+	}
+	l.used += n
+	return nil
+}
+
+// refund takes back a charge of n bytes.
+func (l *ledger) refund(n int64) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.used -= n * chargeNum / chargeDen
+}
+
+// release gives all back.
+func (l *ledger) release() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.meter.mem.change(l.meter, -l.have) // less is never too much
+	l.used, l.have = 0, 0
+}

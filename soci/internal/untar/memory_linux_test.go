@@ -1,0 +1,173 @@
+package untar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestMemoryShares: when the limit is reached, who holds more than a share fails, and
+// nobody else.
+func TestMemoryShares(t *testing.T) {
+	var told int64
+	m := NewMemory(1000, func(d int64) { told += d })
+	big, small := m.Meter(Limits{}), m.Meter(Limits{})
+	step := func(image *Meter, n int64, ok bool) {
+		t.Helper()
+		err := m.change(image, n)
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrLimit) {
+			t.Errorf("change by %d: %v", n, err)
+		}
+		if told != m.sum || m.sum != big.held+small.held {
+			t.Errorf("told %d, sum %d of %d and %d", told, m.sum, big.held, small.held)
+		}
+	}
+	step(big, 900, true)
+	step(big, 101, false)   // alone, it may have all
+	step(small, 300, true)  // below its share of 500, whatever the other one holds
+	step(big, 1, false)     // above its share
+	step(small, 200, true)  // up to it
+	step(small, 100, false) // and no further
+	step(big, -900, true)
+	step(small, 400, true) // alone again
+	step(small, 101, false)
+	step(small, -900, true)
+	if m.sum != 0 || m.images != 0 {
+		t.Errorf("%d bytes of %d images at the end", m.sum, m.images)
+	}
+}
+
+// lots makes archives of n entries that the extraction has to remember.
+var lots = map[string]func(n int) string{
+	"directories": func(n int) string {
+		return repeat(n, func(i int) string { return block(typeDir, fmt.Sprintf("%08d/%050d", i, 0), "").with("") })
+	},
+	"whiteouts": func(n int) string {
+		return repeat(n, func(i int) string { return rawFile(fmt.Sprintf(".wh.%090d", i), "") })
+	},
+	"links": func(n int) string {
+		return repeat(n, func(i int) string {
+			return block(typeHardLink, fmt.Sprintf("%08d", i), "").put(linkOff, fmt.Sprintf("nowhere/%080d", i)).with("")
+		})
+	},
+	"attributes of directories": func(n int) string {
+		return repeat(n, func(i int) string {
+			return records(typePax, "SCHILY.xattr.user.x", strings.Repeat("v", 400)) + block(typeDir, fmt.Sprintf("%08d", i), "").with("")
+		})
+	},
+}
+
+func repeat(n int, one func(i int) string) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(one(i))
+	}
+	return b.String() + theEnd
+}
+
+func (x *tb) extractIn(ctx context.Context, m *Memory, data string, c *Checkpoints) (*Layer, error) {
+	x.Helper()
+	x.n++
+	dir := x.root + fmt.Sprint("/memory", x.n)
+	mkdir(x, dir)
+	return Extract(ctx, strings.NewReader(data), dir, Options{Pool: x.pool, Meter: m.Meter(DefaultLimits()), Checkpoints: c})
+}
+
+// TestMetadataIsBounded: what an archive makes the extraction remember is bounded in
+// bytes, and given back.
+func TestMetadataIsBounded(t *testing.T) {
+	for name, make := range lots {
+		t.Run(name, func(t *testing.T) {
+			x := newTB(t)
+			var sum, peak int64
+			m := NewMemory(1<<20, func(d int64) { sum += d; peak = max(peak, sum) })
+			l, err := x.extractIn(t.Context(), m, make(1000), nil)
+			if err != nil {
+				t.Fatalf("1000: %v", err)
+			}
+			if sum == 0 || sum > 1<<20 {
+				t.Errorf("1000 hold %d bytes", sum)
+			}
+			l.Release()
+			l.Release()
+			if sum != 0 {
+				t.Errorf("%d bytes were not given back", sum)
+			}
+			_, err = x.extractIn(t.Context(), m, make(8000), nil)
+			if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Metadata") {
+				t.Errorf("8000: %v", err)
+			}
+			if sum != 0 || peak > 1<<20 {
+				t.Errorf("%d bytes after the failure, %d at most", sum, peak)
+			}
+		})
+	}
+}
+
+// TestNamesWithoutMemory: an extraction whose names have no room in memory goes on, and
+// saves no more states.
+func TestNamesWithoutMemory(t *testing.T) {
+	data := repeat(2200, func(i int) string { return rawFile(fmt.Sprint("f", i), "") })
+	for _, c := range []struct {
+		limit, most int64
+		want        bool
+	}{{40 << 10, 0, true}, {16 << 10, 0, false}, {40 << 10, 10 << 10, false}} {
+		x := newTB(t)
+		late := false
+		saved := 0
+		l, err := x.extractIn(t.Context(), NewMemory(c.limit, nil), data, &Checkpoints{
+			Due:  func(at int64) bool { return at/sector%100 == 0 },
+			Save: func(at int64, _ []byte) { saved++; late = late || at > int64(len(data))*9/10 },
+			Void: func() {}, Max: c.most,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Entries != 2200 || late != c.want {
+			t.Errorf("%+v: %d entries, %d states, saved late: %v", c, l.Entries, saved, late)
+		}
+	}
+}
+
+// TestSaveIsBounded: a layer with very much to say is not saved.
+func TestSaveIsBounded(t *testing.T) {
+	x := newTB(t)
+	for name, make := range lots {
+		if name == "attributes of directories" {
+			continue // they are on the disk
+		}
+		l, err := x.extractIn(t.Context(), NewMemory(-1, nil), make(1000), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "directories" { // implicit ones
+			for i := range l.dirs.nodes {
+				l.dirs.nodes[i].flags &^= dirExplicit
+			}
+		}
+		if _, err := l.Save(50_000); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: %v", name, err)
+		}
+		state, err := l.Save(300_000)
+		if err != nil || len(state) > 300_000 {
+			t.Errorf("%s: %d bytes, %v", name, len(state), err)
+		}
+		again, err := Load(l.Dir, state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := again.Save(0); err != nil || string(b) != string(state) {
+			t.Errorf("%s: another state after Load: %v", name, err)
+		}
+	}
+}
+
+func mkdir(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
