@@ -117,20 +117,6 @@ func (c *Client) logRetry(e *Error, attempt int, wait time.Duration) {
 	}
 }
 
-// mayRenew reports whether new credentials could help, and sees to it that the
-// next request gets them.
-func (c *Client) mayRenew(e *Error) bool {
-	if c.credentials == nil {
-		return false
-	}
-	// HEAD has no body: an expired token is a bare 400.
-	if !expired(e.Code) && (e.Status != 400 || e.Code != "") {
-		return false
-	}
-	c.credentials.renew()
-	return true
-}
-
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

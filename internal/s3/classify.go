@@ -68,11 +68,12 @@ func expired(code string) bool {
 func classifyTransport(err error) ranges.FaultKind {
 	var cert *tls.CertificateVerificationError
 	var to *redirectError
+	var keys *credentialError
 	switch {
 	case errors.As(err, &cert), errors.As(err, &to):
 		return ranges.Permanent
-	case errors.Is(err, ErrNoCredentials):
-		return ranges.Denied
+	case errors.As(err, &keys):
+		return keys.kind
 	}
 	return ranges.Retryable
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ const userAgent = "penstock"
 // Client talks to one S3 service; see [New].
 type Client struct {
 	opts     Options
+	style    string // the profile's addressing_style
 	retry    ranges.RetryPolicy
 	log      *slog.Logger
 	made     time.Time
@@ -68,12 +70,19 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	files, profile := sharedFiles(o)
+	stamps := stampsOf(files)
+	style, err := addressingStyle(files, profile)
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := loadConfig(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{
 		opts:      o,
+		style:     style,
 		retry:     o.Retry.WithDefaults(),
 		log:       o.Log,
 		made:      time.Now(),
@@ -95,12 +104,21 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		return nil, err
 	}
 	if !o.Anonymous {
-		c.credentials = &credentialSource{inner: cfg.Credentials, profile: o.Profile}
+		var load func(context.Context) (keyChain, error)
+		if o.Credentials == nil {
+			load = func(ctx context.Context) (keyChain, error) {
+				stamps := stampsOf(files)
+				cfg, err := loadConfig(ctx, o)
+				return chainOf(cfg, o, files, stamps), err
+			}
+		}
+		c.credentials = newCredentialSource(chainOf(cfg, o, files, stamps), load, c.log)
 		cfg.Credentials = c.credentials
 	}
 	c.sdk = awss3.NewFromConfig(cfg, c.sdkOption)
 	c.sdkOptions = c.sdk.Options()
 	if err := c.checkEndpoint(); err != nil {
+		_ = c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -130,22 +148,51 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	if o.FIPS {
 		load = append(load, config.WithUseFIPSEndpoint(aws.FIPSEndpointStateEnabled))
 	}
-	if o.CABundle != "" {
-		pem, err := os.ReadFile(o.CABundle)
-		if err != nil {
-			return aws.Config{}, fmt.Errorf("s3: CA bundle: %w", err)
-		}
-		load = append(load, config.WithCustomCABundle(bytes.NewReader(pem)))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	cfg, err := loadTrust(ctx, o.CABundle, load)
 	var missing config.SharedConfigProfileNotExistError
 	switch {
 	case errors.As(err, &missing):
 		return cfg, fmt.Errorf("s3: no profile %q in the shared configuration: run aws configure list-profiles to see them", missing.Profile)
 	case err != nil:
-		return cfg, fmt.Errorf("s3: configuration: %w", err)
+		files, profile := sharedFiles(o)
+		if hint := halfPair(files, profile); hint != "" {
+			return cfg, errors.New("s3: " + hint)
+		}
+		return cfg, fmt.Errorf("s3: configuration: %s", line(err.Error()))
 	}
 	return cfg, nil
+}
+
+// loadTrust reads the configuration, with the authorities of a CA bundle (of the
+// options, AWS_CA_BUNDLE or the profile) in addition to the system's. The SDK
+// takes them instead: it adds to the pool that it is given, an empty one.
+func loadTrust(ctx context.Context, bundle string, load []func(*config.LoadOptions) error) (aws.Config, error) {
+	load = slices.Clip(load)
+	read := func(load ...func(*config.LoadOptions) error) (aws.Config, error) {
+		if bundle == "" {
+			return config.LoadDefaultConfig(ctx, load...)
+		}
+		pem, err := os.ReadFile(bundle)
+		if err != nil {
+			return aws.Config{}, fmt.Errorf("CA bundle: %w", err)
+		}
+		return config.LoadDefaultConfig(ctx, append(load, config.WithCustomCABundle(bytes.NewReader(pem)))...)
+	}
+	cfg, err := read(load...)
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); err != nil || !ok || b.GetTransport().TLSClientConfig == nil || b.GetTransport().TLSClientConfig.RootCAs == nil {
+		return cfg, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return cfg, fmt.Errorf("CA bundle: the system's authorities: %w", err)
+	}
+	client := awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
+		if tr.TLSClientConfig == nil {
+			tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		tr.TLSClientConfig.RootCAs = pool
+	})
+	return read(append(load, config.WithHTTPClient(client))...)
 }
 
 // makeClients makes the two HTTP clients, which trust what the configuration
@@ -184,12 +231,13 @@ func (c *Client) sdkOption(so *awss3.Options) {
 	if c.opts.Endpoint != "" {
 		so.BaseEndpoint = aws.String(c.opts.Endpoint)
 	}
-	so.UsePathStyle = c.opts.PathStyle
-	if so.BaseEndpoint != nil && !c.opts.PathStyle && !c.opts.VirtualHostStyle {
+	host := ""
+	if so.BaseEndpoint != nil {
 		if u, err := url.Parse(*so.BaseEndpoint); err == nil {
-			so.UsePathStyle = wantsPathStyle(u.Hostname())
+			host = u.Hostname()
 		}
 	}
+	so.UsePathStyle = pathStyle(c.opts, c.style, host)
 	add := func(name, value string) {
 		if value != "" {
 			so.APIOptions = append(so.APIOptions, smithyhttp.SetHeaderValue(name, value))
@@ -220,8 +268,12 @@ func (c *Client) checkEndpoint() error {
 // Region returns the region that requests go to unless a bucket's is known.
 func (c *Client) Region() string { return c.sdkOptions.Region }
 
-// Close closes idle connections. The client must not be in use.
+// Close closes idle connections and ends the renewal of credentials. The client
+// must not be in use.
 func (c *Client) Close() error {
+	if c.credentials != nil {
+		c.credentials.close()
+	}
 	c.client.CloseIdleConnections()
 	c.fresh.CloseIdleConnections()
 	return nil

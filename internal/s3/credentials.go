@@ -2,71 +2,279 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/ranges"
 )
 
-// renewAtMost keeps a crowd of requests that fail with the same expired token
-// from fetching as many new ones: the first renews, the others find it done.
-const renewAtMost = 5 * time.Second
+const (
+	// renewAtMost keeps a crowd of requests that fail with the same expired token
+	// from fetching as many new ones: the first renews, the others find it done.
+	renewAtMost = 5 * time.Second
+	// refreshTimeout bounds one refresh: as long as the SDK gives a helper.
+	refreshTimeout = time.Minute
+)
 
-// credentialSource passes on the chain's credentials with errors that a person
-// understands, and renews them when the service says that they have expired.
+// credentialSource gives the keys for requests, and keeps them fresh: it renews
+// them ahead of their end, in the background, while requests go on with those
+// that are still valid; it repeats failed refreshes with back-off; and it reads
+// the shared files again when they change or when the service refuses the keys.
 type credentialSource struct {
-	inner   aws.CredentialsProvider // a *aws.CredentialsCache, unless configured otherwise
-	profile string
+	load func(context.Context) (keyChain, error) // reads the configuration; nil: chain never changes
+	log  *slog.Logger
+	wg   sync.WaitGroup
+	life context.Context // ends with close; no request's own, since refreshes are shared
+	stop context.CancelFunc
 
-	mu      sync.Mutex // guards renewed; leaf
-	renewed time.Time
+	ready atomic.Pointer[readyKeys] // the fast path: nothing to decide
+
+	mu      sync.Mutex // guards what follows; a leaf lock, no I/O under it
+	state   keyState
+	chain   keyChain
+	refresh *refresh  // running, or nil
+	force   bool      // the next refresh must ask the source, not only look at the files
+	renewed time.Time // last renew
 }
 
-// Retrieve returns the credentials, from the cache while they are valid.
+// readyKeys are keys that are good without a further look until a time.
+type readyKeys struct {
+	keys  aws.Credentials
+	until time.Time
+}
+
+// refresh is one fetch of keys that any number of requests wait for.
+type refresh struct{ done chan struct{} }
+
+func newCredentialSource(chain keyChain, load func(context.Context) (keyChain, error), log *slog.Logger) *credentialSource {
+	s := &credentialSource{load: load, chain: chain, log: log}
+	s.life, s.stop = context.WithCancel(context.Background())
+	return s
+}
+
+// close ends refreshes.
+func (s *credentialSource) close() {
+	s.stop()
+	s.wg.Wait()
+}
+
+// Retrieve returns the keys for a request. It waits only if there are none that
+// are valid.
 func (s *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	if s.inner == nil {
-		return aws.Credentials{}, s.missing(nil)
+	now := time.Now()
+	if r := s.ready.Load(); r != nil && now.Before(r.until) {
+		return r.keys, nil
 	}
-	cr, err := s.inner.Retrieve(ctx)
-	if err != nil && ctx.Err() == nil {
-		return cr, s.missing(err)
+	s.mu.Lock()
+	var running *refresh
+	switch s.state.step(now) {
+	case stepUse:
+		s.ready.Store(&readyKeys{s.state.keys, s.state.until(now)})
+	case stepUseAndRefresh:
+		s.startLocked()
+	case stepRefresh:
+		running = s.startLocked()
+	case stepFail:
 	}
-	return cr, err
+	if running == nil {
+		defer s.mu.Unlock()
+		return s.keysLocked(now)
+	}
+	s.mu.Unlock()
+	select {
+	case <-running.done:
+	case <-ctx.Done():
+		return aws.Credentials{}, context.Cause(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keysLocked(time.Now())
 }
 
-func (s *credentialSource) missing(err error) error {
-	profile := "profile " + s.profile
-	if s.profile == "" {
-		profile = "shared profile"
+// keysLocked returns the keys or the reason why there are none. mu is held.
+func (s *credentialSource) keysLocked(now time.Time) (aws.Credentials, error) {
+	if s.state.usable(now) {
+		return s.state.keys, nil
 	}
-	text := fmt.Sprintf("tried the environment, %s, web identity, container and instance metadata; "+
-		"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use anonymous access for a public bucket", profile)
-	if err == nil {
-		return fmt.Errorf("%w: %s", ErrNoCredentials, text)
+	return aws.Credentials{}, &credentialError{
+		source: s.chain.source, hint: s.chain.hint, cause: s.state.err,
+		blame: s.state.blame, kind: s.state.kind(), wait: max(0, s.state.next.Sub(now)),
 	}
-	return &credentialError{text: text, cause: err}
 }
 
-// credentialError keeps the chain's long story out of the message but not out
-// of the error.
-type credentialError struct {
-	text  string
-	cause error
+// startLocked starts a refresh unless one runs. mu is held.
+func (s *credentialSource) startLocked() *refresh {
+	if s.refresh != nil {
+		return s.refresh
+	}
+	r := &refresh{done: make(chan struct{})}
+	s.refresh = r
+	ask := s.force || !s.state.usable(time.Now()) || !s.state.ahead.IsZero() && !time.Now().Before(s.state.ahead)
+	s.force = false
+	chain := s.chain
+	s.wg.Go(func() {
+		ctx, cancel := context.WithTimeoutCause(s.life, refreshTimeout, errRefreshTimeout)
+		defer cancel()
+		next, keys, err := s.fetch(ctx, chain, ask)
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.finishLocked(next, keys, err)
+		s.refresh = nil
+		close(r.done)
+	})
+	return r
 }
 
-func (e *credentialError) Error() string   { return ErrNoCredentials.Error() + ": " + e.text }
-func (e *credentialError) Unwrap() []error { return []error{ErrNoCredentials, e.cause} }
+var errRefreshTimeout = fmt.Errorf("no answer within %v", refreshTimeout)
 
-// renew makes the next Retrieve fetch anew.
+// fetch looks at the files, and asks the source for keys if they have changed
+// or ask is set. Without either it returns no keys and no error.
+func (s *credentialSource) fetch(ctx context.Context, chain keyChain, ask bool) (keyChain, aws.Credentials, error) {
+	if s.load != nil && chain.changed() {
+		next, err := s.load(ctx)
+		if err != nil {
+			chain.stamps = stampsOf(chain.files) // not again before they change
+			return chain, aws.Credentials{}, err
+		}
+		chain, ask = next, true
+	}
+	if !ask {
+		return chain, aws.Credentials{}, nil
+	}
+	keys, err := chain.fetch(ctx)
+	return chain, keys, err
+}
+
+// finishLocked takes the outcome of a refresh. mu is held.
+func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, err error) {
+	now, watched := time.Now(), s.load != nil && len(chain.files) > 0
+	s.chain = chain
+	s.ready.Store(nil)
+	switch {
+	case err != nil:
+		s.state.fail(err, judge(err), now, rand.Float64())
+		if s.state.have {
+			s.log.Warn("s3: credentials can't be renewed", "source", chain.source, "failures", s.state.fails,
+				"valid", s.state.usable(now), "next", s.state.next.Sub(now).Round(time.Millisecond), "error", words(err))
+		}
+	case keys.AccessKeyID == "":
+		s.state.watch(now, watched)
+	default:
+		if s.state.have && s.state.keys.AccessKeyID != keys.AccessKeyID {
+			s.log.Debug("s3: new credentials", "source", chain.source, "key", keys.AccessKeyID)
+		}
+		s.state.succeed(keys, now, rand.Float64(), watched)
+	}
+}
+
+// renew makes the next Retrieve fetch keys: the service does not take those it
+// was given.
 func (s *credentialSource) renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.renewed.IsZero() && time.Since(s.renewed) < renewAtMost {
+	now := time.Now()
+	if !s.renewed.IsZero() && now.Sub(s.renewed) < renewAtMost {
 		return
 	}
-	s.renewed = time.Now()
-	if cache, ok := s.inner.(*aws.CredentialsCache); ok {
-		cache.Invalidate()
-	}
+	s.renewed = now
+	s.force, s.state.refused = true, true
+	s.ready.Store(nil)
 }
+
+// replaced reports whether the source may have other keys than those in use:
+// its files have changed, or it hands out temporary ones.
+func (s *credentialSource) replaced() bool {
+	s.mu.Lock()
+	chain, temporary := s.chain, s.state.keys.CanExpire
+	recent := !s.renewed.IsZero() && time.Since(s.renewed) < renewAtMost
+	s.mu.Unlock()
+	return temporary && !recent || s.load != nil && chain.changed()
+}
+
+// mayRenew reports whether new credentials could help, and sees to it that the
+// next request gets them.
+func (c *Client) mayRenew(e *Error) bool {
+	switch {
+	case c.credentials == nil:
+		return false
+	case expired(e.Code), e.Status == http.StatusBadRequest && e.Code == "": // HEAD has no body: an expired token is a bare 400
+	case refusesKeys(e) && c.credentials.replaced():
+	default:
+		return false
+	}
+	c.credentials.renew()
+	return true
+}
+
+// refusesKeys reports whether an answer refuses the keys, or may do so: those of
+// a rotated pair are unknown or have another secret.
+func refusesKeys(e *Error) bool {
+	switch e.Code {
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken":
+		return true
+	case "":
+		return e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized
+	}
+	return false
+}
+
+// credentialError is the lack of usable keys.
+type credentialError struct {
+	source string // what was configured, "" if nothing was
+	hint   string // what looks like a mistake in the configuration
+	cause  error
+	blame  blame
+	kind   ranges.FaultKind
+	wait   time.Duration // until the source is asked again
+}
+
+// Error names the source that was found and its own words.
+func (e *credentialError) Error() string {
+	if e.blame == blameMissing || e.cause == nil {
+		text := ErrNoCredentials.Error() + ": "
+		if e.hint != "" {
+			text += e.hint + "; "
+		}
+		return text + "tried the environment, shared profile, web identity, container and instance metadata; " +
+			"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use anonymous access for a public bucket"
+	}
+	text := "no valid credentials: " + e.source + ": " + words(e.cause)
+	if e.kind == ranges.Retryable {
+		text += fmt.Sprintf(" (asking again in %v)", max(e.wait, time.Second).Round(time.Second))
+	}
+	return text
+}
+
+// Unwrap returns the cause, and the sentinel if asking again is of no use.
+func (e *credentialError) Unwrap() []error {
+	out := make([]error, 0, 2)
+	if e.kind == ranges.Denied {
+		out = append(out, ErrNoCredentials)
+	}
+	if e.cause != nil {
+		out = append(out, e.cause)
+	}
+	return out
+}
+
+// asCredentialError finds the reason of a request that could not be signed.
+func asCredentialError(err error) (*credentialError, bool) {
+	var e *credentialError
+	ok := errors.As(err, &e)
+	return e, ok
+}
+
+// line makes text of others fit for a message.
+func line(s string) string { return printable.Line(s, maxMessage) }

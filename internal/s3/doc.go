@@ -30,10 +30,17 @@
 // retries. The other methods repeat what may be repeated a few times, with
 // pauses, in one place and under one policy ([Options.Retry]).
 //
+// # Credentials
+//
+// Keys are renewed ahead of their end, in the background and spread by chance;
+// while that fails, valid ones go on being used. The shared files are read again
+// when they change and when the service refuses the keys. Only a client that
+// never had keys fails for good for the lack of them.
+//
 // # Concurrency
 //
-// A [Client] and its sources are safe for concurrent use. Goroutines run only
-// inside Upload and end before it returns.
+// A [Client] and its sources are safe for concurrent use. Goroutines run inside
+// Upload, which waits for them, and to renew credentials, which Close ends.
 //
 // # Failure model
 //

@@ -150,9 +150,10 @@ func (e *Error) transportReason() (string, bool) {
 	}
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
+	keys, noKeys := asCredentialError(e.Err)
 	switch {
-	case errors.Is(e.Err, ErrNoCredentials):
-		return e.Err.Error(), true
+	case noKeys:
+		return keys.Error(), true
 	case errors.Is(e.Err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("%s refuses connections: check that the server runs and that the endpoint is right", e.Endpoint), true
 	case errors.Is(e.Err, ranges.ErrStalled) && e.Endpoint != "":
@@ -270,13 +271,14 @@ func (e *Error) fillHeader(h http.Header, bodyRegion string, now time.Time) {
 func fromSDK(ctx context.Context, op, bucket, key string, err error, seen *witness) *Error {
 	e := &Error{Err: err}
 	var api smithy.APIError
+	keys, noKeys := asCredentialError(err)
 	switch {
 	case isContext(ctx, err):
 		e.Err, e.kind = context.Cause(ctx), ranges.Permanent
 	case seen.failure != nil:
 		e = seen.failure
-	case errors.Is(err, ErrNoCredentials):
-		e.kind = ranges.Denied
+	case noKeys:
+		e.Err, e.kind, e.retryAfter = keys, keys.kind, keys.wait
 	case errors.Is(err, errTooLarge):
 		e.kind = ranges.Permanent
 	case seen.sent == 0:

@@ -39,14 +39,16 @@ type Options struct {
 	// AWS_PROFILE or "default".
 	Profile string
 	// Credentials replaces the chain of environment, profile, web identity,
-	// container and instance metadata; see [StaticCredentials].
+	// container and instance metadata; see [StaticCredentials]. It is asked again
+	// ahead of the end of what it gave, and when the service refuses that.
 	Credentials aws.CredentialsProvider
 	// Anonymous sends unsigned requests, for public buckets.
 	Anonymous bool
 
-	// PathStyle puts the bucket into the path: http://host/bucket/key. It is
-	// chosen by itself for endpoints that are an IP address, localhost, or a name
-	// without a dot. VirtualHostStyle prevents that.
+	// PathStyle puts the bucket into the path: http://host/bucket/key.
+	// VirtualHostStyle puts it into the host's name. Without either the profile's
+	// addressing_style decides, and without that the endpoint: the path for all
+	// but Amazon's.
 	PathStyle, VirtualHostStyle bool
 	// Accelerate, DualStack and FIPS choose variants of the AWS endpoints.
 	Accelerate, DualStack, FIPS bool
@@ -73,8 +75,9 @@ type Options struct {
 	Locals []string
 	// DialContext makes connections instead; for tests.
 	DialContext httprange.DialContext
-	// CABundle is a PEM file with the authorities to trust; empty:
-	// AWS_CA_BUNDLE or the system's.
+	// CABundle is a PEM file with authorities to trust in addition to the
+	// system's; empty: AWS_CA_BUNDLE or the profile's ca_bundle, which are taken
+	// the same way.
 	CABundle string
 
 	// Retry bounds requests other than a source's, whose policy is the engine's:
@@ -107,6 +110,11 @@ func (o Options) Validate() error {
 	if o.Endpoint != "" {
 		if _, err := parseEndpoint(o.Endpoint); err != nil {
 			return err
+		}
+	}
+	if static, ok := o.Credentials.(credentials.StaticCredentialsProvider); ok {
+		if err := checkKeys(static.Value, optionNames); err != nil {
+			return fmt.Errorf("s3: %w", err)
 		}
 	}
 	switch {
@@ -151,14 +159,29 @@ func parseEndpoint(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// wantsPathStyle reports whether a bucket can't be put before the host's name:
-// it is an address, this machine, or a name without a domain, as in a container
-// network.
-func wantsPathStyle(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil {
+// amazonDomains are the domains of Amazon's endpoints, in all partitions.
+var amazonDomains = []string{
+	".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn", ".amazonaws.eu",
+	".c2s.ic.gov", ".sc2s.sgov.gov", ".csp.hci.ic.gov", ".cloud.adc-e.uk",
+}
+
+// pathStyle decides whether the bucket goes into the path: as the options say,
+// else as the profile's addressing_style says, else for every endpoint but
+// Amazon's. Other stores serve the path; a bucket's own host name needs a DNS
+// wildcard and a certificate that few of them have. host is "" for AWS itself.
+func pathStyle(o Options, style, host string) bool {
+	switch {
+	case o.PathStyle:
 		return true
+	case o.VirtualHostStyle, o.Accelerate:
+		return false
+	case style != "":
+		return style == "path"
+	case host == "":
+		return false
 	}
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost")
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return !slices.ContainsFunc(amazonDomains, func(d string) bool { return strings.HasSuffix(host, d) })
 }
 
 // isLoopback reports whether the host is this machine.

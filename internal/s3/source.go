@@ -222,7 +222,11 @@ func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
 		return nil
 	}
 	if err := s.c.signPlain(ctx, req, unsigned, t.service, t.region); err != nil {
-		return &Error{Err: err, kind: classifyTransport(err)}
+		e := &Error{Err: err, kind: classifyTransport(err)}
+		if keys, ok := asCredentialError(err); ok {
+			e.Err, e.retryAfter = keys, keys.wait
+		}
+		return e
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ func TestTargets(t *testing.T) {
 		o           Options
 		env         map[string]string
 		bucket, key string
+		style       string // the profile's
 		want        string // URL
 		region      string // to sign for
 		service     string
@@ -36,8 +37,13 @@ func TestTargets(t *testing.T) {
 		{name: "IPv6 endpoint", o: Options{Endpoint: "http://[::1]:9000/"}, bucket: "data", key: "k", want: "http://[::1]:9000/data/k"},
 		{name: "localhost endpoint", o: Options{Endpoint: "http://localhost:9000"}, bucket: "data", key: "k", want: "http://localhost:9000/data/k"},
 		{name: "container name", o: Options{Endpoint: "http://store:9000"}, bucket: "data", key: "k", want: "http://store:9000/data/k"},
-		{name: "named endpoint", o: Options{Endpoint: "https://s3.example.com"}, bucket: "data", key: "k", want: "https://data.s3.example.com/k"},
-		{name: "named endpoint, path", o: Options{Endpoint: "https://s3.example.com", PathStyle: true}, bucket: "data", key: "k", want: "https://s3.example.com/data/k"},
+		{name: "named endpoint", o: Options{Endpoint: "https://s3.example.com"}, bucket: "data", key: "k", want: "https://s3.example.com/data/k"},
+		{name: "named endpoint, virtual host", o: Options{Endpoint: "https://s3.example.com", VirtualHostStyle: true}, bucket: "data", key: "k", want: "https://data.s3.example.com/k"},
+		{name: "named endpoint, virtual host by profile", o: Options{Endpoint: "https://s3.example.com"}, style: "virtual", bucket: "data", key: "k", want: "https://data.s3.example.com/k"},
+		{name: "AWS, path by profile", style: "path", bucket: "data", key: "k", want: "https://s3.us-east-1.amazonaws.com/data/k"},
+		{name: "Amazon's endpoint by name", o: Options{Endpoint: "https://S3.eu-west-3.amazonaws.com"}, bucket: "data", key: "k", want: "https://data.S3.eu-west-3.amazonaws.com/k"},
+		{name: "Amazon's VPC endpoint", o: Options{Endpoint: "https://bucket.vpce-1a2b3c4d.s3.eu-west-3.vpce.amazonaws.com"}, bucket: "data", key: "k", want: "https://data.bucket.vpce-1a2b3c4d.s3.eu-west-3.vpce.amazonaws.com/k"},
+		{name: "no Amazon", o: Options{Endpoint: "https://notamazonaws.com"}, bucket: "data", key: "k", want: "https://notamazonaws.com/data/k"},
 		{name: "localhost, virtual host", o: Options{Endpoint: "http://localhost:9000", VirtualHostStyle: true}, bucket: "data", key: "k", want: "http://data.localhost:9000/k"},
 		{name: "endpoint with a path", o: Options{Endpoint: "http://127.0.0.1:9000/s3"}, bucket: "data", key: "k", want: "http://127.0.0.1:9000/s3/data/k"},
 		{name: "AWS_ENDPOINT_URL", env: map[string]string{"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, bucket: "data", key: "k", want: "http://127.0.0.1:1/data/k"},
@@ -52,6 +58,13 @@ func TestTargets(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			for k, v := range tc.env {
 				t.Setenv(k, v)
+			}
+			if tc.style != "" {
+				file := filepath.Join(t.TempDir(), "config")
+				if err := os.WriteFile(file, []byte("[default]\ns3 =\n  addressing_style = "+tc.style+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				t.Setenv("AWS_CONFIG_FILE", file)
 			}
 			tc.o.Credentials = StaticCredentials("a", "b", "")
 			c, err := New(t.Context(), tc.o)

@@ -1,0 +1,236 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
+	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/penstock/penstock/internal/httprange"
+)
+
+// keyChain is the source of keys that the configuration names.
+type keyChain struct {
+	provider aws.CredentialsProvider // nil if there is none
+	source   string                  // what it is, for messages: `credential_process of profile "lab"`
+	hint     string                  // what looks like a mistake beside it
+	names    [3]string               // how access key, secret and token are called there
+	files    []string                // whose change may bring other keys
+	stamps   []stamp                 // of files, when they were read
+}
+
+// stamp tells whether a file was replaced or rewritten.
+type stamp struct {
+	info fs.FileInfo // nil: there is no such file
+}
+
+func stampsOf(files []string) []stamp {
+	out := make([]stamp, len(files))
+	for i, f := range files {
+		if info, err := os.Stat(f); err == nil {
+			out[i].info = info
+		}
+	}
+	return out
+}
+
+func (s stamp) same(o stamp) bool {
+	if s.info == nil || o.info == nil {
+		return s.info == o.info
+	}
+	return os.SameFile(s.info, o.info) && s.info.Size() == o.info.Size() && s.info.ModTime().Equal(o.info.ModTime())
+}
+
+// changed reports whether a file differs from when it was read.
+func (k *keyChain) changed() bool {
+	return !slices.EqualFunc(k.stamps, stampsOf(k.files), stamp.same)
+}
+
+// fetch asks the source, not a cache.
+func (k *keyChain) fetch(ctx context.Context) (aws.Credentials, error) {
+	if k.provider == nil {
+		return aws.Credentials{}, errNoSource
+	}
+	if cache, ok := k.provider.(*aws.CredentialsCache); ok {
+		cache.Invalidate()
+	}
+	keys, err := k.provider.Retrieve(ctx)
+	if err != nil {
+		return aws.Credentials{}, err
+	}
+	if keys.AccessKeyID == "" || keys.SecretAccessKey == "" {
+		return aws.Credentials{}, errNoSource
+	}
+	return keys, checkKeys(keys, k.names)
+}
+
+var errNoSource = errors.New("no source of credentials is configured")
+
+// optionNames are how Options.Credentials call their parts.
+var optionNames = [3]string{"access key id", "secret access key", "session token"}
+
+// chainOf describes the credentials of a configuration that was read when the
+// files had these stamps.
+func chainOf(cfg aws.Config, o Options, files []string, stamps []stamp) keyChain {
+	if o.Credentials != nil {
+		return keyChain{provider: o.Credentials, source: "the given credentials", names: optionNames}
+	}
+	k := keyChain{provider: cfg.Credentials, files: files, stamps: stamps, names: optionNames}
+	shared := sharedOf(cfg)
+	profile := fmt.Sprintf("profile %q", shared.Profile)
+	var sources []aws.CredentialSource
+	if p, ok := cfg.Credentials.(interface {
+		ProviderSources() []aws.CredentialSource
+	}); ok {
+		sources = p.ProviderSources()
+	}
+	sources = slices.DeleteFunc(slices.Clone(sources), func(s aws.CredentialSource) bool {
+		return s == aws.CredentialSourceProfileSourceProfile || s == aws.CredentialSourceProfileNamedProvider
+	})
+	role := len(sources) > 1 && slices.Contains(sources, aws.CredentialSourceSTSAssumeRole)
+	first := aws.CredentialSourceUndefined
+	if len(sources) > 0 {
+		first = sources[0]
+	}
+	switch first {
+	case aws.CredentialSourceEnvVars:
+		k.source = "the environment"
+		k.names = [3]string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+	case aws.CredentialSourceEnvVarsSTSWebIDToken:
+		k.source = "web identity of the environment (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN)"
+	case aws.CredentialSourceProfile:
+		k.source = "the keys of " + profile
+		k.names = [3]string{"aws_access_key_id of " + profile, "aws_secret_access_key of " + profile, "aws_session_token of " + profile}
+	case aws.CredentialSourceProfileSTSWebIDToken:
+		k.source = "web identity of " + profile
+	case aws.CredentialSourceProfileSSO, aws.CredentialSourceSSO, aws.CredentialSourceProfileSSOLegacy, aws.CredentialSourceSSOLegacy:
+		k.source = "single sign-on of " + profile + " (renew it with aws sso login)"
+	case aws.CredentialSourceProfileLogin, aws.CredentialSourceLogin:
+		k.source = "the login session of " + profile + " (renew it with aws login)"
+	case aws.CredentialSourceProfileProcess, aws.CredentialSourceProcess:
+		k.source = "credential_process of " + profile
+		if command := shared.CredentialProcess; command != "" && !role {
+			k.provider = helper(command)
+		}
+	case aws.CredentialSourceHTTP:
+		k.source = "the container's credential endpoint (AWS_CONTAINER_CREDENTIALS_FULL_URI or _RELATIVE_URI)"
+	case aws.CredentialSourceIMDS:
+		k.source = "instance metadata"
+		if shared.RoleARN == "" { // it is what is tried when nothing else is named
+			k.hint = halfPair(files, shared.Profile)
+		}
+	default:
+		k.source = "the configured credentials"
+	}
+	if role {
+		k.source = fmt.Sprintf("role %s of %s, by %s", shared.RoleARN, profile, k.source)
+	}
+	return k
+}
+
+// sharedOf returns the profile that a configuration comes from.
+func sharedOf(cfg aws.Config) config.SharedConfig {
+	for _, s := range cfg.ConfigSources {
+		switch s := s.(type) {
+		case config.SharedConfig:
+			return s
+		case *config.SharedConfig:
+			return *s
+		}
+	}
+	return config.SharedConfig{}
+}
+
+// judge finds out whether asking the source again may help.
+func judge(err error) blame {
+	var helper *processcreds.ProviderError
+	var login *ssocreds.InvalidTokenError
+	var api smithy.APIError
+	var answer *awshttp.ResponseError
+	var flaw *keyFlawError
+	status := 0
+	if errors.As(err, &answer) {
+		status = answer.HTTPStatusCode()
+	}
+	metadata := isMetadata(err)
+	switch {
+	case errors.Is(err, errNoSource):
+		return blameMissing
+	case errors.As(err, &flaw), errors.As(err, &login), errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return blameRefused
+	case status == http.StatusTooManyRequests, status >= 500:
+		return blamePassing
+	case metadata:
+		return blameMissing // no such service here, or it has no role
+	case errors.As(err, &api) && passing(api.ErrorCode()):
+		return blamePassing
+	case errors.As(err, &api), status != 0:
+		return blameRefused
+	case errors.As(err, &helper):
+		return blameHelper
+	case isNetwork(err):
+		return blamePassing
+	}
+	return blameRefused
+}
+
+// isMetadata reports whether an error comes from the metadata service of EC2,
+// which is tried when nothing else is configured.
+func isMetadata(err error) bool {
+	var op *smithy.OperationError
+	return errors.As(err, &op) && op.Service() == "ec2imds"
+}
+
+// passing reports whether a code of a token service is about the moment.
+func passing(code string) bool {
+	switch code {
+	case "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequestsException",
+		"ServiceUnavailable", "InternalFailure", "InternalError", "InternalServerError", "InternalServerException",
+		"IDPCommunicationError", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown":
+		return true
+	}
+	return false
+}
+
+// isNetwork reports whether a source did not answer.
+func isNetwork(err error) bool {
+	var ne net.Error
+	var send *smithyhttp.RequestSendError
+	return errors.As(err, &ne) || errors.As(err, &send) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errRefreshTimeout)
+}
+
+// words returns the source's own words about a failure, as one line without
+// secrets.
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorMessage() != "" {
+		return line(api.ErrorCode() + ": " + api.ErrorMessage())
+	}
+	text := err.Error()
+	var helper *processcreds.ProviderError
+	if errors.As(err, &helper) && helper.Err != nil {
+		text = helper.Err.Error()
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) { // the URL may carry a token
+		text = fmt.Sprintf("%s %s: %v", strings.ToUpper(ue.Op), httprange.RedactURL(ue.URL), ue.Err)
+	}
+	return line(strings.TrimPrefix(text, "failed to refresh cached credentials, "))
+}

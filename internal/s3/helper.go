@@ -1,0 +1,92 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
+)
+
+const (
+	// helperWait is how long the pipes of a helper are waited for after its end:
+	// programs that it left behind may keep them open.
+	helperWait = 2 * time.Second
+	// maxHelperWords bounds what is kept of a helper's standard error: its end,
+	// where programs say why they failed.
+	maxHelperWords = 4 << 10
+)
+
+// helperSource runs the credential_process of a profile. The SDK's own provider
+// passes the helper's standard error to this process's, in the middle of our
+// log, and puts its output, secrets and all, into messages.
+type helperSource struct{ command string }
+
+func helper(command string) aws.CredentialsProvider { return helperSource{command} }
+
+// Retrieve runs the helper once.
+func (h helperSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	said := &tail{limit: maxHelperWords}
+	build := processcreds.NewCommandBuilderFunc(func(ctx context.Context) (*exec.Cmd, error) {
+		cmd := exec.CommandContext(ctx, "sh", "-c", h.command)
+		cmd.Env = environ()
+		cmd.Stderr = said // and no standard input: nobody is there to answer
+		cmd.WaitDelay = helperWait
+		endGroup(cmd)
+		return cmd, nil
+	})
+	keys, err := processcreds.NewProviderCommand(build).Retrieve(ctx)
+	if err == nil {
+		return keys, nil
+	}
+	return keys, &processcreds.ProviderError{Err: h.explain(ctx, err, said.String())}
+}
+
+// explain words a failure. The SDK's text for output that is not understood has
+// the output in it, which is never shown.
+func (h helperSource) explain(ctx context.Context, err error, said string) error {
+	var exit *exec.ExitError
+	text := strings.TrimPrefix(err.Error(), "process provider error: ")
+	switch {
+	case errors.As(err, &exit):
+		text = exit.String()
+	case strings.HasPrefix(text, "parse failed"):
+		text = "its output is not the JSON of a credential_process"
+	}
+	switch {
+	case ctx.Err() != nil:
+		text = "ended, because it did not answer in time"
+	case exit != nil && exit.ExitCode() == 127:
+		text = "the program is not there (" + text + ")"
+	}
+	if said = line(said); said != "" {
+		text += `: it says "` + said + `"`
+	}
+	return errors.New(text)
+}
+
+// environ is the environment of a helper: this process's, as with the AWS tools.
+func environ() []string {
+	return os.Environ() //nolint:forbidigo // handed on, not read
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	limit int
+	buf   []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.buf = append(t.buf, p...)
+	if n := len(t.buf) - t.limit; n > 0 {
+		t.buf = append(t.buf[:0], t.buf[n:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return string(bytes.TrimSpace(t.buf)) }

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package s3
+
+import "os/exec"
+
+func endGroup(*exec.Cmd) {}

@@ -1,0 +1,90 @@
+package s3
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// KeyFlaw returns what is wrong with the spelling of an access key id, a secret
+// access key or a session token, as the end of a sentence such as "key_id ends
+// with a line break: remove it"; "" if nothing is. It never quotes the value.
+// Stray characters are the most frequent mistake in secrets, and a service
+// answers them as any wrong key.
+func KeyFlaw(value string) string {
+	trimmed := strings.TrimSpace(value)
+	switch {
+	case value == "":
+		return "is empty"
+	case trimmed == "":
+		return "is nothing but white space: put the value there"
+	case strings.HasSuffix(value, "\n") && strings.TrimRight(value, "\r\n") == trimmed:
+		return "ends with a line break: remove it (echo -n, printf)"
+	case trimmed != value:
+		return "has white space at its beginning or end: remove it"
+	case quoted(value):
+		return "is in quotes: remove them"
+	case strings.ContainsFunc(value, unicode.IsSpace):
+		return "has white space in it: perhaps two values have become one"
+	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }):
+		return "has a character that no key has: type it anew, without a byte-order mark or typographic characters"
+	}
+	return ""
+}
+
+func quoted(s string) bool {
+	return len(s) > 1 && (s[0] == '"' || s[0] == '\'' || s[0] == '`') && s[len(s)-1] == s[0]
+}
+
+// keyFlawError is a key that can't be right.
+type keyFlawError struct{ name, flaw string }
+
+func (e *keyFlawError) Error() string { return e.name + " " + e.flaw }
+
+// checkKeys reports the first flaw of a key pair, whose parts have these names.
+func checkKeys(keys aws.Credentials, names [3]string) error {
+	for i, value := range []string{keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken} {
+		if i == 2 && value == "" {
+			break
+		}
+		if flaw := KeyFlaw(value); flaw != "" {
+			return &keyFlawError{names[i], flaw}
+		}
+	}
+	return nil
+}
+
+// bucketRE is wider than today's rules of S3, which old buckets and other
+// stores do not follow.
+var bucketRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$`)
+
+// CheckBucket reports what is wrong with a bucket's name: one that was given as
+// a URI or with a path, has white space, or can't be a name for another reason.
+func CheckBucket(name string) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("bucket %q: %s", line(name), fmt.Sprintf(format, args...))
+	}
+	switch {
+	case name == "":
+		return fmt.Errorf("bucket: no name is given")
+	case strings.TrimSpace(name) != name:
+		return bad("it has white space at its beginning or end: remove it")
+	case quoted(name):
+		return bad("it is in quotes: remove them")
+	case strings.HasPrefix(name, "arn:"):
+		return nil // the SDK's endpoint rules know access points
+	case strings.Contains(name, "://"):
+		_, rest, _ := strings.Cut(name, "://")
+		bucket, _, _ := strings.Cut(rest, "/")
+		return bad("give the name alone, %q", line(bucket))
+	case strings.Contains(name, "/"):
+		bucket, prefix, _ := strings.Cut(name, "/")
+		return bad("a name has no slash: the bucket is %q, and %q is a prefix", line(bucket), line(prefix))
+	case !bucketRE.MatchString(name):
+		return bad("not a bucket name: use 3 to 63 lower-case letters, digits, hyphens and dots, or an access-point ARN")
+	}
+	return nil
+}
