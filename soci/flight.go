@@ -171,7 +171,7 @@ func (f *flight) leave(sinks []*sink) {
 
 // run fetches the layer, more than once if a mirror sent wrong bytes.
 func (f *flight) run() {
-	blob, err := f.p.client.Layer(f.ref, f.desc.Descriptor)
+	blob, err := f.p.client.Layer(f.ref, f.desc)
 	if err != nil {
 		f.fail(err)
 		return

@@ -2,7 +2,6 @@ package soci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -28,14 +27,20 @@ type Options struct {
 	// anyway.
 	PlainHTTP bool
 	// Credentials says what to log in to a host (name or name:port) with, for a
-	// repository there (library/alpine): the two parts of a reference. Default:
-	// docker's config.json with its credential helpers, then podman's auth.json,
-	// which know hosts.
+	// repository there (library/alpine): the two parts of a reference. It is asked at
+	// each login, at least once in a pull; what it returns is forgotten with the pull. After an
+	// error the registry is asked as anonymous. Default: docker's config.json with its
+	// credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
 	// HostsDir holds a folder for each registry with hosts.toml or certificates, as
-	// containerd's config_path. Default: /etc/containerd/certs.d if it exists;
-	// "none": nothing.
+	// containerd's config_path. It is read anew for every image. Default:
+	// /etc/containerd/certs.d, which need not exist; "none": nothing.
 	HostsDir string
+	// Patience ends a Resolve or Pull whose registry gives no usable answer (no connection,
+	// silence, 5xx, 429) for so long while its manifest is asked for, and for a while
+	// after that every other one of the same registry at once. Default: 0, the retries that
+	// all requests have.
+	Patience time.Duration
 	// HTTPClient is used for everything. Its redirect policy is not: redirects are
 	// followed without credentials. Default: tuned HTTP/1.1 clients that belong to
 	// the Puller.
@@ -101,6 +106,12 @@ type Credential struct {
 	IdentityToken      string // OAuth2 refresh token, in place of a password
 	RegistryToken      string // sent as it is, as a bearer token
 }
+
+// String keeps secrets out of logs and messages.
+func (c Credential) String() string { return registry.Credential(c).String() }
+
+// GoString is String, for %#v.
+func (c Credential) GoString() string { return c.String() }
 
 // Budget is a shared allowance of bytes.
 type Budget interface {
@@ -182,6 +193,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("%d connections for each host: use 0 for the default, or at least 2 (one may stall)", o.MaxConns)
 	case o.Parallelism < 0:
 		return fmt.Errorf("parallelism %d is negative: use 0 for the default, or 1 and more layers at once", o.Parallelism)
+	case o.Patience < 0:
+		return fmt.Errorf("patience of %v is negative: use 0 for the retries that all requests have, or for example 5s", o.Patience)
 	case o.Writers < 0:
 		return fmt.Errorf("%d writers: use 0 for the default, or 1 and more", o.Writers)
 	case o.CheckpointBytes > 0 && o.CheckpointBytes < minCheckpoint:
@@ -225,11 +238,7 @@ func (o Options) withDefaults() Options {
 		o.Writers = 2 * cpus
 	}
 	if o.HostsDir == "" {
-		if _, err := os.Stat(defaultHosts); errors.Is(err, os.ErrNotExist) {
-			o.HostsDir = "none"
-		} else {
-			o.HostsDir = defaultHosts
-		}
+		o.HostsDir = defaultHosts // which may appear later
 	}
 	d := untar.DefaultLimits()
 	l := &o.Limits
@@ -316,7 +325,7 @@ func (l Limits) expansion(compressed, tar, free int64) error {
 
 // registry is what the registry client needs of the options.
 func (o Options) registry() registry.Options {
-	ro := registry.Options{HTTPClient: o.HTTPClient, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Log: o.Log}
+	ro := registry.Options{HTTPClient: o.HTTPClient, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Patience: o.Patience, Log: o.Log}
 	if o.DialContext != nil {
 		ro.Dial = o.DialContext
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/soci/internal/containerdlog"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
@@ -48,6 +50,7 @@ type prefetched struct {
 // prefetch pulls images one after the other, so that a rate is the rate of all, and
 // returns the exit code.
 func prefetch(ctx context.Context, c *prefetchCommand, stdout, stderr io.Writer) int {
+	c.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	cl, err := client.New(c.containerd, client.WithDefaultNamespace(c.namespace), client.WithTimeout(dialTime))
 	if err != nil {
 		fmt.Fprintf(stderr, "penstock-pull: containerd at %s: %s\n", c.containerd, oneLine(err))
@@ -93,7 +96,7 @@ func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref regi
 	if c.progress && c.status != "" {
 		polls.Go(func() { w.poll(ctx) })
 	}
-	img, err := cl.Pull(ctx, res.Reference, c.pullOptions(ref, w)...)
+	img, err := cl.Pull(ctx, res.Reference, c.pullOptions(ctx, ref, w)...)
 	cancel()
 	polls.Wait()
 	res.Wall = time.Since(start).Seconds()
@@ -109,13 +112,13 @@ func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref regi
 }
 
 // pullOptions say that containerd unpacks into our snapshotter, which fetches.
-func (c *prefetchCommand) pullOptions(ref registry.Reference, w *watch) []client.RemoteOpt {
+func (c *prefetchCommand) pullOptions(ctx context.Context, ref registry.Reference, w *watch) []client.RemoteOpt {
 	labels := map[string]string{}
 	if c.rate > 0 {
 		labels[snapshotter.RateLabel] = strconv.FormatInt(c.rate, 10)
 	}
 	opts := []client.RemoteOpt{
-		client.WithResolver(c.resolver(ref)),
+		client.WithResolver(c.resolver(ctx, ref)),
 		client.WithPullUnpack,
 		client.WithPullSnapshotter(c.snapshotter, snapshots.WithLabels(labels)),
 		client.WithImageHandlerWrapper(func(h images.Handler) images.Handler {
@@ -133,9 +136,13 @@ func (c *prefetchCommand) pullOptions(ref registry.Reference, w *watch) []client
 }
 
 // resolver finds registries as the snapshotter does: hosts.toml, docker's logins.
-func (c *prefetchCommand) resolver(ref registry.Reference) remotes.Resolver {
+func (c *prefetchCommand) resolver(ctx context.Context, ref registry.Reference) remotes.Resolver {
 	opts := dockerconfig.HostOptions{Credentials: func(host string) (string, string, error) {
-		cred, err := registry.DockerCredentials(context.Background(), host, "")
+		cred, err := registry.DockerCredentials(ctx, host, ref.Repository)
+		if err != nil && ctx.Err() == nil {
+			c.log.Warn("no credentials, asking as anonymous", "host", host, "error", err)
+			return "", "", nil
+		}
 		if cred.IdentityToken != "" {
 			return "", cred.IdentityToken, err
 		}
@@ -147,7 +154,7 @@ func (c *prefetchCommand) resolver(ref registry.Reference) remotes.Resolver {
 	if loopback, err := docker.MatchLocalhost(ref.Host); c.plainHTTP || err == nil && loopback {
 		opts.DefaultScheme = "http"
 	}
-	return docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(context.Background(), opts)})
+	return docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(containerdlog.With(ctx, c.log), opts)})
 }
 
 // watch learns what an image consists of, and tells the meter how far it is.

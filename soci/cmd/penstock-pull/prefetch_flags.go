@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
 	"os"
 
@@ -45,6 +46,7 @@ type prefetchCommand struct {
 	rate                               int64
 	plainHTTP, json, progress          bool
 	references                         []registry.Reference
+	log                                *slog.Logger // set when it runs
 }
 
 // parsePrefetch reads what follows the word prefetch.
@@ -98,9 +100,7 @@ func (c *prefetchCommand) check() error {
 	}
 	switch c.hostsDir {
 	case "":
-		if _, err := os.Stat(defaultHosts); err == nil {
-			c.hostsDir = defaultHosts
-		}
+		c.hostsDir = defaultHosts // which need not exist
 	case "none":
 		c.hostsDir = ""
 	default:

@@ -27,6 +27,8 @@ A snapshotter for containerd that fetches and unpacks images itself. See docs/so
   --http HOST:PORT     /metrics and /pulls (default: 127.0.0.1:9437; "none")
   --plain-http         http instead of https to registries (loopback ones get http anyway)
   --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
+  --patience DURATION  how long a registry may give no usable answer before its image is left to containerd (default: 5s;
+                       0: a minute of retries)
   --memory BYTES       bound of all buffers, for example 268435456 or 256MiB (default: 256 MiB)
   --layers N           layers extracted at once (default: the number of processors, at least 3)
   --checkpoint BYTES   how much of a layer's tar lies between two checkpoints, from which a pull goes on that the end
@@ -45,6 +47,9 @@ const (
 	defaultSocket = "/run/penstock/snapshotter.sock"
 	defaultNext   = "/run/containerd/containerd.sock"
 	defaultHTTP   = "127.0.0.1:9437" // a port that nobody has registered with Prometheus
+	// defaultPatience covers two lost packets of a connection. On a node without a way out
+	// the start of a container whose image is local waits for so long, once in a while.
+	defaultPatience = 5 * time.Second
 )
 
 // errHelp asks for the usage text.
@@ -72,6 +77,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.StringVar(&c.listen.HTTP, "http", defaultHTTP, "")
 	f.BoolVar(&c.puller.PlainHTTP, "plain-http", false, "")
 	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
+	f.DurationVar(&c.puller.Patience, "patience", defaultPatience, "")
 	f.Func("memory", "", func(s string) (err error) {
 		c.puller.Memory, err = bytesize.Parse(s)
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/internal/version"
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/containerdlog"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
@@ -62,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // serve runs until the context ends.
 func (c *command) serve(ctx context.Context) (err error) {
+	containerdlog.Redirect(c.log)
 	var images *snapshotter.Images
 	if c.images != "" {
 		if images, err = snapshotter.NewImages(c.containerd, nil, c.log); err != nil {

@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/httprange"
 	"github.com/penstock/penstock/internal/ranges"
@@ -25,9 +25,11 @@ import (
 // [ranges.Source].
 type Blob struct {
 	c     *Client
+	l     *logins
 	ref   Reference
 	dgst  digest.Digest
 	hosts []*host
+	own   *host    // the registry itself
 	good  int      // of hosts: how many, from the first on, never sent wrong bytes
 	spare []*host  // not to be asked this time, see Elsewhere
 	urls  []string // of a foreign layer, for when no host has it
@@ -37,6 +39,7 @@ type Blob struct {
 	start  int           // index of the host that answered last
 	served []string      // names of those whose bytes were taken
 	failed map[int64]int // by offset of a request: the host that just did not answer it
+	absent bool          // no host has it: only the URLs are asked
 }
 
 // origin is a presigned URL.
@@ -50,25 +53,29 @@ type origin struct {
 // foreign is the index of no host.
 const foreign = -1
 
-// Blob returns the source of a digest.
-func (c *Client) Blob(ref Reference, dgst digest.Digest) (*Blob, error) {
+// source returns the source of a digest for a pull.
+func (c *Client) source(l *logins, dgst digest.Digest) (*Blob, error) {
 	if err := dgst.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w", dgst, err)
 	}
-	hs, err := c.hostsOf(ref)
+	hs, err := c.hostsOf(l.ref)
 	if err != nil {
 		return nil, err
 	}
-	b := &Blob{c: c, ref: ref, dgst: dgst}
+	b := &Blob{c: c, l: l, ref: l.ref, dgst: dgst, own: hs[len(hs)-1]}
 	b.hosts, b.good = c.trusted(hs)
 	return b, nil
 }
 
-// Layer returns the source of a layer. That of a foreign one (non-distributable in
+// Layer returns the source of a layer of an image. That of a foreign one (non-distributable in
 // the words of the image spec) is the registry if it has it, else the URLs of its
 // descriptor: https only, unless the registry itself is plain http.
-func (c *Client) Layer(ref Reference, d ocispec.Descriptor) (*Blob, error) {
-	b, err := c.Blob(ref, d.Digest)
+func (c *Client) Layer(ref Reference, d Layer) (*Blob, error) {
+	l := d.logins
+	if l == nil {
+		l = c.newLogins(ref)
+	}
+	b, err := c.source(l, d.Digest)
 	if err != nil || !isForeign(d.MediaType) {
 		return b, err
 	}
@@ -81,13 +88,19 @@ func (c *Client) Layer(ref Reference, d ocispec.Descriptor) (*Blob, error) {
 }
 
 func isForeign(mediaType string) bool {
-	base, _, _ := strings.Cut(mediaType, "+")
-	base = strings.TrimSuffix(base, ".gzip")
+	base := layerType(mediaType)
 	return base == ociForeignLayer || base == dockerForeign
 }
 
-// Host is the key under which the engine limits requests.
-func (b *Blob) Host() string { return b.hosts[0].name }
+// Host is the key under which the engine limits requests. A foreign layer counts under the
+// host of its URLs: a manifest must not fill the places of the registry that it lies in with
+// requests to a server that answers slowly.
+func (b *Blob) Host() string {
+	if len(b.urls) > 0 {
+		return hostOf(b.urls[0])
+	}
+	return b.hosts[0].name
+}
 
 // maxHops bounds a chain of redirects. One is usual; registries behind a CDN take two.
 const maxHops = 4
@@ -101,37 +114,71 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	req.Pin = ""
 	aside := len(b.hosts) > 1 && (req.Fresh || req.Attempt > 0)
 	b.mu.Lock()
-	start := b.start
+	start, absent := b.start, b.absent
 	b.mu.Unlock()
 	if aside {
 		start = b.besides(req)
 	} else if body, info, ok, err := b.fromOrigin(ctx, req); ok {
 		return body, b.pinned(info), err
 	}
-	var first error
+	if absent {
+		return b.fromURLs(ctx, req, &ranges.Fault{Kind: ranges.NotFound, Status: http.StatusNotFound})
+	}
+	start = b.reachable(start)
+	var errs *hostErrors
+	var own error
 	for i := range b.hosts {
 		n := (start + i) % len(b.hosts)
+		h := b.hosts[n]
 		body, info, err := b.fromHost(ctx, n, req)
+		if err == nil || ctx.Err() == nil {
+			b.c.told(ctx, h, b.ref, err)
+		}
 		switch {
 		case err == nil:
-			b.took(b.hosts[n].name)
+			b.took(h.name)
 			if !aside {
 				b.prefer(n)
 			}
 			return body, b.pinned(info), nil
 		case ctx.Err() != nil:
 			return nil, info, err
-		case temporary(err):
-			b.avoid(n, req.Off) // when the engine asks again
+		case len(b.hosts) == 1 && temporary(err):
 			return nil, info, err
-		case first == nil:
-			first = err
+		}
+		if errs == nil {
+			errs = new(hostErrors)
+		}
+		errs.add(h, err, h == b.own)
+		if h == b.own {
+			own = err
+		}
+		if temporary(err) {
+			b.avoid(n, req.Off)                                                       // when the engine asks again
+			if next := b.hosts[(n+1)%len(b.hosts)]; !b.c.reach.up(next, time.Now()) { // it would be waited for
+				break
+			}
 		}
 	}
-	if len(b.urls) > 0 {
-		return b.fromURLs(ctx, req, first)
+	f := outcome(errs, own)
+	if len(b.urls) > 0 && f.Kind != ranges.Retryable && f.Kind != ranges.Throttled {
+		b.mu.Lock()
+		b.absent = f.Kind == ranges.NotFound
+		b.mu.Unlock()
+		return b.fromURLs(ctx, req, f)
 	}
-	return nil, ranges.Info{Size: -1}, first
+	return nil, ranges.Info{Size: -1}, f
+}
+
+// reachable returns the host from start on that is not known to be out; start if all are.
+func (b *Blob) reachable(start int) int {
+	now := time.Now()
+	for i := range b.hosts {
+		if n := (start + i) % len(b.hosts); b.c.reach.up(b.hosts[n], now) {
+			return n
+		}
+	}
+	return start
 }
 
 // avoid makes the next request, and the next attempt of this one, go to another host.
@@ -219,7 +266,7 @@ func (b *Blob) Elsewhere() (said string, next *Blob) {
 	if len(all) == 1 && len(b.urls) == 0 && all[0].name == b.ref.Host {
 		return "", nil // the registry itself, which is known
 	}
-	next = &Blob{c: b.c, ref: b.ref, dgst: b.dgst, urls: b.urls}
+	next = &Blob{c: b.c, l: b.l, ref: b.ref, dgst: b.dgst, own: b.own, urls: b.urls}
 	switch len(served) {
 	case 0:
 		return "", nil
@@ -324,7 +371,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 			return getter.Open(ctx, where, req, prepare)
 		}
 	}
-	body, info, err := b.c.authorized(ctx, h, b.ref.Repository, req.Attempt, get(where))
+	body, info, err := b.c.authorized(ctx, b.l, h, req.Attempt, get(where))
 	for range maxHops {
 		r, ok := errors.AsType[*redirect](err)
 		if !ok {
@@ -332,7 +379,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 		}
 		if sameHost(r.to, h.base) { // still the registry: it wants its token
 			where = r.to
-			body, info, err = b.c.authorized(ctx, h, b.ref.Repository, req.Attempt, get(where))
+			body, info, err = b.c.authorized(ctx, b.l, h, req.Attempt, get(where))
 			continue
 		}
 		o := origin{url: r.to, referer: where, host: n}
@@ -470,8 +517,8 @@ type opener func(httprange.Prepare) (io.ReadCloser, ranges.Info, error)
 //
 // A new token that is refused as out of date is an accident of clocks; the engine
 // may try again, a few times. Any other refusal of a new token stands.
-func (c *Client) authorized(ctx context.Context, h *host, repo string, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
-	s := c.session(h, repo)
+func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
+	s := l.session(h)
 	serial := 0
 	prepare := func(ctx context.Context, req *http.Request) (err error) {
 		serial, err = s.authorize(ctx, req)
@@ -482,6 +529,7 @@ func (c *Client) authorized(ctx context.Context, h *host, repo string, attempt i
 	if !ok {
 		return body, info, err
 	}
+	l.wait.heard(ch.status)
 	if err := s.refused(ctx, ch, serial); err != nil {
 		if _, ok := errors.AsType[*ranges.Fault](err); !ok && ctx.Err() == nil {
 			err = denied(ch.status, err)

@@ -2,16 +2,12 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
-
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"time"
 
 	"github.com/penstock/penstock/internal/httprange"
 )
@@ -19,7 +15,8 @@ import (
 // Options configure a client. The zero value works.
 type Options struct {
 	// HTTPClient, if set, is used for everything: its transport is taken, its
-	// redirect policy is not. TLS settings of hosts.toml do not apply to it.
+	// redirect policy is not. TLS settings and dial_timeout of hosts.toml do not apply to
+	// it, and of token servers only addresses in URLs are checked, not those of names.
 	HTTPClient *http.Client
 	// Dial makes connections when HTTPClient is nil.
 	Dial httprange.DialContext
@@ -30,8 +27,12 @@ type Options struct {
 	// docker's config.json and its credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
 	// HostsDir holds a folder with hosts.toml or certificates for each registry,
-	// as containerd's config_path does. "" : none.
+	// as containerd's config_path does. It may appear later. "" : none.
 	HostsDir string
+	// Patience ends a resolution to which no host has given a usable answer for so long,
+	// and one whose hosts were all silent a moment ago at once. 0: the engine's retries
+	// decide.
+	Patience time.Duration
 	// Log receives debug lines. Nil is silent.
 	Log *slog.Logger
 }
@@ -45,10 +46,12 @@ type Client struct {
 	end    context.CancelFunc
 	logins sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows; a leaf lock
-	hosts    map[string][]*host
-	sessions map[sessionKey]*session
-	wrong    map[string]bool // names of hosts that sent wrong bytes
+	reach reach
+
+	mu      sync.Mutex // guards what follows; a leaf lock but for reads of files
+	hosts   map[string][]*host
+	retired []endpoint      // of hosts whose configuration has changed
+	wrong   map[string]bool // names of hosts that sent wrong bytes
 }
 
 // endpoint is a pair of clients for one kind of peer. Neither follows redirects.
@@ -57,27 +60,15 @@ type endpoint struct {
 	shared        bool // client's connections are somebody else's to close
 }
 
-// host is one place that serves a registry.
-type host struct {
-	endpoint
-	name       string // host:port; the key of credentials
-	base       string // URL up to and including /v2
-	header     http.Header
-	canResolve bool
-	insecure   bool // http by choice of the user or on loopback
-}
-
 // New returns a client.
 func New(opts Options) (*Client, error) {
-	if opts.HostsDir != "" {
-		if fi, err := os.Stat(opts.HostsDir); err != nil || !fi.IsDir() {
-			return nil, fmt.Errorf("hosts directory %q is not a directory", opts.HostsDir)
-		}
+	if opts.Patience < 0 {
+		return nil, fmt.Errorf("patience of %v: use 0 for none, or a positive duration", opts.Patience)
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{opts: opts, hosts: make(map[string][]*host), sessions: make(map[sessionKey]*session)}
+	c := &Client{opts: opts, hosts: make(map[string][]*host)}
 	c.life, c.end = context.WithCancel(context.Background())
 	if opts.HTTPClient != nil {
 		c.plain = pair(opts.HTTPClient)
@@ -124,92 +115,25 @@ func (c *Client) Close() {
 	c.logins.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	close := func(e endpoint) {
-		if !e.shared {
-			e.client.CloseIdleConnections()
-		}
-		if e.fresh != e.client {
-			e.fresh.CloseIdleConnections()
-		}
-	}
-	close(c.plain)
+	c.plain.closeIdle()
 	for _, hs := range c.hosts {
 		for _, h := range hs {
-			close(h.endpoint)
+			h.closeIdle()
 		}
+	}
+	for _, e := range c.retired {
+		e.closeIdle()
 	}
 }
 
-// hostsOf returns the places that serve the registry of ref, mirrors first.
-func (c *Client) hostsOf(ref Reference) ([]*host, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if hs := c.hosts[ref.Host]; hs != nil {
-		return hs, nil
+// closeIdle closes the connections that no request uses.
+func (e endpoint) closeIdle() {
+	if !e.shared {
+		e.client.CloseIdleConnections()
 	}
-	hs, err := c.configure(ref.Host)
-	if err != nil {
-		return nil, fmt.Errorf("registry %s: %w", ref.Host, err)
+	if e.fresh != e.client {
+		e.fresh.CloseIdleConnections()
 	}
-	if len(hs) == 0 {
-		return nil, fmt.Errorf("registry %s: hosts.toml leaves no host to pull from", ref.Host)
-	}
-	c.hosts[ref.Host] = hs
-	return hs, nil
-}
-
-// configure asks containerd's configuration code for the hosts of a registry.
-func (c *Client) configure(registry string) ([]*host, error) {
-	loopback, err := docker.MatchLocalhost(registry)
-	if err != nil {
-		return nil, err
-	}
-	opts := dockerconfig.HostOptions{UpdateClient: c.tune}
-	if c.opts.HostsDir != "" {
-		opts.HostDir = dockerconfig.HostDirFromRoot(c.opts.HostsDir)
-	}
-	if c.opts.PlainHTTP || loopback {
-		opts.DefaultScheme = "http"
-	}
-	found, err := dockerconfig.ConfigureHosts(context.Background(), opts)(registry)
-	if err != nil {
-		return nil, err
-	}
-	var out []*host
-	for _, f := range found {
-		if !f.Capabilities.Has(docker.HostCapabilityPull) {
-			continue
-		}
-		h := &host{
-			name:       f.Host,
-			base:       f.Scheme + "://" + f.Host + f.Path,
-			header:     f.Header,
-			canResolve: f.Capabilities.Has(docker.HostCapabilityResolve),
-			insecure:   f.Scheme == "http",
-		}
-		if c.opts.HTTPClient != nil {
-			h.endpoint = c.plain
-		} else {
-			h.endpoint = direct(pair(f.Client))
-			h.shared = false
-		}
-		out = append(out, h)
-	}
-	return out, nil
-}
-
-// tune makes a client of containerd's fit for bulk: its transport keeps two
-// idle connections and asks for compression.
-func (c *Client) tune(client *http.Client) error {
-	tr, ok := client.Transport.(*http.Transport)
-	if !ok {
-		return errors.New("unknown transport")
-	}
-	bulk := httprange.NewTransport(c.opts.Dial)
-	bulk.TLSClientConfig = tr.TLSClientConfig
-	client.Transport = bulk
-	client.CheckRedirect = stay
-	return nil
 }
 
 // resolvers are the hosts that may say what a tag means.

@@ -36,10 +36,12 @@ type Image struct {
 	RawManifest, RawConfig []byte // as their digests say
 }
 
-// Layer is one layer, lowest first.
+// Layer is one layer, lowest first. It carries the logins of the pull that resolved it.
 type Layer struct {
 	ocispec.Descriptor
 	DiffID digest.Digest // of the uncompressed tar
+
+	logins *logins
 }
 
 // Limits of what a manifest may make us do.
@@ -71,11 +73,16 @@ func ParsePlatform(s string) (Platform, error) {
 
 // Resolve finds the manifest of ref for a platform and reads its config.
 func (c *Client) Resolve(ctx context.Context, e *ranges.Engine, ref Reference, p Platform) (*Image, error) {
-	doc, err := c.manifest(ctx, e, ref)
+	l := c.newLogins(ref)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	l.wait = newPatience(c.opts.Patience, func() { end(errPatience) })
+	defer l.wait.stop()
+	doc, err := c.manifest(ctx, e, l, ref)
 	if err != nil {
 		return nil, err
 	}
-	return c.resolve(ctx, e, ref, doc, p, maxNesting)
+	return c.resolve(ctx, e, l, doc, p, maxNesting)
 }
 
 // kind is the part of any manifest that tells what it is.
@@ -123,13 +130,13 @@ func classify(doc document) (index bool, err error) {
 	return false, fmt.Errorf("%w: media type %q", ErrUnsupported, mediaType)
 }
 
-func (c *Client) resolve(ctx context.Context, e *ranges.Engine, ref Reference, doc document, p Platform, depth int) (*Image, error) {
+func (c *Client) resolve(ctx context.Context, e *ranges.Engine, l *logins, doc document, p Platform, depth int) (*Image, error) {
 	index, err := classify(doc)
 	if err != nil {
 		return nil, err
 	}
 	if !index {
-		return c.image(ctx, e, ref, doc, p)
+		return c.image(ctx, e, l, doc, p)
 	}
 	if depth == 0 {
 		return nil, fmt.Errorf("%w: indexes nested more than %d deep", ErrUnsupported, maxNesting)
@@ -144,12 +151,12 @@ func (c *Client) resolve(ctx context.Context, e *ranges.Engine, ref Reference, d
 	}
 	var last error
 	for _, d := range candidates {
-		child, err := c.child(ctx, e, ref, d)
+		child, err := c.child(ctx, e, l, d)
 		if err != nil {
 			return nil, err
 		}
 		// A descriptor without a platform is known only by what is in it.
-		img, err := c.resolve(ctx, e, ref, child, Platform{Spec: p.Spec, Explicit: p.Explicit || d.Platform == nil}, depth-1)
+		img, err := c.resolve(ctx, e, l, child, Platform{Spec: p.Spec, Explicit: p.Explicit || d.Platform == nil}, depth-1)
 		if err == nil || !errors.Is(err, ErrPlatform) {
 			return img, err
 		}
@@ -158,14 +165,14 @@ func (c *Client) resolve(ctx context.Context, e *ranges.Engine, ref Reference, d
 	return nil, last
 }
 
-func (c *Client) child(ctx context.Context, e *ranges.Engine, ref Reference, d ocispec.Descriptor) (document, error) {
+func (c *Client) child(ctx context.Context, e *ranges.Engine, l *logins, d ocispec.Descriptor) (document, error) {
 	if d.Size < 0 || d.Size > maxManifest {
 		return document{}, fmt.Errorf("%w: manifest %s of %d bytes", ErrUnsupported, d.Digest, d.Size)
 	}
 	if err := d.Digest.Validate(); err != nil {
 		return document{}, fmt.Errorf("%w: digest %q: %w", ErrUnsupported, d.Digest, err)
 	}
-	doc, err := c.manifest(ctx, e, ref.At(d.Digest))
+	doc, err := c.manifest(ctx, e, l, l.ref.At(d.Digest))
 	if err != nil {
 		return document{}, err
 	}
@@ -235,7 +242,7 @@ func orNone(s []string) string {
 }
 
 // image reads a manifest and its config.
-func (c *Client) image(ctx context.Context, e *ranges.Engine, ref Reference, doc document, p Platform) (*Image, error) {
+func (c *Client) image(ctx context.Context, e *ranges.Engine, l *logins, doc document, p Platform) (*Image, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(doc.data, &m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
@@ -243,40 +250,69 @@ func (c *Client) image(ctx context.Context, e *ranges.Engine, ref Reference, doc
 	if err := checkManifest(m); err != nil {
 		return nil, err
 	}
-	raw, err := c.blob(ctx, e, ref, m.Config, maxConfig)
+	raw, err := c.blob(ctx, e, l, m.Config, maxConfig)
 	if err != nil {
 		return nil, fmt.Errorf("config %s: %w", m.Config.Digest, err)
 	}
-	img := &Image{Ref: ref, Manifest: doc.desc, ConfigDescriptor: m.Config, RawManifest: doc.data, RawConfig: raw}
+	img := &Image{Ref: l.ref, Manifest: doc.desc, ConfigDescriptor: m.Config, RawManifest: doc.data, RawConfig: raw}
 	if m.MediaType != "" {
 		img.Manifest.MediaType = m.MediaType
 	}
 	if err := json.Unmarshal(raw, &img.Config); err != nil {
 		return nil, fmt.Errorf("%w: config: %w", ErrUnsupported, err)
 	}
+	if isOldConfig(m) && img.Config.RootFS.Type == "" {
+		return nil, fmt.Errorf("%w: config of type %q without a root file system: this is no container image", ErrUnsupported, m.Config.MediaType)
+	}
+	if img.Config.OS == "" && img.Config.Architecture == "" && len(img.Config.RootFS.DiffIDs) > 0 {
+		img.Platform = p.Spec // nothing contradicts it
+		img.Notes = append(img.Notes, fmt.Sprintf("the image does not say for which platform it is; it is taken for %s", platforms.Format(p.Spec)))
+		return img, layersOf(img, m, l)
+	}
 	img.Platform = platforms.Normalize(img.Config.Platform)
-	if img.Platform.OS != "" && !platforms.Only(p.Spec).Match(img.Platform) {
+	if !platforms.Only(p.Spec).Match(img.Platform) {
 		said := fmt.Sprintf("wanted %s, the image is for %s", platforms.Format(p.Spec), platforms.Format(img.Platform))
 		if p.Explicit {
 			return nil, fmt.Errorf("%w: %s", ErrPlatform, said)
 		}
 		img.Notes = append(img.Notes, said)
 	}
+	return img, layersOf(img, m, l)
+}
+
+// layersOf fills in the layers of an image.
+func layersOf(img *Image, m ocispec.Manifest, l *logins) error {
 	ids := img.Config.RootFS.DiffIDs
 	if len(ids) != len(m.Layers) {
-		return nil, fmt.Errorf("%w: %d layers, but the config lists %d", ErrUnsupported, len(m.Layers), len(ids))
+		return fmt.Errorf("%w: %d layers, but the config lists %d", ErrUnsupported, len(m.Layers), len(ids))
 	}
 	for i, d := range m.Layers {
 		if err := ids[i].Validate(); err != nil {
-			return nil, fmt.Errorf("%w: DiffID %q: %w", ErrUnsupported, ids[i], err)
+			return fmt.Errorf("%w: DiffID %q: %w", ErrUnsupported, ids[i], err)
 		}
-		img.Layers = append(img.Layers, Layer{Descriptor: d, DiffID: ids[i]})
+		img.Layers = append(img.Layers, Layer{Descriptor: d, DiffID: ids[i], logins: l})
 	}
-	return img, nil
+	return nil
+}
+
+// layerType is a layer's media type without its compression, which the first bytes tell.
+func layerType(mediaType string) string {
+	base, _, _ := strings.Cut(mediaType, "+")
+	return strings.TrimSuffix(strings.TrimSuffix(base, ".gzip"), ".zstd")
+}
+
+// isOldConfig reports whether a config's media type is one that registries and builders gave
+// out before the types were settled. What it holds then decides.
+func isOldConfig(m ocispec.Manifest) bool {
+	switch m.Config.MediaType {
+	case "", "application/octet-stream", "application/json", "text/html", "text/plain":
+		return m.ArtifactType == ""
+	}
+	return false
 }
 
 func checkManifest(m ocispec.Manifest) error {
-	if m.Config.MediaType == "" || !isConfig(m.Config.MediaType) {
+	if (m.Config.MediaType == "" || !isConfig(m.Config.MediaType)) && !isOldConfig(m) {
 		return fmt.Errorf("%w: config of type %q: this is no container image", ErrUnsupported, m.Config.MediaType)
 	}
 	if len(m.Layers) > maxEntries {
@@ -289,8 +325,7 @@ func checkManifest(m ocispec.Manifest) error {
 		if d.Size < 0 {
 			return fmt.Errorf("%w: layer %s of %d bytes", ErrUnsupported, d.Digest, d.Size)
 		}
-		base, _, _ := strings.Cut(d.MediaType, "+")
-		switch strings.TrimSuffix(base, ".gzip") {
+		switch layerType(d.MediaType) {
 		case ociLayer, ociForeignLayer, dockerLayer, dockerForeign:
 		default:
 			return fmt.Errorf("%w: layer of type %q", ErrUnsupported, d.MediaType)

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	_ "crypto/sha256" // digests name these two
 	_ "crypto/sha512"
@@ -20,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/internal/ranges"
 )
 
@@ -46,46 +48,108 @@ const maxManifest = 4 << 20
 // maxConfig bounds an image config, whose history may be long.
 const maxConfig = 8 << 20
 
-// manifestSource is a manifest as a one-request source, so that the engine's retry,
-// back-off and limits cover it too.
+// manifestSource is a manifest at all hosts that may have it, as a one-request source: so the
+// engine's retry, back-off and limits cover it too. Each attempt asks the hosts beside each
+// other.
 type manifestSource struct {
-	c    *Client
-	ref  Reference
-	host *host
+	c     *Client
+	l     *logins
+	ref   Reference
+	hosts []*host // mirrors first; the last is the registry itself
 
-	mu     sync.Mutex // guards header
-	header http.Header
+	mu  sync.Mutex // guards doc
+	doc document
 }
 
 // Open implements [ranges.Source]. Manifests have no ranges: the whole answer is
 // the body, whatever was asked.
 func (m *manifestSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
-	where := m.host.base + "/" + m.ref.Repository + "/manifests/" + m.ref.identifier() + m.ref.namespace(m.host)
+	none := ranges.Info{Size: -1}
+	hosts := m.c.reach.order(m.hosts, time.Now())
+	if m.l.wait != nil && req.Attempt == 0 {
+		if errs := m.c.reach.mute(m.hosts, time.Now()); errs != nil {
+			return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("not asked again so soon: %w", errs)}
+		}
+	}
+	doc, ok, errs := race(ctx, len(hosts), func(rctx context.Context, i int) (document, error) {
+		doc, err := m.from(rctx, hosts[i], req)
+		if err == nil || rctx.Err() == nil {
+			m.c.told(rctx, hosts[i], m.ref, err)
+		}
+		return doc, err
+	})
+	all := new(hostErrors)
+	var own error
+	for i, h := range hosts {
+		err := errs[i]
+		if errors.Is(err, errSilent) {
+			m.c.told(ctx, h, m.ref, err)
+		}
+		if err == nil {
+			continue
+		}
+		last := h == m.hosts[len(m.hosts)-1]
+		all.add(h, err, last)
+		if last {
+			own = err
+		}
+	}
+	if ok {
+		m.mu.Lock()
+		m.doc = doc // of the last answer: a hedge's is as good
+		m.mu.Unlock()
+		n := int64(len(doc.data))
+		return io.NopCloser(bytes.NewReader(doc.data)), ranges.Info{Size: n, Len: n, Pin: "digest:" + doc.desc.Digest.String()}, nil
+	}
+	if len(all.all) == 0 {
+		return nil, none, context.Cause(ctx)
+	}
+	m.l.wait.saw(all)
+	if ctx.Err() != nil {
+		return nil, none, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: all}
+	}
+	return nil, none, outcome(all, own)
+}
+
+// told notes what a host answered, for the order of hosts and for the log. nil is success.
+func (c *Client) told(ctx context.Context, h *host, ref Reference, err error) {
+	c.reach.judge(h, time.Now(), err)
+	if err == nil {
+		h.answered.Store(true)
+		return
+	}
+	c.opts.Log.DebugContext(ctx, "host failed", "host", h.name, "image", ref.String(), "error", err)
+}
+
+// from asks one host for the manifest and checks it.
+func (m *manifestSource) from(ctx context.Context, h *host, req ranges.Request) (document, error) {
+	where := h.base + "/" + m.ref.Repository + "/manifests/" + m.ref.identifier() + m.ref.namespace(h)
+	var doc document
 	get := func(e endpoint) opener {
 		return func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
 			client := e.client
 			if req.Fresh {
 				client = e.fresh
 			}
-			return m.send(ctx, client, where, prepare)
+			var err error
+			doc, err = m.send(ctx, h, client, where, prepare)
+			return nil, ranges.Info{Size: -1}, err
 		}
 	}
 	for range maxHops {
-		var body io.ReadCloser
-		var info ranges.Info
 		var err error
-		if sameHost(where, m.host.base) {
-			body, info, err = m.c.authorized(ctx, m.host, m.ref.Repository, req.Attempt, get(m.host.endpoint))
+		if sameHost(where, h.base) {
+			_, _, err = m.c.authorized(ctx, m.l, h, req.Attempt, get(h.endpoint))
 		} else { // our token is not for others
-			body, info, err = get(m.c.plain)(nil)
+			_, _, err = get(m.c.plain)(nil)
 		}
 		r, ok := errors.AsType[*redirect](err)
 		if !ok {
-			return body, info, err
+			return doc, err
 		}
 		where = r.to
 	}
-	return nil, ranges.Info{Size: -1}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
+	return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
 }
 
 // accept is what we can read; schema 1 is asked for only to be refused with a clear
@@ -95,66 +159,166 @@ var accept = strings.Join([]string{
 	dockerSchema1S + ";q=0.1", "*/*;q=0.1",
 }, ", ")
 
-func (m *manifestSource) send(ctx context.Context, client *http.Client, where string, prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
-	none := ranges.Info{Size: -1}
+func (m *manifestSource) send(ctx context.Context, h *host, client *http.Client, where string, prepare httprange.Prepare) (document, error) {
 	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 	if err != nil {
-		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: err}
+		return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: cause(err)}
 	}
 	hr.Header.Set("Accept", accept)
+	hr.Header.Set("Accept-Encoding", "identity")
 	if prepare != nil {
 		if err := prepare(ctx, hr); err != nil {
-			return nil, none, err
+			return document{}, err
 		}
 	}
 	resp, err := client.Do(hr)
 	if err != nil {
-		return nil, none, firstContact(hr, err)
+		return document{}, m.c.firstContact(ctx, h, hr, err, m.l.wait != nil)
 	}
 	defer resp.Body.Close()
+	m.l.wait.heard(resp.StatusCode)
+	h.answered.Store(true)
 	if err := checkRedirect(resp); err != nil {
-		return nil, none, err
+		return document{}, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, none, httprange.StatusFault(resp, time.Now())
+		return document{}, statusFault(resp)
 	}
 	var buf bytes.Buffer
 	switch n, err := buf.ReadFrom(io.LimitReader(resp.Body, maxManifest+1)); {
 	case err != nil:
-		return nil, none, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: err}
+		return document{}, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: fmt.Errorf("GET %s: %w", httprange.RedactURL(where), err)}
 	case n > maxManifest:
-		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("manifest is larger than %d bytes", maxManifest)}
+		return document{}, &ranges.Fault{Kind: ranges.Permanent, Status: resp.StatusCode, Err: fmt.Errorf("manifest is larger than %d bytes", maxManifest)}
 	case n == 0:
-		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: errors.New("manifest is empty")}
+		return document{}, &ranges.Fault{Kind: ranges.Permanent, Status: resp.StatusCode, Err: errors.New("manifest is empty")}
 	}
-	m.mu.Lock()
-	m.header = resp.Header // of the last answer: a hedge's is as good, and content is checked anyway
-	m.mu.Unlock()
-	n := int64(buf.Len())
-	pin := "digest:" + digest.FromBytes(buf.Bytes()).String()
-	return io.NopCloser(&buf), ranges.Info{Size: n, Len: n, Pin: pin}, nil
+	return verified(buf.Bytes(), resp.Header, m.ref.Digest)
 }
 
+// verified makes a document of a manifest's answer, and compares it with the digest that it
+// was asked by, if any, and the one that the registry announced.
+//
+// Some proxies compress what they were asked to leave as it is. The digest is of the manifest
+// itself, so it decides which form that is.
+func verified(data []byte, header http.Header, want digest.Digest) (document, error) {
+	doc, err := verify(data, header, want)
+	if err == nil || !strings.EqualFold(header.Get("Content-Encoding"), "gzip") {
+		return doc, err
+	}
+	plain, gerr := gunzip(data)
+	if gerr != nil {
+		return document{}, fmt.Errorf("%w (the answer has Content-Encoding gzip, and can not be decoded: %w)", err, gerr)
+	}
+	return verify(plain, header, want)
+}
+
+func verify(data []byte, header http.Header, want digest.Digest) (document, error) {
+	if err := checkDigest(data, want); err != nil {
+		return document{}, err
+	}
+	algorithm := digest.Canonical
+	if want != "" {
+		algorithm = want.Algorithm()
+	}
+	got := algorithm.FromBytes(data)
+	said := digest.Digest(header.Get("Docker-Content-Digest"))
+	switch {
+	case said != "" && said.Algorithm() == algorithm && said != got:
+		return document{}, fmt.Errorf("%w: the registry announced %s and sent %s", ErrDigest, printable.Line(said.String(), maxTold), got)
+	case said == "" && want == "" && bytes.HasPrefix(data, gzipMagic):
+		return document{}, fmt.Errorf("%w: a manifest that is compressed", ErrDigest) // nothing else tells
+	}
+	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return document{
+		desc: ocispec.Descriptor{MediaType: strings.TrimSpace(mediaType), Digest: got, Size: int64(len(data))},
+		data: data,
+	}, nil
+}
+
+var gzipMagic = []byte{0x1f, 0x8b}
+
+// gunzip inflates at most a manifest.
+func gunzip(data []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	n, err := buf.ReadFrom(io.LimitReader(r, maxManifest+1))
+	if err == nil && n > maxManifest {
+		err = fmt.Errorf("it inflates to more than %d bytes", maxManifest)
+	}
+	return buf.Bytes(), err
+}
+
+// statusFault classifies an answer that is no manifest. A server of Go's that speaks TLS
+// answers a plain request so.
+func statusFault(resp *http.Response) *ranges.Fault {
+	f := httprange.StatusFault(resp, time.Now())
+	if resp.StatusCode == http.StatusBadRequest {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		if bytes.Contains(text, []byte("HTTP request to an HTTPS server")) {
+			f.Err = fmt.Errorf("%w%s", f.Err, wantsTLS)
+		}
+	}
+	return f
+}
+
+const (
+	wantsHTTP = " (is plain http meant?)"
+	wantsTLS  = " (the registry speaks TLS, and plain http was used: loopback registries get https by server = \"https://...\" in hosts.toml)"
+)
+
 // firstContact classifies a request that got no answer. What a wrong name, port or
-// scheme causes is permanent here, though it may be a passing failure in the middle
-// of a pull: people who mistype should not wait for ten attempts.
-func firstContact(hr *http.Request, err error) *ranges.Fault {
+// scheme causes is permanent for a host that never answered, though it may be a passing
+// failure in the middle of a pull: people who mistype should not wait for all attempts. A
+// refused connection is worth a few more where that is bounded anyway.
+func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, err error, bounded bool) *ranges.Fault {
 	f := &ranges.Fault{Kind: ranges.Retryable, Fresh: true}
 	reason, hint := cause(err), ""
+	permanent := false
 	_, badRecord := errors.AsType[tls.RecordHeaderError](reason)
 	_, badCert := errors.AsType[*tls.CertificateVerificationError](reason)
+	_, badAddress := errors.AsType[*net.AddrError](reason)
 	dns, isDNS := errors.AsType[*net.DNSError](reason)
 	switch {
 	case badRecord:
-		f.Kind, hint = ranges.Permanent, " (the registry does not speak TLS; is plain http meant?)"
-	case badCert, errors.Is(reason, syscall.ECONNREFUSED), isDNS && dns.IsNotFound:
+		permanent, hint = true, " (the registry does not speak TLS; is plain http meant?)"
+	case errors.Is(reason, http.ErrSchemeMismatch), strings.Contains(reason.Error(), "server gave HTTP response to HTTPS client"):
+		permanent, hint = true, wantsHTTP
+	case badCert, badAddress:
+		permanent = true
+	case hr.URL.Scheme == "http" && !h.answered.Load() && (strings.Contains(reason.Error(), `malformed HTTP response "\x15\x03`) || (errors.Is(reason, io.ErrUnexpectedEOF) || errors.Is(reason, syscall.ECONNRESET)) && c.speaksTLS(ctx, h)):
+		permanent, hint = true, wantsTLS
+	case errors.Is(reason, syscall.ENETUNREACH), errors.Is(reason, syscall.EHOSTUNREACH), isDNS && dns.IsNotFound:
+		permanent = !h.answered.Load()
+	case errors.Is(reason, syscall.ECONNREFUSED):
+		permanent = !h.answered.Load() && !bounded
+	}
+	if permanent {
 		f.Kind = ranges.Permanent
-	case strings.Contains(reason.Error(), "server gave HTTP response to HTTPS client"): // net/http has no type for it
-		f.Kind, hint = ranges.Permanent, " (is plain http meant?)"
 	}
 	f.Err = fmt.Errorf("GET %s: %w%s", httprange.RedactURL(hr.URL.String()), reason, hint)
 	return f
 }
+
+// speaksTLS tries a TLS handshake with a host that closed a connection of plain HTTP. Nothing
+// is sent over it.
+func (c *Client) speaksTLS(ctx context.Context, h *host) bool {
+	nc, err := h.dialer.DialContext(ctx, "tcp", h.name)
+	if err != nil {
+		return false
+	}
+	defer nc.Close()
+	tc := tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only whether TLS is spoken
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return tc.HandshakeContext(ctx) == nil
+}
+
+// probeTimeout bounds speaksTLS.
+const probeTimeout = 2 * time.Second
 
 // cause drops the *url.Error around a client's error: it repeats the URL.
 func cause(err error) error {
@@ -171,7 +335,7 @@ type document struct {
 }
 
 // manifest fetches a manifest from the first host that has it, and checks it.
-func (c *Client) manifest(ctx context.Context, e *ranges.Engine, ref Reference) (document, error) {
+func (c *Client) manifest(ctx context.Context, e *ranges.Engine, l *logins, ref Reference) (document, error) {
 	hs, err := c.hostsOf(ref)
 	if err != nil {
 		return document{}, err
@@ -181,54 +345,23 @@ func (c *Client) manifest(ctx context.Context, e *ranges.Engine, ref Reference) 
 			return document{}, fmt.Errorf("registry %s: hosts.toml leaves no host that may resolve tags", ref.Host)
 		}
 	}
-	var last error
-	for _, h := range hs {
-		doc, err := c.manifestFrom(ctx, e, h, ref)
-		if err == nil || ctx.Err() != nil {
-			return doc, err
-		}
-		// The registry itself comes last and knows best; a mirror's failure is
-		// worth telling only when there is nothing else to tell.
-		last = err
-	}
-	return document{}, last
-}
-
-func (c *Client) manifestFrom(ctx context.Context, e *ranges.Engine, h *host, ref Reference) (document, error) {
-	src := &manifestSource{c: c, ref: ref, host: h}
-	obj := e.Object(src, ranges.Spec{Name: ref.String(), Host: h.name, Size: -1})
+	src := &manifestSource{c: c, l: l, ref: ref, hosts: hs}
+	obj := e.Object(src, ranges.Spec{Name: ref.String(), Host: hs[0].name, Size: -1})
 	defer obj.Close()
-	data, err := read(ctx, obj, maxManifest)
-	if err != nil {
-		return document{}, err
+	if _, err := read(ctx, obj, maxManifest); err != nil {
+		return document{}, l.wait.blame(ctx, err)
 	}
 	src.mu.Lock()
-	header := src.header
-	src.mu.Unlock()
-	if err := checkDigest(data, ref.Digest); err != nil {
-		return document{}, err
-	}
-	algorithm := digest.Canonical
-	if ref.Digest != "" {
-		algorithm = ref.Digest.Algorithm()
-	}
-	got := algorithm.FromBytes(data)
-	if said := digest.Digest(header.Get("Docker-Content-Digest")); said != "" && said.Algorithm() == algorithm && said != got {
-		return document{}, fmt.Errorf("%w: the registry announced %s and sent %s", ErrDigest, said, got)
-	}
-	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
-	return document{
-		desc: ocispec.Descriptor{MediaType: strings.TrimSpace(mediaType), Digest: got, Size: int64(len(data))},
-		data: data,
-	}, nil
+	defer src.mu.Unlock()
+	return src.doc, nil
 }
 
 // blob fetches a small blob whole and checks it.
-func (c *Client) blob(ctx context.Context, e *ranges.Engine, ref Reference, d ocispec.Descriptor, most int64) ([]byte, error) {
+func (c *Client) blob(ctx context.Context, e *ranges.Engine, l *logins, d ocispec.Descriptor, most int64) ([]byte, error) {
 	if d.Size < 0 || d.Size > most {
 		return nil, fmt.Errorf("%s of %d bytes: at most %d are accepted", d.MediaType, d.Size, most)
 	}
-	src, err := c.Blob(ref, d.Digest)
+	src, err := c.source(l, d.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +369,7 @@ func (c *Client) blob(ctx context.Context, e *ranges.Engine, ref Reference, d oc
 	defer obj.Close()
 	data, err := read(ctx, obj, most)
 	if err != nil {
-		return nil, err
+		return nil, l.wait.blame(ctx, err)
 	}
 	return data, checkDigest(data, d.Digest)
 }

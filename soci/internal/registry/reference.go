@@ -2,7 +2,9 @@ package registry
 
 import (
 	"fmt"
+	"net"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -32,6 +34,11 @@ func ParseReference(s string) (Reference, error) {
 	ref := Reference{Host: r.Context().RegistryStr(), Repository: r.Context().RepositoryStr()}
 	if !repository.MatchString(ref.Repository) {
 		return Reference{}, fmt.Errorf("image reference %q: repository %q is not valid (lower case, digits, and single . _ - between them)", s, ref.Repository)
+	}
+	if _, port, err := net.SplitHostPort(ref.Host); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return Reference{}, fmt.Errorf("image reference %q: port %q is not one of 1 to 65535", s, port)
+		}
 	}
 	if ref.Host == name.DefaultRegistry {
 		ref.Host = hub

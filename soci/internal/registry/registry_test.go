@@ -470,24 +470,6 @@ func configDigest(t *testing.T, img v1.Image) string {
 	return d.String()
 }
 
-// TestSecretStaysOnTLS: a registry on https must not lead us to tell a password to
-// a token server on http.
-func TestSecretStaysOnTLS(t *testing.T) {
-	s := &session{host: &host{name: "r.example"}}
-	for realm, want := range map[string]bool{
-		"https://auth.example/token": true, "http://auth.example/token": false,
-		"http://127.0.0.1:5000/token": true, "http://localhost/token": true, "ftp://x": false, "::": false,
-	} {
-		if got := s.mayTell(realm); got != want {
-			t.Errorf("%s: %v", realm, got)
-		}
-	}
-	s.host.insecure = true
-	if !s.mayTell("http://auth.example/token") {
-		t.Error("plain http by choice is refused")
-	}
-}
-
 func TestRedirects(t *testing.T) {
 	from := func(base, location string) error {
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, base, nil)

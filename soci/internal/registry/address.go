@@ -1,0 +1,212 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/penstock/penstock/internal/httprange"
+)
+
+// scope is how far an address reaches. The zero value is an unknown one, of a registry behind
+// a proxy.
+type scope uint32
+
+const (
+	scopeUnknown   scope = iota
+	scopePublic          // of the internet
+	scopePrivate         // of a site: RFC 1918, RFC 4193, RFC 6598
+	scopeLinkLocal       // of a link: among them the metadata services of clouds
+	scopeLoopback        // of this machine
+)
+
+func (s scope) String() string {
+	return [...]string{"an unknown", "a public", "a private", "a link-local", "a loopback"}[s]
+}
+
+var (
+	sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598: carriers, and pods of some clusters
+	nat64       = netip.MustParsePrefix("64:ff9b::/96")  // RFC 6052: the last 32 bits are an IPv4 address
+)
+
+func scopeOf(ip netip.Addr) scope {
+	ip = ip.Unmap()
+	if nat64.Contains(ip) {
+		b := ip.As16()
+		ip = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	switch {
+	case !ip.IsValid():
+		return scopeUnknown
+	case ip.IsLoopback(), ip.IsUnspecified(): // the kernel takes 0.0.0.0 for this machine
+		return scopeLoopback
+	case ip.IsLinkLocalUnicast(), ip.IsMulticast():
+		return scopeLinkLocal
+	case ip.IsPrivate(), sharedSpace.Contains(ip):
+		return scopePrivate
+	}
+	return scopePublic
+}
+
+// mayName reports whether a registry at an address may send us to another one for a token.
+// A registry of the internet must not make us ask services that only we can reach, as the
+// metadata service of a cloud, whose answer it would get as a token.
+func (s scope) mayName(to scope) bool {
+	return to == scopePublic || to == s || s == scopeLoopback
+}
+
+// checkRealm judges the URL of a token server by what its registry is: scheme, and address if
+// it has one literally. A name is judged when a connection is made.
+func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
+	u, err := url.Parse(realm)
+	if err != nil || u.Host == "" {
+		return fmt.Errorf("token server %q is not a URL", httprange.RedactURL(realm))
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("token server %s: scheme %q is neither https nor http", httprange.RedactURL(realm), u.Scheme)
+	case u.Scheme == "http" && !registryIsHTTP:
+		return fmt.Errorf("token server %s is not https, but the registry is", httprange.RedactURL(realm))
+	}
+	if to := literalScope(u.Hostname()); to != scopeUnknown {
+		return checkScope(u.Host, registry, to)
+	}
+	return nil
+}
+
+// literalScope is the scope of a host that is an address, or a name that always means this
+// machine.
+func literalScope(hostname string) scope {
+	if ip, err := netip.ParseAddr(hostname); err == nil {
+		return scopeOf(ip)
+	}
+	if hostname == "localhost" || strings.HasSuffix(hostname, ".localhost") {
+		return scopeLoopback
+	}
+	return scopeUnknown
+}
+
+// errScope is the refusal of an address.
+var errScope = errors.New("refused")
+
+func checkScope(name string, registry, to scope) error {
+	if registry.mayName(to) {
+		return nil
+	}
+	return fmt.Errorf("token server %s has %v address, the registry %v one: %w", name, to, registry, errScope)
+}
+
+// dialer makes the connections to one host and learns the scope of its address.
+type dialer struct {
+	dial httprange.DialContext
+	std  *net.Dialer // that dial uses; nil if dial is a caller's
+	host string      // host:port
+	seen atomic.Uint32
+}
+
+// newDialer returns a dialer for a host. dial may be nil; 0 is the default time-out.
+func newDialer(dial httprange.DialContext, host string, timeout time.Duration) *dialer {
+	d := &dialer{dial: dial, host: host}
+	u := url.URL{Host: host}
+	d.seen.Store(uint32(literalScope(u.Hostname())))
+	if d.dial == nil {
+		d.std = &net.Dialer{Timeout: timeoutOf(timeout), KeepAlive: keepAlive}
+		d.dial = d.std.DialContext
+	} else if timeout > 0 {
+		d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no connection to %s within %v", address, timeout))
+			defer cancel()
+			c, err := dial(ctx, network, address)
+			if err != nil && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return c, err
+		}
+	}
+	return d
+}
+
+const (
+	// dialTimeout is long enough for two lost packets (sent again after 1 and 3 s).
+	dialTimeout = 5 * time.Second
+	keepAlive   = 15 * time.Second
+)
+
+func timeoutOf(d time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return dialTimeout
+}
+
+// scope is that of the last address to which the host led.
+func (d *dialer) scope() scope { return scope(d.seen.Load()) }
+
+// DialContext is for a transport. Connections to a proxy tell nothing of the host.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.dial(ctx, network, address)
+	if err == nil && sameAuthority(address, d.host) {
+		d.seen.Store(uint32(scopeOf(peerOf(c))))
+	}
+	return c, err
+}
+
+// toRealm is DialContext for a token server, whose address must be one that the registry may
+// name. The check is here and not where the name is read, because a name can mean another
+// address a moment later.
+func (d *dialer) toRealm(realm string) httprange.DialContext {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if !sameAuthority(address, realm) { // a proxy is of our choice
+			return d.dial(ctx, network, address)
+		}
+		dial := d.dial
+		if d.std != nil { // refuses before a packet is sent
+			std := *d.std
+			std.Control = func(_, address string, _ syscall.RawConn) error {
+				to, err := netip.ParseAddrPort(address)
+				if err != nil {
+					return err
+				}
+				return checkScope(realm, d.scope(), scopeOf(to.Addr()))
+			}
+			dial = std.DialContext
+		}
+		c, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkScope(realm, d.scope(), scopeOf(peerOf(c))); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	}
+}
+
+// peerOf is the address of a connection's other end; the zero Addr if that is no IP address.
+func peerOf(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		return ip
+	}
+	return netip.Addr{}
+}
+
+// sameAuthority reports whether a dialled address is that of host, whose port may be left
+// out.
+func sameAuthority(address, host string) bool {
+	name, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if h, p, err := net.SplitHostPort(host); err == nil {
+		return strings.EqualFold(h, name) && p == port
+	}
+	return strings.EqualFold(strings.Trim(host, "[]"), name)
+}

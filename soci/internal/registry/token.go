@@ -1,0 +1,190 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+
+	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/ranges"
+)
+
+const (
+	// tokenTimeout bounds one request to a token server, with its connection.
+	tokenTimeout = 10 * time.Second
+	// maxToken bounds a token server's answer: real ones are below 16 KiB.
+	maxToken = 1 << 20
+	// defaultExpiry is how long a token lasts whose answer does not say (the token
+	// specification of the distribution project).
+	defaultExpiry = 60 * time.Second
+	// userAgent is what token servers see.
+	userAgent = "penstock"
+)
+
+// tokenRequest is what a token is asked with.
+type tokenRequest struct {
+	realm   string
+	service string
+	scopes  []string
+	cred    Credential
+}
+
+// tokenRequest answers a Bearer challenge. The scope is the challenge's, and our guess only
+// when it has none: servers refuse all of a request whose scopes are not all theirs.
+func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenRequest, error) {
+	t := tokenRequest{realm: ch.Parameters["realm"], service: ch.Parameters["service"], cred: cred}
+	if t.realm == "" {
+		return t, denied(http.StatusUnauthorized, errors.New("the registry wants a token and does not say from where"))
+	}
+	if err := checkRealm(t.realm, s.host.insecure, s.host.dialer.scope()); err != nil {
+		return t, denied(0, err)
+	}
+	t.scopes = strings.Fields(ch.Parameters["scope"])
+	if len(t.scopes) == 0 {
+		t.scopes = []string{"repository:" + s.repo + ":pull"}
+	}
+	return t, nil
+}
+
+// fetchToken asks for a token: by OAuth2 POST when there is a secret, else, or when
+// the server does not know that, by GET.
+func (s *session) fetchToken(ctx context.Context, t tokenRequest) (header string, expires time.Time, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, fmt.Errorf("no answer within %v", tokenTimeout))
+	defer cancel()
+	secret := cmp.Or(t.cred.IdentityToken, t.cred.Password)
+	if secret != "" {
+		header, expires, err = s.askToken(ctx, t.post)
+		// Registries without the POST answer 404 (GCR), 405, 401 (Artifactory) or
+		// 400 (ACR): containerd's list.
+		f, _ := errors.AsType[*ranges.Fault](err)
+		other := f != nil && (f.Status == 404 || f.Status == 401 || f.Status == 400 || f.Status == 405)
+		if err == nil || !other || t.cred.IdentityToken != "" || t.cred.Username == "" {
+			return header, expires, err
+		}
+	}
+	return s.askToken(ctx, t.get)
+}
+
+func (t tokenRequest) post(ctx context.Context) (*http.Request, error) {
+	form := url.Values{"service": {t.service}, "client_id": {userAgent}, "scope": {strings.Join(t.scopes, " ")}}
+	if t.cred.IdentityToken != "" {
+		form.Set("grant_type", "refresh_token")
+		form.Set("refresh_token", t.cred.IdentityToken)
+	} else {
+		form.Set("grant_type", "password")
+		form.Set("username", t.cred.Username)
+		form.Set("password", t.cred.Password)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.realm, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	return req, nil
+}
+
+func (t tokenRequest) get(ctx context.Context) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.realm, nil)
+	if err != nil {
+		return nil, err
+	}
+	q := req.URL.Query()
+	if t.service != "" {
+		q.Add("service", t.service)
+	}
+	for _, scope := range t.scopes {
+		q.Add("scope", scope)
+	}
+	req.URL.RawQuery = q.Encode()
+	if secret := cmp.Or(t.cred.IdentityToken, t.cred.Password); secret != "" {
+		req.SetBasicAuth(t.cred.Username, secret)
+	}
+	return req, nil
+}
+
+// askToken makes one request. The header of hosts.toml is for its host, which may give out
+// tokens itself, and for no other.
+func (s *session) askToken(ctx context.Context, make func(context.Context) (*http.Request, error)) (string, time.Time, error) {
+	none := time.Time{}
+	req, err := make(ctx)
+	if err != nil {
+		return "", none, denied(0, fmt.Errorf("token server: %w", cause(err)))
+	}
+	req.Header.Set("User-Agent", userAgent)
+	if sameHost(req.URL.String(), s.host.base) {
+		addHeader(req, s.host.header)
+	}
+	where := httprange.RedactURL(req.URL.String())
+	where, _, _ = strings.Cut(where, "?")
+	client, end := s.host.tokenClient(req.URL.Host)
+	defer end()
+	resp, err := client.Do(req)
+	if err != nil {
+		err = cause(err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		kind := ranges.Retryable
+		if errors.Is(err, errScope) {
+			kind = ranges.Denied
+		}
+		return "", none, &ranges.Fault{Kind: kind, Err: fmt.Errorf("token from %s: %w", where, err)}
+	}
+	defer resp.Body.Close()
+	s.wait.heard(resp.StatusCode)
+	if resp.StatusCode != http.StatusOK {
+		return "", none, tokenFault(where, resp)
+	}
+	var answer struct {
+		Token   string `json:"token"`
+		Access  string `json:"access_token"` // the same, by OAuth2
+		Expires int    `json:"expires_in"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxToken)).Decode(&answer); err != nil {
+		// The decoder's error could quote a token.
+		return "", none, &ranges.Fault{Kind: ranges.Retryable, Status: resp.StatusCode, Err: fmt.Errorf("token from %s: the answer is not JSON", where)}
+	}
+	token := cmp.Or(answer.Access, answer.Token)
+	if token == "" {
+		return "", none, denied(resp.StatusCode, fmt.Errorf("token from %s: the answer has none", where))
+	}
+	return "Bearer " + token, expiry(answer.Expires, time.Now()), nil
+}
+
+// expiry is when a token ends that lasts for seconds from now.
+func expiry(seconds int, now time.Time) time.Time {
+	if seconds <= 0 {
+		return now.Add(defaultExpiry)
+	}
+	return now.Add(time.Duration(seconds) * time.Second)
+}
+
+// tokenFault classifies an answer that is no token.
+func tokenFault(where string, resp *http.Response) *ranges.Fault {
+	code := resp.StatusCode
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	said := ""
+	if s := strings.TrimSpace(string(text)); s != "" {
+		said = ": " + printable.Line(s, maxTold)
+	}
+	switch {
+	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
+		after, _ := httprange.ParseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+		return &ranges.Fault{Kind: ranges.Throttled, Status: code, RetryAfter: after, Err: fmt.Errorf("token from %s: status %d", where, code)}
+	case code >= 500:
+		return &ranges.Fault{Kind: ranges.Retryable, Status: code, Err: fmt.Errorf("token from %s: status %d", where, code)}
+	case code/100 == 3:
+		return denied(code, fmt.Errorf("token from %s: it redirects, which token requests do not follow", where))
+	}
+	return denied(code, fmt.Errorf("token from %s: status %d: wrong credentials, or no right to pull%s", where, code, said))
+}
