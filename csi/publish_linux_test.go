@@ -415,9 +415,10 @@ func TestPrivStatsAndHealth(t *testing.T) {
 // waitFor polls until a real thing outside this process has come.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) { // real time: the kernel's
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
+		time.Sleep(5 * time.Millisecond) // real time: polls the kernel
 	}
 }

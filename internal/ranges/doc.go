@@ -29,8 +29,9 @@
 // # Invariants
 //
 //   - Requests at once to a host <= limiter.limit <= MaxConns, hedges included.
-//   - Bytes of buffers <= the budget + one part for each reader that holds
-//     nothing else (+ a part for each joined random read that holds a slot).
+//   - Bytes of buffers <= the budget + one part for each stream that holds
+//     nothing else. A Reader never exceeds the budget and never waits for it:
+//     without room it reads into the caller's buffer.
 //   - Hedges <= 1 + Hedge.Budget * requests.
 //   - task.buf[:task.got] is final: nobody writes it again, a retry or a hedge
 //     asks for what follows.

@@ -88,6 +88,8 @@ type Engine struct {
 	start time.Time // all times inside are durations since then
 	stats counters
 	tasks sync.Pool // *task
+	// windows are the open readers that hold memory.
+	windows windows
 
 	mu     sync.Mutex // guards gates and closed; taken before a gate's lock
 	gates  map[string]*gate

@@ -29,7 +29,8 @@ type flight struct {
 	off   int64
 	n     int64
 	begun bool
-	p     []byte      // the first reader's buffer, when the request fills it directly
+	first int64       // offset of the first reader's range
+	p     []byte      // its buffer, when the request fills it directly
 	mem   []byte      // where the bytes are; nil after ready: failed
 	buf   *budget.Buf // backs mem when readers were joined
 
@@ -79,7 +80,7 @@ func (fl *flights) join(p []byte, off int64) (f *flight, mine bool) {
 			return f, false
 		}
 	}
-	f = &flight{fl: fl, ready: make(chan struct{}), off: off, n: n, p: p}
+	f = &flight{fl: fl, ready: make(chan struct{}), off: off, n: n, first: off, p: p}
 	fl.list = append(fl.list, f)
 	return f, true
 }
@@ -89,14 +90,16 @@ func (f *flight) begin(t *task) {
 	f.fl.mu.Lock()
 	defer f.fl.mu.Unlock()
 	f.begun = true
+	f.mem = f.p
 	if f.n > int64(len(f.p)) {
-		// Readers were joined: their bytes stand beside each other in a buffer
-		// of at most a part. It may overdraw the budget (waiting here would hold
-		// a slot), but by no more than the slots of the host times a part.
-		f.buf = f.fl.o.e.opts.Budget.MustGet(int(f.n))
-		f.mem = f.buf.Bytes()
-	} else {
-		f.mem = f.p
+		// Readers were joined: their bytes stand beside each other in a buffer of
+		// at most a part. Without room for it the request is for the first reader
+		// alone, and the others ask again: waiting here would hold a slot.
+		if f.buf = f.fl.o.e.opts.Budget.TryGet(int(f.n)); f.buf != nil {
+			f.mem = f.buf.Bytes()
+		} else {
+			f.off, f.n = f.first, int64(len(f.p))
+		}
 	}
 	t.off, t.n, t.buf = f.off, f.n, f.mem
 }
@@ -150,6 +153,9 @@ func (f *flight) follow(ctx context.Context, p []byte, off int64) (int, error) {
 			return 0, errAgain
 		}
 		return 0, f.fl.o.error("read", f.task)
+	}
+	if off < f.off || off+int64(len(p)) > f.off+f.n {
+		return 0, errAgain // there was no room for the joined ranges
 	}
 	return f.take(p, off)
 }

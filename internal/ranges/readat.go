@@ -1,10 +1,13 @@
 package ranges
 
 import (
+	lru "container/list"
 	"context"
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/penstock/penstock/internal/budget"
 )
@@ -20,10 +23,18 @@ type ReaderOptions struct {
 // Reader is one consumer's view of an object at any offset: a file handle. It
 // fetches just what is asked for until the reads turn out to be sequential, and
 // then runs ahead of them. ReadAt may be called from several goroutines.
+//
+// What is fetched ahead stays within the budget: a reader for which there is no
+// room takes a smaller window, then that of a reader that has been idle, and
+// reads without one in the end, straight into the caller's buffer. So a reader
+// never waits for memory, and any number of them may be open.
 type Reader struct {
 	o    *Object
-	acct *budget.Account
 	part int64
+
+	reading atomic.Int32  // calls of ReadAt under way
+	used    time.Duration // guarded by windows.mu
+	elem    *lru.Element  // guarded by windows.mu; nil: no window
 
 	mu     sync.Mutex // guards what follows; taken before a gate's lock
 	win    window
@@ -56,7 +67,7 @@ func (o *Object) Reader(ro ReaderOptions) *Reader {
 	if limit == 0 {
 		limit = o.e.opts.Budget.Limit() / 4
 	}
-	r := &Reader{o: o, acct: o.e.opts.Budget.Account(), part: o.e.opts.PartBytes}
+	r := &Reader{o: o, part: o.e.opts.PartBytes}
 	r.win = newWindow(r.part, limit, false)
 	if limit < 0 {
 		r.win.off = true
@@ -78,6 +89,8 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, eof
 	}
+	r.reading.Add(1)
+	defer r.reading.Add(-1)
 	got, err := r.readAt(ctx, p, off, size)
 	if err == nil {
 		err = eof
@@ -98,6 +111,9 @@ func (r *Reader) readAt(ctx context.Context, p []byte, off, size int64) (int, er
 	var segs []*segment
 	if seq && size >= 0 {
 		segs = r.advance(off, int64(len(p)), size)
+	}
+	if len(r.segs) > 0 {
+		r.o.e.windows.use(r, r.o.e.now())
 	}
 	r.mu.Unlock()
 	if segs == nil {
@@ -186,7 +202,7 @@ func (r *Reader) advance(off, n, size int64) []*segment {
 			break // wait until a whole request's worth is missing
 		}
 		length := min(max(end-r.next, minSegment), r.part-r.next%r.part, size-r.next)
-		if !r.fetch(length) {
+		if !r.fetch(length) && !(r.dropBehind(off) && r.fetch(length)) && (length <= minSegment || !r.fetch(minSegment)) {
 			r.win.pressure()
 			break
 		}
@@ -211,9 +227,13 @@ func (r *Reader) first() int64 {
 	return r.segs[0].off
 }
 
-// fetch asks for the next n bytes; false when there is no memory for them.
+// fetch asks for the next n bytes; false when there is no memory for them, not
+// even in the windows of idle readers.
 func (r *Reader) fetch(n int64) bool {
-	buf := r.acct.TryGet(int(n))
+	buf := r.o.e.opts.Budget.TryGet(int(n))
+	for buf == nil && r.o.e.windows.reclaim(r.o.e.now()) {
+		buf = r.o.e.opts.Budget.TryGet(int(n))
+	}
 	if buf == nil {
 		return false
 	}
@@ -233,17 +253,26 @@ func (r *Reader) fetch(n int64) bool {
 	return true
 }
 
-// dropBehind gives up segments that end at or before limit.
-func (r *Reader) dropBehind(limit int64) {
+// dropBehind gives up segments that end at or before limit, and reports whether
+// there were any.
+func (r *Reader) dropBehind(limit int64) bool {
 	i := 0
 	for i < len(r.segs) && r.segs[i].off+r.segs[i].n <= limit {
 		r.drop(r.segs[i])
 		i++
 	}
 	r.segs = append(r.segs[:0], r.segs[i:]...)
+	return i > 0
 }
 
 func (r *Reader) dropAll() {
+	r.dropSegments()
+	r.o.e.windows.remove(r)
+}
+
+// dropSegments is dropAll for who has taken the reader off the list. The
+// caller holds r.mu.
+func (r *Reader) dropSegments() {
 	for _, s := range r.segs {
 		r.drop(s)
 	}

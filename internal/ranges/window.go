@@ -8,9 +8,10 @@ package ranges
 // many bytes as the run was long, so that what is fetched in vain stays in
 // proportion to what was read.
 type window struct {
-	part int64 // bytes of a part
-	max  int64 // largest window in bytes, >= part
-	size int64 // bytes that may be fetched ahead; 0 = random, else part <= size <= max
+	part  int64 // bytes of a part
+	max   int64 // largest window in bytes, >= part
+	least int64 // smallest window in bytes, <= part
+	size  int64 // bytes that may be fetched ahead; 0 = random, else least <= size <= max
 
 	// For random access only.
 	off  bool  // never fetch ahead
@@ -30,8 +31,9 @@ const seqReads = 3
 const tolerance = 4 << 20
 
 func newWindow(part, limit int64, sequential bool) window {
-	w := window{part: part, max: max(limit, part), next: -1}
+	w := window{part: part, max: max(limit, part), least: min(part, minSegment), next: -1}
 	if sequential {
+		w.least = part
 		w.size = min(2*part, w.max)
 	}
 	return w
@@ -45,10 +47,11 @@ func (w *window) stalled() {
 	}
 }
 
-// pressure shrinks the window: the budget had no room. Never below one part.
+// pressure shrinks the window: the budget had no room. Never below one part
+// for a stream, and one request for a random-access reader.
 func (w *window) pressure() {
 	if w.size > 0 {
-		w.size = max(w.size/2, w.part)
+		w.size = max(w.size/2, w.least)
 	}
 }
 
