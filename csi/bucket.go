@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,28 +105,39 @@ type Bucket struct {
 // OpenBucket opens a bucket and asks it once, so that what is wrong shows here: an error matches io/fs.ErrNotExist for a
 // bucket that is not there, io/fs.ErrPermission for one that may not be listed.
 func OpenBucket(ctx context.Context, opts BucketOptions) (*Bucket, error) {
-	return openBucket(ctx, opts, nil, nil)
+	return openBucket(ctx, opts, shared{}, nil)
 }
 
-// openBucket opens a bucket on an engine, nil for one of its own, and with credentials, nil for those of the options.
-func openBucket(ctx context.Context, opts BucketOptions, engine *ranges.Engine, creds *rotating) (*Bucket, error) {
+// shared is what the buckets of one process share; the zero value is a bucket by itself.
+type shared struct {
+	engine *ranges.Engine
+	limits *fs.Limits
+}
+
+// openBucket opens a bucket with what it shares with others, and with credentials, nil for those of the options.
+func openBucket(ctx context.Context, opts BucketOptions, common shared, creds *rotating) (*Bucket, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
 	b := &Bucket{name: opts.name()}
-	store, err := b.open(ctx, opts, engine, creds)
+	store, err := b.open(ctx, opts, &common, creds)
 	if err == nil {
 		err = reach(ctx, store, opts.core().Prefix)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %q: %w", b.name, errors.Join(err, b.Close()))
 	}
-	b.core = fs.New(store, opts.core())
+	core := opts.core()
+	core.Limits = common.limits
+	b.core = fs.New(store, core)
 	return b, nil
 }
 
-// open makes the store, and notes what is to be closed.
-func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.Engine, creds *rotating) (fs.Store, error) {
+// open makes the store, and what is not shared, and notes what is to be closed.
+func (b *Bucket) open(ctx context.Context, opts BucketOptions, common *shared, creds *rotating) (fs.Store, error) {
+	if common.limits == nil {
+		common.limits = fs.NewLimits(cmp.Or(opts.Memory, budget.Process().Limit()))
+	}
 	if opts.Store != nil {
 		return adapter{opts.Store}, nil
 	}
@@ -134,13 +146,13 @@ func (b *Bucket) open(ctx context.Context, opts BucketOptions, engine *ranges.En
 		return nil, err
 	}
 	b.close = append(b.close, client.Close)
-	if engine == nil {
-		if engine, err = newEngine(opts.Memory, opts.S3.Outage, opts.Log); err != nil {
+	if common.engine == nil {
+		if common.engine, err = newEngine(opts.Memory, opts.S3.Outage, opts.Log); err != nil {
 			return nil, err
 		}
-		b.close = append([]func() error{engine.Close}, b.close...) // before the client that it uses
+		b.close = append([]func() error{common.engine.Close}, b.close...) // before the client that it uses
 	}
-	return s3store.New(client, engine, opts.Bucket), nil
+	return s3store.New(client, common.engine, opts.Bucket), nil
 }
 
 // newEngine makes the range engine: with a budget of its own, or with that of the process.

@@ -13,9 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock/penstock/csi/internal/fs"
 	"github.com/penstock/penstock/csi/internal/fuse"
 	"github.com/penstock/penstock/csi/internal/mounts"
-	"github.com/penstock/penstock/internal/ranges"
 )
 
 // Kinds of failure, for the codes of the answers.
@@ -38,7 +38,7 @@ type publisher struct {
 	opts   Options // directories without links
 	me     owner
 	asked  string // the kubelet directory as kubelet calls it
-	engine *ranges.Engine
+	common shared
 
 	mu      sync.Mutex // guards the maps, all keys and all counts of users; held for no I/O
 	made    int        // shared mounts so far, for the names of their directories
@@ -75,7 +75,8 @@ func newPublisher(opts Options, me owner, asked string) (*publisher, error) {
 		return nil, err
 	}
 	return &publisher{
-		opts: opts, me: me, asked: asked, engine: engine,
+		opts: opts, me: me, asked: asked,
+		common: shared{engine: engine, limits: fs.NewLimits(engine.Budget().Limit())},
 		shared: map[string]*sharedMount{}, targets: map[string]*target{},
 	}, nil
 }
@@ -179,7 +180,7 @@ func (p *publisher) rotate(ctx context.Context, t *target, identity string, vol 
 	if fresh == nil || t.mount.creds == nil {
 		return fmt.Errorf("target: %w by volume %q with credentials of another kind: unpublish it first", errInUse, t.volumeID)
 	}
-	b, err := openBucket(ctx, vol.bucket, p.engine, fresh)
+	b, err := openBucket(ctx, vol.bucket, p.common, fresh)
 	if err != nil {
 		return &openError{err}
 	}
@@ -313,7 +314,7 @@ func (p *publisher) join(ctx context.Context, m *sharedMount, leaving bool) (ret
 
 // mount opens the bucket and mounts it in the state directory.
 func (p *publisher) mount(ctx context.Context, at *sharedMount, vol volume) (*Mounted, error) {
-	b, err := openBucket(ctx, vol.bucket, p.engine, at.creds)
+	b, err := openBucket(ctx, vol.bucket, p.common, at.creds)
 	if err != nil {
 		return nil, &openError{err}
 	}
@@ -435,5 +436,5 @@ func (p *publisher) close() error {
 	for _, path := range paths {
 		errs = append(errs, p.unpublish(path))
 	}
-	return errors.Join(append(errs, p.engine.Close())...)
+	return errors.Join(append(errs, p.common.engine.Close())...)
 }

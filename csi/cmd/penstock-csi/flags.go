@@ -9,11 +9,14 @@ import (
 	"io"
 	iofs "io/fs"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/internal/budget"
 )
 
 // parse parses flags wherever they stand among the arguments, and returns the others.
@@ -69,6 +72,21 @@ func addS3(fs *flag.FlagSet, o *csi.S3Options, endpointFlag string) {
 	fs.StringVar(&o.ExpectedBucketOwner, "expected-bucket-owner", "", "`account` that must own the bucket")
 	fs.DurationVar(&o.Outage, "outage", time.Minute, "how `long` an outage of the store is survived before a read fails")
 	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust beside the system's")
+}
+
+// heapBase is what the program takes without any volume: code, connections, the gRPC server.
+const heapBase = 64 << 20
+
+// limitHeap keeps the heap within the bound that docs/semantics.md states: open files, inodes and replies of all volumes
+// take at most one and a half times the memory for reads, and the collector a part of that again. GOMEMLIMIT wins.
+func limitHeap(memory int64) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	if memory == 0 {
+		memory = budget.Process().Limit()
+	}
+	debug.SetMemoryLimit(2*memory + heapBase)
 }
 
 // size is a flag of bytes: a number, with KiB, MiB or GiB behind it if wanted.

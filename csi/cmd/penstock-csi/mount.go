@@ -31,6 +31,7 @@ func runMount(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	log := logs.logger(stderr, least)
 	opts.Log = log
+	limitHeap(opts.Memory)
 	m, err := csi.Mount(ctx, opts)
 	if err != nil {
 		return err

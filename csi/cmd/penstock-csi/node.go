@@ -20,6 +20,7 @@ func runNode(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	opts.Log = logs.logger(stderr, slog.LevelInfo)
+	limitHeap(opts.Memory)
 	d, err := csi.New(opts)
 	if err != nil {
 		return usageError{err} // New only checks options

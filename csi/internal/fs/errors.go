@@ -32,6 +32,7 @@ func (e *Error) Unwrap() error { return e.Err }
 //	refused by the store (403)       EACCES
 //	changed since it was opened      ESTALE
 //	the caller's context cancelled   EINTR
+//	beyond the limits                ENFILE
 //	all else                         EIO
 //
 // A deadline is EIO, not EINTR: nobody interrupted the caller, the store was too slow.
@@ -53,6 +54,8 @@ func Errno(err error) syscall.Errno {
 		return syscall.EACCES
 	case errors.Is(err, context.Canceled):
 		return syscall.EINTR
+	case errors.Is(err, ErrTooManyOpen):
+		return syscall.ENFILE
 	default:
 		return syscall.EIO
 	}

@@ -38,6 +38,7 @@ type Options struct {
 	UID, GID    uint32        // owner of everything
 	FileMode    uint32        // permission bits of files; 0: DefaultFileMode
 	DirMode     uint32        // permission bits of directories; 0: DefaultDirMode
+	Limits      *Limits       // of all file systems of the process; nil: of this one alone
 }
 
 // withDefaults returns the options without zeros, and how long an open trusts what is known.
@@ -80,6 +81,7 @@ type FS struct {
 	opts    Options
 	openTTL time.Duration
 	nodes   *inodes
+	share   *share
 	mounted time.Time // modification time of directories, which have none of their own
 
 	mu     sync.Mutex // guards the handle tables; a leaf lock
@@ -99,8 +101,12 @@ type fileHandle struct {
 func New(store Store, opts Options) *FS {
 	now := time.Now()
 	opts, open := opts.withDefaults()
+	if opts.Limits == nil {
+		opts.Limits = NewLimits(0)
+	}
+	share := opts.Limits.share()
 	return &FS{
-		store: store, opts: opts, openTTL: open, nodes: newInodes(opts.Prefix, now), mounted: now,
+		store: store, opts: opts, openTTL: open, nodes: newInodes(opts.Prefix, now, share.inode), share: share, mounted: now,
 		files: map[uint64]*fileHandle{}, dirs: map[uint64]*dirHandle{}, nextH: 1,
 	}
 }
@@ -251,9 +257,13 @@ func (f *FS) revalidate(ctx context.Context, n *node) error {
 // openNode makes a handle for the version of n.
 func (f *FS) openNode(ctx context.Context, n *node) (uint64, error) {
 	h := &fileHandle{node: n}
+	if err := f.share.open(fileCost); err != nil {
+		return 0, &Error{"open", n.obj.Key, err}
+	}
 	if n.obj.Size > 0 {
 		r, err := f.store.Open(ctx, n.obj)
 		if err != nil {
+			f.share.release(fileCost)
 			return 0, &Error{"open", n.obj.Key, err}
 		}
 		h.reader = r
@@ -264,6 +274,7 @@ func (f *FS) openNode(ctx context.Context, n *node) (uint64, error) {
 		if h.reader != nil {
 			_ = h.reader.Close() // nothing was read through it
 		}
+		f.share.release(fileCost)
 		return 0, &Error{"open", n.obj.Key, syscall.ENODEV}
 	}
 	id := f.nextH
@@ -303,15 +314,31 @@ func (f *FS) Read(ctx context.Context, handle uint64, p []byte, off int64) (int,
 	}
 }
 
+// Reserve takes memory for a reply of n bytes to a read, waiting for it while programs read as much of this file system as
+// it may have under way; see [Limits]. A reply from the caller's own memory needs none. Give it back with Unreserve.
+func (f *FS) Reserve(ctx context.Context, n int) error {
+	if err := f.share.reserve(ctx, int64(n)); err != nil {
+		return &Error{"read", "", err}
+	}
+	return nil
+}
+
+// Unreserve gives back what Reserve took.
+func (f *FS) Unreserve(n int) { f.share.unreserve(int64(n)) }
+
 // Release ends a file handle.
 func (f *FS) Release(handle uint64) {
 	f.mu.Lock()
 	h := f.files[handle]
 	delete(f.files, handle)
 	f.mu.Unlock()
-	if h != nil && h.reader != nil {
+	if h == nil {
+		return
+	}
+	if h.reader != nil {
 		_ = h.reader.Close() // a reader has nothing to lose at close
 	}
+	f.share.release(fileCost)
 }
 
 // Usage is what statfs shows. A bucket has no size and no free space of its own.
@@ -342,8 +369,28 @@ func (f *FS) Close() error {
 	for _, d := range dirs {
 		d.close()
 	}
+	f.share.end()
 	return nil
 }
+
+// Crowded receives when this file system should have the kernel forget inodes, [FS.Surplus] of them, those of
+// [FS.Oldest].
+func (f *FS) Crowded() <-chan struct{} { return f.share.crowded }
+
+// Name is an inode of a directory as the kernel knows it.
+type Name struct {
+	Ino    uint64
+	Parent uint64
+	Name   string
+	Dir    bool
+}
+
+// Surplus returns how many inodes the kernel should forget now.
+func (f *FS) Surplus() int { return f.share.surplus() }
+
+// Oldest returns inodes that the kernel should forget: those that were looked up longest ago, at most limit. Asked again
+// it goes on with others.
+func (f *FS) Oldest(limit int) []Name { return f.nodes.oldest(limit) }
 
 // dirNode returns the node of a directory.
 func (f *FS) dirNode(op string, ino uint64) (*node, error) {

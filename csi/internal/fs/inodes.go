@@ -18,6 +18,8 @@ type node struct {
 	// Guarded by inodes.mu.
 	lookups uint64    // times the kernel was told, less the times it forgot; the node leaves the table at 0
 	seen    time.Time // when the store last confirmed that this is what the name shows
+	older   *node     // neighbours in the ring of age; nil outside of it
+	newer   *node
 }
 
 // sameVersion reports whether o is the version that the node stands for.
@@ -42,17 +44,51 @@ type child struct {
 
 // inodes is the inode table. Invariants: byIno[n.ino] == n for every node that the kernel knows (lookups > 0) and for
 // the root; byName holds at most one node per name, the version last confirmed; an older version stays in byIno alone
-// until it is forgotten. Inode numbers are never used twice.
+// until it is forgotten. Inode numbers are never used twice. All nodes but the root are in the ring of age, those that were
+// looked up last at its end (age.older).
 type inodes struct {
-	mu     sync.Mutex // a leaf lock: nothing is called while it is held
+	count func(n int) // told how many nodes come and go; called under mu, and calls nothing here
+
+	mu     sync.Mutex // a leaf lock but for count: nothing else is called while it is held
 	byIno  map[uint64]*node
 	byName map[child]*node
 	next   uint64
+	age    node // head of the ring
 }
 
-func newInodes(prefix string, now time.Time) *inodes {
+func newInodes(prefix string, now time.Time, count func(n int)) *inodes {
 	root := &node{ino: Root, kind: tree.Dir, obj: Object{Key: prefix}, lookups: 1, seen: now}
-	return &inodes{byIno: map[uint64]*node{Root: root}, byName: map[child]*node{}, next: Root + 1}
+	t := &inodes{count: count, byIno: map[uint64]*node{Root: root}, byName: map[child]*node{}, next: Root + 1}
+	t.age.older, t.age.newer = &t.age, &t.age
+	return t
+}
+
+// touch makes n the newest.
+func (t *inodes) touch(n *node) {
+	n.unlink()
+	n.older, n.newer = t.age.older, &t.age
+	n.older.newer, n.newer.older = n, n
+}
+
+// unlink takes n out of the ring of age.
+func (n *node) unlink() {
+	if n.newer != nil {
+		n.older.newer, n.newer.older = n.newer, n.older
+		n.older, n.newer = nil, nil
+	}
+}
+
+// oldest returns the names of at most limit nodes that were looked up longest ago, and counts it as a look-up of them: a
+// node that the kernel can't forget, because it is in use, is not named again before all others were.
+func (t *inodes) oldest(limit int) []Name {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []Name
+	for n := t.age.newer; len(out) < min(limit, len(t.byIno)-1) && n != &t.age; n = t.age.newer {
+		out = append(out, Name{n.ino, n.parent, n.name, n.kind == tree.Dir})
+		t.touch(n)
+	}
+	return out
 }
 
 // get returns the node of a number, nil if the kernel does not know it.
@@ -71,9 +107,11 @@ func (t *inodes) ref(at child, kind tree.Kind, o Object, now time.Time) *node {
 		n = &node{ino: t.next, kind: kind, parent: at.parent, name: at.name, obj: o}
 		t.next++
 		t.byIno[n.ino], t.byName[at] = n, n
+		t.count(1)
 	}
 	n.seen = now
 	n.lookups++
+	t.touch(n)
 	return n
 }
 
@@ -86,6 +124,7 @@ func (t *inodes) refFresh(at child, since time.Time) *node {
 		return nil
 	}
 	n.lookups++
+	t.touch(n)
 	return n
 }
 
@@ -133,6 +172,8 @@ func (t *inodes) forget(ino, count uint64) {
 		return
 	}
 	delete(t.byIno, ino)
+	n.unlink()
+	t.count(-1)
 	if at := (child{n.parent, n.name}); t.byName[at] == n {
 		delete(t.byName, at)
 	}

@@ -45,9 +45,13 @@ func (f *FS) resolvePath(ctx context.Context, path string) (tree.Kind, Object, e
 
 // openDirNode makes a handle for a directory.
 func (f *FS) openDirNode(n *node) (uint64, error) {
+	if err := f.share.open(dirCost); err != nil {
+		return 0, &Error{"opendir", n.obj.Key, err}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
+		f.share.release(dirCost)
 		return 0, &Error{"opendir", n.obj.Key, syscall.ENODEV}
 	}
 	id := f.nextH

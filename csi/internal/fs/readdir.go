@@ -140,7 +140,7 @@ func (f *FS) emit(d *dirHandle, off uint64, detail Detail, emit func(*DirEntry) 
 	case detail == Names:
 		e.Attr.Ino = f.nodes.number(at)
 		return emit(&e)
-	case detail == Attrs:
+	case detail == Attrs, f.share.full():
 		e.Attr = f.attrOf(l.kind, l.obj)
 		return emit(&e)
 	}
@@ -223,6 +223,7 @@ func (f *FS) ReleaseDir(handle uint64) {
 	f.mu.Unlock()
 	if d != nil {
 		d.close()
+		f.share.release(dirCost)
 	}
 }
 

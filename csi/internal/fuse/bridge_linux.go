@@ -149,6 +149,11 @@ func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (go
 	}
 	ctx, end := b.begin(cancel)
 	defer end()
+	// The buffer is there already, but most of its pages are not before something is written to it.
+	if err := b.core.Reserve(ctx, len(buf)); err != nil {
+		return nil, b.status(err)
+	}
+	defer b.core.Unreserve(len(buf))
 	n, err := b.core.Read(ctx, in.Fh, buf, int64(in.Offset))
 	if err != nil {
 		return nil, b.status(err)

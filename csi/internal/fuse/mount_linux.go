@@ -58,10 +58,17 @@ type Server struct {
 	readAhead int
 	stop      func()        // ends the grace of interrupted requests
 	done      chan struct{} // closed when the kernel has let go of the mount
+
+	forgetting chan struct{} // closed when the forgetter has ended; nil: there is none
 }
 
 // Mount mounts core on dir, read-only, and serves it until it is unmounted by [Server.Unmount] or from outside.
 func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
+	return mountWith(core, dir, opts, false)
+}
+
+// mountWith is Mount; byEntry has the kernel forget as one before Linux 6.18 does.
+func mountWith(core *fs.FS, dir string, opts Options, byEntry bool) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -113,6 +120,12 @@ func Mount(core *fs.FS, dir string, opts Options) (*Server, error) {
 	if err := s.settle(opts.Log); err != nil {
 		return nil, errors.Join(err, s.Unmount(context.Background()))
 	}
+	f := forgetter{core: core, kernel: raw, byEntry: byEntry}
+	s.forgetting = make(chan struct{})
+	go func() {
+		defer close(s.forgetting)
+		f.run(s.done)
+	}()
 	return s, nil
 }
 
@@ -281,10 +294,13 @@ func (s *Server) Unmount(ctx context.Context) error {
 	s.stop()
 	select {
 	case <-s.done:
-		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("unmount %q: %w (%w)", s.dir, ErrDetached, ctx.Err())
 	}
+	if s.forgetting != nil {
+		<-s.forgetting
+	}
+	return nil
 }
 
 // detach takes the mount off its point.
