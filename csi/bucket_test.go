@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -60,7 +61,7 @@ func put(t testing.TB, o *testorigin.Origin, key string, data []byte) {
 // s3At is how to reach an origin.
 func s3At(o *testorigin.Origin) csi.S3Options {
 	return csi.S3Options{
-		Endpoint: o.URL(), Region: testorigin.Region,
+		Endpoint: o.URL(), Region: testorigin.Region, Outage: time.Second, // dead ones are dead soon
 		AccessKeyID: testorigin.AccessKey, SecretAccessKey: testorigin.SecretKey,
 	}
 }

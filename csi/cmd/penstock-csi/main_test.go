@@ -74,7 +74,7 @@ func TestMountOptions(t *testing.T) {
 	}
 	want := csi.MountOptions{
 		BucketOptions: csi.BucketOptions{
-			Bucket: "models", Prefix: "a/b", S3: csi.S3Options{Endpoint: "http://127.0.0.1:9"}, Memory: 64 << 20,
+			Bucket: "models", Prefix: "a/b", S3: csi.S3Options{Endpoint: "http://127.0.0.1:9", Outage: time.Minute}, Memory: 64 << 20,
 			MetadataTTL: -1, FileMode: 0o440, UID: 7,
 		},
 		Dir: "/mnt", AllowOther: true,
