@@ -19,7 +19,14 @@ func (f *fastServer) viaChain(j *job) {
 	switch verdict {
 	case dns.MsgIgnore:
 	case dns.MsgAccept:
-		f.server.ServeDNS(f.ctx, f.writerFor(j, req), req)
+		ctx := f.ctx
+		switch {
+		case j.atOnce:
+			ctx = f.atOnceCtx
+		case j.again:
+			ctx = f.againCtx
+		}
+		f.server.ServeDNS(ctx, f.writerFor(j, req), req)
 	case dns.MsgReject, dns.MsgRejectNotImplemented:
 		w := f.writerFor(j, req)
 		if err := w.WriteMsg(req); err != nil {
@@ -35,9 +42,9 @@ func (f *fastServer) writerFor(j *job, req *dns.Msg) dns.ResponseWriter {
 		tsig = dns.ErrSecret // we are not here if the server has any
 	}
 	if j.conn != nil {
-		return &streamWriter{conn: j.conn, waits: j.transfer, tsig: tsig}
+		return &streamWriter{server: f, job: j, tsig: tsig}
 	}
-	return &chainWriter{origin: &j.origin, local: f.local, tsig: tsig}
+	return &chainWriter{server: f, job: j, origin: &j.origin, local: f.local, tsig: tsig}
 }
 
 // admit unpacks a packet. If it is to be rejected, m is the reply to it.
@@ -72,6 +79,8 @@ func admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 // chainWriter sends what the chain answers through the socket that the query
 // came to. It implements dns.ResponseWriter.
 type chainWriter struct {
+	server *fastServer
+	job    *job // nil for a query that has no place in the backlog
 	origin *fastpath.Origin
 	local  net.Addr
 	remote *net.UDPAddr // made when somebody asks for it
@@ -104,7 +113,11 @@ func writeMsg(w io.Writer, m *dns.Msg) error {
 
 // Write implements dns.ResponseWriter.
 func (w *chainWriter) Write(b []byte) (int, error) {
-	if err := w.origin.Send(b); err != nil {
+	err := w.origin.Send(b)
+	if w.job != nil {
+		w.server.backlog.answered(w.job)
+	}
+	if err != nil {
 		return 0, err
 	}
 	return len(b), nil

@@ -181,7 +181,9 @@ func (t *turn) late() {
 	}
 	t.worker.turn = newTurn(t.server, t.worker, t.server.now().Add(pause))
 	for _, x := range rest {
-		t.server.backlog.submit(packetJob(b, x.index))
+		j := packetJob(b, x.index)
+		j.cached = true
+		t.server.backlog.submit(j)
 	}
 	b.Resume()
 }
@@ -226,3 +228,14 @@ func chainContext(s *dnsserver.Server) context.Context {
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, s)
 	return context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 }
+
+// atOnceKey is the key of a context value that keeps the cache from asking the
+// source before it serves a stale entry.
+type atOnceKey struct{}
+
+// atOnce returns ctx with that value.
+func atOnce(ctx context.Context) context.Context { return context.WithValue(ctx, atOnceKey{}, true) }
+
+// mayVerify reports whether a query with ctx may wait for the source although
+// there is a stale entry.
+func mayVerify(ctx context.Context) bool { return ctx.Value(atOnceKey{}) == nil }

@@ -5,37 +5,66 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
+// chainLimits bound the queries of one address that are in the plugin chain,
+// or wait for it. Each that runs is a goroutine of about 16 KiB, one that waits
+// takes 400 bytes: 90 MiB at the very most, while sources are silent.
+var chainLimits = admissionLimits{
+	// With a source that takes 20 ms that is 100,000 misses a second; a listener
+	// with one zone gets four fifths.
+	quick: 2560,
+	// Silent sources hold a query for 2 to 6 s.
+	long:    3072,
+	reserve: 512,
+	queued:  8192,
+	groups:  8192,
+	// Slower than most answers from the far side of the world.
+	longAfter: 100 * time.Millisecond,
+	// Stub resolvers ask again after 5 s, other servers after 2 s.
+	wait: time.Second,
+}
+
 const (
-	// maxRunning bounds the queries of one address that are in the plugin
-	// chain at a time: each is a goroutine of about 20 KiB, so 40 MiB. With an
-	// upstream that takes 20 ms that is 100,000 misses a second.
-	maxRunning = 2048
-	// maxQueued bounds those that wait for a place there, about 400 bytes
-	// each. At the rate above they have waited a tenth of a second when they
-	// are dropped; their clients ask again after seconds.
-	maxQueued = 8192
+	// maxAfter bounds the goroutines of an address whose query is answered but
+	// which have not come back from the chain: a log whose reader has stopped,
+	// say. Beyond it queries keep their places in the chain for so long.
+	maxAfter = 8192
 	// maxTransfers bounds the transfers of zones of one address, for as many
 	// secondaries as any zone has.
 	maxTransfers = 256
+	// tick is how often those that wait are looked at when nothing else happens.
+	tick = 100 * time.Millisecond
+	// noZone is the index of names that no zone of the listener holds.
+	noZone = 1<<16 - 1
 )
 
 // job is a query for the chain. It has copies of everything.
 type job struct {
+	place
 	packet []byte
 	origin fastpath.Origin // if conn is nil
-	conn   *fastpath.Conn  // held until done
+	conn   *fastpath.Conn  // held until the job is over
 	ipv4   bool
 	// The answer are many messages, and the next one is sent when the client
 	// has taken those before. Has a conn.
 	transfer bool
 
 	zone *fastZone // set with key
-	key  string    // of the cache, if others may wait for the answer; else ""
+	key  string    // of the question and its shape, if others may wait for the answer; else ""
+
+	again bool // leads beside another one of its key
+
+	// The cache has an answer, fresh or stale. Without a place for a query that
+	// may have to wait, the chain serves it without asking the source.
+	cached bool
+	atOnce bool // it does
+
+	over atomic.Bool // answered, or back from the chain, or dropped
 }
 
 // packetJob makes a job of packet i of b.
@@ -44,32 +73,44 @@ func packetJob(b *fastpath.Batch, i int) *job {
 }
 
 // backlog is what stands between the sockets and the chain. Readers put jobs
-// in and never wait: when there are too many, the oldest goes, since its
-// client is the one that is nearest to giving up.
+// in and never wait; admission.go says which of them run, wait, or are dropped.
 //
 // A job with a key leads those of the same key that come while it is in here:
 // they are kept aside until it is done, and then answered from the cache. So
 // many misses of one name are one question to the chain, and cost a few
-// hundred bytes each while they wait.
+// hundred bytes each while they wait. A leader that takes long gets another
+// one beside it: the source may drop its question, and answer this one.
 type backlog struct {
 	server *fastServer
 
-	mu      sync.Mutex // guards all below; held for a few map and list operations
-	queue   ring
-	waiters map[string]*waiting // by key; an entry for each leader in here
-	waits   int                 // in all of them
-	running int                 // goroutines
-	moving  int                 // transfers, which are not counted in running
-	shed    uint64              // dropped jobs since takeShed
+	mu        sync.Mutex // guards all below; held for a few map and list operations
+	admission *admission
+	waiters   map[string]*waiting // by key; an entry for each key with leaders in here
+	waits     int                 // in all of them
+	after     int                 // goroutines that still run though their query is answered
+	moving    int                 // transfers, which have no place in the admission
+	ticking   bool                // a call of tick is due
+	counted   backlogCounts       // since takeCounts
 
 	pending atomic.Int64 // queued and running, for workers to look at
 }
 
-// waiting are the jobs that wait for a leader.
-type waiting struct{ jobs []*job }
+// backlogCounts is what has become of jobs.
+type backlogCounts struct {
+	shed   uint64 // dropped
+	queued uint64 // could not begin at once
+	atOnce uint64 // served from the cache without asking the source, for want of a place
+}
+
+// waiting are the jobs that wait for leaders.
+type waiting struct {
+	jobs    []*job
+	leaders int
+	since   time.Time // when the latest leader came
+}
 
 func newBacklog(f *fastServer) *backlog {
-	return &backlog{server: f, waiters: map[string]*waiting{}}
+	return &backlog{server: f, waiters: map[string]*waiting{}, admission: newAdmission(chainLimits)}
 }
 
 // busy reports whether goroutines are at work.
@@ -79,54 +120,138 @@ func (b *backlog) busy() bool { return b.pending.Load() > 0 }
 func (b *backlog) submit(j *job) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if j.key != "" {
-		if w := b.waiters[j.key]; w != nil {
-			if b.waits >= j.zone.cache.cfg.Coalesce {
-				// The oldest of this name: all of one name wait for the same.
-				b.shed++
-				if len(w.jobs) == 0 {
-					j.done()
-					return false
-				}
-				w.jobs[0].done()
-				copy(w.jobs, w.jobs[1:])
-				w.jobs[len(w.jobs)-1] = j
-				return false
-			}
-			w.jobs = append(w.jobs, j)
-			b.waits++
-			return false
-		}
-		b.waiters[j.key] = &waiting{}
+	if j.transfer {
+		b.startTransferLocked(j)
+		return true
 	}
-	b.enqueue(j)
+	now := b.server.now()
+	if b.joinLocked(j, now) {
+		return false
+	}
+	b.enqueueLocked(j, now)
 	return true
 }
 
-// enqueue lets j run now or later. The caller holds the lock.
-func (b *backlog) enqueue(j *job) {
-	if j.transfer {
-		b.startTransfer(j)
-		return
+// offer is submit for a job whose answer is in the cache already: it does not
+// wait for a place. It reports false if there is none, and forgets j.
+func (b *backlog) offer(j *job) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.server.now()
+	if b.joinLocked(j, now) {
+		return true
 	}
-	if b.running < maxRunning {
-		b.running++
-		b.pending.Add(1)
-		go b.run(j)
-		return
+	b.placeLocked(j)
+	b.startQueuedLocked(now)
+	if !b.admission.begin(&j.place, now) {
+		b.admission.leave(&j.place)
+		b.leaderGoneLocked(j)
+		b.counted.atOnce++
+		return false
 	}
-	if b.queue.len() >= maxQueued {
-		b.drop(b.queue.pop())
-	}
-	b.queue.push(j)
+	b.runLocked(j)
+	return true
 }
 
-// startTransfer runs j apart from all others: it may wait for its client for
-// as long as that reads slowly, and must not keep a place from them. The
-// caller holds the lock.
-func (b *backlog) startTransfer(j *job) {
+// joinLocked lets j wait for a leader of its key. Otherwise j leads from here
+// on, or asks by itself.
+func (b *backlog) joinLocked(j *job, now time.Time) (joined bool) {
+	if j.key == "" {
+		return false
+	}
+	w := b.waiters[j.key]
+	switch free := 2*j.zone.cache.cfg.Coalesce - b.waits; {
+	case w == nil:
+		b.waiters[j.key] = &waiting{leaders: 1, since: now}
+		return false
+	case now.Sub(w.since) >= leadFor:
+		w.leaders++
+		w.since = now
+		j.again = true
+		return false
+	case len(w.jobs) < free:
+		w.jobs = append(w.jobs, j)
+		b.waits++
+		return true
+	case len(w.jobs) == 0:
+		j.key = "" // other names have taken all the room
+		return false
+	}
+	// The oldest of this name: all of one name wait for the same.
+	b.counted.shed++
+	w.jobs[0].done()
+	copy(w.jobs, w.jobs[1:])
+	w.jobs[len(w.jobs)-1] = j
+	return true
+}
+
+// enqueueLocked lets j run now or later.
+func (b *backlog) enqueueLocked(j *job, now time.Time) {
+	b.placeLocked(j)
+	b.startQueuedLocked(now)
+	switch {
+	case b.admission.begin(&j.place, now):
+		b.runLocked(j)
+	case j.cached && b.admission.beginAtOnce(&j.place, now):
+		j.atOnce = true
+		b.counted.atOnce++
+		b.runLocked(j)
+	default:
+		b.counted.queued++
+		b.admission.wait(&j.place, now)
+		b.shedLocked()
+		b.tickLocked()
+	}
+}
+
+// placeLocked gives j its place in the groups of its name.
+func (b *backlog) placeLocked(j *job) {
+	if j.n > 0 {
+		return
+	}
+	j.job = j
+	var buf [wire.MaxNameLen]byte
+	name, zone, zoneLen := wire.AppendName(buf[:0], j.packet), noZone, 1
+	if z := b.server.blockOf(name); z != nil {
+		zone, zoneLen = z.index, len(z.suffix)
+	}
+	b.admission.place(&j.place, zone, name, zoneLen)
+}
+
+// startQueuedLocked starts those that have waited, as far as there is room.
+func (b *backlog) startQueuedLocked(now time.Time) {
+	for p := b.admission.next(now); p != nil; p = b.admission.next(now) {
+		b.runLocked(p.job)
+	}
+	b.shedLocked()
+}
+
+func (b *backlog) runLocked(j *job) {
+	b.pending.Add(1)
+	go b.run(j)
+}
+
+// tickLocked makes sure that those who wait are looked at.
+func (b *backlog) tickLocked() {
+	if b.ticking || b.admission.queued == 0 {
+		return
+	}
+	b.ticking = true
+	time.AfterFunc(tick, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.ticking = false
+		b.startQueuedLocked(b.server.now())
+		b.tickLocked()
+	})
+}
+
+// startTransferLocked runs j apart from all others: it may wait for its client
+// for as long as that reads slowly, and must not keep a place from them.
+func (b *backlog) startTransferLocked(j *job) {
 	if b.moving >= maxTransfers {
-		b.drop(j)
+		b.counted.shed++
+		j.done()
 		return
 	}
 	b.moving++
@@ -139,83 +264,137 @@ func (b *backlog) startTransfer(j *job) {
 	}()
 }
 
-// drop forgets j and those that wait for it: they came after it but can't be
-// answered before it. The caller holds the lock.
-func (b *backlog) drop(j *job) {
-	b.shed++
-	j.done()
-	if j.key == "" {
+// shedLocked forgets the jobs that the admission has dropped.
+func (b *backlog) shedLocked() {
+	for _, p := range b.admission.takeDropped() {
+		b.counted.shed++
+		p.job.done()
+		b.leaderGoneLocked(p.job)
+	}
+}
+
+// leaderGoneLocked forgets those that wait for j and for no other leader: they
+// came after it but can't be answered before it.
+func (b *backlog) leaderGoneLocked(j *job) {
+	w := b.waiters[j.key]
+	if j.key == "" || w == nil {
 		return
 	}
-	others := b.waiters[j.key].jobs
+	if w.leaders--; w.leaders > 0 {
+		return
+	}
 	delete(b.waiters, j.key)
-	for _, other := range others {
+	for _, other := range w.jobs {
 		other.done()
 	}
-	b.shed += uint64(len(others))
-	b.waits -= len(others)
+	b.counted.shed += uint64(len(w.jobs))
+	b.waits -= len(w.jobs)
 }
 
-// run serves j and then what is queued.
+// run takes j through the chain.
 func (b *backlog) run(j *job) {
-	defer b.pending.Add(-1)
-	for j != nil {
-		b.server.viaChain(j)
-		j.done()
-		if j.key != "" {
-			b.landed(j)
-		}
-		j = b.next()
+	b.server.viaChain(j)
+	if b.settle(j, true) {
+		return // it was not answered
 	}
-}
-
-// next takes the oldest job off the queue. Without one the goroutine ends.
-func (b *backlog) next() *job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j := b.queue.pop()
-	if j == nil {
-		b.running--
-	}
-	return j
-}
-
-// landed answers those that have waited for j.
-func (b *backlog) landed(j *job) {
-	b.mu.Lock()
-	w := b.waiters[j.key]
-	delete(b.waiters, j.key)
-	b.waits -= len(w.jobs)
-	b.mu.Unlock()
-	if len(w.jobs) == 0 {
+	if j.state == placeIdle {
+		b.after--
 		return
 	}
+	b.releaseLocked(j)
+}
+
+// answered gives back the place of j, whose reply is out though the chain has
+// not come back: plugins may write a log, for as long as its reader takes.
+func (b *backlog) answered(j *job) { b.settle(j, false) }
+
+// settle answers those that wait for j, once. back says that the chain has
+// come back.
+func (b *backlog) settle(j *job, back bool) bool {
+	if !j.over.CompareAndSwap(false, true) {
+		return false
+	}
+	j.done()
+	b.mu.Lock()
+	if back || b.after < maxAfter {
+		b.releaseLocked(j)
+		if !back {
+			b.after++
+		}
+	}
+	w := b.waiters[j.key]
+	if j.key == "" || w == nil {
+		b.mu.Unlock()
+		return true
+	}
+	jobs := w.jobs
+	w.jobs = nil
+	b.waits -= len(jobs)
+	if w.leaders--; w.leaders == 0 {
+		delete(b.waiters, j.key)
+	}
+	b.mu.Unlock()
+	if len(jobs) > 0 {
+		b.landed(j.key, jobs)
+	}
+	return true
+}
+
+// releaseLocked ends the part of j in the admission and lets others begin.
+func (b *backlog) releaseLocked(j *job) {
+	now := b.server.now()
+	b.admission.end(&j.place, now)
+	b.pending.Add(-1)
+	b.startQueuedLocked(now)
+}
+
+// landed answers jobs, which have waited for a leader of key.
+func (b *backlog) landed(key string, jobs []*job) {
 	var left []*job
 	buf := make([]byte, 0, fastpath.MaxPacket)
-	for _, other := range w.jobs {
+	for _, other := range jobs {
 		if b.server.late(other, buf) {
 			other.done()
 		} else {
-			// The answer is not one to share (truncated, refused, an error):
-			// each asks for itself, as in the chain.
-			other.key = ""
 			left = append(left, other)
 		}
 	}
+	if len(left) == 0 {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now := b.server.now()
+	// The answer is not one to share (truncated, refused, an error). Another
+	// leader may bring one; without any, each asks for itself, as in the chain.
+	if w := b.waiters[key]; w != nil {
+		w.jobs = append(w.jobs, left...)
+		b.waits += len(left)
+		return
+	}
 	for _, other := range left {
-		b.enqueue(other)
+		other.key = ""
+		b.enqueueLocked(other, now)
 	}
 }
 
-// takeShed returns how many jobs were dropped since the last call.
-func (b *backlog) takeShed() uint64 {
+// takeCounts returns what has become of jobs since the last call.
+func (b *backlog) takeCounts() backlogCounts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.shed
-	b.shed = 0
+	n := b.counted
+	b.counted = backlogCounts{}
 	return n
+}
+
+// levels returns how many jobs are in which state.
+func (b *backlog) levels() (quick, long, after, queued int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.admission.age(b.server.now())
+	return b.admission.quick, b.admission.long, b.after, b.admission.queued
 }
 
 // late answers a job that has waited, from the cache if it can.
@@ -272,39 +451,6 @@ func (zc *zoneCounts) waited(kind string) {
 	} else {
 		zc.coalescedSuccess++
 	}
-}
-
-// ring is a queue that grows up to what was ever in it.
-type ring struct {
-	jobs  []*job
-	first int
-	n     int
-}
-
-func (r *ring) len() int { return r.n }
-
-func (r *ring) push(j *job) {
-	if r.n == len(r.jobs) {
-		grown := make([]*job, max(64, 2*len(r.jobs)))
-		for i := range r.n {
-			grown[i] = r.jobs[(r.first+i)%len(r.jobs)]
-		}
-		r.jobs, r.first = grown, 0
-	}
-	r.jobs[(r.first+r.n)%len(r.jobs)] = j
-	r.n++
-}
-
-// pop returns the oldest, nil if there is none.
-func (r *ring) pop() *job {
-	if r.n == 0 {
-		return nil
-	}
-	j := r.jobs[r.first]
-	r.jobs[r.first] = nil
-	r.first = (r.first + 1) % len(r.jobs)
-	r.n--
-	return j
 }
 
 // keyName is the name in a key, in wire form and lower case.

@@ -35,7 +35,29 @@ func gated() (src *source, open func()) {
 func (b *backlog) counts() (running, queued, waits int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.running, b.queue.len(), b.waits
+	return b.admission.quick + b.admission.long, b.admission.queued, b.waits
+}
+
+// fill makes the chain look full until the end of the test, or until empty is
+// called. Then those that wait are dropped: they may have no client.
+func (b *backlog) fill(t *testing.T) (empty func()) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.admission.limits
+	b.admission.limits.quick = b.admission.quick
+	b.admission.limits.wait = time.Hour
+	empty = func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.admission.limits.wait = 0
+		for b.admission.queued > 0 {
+			b.startQueuedLocked(b.server.now())
+		}
+		b.admission.limits = was
+	}
+	t.Cleanup(empty)
+	return empty
 }
 
 // 10,000 clients miss one name at once: one question to the source, 10,000 answers.
@@ -59,6 +81,7 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(inTime))
 		conns = append(conns, c)
 	}
+	begun := time.Now()
 	for i, c := range conns {
 		for range each {
 			if _, err := c.Write(p); err != nil {
@@ -66,9 +89,11 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 			}
 		}
 		want := (i + 1) * each
-		until(t, "the misses", func() bool { _, _, waits := f.backlog.counts(); return waits == want-1 })
+		until(t, "the misses", func() bool { running, _, waits := f.backlog.counts(); return running+waits == want })
 	}
-	if running, _, _ := f.backlog.counts(); running != 1 {
+	// On a machine under load the first one may have led for too long.
+	leaders := 1 + int(time.Since(begun)/leadFor)
+	if running, _, _ := f.backlog.counts(); running > leaders {
 		t.Errorf("%d goroutines for one question", running)
 	}
 	open()
@@ -80,13 +105,13 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 			}
 		}
 	}
-	if src.count() != 1 {
+	if src.count() > leaders {
 		t.Errorf("%d questions", src.count())
 	}
 	// They count as misses that waited, as in the chain.
 	f.retireForTest()
 	m := s.metersOf()
-	if got := value(t, m.coalesced); got < clients*each-1 {
+	if got := value(t, m.coalesced); got < float64(clients*each-leaders) {
 		t.Errorf("coalesced %v", got)
 	}
 }
@@ -110,108 +135,55 @@ func TestAnswersThatAreNotKeptAreNotShared(t *testing.T) {
 }
 
 // With all places taken the oldest are dropped, memory and goroutines stay
-// bounded, and cached answers go out all the same.
+// bounded, and leaders that are dropped take those along that wait for them.
 func TestOverloadShedsTheOldest(t *testing.T) {
 	src, open := gated()
 	defer open()
-	b := bareServer(t, Config{MaxMem: MinMaxMemory}, src)
-	bl := b.backlog
-	job := func(i int) *job {
-		p, err := question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA).Pack()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &job{packet: p}
+	s := bareServer(t, Config{MaxMem: MinMaxMemory}, src)
+	b := s.backlog
+	b.fill(t)
+	query := func(i int) *job {
+		return &job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))}
 	}
-	const extra = 100
-	bl.mu.Lock()
-	bl.running = maxRunning // as if so many were in the chain
-	bl.mu.Unlock()
-	var first *testJob
-	for i := range maxQueued + extra {
-		j := job(i)
-		if i == 0 {
-			first = &testJob{j}
-		}
-		if !bl.submit(j) {
-			t.Fatal("not taken")
-		}
+	lead := func() *job {
+		j := query(-1)
+		j.key, j.zone = "k", s.zones[0]
+		return j
 	}
-	running, queued, _ := bl.counts()
-	if running != maxRunning || queued != maxQueued || bl.takeShed() != extra {
-		t.Errorf("%d running, %d queued", running, queued)
+	for range 6 { // a leader with 5 that wait for it
+		b.submit(lead())
 	}
-	if got := bl.queue.pop(); got == first.job || !strings.Contains(string(got.packet), fmt.Sprintf("n%d", extra)) {
-		t.Errorf("the oldest is %q", got.packet)
+	for i := 0; b.counted.shed == 0 && i < chainLimits.queued; i++ {
+		b.submit(query(i))
 	}
-	// A leader that is dropped takes those along that wait for it.
-	z := b.zones[0]
-	lead := job(1)
-	lead.key, lead.zone = "k", z
-	bl.queue = ring{}
-	bl.submit(lead)
-	for range 5 {
-		j := job(1)
-		j.key, j.zone = "k", z
-		bl.submit(j)
+	running, queued, waits := b.counts()
+	if n := b.takeCounts(); running != 0 || queued < chainLimits.queued*3/4 || queued >= chainLimits.queued || waits != 0 || n.shed != 6 || len(b.waiters) != 0 {
+		t.Errorf("%d running, %d queued, %d wait, %+v", running, queued, waits, n)
 	}
-	for i := range maxQueued {
-		bl.submit(job(i))
-	}
-	if _, _, waits := bl.counts(); waits != 0 || bl.takeShed() != 6 || len(bl.waiters) != 0 {
-		t.Errorf("%d wait", waits)
-	}
-	bl.running = 0
 }
 
-type testJob struct{ job *job }
-
-// Waiters are bounded by coalesce; beyond it the oldest of the name goes.
+// Waiters are bounded by coalesce; beyond it the oldest of the name goes. A name
+// that all wait for takes none of the room of other names.
 func TestJobsThatWaitAreBounded(t *testing.T) {
 	src, open := gated()
 	defer open()
-	b := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
-	bl := b.backlog
-	bl.running = maxRunning
-	for range 10 {
-		bl.submit(&job{key: "k", zone: b.zones[0]})
+	s := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
+	b := s.backlog
+	b.fill(t)
+	lead := func(key string) *job {
+		return &job{packet: wireOf(t, question("www.example.org.", dns.TypeA)), key: key, zone: s.zones[0]}
 	}
-	if _, queued, waits := bl.counts(); queued != 1 || waits != 3 || bl.takeShed() != 6 {
+	for range 10 {
+		b.submit(lead("k"))
+	}
+	if _, queued, waits := b.counts(); queued != 1 || waits != 3 || b.takeCounts().shed != 6 {
 		t.Errorf("%d queued, %d wait", queued, waits)
 	}
-	bl.running = 0
-}
-
-func TestRing(t *testing.T) {
-	t.Parallel()
-	var r ring
-	in, out := 0, 0
-	jobs := make([]*job, 5000)
-	for i := range jobs {
-		jobs[i] = &job{}
+	for range 3 {
+		b.submit(lead("other"))
 	}
-	for round := range 40 {
-		for range 100 {
-			r.push(jobs[in])
-			in++
-		}
-		for range 60 + round%3 {
-			if r.pop() != jobs[out] {
-				t.Fatal("order")
-			}
-			out++
-		}
-		if r.len() != in-out {
-			t.Fatal(r.len())
-		}
-	}
-	for ; out < in; out++ {
-		if r.pop() != jobs[out] {
-			t.Fatal("order")
-		}
-	}
-	if r.pop() != nil {
-		t.Fatal("more than was put in")
+	if _, queued, waits := b.counts(); queued != 2 || waits != 5 || b.takeCounts().shed != 0 {
+		t.Errorf("%d queued, %d wait", queued, waits)
 	}
 }
 

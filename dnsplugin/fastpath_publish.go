@@ -36,8 +36,8 @@ const settle = time.Second
 
 // fastVectors are families that only the fast path has.
 type fastVectors struct {
-	declined, shed, batches *prometheus.CounterVec
-	zones                   *prometheus.GaugeVec
+	declined, shed, queued, atOnce, batches *prometheus.CounterVec
+	zones, chain                            *prometheus.GaugeVec
 
 	// Of TCP.
 	tcp, conns *prometheus.GaugeVec
@@ -48,7 +48,10 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 	v := &fastVectors{}
 	for _, err := range []error{
 		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
-		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain.", []string{"server"}),
+		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
+		counter(reg, &v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
+		counter(reg, &v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
+		gauge(reg, &v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
 		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
 		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
@@ -172,14 +175,30 @@ func (p *publisher) gather() {
 		for _, w := range f.streams {
 			p.drainWorker(f, w, "tcp")
 		}
-		if n := f.backlog.takeShed(); n > 0 && p.vec != nil {
-			p.vec.shed.WithLabelValues(f.addr).Add(float64(n))
-		}
+		p.backlogSeries(f)
 		p.connSeries(f)
 	}
 	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
 		return !f.retired.IsZero() && time.Since(f.retired) > settle
 	})
+}
+
+// backlogSeries adds what has become of the queries for the chain of f.
+func (p *publisher) backlogSeries(f *fastServer) {
+	if p.vec == nil {
+		return
+	}
+	n := f.backlog.takeCounts()
+	p.vec.shed.WithLabelValues(f.addr).Add(float64(n.shed))
+	p.vec.queued.WithLabelValues(f.addr).Add(float64(n.queued))
+	p.vec.atOnce.WithLabelValues(f.addr).Add(float64(n.atOnce))
+	if !f.retired.IsZero() {
+		return
+	}
+	quick, long, after, queued := f.backlog.levels()
+	for state, n := range map[string]int{"quick": quick, "long": long, "answered": after, "queued": queued} {
+		p.vec.chain.WithLabelValues(f.addr, state).Set(float64(n))
+	}
 }
 
 // connSeries adds what has become of the connections of f.

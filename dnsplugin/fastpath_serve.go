@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"net"
@@ -62,6 +63,8 @@ type fastServer struct {
 	tcp        *fastpath.Streams
 	tcpMissing string          // why tcp is nil
 	ctx        context.Context //nolint:containedctx // the parent of every query's, with the server in it
+	atOnceCtx  context.Context //nolint:containedctx // the same for queries that must not wait for a source
+	againCtx   context.Context //nolint:containedctx // the same for queries that must not wait for an equal one
 	now        func() time.Time
 	local      net.Addr  // of the server's socket
 	retired    time.Time // guarded by published.mu
@@ -87,6 +90,8 @@ type fastWorker struct {
 	id    ident  // for a look-up that is not of a batch
 	kind  string // the side of the latest hit
 	ready uint64 // see hasten
+	// Entries that should be refreshed are served as they are, see findAtOnce.
+	atOnce bool
 
 	yielded time.Time // when it last gave way
 	random
@@ -122,6 +127,7 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 	if len(f.zones) == 1 && f.zones[0].zone == "." {
 		f.root = f.zones[0]
 	}
+	f.atOnceCtx, f.againCtx = atOnce(f.ctx), again(f.ctx)
 	f.backlog = newBacklog(f)
 	local, err := net.ResolveUDPAddr("udp", strings.TrimPrefix(s.Addr, transport.DNS+"://"))
 	if err != nil {
@@ -237,6 +243,13 @@ func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now t
 	for i := range all {
 		a, pkt := &all[i], b.Packet(first+i)
 		reply, why := f.find(w, a, pkt, b.Buffer(), now)
+		if why == refreshing {
+			if f.offer(w, a, pkt, b, first+i) {
+				busy = true
+				continue
+			}
+			reply, why = f.findAtOnce(w, a, pkt, b.Buffer(), now)
+		}
 		if why == understood {
 			b.Reply(first+i, len(reply))
 			if a.zone.counted {
@@ -281,11 +294,11 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	ttl := uint32(max(0, left))
 	stale := left <= 0
 	switch {
-	case stale && !settled(e, at):
+	case stale && !settled(e, at) && !w.atOnce:
 		return nil, refreshing
 	case stale:
 		ttl = uint32(c.cfg.Stale.ResponseTTL / time.Second)
-	case z.prefetch && c.popular(e, at):
+	case z.prefetch && c.popular(e, at) && !w.atOnce:
 		return nil, refreshing
 	}
 	if c.cfg.KeepTTL && (!stale || c.cfg.Stale.ResponseTTL == 0) {
@@ -332,6 +345,26 @@ func (f *fastServer) zoneOf(name []byte) *fastZone {
 	return nil
 }
 
+// findAtOnce is find without asking the source for an entry that should be
+// refreshed, because there is no place in the chain for that.
+func (f *fastServer) findAtOnce(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, declined) {
+	w.atOnce = true
+	reply, why := f.find(w, a, pkt, buf, now)
+	w.atOnce = false
+	return reply, why
+}
+
+// blockOf returns the zone of the server block that answers for name, nil if
+// there is none. It may have no cache for name.
+func (f *fastServer) blockOf(name []byte) *fastZone {
+	for off := 0; off < len(name); off += 1 + int(name[off]) {
+		if z := f.byName[string(name[off:])]; z != nil {
+			return z
+		}
+	}
+	return nil
+}
+
 // within reports whether name is in one of zones.
 func within(name []byte, zones [][]byte) bool {
 	for off := 0; off < len(name); off += 1 + int(name[off]) {
@@ -354,11 +387,33 @@ func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Bat
 	return f.backlog.submit(j)
 }
 
+// offer hands packet i of b, whose answer is in the cache but should be
+// refreshed, to the chain. It reports false if there is no place for it.
+func (f *fastServer) offer(w *fastWorker, a *asked, pkt []byte, b *fastpath.Batch, i int) bool {
+	j := f.newJob(a, refreshing, pkt)
+	j.origin, j.ipv4 = b.Origin(i), b.IPv4(i)
+	if !f.backlog.offer(j) {
+		return false
+	}
+	w.declined(refreshing)
+	return true
+}
+
 // newJob makes a job of a query. The caller says where it came from.
 func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
 	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...)}
 	if (why == miss || why == refreshing) && a.zone.coalesces(a.q.Type) {
-		j.zone, j.key = a.zone, string(a.key)
+		j.zone, j.key = a.zone, string(appendShapeOf(bytes.Clone(a.key), pkt, &a.q))
+	}
+	switch why {
+	case shuffling, tooLong:
+		j.cached = true
+	case otherZone:
+		if a.seek {
+			c := a.zone.cache
+			e, _ := c.lookup(&ident{key: bytes.Clone(a.key), hash: a.hash, do: a.q.DO, cd: a.q.CD, ad: a.q.AD}, c.instant(f.now()))
+			j.cached = e != nil
+		}
 	}
 	return j
 }

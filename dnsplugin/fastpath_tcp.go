@@ -101,6 +101,12 @@ func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served in
 	for ; served < len(all) && !b.Full() && !c.Busy(); served++ {
 		a, pkt := &all[served], b.Message(served)
 		reply, why := f.find(w, a, pkt, b.Buffer(), now)
+		if why == refreshing {
+			if f.offerStream(w, a, pkt, c, ipv4) {
+				continue
+			}
+			reply, why = f.findAtOnce(w, a, pkt, b.Buffer(), now)
+		}
 		if why != understood {
 			w.declined(why)
 			f.declineStream(a, why, pkt, c, ipv4)
@@ -113,6 +119,19 @@ func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served in
 	}
 	w.lasted(f.now().Sub(now))
 	return served
+}
+
+// offerStream is offer for a message of c.
+func (f *fastServer) offerStream(w *fastWorker, a *asked, pkt []byte, c *fastpath.Conn, ipv4 bool) bool {
+	j := f.newJob(a, refreshing, pkt)
+	j.conn, j.ipv4 = c, ipv4
+	c.Hold()
+	if !f.backlog.offer(j) {
+		c.Done()
+		return false
+	}
+	w.declined(refreshing)
+	return true
 }
 
 // declineStream hands a message to the chain.
@@ -130,34 +149,38 @@ func (f *fastServer) declineStream(a *asked, why declined, pkt []byte, c *fastpa
 // streamWriter sends what the chain answers over the connection of the query.
 // It implements dns.ResponseWriter.
 type streamWriter struct {
-	conn  *fastpath.Conn
-	waits bool // until the client has taken what was sent before
-	tsig  error
+	server *fastServer
+	job    *job // has a conn
+	tsig   error
 }
 
 // LocalAddr implements dns.ResponseWriter.
-func (w *streamWriter) LocalAddr() net.Addr { return w.conn.LocalAddr() }
+func (w *streamWriter) LocalAddr() net.Addr { return w.job.conn.LocalAddr() }
 
 // RemoteAddr implements dns.ResponseWriter.
-func (w *streamWriter) RemoteAddr() net.Addr { return w.conn.RemoteAddr() }
+func (w *streamWriter) RemoteAddr() net.Addr { return w.job.conn.RemoteAddr() }
 
 // WriteMsg implements dns.ResponseWriter.
 func (w *streamWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
 
 // Write implements dns.ResponseWriter.
 func (w *streamWriter) Write(b []byte) (int, error) {
-	send := w.conn.Send
-	if w.waits {
-		send = w.conn.SendAll
+	if w.job.transfer {
+		if err := w.job.conn.SendAll(b); err != nil {
+			return 0, err
+		}
+		return len(b), nil
 	}
-	if err := send(b); err != nil {
+	err := w.job.conn.Send(b)
+	w.server.backlog.answered(w.job)
+	if err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
 // Close implements dns.ResponseWriter: it ends the connection for all its queries.
-func (w *streamWriter) Close() error { return w.conn.Close() }
+func (w *streamWriter) Close() error { return w.job.conn.Close() }
 
 // TsigStatus implements dns.ResponseWriter.
 func (w *streamWriter) TsigStatus() error { return w.tsig }

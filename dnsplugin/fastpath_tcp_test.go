@@ -337,10 +337,12 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the first", func() bool { running, _, _ := f.backlog.counts(); return running == 1 })
+	begun := time.Now()
 	c, other := s.dial(), s.dial()
 	c.send(p, p, p)
 	other.send(p)
-	until(t, "the others", func() bool { _, _, waits := f.backlog.counts(); return waits == 4 })
+	until(t, "the others", func() bool { running, _, waits := f.backlog.counts(); return running+waits == 5 })
+	leaders := 1 + int(time.Since(begun)/leadFor)
 	open()
 	for range 3 {
 		if m := messageOf(t, c.next()); len(m.Answer) != 1 {
@@ -353,7 +355,7 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 	if _, err := udp.Read(make([]byte, 512)); err != nil {
 		t.Error(err)
 	}
-	if src.count() != 1 {
+	if src.count() > leaders {
 		t.Errorf("%d questions", src.count())
 	}
 }
@@ -386,19 +388,17 @@ func TestShedJobsReleaseTheirConnection(t *testing.T) {
 	defer open()
 	s := start(t, fmt.Sprintf(simple, "", "coalesce 1"), map[string]*source{"A": src})
 	b := s.fast().backlog
-	b.mu.Lock()
-	b.running += maxRunning // as if so many were in the chain
-	b.mu.Unlock()
+	empty := b.fill(t)
 	lead := wireOf(t, question("lead.example.org.", dns.TypeA))
 	c := s.dial()
 	// The leader, one that waits for it, one that takes its place.
 	c.send(lead, lead, lead)
 	until(t, "the leader", func() bool { _, queued, waits := b.counts(); return queued == 1 && waits == 1 })
-	for i := range maxQueued {
+	for i := 0; len(b.waiters) > 0; i++ {
 		b.submit(&job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))})
 	}
-	if n := b.takeShed(); n != 3 {
-		t.Errorf("%d were dropped", n)
+	if n := b.takeCounts(); n.shed != 3 {
+		t.Errorf("%d were dropped", n.shed)
 	}
 	// Nothing is pending, so the end of the client's side is the end.
 	if err := c.CloseWrite(); err != nil {
@@ -407,10 +407,7 @@ func TestShedJobsReleaseTheirConnection(t *testing.T) {
 	if c.next() != nil {
 		t.Error("an answer")
 	}
-	b.mu.Lock()
-	b.queue = ring{}
-	b.running -= maxRunning
-	b.mu.Unlock()
+	empty()
 }
 
 // transferred answers AXFR with many long messages, and all else at once.
@@ -444,9 +441,7 @@ func TestTransfersGoThroughTheChain(t *testing.T) {
 	const messages = 400 // 20 MB: no kernel takes so many
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": transferred(messages)})
 	b := s.fast().backlog
-	b.mu.Lock()
-	b.running += maxRunning
-	b.mu.Unlock()
+	empty := b.fill(t)
 	c := s.dial()
 	c.send(wireOf(t, question("example.org.", dns.TypeAXFR)))
 	for i := range messages {
@@ -455,8 +450,8 @@ func TestTransfersGoThroughTheChain(t *testing.T) {
 			t.Fatalf("message %d: %v", i, m)
 		}
 	}
+	empty()
 	b.mu.Lock()
-	b.running -= maxRunning
 	b.moving = maxTransfers
 	b.mu.Unlock()
 	// There is a bound; a client beyond it asks again at another time.
@@ -464,8 +459,8 @@ func TestTransfersGoThroughTheChain(t *testing.T) {
 	if m := messageOf(t, c.next()); m.Question[0].Qtype != dns.TypeA {
 		t.Errorf("%v", m)
 	}
-	if n := b.takeShed(); n != 1 {
-		t.Errorf("%d dropped", n)
+	if n := b.takeCounts(); n.shed != 1 {
+		t.Errorf("%d dropped", n.shed)
 	}
 	b.mu.Lock()
 	b.moving = 0

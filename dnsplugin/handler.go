@@ -88,7 +88,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	if !c.coalesces(r) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
-	fl, leads := c.flights.join(string(id.key))
+	fl, leads := c.flights.join(string(appendShape(id.key, r)), ctx.Value(askAgain{}) != nil, c.now())
 	switch {
 	case fl == nil:
 		return c.fetch(ctx, w, r, id, meters, nil)
@@ -150,7 +150,7 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	ttl := uint32(max(0, left))
 	switch {
 	case left <= 0:
-		if c.cfg.Stale.Verify {
+		if c.cfg.Stale.Verify && mayVerify(ctx) {
 			if done, rcode, err := c.verify(ctx, w, r, e, id.clone(), meters, now); done {
 				return rcode, err
 			}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 
+	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
@@ -87,6 +88,8 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	}
 	switch {
 	case !v.cacheable || ttl == 0 || answersForSubnet(res):
+	case v.kind == response.ServerError && !usual(w.req):
+		// One client's odd options must not make a name fail for all.
 	case !w.matches(m):
 		w.meters.drops.Inc()
 	default:

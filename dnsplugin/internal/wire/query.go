@@ -240,6 +240,22 @@ func AppendKey(dst, name []byte, qtype, qclass uint16, do, cd bool) []byte {
 	return dst
 }
 
+// AppendName appends the name of the first question of pkt to dst, in wire form
+// and lower case; the root's if it is compressed, broken or not there.
+func AppendName(dst, pkt []byte) []byte {
+	n, why := 0, Short
+	if len(pkt) > HeaderLen {
+		n, why = plainName(pkt[HeaderLen:])
+	}
+	if why != OK {
+		return append(dst, 0)
+	}
+	at := len(dst)
+	dst = append(dst, pkt[HeaderLen:HeaderLen+n]...)
+	lower(dst[at:])
+	return dst
+}
+
 // lower turns the letters A to Z in b into lower case, eight bytes at a time.
 // Label lengths are at most 63, below 'A', so in a name they pass unchanged.
 func lower(b []byte) {
