@@ -26,8 +26,10 @@ import (
 // Where a wide level is full (an upstream for everything is silent), a group
 // inside of it may still try one query. If that is answered quickly, the group
 // goes on: the cluster's own names, say, which another plugin of the same block
-// answers. What was quick before the pool filled up proves nothing: it may have
-// come from the upstream that is silent now.
+// answers. What was quick before the pool filled up proves nothing, as it may
+// have come from the upstream that is silent now; but half of the room for
+// trying is for groups that were quick, so that names which nobody has ever
+// asked for can't take it all.
 
 // admissionLimits bound what an admission lets in.
 type admissionLimits struct {
@@ -77,6 +79,16 @@ type group struct {
 	// Quick answers less longCost for each long one, from 0 to maxScore, since
 	// the pressure of that number began.
 	score, pressure int
+	known           bool // the latest answer was quick
+}
+
+// part is how much of n groups may take for trying: half is kept for those that
+// are known.
+func (g *group) part(n int) int {
+	if g.known {
+		return n
+	}
+	return n / 2
 }
 
 // placeState says what a place stands for.
@@ -111,6 +123,7 @@ type admission struct {
 	groups      map[string]*group
 	quick, long int
 	queued      int
+	idle        int       // groups that are not in use
 	tries       int       // quick ones that were let in beyond the reserve
 	pressure    int       // how often groups became full
 	fullSince   time.Time // the latest time that one was
@@ -152,11 +165,10 @@ func (a *admission) place(p *place, zone int, name []byte, zoneLen int) {
 func (a *admission) join(p *place, key []byte) {
 	g := a.groups[string(key)]
 	if g == nil {
-		if len(a.groups) >= a.limits.groups {
-			a.forget()
-		}
 		g = &group{key: string(key)}
 		a.groups[g.key] = g
+	} else if g.refs == 0 {
+		a.idle--
 	}
 	g.refs++
 	p.path[p.n] = g
@@ -177,13 +189,24 @@ func (a *admission) forget() {
 	}
 	if least != nil {
 		delete(a.groups, least.key)
+		a.idle--
 	}
 }
 
-// leave takes p out of its groups.
+// leave takes p out of its groups. Of groups that are not in use only known ones
+// say anything.
 func (a *admission) leave(p *place) {
 	for _, g := range p.path[:p.n] {
-		g.refs--
+		if g.refs--; g.refs > 0 {
+			continue
+		}
+		if !g.known {
+			delete(a.groups, g.key)
+			continue
+		}
+		if a.idle++; a.idle > a.limits.groups {
+			a.forget()
+		}
 	}
 	p.n, p.state = 0, placeIdle
 }
@@ -216,12 +239,12 @@ func (a *admission) judge(p *place) admitted {
 		switch {
 		case g.quick >= shares[level]*(a.limits.quick-a.quick), held > 0 && held >= share:
 			v.full, v.at, v.pressed = true, level, true
-		case !v.full, proved:
+		case proved:
 			v.full, v.tries = false, false
-		case held > 0:
-		case a.quick+a.long < most:
+		case !v.full, held > 0:
+		case a.quick+a.long < a.limits.long+g.part(a.limits.reserve):
 			v.full = false
-		case a.tries < maxTries:
+		case a.tries < g.part(maxTries):
 			v.full, v.tries = false, true
 		}
 	}
@@ -317,7 +340,7 @@ func (a *admission) judged(g *group, by int) {
 	if g.pressure != a.pressure {
 		g.pressure, g.score = a.pressure, 0
 	}
-	g.score = min(maxScore, max(0, g.score+by))
+	g.score, g.known = min(maxScore, max(0, g.score+by)), by > 0
 }
 
 // unlink takes p out of the quick ones.
@@ -369,10 +392,11 @@ func (a *admission) drop(p *place) {
 }
 
 // next starts a query that has waited, nil if none may begin. The groups with
-// a queue take turns. Whoever has waited for too long is dropped.
-func (a *admission) next(now time.Time) *place {
+// a queue take turns; up to most of them are looked at. Queries that have waited
+// for too long are dropped.
+func (a *admission) next(now time.Time, most int) *place {
 	a.age(now)
-	for range min(probes, len(a.waiting)) {
+	for range min(most, len(a.waiting)) {
 		a.turn %= len(a.waiting)
 		g := a.waiting[a.turn]
 		for g.queue.len() > 0 && now.Sub(g.queue.peek().since) >= a.limits.wait {

@@ -60,7 +60,14 @@ type zonePlan struct {
 	shuffled  bool   // loadbalance is in the chain
 	bufsize   uint16 // clamp of bufsize; 0: none
 	all       bool   // every name of the zone may be in the cache
+
+	// why is set because of plugins that only write down what they see. When
+	// they don't come back, see fastServer.unwatched.
+	watched bool
 }
+
+// watchers are the plugins that write down every query and change none.
+var watchers = map[string]bool{"log": true, "dnstap": true}
 
 // planListener decides for a listener whose server blocks are zones. why is
 // set when the listener as a whole is for the chain.
@@ -129,20 +136,32 @@ func planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsser
 			return p
 		}
 	}
+	watcher := ""
 	for i, h := range handlers[:at] {
+		if watchers[h.Name()] {
+			watcher = h.Name()
+			continue
+		}
 		if p.why = p.consider(h, handlers[i+1].Name(), all); p.why != "" {
 			return p
 		}
 	}
+	if watcher != "" {
+		p.why, p.watched = mustSee(watcher), true
+	}
 	p.all = slices.ContainsFunc(cache.zones, func(z string) bool { return dns.IsSubDomain(z, zone) }) && len(cache.bypass) == 0
 	return p
+}
+
+func mustSee(name string) string {
+	return "plugin " + name + " stands before the cache and must see every query"
 }
 
 // consider takes note of what h, a plugin before the cache, does. It says why
 // not if that can't be reproduced.
 func (p *zonePlan) consider(h plugin.Handler, next string, all map[string][]*dnsserver.Config) (why string) {
 	if _, ok := harmless[h.Name()]; !ok {
-		return "plugin " + h.Name() + " stands before the cache and must see every query"
+		return mustSee(h.Name())
 	}
 	switch h := h.(type) {
 	case *metrics.Metrics:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -32,23 +33,26 @@ const (
 // another goroutine becomes the worker: the replies so far go out, what has
 // not begun goes to the backlog, and the query that waits is answered when its
 // time comes, by a goroutine that then ends. A turn that has lost its worker
-// is not used again.
+// is not used again, and the worker takes no queries itself before it is over:
+// so a plugin that never comes back keeps one goroutine of each worker.
 type turn struct {
 	_      [128]byte // batches begin and end turns: nobody else's line
 	server *fastServer
 	worker *fastWorker
 	after  time.Time   // takes no queries before
+	lost   *turn       // takes none before the goroutine of this one has come back; may be nil
 	timer  *time.Timer // runs late
 
-	mu      sync.Mutex      // guards all below
+	mu      sync.Mutex      // guards batch, queries and begun
 	batch   *fastpath.Batch // nil but for a turn that goes on with its worker
 	queries []*chainQuery
 	begun   int // the one before is in the chain
+	over    atomic.Bool
 	_       [128]byte
 }
 
-func newTurn(f *fastServer, w *fastWorker, after time.Time) *turn {
-	t := &turn{server: f, worker: w, after: after}
+func newTurn(f *fastServer, w *fastWorker, after time.Time, lost *turn) *turn {
+	t := &turn{server: f, worker: w, after: after, lost: lost}
 	t.timer = time.AfterFunc(time.Hour, t.late)
 	t.timer.Stop()
 	return t
@@ -96,6 +100,12 @@ func (f *fastServer) likely(a *asked, why declined, now time.Time) bool {
 func (t *turn) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool {
 	if now.Before(t.after) {
 		return false
+	}
+	if t.lost != nil {
+		if !t.lost.over.Load() {
+			return false
+		}
+		t.lost = nil
 	}
 	x := &chainQuery{turn: t, index: i, from: b.Origin(i)}
 	if !x.unpack(b.Packet(i), q) {
@@ -160,6 +170,7 @@ func (t *turn) end() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.batch == nil {
+		t.over.Store(true)
 		return false
 	}
 	t.batch, t.begun = nil, 0
@@ -179,7 +190,7 @@ func (t *turn) late() {
 	if b == nil {
 		return
 	}
-	t.worker.turn = newTurn(t.server, t.worker, t.server.now().Add(pause))
+	t.worker.turn = newTurn(t.server, t.worker, t.server.now().Add(pause), t)
 	for _, x := range rest {
 		j := packetJob(b, x.index)
 		j.cached = true

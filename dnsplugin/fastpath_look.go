@@ -44,7 +44,7 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 	case z == nil:
 		a.why = otherZone
 		return
-	case z.why != "":
+	case z.why != "" && !(z.watched && f.unwatched.Load()):
 		a.why = otherZone
 		a.seek = z.cache != nil
 	case q.Type == dns.TypeDS:

@@ -34,6 +34,9 @@ const (
 	// which have not come back from the chain: a log whose reader has stopped,
 	// say. Beyond it queries keep their places in the chain for so long.
 	maxAfter = 8192
+	// unwatchAt is how many of them say that plugins which only watch don't
+	// come back. They see queries again when there are a quarter as many.
+	unwatchAt = maxAfter / 2
 	// maxTransfers bounds the transfers of zones of one address, for as many
 	// secondaries as any zone has.
 	maxTransfers = 256
@@ -142,7 +145,7 @@ func (b *backlog) offer(j *job) bool {
 		return true
 	}
 	b.placeLocked(j)
-	b.startQueuedLocked(now)
+	b.startQueuedLocked(now, probes)
 	if !b.admission.begin(&j.place, now) {
 		b.admission.leave(&j.place)
 		b.leaderGoneLocked(j)
@@ -188,7 +191,7 @@ func (b *backlog) joinLocked(j *job, now time.Time) (joined bool) {
 // enqueueLocked lets j run now or later.
 func (b *backlog) enqueueLocked(j *job, now time.Time) {
 	b.placeLocked(j)
-	b.startQueuedLocked(now)
+	b.startQueuedLocked(now, probes)
 	switch {
 	case b.admission.begin(&j.place, now):
 		b.runLocked(j)
@@ -219,8 +222,8 @@ func (b *backlog) placeLocked(j *job) {
 }
 
 // startQueuedLocked starts those that have waited, as far as there is room.
-func (b *backlog) startQueuedLocked(now time.Time) {
-	for p := b.admission.next(now); p != nil; p = b.admission.next(now) {
+func (b *backlog) startQueuedLocked(now time.Time, groups int) {
+	for p := b.admission.next(now, groups); p != nil; p = b.admission.next(now, groups) {
 		b.runLocked(p.job)
 	}
 	b.shedLocked()
@@ -241,7 +244,7 @@ func (b *backlog) tickLocked() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.ticking = false
-		b.startQueuedLocked(b.server.now())
+		b.startQueuedLocked(b.server.now(), len(b.admission.waiting))
 		b.tickLocked()
 	})
 }
@@ -301,6 +304,9 @@ func (b *backlog) run(j *job) {
 	defer b.mu.Unlock()
 	if j.state == placeIdle {
 		b.after--
+		if b.after < unwatchAt/4 {
+			b.server.unwatched.Store(false)
+		}
 		return
 	}
 	b.releaseLocked(j)
@@ -322,6 +328,9 @@ func (b *backlog) settle(j *job, back bool) bool {
 		b.releaseLocked(j)
 		if !back {
 			b.after++
+			if b.after >= unwatchAt {
+				b.server.unwatched.Store(true)
+			}
 		}
 	}
 	w := b.waiters[j.key]
@@ -347,7 +356,7 @@ func (b *backlog) releaseLocked(j *job) {
 	now := b.server.now()
 	b.admission.end(&j.place, now)
 	b.pending.Add(-1)
-	b.startQueuedLocked(now)
+	b.startQueuedLocked(now, probes)
 }
 
 // landed answers jobs, which have waited for a leader of key.

@@ -52,7 +52,7 @@ func (b *backlog) fill(t *testing.T) (empty func()) {
 		defer b.mu.Unlock()
 		b.admission.limits.wait = 0
 		for b.admission.queued > 0 {
-			b.startQueuedLocked(b.server.now())
+			b.startQueuedLocked(b.server.now(), probes)
 		}
 		b.admission.limits = was
 	}

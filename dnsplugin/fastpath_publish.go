@@ -37,7 +37,7 @@ const settle = time.Second
 // fastVectors are families that only the fast path has.
 type fastVectors struct {
 	declined, shed, queued, atOnce, batches *prometheus.CounterVec
-	zones, chain                            *prometheus.GaugeVec
+	zones, chain, unwatched                 *prometheus.GaugeVec
 
 	// Of TCP.
 	tcp, conns *prometheus.GaugeVec
@@ -53,6 +53,7 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 		counter(reg, &v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
 		gauge(reg, &v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
 		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
+		gauge(reg, &v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
 		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
 		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
@@ -196,6 +197,11 @@ func (p *publisher) backlogSeries(f *fastServer) {
 		return
 	}
 	quick, long, after, queued := f.backlog.levels()
+	unwatched := 0.0
+	if f.unwatched.Load() {
+		unwatched = 1
+	}
+	p.vec.unwatched.WithLabelValues(f.addr).Set(unwatched)
 	for state, n := range map[string]int{"quick": quick, "long": long, "answered": after, "queued": queued} {
 		p.vec.chain.WithLabelValues(f.addr, state).Set(float64(n))
 	}

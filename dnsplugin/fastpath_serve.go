@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -54,6 +55,10 @@ type fastServer struct {
 	zones  []*fastZone
 	root   *fastZone            // the only zone, if that is the root; else nil
 	byName map[string]*fastZone // by suffix; read only
+
+	// The log does not take its lines, so cached answers of zones that are
+	// only watched go out without the chain.
+	unwatched atomic.Bool
 
 	workers []*fastWorker // one per worker of the group, and one for the waiters of misses
 	backlog *backlog
@@ -111,7 +116,7 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 		}
 		f.zones = append(f.zones, z)
 		f.byName[string(z.suffix)] = z
-		if p.why != "" {
+		if p.why != "" && !p.watched {
 			continue
 		}
 		z.prefetch = p.cache.cfg.Prefetch.Amount > 0
@@ -180,7 +185,7 @@ func (f *fastServer) announce(why string) {
 func (f *fastServer) prepare(n int) {
 	for range n + 1 {
 		w := f.newWorker(false)
-		w.turn = newTurn(f, w, time.Time{})
+		w.turn = newTurn(f, w, time.Time{}, nil)
 		f.workers = append(f.workers, w)
 	}
 }
@@ -336,7 +341,7 @@ func (f *fastServer) zoneOf(name []byte) *fastZone {
 	}
 	for off := 0; off < len(name); off += 1 + int(name[off]) {
 		if z := f.byName[string(name[off:])]; z != nil {
-			if z.why == "" && !z.all && (!within(name, z.only) || within(name, z.never)) {
+			if (z.why == "" || z.watched) && !z.all && (!within(name, z.only) || within(name, z.never)) {
 				return nil
 			}
 			return z
