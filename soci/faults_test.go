@@ -239,6 +239,10 @@ func TestLyingSize(t *testing.T) {
 // 3.1.1.1.2: an exponent of 21).
 var hugeWindow = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1<<3 | 1, 0, 0, 'x'}
 
+// hugeSegment is one that says to be a single segment of 4 GiB less one byte, which then is
+// its window.
+var hugeSegment = []byte{0x28, 0xb5, 0x2f, 0xfd, 2<<6 | 1<<5, 0xff, 0xff, 0xff, 0xff, 1<<3 | 1, 0, 0, 'x'}
+
 func TestDamagedLayers(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	whole := goTree(t, "bufio")
@@ -258,7 +262,9 @@ func TestDamagedLayers(t *testing.T) {
 		{"bomb", gzLayer(append(tarOf(t), zeros...)), func(o *soci.Options) { o.Limits.Ratio, o.Limits.RatioFree = 100, 64<<20 }, soci.ErrLimit, "expands more than 100 times (limit Ratio), to more than 64 MiB (limit RatioFree)"},
 		{"too many", gzLayer(whole), func(o *soci.Options) { o.Limits.Entries = 3 }, soci.ErrLimit, "more than 3 entries"},
 		{"too large", gzLayer(whole), func(o *soci.Options) { o.Limits.TotalSize = 1000 }, soci.ErrLimit, "1000"},
-		{"zstd window", &layer{tar: whole, data: hugeWindow, mediaType: types.OCILayerZStd}, nil, soci.ErrCorrupt, "window size exceeded"},
+		{"zstd window", &layer{tar: whole, data: hugeWindow, mediaType: types.OCILayerZStd}, func(o *soci.Options) { o.Memory = 256 << 20 }, soci.ErrLimit, "a frame wants 2048 MiB, at most 128 MiB are allowed (limit Window)"},
+		{"zstd window and little memory", &layer{tar: whole, data: hugeWindow, mediaType: types.OCILayerZStd}, nil, soci.ErrLimit, "a frame wants 2048 MiB, at most 16 MiB are allowed (half of Memory: allow more memory)"},
+		{"zstd segment", &layer{tar: whole, data: hugeSegment, mediaType: types.OCILayerZStd}, func(o *soci.Options) { o.Memory = 1 << 30 }, soci.ErrLimit, "a frame wants 4095 MiB, at most 128 MiB are allowed (limit Window)"},
 		{"link to nothing", gzLayer(hardLink(t)), nil, soci.ErrCorrupt, `"nowhere"`},
 	}
 	for _, tt := range tests {

@@ -246,8 +246,8 @@ func (f *flight) once(blob *registry.Blob) error {
 	})
 	defer stream.Close()
 	f.pl = &pipeline{
-		lineup: f.p.lineup,
-		desc:   f.desc, stream: stream, limits: f.p.opts.Limits, open: f.seal,
+		lineup: f.p.lineup, windows: f.p.windows,
+		desc: f.desc, stream: stream, limits: f.p.opts.Limits, open: f.seal,
 		onFetch: func(n int64) { f.tell(n, 0) },
 		onTar:   func(n int64) { f.tell(0, n) },
 	}

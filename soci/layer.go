@@ -44,10 +44,11 @@ const (
 
 // pipeline is the state of one layer in work. It runs once.
 type pipeline struct {
-	desc   registry.Layer
-	stream *ranges.Stream
-	limits Limits
-	tee    io.Writer
+	desc    registry.Layer
+	stream  *ranges.Stream
+	limits  Limits
+	windows *windows // nil: zstd frames take their memory unasked (tests)
+	tee     io.Writer
 	// open returns the sinks, once and for all: it is called when the first block is
 	// there, or when there will be none.
 	open     func() []*sink
@@ -68,6 +69,7 @@ type pipeline struct {
 	stopped  chan struct{}
 	stopOnce sync.Once
 	cut      context.CancelCauseFunc // of fetch and inflate
+	hurry    context.CancelCauseFunc // of what inflate waits for
 	why      error                   // of the first stop
 
 	ckpt *checkpoints // nil: none are made
@@ -142,8 +144,11 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	life, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	p.cut = cut
+	waits, hurry := context.WithCancelCause(life)
+	defer hurry(nil)
+	p.hurry = hurry
 	wg.Go(func() { fetchErr = p.fetch(life) })
-	wg.Go(func() { inflateErr = p.inflate(life, mem, &sinks); p.stop(inflateErr) })
+	wg.Go(func() { inflateErr = p.inflate(life, waits, mem, &sinks); p.stop(inflateErr) })
 	wg.Go(p.hash)
 	wg.Wait()
 	sinks.Wait()
@@ -177,6 +182,7 @@ func (p *pipeline) stop(err error) {
 	p.stopOnce.Do(func() {
 		p.why = err
 		close(p.stopped)
+		p.hurry(errStopped)
 		if err != nil && !errors.Is(err, inflate.ErrCorrupt) && !errors.Is(err, untar.ErrFormat) {
 			p.cut(errCut)
 		}
@@ -285,15 +291,20 @@ func decoders(mem *budget.Budget, cores int, indexed bool) int {
 }
 
 // decoder returns the reader of the tar and a function that ends it.
-func (p *pipeline) decoder(in io.Reader, mem *budget.Budget) (io.Reader, func(), error) {
+func (p *pipeline) decoder(waits context.Context, in io.Reader, mem *budget.Budget) (io.Reader, func(), error) {
 	if p.ckpt != nil && p.record == nil {
 		p.record = index.NewRecorder(p.ckpt.span())
 	}
 	workers := decoders(mem, runtime.GOMAXPROCS(0), p.index != nil)
 	release := func() { mem.Release(int64(workers) * inflate.WorkerMemory) }
-	r, err := p.reader(in, inflate.Options{Workers: workers, Index: p.index, Record: p.record})
+	opts := inflate.Options{Workers: workers, Index: p.index, Record: p.record}
+	if w := p.windows; w != nil {
+		opts.MaxWindow = w.most
+		opts.Reserve = func(n int64) (func(), error) { return w.reserve(waits, n) }
+	}
+	r, err := p.reader(in, opts)
 	if err != nil {
-		return nil, release, err
+		return nil, release, p.explain(err)
 	}
 	p.format = r.Format()
 	end := func() {
@@ -332,8 +343,8 @@ func (p *pipeline) goOn() error {
 	return errors.Join(setState(p.digest, p.from.Blob), setState(p.diffID, p.from.Diff))
 }
 
-// inflate fills blocks until the stream ends.
-func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.WaitGroup) error {
+// inflate fills blocks until the stream ends. waits ends when nobody wants them any more.
+func (p *pipeline) inflate(ctx, waits context.Context, mem *budget.Budget, sinks *sync.WaitGroup) error {
 	defer func() {
 		p.start(sinks)
 		close(p.hashed)
@@ -343,7 +354,7 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 	}()
 	in := &partReader{p: p}
 	defer in.close()
-	r, end, err := p.decoder(in, mem)
+	r, end, err := p.decoder(waits, in, mem)
 	defer end()
 	if err != nil {
 		return err
@@ -384,12 +395,20 @@ func (p *pipeline) inflate(ctx context.Context, mem *budget.Budget, sinks *sync.
 		case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, inflate.ErrCorrupt):
 			return in.rest()
 		case err != nil:
-			return err
+			return p.explain(err)
 		}
 		if err := p.expansion(); err != nil {
 			return err
 		}
 	}
+}
+
+// explain says of an error of the decoder which option it is about.
+func (p *pipeline) explain(err error) error {
+	if p.windows == nil {
+		return err
+	}
+	return p.windows.explain(err)
 }
 
 // start opens the pipeline to its sinks.

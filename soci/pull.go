@@ -29,6 +29,7 @@ type Puller struct {
 	client   *registry.Client
 	writers  *untar.Pool
 	names    *untar.Memory
+	windows  *windows
 	lineup   *lineup  // nil with cores enough for all layers
 	indexes  *indexes // nil without a directory for them
 
@@ -62,6 +63,7 @@ func New(opts Options) (*Puller, error) {
 	// The least: files are written from the blocks of the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
+	p.windows = newWindows(p.mem, opts.Limits.Window)
 	p.names = untar.NewMemory(opts.Limits.Metadata, func(delta int64) {
 		if delta > 0 {
 			p.mem.Force(delta)

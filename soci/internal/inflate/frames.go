@@ -7,7 +7,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
-	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
 // frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
@@ -47,13 +46,13 @@ type frameJob struct {
 // turns out to be damaged goes to the serial decoder, with all that follows: it says what
 // is wrong with it.
 type frames struct {
-	in     *flate.Input
-	window uint64 // the most that a frame may ask for
-	sizes  frameSizes
-	todo   chan *frameJob
-	wg     sync.WaitGroup
-	limit  int // of jobs under way
-	idle   int // workers that are not started: all, until the second job
+	in    *flate.Input
+	opts  Options
+	sizes frameSizes
+	todo  chan *frameJob
+	wg    sync.WaitGroup
+	limit int // of jobs under way
+	idle  int // workers that are not started: all, until the second job
 
 	queue   []*frameJob // in order
 	free    []*frameJob
@@ -63,12 +62,11 @@ type frames struct {
 	last    bool      // nothing that can be cut follows
 	cuts    int
 	serial  *serial
-	rec     *index.Recorder // nil: nothing is recorded
-	sent    int64           // bytes of output before what is read next
+	sent    int64 // bytes of output before what is read next
 }
 
-func newFrames(in *flate.Input, window int64, workers int) *frames {
-	return &frames{in: in, window: uint64(max(0, window)), sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
+func newFrames(in *flate.Input, opts Options, workers int) *frames {
+	return &frames{in: in, opts: opts, sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
 }
 
 // close ends the workers.
@@ -76,7 +74,7 @@ func (f *frames) close() {
 	close(f.todo)
 	f.wg.Wait()
 	if f.serial != nil {
-		f.serial.dec.Close()
+		f.serial.close()
 	}
 }
 
@@ -121,8 +119,8 @@ func (f *frames) next() bool {
 	}
 	f.queue = f.queue[1:]
 	f.reading, f.out = j, j.out
-	if f.rec != nil {
-		f.rec.Member(j.at, f.sent, 0)
+	if f.opts.Record != nil {
+		f.opts.Record.Member(j.at, f.sent, 0)
 	}
 	f.sent += int64(len(j.out))
 	return true
@@ -214,7 +212,7 @@ func (f *frames) frame(j *frameJob) (bound int, ok bool) {
 		size := int64(h.HeaderSize) + int64(h.SkippableSize)
 		return 0, size <= int64(f.sizes.in) && f.take(j, int(size))
 	}
-	if h.DictionaryID != 0 || h.WindowSize > f.window || h.HasFCS && h.FrameContentSize > uint64(f.sizes.out) { //nolint:gosec // G115: a limit
+	if h.DictionaryID != 0 || windowOf(&h) > uint64(f.opts.MaxWindow) || h.HasFCS && h.FrameContentSize > uint64(f.sizes.out) { //nolint:gosec // G115: a limit
 		return 0, false
 	}
 	block := zstdBlock
@@ -280,12 +278,12 @@ func (f *frames) leave() (err error) {
 	}
 	f.in.Prepend(append(back, f.rest)...)
 	f.queue, f.free, f.rest, f.last = nil, nil, nil, true
-	f.serial, err = newSerial(f.in, f.window, f.sent, f.rec)
+	f.serial, err = newSerial(f.in, f.opts, f.sent)
 	return err
 }
 
 func (f *frames) work() {
-	dec, err := newZstd(nil, f.window, zstd.WithDecoderMaxMemory(uint64(2*f.sizes.out))) //nolint:gosec // G115: positive
+	dec, err := newZstd(nil, f.opts.MaxWindow, zstd.WithDecoderMaxMemory(uint64(2*f.sizes.out))) //nolint:gosec // G115: positive
 	for j := range f.todo {
 		if err == nil {
 			j.decode(dec)

@@ -63,18 +63,18 @@ func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, 
 		if workers < 0 {
 			rec = index.NewRecorder(1)
 		}
-		s, err := newSerial(src, window, 0, rec)
+		s, err := newSerial(src, Options{MaxWindow: window, Record: rec}, 0)
 		if err != nil {
 			return nil, nil, err
 		}
-		defer s.dec.Close()
+		defer s.close()
 		if rec != nil {
 			s.scan.every = int64(sizes.min) / 4
 		}
 		out, err := io.ReadAll(io.LimitReader(s, most))
 		return out, nil, err
 	}
-	f := newFrames(src, window, workers)
+	f := newFrames(src, Options{MaxWindow: window}, workers)
 	f.sizes = sizes
 	defer f.close()
 	out, err := io.ReadAll(io.LimitReader(f, most))
@@ -142,7 +142,7 @@ func TestFramesMemory(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 4))
 	blob := zstdOf(t, r, split(r, make([]byte, 64<<20), 900<<10)...)
 	sizes := frameSizes{min: 8 << 10, in: 100 << 10, out: 1 << 20, held: 6 << 20}
-	f := newFrames(flate.NewInput(bytes.NewReader(blob)), 8<<20, 8)
+	f := newFrames(flate.NewInput(bytes.NewReader(blob)), Options{MaxWindow: 8 << 20}, 8)
 	f.sizes = sizes
 	defer f.close()
 	most, sum := 0, int64(0)

@@ -40,6 +40,10 @@ type Options struct {
 	// MaxWindow bounds the history, and so the memory, that a zstd frame may ask
 	// for. 0 means 128 MiB, what the zstd tool accepts without being told.
 	MaxWindow int64
+	// Reserve, unless nil, is asked for the memory of a zstd frame's history before the
+	// frame is decoded, and may wait. release gives it back. Workers decode frames that are
+	// whole in their own memory, for which it is not asked.
+	Reserve func(n int64) (release func(), err error)
 
 	// Workers is how many goroutines may decode a blob, beside the one that reads. 0
 	// and 1 mean none: the goroutine that reads decodes. They are started when there is

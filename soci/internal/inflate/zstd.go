@@ -1,7 +1,10 @@
 package inflate
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -13,70 +16,128 @@ import (
 // place where in is: a frame begins there.
 func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	if n := opts.workers(); n > 1 {
-		f := newFrames(in, opts.MaxWindow, n)
-		f.rec, f.sent = opts.Record, out
+		f := newFrames(in, opts, n)
+		f.sent = out
 		return &Reader{Reader: f, format: Zstd, close: f.close}, nil
 	}
-	s, err := newSerial(in, uint64(opts.MaxWindow), out, opts.Record) //nolint:gosec // G115: positive
+	s, err := newSerial(in, opts, out)
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{Reader: s, format: Zstd, close: s.dec.Close}, nil
+	return &Reader{Reader: s, format: Zstd, close: s.close}, nil
 }
 
-func newZstd(in io.Reader, window uint64, more ...zstd.DOption) (*zstd.Decoder, error) {
+// ErrWindow: a zstd frame wants a longer history than Options.MaxWindow.
+var ErrWindow = errors.New("zstd window too large")
+
+func newZstd(in io.Reader, window int64, more ...zstd.DOption) (*zstd.Decoder, error) {
 	// Synchronous: the caller has a goroutine for this, and memory stays bounded.
-	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))...)
+	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))...) //nolint:gosec // G115: positive
 }
 
-// recordEvery is how much of a blob lies between two frames that a serial decoder tells a
-// Recorder of: each costs it a reset.
-const recordEvery = 256 << 10 // compressed bytes
+// windowOf returns how long a history a frame wants. One of a single segment has none but
+// its content, and the decoder keeps all of that (RFC 8878, section 3.1.1.1.2).
+func windowOf(h *zstd.Header) uint64 {
+	if h.SingleSegment {
+		return h.FrameContentSize
+	}
+	return h.WindowSize
+}
+
+const (
+	// recordEvery is how much of a blob lies between two frames that a serial decoder tells
+	// a Recorder of: each costs it a reset.
+	recordEvery = 256 << 10 // compressed bytes
+	// leastWindow is what a decoder is made for at least, so that frames of unlike small
+	// windows have one.
+	leastWindow = 1 << 20
+)
 
 // serial decodes a zstd blob on the goroutine that reads, and records where frames begin.
+//
+// The memory of a window is reserved before the decoder sees the frame: the decoder is
+// made for what is reserved, and ends between two frames when the next one wants more. It
+// is given back before more is asked for, so that two blobs never wait for each other.
 type serial struct {
-	in   *flate.Input
-	dec  *zstd.Decoder
-	scan *frameScan // nil: nothing is recorded
-	rec  *index.Recorder
-	out  int64
+	in      *flate.Input
+	dec     *zstd.Decoder // nil after a failure
+	scan    *frameScan
+	rec     *index.Recorder // nil: nothing is recorded
+	out     int64
+	most    int64 // MaxWindow
+	reserve func(int64) (func(), error)
+	release func() // of what is reserved
+	err     error
 }
 
-func newSerial(in *flate.Input, window uint64, out int64, rec *index.Recorder) (*serial, error) {
-	s := &serial{in: in, rec: rec, out: out}
-	var src io.Reader = in
-	if rec != nil {
-		rec.Member(in.Offset(), out, 0)
-		s.scan = &frameScan{in: in, every: recordEvery}
-		s.scan.begin()
-		src = s.scan
+func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
+	s := &serial{in: in, rec: opts.Record, out: out, most: opts.MaxWindow, reserve: opts.Reserve, release: func() {}}
+	s.scan = &frameScan{in: in, every: recordEvery}
+	if s.rec == nil {
+		s.scan.every = math.MaxInt64
 	}
+	if s.reserve == nil {
+		s.reserve = func(int64) (func(), error) { return func() {}, nil }
+	}
+	if err := s.begin(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin goes on with the next frame.
+func (s *serial) begin() error {
+	if s.rec != nil {
+		s.rec.Member(s.in.Offset(), s.out, 0)
+	}
+	want := s.scan.window()
+	if want > uint64(s.most) { //nolint:gosec // G115: positive
+		return fmt.Errorf("%w: a frame wants %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
+	}
+	if s.dec != nil && int64(want) <= s.scan.fits { //nolint:gosec // G115: at most s.most
+		s.scan.begin()
+		return judge(s.in, s.dec.Reset(s.scan))
+	}
+	s.close()
 	var err error
-	s.dec, err = newZstd(src, window)
-	return s, judge(in, err)
+	fits := max(leastWindow, int64(want)) //nolint:gosec // G115: as above
+	if s.release, err = s.reserve(fits); err != nil {
+		s.release = func() {}
+		return err
+	}
+	s.scan.fits = fits
+	s.scan.begin()
+	s.dec, err = newZstd(s.scan, fits, zstd.WithDecoderMaxMemory(uint64(fits))) //nolint:gosec // G115: positive
+	return judge(s.in, err)
+}
+
+// close frees the decoder, then what was reserved for it.
+func (s *serial) close() {
+	if s.dec != nil {
+		s.dec.Close()
+		s.dec = nil
+	}
+	s.release()
+	s.release = func() {}
 }
 
 // Read is io.Reader.
 func (s *serial) Read(p []byte) (int, error) {
-	for {
+	for s.err == nil {
 		n, err := s.dec.Read(p)
 		s.out += int64(n)
-		if err != io.EOF || s.scan == nil || !s.scan.paused {
+		switch {
+		case err != io.EOF || !s.scan.paused:
 			return n, judge(s.in, err)
-		}
-		// It has made all that it can of the frames before.
-		if len(s.in.Peek(1)) == 0 {
-			return n, s.in.Err()
-		}
-		s.rec.Member(s.in.Offset(), s.out, 0)
-		s.scan.begin()
-		if err := s.dec.Reset(s.scan); err != nil {
-			return n, judge(s.in, err)
-		}
-		if n > 0 {
+		case n > 0:
 			return n, nil
+		case len(s.in.Peek(1)) == 0: // it has made all that it can of the frames before
+			return 0, s.in.Err()
 		}
+		s.err = s.begin()
 	}
+	return 0, s.err
 }
 
 // frameScan is the frames of a blob as a decoder reads them. Behind a frame it ends, now and
@@ -87,9 +148,19 @@ type frameScan struct {
 	left   int64 // bytes up to the next call of next
 	sum    bool  // the frame has a checksum
 	from   int64 // offset where it last began
+	fits   int64 // the largest window that the decoder is made for
 	every  int64 // compressed bytes from there on before it ends
 	paused bool  // it has ended behind a frame
 	lost   bool  // what follows is no frame: the decoder says what is wrong with it
+}
+
+// window returns what the frame that begins here wants; 0 if none does.
+func (s *frameScan) window() uint64 {
+	var h zstd.Header
+	if h.Decode(s.in.Peek(zstd.HeaderMaxSize)) != nil || h.Skippable {
+		return 0
+	}
+	return windowOf(&h)
 }
 
 // begin goes on with the next frame.
@@ -147,7 +218,7 @@ func (s *frameScan) block() {
 
 // end is behind a frame.
 func (s *frameScan) end() {
-	if s.in.Offset()-s.from >= s.every || len(s.in.Peek(1)) == 0 {
+	if s.in.Offset()-s.from >= s.every || len(s.in.Peek(1)) == 0 || s.window() > uint64(s.fits) { //nolint:gosec // G115: positive
 		s.paused = true
 		return
 	}
