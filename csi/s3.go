@@ -23,10 +23,10 @@ type S3Options struct {
 	// Anonymous sends unsigned requests, for public buckets.
 	Anonymous bool
 
-	PathStyle           bool   // bucket in the path; chosen by itself for endpoints that are an IP address or localhost
+	PathStyle           bool   // bucket in the path; the default for endpoints that are not Amazon's
 	RequesterPays       bool   // agree to pay for requests and traffic
 	ExpectedBucketOwner string // account that must own the bucket; "" is any
-	CABundle            string // PEM file of the authorities to trust beside the system's
+	CABundle            string // PEM file of authorities to trust in addition to the system's
 
 	// Outage is how long requests are repeated while the store is away, before a system call fails. 0 is a minute, negative
 	// that nothing is repeated. Volumes of one driver share the driver's value for reads.

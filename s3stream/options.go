@@ -50,11 +50,13 @@ type S3 struct {
 	// the environment; Anonymous sends no credentials at all.
 	AccessKeyID, SecretAccessKey, SessionToken string
 	Anonymous                                  bool
-	PathStyle                                  bool // bucket in the path; chosen by itself for IP addresses and localhost
+	PathStyle                                  bool // bucket in the path; the default for endpoints that are not Amazon's
 	RequesterPays                              bool
 	// ExpectedBucketOwner makes the store refuse if the bucket belongs to
 	// another account.
 	ExpectedBucketOwner string
+	// CABundle is a PEM file of authorities to trust in addition to the system's.
+	CABundle string
 	// Outage is how long requests are repeated while the store is away; 0 means a
 	// minute, negative that nothing is repeated.
 	Outage time.Duration

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -37,17 +38,34 @@ func NewTransport(dial DialContext) *http.Transport {
 	proto := new(http.Protocols)
 	proto.SetHTTP1(true)
 	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dial,
-		Protocols:           proto,
-		DisableCompression:  true,
-		MaxIdleConns:        0,
-		MaxIdleConnsPerHost: idlePerHost,
-		IdleConnTimeout:     idleTimeout,
-		TLSHandshakeTimeout: tlsTimeout,
-		ReadBufferSize:      socketBuffer,
-		WriteBufferSize:     socketBuffer,
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial,
+		OnProxyConnectResponse: proxyAnswer,
+		Protocols:              proto,
+		DisableCompression:     true,
+		MaxIdleConns:           0,
+		MaxIdleConnsPerHost:    idlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		TLSHandshakeTimeout:    tlsTimeout,
+		ReadBufferSize:         socketBuffer,
+		WriteBufferSize:        socketBuffer,
 	}
+}
+
+// ProxyError is the refusal of a proxy to connect to a server. Without it
+// net/http reports the bare text of the status, as if the server had said it.
+type ProxyError struct {
+	Status string // "403 Forbidden"
+}
+
+func (e *ProxyError) Error() string { return "it answers CONNECT with " + e.Status }
+
+// proxyAnswer looks at a proxy's answer to CONNECT.
+func proxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &ProxyError{Status: status(resp)}
 }
 
 // NewClients returns a client over a [Transport] and one that opens a connection

@@ -43,6 +43,11 @@ const (
 //
 // f is called with a context and an option that every SDK call inside must get.
 func (c *Client) call(ctx context.Context, op, bucket, key string, f func(context.Context, func(*awss3.Options)) error) error {
+	if op != opListBuckets {
+		if err := CheckBucket(bucket); err != nil {
+			return &Error{Op: op, Bucket: bucket, Key: key, Err: err, kind: ranges.Permanent}
+		}
+	}
 	var history ranges.Retries
 	begin := time.Now()
 	taught, renewed, fresh := 0, false, false

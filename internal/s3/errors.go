@@ -3,12 +3,14 @@ package s3
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/internal/ranges"
 )
 
@@ -48,6 +51,7 @@ type Error struct {
 	retryAfter time.Duration
 	region     string    // the bucket's region, if the answer corrects it
 	date       time.Time // the server's clock
+	page       bool      // the answer was a web page
 }
 
 // Error is one line: what failed, on what, why, and what to do.
@@ -56,9 +60,9 @@ func (e *Error) Error() string {
 	b.WriteString("s3: ")
 	b.WriteString(e.Op)
 	if e.Bucket != "" {
-		b.WriteString(" s3://" + e.Bucket)
+		b.WriteString(" s3://" + printable.Line(e.Bucket, maxMessage))
 		if e.Key != "" {
-			b.WriteString("/" + e.Key)
+			b.WriteString("/" + printable.Line(e.Key, 0))
 		}
 	}
 	b.WriteString(": ")
@@ -95,7 +99,7 @@ var advice = map[string]string{
 	"NotFound":              "no such object or bucket",
 	"AccessDenied":          "access denied: the credentials lack the permission, or the object does not exist and listing is not permitted",
 	"InvalidAccessKeyId":    "the access key is unknown here: check AWS_ACCESS_KEY_ID and the endpoint",
-	"SignatureDoesNotMatch": "wrong secret key: check AWS_SECRET_ACCESS_KEY",
+	"SignatureDoesNotMatch": "wrong secret key: check AWS_SECRET_ACCESS_KEY or the secret that it comes from; a proxy or gateway on the way that changes the host, the path or headers is answered so as well",
 	"ExpiredToken":          "the session token has expired: renew the credentials",
 	"ExpiredTokenException": "the session token has expired: renew the credentials",
 	"RequestExpired":        "the request has expired: renew the credentials and check this machine's clock",
@@ -109,6 +113,10 @@ var advice = map[string]string{
 	"BadDigest":             "the body arrived damaged: the checksum differs",
 	"InvalidBucketName":     "not a bucket name: use 3 to 63 lower-case letters, digits, hyphens and dots, or an access-point ARN",
 	"PermanentRedirect":     "the bucket is in another region: set the region",
+
+	// Of stores that want the bucket in the host's name.
+	"SecondLevelDomainForbidden": "this service wants the bucket in the host's name: set addressing_style = virtual in the profile",
+	"PathStyleDomainForbidden":   "this service wants the bucket in the host's name: set addressing_style = virtual in the profile",
 }
 
 // reason is the part of the message after the object's name.
@@ -118,6 +126,10 @@ func (e *Error) reason() string {
 	}
 	text := advice[e.Code]
 	switch {
+	case e.Status == http.StatusProxyAuthRequired:
+		text = fmt.Sprintf("the proxy %s wants to know who asks: put user and password into HTTPS_PROXY or HTTP_PROXY", proxyOf(e.Endpoint))
+	case e.page:
+		text = "the answer is a web page, which a proxy or gateway gives and a store does not: check the endpoint, HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 	case text == "" && e.Op == opHeadBucket && e.Status == http.StatusNotFound:
 		text = advice["NoSuchBucket"]
 	case text == "" && e.Code == "" && e.Status == http.StatusForbidden:
@@ -154,18 +166,73 @@ func (e *Error) transportReason() (string, bool) {
 	switch {
 	case noKeys:
 		return keys.Error(), true
+	case viaProxy(e.Err):
+		return fmt.Sprintf("the proxy %s can't be used for %s (%s): check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", proxyOf(e.Endpoint), e.Endpoint, shortReason(e.Err)), true
 	case errors.Is(e.Err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("%s refuses connections: check that the server runs and that the endpoint is right", e.Endpoint), true
 	case errors.Is(e.Err, ranges.ErrStalled) && e.Endpoint != "":
 		return fmt.Sprintf("%s accepts connections but does not answer: %v; check the server, and firewalls on the way", e.Endpoint, e.Err), true
 	case errors.As(e.Err, &dns):
-		return fmt.Sprintf("%s can't be resolved (%s): check the endpoint, the region and the network", e.Endpoint, dns.Err), true
+		text := fmt.Sprintf("%s can't be resolved (%s): check the endpoint, the region and the network", e.Endpoint, dns.Err)
+		if e.Bucket != "" && strings.HasPrefix(hostOf(e.Endpoint), e.Bucket+".") {
+			text += "; if " + strings.TrimPrefix(hostOf(e.Endpoint), e.Bucket+".") + " has no host name for each bucket, " + pathAdvice
+		}
+		return text, true
 	case errors.As(e.Err, &cert):
-		return fmt.Sprintf("%s has a certificate that is not trusted (%v): set AWS_CA_BUNDLE if it is yours", e.Endpoint, cert.Err), true
+		text := fmt.Sprintf("%s has a certificate that is not trusted (%v): set AWS_CA_BUNDLE if it is yours", e.Endpoint, cert.Err)
+		var name x509.HostnameError
+		if errors.As(e.Err, &name) && e.Bucket != "" && strings.HasPrefix(hostOf(e.Endpoint), e.Bucket+".") {
+			text = fmt.Sprintf("%s has a certificate for other names (%v): %s", e.Endpoint, cert.Err, pathAdvice)
+		}
+		return text, true
 	case errors.Is(e.Err, syscall.ENETUNREACH), errors.Is(e.Err, syscall.EHOSTUNREACH):
 		return fmt.Sprintf("%s can't be reached: check the network", e.Endpoint), true
 	}
 	return "", false
+}
+
+// pathAdvice says how to keep the bucket out of the host's name.
+const pathAdvice = "put the bucket into the path: penstock-cast -path-style, penstock-csi --force-path-style, or addressing_style = path in the profile"
+
+func hostOf(endpoint string) string {
+	_, host, _ := strings.Cut(endpoint, "://")
+	return host
+}
+
+// viaProxy reports whether a request failed at the proxy or on the way there.
+func viaProxy(err error) bool {
+	var op *net.OpError
+	var refused *httprange.ProxyError
+	return errors.As(err, &op) && op.Op == "proxyconnect" || errors.As(err, &refused)
+}
+
+// proxyOf returns the proxy that requests to an endpoint go through.
+func proxyOf(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return ""
+	}
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if err != nil || proxy == nil {
+		return ""
+	}
+	return endpointOf(proxy)
+}
+
+// shortReason returns what happened to a connection, without its addresses.
+func shortReason(err error) string {
+	var refused *httprange.ProxyError
+	var dns *net.DNSError
+	var no syscall.Errno
+	switch {
+	case errors.As(err, &refused):
+		return refused.Error()
+	case errors.As(err, &dns):
+		return dns.Err
+	case errors.As(err, &no):
+		return no.Error()
+	}
+	return oneLine(err.Error(), maxMessage)
 }
 
 const (
@@ -251,6 +318,7 @@ func fromAnswer(resp *http.Response, now time.Time) *Error {
 	e.Code, e.Message, e.RequestID = body.Code, body.Message, body.RequestID
 	e.fillHeader(resp.Header, body.Region, now)
 	e.kind = classify(e.Status, e.Code)
+	e.page = e.Code == "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
 	return e
 }
 

@@ -1,8 +1,10 @@
 package s3
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -35,6 +37,14 @@ func KeyFlaw(value string) string {
 	return ""
 }
 
+// quote quotes the beginning of a name that somebody gave.
+func quote(name string) string {
+	if len(name) > maxMessage {
+		name = name[:maxMessage] + "..."
+	}
+	return strconv.Quote(name)
+}
+
 func quoted(s string) bool {
 	return len(s) > 1 && (s[0] == '"' || s[0] == '\'' || s[0] == '`') && s[len(s)-1] == s[0]
 }
@@ -65,11 +75,11 @@ var bucketRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$`)
 // a URI or with a path, has white space, or can't be a name for another reason.
 func CheckBucket(name string) error {
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf("bucket %q: %s", line(name), fmt.Sprintf(format, args...))
+		return fmt.Errorf("bucket %s: %s", quote(name), fmt.Sprintf(format, args...))
 	}
 	switch {
 	case name == "":
-		return fmt.Errorf("bucket: no name is given")
+		return errors.New("bucket: no name is given")
 	case strings.TrimSpace(name) != name:
 		return bad("it has white space at its beginning or end: remove it")
 	case quoted(name):
@@ -79,10 +89,10 @@ func CheckBucket(name string) error {
 	case strings.Contains(name, "://"):
 		_, rest, _ := strings.Cut(name, "://")
 		bucket, _, _ := strings.Cut(rest, "/")
-		return bad("give the name alone, %q", line(bucket))
+		return bad("give the name alone, %s", quote(bucket))
 	case strings.Contains(name, "/"):
 		bucket, prefix, _ := strings.Cut(name, "/")
-		return bad("a name has no slash: the bucket is %q, and %q is a prefix", line(bucket), line(prefix))
+		return bad("a name has no slash: the bucket is %s, and %s is a prefix", quote(bucket), quote(prefix))
 	case !bucketRE.MatchString(name):
 		return bad("not a bucket name: use 3 to 63 lower-case letters, digits, hyphens and dots, or an access-point ARN")
 	}

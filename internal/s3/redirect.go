@@ -1,10 +1,8 @@
 package s3
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -152,10 +150,4 @@ func scopeOf(authorization string) scope {
 		return scope{region: parts[n-3], service: parts[n-2]}
 	}
 	return scope{}
-}
-
-// viaProxy reports whether a failure happened between here and the proxy.
-func viaProxy(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "proxyconnect"
 }

@@ -50,6 +50,9 @@ func (c *Client) target(ctx context.Context, bucket string) (*target, error) {
 
 // resolve runs the SDK's endpoint rules, as its middleware does.
 func (c *Client) resolve(ctx context.Context, id targetID) (*target, error) {
+	if err := CheckBucket(id.bucket); err != nil {
+		return nil, err
+	}
 	so := &c.sdkOptions
 	ep, err := so.EndpointResolverV2.ResolveEndpoint(ctx, awss3.EndpointParameters{
 		Bucket:                         aws.String(id.bucket),

@@ -67,11 +67,11 @@ func addS3(fs *flag.FlagSet, o *csi.S3Options, endpointFlag string) {
 	fs.StringVar(&o.Region, "region", "", "`region` of the bucket")
 	fs.StringVar(&o.Profile, "profile", "", "`name` of the profile in the shared configuration files")
 	fs.BoolVar(&o.Anonymous, "no-sign-request", false, "send unsigned requests, for public buckets")
-	fs.BoolVar(&o.PathStyle, "force-path-style", false, "put the bucket into the path of URLs")
+	fs.BoolVar(&o.PathStyle, "force-path-style", false, "put the bucket into the path of URLs; the default for endpoints that are not Amazon's")
 	fs.BoolVar(&o.RequesterPays, "requester-pays", false, "agree to pay for requests and traffic")
 	fs.StringVar(&o.ExpectedBucketOwner, "expected-bucket-owner", "", "`account` that must own the bucket")
 	fs.DurationVar(&o.Outage, "outage", time.Minute, "how `long` an outage of the store is survived before a read fails")
-	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust beside the system's")
+	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust in addition to the system's")
 }
 
 // heapBase is what the program takes without any volume: code, connections, the gRPC server.
