@@ -9,6 +9,7 @@ import (
 
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/bytesize"
+	"github.com/penstock/penstock/soci/internal/limits"
 )
 
 const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
@@ -28,6 +29,8 @@ Pulls a container image and leaves its verified root file system in DIR, which m
   --indexes DIR      keep an index of each layer there, by which its next pull decodes it on all cores (default: none)
   --checkpoint BYTES how much of a layer's tar lies between two checkpoints, from which the next pull goes on
                      when this one is killed (default: 128 MiB; "none")
+  --limits LIST      bounds of the image, for example size=2TiB,ratio=none: entries, depth, namelen, size, attributes,
+                     metadata, window, ratio, ratiofree (see docs/soci.md)
   --sync             flush the file system before DIR appears
   --outage DURATION  how long an outage of a registry is survived (default 1m)
   --json             the result as one JSON object
@@ -68,6 +71,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		o.CheckpointBytes, err = bytesize.ParseOrNone(s)
 		return err
 	})
+	f.Func("limits", "", func(s string) error { return limits.Parse(s, &o.Limits) })
 	f.StringVar(&o.IndexDir, "indexes", "", "")
 	f.BoolVar(&o.Sync, "sync", false, "")
 	f.DurationVar(&o.Outage, "outage", 0, "")

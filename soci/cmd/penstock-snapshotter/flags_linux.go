@@ -10,6 +10,7 @@ import (
 
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/bytesize"
+	"github.com/penstock/penstock/soci/internal/limits"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
@@ -33,6 +34,8 @@ A snapshotter for containerd that fetches and unpacks images itself. See docs/so
   --layers N           layers extracted at once (default: the number of processors, at least 3)
   --checkpoint BYTES   how much of a layer's tar lies between two checkpoints, from which a pull goes on that the end
                        of the daemon has interrupted (default: 128 MiB; "none")
+  --limits LIST        bounds of each image, for example size=2TiB,ratio=none: entries, depth, namelen, size, attributes,
+                       metadata, window, ratio, ratiofree (see docs/soci.md)
   --no-sync            do not flush the file system before a layer is a snapshot, as containerd by default
   --linger DURATION    how long a pull goes on while nobody waits for it (default: 30s)
   --keep DURATION      how long layers that nobody claimed are kept (default: 30m; negative: for ever)
@@ -86,6 +89,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		c.puller.CheckpointBytes, err = bytesize.ParseOrNone(s)
 		return err
 	})
+	f.Func("limits", "", func(s string) error { return limits.Parse(s, &c.puller.Limits) })
 	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")
 	f.BoolVar(&c.snapshotter.NoSync, "no-sync", false, "")
 	f.DurationVar(&c.snapshotter.Linger, "linger", 30*time.Second, "")
@@ -119,8 +123,13 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		c.snapshotter.Linger = -1 // not at all, not the default
 	}
 	c.puller.Log, c.puller.Parallelism = c.log, c.snapshotter.Layers
-	if err := c.puller.Validate(); err != nil {
+	if err := errors.Join(c.puller.Validate(), c.snapshotter.Validate(), c.listen.Validate()); err != nil {
 		return nil, err
+	}
+	if c.images != "" {
+		if err := (snapshotter.Listen{Socket: c.images}).Validate(); err != nil {
+			return nil, fmt.Errorf("--image-service: %w", err)
+		}
 	}
 	return c, nil
 }

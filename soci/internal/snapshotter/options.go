@@ -49,15 +49,14 @@ const (
 	minLayers   = 3 // one downloads, one inflates, one ends
 )
 
-// Validate says what is wrong with the options and what to write instead.
+// Validate says what is wrong with the options and what to write instead. It does not ask for a
+// Puller, which costs something to make.
 func (o Options) Validate() error {
 	switch {
 	case o.Root == "":
 		return errors.New("no root directory: name one, for example /var/lib/penstock")
 	case !filepath.IsAbs(o.Root):
 		return fmt.Errorf("root directory %q is relative, but containerd mounts what is in it: write it in full", o.Root)
-	case o.Puller == nil:
-		return errors.New("no puller: make one with soci.New")
 	case o.Layers < 0:
 		return fmt.Errorf("%d layers at once: use 0 for the default, or 1 and more", o.Layers)
 	}

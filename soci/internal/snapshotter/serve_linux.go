@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,15 +26,50 @@ import (
 // Listen are the addresses of a daemon.
 type Listen struct {
 	Socket string // path of the UNIX socket for containerd
-	// HTTP is where metrics and pulls are told, host:port. "": nowhere. Nothing there
-	// changes anything; it names images.
+	// HTTP is the address of metrics and pulls, host:port; empty for none. Nothing there
+	// changes anything; it names images. An address that is taken does not keep the daemon
+	// from serving containerd: it is tried again.
 	HTTP string
+	// HTTPRetry is how often an address that is taken is tried. Default: 10 s.
+	HTTPRetry time.Duration
+}
+
+// Validate says what is wrong with the addresses and what to write instead.
+func (l Listen) Validate() error {
+	if err := checkSocket(l.Socket); err != nil {
+		return err
+	}
+	if l.HTTP == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(l.HTTP)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("metrics address %q: want HOST:PORT, for example 127.0.0.1:9437, or none", l.HTTP)
+	}
+	return nil
+}
+
+// checkSocket says what is wrong with the path of a socket.
+func checkSocket(path string) error {
+	const most = 107 // bytes of a path in struct sockaddr_un, and a zero
+	switch {
+	case path == "":
+		return errors.New("no socket: name one, for example /run/penstock/snapshotter.sock")
+	case len(path) > most:
+		return fmt.Errorf("socket %q has a path of %d bytes: at most %d are possible", path, len(path), most)
+	}
+	return nil
 }
 
 const (
 	// graceful bounds how long calls may take that are under way when the daemon ends.
 	// Pulls are cancelled at once; what is left are transactions of milliseconds.
 	graceful = 10 * time.Second
+	// httpRetry is short beside the time between two scrapes of Prometheus.
+	httpRetry = 10 * time.Second
 	// headerTime bounds a slow client of the HTTP endpoint.
 	headerTime = 5 * time.Second
 	// maxMessage in bytes: what containerd itself accepts.
@@ -46,23 +83,18 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	if err != nil {
 		return err
 	}
-	var web net.Listener
-	if at.HTTP != "" {
-		if web, err = (&net.ListenConfig{}).Listen(ctx, "tcp", at.HTTP); err != nil {
-			return errors.Join(fmt.Errorf("metrics address: %w", err), socket.Close())
-		}
-	}
+	web, address := s.listenWeb(ctx, at)
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
 	ended := make(chan error, 2)
 	running := 1
 	go func() { ended <- server.Serve(socket) }()
 	pages := &http.Server{Handler: s.pages(metrics), ReadHeaderTimeout: headerTime}
-	address := ""
-	if web != nil {
+	webCtx, endWeb := context.WithCancel(ctx)
+	defer endWeb()
+	if at.HTTP != "" {
 		running++
-		address = web.Addr().String()
-		go func() { ended <- pages.Serve(web) }()
+		go func() { ended <- s.serveWeb(webCtx, at, pages, web) }()
 	}
 	if ready != nil {
 		ready(address)
@@ -76,6 +108,7 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	stop := time.AfterFunc(graceful, server.Stop)
 	server.GracefulStop()
 	stop.Stop()
+	endWeb()
 	err = errors.Join(err, pages.Close())
 	for range running {
 		if e := <-ended; e != nil && !errors.Is(e, http.ErrServerClosed) {
@@ -83,6 +116,38 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 		}
 	}
 	return err
+}
+
+// listenWeb listens at the HTTP address and returns where that is, or nil when there is none or it
+// can not be had now.
+func (s *Snapshotter) listenWeb(ctx context.Context, at Listen) (net.Listener, string) {
+	if at.HTTP == "" {
+		return nil, ""
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.HTTP)
+	if err != nil {
+		s.opts.Log.Error("no metrics: their address is tried again", "address", at.HTTP, "error", err)
+		return nil, ""
+	}
+	return l, l.Addr().String()
+}
+
+// serveWeb serves the pages, at an address that it waits for if it has no listener yet.
+func (s *Snapshotter) serveWeb(ctx context.Context, at Listen, pages *http.Server, l net.Listener) error {
+	if l == nil {
+		tick := time.NewTicker(cmp.Or(at.HTTPRetry, httpRetry))
+		defer tick.Stop()
+		for l == nil {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return nil
+			}
+			l, _ = (&net.ListenConfig{}).Listen(ctx, "tcp", at.HTTP)
+		}
+		s.opts.Log.Info("serving metrics", "http", l.Addr().String())
+	}
+	return pages.Serve(l)
 }
 
 // ServeImages serves the image service of CRI at a socket until the context ends. ready,
@@ -109,12 +174,8 @@ func ServeImages(ctx context.Context, s *Images, path string, ready func()) erro
 
 // listenSocket listens on a path, over a socket that a dead process has left.
 func listenSocket(ctx context.Context, path string) (net.Listener, error) {
-	const most = 107 // bytes of a path in struct sockaddr_un, and a zero
-	switch {
-	case path == "":
-		return nil, errors.New("no socket: name one, for example /run/penstock/snapshotter.sock")
-	case len(path) > most:
-		return nil, fmt.Errorf("socket %q has a path of %d bytes: at most %d are possible", path, len(path), most)
+	if err := checkSocket(path); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err

@@ -63,6 +63,9 @@ func New(opts Options) (_ *Snapshotter, err error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
+	if opts.Puller == nil {
+		return nil, errors.New("no puller: make one with soci.New")
+	}
 	opts = opts.withDefaults()
 	s := &Snapshotter{
 		opts:   opts,
