@@ -41,7 +41,6 @@ type registry struct {
 type listener struct {
 	group   *fastpath.Group
 	streams *fastpath.Streams // nil if there are none
-	before  int               // sockets of the server's own, of either kind
 	server  *fastServer
 	heir    *Cache      // an instance that is starting and will take over; nil if there is none
 	expiry  *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
@@ -101,9 +100,9 @@ func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
 		listeners.withdraw(f)
 		err = errors.New(why)
 	case !f.useful():
-		err = listeners.serve(f, errAllDecline.Error(), socketsOf(zones))
+		err = listeners.serve(f, errAllDecline.Error())
 	default:
-		err = listeners.serve(f, "", socketsOf(zones))
+		err = listeners.serve(f, "")
 	}
 	if err != nil {
 		published.describe(s.Addr, zones, plans, err.Error())
@@ -111,21 +110,10 @@ func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
 	return err
 }
 
-// socketsOf is how many sockets CoreDNS binds for a listener.
-func socketsOf(zones map[string][]*dnsserver.Config) int {
-	n := 1
-	for _, configs := range zones {
-		for _, c := range configs {
-			n = max(n, c.NumSockets)
-		}
-	}
-	return n
-}
-
 // serve makes f the server of the sockets at its address. Sockets that are
 // there are kept even if f declines everything (why): closing them would lose
 // what is queued in them, and through f it all reaches the chain.
-func (r *registry) serve(f *fastServer, why string, before int) error {
+func (r *registry) serve(f *fastServer, why string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Servers start in goroutines of their own: after two reloads at once, that
@@ -141,7 +129,6 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 			return nil // another socket of the same listener (multisocket)
 		}
 		old := l.server
-		l.before = before
 		l.adopt(f)
 		old.retire()
 		if why != "" {
@@ -152,13 +139,13 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	if why != "" {
 		return errors.New(why)
 	}
-	opts := f.socketOptions(before)
+	opts := f.socketOptions()
 	f.prepare(opts.Workers)
 	g, err := fastpath.Listen(strings.TrimPrefix(f.addr, transport.DNS+"://"), opts, f)
 	if err != nil {
 		return err
 	}
-	l := &listener{group: g, before: before, server: f}
+	l := &listener{group: g, server: f}
 	r.byAddr[f.addr] = l
 	log := clog.NewWithPlugin(f.home.name)
 	what := "Fast path"
@@ -167,8 +154,9 @@ func (r *registry) serve(f *fastServer, why string, before int) error {
 	}
 	log.Infof("%s at %s: %d workers, batches of %d", what, f.addr, opts.Workers, opts.Batch)
 	if steered, err := g.Steered(); !steered {
-		log.Warningf("Fast path at %s: the kernel can't steer all packets to it (%v), so the server's own socket gets its share", f.addr, err)
+		log.Warningf("Fast path at %s: packets are not steered to it (%v), so other sockets of the address get their share", f.addr, err)
 	}
+	f.udp = g
 	l.openStreams()
 	f.publish()
 	return nil
@@ -207,13 +195,28 @@ func (l *listener) adopt(f *fastServer) {
 	}
 	l.server = f
 	l.group.Swap(f)
+	f.udp = l.group
 	l.openStreams()
 	f.publish()
+	// The server's own sockets are others from now on.
+	fastpath.Recheck()
+}
+
+// report returns what logs a change that the sockets of f report.
+func (f *fastServer) report(proto string) func(bool, string) {
+	log, addr := clog.NewWithPlugin(f.home.name), f.addr
+	return func(better bool, text string) {
+		say := log.Warningf
+		if better {
+			say = log.Infof
+		}
+		say("Fast path at %s, %s: %s", addr, proto, text)
+	}
 }
 
 // socketOptions adds up what the zones of the listener ask for.
-func (f *fastServer) socketOptions(before int) fastpath.Options {
-	opts := fastpath.Options{Before: before}
+func (f *fastServer) socketOptions() fastpath.Options {
+	opts := fastpath.Options{Report: f.report("UDP")}
 	most := fastpath.DefaultWorkers()
 	for _, z := range f.zones {
 		if !z.batched() {
@@ -284,6 +287,7 @@ func (r *registry) releaseSockets(c *Cache) (rests []func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.released = true
+	defer fastpath.Recheck()
 	for addr, l := range r.byAddr {
 		switch {
 		case l.server.home != c:
@@ -316,6 +320,7 @@ func (r *registry) close(addr string, l *listener) (rest func() error) {
 	return func() error {
 		err = errors.Join(err, l.closeStreams())
 		l.server.retire()
+		published.closed(addr)
 		if err != nil {
 			return fmt.Errorf("fast path at %s: %w", addr, err)
 		}

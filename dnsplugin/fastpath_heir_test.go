@@ -47,7 +47,7 @@ func (s *succession) instance() *fastServer {
 func (s *succession) serve(f *fastServer) {
 	s.t.Helper()
 	f.workers = nil // made anew for the sockets
-	if err := s.r.serve(f, "", fastpath.Options{}.Before); err != nil {
+	if err := s.r.serve(f, ""); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -36,8 +36,8 @@ const settle = time.Second
 
 // fastVectors are families that only the fast path has.
 type fastVectors struct {
-	declined, shed, queued, atOnce, batches *prometheus.CounterVec
-	zones, chain, unwatched                 *prometheus.GaugeVec
+	declined, shed, queued, atOnce, batches, unsent *prometheus.CounterVec
+	zones, chain, unwatched, steered                *prometheus.GaugeVec
 
 	// Of TCP.
 	tcp, conns *prometheus.GaugeVec
@@ -54,6 +54,8 @@ func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
 		gauge(reg, &v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
 		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
 		gauge(reg, &v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
+		counter(reg, &v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
+		gauge(reg, &v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
 		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
 		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
 		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
@@ -178,6 +180,7 @@ func (p *publisher) gather() {
 		}
 		p.backlogSeries(f)
 		p.connSeries(f)
+		p.socketSeries(f)
 	}
 	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
 		return !f.retired.IsZero() && time.Since(f.retired) > settle
@@ -204,6 +207,42 @@ func (p *publisher) backlogSeries(f *fastServer) {
 	p.vec.unwatched.WithLabelValues(f.addr).Set(unwatched)
 	for state, n := range map[string]int{"quick": quick, "long": long, "answered": after, "queued": queued} {
 		p.vec.chain.WithLabelValues(f.addr, state).Set(float64(n))
+	}
+}
+
+// socketSeries says what the kernel does with packets and connections now, and
+// adds the replies that it did not take.
+func (p *publisher) socketSeries(f *fastServer) {
+	if p.vec == nil || f.udp == nil {
+		return
+	}
+	p.vec.unsent.WithLabelValues(f.addr).Add(float64(f.udp.TakeUnsent()))
+	if !f.retired.IsZero() {
+		return
+	}
+	_, why := f.udp.Steered()
+	p.steeredSeries(f.addr, "udp", why)
+	if f.tcp != nil {
+		_, why = f.tcp.Steered()
+		p.steeredSeries(f.addr, "tcp", why)
+	}
+}
+
+func (p *publisher) steeredSeries(addr, proto string, why error) {
+	p.vec.steered.DeletePartialMatch(prometheus.Labels{"server": addr, "proto": proto})
+	if why != nil {
+		p.vec.steered.WithLabelValues(addr, proto, why.Error()).Set(0)
+		return
+	}
+	p.vec.steered.WithLabelValues(addr, proto, "").Set(1)
+}
+
+// closed takes away what is said about sockets at addr.
+func (p *publisher) closed(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.vec != nil {
+		p.vec.steered.DeletePartialMatch(prometheus.Labels{"server": addr})
 	}
 }
 

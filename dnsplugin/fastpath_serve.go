@@ -62,6 +62,7 @@ type fastServer struct {
 
 	workers []*fastWorker // one per worker of the group, and one for the waiters of misses
 	backlog *backlog
+	udp     *fastpath.Group
 
 	// Of TCP, see fastpath_tcp.go.
 	streams    []*fastWorker // for who serves a connection, and one for the waiters of misses

@@ -34,7 +34,7 @@ func (l *listener) openStreams() {
 	case f.direct():
 		var err error
 		l.streams, err = fastpath.ListenStreams(strings.TrimPrefix(f.addr, transport.DNS+"://"),
-			fastpath.StreamOptions{Listeners: workers, Before: l.before, Limits: f.limits()}, f)
+			fastpath.StreamOptions{Listeners: workers, Report: f.report("TCP"), Limits: f.limits()}, f)
 		if err != nil {
 			l.streams, f.tcpMissing = nil, err.Error()
 			log.Warningf("Fast path at %s: not over TCP: %v", f.addr, err)
@@ -42,7 +42,7 @@ func (l *listener) openStreams() {
 		}
 		log.Infof("Fast path at %s: over TCP too", f.addr)
 		if steered, err := l.streams.Steered(); !steered {
-			log.Warningf("Fast path at %s: the kernel can't steer all connections to it (%v), so the server's own socket gets its share", f.addr, err)
+			log.Warningf("Fast path at %s: connections are not steered to it (%v), so other sockets of the address get their share", f.addr, err)
 		}
 	}
 	f.tcp = l.streams

@@ -17,12 +17,12 @@ func TestLateInstanceTakesNoSockets(t *testing.T) {
 		"an older one that has ended":    server(2, true),
 		"a later one that ended at once": server(4, true),
 	} {
-		if err := r.serve(late, "", 1); err != nil || r.byAddr[addr].server != newest {
+		if err := r.serve(late, ""); err != nil || r.byAddr[addr].server != newest {
 			t.Errorf("%s took the sockets, or failed: %v", name, err)
 		}
 	}
 	r = &registry{byAddr: map[string]*listener{}}
-	if err := r.serve(server(1, true), "", 1); err != nil || len(r.byAddr) > 0 {
+	if err := r.serve(server(1, true), ""); err != nil || len(r.byAddr) > 0 {
 		t.Errorf("an instance that has ended opened sockets, or failed: %v", err)
 	}
 }

@@ -129,7 +129,10 @@ func (b *Batch) Reply(i, n int) {
 // use b from then on.
 func (b *Batch) Resume() {
 	go func() {
-		b.worker.finish()
+		if errno := b.worker.finish(); errno != 0 {
+			b.worker.giveUp("sendmmsg", errno)
+			return
+		}
 		b.worker.run()
 	}()
 }

@@ -27,7 +27,9 @@
 //     the [Conn], which a handler holds as long as it owes a reply.
 //   - steering: a small filter in the kernel that deals all packets to our
 //     sockets, evenly and at random. Without it the server's own socket, whose
-//     packets are served the slow way, would get its share.
+//     packets are served the slow way, would get its share. It is in use only
+//     while all sockets of the group are of this process, and their places in
+//     it are known.
 //
 // # Concurrency
 //
@@ -39,10 +41,14 @@
 // # Failure model
 //
 // Listen fails as a whole or not at all, and says with [ErrUnsupported] that
-// a system has no fast path. Steering that the kernel refuses is reported by
-// [Group.Steered] and costs speed only. Packets that the kernel doesn't take
-// (a client that is gone, a full buffer) are dropped and counted, as a server
+// a system has no fast path; where a system call is refused (seccomp), it says
+// which. Without steering, for which [Group.Steered] has the reason, other
+// sockets get their share: that costs speed only. Packets that the kernel
+// doesn't take (a firewall, a full buffer) are dropped and counted, as a server
 // that uses UDP has to.
+//
+// Errors that last end a worker: its socket is closed, [Group.Failed] tells
+// why, and the sockets that stay get its packets.
 //
 // Over TCP a client that does not read is not read from. What was meant for it
 // is kept, within a bound for all clients of an address, as long as it takes

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync/atomic"
+	"time"
 )
 
 // ErrUnsupported is returned by Listen where there is no fast path.
@@ -30,6 +31,10 @@ const (
 	// would be answered too late to be of use, less is lost in a burst.
 	receiveBuffer = 4 << 20
 
+	// receiveWait is how long a worker waits for a packet before it looks
+	// whether its socket is being closed.
+	receiveWait = time.Second
+
 	// line is the distance at which two cores don't disturb one another:
 	// cache lines of 64 bytes are fetched in pairs.
 	line = 128
@@ -49,9 +54,11 @@ type Handler interface {
 type Options struct {
 	Workers int // sockets with a thread each; 0: one per CPU, see DefaultWorkers
 	Batch   int // packets taken from a socket at once; 0: DefaultBatch
-	// Before is how many sockets are bound to the address already: packets are
-	// steered to those that come after them. Negative: no steering.
-	Before int
+	// Unsteered leaves it to the kernel which sockets of the address get packets.
+	Unsteered bool
+	// Report is called with a sentence for the log, from any goroutine, when
+	// something has changed since Listen, for the better or not. It may be nil.
+	Report func(better bool, text string)
 }
 
 // Validate says what is wrong with the options.
@@ -82,7 +89,7 @@ type holder struct{ Handler }
 
 // Counts are what a group has seen since Listen.
 type Counts struct {
-	Received, Sent, Unsent uint64 // packets; Unsent: replies that the kernel did not take
+	Received, Sent, Unsent uint64 // packets; Unsent: replies that the kernel did not take, those of Origin.Send too
 	Batches                uint64
 }
 

@@ -22,6 +22,15 @@ func (*Group) Workers() int { return 0 }
 // Steered is false on this system.
 func (*Group) Steered() (bool, error) { return false, ErrUnsupported }
 
+// Recheck does nothing on this system.
+func Recheck() {}
+
+// Failed is nil on this system.
+func (*Group) Failed() error { return nil }
+
+// TakeUnsent is 0 on this system.
+func (*Group) TakeUnsent() uint64 { return 0 }
+
 // Counts is zero on this system.
 func (*Group) Counts() Counts { return Counts{} }
 

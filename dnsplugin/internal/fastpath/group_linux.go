@@ -13,13 +13,16 @@ import (
 
 // Group is our part of the sockets of one address. Make one with Listen.
 type Group struct {
-	opts    Options
-	workers []*worker
-	steered error // nil: the kernel deals all packets to us
-	running sync.WaitGroup
-	once    sync.Once
-	closed  error
-	handler atomic.Pointer[holder]
+	opts      Options
+	workers   []*worker
+	part      atomic.Pointer[part] // nil: not steered
+	unsteered error                // why part is nil
+	running   sync.WaitGroup
+	once      sync.Once
+	closed    error
+	handler   atomic.Pointer[holder]
+	failed    atomic.Pointer[failure] // of the worker that gave up last
+	taken     atomic.Uint64           // of the unsent, see TakeUnsent
 }
 
 // Listen binds the sockets of a group to addr, a host and port as for
@@ -32,6 +35,9 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 	if _, port, err := net.SplitHostPort(addr); err != nil || port == "" || port == "0" {
 		return nil, fmt.Errorf("fastpath: address %q has no fixed port: sockets of a group need the same", addr)
 	}
+	if err := tryCalls(); err != nil {
+		return nil, err
+	}
 	g := &Group{opts: opts.withDefaults()}
 	g.handler.Store(&holder{h})
 	for i := range g.opts.Workers {
@@ -42,19 +48,43 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 			}
 			return nil, fmt.Errorf("fastpath: socket %d of %d at %s: %w", i+1, g.opts.Workers, addr, err)
 		}
-		w := &worker{index: i, group: g, sock: s, batch: newBatch(s, g.opts.Batch, s.wildcard)}
+		w := &worker{index: i, group: g, sock: s, batch: newBatch(s, g.opts.Batch, s.wildcard), seat: &seat{control: s.control}}
 		w.batch.worker = w
 		g.workers = append(g.workers, w)
-	}
-	g.steered = errors.New("not asked for")
-	if opts.Before >= 0 {
-		g.steered = steer(g.workers[0].sock.fd, opts.Before, len(g.workers))
 	}
 	for _, w := range g.workers {
 		g.running.Add(1)
 		go w.run()
 	}
+	g.unsteered = errNotAsked
+	if !opts.Unsteered {
+		var seats []*seat
+		for _, w := range g.workers {
+			seats = append(seats, w.seat)
+		}
+		var p *part
+		if p, g.unsteered = steerings.join(false, seats, opts.Report); p != nil {
+			g.part.Store(p)
+		}
+	}
 	return g, nil
+}
+
+// failure is why a worker has given up.
+type failure struct{ error }
+
+// Failed is nil as long as all workers are at work.
+func (g *Group) Failed() error {
+	if f := g.failed.Load(); f != nil {
+		return f.error
+	}
+	return nil
+}
+
+// TakeUnsent returns how many replies the kernel has not taken since the last call.
+func (g *Group) TakeUnsent() uint64 {
+	all := g.Counts().Unsent
+	return all - g.taken.Swap(all)
 }
 
 // Swap makes h the handler. A batch that is being served is finished by the
@@ -64,8 +94,15 @@ func (g *Group) Swap(h Handler) { g.handler.Store(&holder{h}) }
 // Workers is the number of workers.
 func (g *Group) Workers() int { return len(g.workers) }
 
-// Steered reports whether the kernel deals all packets to our sockets, and why not.
-func (g *Group) Steered() (bool, error) { return g.steered == nil, g.steered }
+// Steered reports whether the kernel deals all packets to our sockets now, and why not.
+func (g *Group) Steered() (bool, error) {
+	p := g.part.Load()
+	if err := g.Failed(); err != nil || p == nil {
+		return false, errors.Join(err, g.unsteered)
+	}
+	err := steerings.steered(p)
+	return err == nil, err
+}
 
 // Counts adds up what the workers have seen.
 func (g *Group) Counts() Counts {
@@ -73,7 +110,7 @@ func (g *Group) Counts() Counts {
 	for _, w := range g.workers {
 		c.Received += w.counts.received.Load()
 		c.Sent += w.counts.sent.Load()
-		c.Unsent += w.counts.unsent.Load()
+		c.Unsent += w.counts.unsent.Load() + w.sock.unsent.Load()
 		c.Batches += w.counts.batches.Load()
 	}
 	return c
@@ -83,6 +120,14 @@ func (g *Group) Counts() Counts {
 // them are served first, but not those that come for ever.
 func (g *Group) Close() error {
 	g.once.Do(func() {
+		if p := g.part.Load(); p != nil {
+			var seats []*seat
+			for _, w := range g.workers {
+				seats = append(seats, w.seat)
+			}
+			steerings.leave(p, seats)
+			defer steerings.left(p)
+		}
 		for _, w := range g.workers {
 			w.sock.wake()
 		}

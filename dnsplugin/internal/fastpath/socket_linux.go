@@ -23,7 +23,8 @@ type socket struct {
 	wildcard bool // bound to no address in particular: packets tell theirs
 
 	closing atomic.Bool
-	mu      sync.RWMutex // held for reading while send uses fd; guards gone
+	unsent  atomic.Uint64 // replies outside of a batch that the kernel did not take
+	mu      sync.RWMutex  // held for reading while send uses fd; guards gone
 	gone    bool
 	_       [line]byte
 }
@@ -64,6 +65,11 @@ func (s *socket) prepare(local net.Addr) error {
 	if err := unix.SetNonblock(s.fd, false); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
+	// Where the kernel refuses shutdown, this is what ends a receive that waits.
+	wait := unix.NsecToTimeval(receiveWait.Nanoseconds())
+	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
+	}
 	// Beyond the system's limit if we may, else up to it.
 	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
@@ -79,22 +85,18 @@ func (s *socket) prepare(local net.Addr) error {
 	return os.NewSyscallError("setsockopt IP_PKTINFO", unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1))
 }
 
-// steer lets the kernel deal all that comes for the group of fd to the n sockets
-// after the first before, at random: evenly also when few clients send all.
-func steer(fd, before, n int) error {
-	const random = 0xfffff000 + 56 // SKF_AD_OFF + SKF_AD_RANDOM
-	prog := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: random},
-		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
-		{Code: unix.BPF_ALU | unix.BPF_ADD | unix.BPF_K, K: uint32(before)},
-		{Code: unix.BPF_RET | unix.BPF_A},
+// control calls f with the descriptor, unless the socket is closed.
+func (s *socket) control(f func(fd int)) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.gone {
+		return net.ErrClosed
 	}
-	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	return os.NewSyscallError("setsockopt SO_ATTACH_REUSEPORT_CBPF",
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &fprog))
+	f(s.fd)
+	return nil
 }
 
-// wake makes a receive that waits return. Packets that are queued can still be
+// wake makes a receive that waits return, at once or after receiveWait. Packets that are queued can still be
 // received by one that does not wait.
 func (s *socket) wake() {
 	s.closing.Store(true)
@@ -132,9 +134,13 @@ func (s *socket) send(o *Origin, p []byte) error {
 	}
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_NOSIGNAL) //nolint:gosec // the kernel takes pointers as numbers
-		if errno != unix.EINTR {
-			return os.NewSyscallError("sendmsg", errnoErr(errno))
+		if errno == unix.EINTR {
+			continue
 		}
+		if errno != 0 {
+			s.unsent.Add(1)
+		}
+		return os.NewSyscallError("sendmsg", errnoErr(errno))
 	}
 }
 

@@ -77,10 +77,10 @@ type StreamLimits struct {
 // StreamOptions of ListenStreams.
 type StreamOptions struct {
 	Listeners int // at least 1
-	// Before is how many sockets listen at the address already: connections
-	// are steered to those that come after them. Negative: no steering.
-	Before int
-	Limits StreamLimits
+	// Unsteered and Report are as in Options.
+	Unsteered bool
+	Report    func(better bool, text string)
+	Limits    StreamLimits
 }
 
 // StreamCounts are what connections have met with since they were last taken.

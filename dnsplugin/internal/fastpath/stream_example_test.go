@@ -32,7 +32,7 @@ func ExampleListenStreams() {
 	l.Close()
 
 	limits := fastpath.StreamLimits{Read: 3 * time.Second, Idle: 10 * time.Second, Write: 5 * time.Second}
-	g, err := fastpath.ListenStreams(addr, fastpath.StreamOptions{Listeners: 2, Before: -1, Limits: limits}, upper{})
+	g, err := fastpath.ListenStreams(addr, fastpath.StreamOptions{Listeners: 2, Unsteered: true, Limits: limits}, upper{})
 	if err != nil {
 		fmt.Println(err)
 		return

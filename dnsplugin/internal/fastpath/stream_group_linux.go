@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,10 @@ type Streams struct {
 	opts      StreamOptions
 	most      int // connections
 	listeners []*net.TCPListener
-	steered   error // nil: the kernel deals all connections to us
+	seats     []*seat              // of the listeners
+	part      atomic.Pointer[part] // nil: not steered
+	unsteered error                // why part is nil
+	failed    atomic.Pointer[failure]
 	handler   atomic.Pointer[streamHolder]
 	held      atomic.Int64 // bytes that connections keep, see maxHeld
 	refused   atomic.Uint64
@@ -43,6 +47,9 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 	if opts.Listeners < 1 {
 		return nil, fmt.Errorf("fastpath: %d listeners: give at least 1", opts.Listeners)
 	}
+	if err := tryCalls(); err != nil {
+		return nil, err
+	}
 	g := &Streams{opts: opts, most: streamsAllowed(), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
 	g.Swap(h, opts.Limits)
 	for i := range opts.Listeners {
@@ -54,13 +61,17 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 			return nil, fmt.Errorf("fastpath: TCP socket %d of %d at %s: %w", i+1, opts.Listeners, addr, err)
 		}
 		g.listeners = append(g.listeners, l)
+		g.seats = append(g.seats, &seat{control: controlOf(l)})
 	}
-	g.steered = errors.New("not asked for")
-	if opts.Before >= 0 {
-		g.steered = g.steer(opts.Before, len(g.listeners))
+	for i, l := range g.listeners {
+		g.accepting.Go(func() { g.accept(l, g.seats[i]) })
 	}
-	for _, l := range g.listeners {
-		g.accepting.Go(func() { g.accept(l) })
+	g.unsteered = errNotAsked
+	if !opts.Unsteered {
+		var p *part
+		if p, g.unsteered = steerings.join(true, g.seats, opts.Report); p != nil {
+			g.part.Store(p)
+		}
 	}
 	return g, nil
 }
@@ -93,21 +104,34 @@ func listenStream(addr string) (*net.TCPListener, error) {
 	return tl, nil
 }
 
-// steer lets the kernel deal all connections to the n listeners after the
-// first before.
-func (g *Streams) steer(before, n int) error {
-	raw, err := g.listeners[0].SyscallConn()
-	if err != nil {
-		return err
+// controlOf returns what calls a function with the descriptor of l.
+func controlOf(l *net.TCPListener) func(func(fd int)) error {
+	return func(f func(fd int)) error {
+		raw, err := l.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(func(fd uintptr) { f(int(fd)) })
 	}
-	if cerr := raw.Control(func(fd uintptr) { err = steer(int(fd), before, n) }); cerr != nil {
-		return cerr
-	}
-	return err
 }
 
-// Steered reports whether the kernel deals all connections to our listeners, and why not.
-func (g *Streams) Steered() (bool, error) { return g.steered == nil, g.steered }
+// Failed is nil as long as all listeners are at work.
+func (g *Streams) Failed() error {
+	if f := g.failed.Load(); f != nil {
+		return f.error
+	}
+	return nil
+}
+
+// Steered reports whether the kernel deals all connections to our listeners now, and why not.
+func (g *Streams) Steered() (bool, error) {
+	p := g.part.Load()
+	if err := g.Failed(); err != nil || p == nil {
+		return false, errors.Join(err, g.unsteered)
+	}
+	err := steerings.steered(p)
+	return err == nil, err
+}
 
 // Swap makes h the handler of what comes from now on, over old connections too.
 func (g *Streams) Swap(h StreamHandler, limits StreamLimits) {
@@ -127,7 +151,7 @@ func (g *Streams) Take() StreamCounts {
 }
 
 // accept takes connections from l until Close.
-func (g *Streams) accept(l *net.TCPListener) {
+func (g *Streams) accept(l *net.TCPListener, s *seat) {
 	defer l.Close()
 	pause := time.Duration(0)
 	for {
@@ -135,10 +159,17 @@ func (g *Streams) accept(l *net.TCPListener) {
 		switch {
 		case err == nil:
 			pause = 0
-			g.admit(tcp)
+			if !s.knocked(tcp) {
+				g.admit(tcp)
+			}
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
 			g.drain(l)
+			return
+		}
+		var errno unix.Errno
+		if errors.As(err, &errno) && lasting(errno) {
+			g.giveUp(s, err)
 			return
 		}
 		// No descriptors or no memory: it gets better when others give back.
@@ -152,6 +183,37 @@ func (g *Streams) accept(l *net.TCPListener) {
 			return
 		}
 	}
+}
+
+// giveUp is for a listener that can't accept, and won't be able to: the
+// others, in the end the server's own, get all connections.
+func (g *Streams) giveUp(s *seat, err error) {
+	g.failed.Store(&failure{err})
+	if p := g.part.Load(); p != nil {
+		steerings.leave(p, []*seat{s})
+	}
+	if g.opts.Report != nil {
+		g.opts.Report(false, fmt.Sprintf("a TCP listener has ended: %v", err))
+	}
+}
+
+// knocked closes tcp if it is a probe, see steering.
+func (s *seat) knocked(tcp *net.TCPConn) bool {
+	p := s.looking.Load()
+	if p == nil {
+		return false
+	}
+	from, ok := tcp.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	peer := from.AddrPort()
+	if !p.arrived(s, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())) {
+		return false
+	}
+	_ = tcp.SetLinger(0)
+	_ = tcp.Close()
+	return true
 }
 
 // drain takes the connections that the kernel has completed for l: closing it
@@ -218,15 +280,18 @@ func (g *Streams) each(f func(*Conn)) {
 // sockets if it has any. Messages that have come are answered, then the
 // connections close, after 5 s in any case. It must be called once.
 func (g *Streams) Close() error {
-	if g.steered == nil && g.opts.Before > 0 {
+	if p := g.part.Load(); p != nil {
 		// A kernel that has steered to us steers away from us too.
-		_ = g.steer(0, g.opts.Before)
+		steerings.leave(p, g.seats)
 	}
 	close(g.closed)
 	for _, l := range g.listeners {
 		_ = l.SetDeadline(past)
 	}
 	g.accepting.Wait()
+	if p := g.part.Load(); p != nil {
+		steerings.left(p)
+	}
 	g.each((*Conn).stop)
 	grace := time.AfterFunc(closeGrace, func() { g.each(func(c *Conn) { c.fail(net.ErrClosed) }) })
 	defer grace.Stop()

@@ -178,7 +178,7 @@ func TestStreamsServeEveryAddress(t *testing.T) {
 		{"::", []string{"::1", "127.0.0.7"}},
 	} {
 		port := freePort(t)
-		streams(t, net.JoinHostPort(tt.listen, port), StreamOptions{Listeners: 2, Before: -1}, &streamEcho{mark: "!"})
+		streams(t, net.JoinHostPort(tt.listen, port), StreamOptions{Listeners: 2, Unsteered: true}, &streamEcho{mark: "!"})
 		for _, host := range tt.ask {
 			c := dial(t, net.JoinHostPort(host, port))
 			c.send("hello", "", "peer")
@@ -195,7 +195,7 @@ func TestStreamsServeEveryAddress(t *testing.T) {
 // Messages are answered whatever pieces they come in, and however many there are.
 func TestMessagesInPieces(t *testing.T) {
 	t.Parallel()
-	_, addr := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	_, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	c := dial(t, addr)
 	for _, p := range frames("in pieces", "", "of one byte") {
 		if _, err := c.Write([]byte{p}); err != nil {
@@ -225,7 +225,7 @@ func TestConnectionsAreSteered(t *testing.T) {
 	}
 	defer own.Close()
 	addr := own.Addr().String()
-	g := streams(t, addr, StreamOptions{Listeners: 3, Before: 1}, &streamEcho{mark: "fast"})
+	g := streams(t, addr, StreamOptions{Listeners: 3}, &streamEcho{mark: "fast"})
 	if ok, err := g.Steered(); !ok {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestConnectionsAreSteered(t *testing.T) {
 
 func TestSwapOfStreams(t *testing.T) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Before: -1}, &streamEcho{mark: "1"})
+	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{mark: "1"})
 	c := dial(t, addr)
 	c.send("a")
 	c.want("a1")
@@ -264,7 +264,7 @@ func TestSwapOfStreams(t *testing.T) {
 func TestHeldAnswers(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 2)}
-	_, addr := local(t, StreamOptions{Before: -1}, e)
+	_, addr := local(t, StreamOptions{Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold 1", "hold 2", "at once")
 	c.want("at once")
@@ -294,7 +294,7 @@ func TestHeldAnswers(t *testing.T) {
 func TestPendingAnswersSlowTheClientDown(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 2000)}
-	_, addr := local(t, StreamOptions{Before: -1}, e)
+	_, addr := local(t, StreamOptions{Unsteered: true}, e)
 	c := dial(t, addr)
 	const all = 1000
 	var messages []string
@@ -327,7 +327,7 @@ func TestConnectionsThatDoNothingEnd(t *testing.T) {
 	t.Parallel()
 	const short = 20 * time.Millisecond
 	e := &streamEcho{held: make(chan held, 1)}
-	_, addr := local(t, StreamOptions{Before: -1, Limits: StreamLimits{Read: short, Idle: time.Hour, Write: time.Hour}}, e)
+	_, addr := local(t, StreamOptions{Unsteered: true, Limits: StreamLimits{Read: short, Idle: time.Hour, Write: time.Hour}}, e)
 	dial(t, addr).ends()
 	dribbler := dial(t, addr)
 	if _, err := dribbler.Write([]byte{0, 5, 'h'}); err != nil {
@@ -335,7 +335,7 @@ func TestConnectionsThatDoNothingEnd(t *testing.T) {
 	}
 	dribbler.ends()
 
-	_, addr = local(t, StreamOptions{Before: -1, Limits: StreamLimits{Read: time.Hour, Idle: short, Write: time.Hour}}, e)
+	_, addr = local(t, StreamOptions{Unsteered: true, Limits: StreamLimits{Read: time.Hour, Idle: short, Write: time.Hour}}, e)
 	c := dial(t, addr)
 	c.send("one", "hold")
 	c.want("one")
@@ -358,7 +358,7 @@ func TestMessagesOfAConnectionAreLimited(t *testing.T) {
 	t.Parallel()
 	limits := patient
 	limits.Messages = 40
-	_, addr := local(t, StreamOptions{Before: -1, Limits: limits}, &streamEcho{})
+	_, addr := local(t, StreamOptions{Unsteered: true, Limits: limits}, &streamEcho{})
 	c := dial(t, addr)
 	for i := range 40 {
 		c.send(fmt.Sprint(i))
@@ -373,7 +373,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	limits := patient
 	limits.Write = 100 * time.Millisecond
-	g, addr := local(t, StreamOptions{Before: -1, Limits: limits}, &streamEcho{})
+	g, addr := local(t, StreamOptions{Unsteered: true, Limits: limits}, &streamEcho{})
 	lazy := dial(t, addr)
 	sent := make(chan error, 1)
 	go func() {
@@ -403,7 +403,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 // server keep no more than one write has.
 func TestRepliesAreNotMadeInAdvance(t *testing.T) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	c := dial(t, addr)
 	const all = 1000 // 64 MB
 	var messages []string
@@ -426,7 +426,7 @@ func TestRepliesAreNotMadeInAdvance(t *testing.T) {
 func TestKeptBytesAreBounded(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Before: -1}, e)
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	g.held.Store(maxHeld)
 	defer g.held.Add(-maxHeld)
 	// The start of a long message would have to be kept.
@@ -459,7 +459,7 @@ func TestKeptBytesAreBounded(t *testing.T) {
 func TestSendAllWaitsForTheClient(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Before: -1}, e)
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold")
 	h := <-e.held
@@ -491,7 +491,7 @@ func TestSendAllWaitsForTheClient(t *testing.T) {
 
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	g.mu.Lock()
 	g.most = 2
 	g.mu.Unlock()
@@ -517,7 +517,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 func TestCloseAnswersWhatHasCome(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Before: -1}, e)
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	idle := dial(t, addr)
 	c := dial(t, addr)
 	c.send("hold")
@@ -543,7 +543,7 @@ func TestCloseAnswersWhatHasCome(t *testing.T) {
 func TestCloseReadsWhatHasCome(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held)}
-	g, addr := local(t, StreamOptions{Before: -1}, e)
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold") // and the reader waits in the handler
 	until(t, "the connection", func() bool { return g.Conns() == 1 })
@@ -570,7 +570,7 @@ func TestCloseReadsWhatHasCome(t *testing.T) {
 // So are those over connections that nobody has accepted yet.
 func TestDrainTakesConnectionsThatAreThere(t *testing.T) {
 	t.Parallel()
-	g, _ := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	g, _ := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	l, err := listenStream(net.JoinHostPort("127.0.0.1", freePort(t)))
 	if err != nil {
 		t.Fatal(err)
@@ -594,7 +594,7 @@ func TestDrainTakesConnectionsThatAreThere(t *testing.T) {
 func TestClientsThatVanish(t *testing.T) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Before: -1}, e)
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	for _, p := range [][]byte{nil, {0}, {0, 9, 'x'}, frames("whole"), frames("hold")} {
 		c := dial(t, addr)
 		if _, err := c.Write(p); err != nil {
@@ -630,7 +630,7 @@ func TestStreamsDoNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector buffers are thrown away at random")
 	}
-	_, addr := local(t, StreamOptions{Before: -1}, &streamEcho{})
+	_, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	c := dial(t, addr)
 	burst := frames("one", "two", "three", "four", "five", "six", "seven", "eight")
 	buf := make([]byte, len(burst))

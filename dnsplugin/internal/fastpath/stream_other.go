@@ -24,6 +24,9 @@ func (*Streams) Close() error { return nil }
 // Steered is false on this system.
 func (*Streams) Steered() (bool, error) { return false, ErrUnsupported }
 
+// Failed is nil on this system.
+func (*Streams) Failed() error { return nil }
+
 // Conns is 0 on this system.
 func (*Streams) Conns() int { return 0 }
 

@@ -3,6 +3,8 @@
 package fastpath
 
 import (
+	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,12 +17,14 @@ type worker struct {
 	group *Group
 	sock  *socket
 	batch *Batch
+	seat  *seat
 	ended error // of closing the socket; read once the worker is done
 
 	_       [line]byte
 	counts  counts
 	latest  int // packets that the last receive brought
 	drained int // packets that have come since the socket is being closed
+	trouble trouble
 	_       [line]byte
 }
 
@@ -48,47 +52,96 @@ func (w *worker) run() {
 	b := w.batch
 	for {
 		b.reset()
-		n := w.receive()
+		n, errno := w.receive()
 		if w.sock.closing.Load() {
 			if w.drained += n; n == 0 || w.drained > drainMost {
 				// At once, so that what comes now goes to the sockets that stay.
-				w.ended = w.sock.close()
-				w.group.running.Done()
+				w.end()
 				return
 			}
 		}
-		if n == 0 {
+		if errno != 0 {
+			pause, lasts := w.trouble.receiving(errno)
+			if lasts {
+				w.giveUp("recvmmsg", errno)
+				return
+			}
+			if pause > 0 {
+				<-time.After(pause)
+			}
 			continue
 		}
+		w.trouble.received()
 		b.n = n
+		if p := w.seat.looking.Load(); p != nil {
+			w.probed(p)
+		}
 		if !w.group.handler.Load().Serve(w.index, b) {
 			return
 		}
-		w.finish()
+		if errno := w.finish(); errno != 0 {
+			w.giveUp("sendmmsg", errno)
+			return
+		}
 	}
 }
 
-// finish sends the replies of the batch and counts it.
-func (w *worker) finish() {
+// end closes the socket after the last packet.
+func (w *worker) end() {
+	w.ended = w.sock.close()
+	w.group.running.Done()
+}
+
+// giveUp ends the worker, whose system calls fail and will go on failing: the
+// sockets that stay, in the end the server's own, get all packets.
+func (w *worker) giveUp(call string, errno unix.Errno) {
+	err := fmt.Errorf("%s: %w", call, errno)
+	w.group.failed.Store(&failure{err})
+	if p := w.group.part.Load(); p != nil {
+		steerings.leave(p, []*seat{w.seat})
+	}
+	w.end()
+	if report := w.group.opts.Report; report != nil {
+		report(false, fmt.Sprintf("worker %d has ended: %v", w.index, err))
+	}
+}
+
+// probed takes the probes out of the batch, see steering.
+func (w *worker) probed(p *probes) {
+	for i := range w.batch.n {
+		o := w.batch.Origin(i)
+		if p.arrived(w.seat, o.peer()) {
+			w.batch.in[i].len = 0
+		}
+	}
+}
+
+// finish sends the replies of the batch and counts it. An error is one of
+// sending that will not pass.
+func (w *worker) finish() unix.Errno {
 	b, c := w.batch, &w.counts
-	unsent := w.send()
+	unsent, errno := w.send()
 	c.batches.Store(c.batches.Load() + 1)
 	c.received.Store(c.received.Load() + uint64(b.n))
 	c.sent.Store(c.sent.Load() + uint64(b.replies-unsent))
 	if unsent > 0 {
 		c.unsent.Store(c.unsent.Load() + uint64(unsent))
 	}
+	return errno
 }
 
 // receive waits for a packet and takes what has come by then; it does not wait
-// when the socket is being closed. Errors are those of earlier replies (a
-// client's port is closed) and leave nothing to do.
-func (w *worker) receive() int {
-	w.latest = w.take()
-	return w.latest
+// when the socket is being closed.
+func (w *worker) receive() (int, unix.Errno) {
+	n, errno := w.take()
+	if errno != 0 {
+		n = 0
+	}
+	w.latest = n
+	return n, errno
 }
 
-func (w *worker) take() int {
+func (w *worker) take() (int, unix.Errno) {
 	// Under load there is a packet, and a call that can't wait need not tell
 	// the scheduler. One that did would lose its processor now and then to
 	// nobody, and would have to get it back under the lock of all.
@@ -105,10 +158,7 @@ func (w *worker) take() int {
 	if errno == unix.EAGAIN && !w.sock.closing.Load() {
 		n, errno = w.recvmmsg(unix.Syscall6, unix.MSG_WAITFORONE)
 	}
-	if errno != 0 {
-		return 0
-	}
-	return n
+	return n, errno
 }
 
 type syscall6 = func(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, errno unix.Errno)
@@ -121,22 +171,45 @@ func (w *worker) recvmmsg(call syscall6, flags uintptr) (int, unix.Errno) {
 }
 
 // send sends the replies of the batch and returns how many the kernel did not
-// take. It never waits: a full send buffer drops what does not fit.
-func (w *worker) send() (unsent int) {
+// take. It never waits: a full send buffer drops what does not fit. errno is
+// not 0 if the call will go on failing.
+func (w *worker) send() (unsent int, errno unix.Errno) {
 	b := w.batch
 	for at := 0; at < b.replies; {
-		// Without telling the scheduler either: it doesn't wait.
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(w.sock.fd),
-			uintptr(unsafe.Pointer(&b.out[at])), uintptr(b.replies-at), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0) //nolint:gosec // likewise
+		n, e := w.sendmmsg(at)
 		switch {
-		case errno == unix.EINTR:
-		case errno != 0:
+		case e == unix.EINTR:
+		case e != 0:
 			// The first of them can't be sent; the others may.
-			unsent++
+			if !w.sendAlone(&b.out[at].hdr) {
+				unsent++
+			} else if w.trouble.sentAlone() {
+				errno = e
+			}
+			if lasting(e) && e != unix.EPERM && e != unix.EACCES {
+				errno = e
+			}
 			at++
 		default:
-			at += int(n)
+			w.trouble.refused = 0
+			at += n
 		}
 	}
-	return unsent
+	return unsent, errno
+}
+
+// sendmmsg sends the replies from number at on, as many as the kernel takes.
+func (w *worker) sendmmsg(at int) (int, unix.Errno) {
+	b := w.batch
+	// Without telling the scheduler either: it doesn't wait.
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(w.sock.fd),
+		uintptr(unsafe.Pointer(&b.out[at])), uintptr(b.replies-at), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0) //nolint:gosec // likewise
+	return int(n), errno
+}
+
+// sendAlone sends a reply that sendmmsg has refused by another call. A
+// firewall refuses both.
+func (w *worker) sendAlone(h *unix.Msghdr) bool {
+	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(w.sock.fd), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) //nolint:gosec // likewise
+	return errno == 0
 }

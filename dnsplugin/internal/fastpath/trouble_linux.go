@@ -1,0 +1,130 @@
+//go:build amd64 || arm64
+
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lasting reports whether a system call that fails with errno on a socket of
+// ours will go on failing: it is refused (seccomp, a security module, a kernel
+// that does not have it), or the descriptor is not what it should be.
+func lasting(errno unix.Errno) bool {
+	switch errno { //nolint:exhaustive // all others pass
+	case unix.EPERM, unix.EACCES, unix.ENOSYS, unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL, unix.EOPNOTSUPP:
+		return true
+	}
+	return false
+}
+
+const (
+	// mostInRow is after how many failures without a packet in between an error
+	// lasts, whatever it is. With the pauses they take about five seconds.
+	mostInRow = 64
+	// unpaused is how many errors may follow one another at once: the network
+	// reports one for each reply to a client that is gone.
+	unpaused = 8
+	// longestPause is that between two receives that fail.
+	longestPause = 100 * time.Millisecond
+	// mostAlone is how many replies in a row go out by sendmsg after sendmmsg
+	// was refused, before that counts as lasting.
+	mostAlone = 8
+)
+
+// trouble tells errors that pass from those that last.
+type trouble struct {
+	inRow   int // receives that have failed since a packet came
+	refused int // replies that only sendmsg has sent, since sendmmsg has
+}
+
+// receiving is for a receive that has failed: how long to wait before the
+// next, and whether there is no use in one.
+func (t *trouble) receiving(errno unix.Errno) (pause time.Duration, lasts bool) {
+	if errno == unix.EAGAIN || errno == unix.EINTR {
+		return 0, false
+	}
+	t.inRow++
+	switch {
+	case lasting(errno) || t.inRow > mostInRow:
+		return 0, true
+	case t.inRow <= unpaused:
+		return 0, false
+	}
+	return min(time.Millisecond<<min(t.inRow-unpaused, 10), longestPause), false
+}
+
+// received is for a receive that has brought packets.
+func (t *trouble) received() {
+	if t.inRow != 0 {
+		t.inRow = 0
+	}
+}
+
+// sentAlone is for a reply that sendmmsg did not take but sendmsg did. It
+// reports whether there is no use in sendmmsg.
+func (t *trouble) sentAlone() (lasts bool) {
+	t.refused++
+	return t.refused >= mostAlone
+}
+
+// tryCalls tries the system calls that the fast path stands on, each once: a
+// sandbox may know only those that a common DNS server uses.
+func tryCalls() error {
+	for _, kind := range []int{unix.SOCK_DGRAM, unix.SOCK_STREAM} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return refused("socketpair", err)
+		}
+		if kind == unix.SOCK_DGRAM {
+			err = tryPackets(pair)
+		} else {
+			err = tryStream(pair)
+		}
+		_ = unix.Close(pair[0])
+		_ = unix.Close(pair[1])
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tryPackets(pair [2]int) error {
+	out, in := newBatch(&socket{fd: pair[0]}, 1, false), newBatch(&socket{fd: pair[1]}, 1, false)
+	sender, receiver := worker{sock: out.sock, batch: out}, worker{sock: in.sock, batch: in}
+	out.outBytes[0] = 'x'
+	out.outIov[0].Base = &out.outBytes[0]
+	out.outIov[0].SetLen(1)
+	out.replies = 1
+	if _, errno := sender.sendmmsg(0); errno != 0 {
+		return refused("sendmmsg", errno)
+	}
+	if n, errno := receiver.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT); errno != 0 || n != 1 || in.inBytes[0] != 'x' {
+		return refused("recvmmsg", errnoErr(errno))
+	}
+	return nil
+}
+
+func tryStream(pair [2]int) error {
+	p := []byte{'x'}
+	if _, errno := transfer(unix.SYS_SENDTO, uintptr(pair[0]), p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); errno != 0 {
+		return refused("sendto", errno)
+	}
+	if n, errno := transfer(unix.SYS_RECVFROM, uintptr(pair[1]), p, unix.MSG_DONTWAIT); errno != 0 || n != 1 {
+		return refused("recvfrom", errnoErr(errno))
+	}
+	return nil
+}
+
+// refused explains the failure of a call that must not fail.
+func refused(call string, err error) error {
+	if err == nil {
+		err = errors.New("it does not do what it should")
+	}
+	return fmt.Errorf("the kernel, or a sandbox such as a seccomp profile, refuses a system call that it needs: %w", os.NewSyscallError(call, err))
+}
