@@ -59,7 +59,8 @@
 //   - The leader dies: every worker fails with ErrLeaderLost within the stall
 //     timeout, at once if the connection breaks.
 //   - An object changes while it is read: everybody fails with ErrChanged, or
-//     goes on with the old bytes where the bucket keeps versions.
+//     finishes with the old bytes where the bucket keeps versions and the
+//     identity may read them (s3:GetObjectVersion, which no read requires).
 //   - A node in between alters data, by damage in its memory or on purpose: the
 //     worker below fails with ErrChecksum and names it; no file appears.
 //   - A file appears whole, by rename, or not at all. A process that is killed

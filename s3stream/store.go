@@ -39,11 +39,17 @@ func (s *s3Store) source(o *Object) (ranges.Source, ranges.Spec, error) {
 		return nil, ranges.Spec{}, err
 	}
 	info := s3.ObjectInfo{Size: o.Size, ETag: o.ETag, Checksum: sum}
-	src := s.c.Source(o.Bucket, o.Key, s3.SourceOptions{VersionID: o.VersionID})
-	if o.VersionID != "" {
-		return src, s.c.SpecVersion(o.Bucket, o.Key, o.VersionID, info), nil
+	spec := s.c.Spec(o.Bucket, o.Key, info)
+	switch {
+	case o.VersionID == "":
+		return s.c.Source(o.Bucket, o.Key, s3.SourceOptions{}), spec, nil
+	case spec.Pin != "":
+		// The ETag pins, since a plain read needs no right to read versions; the
+		// version, where it may be read, outlives a replacement of the object.
+		return s.c.Source(o.Bucket, o.Key, s3.SourceOptions{PreferVersion: o.VersionID}), spec, nil
 	}
-	return src, s.c.Spec(o.Bucket, o.Key, info), nil
+	src := s.c.Source(o.Bucket, o.Key, s3.SourceOptions{VersionID: o.VersionID})
+	return src, s.c.SpecVersion(o.Bucket, o.Key, o.VersionID, info), nil
 }
 
 // resolve finds the objects of all URIs, in order, and pins each.

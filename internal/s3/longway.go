@@ -39,8 +39,8 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		SSECustomerKey:       s.c.sseC.key,
 		SSECustomerKeyMD5:    s.c.sseC.md5,
 	}
-	if s.version != "" {
-		in.VersionId = aws.String(s.version)
+	if v := req.URL.Query().Get("versionId"); v != "" {
+		in.VersionId = aws.String(v)
 	}
 	seen := &witness{}
 	ctx := context.WithValue(req.Context(), witnessKey{}, seen)

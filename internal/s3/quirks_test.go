@@ -41,11 +41,13 @@ func everyRead(t *testing.T, c *Client) map[string]error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	short := *p
-	p.target = new(target)
-	*p.target = target{base: short.base, host: short.host, region: short.region, service: short.service, header: short.header}
-	long.place.Store(p)
-	_, _, _, _, out["get by the SDK"] = long.open(t.Context(), ranges.Request{Len: 5})
+	viaSDK := *p.target
+	viaSDK.plain = false
+	long.place.Store(nil)
+	c.mu.Lock()
+	c.targets[targetID{DefaultRegion, "data"}] = &viaSDK
+	c.mu.Unlock()
+	_, _, out["get by the SDK"] = get(t.Context(), long, ranges.Request{Len: 5})
 	return out
 }
 
@@ -227,5 +229,75 @@ func TestClockOfHead(t *testing.T) {
 		if got := wrongClock(&tc.e, now); got != tc.want {
 			t.Errorf("%+v: %v", tc.e, got)
 		}
+	}
+}
+
+// A version is a preference: a read needs no more than s3:GetObject.
+func TestVersionNeedsNoRight(t *testing.T) {
+	const plain, versions = "s3:GetObject,s3:ListBucket", "s3:GetObject,s3:ListBucket,s3:GetObjectVersion"
+	for _, tc := range []struct {
+		quirks   string
+		replaced bool
+		want     string // bytes, or part of the error
+		requests int64  // of two reads
+	}{
+		{"rights=" + versions, false, "old", 2},
+		{"rights=" + versions, true, "old", 2},
+		{"rights=" + plain, false, "old", 3},
+		{"rights=" + plain, true, "not the expected one", 3},
+		{"no-versions", false, "old", 3},
+		{"rights=s3:ListBucket", false, "access denied", 3},
+	} {
+		for _, long := range []bool{false, true} {
+			origin := start(t, testorigin.Options{})
+			if err := origin.CreateBucket("kept", testorigin.BucketOptions{Versioning: true}); err != nil {
+				t.Fatal(err)
+			}
+			c := connect(t, origin, Options{})
+			old, err := c.Put(t.Context(), "kept", "k", strings.NewReader("old"), PutOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.replaced {
+				if _, err := c.Put(t.Context(), "kept", "k", strings.NewReader("new"), PutOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			q, err := testorigin.ParseQuirks(tc.quirks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			origin.SetQuirks(q)
+			src := c.Source("kept", "k", SourceOptions{PreferVersion: old.VersionID}).(*source)
+			p, err := src.locate(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.plain = !long
+			for range 2 {
+				got, _, err := get(t.Context(), src, ranges.Request{Len: 3, Pin: "etag:" + old.ETag})
+				if err != nil && !strings.Contains(err.Error(), tc.want) || err == nil && string(got) != tc.want {
+					t.Errorf("%+v: %q, %v", tc, got, err)
+				}
+			}
+			if n := origin.Count("GetObject", "kept/k").Requests; n != tc.requests {
+				t.Errorf("%+v: %d requests", tc, n)
+			}
+		}
+	}
+	// A version that was deleted says nothing of the others.
+	origin := start(t, testorigin.Options{})
+	if err := origin.CreateBucket("kept", testorigin.BucketOptions{Versioning: true}); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, origin, Options{})
+	now, err := c.Put(t.Context(), "kept", "k", strings.NewReader("now"), PutOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := c.Source("kept", "k", SourceOptions{PreferVersion: "0123456789abcdef"}).(*source)
+	got, _, err := get(t.Context(), src, ranges.Request{Len: 3, Pin: "etag:" + now.ETag})
+	if p, _ := src.locate(t.Context()); err != nil || string(got) != "now" || p.noVersions.Load() {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -24,11 +24,16 @@ type SourceOptions struct {
 	// VersionID reads this version; empty reads the current one, pinned by its
 	// ETag from the first answer on.
 	VersionID string
+	// PreferVersion is the version that a pinned ETag was seen on. It is asked
+	// for, so that an object that is replaced meanwhile is still read, as long as
+	// the store lets this identity read versions, which is a right of its own
+	// (s3:GetObjectVersion). Without it the ETag alone decides.
+	PreferVersion string
 }
 
 // Source returns the source of one object for the engine. It makes no request.
 func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
-	s := &source{c: c, bucket: bucket, key: key, version: o.VersionID}
+	s := &source{c: c, bucket: bucket, key: key, version: o.VersionID, prefer: o.PreferVersion}
 	s.getter = httprange.Getter{Client: c.client, FreshClient: c.fresh, Check: s.check, Sum: sumOf}
 	s.long = httprange.Getter{Client: longWay(s), Check: s.check, Sum: sumOf}
 	if s.version != "" {
@@ -94,16 +99,19 @@ const unsigned = "UNSIGNED-PAYLOAD"
 type source struct {
 	c            *Client
 	bucket, key  string
-	version      string
+	version      string // the one that must be read, or ""
+	prefer       string // the one to ask for while that is possible, or ""
 	getter, long httprange.Getter
 	place        atomic.Pointer[place]
+	gone         atomic.Bool // prefer is deleted
 }
 
 // place is where a source is: target and URL, worked out once.
 type place struct {
 	*target
-	url  string
-	sign httprange.Prepare
+	version string // in url
+	url     string
+	sign    httprange.Prepare
 }
 
 // locate returns the source's place in the bucket's current region.
@@ -112,28 +120,36 @@ func (s *source) locate(ctx context.Context) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p := s.place.Load(); p != nil && p.target == t {
+	version := s.version
+	if version == "" && !t.noVersions.Load() && !s.gone.Load() {
+		version = s.prefer
+	}
+	if p := s.place.Load(); p != nil && p.target == t && p.version == version {
 		return p, nil
 	}
-	p := &place{target: t, url: t.url(s.key, s.version)}
+	p := &place{target: t, version: version, url: t.url(s.key, version)}
 	p.sign = func(ctx context.Context, req *http.Request) error { return s.sign(ctx, req, t) }
 	s.place.Store(p)
 	return p, nil
 }
 
 // Open asks for one range. It repeats the request at most once for each thing
-// that an answer can teach: the region, the clock, that credentials expired.
+// that an answer can teach: the region, the clock, that credentials expired,
+// that versions can't be read.
 func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
-	learned, renewed := false, false
+	learned, renewed, dropped := false, false, false
 	for {
-		body, info, region, e, err := s.open(ctx, req)
+		body, info, p, e, err := s.open(ctx, req)
 		switch {
 		case err == nil:
 			return body, info, nil
 		case e == nil || ctx.Err() != nil:
 			return nil, info, err
-		case !learned && s.c.learn(e, region):
+		case !learned && s.c.learn(e, p.region):
 			learned = true
+			continue
+		case !dropped && req.Pin != "" && s.dropVersion(p, e):
+			dropped = true
 			continue
 		case !renewed && s.c.mayRenew(e):
 			renewed = true
@@ -143,17 +159,36 @@ func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 	}
 }
 
+// dropVersion takes back a version that was only preferred, if e says that it
+// can't be read, and reports whether to ask again without it.
+func (s *source) dropVersion(p *place, e *Error) bool {
+	if s.version != "" || p.version == "" {
+		return false
+	}
+	switch {
+	case e.Code == "NoSuchVersion", e.Status == http.StatusMethodNotAllowed:
+		s.gone.Store(true) // deleted, or a delete marker now: other versions may be there
+	case e.Status == http.StatusForbidden && (e.Code == "AccessDenied" || e.Code == ""), e.Status == http.StatusNotImplemented, e.Status == http.StatusBadRequest && e.Code == "InvalidArgument":
+		if !p.noVersions.Swap(true) {
+			s.c.log.Debug("s3: versions can't be read here, the ETag pins alone", "bucket", s.bucket, "error", e)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
 // open makes one request. For a failure that is the service's it returns the
-// region that was asked, and the failure both as *Error and inside a fault.
-func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, string, *Error, error) {
+// place that was asked, and the failure both as *Error and inside a fault.
+func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, *place, *Error, error) {
 	none := ranges.Info{Size: -1}
 	if s.bucket == "" || s.key == "" {
 		e := &Error{kind: ranges.Permanent, Err: errors.New("bucket and key must not be empty")}
-		return nil, none, "", nil, s.fault(e, nil)
+		return nil, none, nil, nil, s.fault(e, nil)
 	}
 	p, err := s.locate(ctx)
 	if err != nil {
-		return nil, none, "", nil, s.fault(&Error{kind: ranges.Permanent, Err: err}, nil)
+		return nil, none, nil, nil, s.fault(&Error{kind: ranges.Permanent, Err: err}, nil)
 	}
 	getter, sign := &s.getter, p.sign
 	if !p.plain {
@@ -165,16 +200,16 @@ func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 		if info.Off != 0 || info.Len != info.Size {
 			info.Sum = ranges.Checksum{}
 		}
-		return body, info, p.region, nil, nil
+		return body, info, p, nil, nil
 	}
 	if ctx.Err() != nil {
-		return nil, info, "", nil, context.Cause(ctx)
+		return nil, info, nil, nil, context.Cause(ctx)
 	}
 	e, f := explain(err)
 	if e.Endpoint == "" {
 		e.Endpoint = originOf(p.url)
 	}
-	return nil, info, p.region, e, s.fault(e, f)
+	return nil, info, p, e, s.fault(e, f)
 }
 
 // explain finds or makes the *Error of a failed GET, and httprange's verdict

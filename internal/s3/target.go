@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -21,6 +22,8 @@ type target struct {
 	service string // to sign for: s3, s3-object-lambda, s3-outposts
 	header  http.Header
 	plain   bool // signature version 4, or none: the short way works
+
+	noVersions *atomic.Bool // reading versions was refused
 }
 
 // targetID names a target.
@@ -70,7 +73,7 @@ func (c *Client) resolve(ctx context.Context, id targetID) (*target, error) {
 		return nil, fmt.Errorf("no endpoint for bucket %q in region %q: %w", id.bucket, id.region, err)
 	}
 	uri := ep.URI
-	t := &target{host: uri.Host, region: id.region, service: "s3", header: ep.Headers, plain: true}
+	t := &target{host: uri.Host, region: id.region, service: "s3", header: ep.Headers, plain: true, noVersions: new(atomic.Bool)}
 	t.base = uri.Scheme + "://" + uri.Host + strings.TrimSuffix(uri.EscapedPath(), "/")
 	schemes, _ := smithyauth.GetAuthOptions(&ep.Properties)
 	for i, s := range schemes {
