@@ -36,9 +36,11 @@ type flight struct {
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
 
-	mu       sync.Mutex // guards what follows; a leaf lock
-	sinks    []*sink    // whose callers still wait; replaced, not changed
-	sealed   bool       // nobody joins any more
+	mu     sync.Mutex // guards what follows; a leaf lock
+	sinks  []*sink    // whose callers still wait; replaced, not changed
+	sealed bool       // nobody joins any more
+	// flow tells how the fetch goes on, see UnpackOptions.Watch; nil before it begins.
+	flow     func() (arrived int64, waiting bool)
 	received int64
 
 	// Written before ended is closed.
@@ -124,6 +126,7 @@ func (f *flight) join(sinks []*sink) bool {
 	f.sinks = append(slices.Clip(f.sinks), sinks...)
 	for _, s := range sinks {
 		s.notify(f.received, 0)
+		s.watches(f.flow)
 	}
 	return true
 }
@@ -254,6 +257,8 @@ func (f *flight) once(blob *registry.Blob) error {
 	if tee != nil {
 		f.pl.tee = tee
 	}
+	pl := f.pl
+	f.watched(func() (int64, bool) { return obj.Arrived(), pl.awaits.Load() })
 	if part != nil && part.every > 0 {
 		f.pl.from = from
 		f.pl.ckpt = newCheckpoints(f.pl, part, f.p.opts.Log)
@@ -396,6 +401,23 @@ func (f *flight) tell(compressed, tar int64) {
 	f.mu.Unlock()
 	for _, s := range sinks {
 		s.notify(compressed, tar)
+	}
+}
+
+// watched passes on how the fetch can be watched.
+func (f *flight) watched(flow func() (arrived int64, waiting bool)) {
+	f.mu.Lock()
+	f.flow = flow
+	sinks := f.sinks
+	f.mu.Unlock()
+	for _, s := range sinks {
+		s.watches(flow)
+	}
+}
+
+func (s *sink) watches(flow func() (arrived int64, waiting bool)) {
+	if s.watch != nil && flow != nil {
+		s.watch(flow)
 	}
 }
 

@@ -54,6 +54,7 @@ type pipeline struct {
 	open     func() []*sink
 	onFetch  func(n int64) // compressed bytes received
 	onTar    func(n int64) // tar bytes inflated
+	awaits   atomic.Bool   // fetch waits for the network
 	sinks    []*sink       // after open
 	sinksOut atomic.Int32  // sinks that still want blocks, after open
 
@@ -236,7 +237,9 @@ func (p *pipeline) fetch(ctx context.Context) error {
 		old = p.from.Received - p.from.Point.Bits/8
 	}
 	for {
+		p.awaits.Store(true)
 		part, err := p.stream.Next(ctx)
+		p.awaits.Store(false)
 		if err == io.EOF {
 			return nil
 		}

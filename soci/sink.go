@@ -73,6 +73,9 @@ type sink struct {
 	// resumed is told of bytes that were received, and inflated, by an earlier attempt.
 	resumed func(compressed, tar int64)
 
+	// watch gets a function that tells how the fetch goes on; nil if nobody wants to know.
+	watch func(flow func() (arrived int64, waiting bool))
+
 	part *partFile // where checkpoints are kept; nil: nowhere
 
 	queue chan *block

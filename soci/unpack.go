@@ -83,6 +83,11 @@ type UnpackOptions struct {
 	// which slows the layer down: so a rate is held. It is called from two
 	// goroutines. Nil: nobody.
 	Notify func(compressed, tar int64)
+	// Watch gets, when the fetch begins, a function that tells at any time how many bytes
+	// of the blob have come from the network, also of requests that are not complete, and
+	// whether the layer waits for more. When the fetch begins again it gets another one,
+	// which counts from zero. Nil: nobody watches.
+	Watch func(flow func() (arrived int64, waiting bool))
 	// Checkpoint names a file, on the file system of dir, that says how far the layer is.
 	// With it, what a killed process has done is not lost, nor what an unpacking did that
 	// was cancelled or failed by the network: dir and the file stay, and the next
@@ -223,7 +228,7 @@ func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, d
 		}
 		defer b.Release(window + ringBytes)
 	}
-	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: opts.Notify, resumed: opts.Resumed, part: part}
+	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: opts.Notify, resumed: opts.Resumed, watch: opts.Watch, part: part}
 	f, err := p.fly(ctx, request{ref: img.ref, desc: desc, window: window}, sk)
 	if err != nil {
 		return nil, nil, err

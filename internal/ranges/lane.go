@@ -191,6 +191,7 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 			l.last.Store(int64(l.g.awake.at(now)))
 			l.overByte.Store(l.g.over.Load())
 			l.got.Store(int64(a.n))
+			a.t.o.arrived.Add(int64(n))
 		}
 		if err != nil && a.n < len(a.buf) {
 			if errors.Is(err, io.EOF) {

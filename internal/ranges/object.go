@@ -41,7 +41,13 @@ type Object struct {
 
 	noRanges atomic.Bool // a request for a range was answered with everything
 	flights  flights
+
+	arrived atomic.Int64
 }
+
+// Arrived returns how many bytes of bodies have come for the object, also of parts that are not
+// complete. Bytes that come a second time count again.
+func (o *Object) Arrived() int64 { return o.arrived.Load() }
 
 // Object returns a handle for reading from src.
 func (e *Engine) Object(src Source, spec Spec) *Object {

@@ -102,5 +102,7 @@ func (w watched) Read(p []byte) (int, error) {
 		t := time.AfterFunc(d, func() { cancel(ErrStalled) })
 		defer t.Stop()
 	}
-	return w.rc.Read(p[:min(len(p), chunk)])
+	n, err := w.rc.Read(p[:min(len(p), chunk)])
+	w.s.o.arrived.Add(int64(n))
+	return n, err
 }

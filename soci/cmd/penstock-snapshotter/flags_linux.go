@@ -38,6 +38,7 @@ A snapshotter for containerd that fetches and unpacks images itself. See docs/so
                        metadata, window, ratio, ratiofree (see docs/soci.md)
   --no-sync            do not flush the file system before a layer is a snapshot, as containerd by default
   --linger DURATION    how long a pull goes on while nobody waits for it (default: 30s)
+  --stall DURATION     how long a layer may bring less than 1 KiB/s before its pull fails (default: 5m; negative: for ever)
   --keep DURATION      how long layers that nobody claimed are kept (default: 30m; negative: for ever)
   --json               log lines of JSON
   --verbose            log every retry and hedge
@@ -93,6 +94,7 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")
 	f.BoolVar(&c.snapshotter.NoSync, "no-sync", false, "")
 	f.DurationVar(&c.snapshotter.Linger, "linger", 30*time.Second, "")
+	f.DurationVar(&c.snapshotter.Stall, "stall", 5*time.Minute, "")
 	f.DurationVar(&c.snapshotter.Keep, "keep", 30*time.Minute, "")
 	asJSON := f.Bool("json", false, "")
 	verbose := f.Bool("verbose", false, "")

@@ -48,8 +48,10 @@
 // # Concurrency
 //
 // A Snapshotter is safe for concurrent use. Lock order: paths, the metadata store's
-// transaction, mu. [Snapshotter.Close] ends all jobs and returns when their goroutines
+// transaction, mu, the mutex of the slots. [Snapshotter.Close] ends all jobs and returns when their goroutines
 // have ended.
+//
+// Layers take turns by image, see slots: an image whose bytes trickle in holds up no other one.
 //
 // # Failures
 //

@@ -54,7 +54,9 @@ type layer struct {
 	taken  bool   // under paths: it is a snapshot now
 
 	// Guarded by Snapshotter.mu.
-	holders int // jobs
+	holders int     // jobs
+	wanted  int     // of them with a caller that waits
+	ticket  *ticket // for a slot; nil before it stands in line
 	pace    *rate.Limiter
 	cancel  context.CancelCauseFunc
 	idle    time.Time // since when no job holds it
@@ -152,9 +154,34 @@ func (s *Snapshotter) job(r request) (*job, error) {
 	} else if r.rate == 0 {
 		j.pace.SetLimit(rate.Inf) // somebody needs it now
 	}
-	j.waiters++
+	s.waits(j, 1)
 	j.stopTimer()
 	return j, nil
+}
+
+// waits counts callers that wait for a job. mu is held.
+func (s *Snapshotter) waits(j *job, n int) {
+	before := j.waiters > 0
+	j.waiters += n
+	after := j.waiters > 0
+	if before == after {
+		return
+	}
+	for l := range j.holds {
+		if after {
+			s.want(l, 1)
+		} else {
+			s.want(l, -1)
+		}
+	}
+}
+
+// want counts jobs of a layer that callers wait for. mu is held.
+func (s *Snapshotter) want(l *layer, n int) {
+	l.wanted += n
+	if l.ticket != nil {
+		s.slots.want(l.ticket, l.wanted > 0)
+	}
 }
 
 // paceBurst in bytes is what may come at once below a bounded rate.
@@ -187,7 +214,7 @@ func (j *job) stopTimer() {
 func (s *Snapshotter) leave(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	j.waiters--
+	s.waits(j, -1)
 	if j.waiters > 0 || s.closed {
 		return
 	}
@@ -221,6 +248,9 @@ func (s *Snapshotter) end(j *job, cause error) {
 	}
 	j.stopTimer()
 	for l := range j.holds {
+		if j.waiters > 0 {
+			s.want(l, -1)
+		}
 		l.holders--
 		if l.holders == 0 {
 			l.idle, l.ended = time.Now(), true
@@ -234,7 +264,13 @@ func (s *Snapshotter) end(j *job, cause error) {
 // resolve reads the manifest.
 func (s *Snapshotter) resolve(j *job) {
 	defer close(j.resolved)
-	j.image, j.err = s.opts.Puller.Resolve(j.ctx, j.name)
+	ctx := j.ctx
+	if s.opts.Stall > 0 { // a manifest and a config are small
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, s.opts.Stall, errSlowManifest)
+		defer cancel()
+	}
+	j.image, j.err = s.opts.Puller.Resolve(ctx, j.name)
 	if j.err = endedBy(j.ctx, j.err); j.err != nil {
 		return
 	}
@@ -280,6 +316,9 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 		if !j.holds[l] {
 			j.holds[l] = true
 			l.holders++
+			if j.waiters > 0 {
+				s.want(l, 1)
+			}
 		}
 		if l.pace != nil && l.pace.Limit() < j.pace.Limit() {
 			l.pace.SetLimit(j.pace.Limit()) // whoever needs it most
@@ -307,23 +346,51 @@ func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below [
 	slices.SortStableFunc(start, func(a, b int) int {
 		return cmp.Compare(j.image.Layers[b].Size, j.image.Layers[a].Size)
 	})
-	contexts := make(map[int]context.Context)
 	for _, k := range start {
 		ctx, cancel := context.WithCancelCause(s.life)
 		l := stack[k-i]
-		contexts[k], l.cancel, l.pace, l.lower = ctx, cancel, j.pace, stack[:k-i]
+		l.cancel, l.pace, l.lower = cancel, j.pace, stack[:k-i]
 		delete(s.begun, l.chain)
+		c := s.enqueue(j, l)
+		s.jobs.Go(func() { s.finish(j, l, s.bring(ctx, j, l, c, k, below)) })
 	}
-	s.jobs.Go(func() {
-		for _, k := range start {
-			l, ctx := stack[k-i], contexts[k]
-			if s.slots.Acquire(ctx, 1) != nil {
-				s.finish(j, l, endedBy(ctx, context.Cause(ctx)))
-				continue
-			}
-			s.jobs.Go(func() { s.finish(j, l, s.fetch(ctx, j, l, k, below)) })
+}
+
+// enqueue puts a layer in line for a slot. mu is held.
+func (s *Snapshotter) enqueue(j *job, l *layer) *ticket {
+	l.ticket = s.slots.enqueue(j.name, l.wanted > 0, func() bool { return j.pace.Limit() != rate.Inf })
+	return l.ticket
+}
+
+// bring makes one layer ready: in several attempts, when it had to yield its slot.
+func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
+	for {
+		attempt, cancel, err := s.slots.await(ctx, c)
+		if err != nil {
+			return endedBy(ctx, err)
 		}
-	})
+		err = s.fetch(attempt, j, l, c, k, below)
+		yielded := errors.Is(context.Cause(attempt), errYield)
+		cancel(nil)
+		s.slots.release(c)
+		if err == nil {
+			return nil
+		}
+		err = endedBy(ctx, err)
+		if yielded && ctx.Err() == nil {
+			s.opts.Log.Info("layer yields to others", "image", j.name, "chain", l.chain)
+			if !s.store.resumable(l.chain) {
+				if err := s.store.forget(l.chain); err != nil {
+					return err
+				}
+			}
+			s.mu.Lock()
+			c = s.enqueue(j, l)
+			s.mu.Unlock()
+			continue
+		}
+		return errors.Join(err, s.setAside(l.chain, err))
+	}
 }
 
 // finish makes the outcome of a layer known.
@@ -350,9 +417,7 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 
 // fetch makes one layer ready. It has a slot, which it gives back before it waits
 // for other layers: they may need it.
-func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below []string) error {
-	release := func() { s.slots.Release(1) }
-	defer func() { release() }()
+func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
 	work, err := s.store.begin(l.chain)
 	if err != nil {
 		return err
@@ -370,9 +435,9 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 			j.received.Add(compressed)
 			j.wait(ctx, compressed)
 		},
+		Watch: func(flow func() (arrived int64, waiting bool)) { s.slots.watch(c, flow) },
 		Lower: func(ctx context.Context) ([]string, error) {
-			release()
-			release = func() {}
+			s.slots.release(c)
 			if err := l.await(ctx); err != nil {
 				return nil, err
 			}
@@ -394,8 +459,8 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, k int, below 
 		l.dir, err = s.store.finish(work, l.record)
 		l.dir = filepath.Join(l.dir, layerDir)
 	}
-	if err = endedBy(ctx, err); err != nil {
-		return errors.Join(err, s.setAside(l.chain, err))
+	if err != nil {
+		return err
 	}
 	for _, w := range u.Warnings {
 		s.opts.Log.Warn("layer is not quite as its archive says", "image", j.name, "layer", u.Digest, "what", w)

@@ -18,6 +18,7 @@ type metrics struct {
 	fallbacks *prometheus.CounterVec
 	volume    *prometheus.CounterVec
 	commits   prometheus.Counter
+	yields    prometheus.Counter
 	wait      prometheus.Histogram
 }
 
@@ -38,6 +39,9 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 		commits: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "commits_total", Help: "Fetched layers that became snapshots.",
 		}),
+		yields: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "yields_total", Help: "Layers that brought too little, and left their place to a layer of another image.",
+		}),
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "prepare_seconds", Help: "Time containerd waited for a layer that we fetched.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10), // seconds: 1 ms to 4 min
@@ -54,8 +58,9 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 		})
 	}
 	m.all = []prometheus.Collector{
-		m.layers, m.fallbacks, m.volume, m.commits, m.wait,
+		m.layers, m.fallbacks, m.volume, m.commits, m.yields, m.wait,
 		gauge("images", "Images being pulled.", func() int { return len(s.byName) }),
+		gauge("queued", "Layers that wait for their turn.", func() int { return s.slots.queued() }),
 		gauge("layers", "Layers in work or ready, not yet snapshots.", func() int { return len(s.layers) }),
 	}
 	m.all = append(m.all, pullerMetrics(s.opts.Puller.Stats)...)

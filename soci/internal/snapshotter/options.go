@@ -21,8 +21,9 @@ type Options struct {
 	// Puller fetches. It belongs to the caller, who closes it after the Snapshotter.
 	Puller *soci.Puller
 	// Layers bounds the layers that are extracted at once, over all images. It should
-	// be what the Puller's memory is divided by. Default: the number of processors,
-	// at least 3.
+	// be what the Puller's memory is divided by. Images take turns. A layer that brings less
+	// than 64 KiB/s, or that no caller waits for, leaves its place to another one; with those there
+	// are at most twice as many in work. Default: the number of processors, at least 3.
 	Layers int
 	// NoSync leaves flushing to the kernel. Faster on slow disks, but after a power cut
 	// snapshots may hold files without content: exactly what containerd itself does
@@ -31,6 +32,9 @@ type Options struct {
 	// Linger is how long a pull goes on while nobody waits for it. containerd asks for
 	// one layer after the other, milliseconds apart. Default: 30 s. Negative: not at all.
 	Linger time.Duration
+	// Stall is how long a layer may bring less than 1 KiB/s before it fails, while it waits for
+	// its registry. Default: 5 minutes. Negative: for ever.
+	Stall time.Duration
 	// Keep is how long layers stay that nobody claims, or that were begun and nobody goes
 	// on with. Default: 30 minutes. Negative: for ever.
 	Keep time.Duration
@@ -46,7 +50,10 @@ const (
 	// defaultKeep spans the longest back-off of a kubelet's retries (5 minutes)
 	// several times.
 	defaultKeep = 30 * time.Minute
-	minLayers   = 3 // one downloads, one inflates, one ends
+	// defaultStall is longer than a registry takes to be restarted, and as long as containerd's
+	// own image_pull_progress_timeout.
+	defaultStall = 5 * time.Minute
+	minLayers    = 3 // one downloads, one inflates, one ends
 )
 
 // Validate says what is wrong with the options and what to write instead. It does not ask for a
@@ -69,6 +76,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Linger == 0 {
 		o.Linger = defaultLinger
+	}
+	if o.Stall == 0 {
+		o.Stall = defaultStall
 	}
 	if o.Keep == 0 {
 		o.Keep = defaultKeep

@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/semaphore"
 )
 
 // Snapshotter implements containerd's snapshots.Snapshotter. Make it with [New];
@@ -32,7 +31,7 @@ type Snapshotter struct {
 	userXattr bool
 	remaps    bool // mounts map the IDs of user namespaces
 	metrics   *metrics
-	slots     *semaphore.Weighted // layers being extracted
+	slots     *slotKeeper // of layers being extracted
 
 	life   context.Context //nolint:containedctx // of the jobs, which outlive the calls that start them
 	cancel context.CancelCauseFunc
@@ -69,7 +68,6 @@ func New(opts Options) (_ *Snapshotter, err error) {
 	opts = opts.withDefaults()
 	s := &Snapshotter{
 		opts:   opts,
-		slots:  semaphore.NewWeighted(int64(opts.Layers)),
 		byName: make(map[string]*job),
 		layers: make(map[digest.Digest]*layer),
 		begun:  make(map[digest.Digest]time.Time),
@@ -109,6 +107,7 @@ func New(opts Options) (_ *Snapshotter, err error) {
 	if s.metrics, err = newMetrics(opts.Metrics, s); err != nil {
 		return nil, err
 	}
+	s.slots = newSlotKeeper(opts.Layers, opts.Stall, s.metrics.yields.Inc)
 	s.life, s.cancel = context.WithCancelCause(context.Background())
 	s.close = sync.OnceValue(s.shut)
 	s.jobs.Go(s.sweep)
@@ -187,6 +186,7 @@ func (s *Snapshotter) Close() error { return s.close() }
 func (s *Snapshotter) shut() error {
 	s.Stop()
 	s.jobs.Wait()
+	s.slots.close()
 	s.metrics.unregister()
 	return errors.Join(s.Snapshotter.Close(), s.store.lock.Close()) // the first closes the metadata store too
 }

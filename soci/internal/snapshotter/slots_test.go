@@ -1,0 +1,211 @@
+package snapshotter
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// slotScript runs commands on slots, a line each, and returns what they did:
+//
+//	add IMAGE N     N layers of an image, that a caller waits for, come in line: IMAGE1, IMAGE2, ...
+//	quit IMAGE      nobody waits for the image any more
+//	look D L=B ...  D later, B bytes of layer L have come, and it waits for the network
+//	hold D L=B      the same, but the layer is held up by a rate of our own
+//	busy D L=B      the same, but the layer does not wait for the network
+//	done L          a layer has ended, or does not need its slot any more
+func slotScript(t *testing.T, most int, stall time.Duration, script string) string {
+	t.Helper()
+	s, now := newSlots(most, stall), time.Unix(0, 0)
+	layers, names, count := make(map[string]*ticket), make(map[*ticket]string), make(map[string]int)
+	var out strings.Builder
+	for line := range strings.SplitSeq(strings.TrimSpace(script), "\n") {
+		f := strings.Fields(line)
+		var did []string
+		switch f[0] {
+		case "add":
+			n, _ := strconv.Atoi(f[2])
+			for range n {
+				count[f[1]]++
+				c := &ticket{image: f[1], wanted: true}
+				name := f[1] + strconv.Itoa(count[f[1]])
+				layers[name], names[c] = c, name
+				s.add(c)
+			}
+		case "quit":
+			for c := range names {
+				if c.image == f[1] {
+					c.wanted = false
+				}
+			}
+		case "look", "hold", "busy":
+			d, err := time.ParseDuration(f[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			now = now.Add(d)
+			for _, pair := range f[2:] {
+				name, bytes, _ := strings.Cut(pair, "=")
+				n, _ := strconv.ParseInt(bytes, 10, 64)
+				if s.look(layers[name], now, sample{bytes: n, waiting: f[0] != "busy", held: f[0] == "hold"}) {
+					did = append(did, name+" stalled")
+				}
+			}
+		case "done":
+			s.remove(layers[f[1]])
+		default:
+			t.Fatalf("%q", line)
+		}
+		granted, yields := s.next(now)
+		for _, c := range granted {
+			did = append(did, "start "+names[c])
+		}
+		if yields != nil {
+			did = append(did, "yield "+names[yields])
+		}
+		fmt.Fprintf(&out, "%s: %s\n", strings.Join(f, " "), strings.Join(did, ", "))
+	}
+	return out.String()
+}
+
+func TestSlots(t *testing.T) {
+	for _, tc := range []struct {
+		name, script string
+	}{
+		{"images take turns", `
+add a 4: start a1, start a2
+add b 2:
+done a1: start b1
+done a2: start a3
+done b1: start b2
+done b2: start a4
+`},
+		{"one image after the other, when there is one", `
+add a 3: start a1, start a2
+done a2: start a3
+`},
+		{"a layer that brings too little leaves its slot", `
+add a 3: start a1, start a2
+add b 1:
+look 1s a1=10 a2=10:
+look 1s a1=20 a2=20: start b1, start a3
+`},
+		{"one that is fast again counts again", `
+add a 2: start a1, start a2
+look 2s a1=0 a2=200000:
+add b 3: start b1
+look 2s a1=9000000 a2=900000 b1=900000:
+done b1:
+done a1: start b2
+`},
+		{"work that waits for the disk is no reason", `
+add a 2: start a1, start a2
+add b 1:
+busy 20s a1=10 a2=10:
+done a1: start b1
+`},
+		{"a prefetch with a low rate gives way", `
+add a 2: start a1, start a2
+add b 1:
+hold 2s a1=10 a2=10: start b1
+`},
+		{"what nobody waits for gives way, and comes last", `
+add a 3: start a1, start a2
+add b 3:
+quit a: start b1, start b2
+done b1: start b3
+done b3: start a3
+done b2:
+`},
+		{"slow images together: at most twice as many in work, then the longest yields", `
+add a 2: start a1, start a2
+add b 2:
+look 2s a1=0 a2=0: start b1, start b2
+add c 1:
+look 2s a1=0 a2=0 b1=0 b2=0: yield a1
+look 1s a2=0 b1=0 b2=0:
+done a1: start c1
+`},
+		{"what nobody waits for yields first", `
+add a 2: start a1, start a2
+add b 2:
+look 2s a1=0 a2=0: start b1, start b2
+quit b:
+add c 1: yield b1
+`},
+		{"an image does not yield to itself", `
+add a 6: start a1, start a2
+look 2s a1=0 a2=0: start a3, start a4
+look 2s a1=0 a2=0 a3=0 a4=0:
+`},
+		{"next to nothing for a minute is the end", `
+add a 1: start a1
+look 30s a1=30000:
+look 29s a1=59000:
+look 1s a1=61000: a1 stalled
+`},
+		{"a little is not", `
+add a 1: start a1
+look 59s a1=61440:
+look 59s a1=100000:
+look 1s a1=122880:
+look 59s a1=122881:
+look 1s a1=122882: a1 stalled
+`},
+		{"nor is what we hold up", `
+add a 1: start a1
+hold 90s a1=1:
+busy 90s a1=1:
+look 59s a1=1:
+look 1s a1=1: a1 stalled
+`},
+		{"a fetch that begins again counts from zero", `
+add a 1: start a1
+look 2s a1=900000:
+add b 2: start b1
+look 2s a1=500000 b1=900000:
+look 2s a1=1000000 b1=1800000:
+`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var script strings.Builder
+			for line := range strings.Lines(strings.TrimSpace(tc.script)) {
+				command, _, _ := strings.Cut(line, ":")
+				script.WriteString(command + "\n")
+			}
+			var want strings.Builder
+			for line := range strings.Lines(tc.script) {
+				if line = strings.TrimSpace(line); line != "" {
+					if strings.HasSuffix(line, ":") {
+						line += " "
+					}
+					want.WriteString(line + "\n")
+				}
+			}
+			if got := slotScript(t, 2, time.Minute, script.String()); got != want.String() {
+				t.Errorf("got\n%s\nwant\n%s", got, want.String())
+			}
+		})
+	}
+}
+
+// TestSlotsForget wants nothing to be kept of images that have gone.
+func TestSlotsForget(t *testing.T) {
+	s := newSlots(1, -1)
+	for i := range 10 {
+		a, b := &ticket{image: fmt.Sprint(i)}, &ticket{image: fmt.Sprint(i)}
+		s.add(a)
+		s.add(b)
+		s.next(time.Unix(0, 0))
+		if s.look(a, time.Unix(1<<30, 0), sample{waiting: true}) {
+			t.Error("stalled, though that was turned off")
+		}
+		s.remove(a)
+		s.remove(b)
+	}
+	if len(s.turns)+len(s.waiting)+len(s.running) != 0 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -1,0 +1,125 @@
+package snapshotter_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci/internal/snapshotter"
+)
+
+// noise is a layer that no compression makes smaller.
+func noise(t *testing.T, name string, bytes int) v1.Layer {
+	t.Helper()
+	r := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
+	data := make([]byte, bytes)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	return gzipped(t, archive(t, tar.Header{Name: name}, string(data)))
+}
+
+// slowImages are images of a registry whose layers come at a byte a second, and a good image there.
+func slowImages(t *testing.T, o *testorigin.Origin, images, layers int) (slow []image, good image) {
+	t.Helper()
+	for i := range images {
+		var all []v1.Layer
+		for k := range layers {
+			all = append(all, noise(t, fmt.Sprintf("slow-%d-%d", i, k), 64<<10))
+		}
+		slow = append(slow, push(t, o, fmt.Sprintf("slow%d:1", i), all...))
+	}
+	good = push(t, o, "good:1", noise(t, "good-a", 64<<10), noise(t, "good-b", 64<<10), noise(t, "good-c", 64<<10))
+	var faults []testorigin.Fault
+	for i, m := range slow {
+		for _, l := range m.layers {
+			faults = append(faults, testorigin.Fault{Op: "GetBlob", Key: fmt.Sprintf("slow%d@%s", i, l), Every: 1, Action: testorigin.ActSlow, Rate: 1})
+		}
+	}
+	o.SetFaults(faults...)
+	return slow, good
+}
+
+// TestPrivTrickle wants an image whose layers come at a byte a second to hold nobody else: neither
+// one such image, nor so many that they fill every place.
+func TestPrivTrickle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short mode: waits for the looks at slow layers")
+	}
+	root(t)
+	for _, images := range []int{1, 2} {
+		t.Run(fmt.Sprint(images), func(t *testing.T) {
+			o := origin(t, testorigin.Options{})
+			slow, good := slowImages(t, o, images, 3)
+			reg := prometheus.NewRegistry()
+			s := open(t, t.TempDir(), func(opts *snapshotter.Options) { opts.Layers, opts.Metrics = 2, reg })
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var all sync.WaitGroup
+			for _, m := range slow {
+				started := make(chan struct{})
+				all.Go(func() {
+					close(started)
+					if _, err := m.prepare(ctx, s, 0); !errors.Is(err, errEnough) {
+						t.Errorf("a slow image: %v", err)
+					}
+				})
+				<-started
+			}
+			until(t, "the slow layers are in work or in line", func() bool { return value(t, reg, "layers") == float64(3*images) })
+			exist(t, s, good, 0)
+			once(t, o, "good", good)
+			cancel(errEnough)
+			all.Wait()
+			if images*3 > 4 && value(t, reg, "yields_total") == 0 {
+				t.Error("no layer yielded, though there was room for 4")
+			}
+		})
+	}
+}
+
+var errEnough = errors.New("enough seen")
+
+// TestPrivStalled wants a layer that brings next to nothing to end by itself, and to be left to
+// containerd, which may know another way.
+func TestPrivStalled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short mode: waits for a stall")
+	}
+	root(t)
+	o := origin(t, testorigin.Options{})
+	slow, good := slowImages(t, o, 1, 1)
+	var said bytes.Buffer // written to before prepare returns
+	s := open(t, t.TempDir(), func(opts *snapshotter.Options) {
+		opts.Stall, opts.Log = time.Second, slog.New(slog.NewTextHandler(&said, nil))
+	})
+	if _, err := slow[0].prepare(t.Context(), s, 0); err != nil {
+		t.Errorf("%v, want mounts for containerd to fill", err)
+	}
+	if log := said.String(); !strings.Contains(log, "less than 1024 bytes a second came for 1s") || !strings.Contains(log, "reason=fetch") {
+		t.Errorf("it logged %q", log)
+	}
+	if _, err := s.Stat(t.Context(), slow[0].chains[0]); !errdefs.IsNotFound(err) {
+		t.Errorf("a layer that never came: %v", err)
+	}
+	// The same of a manifest or a config.
+	o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActSlow, Rate: 1}, testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 1})
+	if _, err := good.prepare(t.Context(), s, 0); err != nil {
+		t.Errorf("%v, want mounts for containerd to fill", err)
+	}
+	if log := said.String(); !strings.Contains(log, "did not come in time") || !strings.Contains(log, "reason=unreachable") {
+		t.Errorf("it logged %q", log)
+	}
+}
