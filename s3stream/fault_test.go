@@ -464,6 +464,7 @@ func TestNothingToSend(t *testing.T) {
 	bad.SecretAccessKey = "wrong"
 	refused := s3
 	refused.Endpoint = "http://" + testport.Addr(t)
+	refused.Outage = 200 * time.Millisecond
 	for name, x := range map[string]struct {
 		uri  string
 		s3   s3stream.S3
