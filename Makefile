@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check race fuzz bench lint fmt build clean
+.PHONY: help demo test check race fuzz bench lint vulncheck fmt build clean
 
 PKG  ?= ./...
 AREA ?=
@@ -13,7 +13,7 @@ ARGS ?=
 help: ## list the targets
 	@echo "usage: make TARGET [VAR=value]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-	  awk -F ':.*## ' '{ printf "  %-7s %s\n", $$1, $$2 }'
+	  awk -F ':.*## ' '{ printf "  %-10s %s\n", $$1, $$2 }'
 
 demo: ## run the four main jobs on real input (the machine's Go tree); ARGS="-only dns" for one
 	@scripts/setup.sh demo
@@ -36,6 +36,9 @@ bench: ## run one area's benchmarks beside its peers; AREA=engine|image|inflate|
 
 lint: ## golangci-lint at the pinned version (its first build takes a few minutes)
 	@scripts/test.sh lint
+
+vulncheck: ## look the dependencies up in Go's vulnerability database; fails when that cannot be done
+	@scripts/test.sh vulncheck
 
 fmt: ## format the tree (gofumpt and import groups)
 	@scripts/test.sh fmt
