@@ -32,6 +32,10 @@ nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer)
 # FUZZ_TOTAL, counted with the build of the instrumented code.
 FUZZTIME=${FUZZTIME:-5s}
 FUZZ_TOTAL=${FUZZ_TOTAL:-240} # seconds
+# make fuzz goes on with a target until it has run FUZZ_LEAST new inputs, for FUZZ_MOST
+# seconds at most: a target that runs few inputs finds nothing and looks as if all were well.
+FUZZ_LEAST=${FUZZ_LEAST:-20000}
+FUZZ_MOST=${FUZZ_MOST:-600}
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -251,23 +255,47 @@ fuzz_targets() {
 		sort -s -n -k 1,1 | cut -d ' ' -f 2-
 }
 
-# fuzz_target DIR TARGET fuzzes one target. At the end of its time go test now
-# and then reports its own deadline as a failure, without a failing input; that
-# says nothing of the target, and it is run once more.
-fuzz_target() {
-	local out cmd=(go test -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -parallel 2 -timeout 10m "./$1")
-	if out=$("${cmd[@]}" 2>&1); then
-		printf '%s\n' "$out"
-		return 0
-	fi
+# fuzz_count prints how many new inputs a run of go test -fuzz has executed: all
+# executions but those of the corpus.
+fuzz_count() {
+	awk 'match($0, /baseline coverage: [0-9]+\/[0-9]+/) { split(substr($0, RSTART, RLENGTH), p, "/"); base = p[2] }
+		match($0, /execs: [0-9]+/) { execs = substr($0, RSTART + 7, RLENGTH - 7) }
+		END { n = execs - base; print (n > 0 ? n : 0) }'
+}
+
+# fuzz_once DIR TARGET fuzzes one target. At the end of its time go test now and then
+# reports its own deadline as a failure, without a failing input; that says nothing of
+# the target. An input that is new is made smaller by ten tries, not for a minute each,
+# in which nothing else is tried.
+fuzz_once() {
+	local out rc=0
+	out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 2 -timeout 20m "./$1" 2>&1) || rc=$?
 	printf '%s\n' "$out"
-	[[ $out == *'context deadline exceeded'* && $out != *'Failing input written'* ]] || return 1
-	"${cmd[@]}"
+	[ $rc -eq 0 ] || [[ $out == *'context deadline exceeded'* && $out != *'Failing input written'* ]]
+}
+
+# fuzz_target DIR TARGET fuzzes one target, in make fuzz until it has run enough.
+fuzz_target() {
+	local start=$SECONDS ran=0 out
+	while :; do
+		if ! out=$(fuzz_once "$1" "$2"); then
+			printf '%s\n' "$out"
+			return 1
+		fi
+		printf '%s\n' "$out"
+		ran=$((ran + $(fuzz_count <<<"$out")))
+		echo "$ran" >"$logs/ran"
+		[ "$mode" = fuzz ] && [ $ran -lt "$FUZZ_LEAST" ] || break
+		if [ $((SECONDS - start)) -ge "$FUZZ_MOST" ]; then
+			echo "$2 ran $ran new inputs in $((SECONDS - start)) s, at least $FUZZ_LEAST are wanted: make it faster, or its seeds smaller"
+			return 1
+		fi
+	done
 }
 
 # run_fuzz fuzzes each target alone, as go test wants it.
 run_fuzz() {
-	local start=$SECONDS dir target
+	local start=$SECONDS dir target ran
 	local under=${pkgs[0]#./}
 	under=${under%...}
 	under=${under%/}
@@ -276,7 +304,11 @@ run_fuzz() {
 			skip "fuzz $target ($dir)" "the time box of $FUZZ_TOTAL s is used up; its corpus ran as unit tests"
 			continue
 		fi
+		echo 0 >"$logs/ran"
 		stage "fuzz $target ($dir)" fuzz_target "$dir" "$target" || true
+		ran=$(<"$logs/ran")
+		[ "$ran" -ge 1000 ] || ran+=", which is few: make fuzz runs at least $FUZZ_LEAST"
+		echo "    new inputs: $ran"
 	done < <(fuzz_targets "$under")
 }
 

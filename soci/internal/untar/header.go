@@ -143,21 +143,35 @@ func prefixOf(b []byte) string {
 		}
 		return cstring(prefix)
 	case string(b[magicOff:magicOff+8]) == "ustar  \x00":
-		// GNU has times here. Go before 1.8 wrote a prefix nevertheless, and old
-		// images have such layers: what can not be times is a prefix.
-		var p numbers
-		p.field("", prefix[:gnuTimeLen])
-		p.field("", prefix[gnuTimeLen:2*gnuTimeLen])
-		if p.err == nil {
+		// GNU has times here. Go before 1.8 wrote a prefix nevertheless, and old images
+		// have such layers: what can not be times is a prefix, exactly as archive/tar
+		// decides it, so that a layer has the same names here and in containerd. (GNU tar
+		// never looks for a prefix here; nor does it write what is taken for one.)
+		if isGNUTime(prefix[:gnuTimeLen]) && isGNUTime(prefix[gnuTimeLen:2*gnuTimeLen]) {
 			return ""
 		}
 		text := cstring(prefix)
-		if strings.IndexFunc(text, func(r rune) bool { return r >= 0x80 || r < ' ' }) >= 0 {
+		if strings.IndexFunc(text, func(r rune) bool { return r >= 0x80 }) >= 0 {
 			return ""
 		}
 		return text
 	}
 	return ""
+}
+
+// isGNUTime reports whether archive/tar takes a field for a time: nothing, a number of
+// base 256, or octal digits alone between spaces and zero bytes.
+func isGNUTime(b []byte) bool {
+	if b[0] == 0 {
+		return true
+	}
+	if b[0]&0x80 != 0 {
+		var p numbers
+		p.base256("", b)
+		return p.err == nil
+	}
+	digits := cstring(bytes.Trim(b, " \x00"))
+	return strings.Trim(digits, "01234567") == ""
 }
 
 // checksum compares a header's sum with the sum of its bytes, the field itself
