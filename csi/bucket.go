@@ -17,6 +17,7 @@ import (
 	"github.com/penstock/penstock/csi/internal/tree"
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/s3"
 )
 
 // minMemory is the least budget that a bucket is opened with: four parts of 8 MiB, below which parallel readers wait
@@ -27,8 +28,11 @@ const minMemory = 32 << 20
 type BucketOptions struct {
 	Bucket string // name or access-point ARN
 	Prefix string // show only what is below; a "/" at its end is added
-	S3     S3Options
-	Store  Store // replaces S3 if set; Bucket is then only a name for messages
+	// AllowEmpty opens a bucket although nothing is below Prefix. Without it that is an error, since a wrong prefix looks
+	// the same.
+	AllowEmpty bool
+	S3         S3Options
+	Store      Store // replaces S3 if set; Bucket is then only a name for messages
 
 	// Memory bounds the bytes that are buffered for reads. 0: the budget that the process has from its memory limit.
 	Memory int64
@@ -49,8 +53,6 @@ func (o BucketOptions) Validate() error {
 	switch {
 	case o.Bucket == "" && o.Store == nil:
 		return errors.New("no bucket: name one")
-	case strings.ContainsAny(o.Bucket, " \t\n\x00"):
-		return fmt.Errorf("bucket %q: not a bucket name; use 3 to 63 lower-case letters, digits, dots and hyphens", o.Bucket)
 	case !prefixOK:
 		return fmt.Errorf("prefix %q: no key can start with it; use at most 1023 bytes and no NUL", o.Prefix)
 	case o.Memory < 0 || o.Memory > 0 && o.Memory < minMemory:
@@ -60,10 +62,12 @@ func (o BucketOptions) Validate() error {
 	case o.FileMode&^iofs.ModePerm != 0 || o.DirMode&^iofs.ModePerm != 0:
 		return fmt.Errorf("modes %#o and %#o: use permission bits alone (at most 0777)", o.FileMode, o.DirMode)
 	}
-	if err := o.S3.Validate(); err != nil {
-		return err
+	if o.Store == nil {
+		if err := s3.CheckBucket(o.Bucket); err != nil {
+			return err
+		}
 	}
-	return nil
+	return o.S3.Validate()
 }
 
 // core returns the options of the core.
@@ -122,7 +126,7 @@ func openBucket(ctx context.Context, opts BucketOptions, common shared, creds *r
 	b := &Bucket{name: opts.name()}
 	store, err := b.open(ctx, opts, &common, creds)
 	if err == nil {
-		err = reach(ctx, store, opts.core().Prefix)
+		err = reach(ctx, store, opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %q: %w", b.name, errors.Join(err, b.Close()))
@@ -164,12 +168,47 @@ func newEngine(memory int64, outage time.Duration, log *slog.Logger) (*ranges.En
 	return ranges.New(o)
 }
 
-// reach asks the store for one key.
-func reach(ctx context.Context, store fs.Store, prefix string) error {
+// reach asks the store for one key. A prefix below which there is none is an error that says what may be wrong with it.
+func reach(ctx context.Context, store fs.Store, opts BucketOptions) error {
+	prefix := opts.core().Prefix
 	for _, err := range store.List(ctx, prefix, 1) {
 		return err
 	}
-	return nil
+	switch {
+	case opts.AllowEmpty:
+		return nil
+	case prefix == "":
+		if opts.Log != nil {
+			opts.Log.Warn("the bucket is empty", "bucket", opts.Bucket)
+		}
+		return nil
+	}
+	object := strings.TrimSuffix(prefix, "/")
+	_, err := store.Stat(ctx, object)
+	return &emptyError{prefix, err == nil}
+}
+
+// emptyError is a prefix below which there is nothing.
+type emptyError struct {
+	prefix string
+	object bool // there is an object of that name
+}
+
+// Unwrap says that something is missing.
+func (e *emptyError) Unwrap() error { return iofs.ErrNotExist }
+
+// Error says what is missing and what to try.
+func (e *emptyError) Error() string {
+	parts := strings.FieldsFunc(e.prefix, func(r rune) bool { return r == '/' })
+	likely := strings.Join(parts, "/") + "/"
+	hint := "check its spelling, or set allow-empty if it is to be filled later"
+	switch {
+	case e.object:
+		hint = "an object has that name, and a prefix is a directory: use the part before its last slash"
+	case len(parts) > 0 && likely != e.prefix:
+		hint = fmt.Sprintf("keys seldom begin with a slash or have two in a row: perhaps it is %q", likely)
+	}
+	return fmt.Sprintf("nothing is below the prefix %q: %s", e.prefix, hint)
 }
 
 // Close closes what is still open in the bucket and ends all that it started.

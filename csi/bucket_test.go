@@ -299,3 +299,73 @@ func ExampleOpenBucket() {
 	// two epochs, please
 	// <nil>
 }
+
+// TestEmptyPrefix: a prefix below which there is nothing is refused, with what may be wrong with it, unless it is wanted;
+// keys that really begin with a slash, or have two in a row, are shown.
+func TestEmptyPrefix(t *testing.T) {
+	o := startOrigin(t)
+	for _, key := range []string{"llama/w", "/odd/w", "two//w", "marker/"} {
+		put(t, o, key, []byte("x"))
+	}
+	for prefix, want := range map[string]string{
+		"missing":  `nothing is below the prefix "missing/": check its spelling, or set allow-empty`,
+		"/llama/":  `perhaps it is "llama/"`,
+		"llama//":  `perhaps it is "llama/"`,
+		"//llama":  `perhaps it is "llama/"`,
+		"llama/w":  "an object has that name",
+		"llama/w/": "an object has that name",
+		"/":        "", // there is "/odd/w"
+		"/odd":     "",
+		"two//":    "",
+		"marker":   "", // a directory that is empty on purpose
+		"llama":    "",
+	} {
+		opts := csi.BucketOptions{Bucket: bucket, Prefix: prefix, S3: s3At(o)}
+		b, err := csi.OpenBucket(t.Context(), opts)
+		if err == nil {
+			_ = b.Close() // it was only to see whether it opens
+		}
+		if want == "" && err != nil || want != "" && (!errors.Is(err, iofs.ErrNotExist) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v, want %q", prefix, err, want)
+		}
+		opts.AllowEmpty = true
+		b = open(t, opts)
+		if _, err := iofs.ReadDir(b.FS(t.Context()), "."); err != nil {
+			t.Errorf("%q allowed: %v", prefix, err)
+		}
+	}
+}
+
+// TestUnsortedListing: a store that lists in no order, as directory buckets of S3 and servers over a file system do, shows
+// all names, each once.
+func TestUnsortedListing(t *testing.T) {
+	for _, order := range []string{testorigin.OrderFiler, testorigin.OrderRandom} {
+		o := startOrigin(t)
+		o.SetQuirks(testorigin.Quirks{ListOrder: order, ListPage: 3})
+		want := map[string]bool{}
+		for i := range 40 {
+			put(t, o, fmt.Sprintf("d/f%02d", i), []byte("x"))
+			put(t, o, fmt.Sprintf("d/f%02d-more/x", i), []byte("x"))
+			put(t, o, fmt.Sprintf("d/f%02d.txt", i), []byte("x"))
+			want[fmt.Sprintf("f%02d", i)], want[fmt.Sprintf("f%02d-more", i)], want[fmt.Sprintf("f%02d.txt", i)] = false, true, false
+		}
+		b := open(t, csi.BucketOptions{S3: s3At(o)})
+		for range 2 { // the second time the order is known
+			list, err := iofs.ReadDir(b.FS(t.Context()), "d")
+			if err != nil {
+				t.Fatalf("%s: %v", order, err)
+			}
+			for _, e := range list {
+				if isDir, ok := want[e.Name()]; !ok || isDir != e.IsDir() {
+					t.Errorf("%s: unexpected %v", order, e)
+				}
+			}
+			if len(list) != len(want) {
+				t.Errorf("%s: %d names, want %d", order, len(list), len(want))
+			}
+		}
+		if text, err := iofs.ReadFile(b.FS(t.Context()), "d/f07-more/x"); err != nil || string(text) != "x" {
+			t.Errorf("%s: %q, %v", order, text, err)
+		}
+	}
+}

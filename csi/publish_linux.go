@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,9 +181,10 @@ func (p *publisher) rotate(ctx context.Context, t *target, identity string, vol 
 	if fresh == nil || t.mount.creds == nil {
 		return fmt.Errorf("target: %w by volume %q with credentials of another kind: unpublish it first", errInUse, t.volumeID)
 	}
+	vol.bucket.AllowEmpty = true // what is there now is no question of credentials
 	b, err := openBucket(ctx, vol.bucket, p.common, fresh)
 	if err != nil {
-		return &openError{err}
+		return &openError{err, true}
 	}
 	t.mount.creds.set(vol.bucket.S3)
 	p.mu.Lock()
@@ -316,7 +318,7 @@ func (p *publisher) join(ctx context.Context, m *sharedMount, leaving bool) (ret
 func (p *publisher) mount(ctx context.Context, at *sharedMount, vol volume) (*Mounted, error) {
 	b, err := openBucket(ctx, vol.bucket, p.common, at.creds)
 	if err != nil {
-		return nil, &openError{err}
+		return nil, &openError{err, at.creds != nil}
 	}
 	if err := os.MkdirAll(at.dir, 0o700); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -329,9 +331,20 @@ func (p *publisher) mount(ctx context.Context, at *sharedMount, vol volume) (*Mo
 }
 
 // openError marks a failure of the bucket, as against one of this node.
-type openError struct{ err error }
+type openError struct {
+	err    error
+	secret bool // the volume brought its own keys
+}
 
-func (e *openError) Error() string   { return e.err.Error() }
+// Error says where refused keys came from: the layers below know of the environment only.
+func (e *openError) Error() string {
+	if e.secret && errors.Is(e.err, iofs.ErrPermission) {
+		return e.err.Error() + "; the keys are key_id, access_key and session_token of the volume's secret (nodePublishSecretRef)"
+	}
+	return e.err.Error()
+}
+
+// Unwrap returns what it is and why.
 func (e *openError) Unwrap() []error { return []error{errOpen, e.err} }
 
 // release takes back one user; the last one unmounts. The mount stays in the map until its directory is free.

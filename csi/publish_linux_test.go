@@ -138,7 +138,7 @@ func TestPrivSecretOfVolume(t *testing.T) {
 }
 
 // TestPrivRotation: a publish with new credentials gives them to the mount that is there, with its open files, and one with
-// credentials that do not work changes nothing.
+// credentials that do not work changes nothing. The mount then is for who has the new ones, and no longer for the old.
 func TestPrivRotation(t *testing.T) {
 	needsMount(t)
 	var ahead atomic.Int64 // of the origin's clock, in nanoseconds
@@ -193,6 +193,21 @@ func TestPrivRotation(t *testing.T) {
 	if m := k.mounts(t); len(m) != 2 {
 		t.Errorf("a rotation must not mount: %+v", m)
 	}
+	// The mount has moved to the new credentials: who comes with the old ones, which have expired, gets nothing of it, and
+	// who comes with the new ones shares it.
+	target = k.pod(t, "with-old-keys")
+	if err := publish(first); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "nodePublishSecretRef") {
+		t.Errorf("another pod with the expired credentials: %v", err)
+	}
+	target = k.pod(t, "with-new-keys")
+	if err := publish(second); err != nil {
+		t.Error(err)
+	}
+	if m := k.mounts(t); len(m) != 3 {
+		t.Errorf("a pod with the new credentials must share the mount: %+v", m)
+	}
+	k.unpublish(t, target)
+	target = k.pod(t, "pod")
 	if _, err := k.node.NodePublishVolume(t.Context(), publishRequest(target)); status.Code(err) != codes.AlreadyExists {
 		t.Errorf("the same volume without its secret: %v", err)
 	}

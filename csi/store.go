@@ -32,7 +32,7 @@ type Entry struct {
 type Store interface {
 	// Stat returns the current version of a key.
 	Stat(ctx context.Context, key string) (Object, error)
-	// List yields, in byte order of their keys, the objects whose keys start with prefix and have no further "/", and
+	// List yields, in byte order of their keys if it can, the objects whose keys start with prefix and have no further "/", and
 	// the common prefixes of the others. limit > 0 says that the caller stops after that many.
 	List(ctx context.Context, prefix string, limit int) iter.Seq2[Entry, error]
 	// Open returns a reader of exactly the version o.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/internal/s3"
 )
 
 // volume is what a publish request asks for, parsed.
@@ -40,6 +42,7 @@ var (
 	switches = map[string]func(*BucketOptions){
 		"read-only":        func(*BucketOptions) {}, // every mount is
 		"ro":               func(*BucketOptions) {},
+		"allow-empty":      func(o *BucketOptions) { o.AllowEmpty = true },
 		"allow-other":      func(*BucketOptions) {}, // a pod's user is never ours, so it always holds
 		"force-path-style": func(o *BucketOptions) { o.S3.PathStyle = true },
 		"requester-pays":   func(o *BucketOptions) { o.S3.RequesterPays = true },
@@ -166,6 +169,12 @@ func parseSecrets(o *S3Options, secrets map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(secrets)) {
 		if !slices.Contains(known, key) {
 			return fmt.Errorf("secret key %q is unknown: use %s", key, strings.Join(known, ", "))
+		}
+	}
+	for _, key := range known {
+		// The most frequent mistake: a file or an echo with a line break at its end, which a store reports as a wrong key.
+		if flaw := s3.KeyFlaw(secrets[key]); secrets[key] != "" && flaw != "" {
+			return fmt.Errorf("secret key %q %s", key, flaw)
 		}
 	}
 	o.Profile, o.Anonymous = "", false

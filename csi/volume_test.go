@@ -54,6 +54,13 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"bad endpoint", bucket, []string{"endpoint-url=nonsense"}, "", nil, "endpoint"},
 		{"bad group", bucket, nil, "staff", nil, "volume mount group"},
 		{"bad secret key", bucket, nil, "", map[string]string{"password": "hush"}, `"password" is unknown`},
+		{"bucket with a line break", map[string]string{"bucketName": "models\n"}, nil, "", nil, "white space at its beginning or end: remove it"},
+		{"bucket as URI", map[string]string{"bucketName": "s3://models"}, nil, "", nil, `give the name alone, "models"`},
+		{"bucket with path", map[string]string{"bucketName": "models/llama"}, nil, "", nil, `the bucket is "models", and "llama" is a prefix`},
+		{"line break", bucket, nil, "", map[string]string{"key_id": "AKIA", "access_key": "hush\n"}, `"access_key" ends with a line break: remove it`},
+		{"blank", bucket, nil, "", map[string]string{"key_id": "AKIA ", "access_key": "hush"}, `"key_id" has white space`},
+		{"quotes", bucket, nil, "", map[string]string{"key_id": "AKIA", "access_key": `"hush"`}, `"access_key" is in quotes: remove them`},
+		{"token", bucket, nil, "", map[string]string{"key_id": "A", "access_key": "B", "session_token": "hush\n"}, `"session_token" ends with a line break`},
 		{"half a secret", bucket, nil, "", map[string]string{"key_id": "hush"}, "give both"},
 	} {
 		_, err := parseVolume(BucketOptions{}, c.context, c.flags, c.group, c.secrets)

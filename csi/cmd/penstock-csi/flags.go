@@ -134,8 +134,11 @@ func (d *ttl) String() string { return time.Duration(*d).String() }
 // Set implements flag.Value.
 func (d *ttl) Set(v string) error {
 	n, err := time.ParseDuration(v)
+	if seconds, plain := strconv.ParseUint(v, 10, 31); err != nil && plain == nil { // as the mount option of a volume takes it
+		n, err = time.Duration(seconds)*time.Second, nil //nolint:gosec // at most 2^31
+	}
 	if err != nil || n < 0 {
-		return errors.New("use a duration such as 1s or 5m, or 0s to ask every time")
+		return errors.New("use seconds (60) or a duration (5m), or 0 to ask every time")
 	}
 	if n == 0 {
 		n = -1

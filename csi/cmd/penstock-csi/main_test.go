@@ -42,7 +42,7 @@ func TestUsage(t *testing.T) {
 		"mount b /tmp --read-only=no":   "read-only",
 		"mount b /tmp --read-only=f":    "writing is not supported",
 		"mount b /tmp --file-mode 4755": "octal number",
-		"mount b /tmp --metadata-ttl x": "use a duration",
+		"mount b /tmp --metadata-ttl x": "or a duration",
 		"mount b /tmp --uid -3":         "use ids from 0",
 		"mount --endpoint x b /tmp":     "is not a URL",
 		"mount /x /tmp":                 "no bucket",

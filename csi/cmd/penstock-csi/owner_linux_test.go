@@ -308,3 +308,34 @@ func TestPrivSignalTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestPrivMountSaysWhy: a program that reads gets EIO and no more; the mount says why, without any flag.
+func TestPrivMountSaysWhy(t *testing.T) {
+	o := origin(t)
+	dir := t.TempDir()
+	cmd, lines := program(t, "mount", "models", dir, "--endpoint", o.URL(), "--outage", "10ms")
+	if !lines.Scan() {
+		t.Fatal("no line on standard error")
+	}
+	f, err := os.Open(dir + "/dir/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.SetFaults(testorigin.Fault{Op: "GetObject", Action: testorigin.ActStatus, Status: 500, Error: "InternalError"})
+	if _, err := f.Read(make([]byte, 1)); !errors.Is(err, syscall.EIO) {
+		t.Errorf("got %v, want EIO", err)
+	}
+	_ = f.Close() // nothing was written
+	for why := ""; !strings.Contains(why, "InternalError") || !strings.Contains(why, "dir/file"); {
+		if !lines.Scan() {
+			t.Fatalf("the log does not say why: %q", why)
+		}
+		why += lines.Text() + "\n"
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}

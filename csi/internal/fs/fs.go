@@ -7,6 +7,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -83,6 +84,8 @@ type FS struct {
 	nodes   *inodes
 	share   *share
 	mounted time.Time // modification time of directories, which have none of their own
+
+	unsorted atomic.Bool // the store has listed names out of order
 
 	mu     sync.Mutex // guards the handle tables; a leaf lock
 	files  map[uint64]*fileHandle

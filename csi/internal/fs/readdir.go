@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -232,7 +233,7 @@ func (f *FS) ReleaseDir(handle uint64) {
 func (f *FS) list(prefix string) *lister {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lister{batches: make(chan batch, 1), cancel: cancel, done: make(chan struct{})}
-	go l.run(ctx, f.store, prefix)
+	go l.run(ctx, f.store, prefix, &f.unsorted)
 	return l
 }
 
@@ -241,12 +242,21 @@ func (l *lister) stop() {
 	<-l.done
 }
 
-func (l *lister) run(ctx context.Context, store Store, prefix string) {
+// run lists. unsorted is whether the store is known to list in no order.
+func (l *lister) run(ctx context.Context, store Store, prefix string, unsorted *atomic.Bool) {
 	defer close(l.done)
 	var (
 		merge tree.Merger[Object]
 		b     batch
 	)
+	if unsorted.Load() {
+		merge.Unsort()
+	}
+	defer func() {
+		if merge.Unsorted() {
+			unsorted.Store(true)
+		}
+	}()
 	emit := func(name string, kind tree.Kind, o Object) {
 		b.entries = append(b.entries, listed{name, kind, o})
 	}

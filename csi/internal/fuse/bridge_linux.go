@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,7 +27,12 @@ type bridge struct {
 	gofuse.RawFileSystem
 	core     *fs.FS
 	log      *slog.Logger
+	dir      string
 	stopping chan struct{} // closed when the mount is about to go: no grace any more
+
+	mu        sync.Mutex // guards what follows; a leaf lock
+	reports   map[slog.Level]*reports
+	reporting bool // a line is being written
 }
 
 // begin returns the context of one request. end must be called when the request is answered.
@@ -51,18 +57,44 @@ func (b *bridge) begin(cancel <-chan struct{}) (ctx context.Context, end context
 	return ctx, end
 }
 
-// status turns an error into what the kernel gets. Only what nobody could expect is logged, and the errors that
-// programs cause all day (no such file, interrupted) are not.
+// status turns an error into what the kernel gets, which is a number and no more, so the log says why. The errors that
+// programs cause all day (no such file, interrupted) are not logged, and of the others as many as [reports] allows.
 func (b *bridge) status(err error) gofuse.Status {
 	errno := fs.Errno(err)
 	switch errno {
 	case 0, syscall.ENOENT, syscall.EINTR, syscall.EROFS, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG:
 	case syscall.ESTALE:
-		b.log.Info("file has changed", "error", err)
+		b.report(slog.LevelInfo, "file has changed", err, errno)
 	default:
-		b.log.Warn("request failed", "error", err, "errno", errno.Error())
+		b.report(slog.LevelWarn, "request failed", err, errno)
 	}
 	return gofuse.Status(errno)
+}
+
+// report logs a failure, if not too many were logged just before. Another goroutine writes it, one at a time: a log that
+// nobody reads must not hold up a request.
+func (b *bridge) report(level slog.Level, what string, err error, errno syscall.Errno) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reporting {
+		b.reports[level].left++
+		return
+	}
+	log, unlogged := b.reports[level].failure(time.Now())
+	if !log {
+		return
+	}
+	args := []any{"mount", b.dir, "error", err, "errno", errno.Error()}
+	if unlogged > 0 {
+		args = append(args, "unlogged", unlogged)
+	}
+	b.reporting = true
+	go func() {
+		b.log.Log(context.Background(), level, what, args...)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.reporting = false
+	}()
 }
 
 func (b *bridge) String() string { return "penstock" }

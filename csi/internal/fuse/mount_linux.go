@@ -100,7 +100,8 @@ func mountWith(core *fs.FS, dir string, opts Options, byEntry bool) (*Server, er
 		mo.Options = append(mo.Options, "ro", "nosuid", "nodev")
 	}
 	b := &bridge{
-		RawFileSystem: gofuse.NewDefaultRawFileSystem(), core: core, log: opts.Log, stopping: make(chan struct{}),
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(), core: core, log: opts.Log, dir: dir, stopping: make(chan struct{}),
+		reports: map[slog.Level]*reports{slog.LevelInfo: {}, slog.LevelWarn: {}},
 	}
 	raw, err := gofuse.NewServer(b, dir, mo)
 	if err != nil {

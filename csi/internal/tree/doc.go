@@ -2,7 +2,7 @@
 //
 //	name, kind, ok := tree.Child("data/", "data/train/0001.bin") // "train", Dir, true
 //	var m tree.Merger[int64]
-//	for _, e := range listing { // one LIST with delimiter "/", in key order
+//	for _, e := range listing { // one LIST with delimiter "/"
 //		m.Add(name, kind, e.Size, emit)
 //	}
 //	m.Flush(emit)
@@ -21,8 +21,8 @@
 //
 // # Concurrency and failure
 //
-// Functions are safe for any use in parallel. A [Merger] belongs to one goroutine. The only failure is [ErrOrder]: the
-// merger needs a listing in byte order to settle shadowing in bounded memory, and says so when it is not.
+// Functions are safe for any use in parallel. A [Merger] belongs to one goroutine. The only failure is [ErrOrder]: a
+// listing that is not in byte order has more names than the merger keeps.
 //
 // # Non-goals
 //

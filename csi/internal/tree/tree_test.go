@@ -87,13 +87,77 @@ func TestMergerShadowing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := m.Add("b", Dir, 9, emit); !errors.Is(err, ErrOrder) {
-		t.Errorf("out of order: got %v, want ErrOrder", err)
-	}
 	m.Flush(emit)
 	want := "a-:file:1 a-1:dir:2 a:dir:3 b:file:5 c:file:6"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got  %v\nwant %s", got, want)
+	}
+}
+
+// TestMergerUnsorted: listings in any order, with common prefixes on every page, show each name once; a directory hides
+// the file of its name unless it comes maxHeld files later.
+func TestMergerUnsorted(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"b a c/", "c/ b a"},
+		{"b a/ a b/ c", "a/ b/ c"},
+		{"z/ a z/ b z/ a", "z/ a b"},
+		{"a- a-1/ a b/ a/ a/", "a- a-1/ b/ a/"},
+		{"a b/ a/ b a b/ a/", "a b/"}, // a was shown before anything was out of order
+	} {
+		var m Merger[int]
+		var got []string
+		emit := func(name string, kind Kind, _ int) {
+			if kind == Dir {
+				name += "/"
+			}
+			got = append(got, name)
+		}
+		for name := range strings.SplitSeq(c.in, " ") {
+			kind := File
+			if n, isDir := strings.CutSuffix(name, "/"); isDir {
+				name, kind = n, Dir
+			}
+			if err := m.Add(name, kind, 0, emit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.Flush(emit)
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: got %s, want %s", c.in, strings.Join(got, " "), c.want)
+		}
+	}
+}
+
+// TestMergerBounds: an unsorted listing has MaxUnsorted names at most, a sorted one any number, and neither holds more
+// than a few files back.
+func TestMergerBounds(t *testing.T) {
+	add := func(m *Merger[int], n int, name func(i int) string) (shown int, err error) {
+		emit := func(string, Kind, int) { shown++ }
+		for i := range n {
+			if err := m.Add(name(i), File, i, emit); err != nil {
+				return shown, err
+			}
+			if m.jumble != nil && (len(m.jumble.files) > maxHeld || len(m.jumble.queue) > maxHeld) {
+				t.Fatalf("%d files held", len(m.jumble.files))
+			}
+		}
+		m.Flush(emit)
+		return shown, nil
+	}
+	up := func(i int) string { return fmt.Sprintf("%09d", i) }
+	down := func(i int) string { return fmt.Sprintf("%09d", MaxUnsorted+1-i) }
+	var sorted, unsorted, late, full Merger[int]
+	if n, err := add(&sorted, MaxUnsorted+10, up); n != MaxUnsorted+10 || err != nil || sorted.seen.slots != nil {
+		t.Errorf("sorted: %d shown, %v", n, err)
+	}
+	if n, err := add(&unsorted, MaxUnsorted+1, down); !errors.Is(err, ErrOrder) {
+		t.Errorf("unsorted: %d shown, %v, want ErrOrder", n, err)
+	}
+	if n, err := add(&full, MaxUnsorted, down); n != MaxUnsorted || err != nil || len(full.seen.slots) > 2*MaxUnsorted {
+		t.Errorf("unsorted up to the limit: %d shown, %v, %d slots", n, err, len(full.seen.slots))
+	}
+	if n, err := add(&late, MaxUnsorted+10, func(i int) string { return up(min(i, MaxUnsorted+5-i%2)) }); !errors.Is(err, ErrOrder) {
+		t.Errorf("unsorted after the limit: %d shown, %v, want ErrOrder", n, err)
 	}
 }
 
@@ -146,8 +210,11 @@ func list(keys []string, prefix string) []string {
 }
 
 // walk makes the tree with Child and Merger, one listing per directory.
-func walk(t *rapid.T, keys []string, prefix, path string, out map[string]Kind) {
+func walk(t *rapid.T, keys []string, prefix, path string, unsorted bool, mix func([]string) []string, out map[string]Kind) {
 	var m Merger[string]
+	if unsorted {
+		m.Unsort()
+	}
 	var dirs []string
 	emit := func(name string, kind Kind, key string) {
 		p := path + "/" + name
@@ -159,7 +226,7 @@ func walk(t *rapid.T, keys []string, prefix, path string, out map[string]Kind) {
 			dirs = append(dirs, name)
 		}
 	}
-	for _, key := range list(keys, prefix) {
+	for _, key := range mix(list(keys, prefix)) {
 		if name, kind, ok := Child(prefix, key); ok {
 			if err := m.Add(name, kind, key, emit); err != nil {
 				t.Fatal(err)
@@ -171,7 +238,7 @@ func walk(t *rapid.T, keys []string, prefix, path string, out map[string]Kind) {
 	}
 	m.Flush(emit)
 	for _, d := range dirs {
-		walk(t, keys, prefix+d+"/", path+"/"+d, out)
+		walk(t, keys, prefix+d+"/", path+"/"+d, unsorted, mix, out)
 	}
 }
 
@@ -182,10 +249,21 @@ func TestTreeMatchesModel(t *testing.T) {
 		keys := rapid.SliceOfDistinct(key, rapid.ID[string]).Draw(t, "keys")
 		prefix, _ := CleanPrefix(rapid.SampledFrom([]string{"", "a", "a/b", "-"}).Draw(t, "prefix"))
 		want := model(keys, prefix)
-		got := map[string]Kind{}
-		walk(t, keys, prefix, "", got)
-		if !maps.Equal(got, want) {
-			t.Fatalf("keys %q below %q:\ngot  %v\nwant %v", keys, prefix, got, want)
+		mixes := map[string]func([]string) []string{
+			"sorted": func(l []string) []string { return l },
+			// As directory buckets: any order, and prefixes again on later pages.
+			"mixed": func(l []string) []string {
+				return rapid.Permutation(slices.Concat(l, slices.DeleteFunc(slices.Clone(l), func(key string) bool {
+					return !strings.HasSuffix(key, "/")
+				}))).Draw(t, "order")
+			},
+		}
+		for how, mix := range mixes {
+			got := map[string]Kind{}
+			walk(t, keys, prefix, "", how == "mixed", mix, got)
+			if !maps.Equal(got, want) {
+				t.Fatalf("keys %q below %q, %s:\ngot  %v\nwant %v", keys, prefix, how, got, want)
+			}
 		}
 		for path, kind := range want {
 			k, ok := Key(prefix, path[1:], kind)
