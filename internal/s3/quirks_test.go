@@ -1,6 +1,8 @@
 package s3
 
 import (
+	"bytes"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -299,5 +301,60 @@ func TestVersionNeedsNoRight(t *testing.T) {
 	got, _, err := get(t.Context(), src, ranges.Request{Len: 3, Pin: "etag:" + now.ETag})
 	if p, _ := src.locate(t.Context()); err != nil || string(got) != "now" || p.noVersions.Load() {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Listings of any order are handed through: each name once.
+func TestListQuirks(t *testing.T) {
+	for quirks, want := range map[string]string{
+		"":                                     "a.txt a/| k",
+		"list-order=filer list-page=1":         "a/| a.txt k",
+		"list-order=random list-page=1":        "a/| a.txt k",
+		"list-empty-page":                      "a.txt a/| k",
+		"list-plain":                           "a.txt a/| k",
+		"list-etag=bare no-dates":              "a.txt a/| k",
+		"list-etag=none list-order=filer":      "a.txt a/| k",
+		"no-versions if-match=bare bare-range": "a.txt a/| k",
+	} {
+		c := connect(t, quirky(t, quirks, testorigin.Options{}), Options{})
+		got, err := collect(t.Context(), c, "data", ListOptions{Delimiter: "/"})
+		if s := strings.Join(got, " "); err != nil || s != want {
+			t.Errorf("%s: %q, %v, want %q", quirks, s, err, want)
+		}
+	}
+	// One that goes in circles ends.
+	c := connect(t, quirky(t, "list-loop list-page=1", testorigin.Options{}), Options{})
+	if _, err := collect(t.Context(), c, "data", ListOptions{}); !errors.Is(err, ErrListStuck) {
+		t.Errorf("a circle: %v", err)
+	}
+}
+
+// Uploads need no checksum trailers, which some stores refuse.
+func TestNoTrailers(t *testing.T) {
+	origin := quirky(t, "no-trailers", testorigin.Options{})
+	c := connect(t, origin, Options{})
+	data := realBytes(t, 2*minPart+12345)
+	if _, err := c.Put(t.Context(), "data", "p", strings.NewReader("x"), PutOptions{}); err != nil {
+		t.Errorf("put: %v", err)
+	}
+	for _, sum := range []UploadChecksum{ChecksumCRC64NVME, ChecksumCRC32C, ChecksumOff} {
+		if _, err := c.Upload(t.Context(), "data", "u", bytes.NewReader(data), PutOptions{PartBytes: minPart, Checksum: sum}); err != nil {
+			t.Errorf("upload with checksum %v: %v", sum, err)
+		}
+	}
+}
+
+// A HEAD that is refused although a GET would be served is not asked twice, and
+// says what S3 says in that case.
+func TestRefusedHead(t *testing.T) {
+	origin := quirky(t, "head-status=403", testorigin.Options{})
+	c := connect(t, origin, Options{})
+	_, err := c.Head(t.Context(), "data", "k")
+	wantText(t, err, "access denied: the credentials lack the permission, or the object does not exist and listing is not permitted (403")
+	if !errors.Is(err, ErrDenied) {
+		t.Errorf("%v is not ErrDenied", err)
+	}
+	if _, _, err := get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5}); err != nil {
+		t.Error(err)
 	}
 }
