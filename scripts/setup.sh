@@ -16,7 +16,7 @@ case "${1:-test}" in
 demo) wanted=(fusermount3:fuse3) ;;
 test)
 	wanted=(git:git gcc:gcc ip:iproute2 fusermount3:fuse3 setfattr:attr)
-	optional=(docker-registry:docker-registry runc:runc)
+	optional=(docker-registry:docker-registry runc:runc mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs)
 	# About a minute of one processor, once for each version.
 	if is_root && ! scripts/tools.sh containerd ctr containerd-shim-runc-v2; then
 		echo "set-up: no containerd; the tests that need it are skipped by name" >&2

@@ -72,8 +72,9 @@ type Options struct {
 
 	// Limits bound what an image may do to the disk.
 	Limits Limits
-	// Sync flushes the file system before the tree becomes visible, so that not
-	// even a power cut leaves a torn one. Default: off.
+	// Sync flushes the file system before the tree becomes visible, and its directory
+	// afterwards: not even a power cut leaves a torn tree, or takes one away whose pull
+	// has succeeded. Default: off.
 	Sync bool
 	// Store gets a copy of every blob while it is pulled, and of manifest and config:
 	// an image layout ([OpenLayout]) or a content store. It costs the compressed bytes

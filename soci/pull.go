@@ -182,7 +182,7 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	if ctx.Err() != nil {
 		return nil, fail(ctx, "target", ref, "", context.Cause(ctx))
 	}
-	if err := j.stage.commit(tree); err != nil {
+	if err := j.stage.commit(tree, p.opts.Sync); err != nil {
 		return nil, fail(ctx, "target", ref, "", err)
 	}
 	j.finish(before, start, flat)

@@ -283,8 +283,29 @@ func (s *stage) dropFound() error {
 	return errs
 }
 
-// commit makes the tree visible as the target.
-func (s *stage) commit(tree string) error {
+// commit makes the tree visible as the target. With sync the target outlives a power cut when it
+// returns without error.
+func (s *stage) commit(tree string, sync bool) error {
+	if err := s.show(tree); err != nil || !sync {
+		return err
+	}
+	if s.inside {
+		return syncDir(s.target)
+	}
+	return errors.Join(syncDir(filepath.Dir(s.target)), syncDir(filepath.Dir(tree)))
+}
+
+// syncDir flushes the entries of a directory.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// show moves the tree to the target.
+func (s *stage) show(tree string) error {
 	if !s.inside {
 		// Not os.Rename: it refuses what rename(2) does, to replace an empty directory.
 		if err := syscall.Rename(tree, s.target); err != nil {

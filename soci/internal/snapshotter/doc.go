@@ -40,7 +40,7 @@
 //	parts/CHAIN       how far a layer in work is, see [soci.UnpackOptions]
 //
 // A layer moves from work to ready to snapshots by rename. The file system is
-// flushed before it leaves work. A layer.json is written before that too, for the
+// flushed before it leaves work, and both directories before the metadata store names the snapshot. A layer.json is written before that too, for the
 // running system alone: so what has one is whole after a crash, and after a power cut.
 // [New] takes over ready layers, and layers in work that can be gone on with, and removes
 // everything else.

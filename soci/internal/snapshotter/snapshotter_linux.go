@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
@@ -124,6 +125,9 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
+	if err := s.heal(ctx, ids); err != nil {
+		return err
+	}
 	begun, err := s.store.recover(ids, s.userXattr)
 	if err != nil {
 		return err
@@ -178,6 +182,48 @@ func (s *Snapshotter) warnCopy(ctx context.Context, key string) {
 			s.opts.Log.WarnContext(ctx, `containerd copies images for user namespaces, and their files will belong to nobody: write capabilities = ["remap-ids"] below [proxy_plugins.penstock] in its configuration`)
 		})
 	}
+}
+
+// heal gives snapshots without a directory the ready layer that they are of, and removes from the
+// metadata store those for which there is none, so that nobody mounts them. A file system may have
+// lost the directory in a power cut, or somebody removed it.
+func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
+	healed, missing, err := s.store.heal(keys, s.userXattr)
+	if err != nil {
+		return err
+	}
+	for _, key := range healed {
+		s.opts.Log.Warn("a snapshot had lost its directory, which was still among the ready layers", "snapshot", key)
+	}
+	// From the top down: a snapshot with another one above it can not be removed.
+	for again := true; again && len(missing) > 0; {
+		again = false
+		missing = slices.DeleteFunc(missing, func(key string) bool {
+			var info snapshots.Info
+			rerr := s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) {
+				if _, info, _, err = storage.GetInfo(ctx, key); err != nil {
+					return err
+				}
+				_, _, err = storage.Remove(ctx, key)
+				return err
+			})
+			switch {
+			case errdefs.IsFailedPrecondition(rerr):
+				return false
+			case rerr != nil:
+				err = errors.Join(err, rerr)
+			default:
+				again = true
+				s.opts.Log.Error("a snapshot had lost its directory, and was removed: remove its image or container, and pull again",
+					"snapshot", key, "image", info.Labels[snapshotters.TargetRefLabel])
+			}
+			return true
+		})
+	}
+	for _, key := range missing {
+		s.opts.Log.Error("a snapshot has lost its directory, and others lie above it: remove the images and containers that use it, and pull again", "snapshot", key)
+	}
+	return err
 }
 
 // Close ends all pulls and returns when nothing runs any more. Snapshots stay.
@@ -339,11 +385,10 @@ func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, 
 		if _, err := storage.CommitActive(ctx, key, l.chain.String(), usage, opts...); err != nil {
 			return err
 		}
-		dir := s.store.snapshot(snap.ID)
-		if err := os.Rename(from, dir); err != nil {
+		if err := s.store.take(from, snap.ID); err != nil {
 			return err
 		}
-		to = dir
+		to = s.store.snapshot(snap.ID)
 		return nil
 	})
 	if err != nil {

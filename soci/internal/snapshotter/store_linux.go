@@ -190,6 +190,57 @@ func writeRecord(dir string, r record, flush bool) error {
 	return os.Rename(name+".new", name)
 }
 
+// take moves a ready layer to the directory of a snapshot. When it returns, the move outlives a power
+// cut, so that a metadata store that is written afterwards never names a directory that is not there.
+func (s *store) take(from, id string) error {
+	if err := os.Rename(from, s.snapshot(id)); err != nil {
+		return err
+	}
+	if !s.synced {
+		return nil
+	}
+	if err := errors.Join(syncDir(s.snapshotsDir()), syncDir(filepath.Dir(from))); err != nil {
+		return errors.Join(err, os.Rename(s.snapshot(id), from))
+	}
+	return nil
+}
+
+// syncDir flushes the entries of a directory.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// heal moves ready layers to the snapshots that the metadata store has of them, where the directory
+// of the snapshot is missing, and returns the snapshots that stay without one. keys are the names of
+// all snapshots by ID.
+func (s *store) heal(keys map[string]string, userXattr bool) (healed, missing []string, err error) {
+	for id, key := range keys {
+		if _, err := os.Lstat(s.snapshot(id)); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
+		}
+		chain := digest.Digest(key)
+		if chain.Validate() != nil {
+			missing = append(missing, key)
+			continue
+		}
+		if r, err := s.read(s.ready(chain), userXattr); err != nil || r.Chain != chain {
+			missing = append(missing, key)
+			continue
+		}
+		if err := s.take(s.ready(chain), id); err != nil {
+			return nil, nil, err
+		}
+		healed = append(healed, key)
+	}
+	return healed, missing, nil
+}
+
 // drop removes the directory of a ready layer. It is gone at once, its files soon.
 func (s *store) drop(dir string) error {
 	away, err := s.setAway(dir)
