@@ -174,7 +174,7 @@ func TestRace(t *testing.T) {
 			defer cancel()
 			start, asked := time.Now(), 0
 			var mu sync.Mutex
-			got, ok, errs := race(ctx, len(tt.answers), func(ctx context.Context, i int) (int, error) {
+			got, ok, errs := race(ctx, len(tt.answers), stagger, func(ctx context.Context, i int) (int, error) {
 				mu.Lock()
 				asked++
 				mu.Unlock()
@@ -628,5 +628,19 @@ func TestForeignHost(t *testing.T) {
 	}
 	if n := l.o.Count("GetBlob", "x@"+d.String()).Requests; n != 1 {
 		t.Errorf("the registry was asked %d times", n)
+	}
+}
+
+// TestManifestIsAskedOnce: registries count manifests against their users, also slow ones.
+func TestManifestIsAskedOnce(t *testing.T) {
+	l := newLab(t, testorigin.RegistryOptions{}, nil)
+	l.put("x:1", l.forPlatform("linux/amd64"))
+	l.o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActStall, For: 60 * time.Millisecond})
+	l.o.Reset()
+	if _, err := l.resolve("x:1", "linux/amd64"); err != nil {
+		t.Fatal(err)
+	}
+	if n := l.o.Count("GetManifest", "x:1").Requests; n != 1 {
+		t.Errorf("the manifest was asked for %d times", n)
 	}
 }

@@ -17,10 +17,11 @@ const stagger = 2 * time.Second
 var errSilent = errors.New("no answer")
 
 // race asks n places for the same thing, in order: the next one as soon as the one before
-// has failed or was silent for stagger. The first answer ends the other requests. Without
+// has failed or was silent for stagger. The first answer ends the other requests; who had said
+// nothing for least by then was silent. Without
 // an answer it returns the error of each place that was asked, by its number; with one, too, so that the
 // silence of places before it is known. It returns when all requests have ended.
-func race[T any](ctx context.Context, n int, ask func(ctx context.Context, i int) (T, error)) (answer T, ok bool, errs []error) {
+func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx context.Context, i int) (T, error)) (answer T, ok bool, errs []error) {
 	type result struct {
 		i     int
 		value T
@@ -54,7 +55,7 @@ func race[T any](ctx context.Context, n int, ask func(ctx context.Context, i int
 	// silence marks the places that have not answered for long, at the end.
 	silence := func(winner int) {
 		for i, t := range since {
-			if d := time.Since(t); i != winner && errs[i] == nil && d >= stagger {
+			if d := time.Since(t); i != winner && errs[i] == nil && d >= least {
 				errs[i] = fmt.Errorf("%w for %v", errSilent, d.Round(100*time.Millisecond))
 			}
 		}

@@ -156,6 +156,15 @@ func (p *patience) heard(status int) {
 	}
 }
 
+// silence is how long a host that says nothing counts as silent: when the patience ends, those
+// that were asked at its beginning.
+func (p *patience) silence() time.Duration {
+	if p == nil {
+		return stagger
+	}
+	return min(stagger, p.limit/2)
+}
+
 // saw remembers what the hosts said last.
 func (p *patience) saw(errs *hostErrors) {
 	if p == nil {

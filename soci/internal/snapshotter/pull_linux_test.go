@@ -4,12 +4,16 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -333,4 +337,46 @@ func TestPrivSHA512(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestPrivAirGapped: a node without a way to the registry, whose images are local: containerd
+// asks for a layer to unpack into, and gets it after the patience of the first pull, then at
+// once. A dial that times out says "deadline exceeded", which is nobody's deadline here.
+func TestPrivAirGapped(t *testing.T) {
+	root(t)
+	for name, dial := range map[string]func(ctx context.Context) error{
+		"packets dropped": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"dial times out":  func(context.Context) error { return &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded} },
+		"time-out of net": func(ctx context.Context) error {
+			_, err := (&net.Dialer{Deadline: time.Unix(1, 0)}).DialContext(ctx, "tcp", "127.0.0.1:1")
+			return err
+		},
+		"no route": func(context.Context) error { return os.NewSyscallError("connect", syscall.ENETUNREACH) },
+		"no name":  func(context.Context) error { return &net.DNSError{Err: "no such host", IsNotFound: true} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var dials atomic.Int64
+			p := puller(t, func(o *soci.Options) {
+				o.Patience = 50 * time.Millisecond
+				o.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+					dials.Add(1)
+					return nil, dial(ctx)
+				}
+			})
+			s := open(t, t.TempDir(), func(o *snapshotter.Options) { o.Puller = p })
+			of := digestOf
+			m := image{ref: "r.example/app:1", manifest: of('1'), layers: []string{of('2')}, chains: []string{of('3')}}
+			if mounts, err := m.prepare(t.Context(), s, 0); err != nil || len(mounts) != 1 {
+				t.Fatalf("%v, %v; want a mount to fill", mounts, err)
+			}
+			first := dials.Load()
+			other := image{ref: "r.example/other:1", manifest: of('4'), layers: []string{of('5')}, chains: []string{of('6')}}
+			if mounts, err := other.prepare(t.Context(), s, 0); err != nil || len(mounts) != 1 {
+				t.Errorf("%v, %v; want a mount to fill", mounts, err)
+			}
+			if n := dials.Load(); first == 0 || n != first {
+				t.Errorf("%d connections for the first image, %d for the second", first, n-first)
+			}
+		})
+	}
 }
