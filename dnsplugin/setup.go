@@ -74,7 +74,10 @@ func setup(directive string, c *caddy.Controller) error {
 		listeners.claim(ca, server)
 		return nil
 	})
+	// The callbacks of an instance run one after the other.
+	restarting := false
 	c.OnRestart(func() error {
+		restarting = true
 		handovers.offer(block(), ca)
 		controls.offer(ca)
 		warms.offer(ca)
@@ -84,13 +87,14 @@ func setup(directive string, c *caddy.Controller) error {
 	server := dnsserver.GetConfig(c)
 	server.UDPDecorateWriterFunc = ca.decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
+		restarting = false
 		listeners.disclaim(ca)
 		handovers.withdraw(block(), ca)
 		controls.rollback()
 		warms.rollback()
 		return nil
 	})
-	c.OnShutdown(func() error {
+	end := func() error {
 		handovers.withdraw(block(), ca)
 		controls.release(ca)
 		if err := listeners.release(ca); err != nil {
@@ -102,6 +106,21 @@ func setup(directive string, c *caddy.Controller) error {
 		warms.release(ca)
 		headrooms.remove(ca)
 		return nil
+	}
+	c.OnShutdown(func() error {
+		if !restarting {
+			return nil
+		}
+		return end()
+	})
+	// At the end of the process the plugin health goes into its lameduck in a
+	// callback of this kind, before ours because its directive comes first. So
+	// sockets, connections and refreshes go on until that is over.
+	c.OnFinalShutdown(func() error {
+		if restarting {
+			return nil
+		}
+		return end()
 	})
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
 		ca.Next = next
