@@ -256,6 +256,7 @@ func (p *publisher) connSeries(f *fastServer) {
 	}
 	n := f.tcp.Take()
 	p.vec.ended.WithLabelValues(f.addr, "too_many").Add(float64(n.Refused))
+	p.vec.ended.WithLabelValues(f.addr, "idle").Add(float64(n.Evicted))
 	p.vec.ended.WithLabelValues(f.addr, "slow").Add(float64(n.Slow))
 }
 

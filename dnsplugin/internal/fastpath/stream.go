@@ -86,6 +86,7 @@ type StreamOptions struct {
 // StreamCounts are what connections have met with since they were last taken.
 type StreamCounts struct {
 	Refused uint64 // connections that were closed at once since there were too many
+	Evicted uint64 // connections that were closed to make room for those of other clients
 	Slow    uint64 // connections that were closed with ErrSlow
 }
 

@@ -47,6 +47,7 @@ type Conn struct {
 	readNow  func(fd uintptr)
 
 	pending atomic.Int32 // answers to come, see Hold
+	usedAt  atomic.Int64 // when it was last used, in Unix nanoseconds
 
 	mu       sync.Mutex // guards all below; held for a write that doesn't wait
 	changed  sync.Cond  // something below, or pending, has
@@ -73,10 +74,14 @@ func newConn(g *Streams, tcp *net.TCPConn) (*Conn, error) {
 	peer := remote.AddrPort()
 	c := &Conn{group: g, tcp: tcp, raw: raw, peer: netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}
 	c.changed.L = &c.mu
+	c.usedAt.Store(time.Now().UnixNano())
 	// Made once: a closure for each call would be an allocation.
 	c.read, c.readNow, c.write = c.tryRead, func(fd uintptr) { c.tryRead(fd) }, c.tryWrite
 	return c, nil
 }
+
+// used implements occupant.
+func (c *Conn) used() (busy bool, at int64) { return c.pending.Load() > 0, c.usedAt.Load() }
 
 // Peer is the address of the client.
 func (c *Conn) Peer() netip.AddrPort { return c.peer }
@@ -278,6 +283,7 @@ func (c *Conn) serve() bool {
 	}
 	c.flush(b)
 	c.clock.active = time.Now()
+	c.usedAt.Store(c.clock.active.UnixNano())
 	c.keep(b.rest())
 	c.begun -= b.n
 	clear(b.msgs[:])

@@ -21,7 +21,6 @@ import (
 // connections to them. Make one with ListenStreams.
 type Streams struct {
 	opts      StreamOptions
-	most      int // connections
 	listeners []*net.TCPListener
 	seats     []*seat              // of the listeners
 	part      atomic.Pointer[part] // nil: not steered
@@ -30,14 +29,16 @@ type Streams struct {
 	handler   atomic.Pointer[streamHolder]
 	held      atomic.Int64 // bytes that connections keep, see maxHeld
 	refused   atomic.Uint64
+	evicted   atomic.Uint64
 	slow      atomic.Uint64
 
 	accepting sync.WaitGroup // a goroutine for each listener
 	running   sync.WaitGroup // those of connections
 	closed    chan struct{}  // closed when Close begins
 
-	mu    sync.Mutex // guards conns; before a connection's
-	conns map[*Conn]struct{}
+	mu     sync.Mutex // guards conns and places; before a connection's
+	conns  map[*Conn]struct{}
+	places *places[*Conn]
 }
 
 // ListenStreams binds listeners to addr, a host and port as for net.Listen,
@@ -50,7 +51,7 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 	if err := tryCalls(); err != nil {
 		return nil, err
 	}
-	g := &Streams{opts: opts, most: streamsAllowed(), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
+	g := &Streams{opts: opts, places: newPlaces[*Conn](streamsAllowed()), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
 	g.Swap(h, opts.Limits)
 	for i := range opts.Listeners {
 		l, err := listenStream(addr)
@@ -147,7 +148,7 @@ func (g *Streams) Conns() int {
 
 // Take returns what connections have met with since the last call.
 func (g *Streams) Take() StreamCounts {
-	return StreamCounts{Refused: g.refused.Swap(0), Slow: g.slow.Swap(0)}
+	return StreamCounts{Refused: g.refused.Swap(0), Evicted: g.evicted.Swap(0), Slow: g.slow.Swap(0)}
 }
 
 // accept takes connections from l until Close.
@@ -239,7 +240,8 @@ func (g *Streams) drain(l *net.TCPListener) {
 	}
 }
 
-// admit serves a connection, unless there are too many.
+// admit serves a connection. When there are too many, another one ends, or
+// this one; see places.
 func (g *Streams) admit(tcp *net.TCPConn) {
 	c, err := newConn(g, tcp)
 	if err != nil {
@@ -247,12 +249,16 @@ func (g *Streams) admit(tcp *net.TCPConn) {
 		return
 	}
 	g.mu.Lock()
-	full := len(g.conns) >= g.most
-	if !full {
+	evicted, evicts, ok := g.places.take(c.peer.Addr(), c)
+	if ok {
 		g.conns[c] = struct{}{}
 	}
 	g.mu.Unlock()
-	if full {
+	if evicts {
+		g.evicted.Add(1)
+		evicted.fail(net.ErrClosed)
+	}
+	if !ok {
 		g.refused.Add(1)
 		_ = tcp.Close()
 		return
@@ -265,6 +271,7 @@ func (g *Streams) forget(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.conns, c)
+	g.places.leave(c.peer.Addr(), c)
 }
 
 // each calls f for every open connection.

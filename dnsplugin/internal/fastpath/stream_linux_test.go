@@ -94,7 +94,17 @@ type client struct {
 
 func dial(t *testing.T, addr string) *client {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	return dialFrom(t, "", addr)
+}
+
+// dialFrom connects from an address of the choice, or any.
+func dialFrom(t *testing.T, from, addr string) *client {
+	t.Helper()
+	var d net.Dialer
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	c, err := d.DialContext(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,25 +499,48 @@ func TestSendAllWaitsForTheClient(t *testing.T) {
 	}
 }
 
+// One client can't keep others out: when all places are taken, its connections
+// go, first those that wait for nothing. Its own further ones are refused.
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
+	e := &streamEcho{held: make(chan held, 3)}
+	g, addr := local(t, StreamOptions{Unsteered: true}, e)
 	g.mu.Lock()
-	g.most = 2
+	g.places.most = 3
 	g.mu.Unlock()
-	var open []*client
-	for range 2 {
+	var hog []*client
+	for range 3 {
 		c := dial(t, addr)
 		c.send("a")
 		c.want("a")
-		open = append(open, c)
+		hog = append(hog, c)
 	}
+	hog[0].send("hold")
+	first := <-e.held
+	other := dialFrom(t, "127.0.0.2", addr)
+	other.send("b")
+	other.want("b")
+	hog[1].ends() // it did nothing for the longest time, of those that don't wait
+	if n := g.Take(); n != (StreamCounts{Evicted: 1}) {
+		t.Errorf("%+v", n)
+	}
+	hog[2].send("hold")
+	second := <-e.held
 	dial(t, addr).ends()
 	if n := g.Take(); n != (StreamCounts{Refused: 1}) {
 		t.Errorf("%+v", n)
 	}
-	open[0].Close()
-	until(t, "room", func() bool { return g.Conns() == 1 })
+	for i, h := range []held{first, second} {
+		if err := h.conn.Send([]byte("at last")); err != nil {
+			t.Error(err)
+		}
+		h.conn.Done()
+		hog[2*i].want("at last")
+	}
+	other.send("c")
+	other.want("c")
+	hog[0].Close()
+	until(t, "room", func() bool { return g.Conns() == 2 })
 	c := dial(t, addr)
 	c.send("b")
 	c.want("b")
