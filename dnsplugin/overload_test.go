@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +92,20 @@ func (u *upstream) silence(silent func(name string) bool) {
 	u.silent = silent
 }
 
+// holds waits until n queries are held, for a second at most: the kernel keeps
+// a few hundred packets for a socket, and a query that is lost on its way is
+// only given up when the test is over.
+func (u *upstream) holds(n int) {
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		u.mu.Lock()
+		held := len(u.held)
+		u.mu.Unlock()
+		if held >= n {
+			return
+		}
+	}
+}
+
 // release answers all that is held, and everything from now on.
 func (u *upstream) release() {
 	u.mu.Lock()
@@ -171,6 +186,7 @@ type overload struct {
 	pattern  string
 	warm     []string // asked for before that, and gone stale
 	probes   []string // % is a number
+	stock    bool     // CoreDNS with its own cache is tried too
 	stale    string   // options of our cache for warm, and of CoreDNS's
 }
 
@@ -185,7 +201,7 @@ const (
     file CLUSTER cluster.local
     forward . SILENT {
         max_concurrent 10000
-        read_timeout 60s
+        read_timeout 30s
         health_check 1h
     }
 }
@@ -198,7 +214,7 @@ const (
 var overloads = []overload{
 	{
 		name: "kube: cluster names in the block of a dead forwarder", corefile: oneBlock, stale: notCluster,
-		silent: everyone, queries: []int{1200, 4000}, pattern: "n%d.ext.x.",
+		silent: everyone, queries: []int{4000}, pattern: "n%d.ext.x.", stock: true,
 		probes: []string{"kubernetes.default.svc.cluster.local.", "p%.web.svc.cluster.local."},
 	},
 	{
@@ -213,20 +229,20 @@ var overloads = []overload{
 		probes: []string{"kubernetes.default.svc.cluster.local.", "p%.web.svc.cluster.local."},
 	},
 	{
-		name: "cond: a dead conditional forwarder beside a healthy one",
+		name: "cond: a dead conditional forwarder beside a healthy one", stock: true,
 		corefile: strings.Replace(strings.Replace(oneBlock, ".:PORT", "corp.example:PORT", 1), "    file CLUSTER cluster.local\n", "", 1) +
 			strings.Replace(strings.Replace(oneBlock, "    file CLUSTER cluster.local\n", "", 1), "SILENT", "GOOD", 1),
 		silent: everyone, queries: []int{4000}, pattern: "n%d.corp.example.",
 		probes: []string{"p%.good."},
 	},
 	{
-		name: "st3: stale answers while a dead source is asked for unknown names", corefile: oneBlock, stale: quickStale,
+		name: "st3: stale answers while a dead source is asked for unknown names", corefile: oneBlock, stale: quickStale, stock: true,
 		silent: everyone, queries: []int{4000}, pattern: "n%d.ext.x.",
 		warm:   []string{"a.test.", "b.test.", "c.test.", "www.d.org."},
 		probes: []string{"a.test.", "b.test.", "c.test.", "www.d.org."},
 	},
 	{
-		name: "a silent zone: its names take nothing from others of the same upstream", corefile: oneBlock, stale: quickStale,
+		name: "a silent zone: its names take nothing from others of the same upstream", corefile: oneBlock, stale: quickStale, stock: true,
 		silent: below("evil."), queries: []int{1200, 4000, 12000}, pattern: "n%d.evil.",
 		warm:   []string{"known.good."},
 		probes: []string{"p%.web.svc.cluster.local.", "kubernetes.default.svc.cluster.local.", "p%.good.", "known.good."},
@@ -237,7 +253,7 @@ var overloads = []overload{
 		probes: []string{"p%.web.svc.cluster.local.", "p%.good.com."},
 	},
 	{
-		name: "a stopped upstream, ordinary names", corefile: oneBlock, stale: quickStale,
+		name: "a stopped upstream, ordinary names", corefile: oneBlock, stale: quickStale, stock: true,
 		silent: everyone, queries: []int{4000, 9000}, pattern: "www.n%d.org.",
 		warm:   []string{"known.good.", "known.org."},
 		probes: []string{"p%.web.svc.cluster.local.", "kubernetes.default.svc.cluster.local.", "known.good.", "known.org."},
@@ -260,7 +276,9 @@ func TestOverloadedSourceStopsNothingElse(t *testing.T) {
 		for _, queries := range row.queries {
 			t.Run(fmt.Sprintf("%s/%d", row.name, queries), func(t *testing.T) { row.run(t, queries, "penstock {\n fastpath on\n"+row.stale+"}") })
 		}
-		t.Run(row.name+"/CoreDNS", func(t *testing.T) { row.run(t, 1200, "cache {\n"+row.stale+"}") })
+		if row.stock {
+			t.Run(row.name+"/CoreDNS", func(t *testing.T) { row.run(t, 1200, "cache {\n"+row.stale+"}") })
+		}
 	}
 }
 
@@ -272,7 +290,12 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 		corefile = strings.ReplaceAll(corefile, name, value)
 	}
 	s := start(t, corefile, nil)
-	t.Cleanup(u.release)
+	t.Cleanup(func() {
+		u.release()
+		if f := s.fast(); f != nil {
+			until(t, "the end of the queries", func() bool { running, queued, _ := f.backlog.counts(); return running+queued == 0 })
+		}
+	})
 	for _, name := range row.warm {
 		if !s.answered(name) {
 			t.Fatalf("%s is not there", name)
@@ -286,6 +309,11 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	}
 	asked, got := map[string]int{}, map[string]int{}
 	s.flood(queries, row.pattern, func(i int) {
+		n := i + 1
+		if f := s.fast(); f != nil {
+			n, _, _ = f.backlog.counts()
+		}
+		u.holds(n)
 		name := row.probes[i/100%len(row.probes)]
 		asked[name]++
 		if s.answered(strings.ReplaceAll(name, "%", strconv.Itoa(i))) {

@@ -18,7 +18,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// CoreDNS ends the manager of forward's connections in a finalizer.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/coredns/coredns/plugin/pkg/proxy.(*Transport).connManager"))
+}
 
 // value reads a counter or gauge.
 func value(t testing.TB, m prometheus.Metric) float64 {
