@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// What becomes of the fast path when sockets of an address come and go: real
+// processes, real reloads.
+
+// cachedBlock has one name, which is in the cache from the first question on.
+const cachedBlock = `.:%s {
+    bind %s
+    %s
+    prometheus 127.0.0.1:%s
+    cache 3600
+    template IN A {
+        answer "{{ .Name }} 3600 IN A 192.0.2.1"
+    }
+}
+`
+
+// node is a program with one block at a port that others may share.
+type node struct {
+	*server
+	addr, metrics, conf string
+	port                string
+}
+
+func startNode(t *testing.T, bin, port, hosts, extra string) *node {
+	t.Helper()
+	var n node
+	n.server, n.addr = serveBy(t, bin, func() (string, string, string) {
+		p := port
+		if p == "" {
+			p = freePort(t)
+		}
+		n.port, n.metrics = p, freePort(t)
+		return fmt.Sprintf(cachedBlock, p, hosts, extra, n.metrics), "127.0.0.1:" + p, "www.test."
+	})
+	n.conf = n.cmd.Args[2]
+	return &n
+}
+
+// steered reads what the node says about its sockets: the protocols of which
+// the kernel deals all to the fast path, once for each address.
+func (n *node) steered(t *testing.T) (all string) {
+	t.Helper()
+	for _, line := range n.series(t, "coredns_penstock_fastpath_steered{") {
+		if strings.HasSuffix(line, " 0") {
+			all = strings.TrimSuffix(all, noneSteered) + noneSteered
+			continue
+		}
+		_, after, _ := strings.Cut(line, `proto="`)
+		all += after[:3] + " "
+	}
+	return all
+}
+
+// series are the lines of the node's metrics that begin with prefix, none while it starts.
+func (n *node) series(t *testing.T, prefix string) (all []string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+n.metrics+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), prefix) {
+			all = append(all, lines.Text())
+		}
+	}
+	return all
+}
+
+// settles waits until it says what is wanted.
+func (n *node) settles(t *testing.T, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for n.steered(t) != want {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("steered: %q, want %q", n.steered(t), want)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// asked asks and counts the answers.
+func (n *node) asked(t *testing.T, network string, times int, patience time.Duration) (answered int) {
+	t.Helper()
+	for range times {
+		m := new(dns.Msg)
+		m.SetQuestion("www.test.", dns.TypeA)
+		client := dns.Client{Net: network, Timeout: patience}
+		if r, _, err := client.ExchangeContext(t.Context(), m, n.addr); err == nil && len(r.Answer) == 1 {
+			answered++
+		}
+	}
+	return answered
+}
+
+// requests is how many questions the program's cache has seen.
+func (n *node) requests(t *testing.T) (all float64) {
+	t.Helper()
+	return n.sum(t, "coredns_cache_requests_total{")
+}
+
+func (n *node) sum(t *testing.T, prefix string) (all float64) {
+	t.Helper()
+	for _, line := range n.series(t, prefix) {
+		var v float64
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &v); err != nil {
+			t.Fatal(err)
+		}
+		all += v
+	}
+	return all
+}
+
+// onlyFast fails unless all questions are answered by our sockets.
+func (n *node) onlyFast(t *testing.T, when string) {
+	t.Helper()
+	const times = 40
+	const batches, open = "coredns_penstock_fastpath_batches_total{", "coredns_penstock_fastpath_connections{"
+	was := n.sum(t, batches)
+	if got := n.asked(t, "udp", times, time.Minute); got != times {
+		t.Errorf("%s: %d of %d answered over UDP", when, got, times)
+	}
+	// One question at a time: each is a batch.
+	if got := n.sum(t, batches) - was; got < times {
+		t.Errorf("%s: %v of %d questions came to the fast path", when, got, times)
+	}
+	was = n.sum(t, open)
+	for range times {
+		c, err := (&dns.Client{Net: "tcp"}).DialContext(t.Context(), n.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		m := new(dns.Msg)
+		m.SetQuestion("www.test.", dns.TypeA)
+		if _, _, err := (&dns.Client{Net: "tcp", Timeout: time.Minute}).ExchangeWithConnContext(t.Context(), m, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.sum(t, open) - was; got < times-2 { // earlier ones may end meanwhile
+		t.Errorf("%s: %v of %d connections came to the fast path", when, got, times)
+	}
+}
+
+func needsFastPath(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" || testing.Short() {
+		t.Skip("needs Linux and takes seconds")
+	}
+}
+
+// What steered returns.
+const (
+	bothSteered = "tcp udp "
+	noneSteered = "none"
+)
+
+// A second process of ours starts beside the first, and that one ends: an
+// overlapping restart. While both run each has its share, then the second has all.
+func TestOverlappingRestart(t *testing.T) {
+	needsFastPath(t)
+	a := startNode(t, self(t), "", "127.0.0.1", "")
+	a.settles(t, bothSteered)
+	a.onlyFast(t, "alone")
+	b := startNode(t, self(t), a.port, "127.0.0.1", "")
+	a.settles(t, noneSteered)
+	b.settles(t, noneSteered)
+	for _, network := range []string{"udp", "tcp"} {
+		was := a.requests(t)
+		if got := a.asked(t, network, 100, time.Minute); got != 100 {
+			t.Errorf("%s: %d of 100 answered by two", network, got)
+		}
+		if got := a.requests(t) - was; got < 10 || got > 90 {
+			t.Errorf("%s: the first has answered %v of 100", network, got)
+		}
+	}
+	if err := a.stop(); err != nil {
+		t.Error(err)
+	}
+	b.settles(t, bothSteered)
+	b.onlyFast(t, "alone after the first")
+}
+
+// A process that hangs takes its own share only, over both transports.
+func TestHangingProcessTakesItsOwnShare(t *testing.T) {
+	needsFastPath(t)
+	a := startNode(t, self(t), "", "127.0.0.1", "")
+	a.settles(t, bothSteered)
+	b := startNode(t, self(t), a.port, "127.0.0.1", "")
+	a.settles(t, noneSteered)
+	b.settles(t, noneSteered)
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		if got := b.asked(t, network, 20, 100*time.Millisecond); got < 2 {
+			t.Errorf("%s: %d of 20 answered beside a process that hangs", network, got)
+		}
+	}
+	_ = a.cmd.Process.Kill()
+	<-a.ended
+	b.settles(t, bothSteered)
+	b.onlyFast(t, "after the one that hung")
+}
+
+// The migration: the old server is CoreDNS as it is. It keeps its share until
+// it ends; then the fast path has all.
+func TestMigrationFromCoreDNS(t *testing.T) {
+	needsFastPath(t)
+	bin := t.TempDir() + "/coredns"
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", bin, "github.com/coredns/coredns")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	a := startNode(t, bin, "", "127.0.0.1", "")
+	b := startNode(t, self(t), a.port, "127.0.0.1", "")
+	b.settles(t, noneSteered)
+	for _, network := range []string{"udp", "tcp"} {
+		was := a.requests(t)
+		if got := b.asked(t, network, 100, time.Minute); got != 100 {
+			t.Errorf("%s: %d of 100 answered by two", network, got)
+		}
+		if got := a.requests(t) - was; got < 5 || got > 80 {
+			t.Errorf("%s: CoreDNS has answered %v of 100", network, got)
+		}
+	}
+	if err := a.stop(); err != nil {
+		t.Error(err)
+	}
+	b.settles(t, bothSteered)
+	b.onlyFast(t, "after CoreDNS")
+}
+
+// Reloads with another number of CoreDNS's sockets, there and back.
+func TestReloadWithAnotherMultisocket(t *testing.T) {
+	needsFastPath(t)
+	n := startNode(t, self(t), "", "127.0.0.1", "multisocket 4")
+	n.settles(t, bothSteered)
+	n.onlyFast(t, "four sockets")
+	workers := n.sockets(t) - 4
+	for i, extra := range []string{"", "multisocket 4", ""} {
+		write(t, strings.TrimSuffix(n.conf, "/Corefile"), "Corefile", fmt.Sprintf(cachedBlock, n.port, "127.0.0.1", extra, n.metrics))
+		if err := n.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		own := 1
+		if extra != "" {
+			own = 4
+		}
+		n.reloaded(t, own+workers)
+		n.settles(t, bothSteered)
+		n.onlyFast(t, fmt.Sprintf("reload %d, %q", i+1, extra))
+	}
+}
+
+// reloaded waits until there are so many UDP sockets at the port.
+func (n *node) reloaded(t *testing.T, want int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for n.sockets(t) != want {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d sockets, want %d", n.sockets(t), want)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// sockets counts the UDP sockets at the port.
+func (n *node) sockets(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/net/udp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(n.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(b), fmt.Sprintf(": 0100007F:%04X 00000000:0000", port))
+}
+
+// Both addresses lead to one group of the kernel.
+func TestBindToBothFamilies(t *testing.T) {
+	needsFastPath(t)
+	n := startNode(t, self(t), "", "0.0.0.0 ::", "")
+	n.settles(t, bothSteered+bothSteered)
+	n.onlyFast(t, "0.0.0.0 and ::")
+}
