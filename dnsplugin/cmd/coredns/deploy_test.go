@@ -104,6 +104,9 @@ func TestManifestsFitTogether(t *testing.T) {
 		pod.Spec.Volumes[0].ConfigMap.Name != cm.Name || c.Image != k.Images[0].Name {
 		t.Error("names don't fit together")
 	}
+	if p := c.SecurityContext.SeccompProfile; p == nil || p.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("seccomp profile %v", p)
+	}
 	if !c.Resources.Requests.Cpu().Equal(*c.Resources.Limits.Cpu()) || c.Resources.Limits.Memory().Value() < 1800<<20 {
 		t.Errorf("resources %v", c.Resources)
 	}

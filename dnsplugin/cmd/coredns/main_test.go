@@ -28,10 +28,18 @@ const asMain = "PENSTOCK_COREDNS_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
+		if what := os.Getenv(inSandbox); what != "" {
+			if err := enterSandbox(what); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(builtDir)
+	os.Exit(code)
 }
 
 func TestDirectivesKeepCoreDNSsOrder(t *testing.T) {

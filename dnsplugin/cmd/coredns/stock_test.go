@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,13 +187,35 @@ func canonical(m *dns.Msg) (text string, ttls []uint32) {
 	return text, ttls
 }
 
-func TestCorefilesOfCoreDNSRunUnchanged(t *testing.T) {
-	stock := filepath.Join(t.TempDir(), "coredns")
-	// In a fraction of the time of the tests' own build: all but the cache is compiled already.
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", stock, "github.com/coredns/coredns")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+// stockBinary returns the path of CoreDNS's own program, which is built once.
+func stockBinary(t *testing.T) string {
+	t.Helper()
+	bin, err := buildStock()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return bin
+}
+
+// builtDir is the folder of what tests have built, "" if nothing; TestMain removes it.
+var builtDir string
+
+var buildStock = sync.OnceValues(func() (string, error) {
+	var err error
+	if builtDir, err = os.MkdirTemp("", "penstock-coredns-"); err != nil {
+		return "", err
+	}
+	bin := filepath.Join(builtDir, "coredns")
+	// In a fraction of the time of the tests' own build: all but the cache is compiled already.
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "github.com/coredns/coredns")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+func TestCorefilesOfCoreDNSRunUnchanged(t *testing.T) {
+	stock := stockBinary(t)
 	dir := t.TempDir()
 	mix := dnsload.NewMix(dnsload.MixOptions{Services: 100, Queries: 1000})
 	zones, err := mix.WriteZones(dir)

@@ -88,9 +88,9 @@ const (
 	lookEvery = time.Second
 	// lookShare bounds the time spent on looking: one part in so many. It
 	// counts where a node has tens of thousands of sockets.
-	lookShare = 1000
+	lookShare = 100
 	// lookMost is how late a change is noticed at most, whatever looking costs.
-	lookMost = 30 * time.Second
+	lookMost = 5 * time.Second
 )
 
 // nextLook returns the pause after a look that followed a pause and took cost.

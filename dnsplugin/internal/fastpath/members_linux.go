@@ -4,6 +4,7 @@ package fastpath
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,7 +82,12 @@ func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 	var all []uint64
 	lines := bufio.NewScanner(r)
 	lines.Scan() // the heading
+	local := []byte(" " + k.local + " ")
 	for lines.Scan() {
+		// A node may have tens of thousands that are none of the group.
+		if !k.tcp && !bytes.Contains(lines.Bytes(), local) {
+			continue
+		}
 		f := strings.Fields(lines.Text())
 		if len(f) < 10 {
 			return nil, fmt.Errorf("%s: a line of %d fields", k.file(), len(f))
