@@ -16,7 +16,8 @@
 // A bucket is what is shown, from its root or from a prefix on. A [Store] is where it comes from: S3 unless the caller
 // brings its own. A volume is a bucket as Kubernetes names it: an id, attributes, mount options, secrets. A target is the
 // directory where a pod expects a volume. Volumes that agree in everything, credentials included, share one mount, and with
-// it one page cache; each target is a bind mount of it.
+// it one page cache; each target is a bind mount of it. The source of a mount in the mount table names the driver and its run:
+// a driver detaches what is its own, and what is provably dead.
 //
 // # What a reader sees
 //
@@ -35,10 +36,11 @@
 //
 // # Failure
 //
-// Opening a bucket asks for it once, so a wrong name, wrong credentials or a dead endpoint fail here and not in a reader.
+// Opening a bucket asks for it once, so a wrong name, a prefix without keys, wrong credentials or a dead endpoint fail here and
+// not in a reader.
 // Errors match io/fs.ErrNotExist, io/fs.ErrPermission and [ErrChanged]; through the kernel they are ENOENT, EACCES,
-// ESTALE, and EIO for the rest. A store that does not answer makes reads fail in the end, and never keeps a mount from
-// being removed. The driver answers with the codes of the CSI specification. No error, log line or process argument holds
+// ESTALE, ENFILE for an open beyond the bound of open files, and EIO for the rest. A store that does not answer makes reads
+// fail after S3Options.Outage, and never keeps a mount from being removed. The driver answers with the codes of the CSI specification. No error, log line or process argument holds
 // a secret.
 //
 // # Non-goals

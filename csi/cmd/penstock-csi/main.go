@@ -5,6 +5,7 @@
 //
 //	penstock-csi node  --endpoint unix:///csi/csi.sock --node-id NODE [flags]
 //	penstock-csi mount BUCKET[/PREFIX] DIR [flags]
+//	penstock-csi probe --endpoint unix:///csi/csi.sock
 //	penstock-csi version
 //
 // Credentials come from the environment, the shared configuration files, web identity, or the instance, as for the AWS
@@ -37,8 +38,9 @@ const (
 const usage = `usage:
   penstock-csi node  --endpoint unix:///csi/csi.sock --node-id NODE [flags]   serve volumes on a Kubernetes node
   penstock-csi mount BUCKET[/PREFIX] DIR [flags]                              mount one bucket, read-only
+  penstock-csi probe --endpoint unix:///csi/csi.sock                          ask a driver whether it serves (exit status 0)
   penstock-csi version
-"penstock-csi node -h" and "penstock-csi mount -h" list the flags.
+"penstock-csi node -h", "mount -h" and "probe -h" list the flags.
 `
 
 func main() {
@@ -69,14 +71,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runNode(ctx, args, stderr)
 	case "mount":
 		err = runMount(ctx, args, stderr)
+	case "probe":
+		err = runProbe(ctx, args, stderr)
 	case "version", "-version", "--version":
 		fmt.Fprintln(stdout, version.Line("penstock-csi"))
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 	case "":
-		err = usageError{errors.New("no command: use node, mount or version")}
+		err = usageError{errors.New("no command: use node, mount, probe or version")}
 	default:
-		err = usageError{fmt.Errorf("command %q is unknown: use node, mount or version", command)}
+		err = usageError{fmt.Errorf("command %q is unknown: use node, mount, probe or version", command)}
 	}
 	var wrong usageError
 	switch {

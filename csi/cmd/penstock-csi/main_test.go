@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,13 +44,15 @@ func TestUsage(t *testing.T) {
 		"mount b /tmp --read-only=no":   "read-only",
 		"mount b /tmp --read-only=f":    "writing is not supported",
 		"mount b /tmp --file-mode 4755": "octal number",
-		"mount b /tmp --metadata-ttl x": "or a duration",
-		"mount b /tmp --uid -3":         "use ids from 0",
-		"mount --endpoint x b /tmp":     "is not a URL",
-		"mount /x /tmp":                 "no bucket",
-		"node":                          "no endpoint",
-		"node x":                        "flags alone",
-		"node --endpoint tcp://x":       "use unix://",
+		"probe":                         "no endpoint",
+		"probe --endpoint unix:///x --timeout 0s": "use a positive duration",
+		"mount b /tmp --metadata-ttl x":           "or a duration",
+		"mount b /tmp --uid -3":                   "use ids from 0",
+		"mount --endpoint x b /tmp":               "is not a URL",
+		"mount /x /tmp":                           "no bucket",
+		"node":                                    "no endpoint",
+		"node x":                                  "flags alone",
+		"node --endpoint tcp://x":                 "use unix://",
 	} {
 		var stdout, stderr bytes.Buffer
 		t.Setenv("NODE_NAME", "")
@@ -245,11 +249,20 @@ func TestPrivNodeCommand(t *testing.T) {
 	if !lines.Scan() || !strings.Contains(lines.Text(), "serving") {
 		t.Fatalf("first line %q", lines.Text())
 	}
+	var said bytes.Buffer
+	if code := run(t.Context(), []string{"probe", "--endpoint", "unix://" + sock}, io.Discard, &said); code != exitDone {
+		t.Errorf("probe: status %d, %q", code, said.String())
+	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+	said.Reset()
+	code := run(t.Context(), []string{"probe", "--endpoint", "unix://" + sock, "--timeout", "1s"}, io.Discard, &said)
+	if code != exitFailed || strings.Count(said.String(), "\n") != 1 {
+		t.Errorf("probe after the end: status %d, %q", code, said.String())
 	}
 	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
@@ -272,24 +285,36 @@ func TestInterruptedWhileOpening(t *testing.T) {
 	}
 }
 
-// TestDeployMatchesFlags: the manifests start the driver with flags that it has, and under the name it registers.
-func TestDeployMatchesFlags(t *testing.T) {
-	text, err := os.ReadFile("../../deploy/daemonset.yaml")
-	if err != nil {
-		t.Fatal(err)
+// container returns the text of a container of the manifest, and its arguments.
+func container(t *testing.T, manifest, name string) (text string, args []string) {
+	t.Helper()
+	_, after, found := strings.Cut(manifest, "- name: "+name+"\n")
+	if !found {
+		t.Fatalf("no container %s", name)
 	}
-	_, after, found := strings.Cut(string(text), "- name: penstock-csi\n")
-	_, after, foundArgs := strings.Cut(after, "args:\n")
-	if !found || !foundArgs {
-		t.Fatal("no container penstock-csi with args")
-	}
-	var args []string
+	text, _, _ = strings.Cut(after, "\n        - name: ")
+	text, _, _ = strings.Cut(text, "\n      volumes:")
+	_, after, _ = strings.Cut(text, "args:\n")
 	for line := range strings.Lines(after) {
 		arg, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
 		if !ok {
 			break
 		}
 		args = append(args, strings.ReplaceAll(arg, "$(NODE_NAME)", "node"))
+	}
+	return text, args
+}
+
+// TestDeployMatchesFlags: the manifests start the driver with flags that it has, under the name it registers, and with a
+// memory limit that its bound (docs/semantics.md) fits into; the liveness probe is a command that it has.
+func TestDeployMatchesFlags(t *testing.T) {
+	manifest, err := os.ReadFile("../../deploy/daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, args := container(t, string(manifest), "penstock-csi")
+	if len(args) == 0 {
+		t.Fatal("no args")
 	}
 	opts, _, err := nodeOptions(args[1:], io.Discard)
 	if err != nil || args[0] != "node" {
@@ -302,7 +327,55 @@ func TestDeployMatchesFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(driver), "name: "+opts.Name+"\n") || !strings.Contains(string(text), "/plugins/"+opts.Name+"/csi.sock") {
+	if !strings.Contains(string(driver), "name: "+opts.Name+"\n") || !strings.Contains(string(manifest), "/plugins/"+opts.Name+"/csi.sock") {
 		t.Errorf("the manifests do not name the driver %q", opts.Name)
+	}
+	m := regexp.MustCompile(`(?m)limits:\n(?:\s*#.*\n)*\s*memory: (\d+)Mi`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatal("no memory limit in Mi")
+	}
+	limit, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if need := (3*opts.Memory + heapBase) >> 20; opts.Memory == 0 || limit < need {
+		t.Errorf("a memory limit of %d Mi: with --memory %d MiB the bound is %d Mi", limit, opts.Memory>>20, need)
+	}
+	_, probe, found := strings.Cut(text, `command: ["/penstock-csi", `)
+	probe, _, _ = strings.Cut(probe, "]")
+	words := strings.Split(strings.ReplaceAll(probe, `"`, ""), ", ")
+	if o, err := parseProbe(words[1:], io.Discard); !found || words[0] != "probe" || err != nil || o.endpoint != opts.Endpoint {
+		t.Errorf("liveness probe %q: %v", words, err)
+	}
+}
+
+// TestDeployIsPinned: no image is one that changes under the same name, and what is not privileged has no more rights than
+// it needs.
+func TestDeployIsPinned(t *testing.T) {
+	pinned := regexp.MustCompile(`(:v\d+(\.\d+)*|@sha256:[0-9a-f]{64})$`)
+	manifest, err := os.ReadFile("../../deploy/daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\s*image: (\S+)`).FindAllStringSubmatch(string(manifest), -1) {
+		if m[1] != "penstock-csi" && !pinned.MatchString(m[1]) { // kustomization.yaml names that one
+			t.Errorf("image %s is not pinned", m[1])
+		}
+	}
+	kustomization, err := os.ReadFile("../../deploy/kustomization.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^\s*(newTag: v\d+(\.\d+)*|digest: sha256:[0-9a-f]{64})$`).Match(kustomization) {
+		t.Error("kustomization.yaml pins no version of penstock-csi")
+	}
+	registrar, _ := container(t, string(manifest), "node-driver-registrar")
+	for _, want := range []string{"allowPrivilegeEscalation: false", "readOnlyRootFilesystem: true", `drop: ["ALL"]`} {
+		if !strings.Contains(registrar, want) {
+			t.Errorf("the registrar's container lacks %s", want)
+		}
+	}
+	if !strings.Contains(string(manifest), "type: RuntimeDefault") {
+		t.Error("no seccomp profile")
 	}
 }
