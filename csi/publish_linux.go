@@ -376,7 +376,11 @@ func (p *publisher) unpublish(path string) error {
 		return err
 	}
 	if err := mounts.Remove(p.opts.KubeletDir, path, p.me.detacher(atUnpublish, p.opts.Log)); err != nil {
-		return fmt.Errorf("target %q: %w", path, err)
+		var kept *keptError
+		if errors.As(err, &kept) {
+			return fmt.Errorf("target %q: %w", path, err)
+		}
+		return err // it names the target
 	}
 	p.mu.Lock()
 	t := p.targets[path]

@@ -136,6 +136,23 @@ func TestPrivManyOpenFiles(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// As many threads as they like, each of which waits for a reply of the largest size.
+	for i := range 200 {
+		wg.Go(func() {
+			p, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON) // aligned
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if n, err := unix.Pread(fds[i%len(fds)], p, int64(i%4)<<20); err != nil || n != len(p) {
+				t.Errorf("a large read: %d bytes, %v", n, err)
+			}
+			if err := unix.Munmap(p); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 	t.Logf("%d handles: %d MiB at the peak, the bound is %d MiB", len(fds), peak(t, cmd.Process.Pid), most)
 	var err error
 	for err == nil && len(fds) < 2*handles {
