@@ -48,7 +48,10 @@ type Error struct {
 	Off, Len   int64  // bytes of the blob that could not be had; Len 0: not about a range
 	Attempts   int    // requests made for these bytes
 	Status     int    // HTTP status of the last answer; 0: there was none
-	Err        error
+	// Kept is the hidden directory in which what was finished waits for the next pull to the
+	// same target, see Options.KeepFailed; "" if nothing was kept.
+	Kept string
+	Err  error
 }
 
 func (e *Error) Error() string {

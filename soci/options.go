@@ -91,9 +91,10 @@ type Options struct {
 	// which a pull that was killed goes on. Default: 128 MiB. Negative: a layer that is
 	// not finished begins anew.
 	CheckpointBytes int64
-	// KeepFailed keeps the finished layers of a pull that failed, hidden beside the
-	// target, for the next pull to the same target, as if it had been killed. Default:
-	// what fails leaves nothing.
+	// KeepFailed keeps the finished layers, and the checkpoints, of a pull that failed or was
+	// cancelled, hidden beside the target, for the next pull to the same target, as if it
+	// had been killed; [Error] says where. On a full disk nothing is kept. Default: what fails
+	// leaves nothing.
 	KeepFailed bool
 	// Progress is told how a pull goes on. Default: nobody.
 	Progress Progress

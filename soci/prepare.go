@@ -21,6 +21,7 @@ func (j *job) prepare(ctx context.Context) error {
 		Manifest:  img.Manifest.Digest.String(),
 		Platform:  platforms.Format(img.Platform),
 		Dir:       j.stage.target,
+		Config:    img.RawConfig,
 		Layers:    make([]Layer, len(img.Layers)),
 		Warnings:  slices.Clone(img.Notes),
 	}

@@ -142,7 +142,11 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 		return nil, &Error{Op: "target", Err: marked{err, ErrTarget}}
 	}
 	defer func() {
-		j.stage.keep = err != nil && p.opts.KeepFailed
+		if j.stage.keep = keeps(err, p.opts.KeepFailed) && j.stage.worth(); j.stage.keep {
+			if e, ok := errors.AsType[*Error](err); ok {
+				e.Kept = j.stage.work
+			}
+		}
 		if rerr := j.stage.remove(); rerr != nil {
 			left := fmt.Errorf("%w in %s: %w", ErrLeft, j.stage.work, rerr)
 			if err != nil {

@@ -10,14 +10,17 @@ import (
 
 // Result is what a pull did.
 type Result struct {
-	Reference string   `json:"reference"` // in full form
-	Manifest  string   `json:"manifest"`  // digest of the platform's manifest
-	Platform  string   `json:"platform"`  // of the image
-	Dir       string   `json:"dir"`
-	Layers    []Layer  `json:"layers"` // lowest first
-	Timing    Timing   `json:"timing"` // sums over the layers; Wall of the whole pull
-	Limit     Limit    `json:"limit"`  // which phase bounded the pull
-	Warnings  []string `json:"warnings,omitempty"`
+	Reference string `json:"reference"` // in full form
+	Manifest  string `json:"manifest"`  // digest of the platform's manifest
+	Platform  string `json:"platform"`  // of the image
+	Dir       string `json:"dir"`
+	// Config is the image's configuration as it was verified, JSON: environment, entry
+	// point, user.
+	Config   json.RawMessage `json:"-"`
+	Layers   []Layer         `json:"layers"` // lowest first
+	Timing   Timing          `json:"timing"` // sums over the layers; Wall of the whole pull
+	Limit    Limit           `json:"limit"`  // which phase bounded the pull
+	Warnings []string        `json:"warnings,omitempty"`
 
 	CompressedBytes int64 `json:"compressed_bytes"` // of all layers
 	TarBytes        int64 `json:"tar_bytes"`

@@ -336,12 +336,45 @@ func (s *stage) show(tree string) error {
 	return nil
 }
 
+// keeps decides whether a pull that ended with err leaves what it has finished. A full disk needs the
+// room more than the next pull needs the layers.
+func keeps(err error, keepFailed bool) bool {
+	return err != nil && keepFailed && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT)
+}
+
+// worth reports whether the next pull could take something over.
+func (s *stage) worth() bool {
+	found, begun, err := s.leftover()
+	return err == nil && len(found)+len(begun) > 0
+}
+
+// leftover returns what the next pull takes over: finished layers, and layers with a checkpoint.
+func (s *stage) leftover() (found map[string]entry, unfinished map[string]bool, err error) {
+	if found, _, err = readJournal(filepath.Join(s.work, journalName), bootID()); err != nil {
+		return nil, nil, err
+	}
+	unfinished, err = begun(filepath.Join(s.work, layersName), filepath.Join(s.work, partsName), found)
+	return found, unfinished, err
+}
+
+// tidy removes the layers that the next pull can not take over.
+func (s *stage) tidy() error {
+	found, unfinished, err := s.leftover()
+	if err != nil {
+		return err
+	}
+	return keepOnly(filepath.Join(s.work, layersName), slices.AppendSeq(slices.Collect(maps.Keys(found)), maps.Keys(unfinished))...)
+}
+
 // remove takes the hidden directory away, the journal first: half a stage must not
 // look like a whole one.
 func (s *stage) remove() error {
 	var err error
 	if s.journal != nil {
 		err = s.journal.f.Close()
+	}
+	if s.keep {
+		err = errors.Join(err, s.tidy())
 	}
 	if !s.keep {
 		if rerr := os.Remove(filepath.Join(s.work, journalName)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {

@@ -2,6 +2,7 @@ package soci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,12 +20,13 @@ import (
 // Image is a resolved image: what its layers are and what they must hash to. It
 // is made by [Puller.Resolve], not changed afterwards, and safe for concurrent use.
 type Image struct {
-	Reference string        // in full form, as asked
-	Manifest  string        // digest of the platform's manifest
-	Platform  string        // as the config says
-	Config    ocispec.Image // environment, entry point, history
-	Layers    []ImageLayer  // lowest first
-	Warnings  []string      // oddities that do no harm
+	Reference string          // in full form, as asked
+	Manifest  string          // digest of the platform's manifest
+	Platform  string          // as the config says
+	Config    ocispec.Image   // environment, entry point, history
+	RawConfig json.RawMessage // the same as it was verified
+	Layers    []ImageLayer    // lowest first
+	Warnings  []string        // oddities that do no harm
 
 	ref   registry.Reference
 	img   *registry.Image
@@ -55,6 +57,7 @@ func (p *Puller) Resolve(ctx context.Context, ref string) (*Image, error) {
 		Manifest:  img.Manifest.Digest.String(),
 		Platform:  platforms.Format(img.Platform),
 		Config:    img.Config,
+		RawConfig: img.RawConfig,
 		Warnings:  img.Notes,
 		ref:       r,
 		img:       img,

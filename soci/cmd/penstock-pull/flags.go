@@ -14,6 +14,7 @@ import (
 
 const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
        penstock-pull --layers DIR [flags] REFERENCE
+       penstock-pull --config - [flags] REFERENCE        the image's configuration alone
        penstock-pull prefetch [flags] REFERENCE...       into containerd; see penstock-pull prefetch --help
        penstock-pull ztoc --out FILE [flags] BLOB        an index for SOCI; see penstock-pull ztoc --help
        penstock-pull --version
@@ -22,6 +23,10 @@ Pulls a container image and leaves its verified root file system in DIR, which m
 
   --root DIR         all layers applied to one tree
   --layers DIR       a directory for each layer, as overlayfs takes them
+  --config FILE      save the image's configuration (environment, entry point, user) as JSON; "-": print it
+  --keep-failed=false
+                     remove what a failed or interrupted pull has finished (default: it waits in .NAME.penstock beside
+                     DIR for the next pull to DIR)
   --platform P       os/arch[/variant], for example linux/arm64 (default: this machine's)
   --plain-http       http instead of https (loopback registries get http anyway)
   --memory BYTES     bound of all buffers, for example 67108864 or 64MiB (default: 256 MiB)
@@ -37,7 +42,7 @@ Pulls a container image and leaves its verified root file system in DIR, which m
   --progress=false   no progress (default: a bar on a terminal, lines elsewhere)
   --verbose          log every retry and hedge (retries are summed up by default)
 
-Exit code: 0 done, 1 failed (nothing is left behind), 2 wrong command line.
+Exit code: 0 done, 1 failed (DIR is as it was), 2 wrong command line.
 `
 
 // errHelp asks for the usage text.
@@ -47,6 +52,7 @@ var errHelp = errors.New("help")
 type command struct {
 	options      soci.Options
 	root, layers string
+	config       string // file for the image's configuration; "-" is standard output
 	reference    string
 	json         bool
 	meter        *meter
@@ -60,6 +66,8 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&c.root, "root", "", "")
 	f.StringVar(&c.layers, "layers", "", "")
+	f.StringVar(&c.config, "config", "", "")
+	f.BoolVar(&o.KeepFailed, "keep-failed", true, "")
 	f.StringVar(&o.Platform, "platform", "", "")
 	f.BoolVar(&o.PlainHTTP, "plain-http", false, "")
 	f.Func("memory", "", func(s string) (err error) {
@@ -85,16 +93,21 @@ func parse(args []string, stderr io.Writer) (*command, error) {
 		return nil, fmt.Errorf("%w (see penstock-pull --help)", err)
 	}
 	switch {
-	case c.root == "" && c.layers == "":
+	case c.root == "" && c.layers == "" && c.config == "":
 		return nil, errors.New("name the directory to fill: --root DIR for one tree, or --layers DIR for one directory for each layer")
 	case c.root != "" && c.layers != "":
 		return nil, errors.New("--root and --layers exclude each other: give one of them")
+	case c.config == "-" && c.json:
+		return nil, errors.New("--config - and --json both print to standard output: save the configuration in a file")
 	case f.NArg() == 0:
 		return nil, errors.New("name the image to pull, for example docker.io/library/alpine:3.20")
 	case f.NArg() > 1:
 		return nil, fmt.Errorf("one image at a time, but there is also %q (flags come before the reference)", f.Arg(1))
 	}
 	c.reference = f.Arg(0)
+	if err := checkFile(c.config); err != nil {
+		return nil, err
+	}
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}

@@ -57,6 +57,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return c.failed(ctx, err, stderr)
 	}
+	if c.config != "" {
+		if err := saveConfig(c.config, res.Config, stdout); err != nil {
+			fmt.Fprintf(stderr, "penstock-pull: %sthe image's configuration could not be saved: %s\n", c.inPlace(), oneLine(err))
+			return exitFailed
+		}
+	}
+	if c.config == "-" || c.root == "" && c.layers == "" {
+		return exitOK
+	}
 	if c.json {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")
@@ -77,18 +86,40 @@ func (c *command) pull(ctx context.Context) (_ *soci.Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	if c.layers != "" {
+	switch {
+	case c.layers != "":
 		return p.PullLayers(ctx, c.reference, c.layers)
+	case c.root != "":
+		return p.Pull(ctx, c.reference, c.root)
 	}
-	return p.Pull(ctx, c.reference, c.root)
+	img, err := p.Resolve(ctx, c.reference)
+	if err != nil {
+		return nil, err
+	}
+	return &soci.Result{Config: img.RawConfig}, nil
+}
+
+// inPlace says that the image is there, if it was to be.
+func (c *command) inPlace() string {
+	if c.root == "" && c.layers == "" {
+		return ""
+	}
+	return "the image is in place, but "
 }
 
 func (c *command) failed(ctx context.Context, err error, stderr io.Writer) int {
+	left := ""
+	if e, ok := errors.AsType[*soci.Error](err); ok && e.Kept != "" {
+		left = "; what was finished waits in " + e.Kept + " for the next pull to the same directory (--keep-failed=false removes it)"
+	}
 	if ctx.Err() != nil && !errors.Is(err, soci.ErrLeft) {
-		fmt.Fprintln(stderr, "penstock-pull: interrupted; nothing was left behind")
+		if left == "" {
+			left = "; nothing was left behind"
+		}
+		fmt.Fprintf(stderr, "penstock-pull: interrupted%s\n", left)
 		return exitFailed
 	}
-	fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
+	fmt.Fprintf(stderr, "penstock-pull: %s%s\n", oneLine(err), left)
 	if e, ok := errors.AsType[*soci.Error](err); ok && e.Op == "parse" {
 		return exitUsage
 	}

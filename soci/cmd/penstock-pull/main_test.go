@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/internal/testport"
@@ -139,6 +143,11 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--root", dir, "--memory", "1K", ref}, 2, "memory of 1024 bytes is too little"},
 		{[]string{"--root", dir, "--platform", "a/b/c/d", ref}, 2, `platform "a/b/c/d"`},
 		{[]string{"--root", dir, "--hosts-dir", "/no/such", ref}, 2, `"/no/such"`},
+		{[]string{"--root", dir, "--config", full, ref}, 2, "is a directory"},
+		{[]string{"--root", dir, "--config", "/no/such/file", ref}, 2, "create it first"},
+		{[]string{"--root", dir, "--config", "-", "--json", ref}, 2, "both print"},
+		{[]string{"--root", dir, "--progress=false", "--limits", "size=1K", ref}, 1, "limit exceeded"},
+		{[]string{"--root", dir, "--limits", "size", ref}, 2, "name=value"},
 		{[]string{"--root", dir, "Bad Reference"}, 2, `"Bad Reference"`},
 		{[]string{"--root", dir, ref + "-missing"}, 1, "404"},
 		{[]string{"--root", dir, "--platform", "linux/s390x", ref}, 1, "linux/s390x"},
@@ -157,6 +166,120 @@ func TestBadInput(t *testing.T) {
 	}
 	if code, stdout, _ := call(t, "--help"); code != 0 || stdout != usage {
 		t.Error(code, stdout)
+	}
+}
+
+// TestConfig: the image's configuration as it is in the registry, printed, saved beside a tree, and
+// written to what is no regular file.
+func TestConfig(t *testing.T) {
+	_, ref := served(t)
+	code, printed, stderr := call(t, "--config", "-", ref)
+	var config ocispec.Image
+	if err := json.Unmarshal([]byte(printed), &config); code != 0 || err != nil || config.OS != "linux" || len(config.RootFS.DiffIDs) != 1 {
+		t.Fatal(code, printed, stderr, err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(file, []byte("an old one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call(t, "--root", filepath.Join(dir, "root"), "--config", file, "--progress=false", ref)
+	if got, err := os.ReadFile(file); code != 0 || err != nil || string(got) != printed || !strings.Contains(stdout, "1 layers") {
+		t.Errorf("exit %d, %v, %q, %q, %q", code, err, got, stdout, stderr)
+	}
+	code, _, stderr = call(t, "--config", "/dev/null", ref)
+	if fi, err := os.Stat("/dev/null"); code != 0 || err != nil || fi.Mode().IsRegular() {
+		t.Errorf("exit %d, %v, %q", code, err, stderr)
+	}
+	if names, _ := os.ReadDir(dir); len(names) != 2 {
+		t.Errorf("%v", names)
+	}
+}
+
+// TestFailedKeeps fails a pull after one of its two layers is finished. That one waits for the next pull,
+// which fetches the other alone; with --keep-failed=false nothing is left.
+func TestFailedKeeps(t *testing.T) {
+	archive := func(name string, size int) []byte {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(size)}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(make([]byte, size))
+		w.Close()
+		return buf.Bytes()
+	}
+	small, large := archive("small", 10), archive("large", 1<<20)
+	key := func(layer []byte) string { return "two@" + digest.FromBytes(layer).String() }
+	parent := t.TempDir()
+	stage := filepath.Join(parent, ".root.penstock")
+	// The answer that fails the pull waits until the journal has the other layer.
+	o, err := testorigin.Start(testorigin.Options{Tap: func(e testorigin.Event) {
+		if e.Op != "GetBlob" || e.Key != key(small) || e.Done {
+			return
+		}
+		for t.Context().Err() == nil {
+			if text, _ := os.ReadFile(filepath.Join(stage, "journal")); bytes.Contains(text, []byte(digest.FromBytes(large))) {
+				return
+			}
+			runtime.Gosched()
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	if _, err := o.PutImage("two", "1", digest.SHA256, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, small, large); err != nil {
+		t.Fatal(err)
+	}
+	ref := o.Host() + "/two:1"
+	for _, keep := range []bool{false, true} {
+		o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: key(small), Every: 1, Action: testorigin.ActStatus, Status: 404})
+		code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=false", fmt.Sprintf("--keep-failed=%v", keep), ref)
+		if code != 1 || !strings.Contains(stderr, "404") || strings.Contains(stderr, "waits in "+stage) != keep {
+			t.Fatalf("keep %v: exit %d, %s", keep, code, stderr)
+		}
+		if _, err := os.Stat(stage); keep != (err == nil) {
+			t.Fatalf("keep %v: %v", keep, err)
+		}
+	}
+	o.SetFaults()
+	o.Reset()
+	if code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=false", ref); code != 0 {
+		t.Fatal(stderr)
+	}
+	if n := o.Count("GetBlob", key(large)).Bytes; n > 0 {
+		t.Errorf("%d bytes of the finished layer were fetched again", n)
+	}
+	if names, _ := os.ReadDir(parent); len(names) != 1 {
+		t.Errorf("left %v", names)
+	}
+}
+
+// TestInterruptHung interrupts pulls whose registry has stopped answering, at each kind of request. On
+// a pull that went on waiting for it the test would hang.
+func TestInterruptHung(t *testing.T) {
+	o, ref := served(t)
+	for _, op := range []string{"GetManifest", "GetBlob"} {
+		o.Reset()
+		o.SetFaults(testorigin.Fault{Op: op, Every: 1, Action: testorigin.ActStall})
+		ctx, cancel := context.WithCancel(t.Context())
+		parent := t.TempDir()
+		var out, errs bytes.Buffer
+		ended := make(chan int, 1)
+		go func() {
+			ended <- run(ctx, []string{"--root", filepath.Join(parent, "root"), "--hosts-dir", "none", ref}, &out, &errs)
+		}()
+		for !slices.ContainsFunc(o.Counters(), func(c testorigin.Counter) bool { return c.Op == op && c.Requests > 0 }) {
+			runtime.Gosched()
+		}
+		cancel()
+		if code := <-ended; code != 1 || !strings.Contains(errs.String(), "interrupted; nothing was left behind") {
+			t.Errorf("%s: exit %d, %s", op, code, &errs)
+		}
+		if names, _ := os.ReadDir(parent); len(names) > 0 {
+			t.Errorf("left %v", names)
+		}
 	}
 }
 
