@@ -198,8 +198,8 @@ func TestOpenBucketFailures(t *testing.T) {
 	o := startOrigin(t)
 	dead := startOrigin(t)
 	_ = dead.Close()
-	wrong := s3At(o)
-	wrong.SecretAccessKey = "not-the-secret"
+	wrong, refused := s3At(o), s3At(dead)
+	wrong.SecretAccessKey, refused.Outage = "not-the-secret", -1
 	for _, c := range []struct {
 		what string
 		opts csi.BucketOptions
@@ -210,7 +210,7 @@ func TestOpenBucketFailures(t *testing.T) {
 		{"bad name", csi.BucketOptions{Bucket: "a b"}, "not a bucket name", nil},
 		{"missing", csi.BucketOptions{Bucket: "missing", S3: s3At(o)}, "no such bucket", iofs.ErrNotExist},
 		{"wrong secret", csi.BucketOptions{Bucket: bucket, S3: wrong}, "wrong secret key", iofs.ErrPermission},
-		{"refused", csi.BucketOptions{Bucket: bucket, S3: s3At(dead)}, "refuses connections", nil},
+		{"refused", csi.BucketOptions{Bucket: bucket, S3: refused}, "refuses connections", nil},
 		{"half a pair", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{AccessKeyID: "x"}}, "half of a key pair", nil},
 		{"token alone", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{SessionToken: "x"}}, "without a key pair", nil},
 		{"both", csi.BucketOptions{Bucket: bucket, S3: csi.S3Options{Anonymous: true, AccessKeyID: "x", SecretAccessKey: "y"}}, "one of the two", nil},

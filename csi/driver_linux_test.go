@@ -204,7 +204,9 @@ func TestPrivBadRequests(t *testing.T) {
 	put(t, o, "file", []byte("x"))
 	dead := startOrigin(t)
 	_ = dead.Close()
-	k := startDriver(t, csi.Options{S3: s3At(o)})
+	where := s3At(o)
+	where.Outage = -1 // what refuses is not asked for a minute
+	k := startDriver(t, csi.Options{S3: where})
 	target := k.pod(t, "pod")
 	link := filepath.Join(k.dir, "pods", "link")
 	if err := os.Symlink(t.TempDir(), link); err != nil {
