@@ -24,6 +24,13 @@ var (
 // errShort is the cause of an attempt whose body ended early.
 var errShort = errors.New("body ended before its last byte")
 
+// errClipped is the outcome of an attempt whose answer held less than it was asked
+// for, and was complete: progress rather than a failure.
+var errClipped = errors.New("server sent a shorter range than asked for")
+
+// errNoLength is the cause of NoRanges when not even a plain stream is possible.
+var errNoLength = errors.New("server ignored the range and did not tell the length, and the size of the object is not known")
+
 // Error is what the engine returns: which operation on which object and bytes
 // failed, after how many attempts, and why.
 type Error struct {

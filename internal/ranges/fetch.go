@@ -26,10 +26,7 @@ func (e *Engine) putTask(t *task) {
 // than a part are fetched as parts at the same time. It returns fewer bytes
 // only with an error, which is io.EOF at the end of the object.
 func (o *Object) Fetch(ctx context.Context, p []byte, off int64) (int, error) {
-	size, _, err := o.known()
-	if err != nil {
-		return 0, &Error{Op: "fetch", Object: o.spec.Name, Off: off, Len: int64(len(p)), Err: err}
-	}
+	size, _ := o.known()
 	var eof error
 	if size >= 0 && off+int64(len(p)) > size {
 		p, eof = p[:max(size-off, 0)], io.EOF

@@ -120,6 +120,7 @@ type attempt struct {
 	lane      *lane // runs it now; nil: not running
 	fresh     bool
 	cancelled bool
+	clipped   bool // the answer ends before the range does; the lane's alone
 
 	// Set before the lane starts, then written by the lane alone.
 	off int64  // object offset of buf[0]
@@ -263,7 +264,7 @@ func (g *gate) run(a *attempt, now time.Duration) {
 	if !a.hedge {
 		g.hedger.begun()
 	}
-	a.lane, a.n, a.err, a.crc, a.cancelled = l, 0, nil, 0, false
+	a.lane, a.n, a.err, a.crc, a.cancelled, a.clipped = l, 0, nil, 0, false, false
 	l.current, l.active, l.started = a, false, now
 	l.work <- a
 	g.poke()
@@ -280,6 +281,9 @@ func (g *gate) finish(l *lane, a *attempt) {
 	l.renew()
 	g.idle = append(g.idle, l)
 	g.e.stats.received.Add(int64(a.n))
+	if a.n >= leastGain {
+		g.good = max(g.good, time.Duration(l.last.Load()))
+	}
 
 	if a.err == nil && !t.ended {
 		g.over.Add(1)
@@ -370,13 +374,18 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		other.in.remove(other)
 		g.hedger.refund()
 	}
+	p := &t.a[0]
+	p.fresh = v.Fresh
+	if a.clipped && errors.Is(err, errClipped) && v.After == 0 {
+		t.urgent = true // it goes on with its slot
+		g.push(p)
+		return
+	}
 	t.tellRetry()
 	g.e.stats.retries.Add(1)
 	if t.got > 0 {
 		g.e.stats.resumes.Add(1)
 	}
-	p := &t.a[0]
-	p.fresh = v.Fresh
 	g.logRetry(now, retry{object: t.o.spec.Name, offset: t.off + int64(t.got), attempt: t.attempts, after: v.After, err: err})
 	if v.After > 0 {
 		t.readyAt = now + v.After

@@ -104,19 +104,20 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	body, info, err := o.src.Open(ctx, req)
 	if err != nil {
 		var f *Fault
-		if errors.As(err, &f) && f.Kind == OutOfRange && info.Size >= 0 {
-			if err := o.observe(info); err != nil {
-				return err
-			}
-			if req.Off >= info.Size {
-				a.buf = a.buf[:0]
-				return nil
-			}
+		if errors.As(err, &f) && f.Kind == OutOfRange && ctx.Err() == nil {
+			return l.beyond(a, req, info, f)
 		}
 		return l.blame(ctx, err)
 	}
 	if err := o.observe(info); err != nil {
 		return errors.Join(err, body.Close())
+	}
+	if info.Len < 0 {
+		size, _ := o.known()
+		if size < 0 {
+			return errors.Join(&Fault{Kind: NoRanges, Err: errNoLength}, body.Close())
+		}
+		body, info.Size, info.Len = &sizedBody{ReadCloser: body, left: size}, size, size
 	}
 	if handed, err := l.fit(ctx, a, req, body, info); handed || err != nil {
 		return err
@@ -131,17 +132,39 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	if cerr := body.Close(); err == nil && cerr != nil && len(a.buf) > a.n {
 		err = cerr
 	}
+	if err == nil && a.clipped {
+		return &Fault{Kind: Retryable, Err: fmt.Errorf("%w: %d bytes of %d", errClipped, a.n, req.Len)}
+	}
 	return err
+}
+
+// beyond judges an answer that the range starts after the end (416). Not every
+// server tells the size along with it.
+func (l *lane) beyond(a *attempt, req Request, info Info, f *Fault) error {
+	o := a.t.o
+	if err := o.observe(info); err != nil {
+		return err
+	}
+	size, _ := o.known()
+	if size >= 0 && req.Off < size {
+		return &Fault{Kind: Retryable, Status: f.Status, Fresh: true, Err: fmt.Errorf("%w, but the object has %d bytes", f, size)}
+	}
+	a.buf = a.buf[:0]
+	return nil
 }
 
 // fit makes the attempt's buffer and the answer's range agree. It reports true
 // when the body was handed to the task's owner.
 func (l *lane) fit(ctx context.Context, a *attempt, req Request, body io.ReadCloser, info Info) (handed bool, err error) {
 	if info.Off == req.Off && info.Len <= req.Len {
+		if a.t.o.noRanges.Load() {
+			a.t.o.noRanges.Store(false) // it was one odd answer, or another server behind the name
+		}
 		if info.Len < req.Len {
-			if info.Off+info.Len != info.Size {
-				return false, errors.Join(&Fault{Kind: Retryable, Fresh: true, Err: fmt.Errorf("answer has %d bytes of the %d asked for, and the object does not end there", info.Len, req.Len)}, body.Close())
-			}
+			// A server may send less than it was asked for (RFC 9110 section
+			// 15.3.7): these bytes are taken, and the rest is asked for.
+			size, _ := a.t.o.known()
+			a.clipped = size < 0 || info.Off+info.Len < size
 			a.buf = a.buf[:info.Len]
 			l.want.Store(info.Len)
 		}

@@ -94,7 +94,7 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
 		others: max(g.inflight, g.looked) - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
 	}
-	if r.got > 0 {
+	if r.got >= leastGain {
 		g.good = max(g.good, r.lastByte)
 	}
 	if err := g.e.opts.Retry.Over(&l.progress, up, r.lastByte, r.got); err != nil {

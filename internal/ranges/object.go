@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +38,6 @@ type Object struct {
 	size int64      // -1 unknown
 	pin  string
 	sum  Checksum
-	dead error // ErrChanged, once seen
 
 	noRanges atomic.Bool // a request for a range was answered with everything
 	flights  flights
@@ -78,36 +78,32 @@ func (o *Object) pinned() string {
 	return o.pin
 }
 
-// known returns what is known of the object, and the error that ended it.
-func (o *Object) known() (size int64, sum Checksum, err error) {
+// known returns what is known of the object.
+func (o *Object) known() (size int64, sum Checksum) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.size, o.sum, o.dead
+	return o.size, o.sum
 }
 
 // observe takes what an answer says of the object. The first answer pins it; a
-// later one that disagrees means that the object has changed.
+// later one with another validator means that the object has changed. An answer
+// that does not fit and has no validator to prove anything, such as the page of a
+// proxy, is a failed attempt. Neither is remembered: the next answer is judged
+// for itself.
 func (o *Object) observe(info Info) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.dead != nil {
-		return o.dead
+	if info.Pin != "" && o.pin != "" && !SamePin(info.Pin, o.pin) {
+		return &Fault{Kind: Changed, Err: fmt.Errorf("%w: pinned to %s, got %s", ErrChanged, o.pin, info.Pin)}
 	}
-	switch {
-	case info.Pin == "":
-	case o.pin == "":
-		o.pin = info.Pin
-	case o.pin != info.Pin:
-		o.dead = &Fault{Kind: Changed, Err: fmt.Errorf("%w: pinned to %s, got %s", ErrChanged, o.pin, info.Pin)}
-		return o.dead
+	if info.Size >= 0 && o.size >= 0 && info.Size != o.size {
+		return &Fault{Kind: Retryable, Fresh: true, Err: fmt.Errorf("answer is about an object of %d bytes, this one has %d", info.Size, o.size)}
 	}
-	switch {
-	case info.Size < 0:
-	case o.size < 0:
+	if info.Pin != "" && (o.pin == "" || !strings.HasPrefix(info.Pin, PinETag+"W/")) {
+		o.pin = info.Pin // later requests send it in the spelling of the object's own answer
+	}
+	if o.size < 0 {
 		o.size = info.Size
-	case o.size != info.Size:
-		o.dead = &Fault{Kind: Changed, Err: fmt.Errorf("%w: it had %d bytes, now %d", ErrChanged, o.size, info.Size)}
-		return o.dead
 	}
 	if info.Sum.Algorithm != NoChecksum && o.sum.Algorithm == NoChecksum {
 		o.sum = info.Sum
@@ -118,7 +114,7 @@ func (o *Object) observe(info Info) error {
 // Stat returns the size, pin and checksum of the object. It makes a request (a
 // range of one byte) only when the size is unknown.
 func (o *Object) Stat(ctx context.Context) (Info, error) {
-	if size, _, err := o.known(); err == nil && size < 0 {
+	if size, _ := o.known(); size < 0 {
 		var one [1]byte
 		if _, err := o.Fetch(ctx, one[:], 0); err != nil && err != io.EOF { //nolint:errorlint // Fetch returns io.EOF bare
 			return Info{Size: -1}, err
@@ -126,9 +122,6 @@ func (o *Object) Stat(ctx context.Context) (Info, error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.dead != nil {
-		return Info{Size: -1}, &Error{Op: "stat", Object: o.spec.Name, Err: o.dead}
-	}
 	return Info{Size: o.size, Off: 0, Len: o.size, Pin: o.pin, Sum: o.sum}, nil
 }
 

@@ -2,6 +2,7 @@ package ranges
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -30,7 +31,7 @@ func (s *Stream) goPlain(head *part) error {
 			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size),
 		}
 	}
-	s.plain = body
+	s.plain, s.plainPace = body, plainPace{}
 	s.plan.next = s.at
 	if s.at == 0 {
 		return nil
@@ -89,20 +90,74 @@ func (s *Stream) plainBroke(err error) error {
 	return nil
 }
 
-// watched reads a plain body and cancels it when no byte comes for the
-// engine's RetryPolicy.Stall.
+// watched reads a plain body and ends it when it makes too little progress by the
+// engine's RetryPolicy. Time that the consumer takes between reads does not count.
 type watched struct {
 	s  *Stream
 	rc io.Reader
 }
 
 func (w watched) Read(p []byte) (int, error) {
-	if d := w.s.o.e.opts.Retry.Stall; d > 0 {
+	policy, pace := w.s.o.e.opts.Retry, &w.s.plainPace
+	if policy.Stall > 0 {
 		cancel := w.s.plain.cancel
-		t := time.AfterFunc(d, func() { cancel(ErrStalled) })
+		t := time.AfterFunc(policy.Stall, func() { cancel(ErrStalled) })
 		defer t.Stop()
 	}
+	start := w.s.o.e.now()
 	n, err := w.rc.Read(p[:min(len(p), chunk)])
+	pace.spent += w.s.o.e.now() - start
+	pace.got += int64(n)
 	w.s.o.arrived.Add(int64(n))
+	if err == nil {
+		err = policy.Over(&pace.progress, pace.spent, pace.spent, pace.got)
+	}
 	return n, err
 }
+
+// plainPace is how a plain body gets on, in time spent reading it.
+type plainPace struct {
+	progress Progress
+	spent    time.Duration
+	got      int64
+}
+
+// sizedBody is a body whose server did not tell its length, of an object whose size
+// is known: it yields exactly that many bytes or an error. The last ones are given
+// out once the end has been seen.
+type sizedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+// Read implements io.Reader.
+func (b *sizedBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if b.left > 0 {
+		if err == io.EOF { //nolint:errorlint // the body's own end is bare
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
+	}
+	var one [1]byte
+	for err == nil {
+		var more int
+		if more, err = b.ReadCloser.Read(one[:]); more > 0 {
+			return 0, errLong
+		}
+	}
+	if err != io.EOF { //nolint:errorlint // the body's own end is bare
+		return 0, err
+	}
+	return n, nil
+}
+
+// errLong is the error of a body with more bytes than its object.
+var errLong = errors.New("body is longer than the object")

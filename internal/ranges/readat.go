@@ -78,10 +78,7 @@ func (o *Object) Reader(ro ReaderOptions) *Reader {
 // ReadAt reads len(p) bytes at off. It returns fewer bytes only with an error,
 // which is io.EOF at the end of the object.
 func (r *Reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	size, _, err := r.o.known()
-	if err != nil {
-		return 0, &Error{Op: "read", Object: r.o.spec.Name, Off: off, Len: int64(len(p)), Err: err}
-	}
+	size, _ := r.o.known()
 	var eof error
 	if size >= 0 && off+int64(len(p)) > size {
 		p, eof = p[:max(size-off, 0)], io.EOF

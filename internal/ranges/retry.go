@@ -178,7 +178,7 @@ func (r *Retries) Next(p RetryPolicy, f Failure) Verdict {
 	if !r.mayRetry(kind, f.Err) || p.Attempts > 0 && r.inRow >= p.Attempts || f.Start-r.since >= p.Outage {
 		return Verdict{}
 	}
-	v := Verdict{Retry: true, Fresh: fresh || kind != Throttled}
+	v := Verdict{Retry: true, Fresh: fresh || kind != Throttled && !errors.Is(f.Err, errClipped)}
 	// A body that broke after bringing bytes says nothing of the server's load:
 	// continue at once from the received offset.
 	if !progress || kind == Throttled {

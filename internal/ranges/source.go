@@ -12,7 +12,9 @@ import (
 // from many goroutines at once.
 type Source interface {
 	// Open asks for one range. The body yields exactly info.Len bytes and then
-	// io.EOF, or an error: a short body must not end in io.EOF. Cancelling ctx
+	// io.EOF, or an error: a short body must not end in io.EOF. With info.Len -1
+	// the answer is the whole object and does not tell its length: the body ends in
+	// io.EOF at an end that the protocol marks. Cancelling ctx
 	// ends a blocked Open and a blocked Read of the body. Errors are classified
 	// by wrapping a *Fault; any other error counts as Retryable.
 	//
@@ -31,7 +33,7 @@ type Request struct {
 // Info is what an answer says of the object and of its own body.
 type Info struct {
 	Size     int64    // size of the whole object in bytes; -1 unknown
-	Off, Len int64    // what the body carries: the request (cut at the end of the object), or 0, Size when the server ignored the range
+	Off, Len int64    // what the body carries: the request or its beginning, or 0, Size when the server ignored the range; Len -1: see Open
 	Pin      string   // validator of the answer; "" if it has none
 	Sum      Checksum // checksum of the whole object, if the answer tells one
 }

@@ -52,17 +52,18 @@ type Stream struct {
 	closed bool
 
 	// The consumer's alone.
-	plan    plan
-	win     window
-	stretch int   // deliveries for which the whole window is used: a head had to be retried
-	at      int64 // offset of the next byte to deliver
-	cur     Part  // what Read has not yet handed out
-	curRest []byte
-	sum     Checksum
-	spare   []*part // finished bookkeeping, for reuse
-	plain   plainBody
-	broken  int // plain bodies that broke
-	err     error
+	plan      plan
+	win       window
+	stretch   int   // deliveries for which the whole window is used: a head had to be retried
+	at        int64 // offset of the next byte to deliver
+	cur       Part  // what Read has not yet handed out
+	curRest   []byte
+	sum       Checksum
+	spare     []*part // finished bookkeeping, for reuse
+	plain     plainBody
+	plainPace plainPace
+	broken    int // plain bodies that broke
+	err       error
 }
 
 // part is a task and its buffer.
@@ -118,7 +119,7 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 
 // setEnd fixes the end of the plan as soon as the object's size is known.
 func (s *Stream) setEnd() {
-	size, _, _ := s.o.known()
+	size, _ := s.o.known()
 	switch {
 	case s.span.n >= 0 && size >= 0:
 		s.plan.end = min(s.span.off+s.span.n, size)
@@ -138,7 +139,7 @@ func (s *Stream) setEnd() {
 func (s *Stream) fill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	size, _, _ := s.o.known()
+	size, _ := s.o.known()
 	alone := size < 0 || s.o.noRanges.Load() // one request until its answer tells more
 	var slots int
 	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
@@ -202,7 +203,7 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	p.urgent = len(s.parts) == 0
 	p.wantsBody = p.urgent
 	p.answered = nil
-	if size, _, _ := s.o.known(); size < 0 {
+	if size, _ := s.o.known(); size < 0 {
 		p.answered = s.answered
 	}
 	p.sum, p.line = s.algorithm(), &s.line
@@ -218,7 +219,7 @@ func (s *Stream) algorithm() ChecksumAlgorithm {
 	if s.sum.Algorithm != NoChecksum {
 		return s.sum.Algorithm
 	}
-	if _, sum, _ := s.o.known(); sum.Algorithm != NoChecksum {
+	if _, sum := s.o.known(); sum.Algorithm != NoChecksum {
 		return sum.Algorithm
 	}
 	return CRC64NVME
@@ -410,7 +411,7 @@ func (s *Stream) count(n int64, crc uint64) error {
 }
 
 func (s *Stream) verify() error {
-	size, want, _ := s.o.known()
+	size, want := s.o.known()
 	if s.opts.NoVerify || s.span.off != 0 || s.at != size || want.Algorithm == NoChecksum || want.Algorithm != s.sum.Algorithm {
 		return nil
 	}
@@ -425,10 +426,7 @@ func (s *Stream) verify() error {
 
 // end returns what follows the last part.
 func (s *Stream) end() error {
-	size, _, dead := s.o.known()
-	if dead != nil {
-		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: dead}
-	}
+	size, _ := s.o.known()
 	if s.plan.end >= 0 && s.at < s.plan.end && s.at < size {
 		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: io.ErrUnexpectedEOF}
 	}

@@ -27,7 +27,11 @@ type Action struct {
 	WrongOff  int64  // shift of the range that the answer claims
 	OtherPin  string // validator of the answer
 	NoPin     bool   // answer without a validator
-	Short     int64  // the answer claims so many bytes fewer than asked for
+	Short     int64  // the answer has so many bytes fewer than asked for
+	Clip      int64  // the answer has at most so many bytes; 0 no bound
+	OtherSize *int64 // size of the object that the answer claims, and with Whole has
+	NoLength  bool   // with Whole: the answer does not tell its length
+	Extra     int64  // with NoLength: zeros behind the object's bytes; negative: bytes that are missing
 	BytesRate int64  // bytes a second; 0 no limit
 }
 
@@ -102,11 +106,14 @@ func (s *Source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 	case act.Err != nil:
 		s.end()
 		return nil, none, act.Err
-	case req.Pin != "" && s.Pin != "" && req.Pin != s.Pin:
+	case req.Pin != "" && s.Pin != "" && !ranges.SamePin(req.Pin, s.Pin):
 		s.end()
 		return nil, none, &ranges.Fault{Kind: ranges.Changed, Status: 412}
 	case req.Off >= size && !act.Whole:
 		s.end()
+		if s.HideSize {
+			size = -1
+		}
 		return nil, ranges.Info{Size: size}, &ranges.Fault{Kind: ranges.OutOfRange, Status: 416}
 	}
 	info := ranges.Info{Size: size, Off: req.Off, Len: min(req.Len, size-req.Off), Pin: s.Pin, Sum: s.Checksum()}
@@ -125,7 +132,22 @@ func (s *Source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 	}
 	info.Off += act.WrongOff
 	info.Len -= act.Short
-	return &body{s: s, ctx: ctx, r: bytes.NewReader(data[:info.Len]), act: act}, info, nil
+	if act.Clip > 0 {
+		info.Len = min(info.Len, act.Clip)
+	}
+	if act.OtherSize != nil {
+		info.Size = *act.OtherSize
+		if act.Whole {
+			info.Len = *act.OtherSize
+			data = make([]byte, info.Len)
+		}
+	}
+	data = data[:info.Len]
+	if act.NoLength {
+		info.Size, info.Len = -1, -1
+		data = append(data[:len(data)+int(min(act.Extra, 0)):len(data)], make([]byte, max(act.Extra, 0))...)
+	}
+	return &body{s: s, ctx: ctx, r: bytes.NewReader(data), act: act}, info, nil
 }
 
 // Checksum returns the checksum of Data.
@@ -171,7 +193,7 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:min(int64(len(p)), b.act.CutAt-b.at)]
 	}
 	if b.act.BytesRate > 0 {
-		p = p[:min(len(p), 64<<10)]
+		p = p[:min(int64(len(p)), 64<<10, b.act.BytesRate)]
 		if err := pause(b.ctx, time.Duration(float64(len(p))/float64(b.act.BytesRate)*float64(time.Second))); err != nil {
 			return 0, err
 		}

@@ -1,0 +1,208 @@
+package ranges_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/ranges/rangestest"
+)
+
+// Two answers with another validator are a change, and end the read at once. The
+// verdict is about those answers: the object is not condemned.
+func TestChangedTakesTwoAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(100, 1), Pin: "etag:\"1\""}
+		odd := true
+		src.Fault = func(int, ranges.Request) rangestest.Action {
+			if odd {
+				return rangestest.Action{OtherPin: "etag:\"2\""}
+			}
+			return rangestest.Action{}
+		}
+		e := newEngine(t, ranges.Options{})
+		o := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 100, Pin: "etag:1"})
+		start := time.Now()
+		if _, err := o.Fetch(t.Context(), make([]byte, 10), 0); !errors.Is(err, ranges.ErrChanged) || len(src.Requests()) != 2 || time.Since(start) > time.Second {
+			t.Errorf("%v after %d requests and %v", err, len(src.Requests()), time.Since(start))
+		}
+		odd = false
+		p := make([]byte, 100)
+		if _, err := o.Fetch(t.Context(), p, 0); err != nil || !bytes.Equal(p, src.Data) {
+			t.Errorf("the object is condemned: %v", err)
+		}
+		if pin := src.Requests()[2].Pin; pin != "etag:1" {
+			t.Errorf("asked with pin %q before the object's own answer", pin)
+		}
+		if _, err := o.Fetch(t.Context(), p, 0); err != nil || src.Requests()[3].Pin != src.Pin {
+			t.Errorf("%v, asked with pin %q: want the spelling of the object's own answer", err, src.Requests()[3].Pin)
+		}
+	})
+}
+
+// Answers that do not fit and prove nothing are failed attempts, for as long as they
+// come; in the end the error says what came.
+func TestOddAnswersAreNoVerdict(t *testing.T) {
+	page, empty := int64(62), int64(0)
+	for name, act := range map[string]rangestest.Action{
+		"a proxy's page": {OtherSize: &page, Whole: true, NoPin: true},
+		"an empty body":  {OtherSize: &empty, Whole: true},
+		"a short object": {OtherSize: &page},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
+				start := time.Now()
+				odd := time.Minute
+				src.Fault = func(int, ranges.Request) rangestest.Action {
+					if time.Since(start) < odd {
+						return act
+					}
+					return rangestest.Action{}
+				}
+				e := newEngine(t, ranges.Options{})
+				o := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: mib, Pin: "etag:1"})
+				for verb, read := range verbs {
+					start = time.Now()
+					if got, err := read(t.Context(), o, mib); err != nil || !bytes.Equal(got, src.Data) {
+						t.Errorf("%s: %v", verb, err)
+					}
+				}
+				start, odd = time.Now(), time.Hour
+				_, err := o.Fetch(t.Context(), make([]byte, 10), 0)
+				if errors.Is(err, ranges.ErrChanged) || err == nil || !strings.Contains(err.Error(), "object of") {
+					t.Errorf("without an end: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A server may send less than it was asked for: what came is taken and the rest asked
+// for, on the same connection and without a pause.
+func TestClippedAnswers(t *testing.T) {
+	for _, size := range []int64{mib, -1} {
+		for verb, read := range verbs {
+			if size < 0 && verb == "read" {
+				continue // reads the size first
+			}
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1", HideSize: size < 0}
+				src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Clip: 100_000} }
+				var log safeBuffer
+				e := newEngine(t, ranges.Options{PartBytes: 512 * kib, Log: slog.New(slog.NewTextHandler(&log, nil))})
+				start := time.Now()
+				got, err := read(t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: size}), mib)
+				if err != nil || !bytes.Equal(got, src.Data) {
+					t.Errorf("%s: %d bytes, %v", verb, len(got), err)
+				}
+				for _, r := range src.Requests() {
+					if r.Fresh {
+						t.Errorf("%s: asked on a new connection: %+v", verb, r)
+					}
+				}
+				if st := e.Stats(); st.Retries != 0 || time.Since(start) > time.Second || log.String() != "" {
+					t.Errorf("%s: %+v after %v, log %q", verb, st, time.Since(start), log.String())
+				}
+			})
+		}
+	}
+}
+
+// One that sends a byte at a time is given up when an outage would be.
+func TestByteAtATimeIsNoProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
+		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Clip: 1} }
+		e := newEngine(t, ranges.Options{})
+		start := time.Now()
+		_, err := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: mib}).Fetch(t.Context(), make([]byte, 64*kib), 0)
+		if n := len(src.Requests()); err == nil || n > 50 || time.Since(start) > 61*time.Second {
+			t.Errorf("%v after %d requests and %v", err, n, time.Since(start))
+		}
+	})
+}
+
+// A whole-object answer without a length is read where the size is known, and no byte
+// of one that is longer or shorter than the object passes for the end of it.
+func TestWholeAnswerWithoutLength(t *testing.T) {
+	for _, extra := range []int64{0, 1, 1000, -1, -1000} {
+		for verb, read := range verbs {
+			synctest.Test(t, func(t *testing.T) {
+				src := &rangestest.Source{Data: rangestest.Random(200_000, 1)}
+				src.Fault = func(int, ranges.Request) rangestest.Action {
+					return rangestest.Action{Whole: true, NoLength: true, Extra: extra}
+				}
+				e := newEngine(t, ranges.Options{Retry: ranges.RetryPolicy{Attempts: 3}})
+				got, err := read(t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 200_000}), 200_000)
+				if extra == 0 && (err != nil || !bytes.Equal(got, src.Data)) {
+					t.Errorf("%s: %d bytes, %v", verb, len(got), err)
+				}
+				if extra != 0 && (err == nil || len(got) >= 200_000) {
+					t.Errorf("%s: a body with %d bytes too many was taken", verb, extra)
+				}
+			})
+		}
+	}
+	t.Run("unknown size", func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(200_000, 1)}
+		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Whole: true, NoLength: true} }
+		s := newEngine(t, ranges.Options{}).Object(src, unknown).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
+		defer s.Close()
+		if _, err := io.ReadAll(s); !errors.Is(err, ranges.ErrNoRanges) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// A 416 ends an object of unknown size also when it does not tell the size, and is an odd
+// answer inside one whose size is known.
+func TestUnsatisfiableWithoutSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(128*kib, 1), Pin: "etag:1", HideSize: true} // two whole parts
+		e := newEngine(t, ranges.Options{})
+		for _, verb := range []string{"stream", "fetch"} {
+			got, err := verbs[verb](t.Context(), e.Object(src, unknown), 256*kib)
+			if err == io.EOF { //nolint:errorlint // as Fetch returns it
+				err = nil
+			}
+			if err != nil || !bytes.Equal(got, src.Data) {
+				t.Errorf("%s: %d bytes, %v", verb, len(got), err)
+			}
+		}
+		src.HideSize = false
+		src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+			return rangestest.Action{Err: &ranges.Fault{Kind: ranges.OutOfRange, Status: 416}}
+		}
+		start := time.Now()
+		_, err := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 128 * kib}).Fetch(t.Context(), make([]byte, 10), 0)
+		if err == nil || time.Since(start) < ranges.DefaultOutage {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// One whole-object answer does not make an object one without ranges.
+func TestOneWholeAnswerIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(8*mib, 1), Pin: "etag:1"}
+		src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+			return rangestest.Action{Whole: n == 0, Delay: time.Millisecond}
+		}
+		e := newEngine(t, ranges.Options{Hedge: noHedge.Hedge})
+		o := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 8 * mib, Pin: "etag:1"})
+		p := make([]byte, 100)
+		if _, err := o.Fetch(t.Context(), p, 5*mib); err != nil || !bytes.Equal(p, src.Data[5*mib:5*mib+100]) {
+			t.Errorf("%v", err)
+		}
+		if got, err := verbs["stream"](t.Context(), o, 8*mib); err != nil || !bytes.Equal(got, src.Data) || src.Peak() < 4 {
+			t.Errorf("%d bytes, %v, %d requests at once", len(got), err, src.Peak())
+		}
+	})
+}
