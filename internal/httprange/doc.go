@@ -8,12 +8,14 @@
 //
 // # Answers
 //
-//   - 206 with the Content-Range that was asked for (cut at the end of the
-//     object): the bytes. Accept-Ranges is not required (RFC 9110 section 14.3).
-//   - 200: the whole object; the engine decides whether that is of use.
+//   - 206 with the Content-Range that was asked for, or its beginning: the bytes.
+//     Accept-Ranges is not required (RFC 9110 section 14.3).
+//   - 200: the whole object, with or without a length; the engine decides whether
+//     that is of use.
 //   - 206 with another range, without Content-Range, as multipart/byteranges, or
 //     with a Content-Encoding: an error. Such bytes never reach a reader.
-//   - 412: the object is not the pinned one any more.
+//   - 412: the object is not the pinned one any more. The pin is the ETag, in the
+//     spelling of the object's own answer, or Last-Modified where there is none.
 //   - 416: the range starts after the end; the size comes along if told.
 //   - 429, 503: throttled, with Retry-After in seconds or as a date.
 //   - 401, 403: denied. 404, 410: not found. Other 5xx, 408: to be asked again.

@@ -27,24 +27,81 @@ type Getter struct {
 	// error that wraps a *ranges.Fault is returned as it is. It must not read
 	// the body of a 200 or 206.
 	Check func(resp *http.Response) error
-	// Pin takes the validator from an answer's header; nil means [ETagPin].
+	// Pin takes the validator from an answer's header; nil means [Validator].
 	Pin func(h http.Header) string
+	// Unconditional leaves If-Match and If-Unmodified-Since out, for servers that
+	// can't compare their own validators. Answers are compared in any case.
+	Unconditional bool
 	// Sum takes the checksum of the whole object from an answer's header; nil:
 	// none.
 	Sum func(h http.Header) ranges.Checksum
 }
 
-// ETagPin is the default Pin: "etag:" and a strong ETag, "" for a weak one
-// (RFC 9110 section 8.8.3: only a strong one tells that the bytes are equal).
-func ETagPin(h http.Header) string {
-	if t := h.Get("ETag"); t != "" && !strings.HasPrefix(t, "W/") {
-		return "etag:" + t
+// Validator returns the pin of an answer: its ETag, or else its Last-Modified. With
+// a pin of one of the two kinds it returns that kind only, "" if the answer does
+// not have it, because validators of different kinds say nothing of each other.
+func Validator(h http.Header, pin string) string {
+	if date, ok := strings.CutPrefix(pin, ranges.PinModified); ok {
+		switch got := first(h, "Last-Modified"); {
+		case got == "":
+			return ""
+		case sameDate(date, got):
+			return pin
+		default:
+			return ranges.PinModified + got
+		}
+	}
+	tag := first(h, "Etag")
+	switch {
+	case tag == "" && pin == "":
+		if date := first(h, "Last-Modified"); date != "" {
+			return ranges.PinModified + date
+		}
+		return ""
+	case tag == "":
+		return ""
+	case len(pin) == len(ranges.PinETag)+len(tag) && pin[len(ranges.PinETag):] == tag:
+		return pin // the usual case allocates nothing
+	}
+	return ranges.PinETag + tag
+}
+
+// first is Header.Get for a name in canonical form.
+func first(h http.Header, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
 	}
 	return ""
 }
 
-// Open sends one GET for the range of req to rawURL. When req.Pin is of the
-// form that ETagPin makes it is sent as If-Match.
+// sameDate compares two HTTP dates, which have three forms (RFC 9110 section 5.6.7).
+func sameDate(a, b string) bool {
+	if a == b {
+		return true
+	}
+	ta, errA := http.ParseTime(a)
+	tb, errB := http.ParseTime(b)
+	return errA == nil && errB == nil && ta.Equal(tb)
+}
+
+// condition returns the header line that makes a server refuse another version, ""
+// for pins that it can't check. If-Match needs a strong tag with its quotes (RFC
+// 9110 section 13.1.1): with another spelling some servers never match.
+func condition(pin string) (name, value string) {
+	if tag, ok := strings.CutPrefix(pin, ranges.PinETag); ok {
+		if len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"' {
+			return "If-Match", tag
+		}
+		return "", ""
+	}
+	if date, ok := strings.CutPrefix(pin, ranges.PinModified); ok {
+		return "If-Unmodified-Since", date
+	}
+	return "", ""
+}
+
+// Open sends one GET for the range of req to rawURL. A pin of the kinds that
+// Validator makes is sent as If-Match or If-Unmodified-Since.
 func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, prepare Prepare) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
 	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
@@ -55,8 +112,8 @@ func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, pr
 	// Without this, net/http asks for gzip and hands out inflated bytes, whose
 	// offsets mean nothing.
 	hr.Header["Accept-Encoding"] = []string{"identity"}
-	if etag, ok := strings.CutPrefix(req.Pin, "etag:"); ok {
-		hr.Header["If-Match"] = []string{etag}
+	if name, value := condition(req.Pin); name != "" && !g.Unconditional {
+		hr.Header[name] = []string{value}
 	}
 	if prepare != nil {
 		if err := prepare(ctx, hr); err != nil {
@@ -106,7 +163,7 @@ func (g *Getter) check(resp *http.Response, req ranges.Request) (ranges.Info, er
 	case http.StatusPartialContent:
 		return g.partial(resp, req)
 	case http.StatusOK:
-		return g.whole(resp)
+		return g.whole(resp, req)
 	case http.StatusRequestedRangeNotSatisfiable:
 		// Without a size (RFC 9110 section 14.4: "bytes */N") the fault stands.
 		info.Size = unsatisfiedSize(resp.Header.Get("Content-Range"))
@@ -132,25 +189,24 @@ func (g *Getter) partial(resp *http.Response, req ranges.Request) (ranges.Info, 
 	if resp.ContentLength >= 0 && resp.ContentLength != n {
 		return info, fault(ranges.Retryable, resp, fmt.Errorf("Content-Length %d does not fit Content-Range %q", resp.ContentLength, cr))
 	}
-	cut := size >= 0 && last == size-1
-	if first != req.Off || n > req.Len || (n < req.Len && !cut) {
+	// Fewer bytes than asked for are an answer as well (RFC 9110 section 15.3.7).
+	if first != req.Off || n > req.Len {
 		return info, fault(ranges.Retryable, resp, fmt.Errorf("asked for bytes %d-%d, got Content-Range %q", req.Off, req.Off+req.Len-1, cr))
 	}
 	info.Size, info.Off, info.Len = size, first, n
-	g.describe(resp.Header, &info)
+	g.describe(resp.Header, req, &info)
 	return info, nil
 }
 
-func (g *Getter) whole(resp *http.Response) (ranges.Info, error) {
+func (g *Getter) whole(resp *http.Response, req ranges.Request) (ranges.Info, error) {
 	info := ranges.Info{Size: -1}
 	if err := identity(resp); err != nil {
 		return info, err
 	}
-	if resp.ContentLength < 0 {
-		return info, fault(ranges.NoRanges, resp, errors.New("server ignored the range and did not tell the length"))
-	}
+	// Without a length (-1) the body ends where its framing says: the engine knows
+	// what to do where the size is known otherwise.
 	info.Size, info.Len = resp.ContentLength, resp.ContentLength
-	g.describe(resp.Header, &info)
+	g.describe(resp.Header, req, &info)
 	return info, nil
 }
 
@@ -164,11 +220,11 @@ func identity(resp *http.Response) error {
 	return nil
 }
 
-func (g *Getter) describe(h http.Header, info *ranges.Info) {
+func (g *Getter) describe(h http.Header, req ranges.Request, info *ranges.Info) {
 	if g.Pin != nil {
 		info.Pin = g.Pin(h)
 	} else {
-		info.Pin = ETagPin(h)
+		info.Pin = Validator(h, req.Pin)
 	}
 	if g.Sum != nil {
 		info.Sum = g.Sum(h)
@@ -179,10 +235,13 @@ func (g *Getter) describe(h http.Header, info *ranges.Info) {
 // ends in io.ErrUnexpectedEOF, never in io.EOF.
 type body struct {
 	rc   io.ReadCloser
-	left int64
+	left int64 // -1: the server did not tell
 }
 
 func (b *body) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return b.rc.Read(p)
+	}
 	if int64(len(p)) > b.left {
 		p = p[:b.left]
 	}

@@ -31,6 +31,9 @@ var errClipped = errors.New("server sent a shorter range than asked for")
 // errNoLength is the cause of NoRanges when not even a plain stream is possible.
 var errNoLength = errors.New("server ignored the range and did not tell the length, and the size of the object is not known")
 
+// errNothingKnown is the cause of an answer without anything to compare.
+var errNothingKnown = errors.New("answer has neither a range nor a length nor a validator")
+
 // Error is what the engine returns: which operation on which object and bytes
 // failed, after how many attempts, and why.
 type Error struct {

@@ -114,8 +114,11 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	}
 	if info.Len < 0 {
 		size, _ := o.known()
-		if size < 0 {
+		switch {
+		case size < 0:
 			return errors.Join(&Fault{Kind: NoRanges, Err: errNoLength}, body.Close())
+		case info.Pin == "" && req.Pin != "": // it could be anything
+			return errors.Join(&Fault{Kind: Retryable, Fresh: true, Err: errNothingKnown}, body.Close())
 		}
 		body, info.Size, info.Len = &sizedBody{ReadCloser: body, left: size}, size, size
 	}

@@ -150,6 +150,19 @@ func TestWholeAnswerWithoutLength(t *testing.T) {
 			})
 		}
 	}
+	t.Run("no validator", func(t *testing.T) { // the page of a proxy must not pass for a pinned object
+		synctest.Test(t, func(t *testing.T) {
+			src := &rangestest.Source{Data: rangestest.Random(200_000, 1), Pin: "etag:1"}
+			src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+				return rangestest.Action{Whole: n == 0, NoLength: n == 0, NoPin: n == 0}
+			}
+			e := newEngine(t, ranges.Options{})
+			got, err := verbs["stream"](t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 200_000, Pin: "etag:1"}), 200_000)
+			if err != nil || !bytes.Equal(got, src.Data) || src.Requests()[1].Off != 0 {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	})
 	t.Run("unknown size", func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(200_000, 1)}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Whole: true, NoLength: true} }
