@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 )
 
 // Object is one object of a job, pinned to one version.
@@ -26,6 +27,9 @@ type Object struct {
 	// Checksum of the whole object as the store knows it: "CRC64NVME" or
 	// "CRC32C", a colon, and hexadecimal digits; "" if it told none.
 	Checksum string `json:"checksum,omitempty"`
+	// Modified stands in for a missing ETag where the store is read; workers do not
+	// need it.
+	Modified time.Time `json:"-"`
 }
 
 // String returns the object's URI.

@@ -38,7 +38,7 @@ func (s *s3Store) source(o *Object) (ranges.Source, ranges.Spec, error) {
 	if err != nil {
 		return nil, ranges.Spec{}, err
 	}
-	info := s3.ObjectInfo{Size: o.Size, ETag: o.ETag, Checksum: sum}
+	info := s3.ObjectInfo{Size: o.Size, ETag: o.ETag, Checksum: sum, LastModified: o.Modified}
 	spec := s.c.Spec(o.Bucket, o.Key, info)
 	switch {
 	case o.VersionID == "":
@@ -84,7 +84,7 @@ func (s *s3Store) head(ctx context.Context, t target) ([]Object, error) {
 	if info.Archived {
 		return nil, archivedError(t.bucket, t.key)
 	}
-	o := Object{Bucket: t.bucket, Key: t.key, Name: path.Base(t.key), ETag: info.ETag, Size: info.Size, Checksum: formatChecksum(info.Checksum)}
+	o := Object{Bucket: t.bucket, Key: t.key, Name: path.Base(t.key), ETag: info.ETag, Size: info.Size, Checksum: formatChecksum(info.Checksum), Modified: info.LastModified}
 	// The version "null" of a bucket that no longer keeps versions can be
 	// replaced; its ETag tells when.
 	if info.VersionID != "null" {
@@ -126,7 +126,7 @@ func (s *s3Store) list(ctx context.Context, t target) ([]Object, error) {
 		if e.Archived {
 			return nil, archivedError(t.bucket, e.Key)
 		}
-		found = append(found, Object{Bucket: t.bucket, Key: e.Key, Name: strings.TrimPrefix(e.Key, t.key), ETag: e.ETag, Size: e.Size})
+		found = append(found, Object{Bucket: t.bucket, Key: e.Key, Name: strings.TrimPrefix(e.Key, t.key), ETag: e.ETag, Size: e.Size, Modified: e.LastModified})
 		if len(found) > MaxObjects {
 			break // resolve says so
 		}

@@ -54,7 +54,9 @@ type Client struct {
 	client      *http.Client  // keeps connections
 	fresh       *http.Client  // a new connection for each request
 	abortWait   time.Duration // abortCancelled, but in tests
-	skew        atomic.Int64  // what to add to this machine's clock, in nanoseconds
+	// unconditional: the store can't compare its own validators, see confirm.
+	unconditional atomic.Bool
+	skew          atomic.Int64 // what to add to this machine's clock, in nanoseconds
 
 	retryMu  sync.Mutex // guards retryLog; leaf
 	retryLog ranges.RetryLog

@@ -39,6 +39,9 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		SSECustomerKey:       s.c.sseC.key,
 		SSECustomerKeyMD5:    s.c.sseC.md5,
 	}
+	if date, err := http.ParseTime(req.Header.Get("If-Unmodified-Since")); err == nil {
+		in.IfUnmodifiedSince = &date
+	}
 	if v := req.URL.Query().Get("versionId"); v != "" {
 		in.VersionId = aws.String(v)
 	}

@@ -44,16 +44,20 @@ func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
 	return s
 }
 
-// Spec describes an object to the engine. The zero ObjectInfo is one that is
-// not known yet: the engine learns size and validator from its first answer.
+// Spec describes an object to the engine. An ObjectInfo without ETag, time and size
+// is one that is not known yet: the engine learns size and validator from its first
+// answer. Where there is no ETag the time of the last change stands in for it.
 func (c *Client) Spec(bucket, key string, info ObjectInfo) ranges.Spec {
 	spec := ranges.Spec{Name: "s3://" + bucket + "/" + key, Host: c.Host(bucket), Size: -1}
-	if info.ETag == "" {
+	if info.ETag == "" && info.LastModified.IsZero() && info.Size == 0 {
 		return spec
 	}
 	spec.Size, spec.Sum = info.Size, info.Checksum
-	if !strings.HasPrefix(info.ETag, "W/") {
-		spec.Pin = "etag:" + info.ETag
+	switch {
+	case info.ETag != "":
+		spec.Pin = ranges.PinETag + info.ETag
+	case !info.LastModified.IsZero():
+		spec.Pin = ranges.PinModified + info.LastModified.UTC().Format(http.TimeFormat)
 	}
 	return spec
 }
@@ -134,17 +138,20 @@ func (s *source) locate(ctx context.Context) (*place, error) {
 }
 
 // Open asks for one range. It repeats the request at most once for each thing
-// that an answer can teach: the region, the clock, that credentials expired,
-// that versions can't be read.
+// that an answer can teach: the region, the clock, that credentials expired, that
+// versions can't be read, that the store does not know its own validator.
 func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	learned, renewed, dropped := false, false, false
 	for {
-		body, info, p, e, err := s.open(ctx, req)
+		unconditional := s.c.unconditional.Load()
+		body, info, p, e, err := s.request(ctx, req, unconditional)
 		switch {
 		case err == nil:
 			return body, info, nil
 		case e == nil || ctx.Err() != nil:
 			return nil, info, err
+		case e.Status == http.StatusPreconditionFailed && canCompare(req.Pin) && !unconditional:
+			return s.confirm(ctx, req, err)
 		case !learned && s.c.learn(e, p.region):
 			learned = true
 			continue
@@ -178,9 +185,35 @@ func (s *source) dropVersion(p *place, e *Error) bool {
 	return true
 }
 
-// open makes one request. For a failure that is the service's it returns the
+// canCompare reports whether an answer can be compared with a pin here, without the
+// server's help.
+func canCompare(pin string) bool {
+	return strings.HasPrefix(pin, ranges.PinETag) || strings.HasPrefix(pin, ranges.PinModified)
+}
+
+// confirm asks again without a condition after a 412, and compares the answer itself:
+// some stores want If-Match in a spelling that they do not use themselves, or compare
+// dates of more digits than they tell. refused is the first answer's error; it stands
+// unless the object proves to be the pinned one.
+func (s *source) confirm(ctx context.Context, req ranges.Request, refused error) (io.ReadCloser, ranges.Info, error) {
+	body, info, _, _, err := s.request(ctx, req, true)
+	if err != nil {
+		return nil, ranges.Info{Size: -1}, refused
+	}
+	if info.Pin == "" || !ranges.SamePin(info.Pin, req.Pin) {
+		_ = body.Close() // nothing to learn from the bytes of another version
+		return nil, ranges.Info{Size: -1}, refused
+	}
+	if !s.c.unconditional.Swap(true) {
+		s.c.log.Warn("the store refuses its own validator in If-Match or If-Unmodified-Since: requests leave it out, answers are still compared",
+			"endpoint", originOf(s.place.Load().url), "validator", oneLine(req.Pin, maxCode))
+	}
+	return body, info, nil
+}
+
+// request makes one request. For a failure that is the service's it returns the
 // place that was asked, and the failure both as *Error and inside a fault.
-func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, *place, *Error, error) {
+func (s *source) request(ctx context.Context, req ranges.Request, unconditional bool) (io.ReadCloser, ranges.Info, *place, *Error, error) {
 	none := ranges.Info{Size: -1}
 	if s.bucket == "" || s.key == "" {
 		e := &Error{kind: ranges.Permanent, Err: errors.New("bucket and key must not be empty")}
@@ -193,6 +226,11 @@ func (s *source) open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 	getter, sign := &s.getter, p.sign
 	if !p.plain {
 		getter, sign = &s.long, nil
+	}
+	if unconditional {
+		g := *getter
+		g.Unconditional = true
+		getter = &g
 	}
 	body, info, err := getter.Open(ctx, p.url, req, sign)
 	if err == nil {
@@ -291,7 +329,7 @@ func (s *source) check(resp *http.Response) error {
 	case http.StatusRequestedRangeNotSatisfiable:
 		// The range ends the object that was pinned; past its end is another object.
 		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
-		if want == "" || got == "" || want == got {
+		if want == "" || got == "" || ranges.SameETag(want, got) {
 			tellSize(resp)
 			return nil // httprange takes the size from it
 		}

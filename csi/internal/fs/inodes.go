@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/csi/internal/tree"
+	"github.com/penstock/penstock/internal/ranges"
 )
 
 // node is one inode: a directory, or one version of a file. All fields but the guarded ones never change.
@@ -30,10 +31,11 @@ func (n *node) sameVersion(kind tree.Kind, o Object) bool {
 	if kind == tree.Dir {
 		return true
 	}
-	if n.obj.ETag != "" || o.ETag != "" {
-		return n.obj.ETag == o.ETag
-	}
-	return n.obj.Size == o.Size && n.obj.ModTime.Equal(o.ModTime)
+	return n.obj.version().Same(o.version())
+}
+
+func (o Object) version() ranges.Version {
+	return ranges.Version{ETag: o.ETag, Modified: o.ModTime, Size: o.Size}
 }
 
 // child names an entry of a directory.

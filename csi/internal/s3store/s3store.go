@@ -62,7 +62,7 @@ func entry(e s3.Entry) fs.Entry {
 
 // Open implements [fs.Store]. It makes no request.
 func (s *Store) Open(_ context.Context, o fs.Object) (fs.Reader, error) {
-	spec := s.client.Spec(s.bucket, o.Key, s3.ObjectInfo{Key: o.Key, Size: o.Size, ETag: o.ETag})
+	spec := s.client.Spec(s.bucket, o.Key, s3.ObjectInfo{Key: o.Key, Size: o.Size, ETag: o.ETag, LastModified: o.ModTime})
 	obj := s.engine.Object(s.client.Source(s.bucket, o.Key, s3.SourceOptions{}), spec)
 	return &reader{obj: obj, r: obj.Reader(ranges.ReaderOptions{})}, nil
 }
