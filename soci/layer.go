@@ -201,7 +201,7 @@ func (p *pipeline) judge(ctx, sink context.Context, fetch, inflated, untarred er
 	}
 	isCut := errors.Is(fetch, errCut)
 	if fetch != nil && !isCut {
-		if re, ok := errors.AsType[*ranges.Error](fetch); ok && errors.Is(fetch, ranges.ErrChanged) {
+		if re, ok := errors.AsType[*ranges.Error](fetch); ok && (errors.Is(fetch, ranges.ErrSize) || errors.Is(fetch, ranges.ErrChanged)) {
 			// Blobs do not change: the size in the manifest is a lie.
 			lie := *re
 			lie.Err = marked{fmt.Errorf("the manifest says %d bytes: %w", p.desc.Size, re.Err), ErrDigest}

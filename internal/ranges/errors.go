@@ -13,6 +13,7 @@ var (
 	ErrNoRanges = errors.New("server does not serve ranges of this object")
 	ErrChecksum = errors.New("checksum mismatch")
 	ErrClosed   = errors.New("closed")
+	ErrSize     = errors.New("object does not have the expected size")
 )
 
 // What ends an attempt that makes too little progress, see [RetryPolicy].

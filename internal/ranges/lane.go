@@ -150,7 +150,7 @@ func (l *lane) beyond(a *attempt, req Request, info Info, f *Fault) error {
 	}
 	size, _ := o.known()
 	if size >= 0 && req.Off < size {
-		return &Fault{Kind: Retryable, Status: f.Status, Fresh: true, Err: fmt.Errorf("%w, but the object has %d bytes", f, size)}
+		return &Fault{Kind: OutOfRange, Status: f.Status, Fresh: true, Err: fmt.Errorf("%w, but the object has %d bytes", f, size)}
 	}
 	a.buf = a.buf[:0]
 	return nil

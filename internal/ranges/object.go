@@ -88,7 +88,7 @@ func (o *Object) known() (size int64, sum Checksum) {
 // observe takes what an answer says of the object. The first answer pins it; a
 // later one with another validator means that the object has changed. An answer
 // that does not fit and has no validator to prove anything, such as the page of a
-// proxy, is a failed attempt. Neither is remembered: the next answer is judged
+// proxy, is a failed attempt; one with the right validator is a doubt. Neither is remembered: the next answer is judged
 // for itself.
 func (o *Object) observe(info Info) error {
 	o.mu.Lock()
@@ -97,7 +97,11 @@ func (o *Object) observe(info Info) error {
 		return &Fault{Kind: Changed, Err: fmt.Errorf("%w: pinned to %s, got %s", ErrChanged, o.pin, info.Pin)}
 	}
 	if info.Size >= 0 && o.size >= 0 && info.Size != o.size {
-		return &Fault{Kind: Retryable, Fresh: true, Err: fmt.Errorf("answer is about an object of %d bytes, this one has %d", info.Size, o.size)}
+		kind := Retryable
+		if info.Pin != "" {
+			kind = WrongSize
+		}
+		return &Fault{Kind: kind, Fresh: true, Err: fmt.Errorf("answer is about an object of %d bytes, this one has %d", info.Size, o.size)}
 	}
 	if info.Pin != "" && (o.pin == "" || !strings.HasPrefix(info.Pin, PinETag+"W/")) {
 		o.pin = info.Pin // later requests send it in the spelling of the object's own answer

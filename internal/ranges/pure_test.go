@@ -168,6 +168,7 @@ func TestRetryScript(t *testing.T) {
 		"missing":   &Fault{Kind: NotFound, Status: 404},
 		"denied":    &Fault{Kind: Denied, Status: 403},
 		"noranges":  &Fault{Kind: NoRanges},
+		"size":      &Fault{Kind: WrongSize},
 	}
 	datadriven.RunTest(t, "testdata/retry", func(t *testing.T, d *datadriven.TestData) string {
 		var p RetryPolicy

@@ -213,25 +213,34 @@ func (r *Retries) enough(p RetryPolicy, f Failure) bool {
 	return r.gained >= leastGain && (p.LeastRate < 0 || float64(r.gained) >= float64(p.LeastRate)*(f.Now-since).Seconds())
 }
 
-// mayRetry reports whether another attempt may help. That an object has changed or
-// that its server ignores ranges is believed when a second answer says so: caches
-// and proxies answer oddly now and then. 412 needs no second answer, because the
+// mayRetry reports whether another attempt may help. That an object has changed, that
+// it ends before it should, or that its server ignores ranges is believed when a second
+// answer says so: caches and proxies answer oddly now and then. 412 needs no second answer, because the
 // server compared the validators itself.
 func (r *Retries) mayRetry(kind FaultKind, err error) bool {
 	switch kind {
 	case Retryable, Throttled:
 		return true
-	case Changed, NoRanges:
+	case Changed, NoRanges, OutOfRange, WrongSize:
+		most := 1
+		if kind == WrongSize {
+			most = wrongSizes
+		}
 		var f *Fault
-		if r.doubts > 0 || errors.As(err, &f) && f.Status == statusPreconditionFailed {
+		if r.doubts >= most || errors.As(err, &f) && f.Status == statusPreconditionFailed {
 			return false
 		}
 		r.doubts++
 		return true
-	case NotFound, Denied, OutOfRange, Permanent:
+	case NotFound, Denied, Permanent:
 	}
 	return false
 }
+
+// wrongSizes is how many answers of another size are repeated before the size that
+// was expected is believed to be wrong. Stores have been seen to send empty bodies
+// now and then; a manifest that states a wrong size has to fail soon.
+const wrongSizes = 3
 
 // statusPreconditionFailed is HTTP's 412; this package does not import net/http.
 const statusPreconditionFailed = 412

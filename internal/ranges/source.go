@@ -90,9 +90,10 @@ const (
 	OutOfRange                  // the range starts at or after the end (416)
 	NoRanges                    // the server can't serve ranges of this object
 	Permanent                   // anything else that asking again won't mend
+	WrongSize                   // the answer has the right validator and is about an object of another size
 )
 
-var kindNames = [...]string{"retryable", "throttled", "changed", "not found", "denied", "out of range", "no ranges", "permanent"}
+var kindNames = [...]string{"retryable", "throttled", "changed", "not found", "denied", "out of range", "no ranges", "permanent", "wrong size"}
 
 func (k FaultKind) String() string {
 	if int(k) < len(kindNames) {
@@ -138,6 +139,8 @@ func (k FaultKind) sentinel() error {
 		return ErrDenied
 	case NoRanges:
 		return ErrNoRanges
+	case WrongSize:
+		return ErrSize
 	case Retryable, Throttled, OutOfRange, Permanent:
 	}
 	return nil
