@@ -54,9 +54,10 @@ type Client struct {
 	client      *http.Client  // keeps connections
 	fresh       *http.Client  // a new connection for each request
 	abortWait   time.Duration // abortCancelled, but in tests
-	// unconditional: the store can't compare its own validators, see confirm.
-	unconditional atomic.Bool
-	skew          atomic.Int64 // what to add to this machine's clock, in nanoseconds
+	// What is known of the store's conditional requests, see confirm: that they can be
+	// relied on, or that the store can't compare its own validators.
+	conditional, unconditional atomic.Bool
+	skew                       atomic.Int64 // what to add to this machine's clock, in nanoseconds
 
 	retryMu  sync.Mutex // guards retryLog; leaf
 	retryLog ranges.RetryLog

@@ -150,7 +150,7 @@ func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 			return body, info, nil
 		case e == nil || ctx.Err() != nil:
 			return nil, info, err
-		case e.Status == http.StatusPreconditionFailed && canCompare(req.Pin) && !unconditional:
+		case e.Status == http.StatusPreconditionFailed && !unconditional && !s.c.conditional.Load() && canCompare(req.Pin):
 			return s.confirm(ctx, req, err)
 		case !learned && s.c.learn(e, p.region):
 			learned = true
@@ -194,7 +194,7 @@ func canCompare(pin string) bool {
 // confirm asks again without a condition after a 412, and compares the answer itself:
 // some stores want If-Match in a spelling that they do not use themselves, or compare
 // dates of more digits than they tell. refused is the first answer's error; it stands
-// unless the object proves to be the pinned one.
+// unless the object proves to be the pinned one. A store needs to be asked once.
 func (s *source) confirm(ctx context.Context, req ranges.Request, refused error) (io.ReadCloser, ranges.Info, error) {
 	body, info, _, _, err := s.request(ctx, req, true)
 	if err != nil {
@@ -202,6 +202,7 @@ func (s *source) confirm(ctx context.Context, req ranges.Request, refused error)
 	}
 	if info.Pin == "" || !ranges.SamePin(info.Pin, req.Pin) {
 		_ = body.Close() // nothing to learn from the bytes of another version
+		s.c.conditional.Store(info.Pin != "")
 		return nil, ranges.Info{Size: -1}, refused
 	}
 	if !s.c.unconditional.Swap(true) {
