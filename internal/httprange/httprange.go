@@ -84,10 +84,10 @@ func sameDate(a, b string) bool {
 	return errA == nil && errB == nil && ta.Equal(tb)
 }
 
-// condition returns the header line that makes a server refuse another version, ""
+// Condition returns the header line that makes a server refuse another version, ""
 // for pins that it can't check. If-Match needs a strong tag with its quotes (RFC
 // 9110 section 13.1.1): with another spelling some servers never match.
-func condition(pin string) (name, value string) {
+func Condition(pin string) (name, value string) {
 	if tag, ok := strings.CutPrefix(pin, ranges.PinETag); ok {
 		if len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"' {
 			return "If-Match", tag
@@ -112,7 +112,7 @@ func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, pr
 	// Without this, net/http asks for gzip and hands out inflated bytes, whose
 	// offsets mean nothing.
 	hr.Header["Accept-Encoding"] = []string{"identity"}
-	if name, value := condition(req.Pin); name != "" && !g.Unconditional {
+	if name, value := Condition(req.Pin); name != "" && !g.Unconditional {
 		hr.Header[name] = []string{value}
 	}
 	if prepare != nil {

@@ -246,7 +246,7 @@ func TestVersionNeedsNoRight(t *testing.T) {
 		{"rights=" + versions, false, "old", 2},
 		{"rights=" + versions, true, "old", 2},
 		{"rights=" + plain, false, "old", 3},
-		{"rights=" + plain, true, "not the expected one", 4}, // one confirms that the store means its 412
+		{"rights=" + plain, true, "not the expected one", 5}, // two confirm that the store means its 412
 		{"no-versions", false, "old", 3},
 		{"rights=s3:ListBucket", false, "access denied", 3},
 	} {

@@ -147,10 +147,13 @@ func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 		body, info, p, e, err := s.request(ctx, req, unconditional)
 		switch {
 		case err == nil:
+			if !unconditional && !s.c.conditional.Load() && info.Pin != "" && sendsCondition(req.Pin) {
+				s.c.conditional.Store(true)
+			}
 			return body, info, nil
 		case e == nil || ctx.Err() != nil:
 			return nil, info, err
-		case e.Status == http.StatusPreconditionFailed && !unconditional && !s.c.conditional.Load() && canCompare(req.Pin):
+		case e.Status == http.StatusPreconditionFailed && !unconditional && !s.c.conditional.Load() && sendsCondition(req.Pin):
 			return s.confirm(ctx, req, err)
 		case !learned && s.c.learn(e, p.region):
 			learned = true
@@ -185,16 +188,17 @@ func (s *source) dropVersion(p *place, e *Error) bool {
 	return true
 }
 
-// canCompare reports whether an answer can be compared with a pin here, without the
-// server's help.
-func canCompare(pin string) bool {
-	return strings.HasPrefix(pin, ranges.PinETag) || strings.HasPrefix(pin, ranges.PinModified)
+// sendsCondition reports whether a pin goes into a condition that the server checks.
+func sendsCondition(pin string) bool {
+	name, _ := httprange.Condition(pin)
+	return name != ""
 }
 
 // confirm asks again without a condition after a 412, and compares the answer itself:
 // some stores want If-Match in a spelling that they do not use themselves, or compare
 // dates of more digits than they tell. refused is the first answer's error; it stands
-// unless the object proves to be the pinned one. A store needs to be asked once.
+// unless the object proves to be the pinned one. A store that has let a condition pass
+// before is not asked.
 func (s *source) confirm(ctx context.Context, req ranges.Request, refused error) (io.ReadCloser, ranges.Info, error) {
 	body, info, _, _, err := s.request(ctx, req, true)
 	if err != nil {
@@ -202,7 +206,6 @@ func (s *source) confirm(ctx context.Context, req ranges.Request, refused error)
 	}
 	if info.Pin == "" || !ranges.SamePin(info.Pin, req.Pin) {
 		_ = body.Close() // nothing to learn from the bytes of another version
-		s.c.conditional.Store(info.Pin != "")
 		return nil, ranges.Info{Size: -1}, refused
 	}
 	if !s.c.unconditional.Swap(true) {
