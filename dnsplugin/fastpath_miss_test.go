@@ -366,3 +366,60 @@ func compareMetrics(t *testing.T, ask func(*testServer, *dns.Msg) *dns.Msg) {
 		}
 	}
 }
+
+// Over our sockets too, a question without EDNS does not wait for one with it.
+func TestFallbackWithoutEDNSReachesTheSource(t *testing.T) {
+	src, release := dropsEDNS()
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	defer close(release)
+	c, err := net.Dial("udp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := question("www.example.org.", dns.TypeA)
+	r.SetEdns0(1232, false)
+	if _, err := c.Write(wireOf(t, r)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the first question", func() bool { return src.count() == 1 })
+	if m := s.ask(question("www.example.org.", dns.TypeA)); len(m.Answer) != 1 {
+		t.Errorf("%v", m)
+	}
+}
+
+// A query of the same shape that comes a second after one that the source has
+// dropped asks for itself and for those that wait.
+func TestSecondLeaderOfABacklog(t *testing.T) {
+	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
+	answer, release := src.answer, make(chan struct{})
+	var calls atomic.Int64
+	src.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		if calls.Add(1) == 1 {
+			<-release
+			return dns.RcodeServerFailure, context.DeadlineExceeded
+		}
+		return answer(ctx, w, r)
+	}
+	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	defer close(release)
+	c := s.dial()
+	www := wireOf(t, question("www.example.org.", dns.TypeA))
+	c.send(www, www)
+	b := s.fast().backlog
+	until(t, "the two", func() bool { running, _, waits := b.counts(); return running == 1 && waits == 1 })
+	b.mu.Lock() // as if a second had passed
+	for _, w := range b.waiters {
+		w.since = w.since.Add(-leadFor)
+	}
+	b.mu.Unlock()
+	if m := s.ask(question("www.example.org.", dns.TypeA)); len(m.Answer) != 1 {
+		t.Errorf("%v", m)
+	}
+	if m := messageOf(t, c.next()); len(m.Answer) != 1 { // the one that waits; the first is still asked for
+		t.Errorf("%v", m)
+	}
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d questions", n)
+	}
+}
