@@ -74,7 +74,8 @@ func addS3(fs *flag.FlagSet, o *csi.S3Options, endpointFlag string) {
 	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust in addition to the system's")
 }
 
-// heapBase is what the program takes without any volume: code, connections, the gRPC server.
+// heapBase is what the program takes without any volume: half of it in the heap (connections, the gRPC server), half beside
+// it (code, threads).
 const heapBase = 64 << 20
 
 // limitHeap keeps the heap within the bound that docs/semantics.md states: open files, inodes and replies of all volumes
@@ -86,7 +87,7 @@ func limitHeap(memory int64) {
 	if memory == 0 {
 		memory = budget.Process().Limit()
 	}
-	debug.SetMemoryLimit(2*memory + heapBase)
+	debug.SetMemoryLimit(2*memory + heapBase/2)
 }
 
 // size is a flag of bytes: a number, with KiB, MiB or GiB behind it if wanted.

@@ -136,16 +136,18 @@ func TestPrivManyOpenFiles(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// As many threads as they like, each of which waits for a reply of the largest size.
-	for i := range 200 {
+	// As many threads as they like, each of which waits for replies of the largest size, again and again.
+	for i := range 300 {
 		wg.Go(func() {
 			p, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON) // aligned
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if n, err := unix.Pread(fds[i%len(fds)], p, int64(i%4)<<20); err != nil || n != len(p) {
-				t.Errorf("a large read: %d bytes, %v", n, err)
+			for off := range int64(4) {
+				if n, err := unix.Pread(fds[i%len(fds)], p, off<<20); err != nil || n != len(p) {
+					t.Errorf("a large read: %d bytes, %v", n, err)
+				}
 			}
 			if err := unix.Munmap(p); err != nil {
 				t.Error(err)

@@ -12,7 +12,7 @@
 //
 // A [Store] is one bucket: stat, list, open. An inode is one version of a file (name and ETag) or a directory. A
 // lookup count is how many times the kernel was told of an inode and has not forgotten it. A handle is an open file
-// or directory.
+// or directory. [Limits] are what all file systems of a process may keep open, known and under way.
 //
 // # Consistency
 //

@@ -318,9 +318,10 @@ func (f *FS) Read(ctx context.Context, handle uint64, p []byte, off int64) (int,
 }
 
 // Reserve takes memory for a reply of n bytes to a read, waiting for it while programs read as much of this file system as
-// it may have under way; see [Limits]. A reply from the caller's own memory needs none. Give it back with Unreserve.
-func (f *FS) Reserve(ctx context.Context, n int) error {
-	if err := f.share.reserve(ctx, int64(n)); err != nil {
+// it may have under way; see [Limits]. waiting is called before it waits. A reply from the caller's own memory needs none. Give it
+// back with Unreserve.
+func (f *FS) Reserve(ctx context.Context, n int, waiting func()) error {
+	if err := f.share.reserve(ctx, int64(n), waiting); err != nil {
 		return &Error{"read", "", err}
 	}
 	return nil

@@ -164,8 +164,9 @@ type reply struct {
 	ready chan struct{} // closed when it has its place
 }
 
-// reserve takes n bytes for the reply to a read, and waits for them if the file system has its share.
-func (s *share) reserve(ctx context.Context, n int64) error {
+// reserve takes n bytes for the reply to a read. If the file system has its share it waits for them, and calls waiting
+// before it does.
+func (s *share) reserve(ctx context.Context, n int64, waiting func()) error {
 	s.l.mu.Lock()
 	if len(s.queue) == 0 && s.takeReplyLocked(n) {
 		s.l.mu.Unlock()
@@ -174,6 +175,7 @@ func (s *share) reserve(ctx context.Context, n int64) error {
 	r := &reply{bytes: n, ready: make(chan struct{})}
 	s.queue = append(s.queue, r)
 	s.l.mu.Unlock()
+	waiting()
 	select {
 	case <-r.ready:
 		return nil

@@ -165,13 +165,13 @@ func TestReplies(t *testing.T) {
 		granted := make(chan error, 100)
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 12 {
-			go func() { granted <- greedy.reserve(ctx, 10) }()
+			go func() { granted <- greedy.reserve(ctx, 10, func() {}) }()
 			synctest.Wait()
 		}
 		if len(granted) != 5 || greedy.flying != 50 {
 			t.Errorf("%d replies, %d bytes, want half of 100", len(granted), greedy.flying)
 		}
-		if err := other.reserve(ctx, 10); err != nil {
+		if err := other.reserve(ctx, 10, func() {}); err != nil {
 			t.Error(err)
 		}
 		greedy.unreserve(10)
@@ -179,7 +179,7 @@ func TestReplies(t *testing.T) {
 		if len(granted) != 6 {
 			t.Errorf("%d replies, want one for that given back", len(granted))
 		}
-		if err := other.reserve(ctx, 30); err != nil {
+		if err := other.reserve(ctx, 30, func() {}); err != nil {
 			t.Error(err)
 		}
 		greedy.unreserve(10)
@@ -193,7 +193,7 @@ func TestReplies(t *testing.T) {
 		if len(granted) != 7 {
 			t.Errorf("%d replies after the other's end, want one more", len(granted))
 		}
-		if err := l.share().reserve(ctx, 1000); err != nil {
+		if err := l.share().reserve(ctx, 1000, func() {}); err != nil {
 			t.Errorf("a reply that is larger than everything is the only one of its file system: %v", err)
 		}
 		cancel()

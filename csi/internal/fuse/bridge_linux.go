@@ -4,11 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"os"
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/csi/internal/fs"
 	"github.com/penstock/penstock/csi/internal/tree"
@@ -181,8 +184,9 @@ func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (go
 	}
 	ctx, end := b.begin(cancel)
 	defer end()
-	// The buffer is there already, but most of its pages are not before something is written to it.
-	if err := b.core.Reserve(ctx, len(buf)); err != nil {
+	// The buffer is there already. While the read waits for its place it gives the pages back that an earlier reply filled,
+	// so that a thousand threads that wait cost addresses and no memory.
+	if err := b.core.Reserve(ctx, len(buf), func() { dropPages(buf) }); err != nil {
 		return nil, b.status(err)
 	}
 	defer b.core.Unreserve(len(buf))
@@ -191,6 +195,19 @@ func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (go
 		return nil, b.status(err)
 	}
 	return gofuse.ReadResultData(buf[:n]), gofuse.OK
+}
+
+// dropPages gives the memory of the whole pages of p back to the system; they read as zeros. p is memory of this process
+// without pointers, so neither the kernel nor the collector minds.
+func dropPages(p []byte) {
+	page := uintptr(os.Getpagesize())
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(p)))
+	from := (start + page - 1) / page * page
+	to := (start + uintptr(len(p))) / page * page
+	if from >= to {
+		return
+	}
+	_ = unix.Madvise(p[from-start:to-start], unix.MADV_DONTNEED) // a hint: without it the memory stays
 }
 
 // Flush implements gofuse.RawFileSystem, for kernels that do not know FOPEN_NOFLUSH.

@@ -25,7 +25,8 @@
 // # Concurrency and failure
 //
 // The kernel's requests run in parallel: at most 64 of its read-ahead, and one for each waiting thread. A read holds its
-// reply of at most 1 MiB, beside what the store buffers. Unmount never hangs on open files: if the mount is busy it is aborted and
+// reply of at most 1 MiB, beside what the store buffers; beyond the share of its mount (fs.Limits) it waits, and holds none.
+// When programs know more inodes than the limits allow, the kernel is asked to forget some. Unmount never hangs on open files: if the mount is busy it is aborted and
 // detached, and programs that hold files open get ENOTCONN. A panic in the core answers EIO and is logged.
 // Mount either succeeds or leaves nothing behind, and names what is missing: the device, the fuse3 package, a privilege.
 //
