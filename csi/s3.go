@@ -27,6 +27,7 @@ type S3Options struct {
 	RequesterPays       bool   // agree to pay for requests and traffic
 	ExpectedBucketOwner string // account that must own the bucket; "" is any
 	CABundle            string // PEM file of authorities to trust in addition to the system's
+	SSECustomerKeyFile  string // file with the key of objects encrypted by SSE-C: 32 bytes, or base64 or hexadecimal digits
 
 	// Outage is how long requests are repeated while the store is away, before a system call fails. 0 is a minute, negative
 	// that nothing is repeated. Volumes of one driver share the driver's value for reads.
@@ -51,7 +52,8 @@ func (o S3Options) client(log *slog.Logger) s3.Options {
 	c := s3.Options{
 		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous, PathStyle: o.PathStyle,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle, Log: log,
-		Retry: ranges.RetryPolicy{Outage: o.Outage},
+		SSECustomerKeyFile: o.SSECustomerKeyFile,
+		Retry:              ranges.RetryPolicy{Outage: o.Outage},
 	}
 	if o.AccessKeyID != "" {
 		c.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)

@@ -57,6 +57,9 @@ type S3 struct {
 	ExpectedBucketOwner string
 	// CABundle is a PEM file of authorities to trust in addition to the system's.
 	CABundle string
+	// SSECustomerKeyFile has the key of objects that the store encrypts with one
+	// of the customer's (SSE-C): 32 bytes, or base64 or hexadecimal digits for them.
+	SSECustomerKeyFile string
 	// Outage is how long requests are repeated while the store is away; 0 means a
 	// minute, negative that nothing is repeated.
 	Outage time.Duration

@@ -73,6 +73,13 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	if o.SSECustomerKeyFile != "" {
+		key, err := readCustomerKey(o.SSECustomerKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		o.SSECustomerKey = key
+	}
 	files, profile := sharedFiles(o)
 	stamps := stampsOf(files)
 	style, err := addressingStyle(files, profile)

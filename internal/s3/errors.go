@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -119,6 +120,9 @@ var advice = map[string]string{
 	"PathStyleDomainForbidden":   "this service wants the bucket in the host's name: set addressing_style = virtual in the profile",
 }
 
+// rightRE finds the missing right in the message of AccessDenied.
+var rightRE = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)`)
+
 // reason is the part of the message after the object's name.
 func (e *Error) reason() string {
 	if text, ok := e.transportReason(); ok {
@@ -130,6 +134,17 @@ func (e *Error) reason() string {
 		text = fmt.Sprintf("the proxy %s wants to know who asks: put user and password into HTTPS_PROXY or HTTP_PROXY", proxyOf(e.Endpoint))
 	case e.page:
 		text = "the answer is a web page, which a proxy or gateway gives and a store does not: check the endpoint, HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+	case e.Code == "AccessDenied" && rightRE.MatchString(e.Message):
+		right := rightRE.FindStringSubmatch(e.Message)[1]
+		text = "access denied: the identity lacks the right " + right
+		if strings.HasPrefix(right, "kms:") {
+			text += " on the key that the object is encrypted with"
+		}
+	case e.Op == opHead && e.Code == "" && e.Status == http.StatusBadRequest:
+		text = "refused without a reason, since the answer to a HEAD has no body: perhaps the object is encrypted with a customer key " +
+			"(penstock-cast -sse-customer-key-file, penstock-csi mount --sse-customer-key-file)"
+	case e.Code == "InvalidRequest" && strings.Contains(e.Message, "Server Side Encryption"):
+		text = "the object is encrypted with a customer key: give it by penstock-cast -sse-customer-key-file or penstock-csi mount --sse-customer-key-file"
 	case text == "" && e.Op == opHeadBucket && e.Status == http.StatusNotFound:
 		text = advice["NoSuchBucket"]
 	case text == "" && e.Code == "" && e.Status == http.StatusForbidden:

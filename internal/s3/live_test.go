@@ -423,6 +423,12 @@ func TestCredentialMessages(t *testing.T) {
 			want: `profile "default" has aws_access_key_id and no aws_secret_access_key: give both`, not: "hunter2",
 		},
 		{
+			name: "misspelt keys", setup: func(t *testing.T) {
+				writeShared(t, "[default]\naws_access_key = A\n")
+			},
+			want: `no credentials found: profile "default" has aws_access_key, which is not a setting: keys are aws_access_key_id and aws_secret_access_key; tried`,
+		},
+		{
 			name: "empty secret in the environment", setup: func(t *testing.T) {
 				t.Setenv("AWS_ACCESS_KEY_ID", "AKIA")
 				t.Setenv("AWS_SECRET_ACCESS_KEY", "")

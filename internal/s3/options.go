@@ -3,11 +3,14 @@ package s3
 import (
 	"crypto/md5" //nolint:gosec // S3 asks for the MD5 of a customer key as a transmission check
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,6 +71,9 @@ type Options struct {
 	// server encrypts with it (SSE-C). It is sent with each request, so it needs
 	// HTTPS, except to this machine.
 	SSECustomerKey []byte
+	// SSECustomerKeyFile has the customer key instead: its 32 bytes, or base64 or
+	// hexadecimal digits for them.
+	SSECustomerKeyFile string
 
 	// Locals spreads connections over these local addresses or interfaces; empty
 	// lets the routing table choose. They are spread over all addresses of the
@@ -136,7 +142,9 @@ func (o Options) Validate() error {
 		return errors.New("s3: a KMS key needs server-side encryption aws:kms or aws:kms:dsse")
 	case len(o.SSECustomerKey) != 0 && len(o.SSECustomerKey) != 32:
 		return fmt.Errorf("s3: the customer key has %d bytes: it needs 32", len(o.SSECustomerKey))
-	case len(o.SSECustomerKey) != 0 && o.SSE != "":
+	case len(o.SSECustomerKey) != 0 && o.SSECustomerKeyFile != "":
+		return errors.New("s3: a customer key and a file with one exclude each other: give one")
+	case (len(o.SSECustomerKey) != 0 || o.SSECustomerKeyFile != "") && o.SSE != "":
 		return errors.New("s3: a customer key and server-side encryption by the service exclude each other: give one")
 	case len(o.Locals) > 0 && o.DialContext != nil:
 		return errors.New("s3: local addresses and a dial function exclude each other: give one")
@@ -188,6 +196,30 @@ func pathStyle(o Options, style, host string) bool {
 func isLoopback(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return err == nil && a.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// readCustomerKey reads a customer key. Its messages never quote the file.
+func readCustomerKey(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("s3: customer key: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 1<<10))
+	if err != nil {
+		return nil, fmt.Errorf("s3: customer key: %w", err)
+	}
+	if len(data) == 32 {
+		return data, nil
+	}
+	text := strings.TrimSpace(string(data))
+	if key, err := base64.StdEncoding.DecodeString(text); err == nil && len(key) == 32 {
+		return key, nil
+	}
+	if key, err := hex.DecodeString(text); err == nil && len(key) == 32 {
+		return key, nil
+	}
+	return nil, fmt.Errorf("s3: customer key: %s has no key of 32 bytes: put them there as they are, in base64 or in hexadecimal digits (openssl rand -hex 32)", file)
 }
 
 // sseC holds the header values of a customer key; nil pointers when there is none.

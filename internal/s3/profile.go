@@ -3,6 +3,7 @@ package s3
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -86,8 +87,8 @@ func parseProfile(text, profile string) map[string]string {
 	return out
 }
 
-// halfPair reports a profile that has one half of a key pair, which the SDK
-// takes for none.
+// halfPair reports what looks like a mistake where no keys are found: one half
+// of a key pair, or a misspelt name.
 func halfPair(files []string, profile string) string {
 	env := map[string]bool{}
 	for _, kv := range environ() {
@@ -116,6 +117,11 @@ func halfPair(files []string, profile string) string {
 		return half(id, secret)
 	case all[id] == "" && all[secret] != "":
 		return half(secret, id)
+	}
+	for name := range all {
+		if strings.HasPrefix(name, "aws_") && !slices.Contains([]string{id, secret, "aws_session_token", "aws_security_token", "aws_account_id"}, name) {
+			return fmt.Sprintf("profile %q has %s, which is not a setting: keys are %s and %s", profile, line(name), id, secret)
+		}
 	}
 	return ""
 }

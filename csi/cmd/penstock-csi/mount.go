@@ -70,6 +70,8 @@ func mountOptions(args []string, stderr io.Writer) (csi.MountOptions, logFlags, 
 	fs.Var((*ttl)(&opts.MetadataTTL), "metadata-ttl", "how `long` to cache what is known of a name, deletes included; opens ask only without this flag (default 1s; 0s: never)")
 	fs.Var((*size)(&opts.Memory), "memory", "`bytes` to buffer for reads, such as 512MiB (0: a share of the memory limit)")
 	addS3(fs, &opts.S3, "endpoint")
+	// Not for node: a volume may name its own endpoint, which must not be sent the key.
+	fs.StringVar(&opts.S3.SSECustomerKeyFile, "sse-customer-key-file", "", "`file` with the 32-byte key of objects that are encrypted with it (SSE-C): raw, base64 or hexadecimal")
 	logs.add(fs)
 	rest, err := parse(fs, args, stderr)
 	switch {

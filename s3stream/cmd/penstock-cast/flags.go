@@ -82,6 +82,7 @@ func (c *command) defineS3(fs *flag.FlagSet, s *s3stream.S3) {
 	fs.StringVar(&s.Profile, "profile", "", "`PROFILE` of the shared configuration files")
 	fs.BoolVar(&s.PathStyle, "path-style", false, "put the bucket into the path; the default for endpoints that are not Amazon's")
 	fs.StringVar(&s.CABundle, "ca-bundle", "", "PEM `FILE` of authorities to trust in addition to the system's; default AWS_CA_BUNDLE")
+	fs.StringVar(&s.SSECustomerKeyFile, "sse-customer-key-file", "", "`FILE` with the 32-byte key of objects that are encrypted with it (SSE-C): raw, base64 or hexadecimal")
 	fs.BoolVar(&s.Anonymous, "anonymous", false, "send no credentials")
 	fs.BoolVar(&s.RequesterPays, "requester-pays", false, "agree to pay for the requests")
 	fs.StringVar(&s.ExpectedBucketOwner, "expected-bucket-owner", "", "fail if the bucket belongs to another `ACCOUNT`")
