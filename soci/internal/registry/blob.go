@@ -430,13 +430,18 @@ func (b *Blob) remember(o origin) {
 // hop asks an origin: no Authorization, ever.
 func (c *Client) hop(ctx context.Context, e endpoint, o origin, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	get := httprange.Getter{Client: e.client, FreshClient: e.fresh, Check: checkRedirect}
-	return get.Open(ctx, o.url, req, func(_ context.Context, hr *http.Request) error {
-		// As a browser does: not from https to http, and never with a query.
-		if from := httprange.RedactURL(o.referer); !strings.HasPrefix(from, "https:") || hr.URL.Scheme == "https" {
+	return get.Open(ctx, o.url, req, referred(o.referer))
+}
+
+// referred tells an origin which URL led there, as a browser does: not from https to http, and
+// never with a query.
+func referred(by string) httprange.Prepare {
+	return func(_ context.Context, hr *http.Request) error {
+		if from := httprange.RedactURL(by); !strings.HasPrefix(from, "https:") || hr.URL.Scheme == "https" {
 			hr.Header.Set("Referer", strings.TrimSuffix(from, "?..."))
 		}
 		return nil
-	})
+	}
 }
 
 // namespace is the query that tells a mirror which registry is meant.

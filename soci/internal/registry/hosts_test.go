@@ -515,7 +515,7 @@ func TestCompressedManifest(t *testing.T) {
 		if tt.announced != "" {
 			h.Set("Docker-Content-Digest", tt.announced.String())
 		}
-		doc, err := verified(tt.body, h, tt.want)
+		doc, err := verified(tt.body, h, tt.want, maxManifest)
 		if (err == nil) != tt.ok || tt.ok && doc.desc.Digest != d || !tt.ok && !errors.Is(err, ErrDigest) {
 			t.Errorf("%s: %v, %v", tt.name, doc.desc, err)
 		}
@@ -526,7 +526,7 @@ func TestCompressedManifest(t *testing.T) {
 func TestOldTypes(t *testing.T) {
 	for config, ok := range map[string]bool{
 		ocispec.MediaTypeImageConfig: true, dockerConfig: true, "": true, "application/octet-stream": true,
-		"application/json": true, "text/html": true, "application/vnd.cncf.helm.config.v1+json": false, "image/png": false,
+		"application/json": true, "text/html": true, "text/html; charset=utf-8": true, "application/vnd.cncf.helm.config.v1+json": false, "image/png": false,
 	} {
 		m := ocispec.Manifest{Config: ocispec.Descriptor{MediaType: config}}
 		if err := checkManifest(m); (err == nil) != ok {

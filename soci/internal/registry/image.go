@@ -304,7 +304,8 @@ func layerType(mediaType string) string {
 // isOldConfig reports whether a config's media type is one that registries and builders gave
 // out before the types were settled. What it holds then decides.
 func isOldConfig(m ocispec.Manifest) bool {
-	switch m.Config.MediaType {
+	base, _, _ := strings.Cut(m.Config.MediaType, ";")
+	switch strings.TrimSpace(base) {
 	case "", "application/octet-stream", "application/json", "text/html", "text/plain":
 		return m.ArtifactType == ""
 	}

@@ -48,14 +48,17 @@ const maxManifest = 4 << 20
 // maxConfig bounds an image config, whose history may be long.
 const maxConfig = 8 << 20
 
-// manifestSource is a manifest at all hosts that may have it, as a one-request source: so the
-// engine's retry, back-off and limits cover it too. Each attempt asks the hosts beside each
-// other.
-type manifestSource struct {
+// documentSource is a manifest or config at all hosts that may have it, as a one-request source:
+// so the engine's retry, back-off and limits cover it too. Each attempt asks the hosts beside
+// each other.
+type documentSource struct {
 	c     *Client
 	l     *logins
 	ref   Reference
-	hosts []*host // mirrors first; the last is the registry itself
+	path  string        // below the repository
+	want  digest.Digest // "" by tag
+	most  int64         // bytes
+	hosts []*host       // mirrors first; the last is the registry itself
 
 	mu  sync.Mutex // guards doc
 	doc document
@@ -63,7 +66,7 @@ type manifestSource struct {
 
 // Open implements [ranges.Source]. The engine gets one byte, and the document stays here: a
 // manifest's size is not known before its answer, and the engine would ask for what may follow it.
-func (m *manifestSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
+func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
 	hosts := m.c.reach.order(m.hosts, time.Now())
 	if m.l.wait != nil && req.Attempt == 0 {
@@ -121,8 +124,8 @@ func (c *Client) told(ctx context.Context, h *host, ref Reference, err error) {
 }
 
 // from asks one host for the manifest and checks it.
-func (m *manifestSource) from(ctx context.Context, h *host, req ranges.Request) (document, error) {
-	where := h.base + "/" + m.ref.Repository + "/manifests/" + m.ref.identifier() + m.ref.namespace(h)
+func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) (document, error) {
+	where := h.base + "/" + m.ref.Repository + "/" + m.path + m.ref.namespace(h)
 	var doc document
 	get := func(e endpoint) opener {
 		return func(prepare httprange.Prepare) (io.ReadCloser, ranges.Info, error) {
@@ -135,18 +138,22 @@ func (m *manifestSource) from(ctx context.Context, h *host, req ranges.Request) 
 			return nil, ranges.Info{Size: -1}, err
 		}
 	}
+	from := where
 	for range maxHops {
 		var err error
 		if sameHost(where, h.base) {
 			_, _, err = m.c.authorized(ctx, m.l, h, req.Attempt, get(h.endpoint))
 		} else { // our token is not for others
-			_, _, err = get(m.c.plain)(nil)
+			_, _, err = get(m.c.plain)(referred(from))
+			if _, ok := errors.AsType[*redirect](err); !ok && err != nil {
+				err = fresh(req, err)
+			}
 		}
 		r, ok := errors.AsType[*redirect](err)
 		if !ok {
 			return doc, err
 		}
-		where = r.to
+		from, where = where, r.to
 	}
 	return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
 }
@@ -158,7 +165,7 @@ var accept = strings.Join([]string{
 	dockerSchema1S + ";q=0.1", "*/*;q=0.1",
 }, ", ")
 
-func (m *manifestSource) send(ctx context.Context, h *host, client *http.Client, where string, prepare httprange.Prepare) (document, error) {
+func (m *documentSource) send(ctx context.Context, h *host, client *http.Client, where string, prepare httprange.Prepare) (document, error) {
 	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 	if err != nil {
 		return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: cause(err)}
@@ -184,28 +191,28 @@ func (m *manifestSource) send(ctx context.Context, h *host, client *http.Client,
 		return document{}, statusFault(resp)
 	}
 	var buf bytes.Buffer
-	switch n, err := buf.ReadFrom(io.LimitReader(resp.Body, maxManifest+1)); {
+	switch n, err := buf.ReadFrom(io.LimitReader(resp.Body, m.most+1)); {
 	case err != nil:
 		return document{}, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: fmt.Errorf("GET %s: %w", httprange.RedactURL(where), err)}
-	case n > maxManifest:
-		return document{}, &ranges.Fault{Kind: ranges.Permanent, Status: resp.StatusCode, Err: fmt.Errorf("manifest is larger than %d bytes", maxManifest)}
-	case n == 0:
+	case n > m.most:
+		return document{}, &ranges.Fault{Kind: ranges.Permanent, Status: resp.StatusCode, Err: fmt.Errorf("GET %s: the answer is larger than %d bytes", httprange.RedactURL(where), m.most)}
+	case n == 0 && m.want == "":
 		return document{}, &ranges.Fault{Kind: ranges.Permanent, Status: resp.StatusCode, Err: errors.New("manifest is empty")}
 	}
-	return verified(buf.Bytes(), resp.Header, m.ref.Digest)
+	return verified(buf.Bytes(), resp.Header, m.want, m.most)
 }
 
-// verified makes a document of a manifest's answer, and compares it with the digest that it
+// verified makes a document of an answer, and compares it with the digest that it
 // was asked by, if any, and the one that the registry announced.
 //
-// Some proxies compress what they were asked to leave as it is. The digest is of the manifest
+// Some proxies compress what they were asked to leave as it is. The digest is of the document
 // itself, so it decides which form that is.
-func verified(data []byte, header http.Header, want digest.Digest) (document, error) {
+func verified(data []byte, header http.Header, want digest.Digest, most int64) (document, error) {
 	doc, err := verify(data, header, want)
 	if err == nil || !strings.EqualFold(header.Get("Content-Encoding"), "gzip") {
 		return doc, err
 	}
-	plain, gerr := gunzip(data)
+	plain, gerr := gunzip(data, most)
 	if gerr != nil {
 		return document{}, fmt.Errorf("%w (the answer has Content-Encoding gzip, and can not be decoded: %w)", err, gerr)
 	}
@@ -237,16 +244,16 @@ func verify(data []byte, header http.Header, want digest.Digest) (document, erro
 
 var gzipMagic = []byte{0x1f, 0x8b}
 
-// gunzip inflates at most a manifest.
-func gunzip(data []byte) ([]byte, error) {
+// gunzip inflates at most so many bytes.
+func gunzip(data []byte, most int64) ([]byte, error) {
 	r, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
 	var buf bytes.Buffer
-	n, err := buf.ReadFrom(io.LimitReader(r, maxManifest+1))
-	if err == nil && n > maxManifest {
-		err = fmt.Errorf("it inflates to more than %d bytes", maxManifest)
+	n, err := buf.ReadFrom(io.LimitReader(r, most+1))
+	if err == nil && n > most {
+		err = fmt.Errorf("it inflates to more than %d bytes", most)
 	}
 	return buf.Bytes(), err
 }
@@ -344,15 +351,20 @@ func (c *Client) manifest(ctx context.Context, e *ranges.Engine, l *logins, ref 
 			return document{}, fmt.Errorf("registry %s: hosts.toml leaves no host that may resolve tags", ref.Host)
 		}
 	}
-	src := &manifestSource{c: c, l: l, ref: ref, hosts: hs}
-	obj := e.Object(src, ranges.Spec{Name: ref.String(), Host: hs[0].name, Size: 1})
+	src := &documentSource{c: c, l: l, ref: ref, path: "manifests/" + ref.identifier(), want: ref.Digest, most: maxManifest, hosts: hs}
+	return src.fetch(ctx, e, ref.String())
+}
+
+// fetch gets the document by the engine.
+func (m *documentSource) fetch(ctx context.Context, e *ranges.Engine, name string) (document, error) {
+	obj := e.Object(m, ranges.Spec{Name: name, Host: m.hosts[0].name, Size: 1})
 	defer obj.Close()
 	if _, err := obj.Fetch(ctx, make([]byte, 1), 0); err != nil {
-		return document{}, l.wait.blame(ctx, err)
+		return document{}, m.l.wait.blame(ctx, err)
 	}
-	src.mu.Lock()
-	defer src.mu.Unlock()
-	return src.doc, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.doc, nil
 }
 
 // blob fetches a small blob whole and checks it.
@@ -360,31 +372,19 @@ func (c *Client) blob(ctx context.Context, e *ranges.Engine, l *logins, d ocispe
 	if d.Size < 0 || d.Size > most {
 		return nil, fmt.Errorf("%s of %d bytes: at most %d are accepted", d.MediaType, d.Size, most)
 	}
-	src, err := c.source(l, d.Digest)
+	if err := d.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("digest %q: %w", d.Digest, err)
+	}
+	hs, err := c.hostsOf(l.ref)
 	if err != nil {
 		return nil, err
 	}
-	obj := e.Object(src, ranges.Spec{Name: d.Digest.String(), Host: src.Host(), Size: d.Size})
-	defer obj.Close()
-	data, err := read(ctx, obj, most)
-	if err != nil {
-		return nil, l.wait.blame(ctx, err)
+	src := &documentSource{c: c, l: l, ref: l.ref, path: "blobs/" + d.Digest.String(), want: d.Digest, most: most, hosts: hs}
+	doc, err := src.fetch(ctx, e, d.Digest.String())
+	if err == nil && doc.desc.Size != d.Size {
+		err = fmt.Errorf("%w: %s has %d bytes, the manifest says %d", ErrDigest, d.Digest, doc.desc.Size, d.Size)
 	}
-	return data, checkDigest(data, d.Digest)
-}
-
-// read reads an object of at most most bytes.
-func read(ctx context.Context, obj *ranges.Object, most int64) ([]byte, error) {
-	s := obj.Stream(ctx, 0, -1, ranges.StreamOptions{PartBytes: most, NoVerify: true})
-	defer s.Close()
-	var buf bytes.Buffer
-	if _, err := s.WriteTo(&buf); err != nil {
-		return nil, err
-	}
-	if int64(buf.Len()) > most {
-		return nil, fmt.Errorf("more than %d bytes", most)
-	}
-	return buf.Bytes(), nil
+	return doc.data, err
 }
 
 // checkDigest compares content with the digest that it was asked by; "" passes.
