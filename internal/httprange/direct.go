@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/penstock/penstock/internal/ranges"
 )
 
 // Transport is an http.RoundTripper for bulk GETs. The goroutine that asks
@@ -62,7 +64,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if c := t.take(key); c != nil {
+	if c := t.takeUsable(key); c != nil {
 		resp, err := c.roundTrip(req)
 		if err == nil || c.heard || ctx.Err() != nil {
 			return resp, err
@@ -115,6 +117,33 @@ func ascii(s string) bool {
 		}
 	}
 	return true
+}
+
+// takeUsable returns the connection that was used last and is usable still; nil when
+// there is none.
+func (t *Transport) takeUsable(key string) *conn {
+	for {
+		c := t.take(key)
+		if c == nil || c.idle.usable() {
+			return c
+		}
+		c.close()
+	}
+}
+
+// dropIdle closes the idle connections of a host: one that was reused brought nothing
+// for the engine's patience, and what has cut it off (a firewall, a balancer that was
+// restarted) has mostly cut off the others as well.
+func (t *Transport) dropIdle(key string) {
+	t.mu.Lock()
+	var old []*conn
+	if h := t.hosts[key]; h != nil {
+		old, h.stack = h.stack, nil
+	}
+	t.mu.Unlock()
+	for _, c := range old {
+		c.close()
+	}
 }
 
 // take returns the connection that was used last, while the server's window
@@ -224,7 +253,7 @@ func (t *Transport) dial(ctx context.Context, key string, req *http.Request) (*c
 			return nil, err
 		}
 	}
-	c := &conn{t: t, key: key, nc: nc, from: nc}
+	c := &conn{t: t, key: key, nc: nc, from: nc, idle: newIdleCheck(nc)}
 	if c.recv = newReceiver(nc); c.recv != nil {
 		c.from = c.recv
 	}
@@ -284,7 +313,8 @@ type conn struct {
 	head   int64     // bytes that may be read before the limit of a head is exceeded
 	heard  bool      // a byte of the answer has come
 	failed error     // of the last read
-	since  time.Time // in the stack of idle ones
+	since  time.Time // in the stack of idle ones; zero before the first time
+	idle   *idleCheck
 	once   sync.Once
 	abort  func() // close, made once
 }
@@ -410,6 +440,9 @@ func (b *directBody) end(err error) error {
 	alive := b.unhook == nil || b.unhook()
 	if !alive {
 		err = context.Cause(b.ctx)
+		if err == ranges.ErrStalled && !b.c.heard && !b.c.since.IsZero() { //nolint:errorlint // the engine's own, bare
+			b.c.t.dropIdle(b.c.key)
+		}
 	}
 	b.err = err
 	if alive && err == io.EOF && b.reuse && b.c.in.Buffered() == 0 { //nolint:errorlint // the body's own end is bare

@@ -29,6 +29,11 @@
 // KiB and of 1 MiB, and 0.83 times for 8 MiB (BenchmarkGet; two virtual EPYC cores).
 // TLS, as everything else, is right but has not this second half.
 //
+// Before an idle connection is used again it is looked at without waiting: one that
+// was closed, or on which an answer came that was not asked for, is dropped. When a
+// reused connection stays silent for the engine's patience, the idle ones of its host
+// go too.
+//
 // Errors name the URL without its query, user and fragment: presigned URLs
 // carry their secret there.
 package httprange

@@ -1,0 +1,17 @@
+//go:build unix && (!linux || 386 || s390x)
+
+package httprange
+
+import "syscall"
+
+// peek returns how many bytes, at most one, can be read from a socket now, without
+// taking them: 0 at the end of the stream.
+func peek(fd uintptr) (n int, err error) {
+	var one [1]byte
+	for {
+		n, _, err = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
