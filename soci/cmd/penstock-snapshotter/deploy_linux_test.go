@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,9 @@ import (
 
 	"github.com/penstock/penstock/internal/testorigin"
 )
+
+// pinned is an image of a version or a digest.
+var pinned = regexp.MustCompile(`^ghcr\.io/penstock/penstock-soci(:v\d+(\.\d+)*|@sha256:[0-9a-f]{64})$`)
 
 // TestManifests reads the manifests as strictly as the API server does.
 func TestManifests(t *testing.T) {
@@ -34,7 +38,16 @@ func TestManifests(t *testing.T) {
 		if d.APIVersion != "apps/v1" || d.Kind != "DaemonSet" || d.Spec.Selector.MatchLabels["app"] != d.Spec.Template.Labels["app"] {
 			t.Errorf("%s: %s %s, selector %v, labels %v", name, d.APIVersion, d.Kind, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels)
 		}
+		for _, c := range pod.Containers { // what stays when the work is done
+			sc := c.SecurityContext
+			if sc == nil || sc.Privileged != nil || !*sc.RunAsNonRoot || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || len(sc.Capabilities.Drop) != 1 || len(c.VolumeMounts) > 0 {
+				t.Errorf("%s: container %s stays with more rights than it needs: %+v", name, c.Name, sc)
+			}
+		}
 		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			if !pinned.MatchString(c.Image) {
+				t.Errorf("%s: container %s runs %s, which is neither a version nor a digest", name, c.Name, c.Image)
+			}
 			for _, m := range c.VolumeMounts {
 				if !slices.Contains(volumes, m.Name) {
 					t.Errorf("%s: container %s mounts %q, which is no volume", name, c.Name, m.Name)
@@ -44,22 +57,42 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// TestService wants the unit's command line to be one that the program takes.
+// TestService wants the unit's command line to be one that the program takes, its bounds to be there,
+// and systemd, where it is, to understand all of it.
 func TestService(t *testing.T) {
 	data, err := os.ReadFile("../../deploy/penstock-snapshotter.service")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(data)) {
-		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=/opt/penstock/bin/penstock-snapshotter "); ok {
-			c, err := parse(strings.Fields(command), io.Discard)
-			if err != nil || c.snapshotter.Root != defaultRoot || c.listen.Socket != defaultSocket {
-				t.Errorf("%q: %+v, %v", command, c, err)
-			}
-			return
+	const program = "ExecStart=/opt/penstock/bin/penstock-snapshotter "
+	unit := string(data)
+	_, line, ok := strings.Cut(unit, program)
+	line, _, _ = strings.Cut(line, "\n")
+	flags, ok2 := strings.CutSuffix(line, " $PENSTOCK_FLAGS")
+	if !ok || !ok2 {
+		t.Fatalf("the unit starts %q", line)
+	}
+	c, err := parse(strings.Fields(flags), io.Discard)
+	if err != nil || c.snapshotter.Root != defaultRoot || c.listen.Socket != defaultSocket {
+		t.Errorf("%q: %+v, %v", flags, c, err)
+	}
+	for _, want := range []string{"StartLimitIntervalSec=0", "EnvironmentFile=-/etc/default/penstock-snapshotter", "MemoryMax=", "MemoryHigh=", "OOMScoreAdjust=-", "NoNewPrivileges=true", "ProtectHome=read-only"} {
+		if !strings.Contains(unit, "\n"+want) {
+			t.Errorf("the unit has no %s", want)
 		}
 	}
-	t.Error("the unit starts nothing")
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Log("systemd-analyze is not here: the unit's words are not checked")
+		return
+	}
+	file := filepath.Join(t.TempDir(), "penstock-snapshotter.service")
+	if err := os.WriteFile(file, []byte(strings.Replace(unit, program, "ExecStart=/bin/true ", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(analyze, "verify", "--man=no", file).CombinedOutput(); err != nil || strings.Contains(string(out), "penstock") {
+		t.Errorf("systemd-analyze: %v: %s", err, out)
+	}
 }
 
 // TestPrivNode installs, upgrades and uninstalls as the DaemonSet does, with everything at

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,6 +92,40 @@ func TestPrivTrickle(t *testing.T) {
 }
 
 var errEnough = errors.New("enough seen")
+
+// TestPrivEndsHung closes the snapshotter while registries have stopped answering, at each kind of
+// request. If Close waited for one of them, the test would hang.
+func TestPrivEndsHung(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", noise(t, "a", 64<<10))
+	for _, fault := range []testorigin.Fault{
+		{Op: "GetManifest", Every: 1, Action: testorigin.ActStall},
+		{Op: "GetBlob", Every: 1, Action: testorigin.ActStall}, // the config
+		{Op: "GetBlob", Key: "app@" + m.layers[0], Every: 1, Action: testorigin.ActStall},
+	} {
+		o.Reset()
+		o.SetFaults(fault)
+		s, err := snapshotter.New(snapshotter.Options{Root: t.TempDir(), Puller: puller(t, nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := m.prepare(context.WithoutCancel(t.Context()), s, 0)
+			ended <- err
+		}()
+		until(t, "the registry is asked", func() bool {
+			return slices.ContainsFunc(o.FaultCounts(), func(c testorigin.FaultCount) bool { return c.Fired > 0 })
+		})
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, snapshotter.ErrClosed) {
+			t.Errorf("%+v: %v", fault, err)
+		}
+	}
+}
 
 // TestPrivStalled wants a layer that brings next to nothing to end by itself, and to be left to
 // containerd, which may know another way.

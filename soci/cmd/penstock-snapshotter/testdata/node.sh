@@ -41,7 +41,7 @@ again() {
 }
 run() { id=$1 && again ctr run --rm --snapshotter penstock "$IMAGE" "$1"; }
 pull() { ctr images pull --snapshotter penstock --plain-http "$IMAGE" >/dev/null; }
-trap 'ctr tasks kill -s SIGKILL stays >/dev/null 2>&1; $SYSTEMCTL stop penstock-snapshotter.service; $SYSTEMCTL stop containerd.service' EXIT
+trap 'ctr tasks kill -s SIGKILL stays >/dev/null 2>&1 || true; $SYSTEMCTL stop penstock-snapshotter.service; $SYSTEMCTL stop containerd.service' EXIT
 
 say install
 $SYSTEMCTL restart containerd.service
