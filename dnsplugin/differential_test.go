@@ -333,6 +333,11 @@ func outcomeOf(h plugin.Handler, r *dns.Msg) outcome {
 func packed(m *dns.Msg) string {
 	plain := *m
 	plain.Compress = false
+	// That an answer is stale is an extended error, which CoreDNS doesn't send.
+	plain.Extra = slices.DeleteFunc(slices.Clone(m.Extra), func(rr dns.RR) bool {
+		opt, ok := rr.(*dns.OPT)
+		return ok && slices.Contains([]string{"[15 3 (Stale Answer): ()]", "[15 19 (Stale NXDOMAIN Answer): ()]"}, fmt.Sprint(errorsOf(&dns.Msg{Extra: []dns.RR{opt}})))
+	})
 	b, err := plain.Pack()
 	if err != nil {
 		return err.Error()

@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"encoding/binary"
 
+	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -65,9 +66,10 @@ func edeOptions(b []byte) (options []dns.EDNS0, ok bool) {
 	return options, true
 }
 
-// addEDE gives m, the reply to r, the extended errors of ede in an OPT, whose
-// other fields the server sets.
-func addEDE(m, r *dns.Msg, ede []byte) {
+// addEDE gives m, the reply to r over w, the extended errors of ede in an OPT,
+// whose other fields the server sets. What would push an answer out of the
+// message is left out: texts first, then the errors (RFC 8914, section 3).
+func addEDE(w dns.ResponseWriter, m, r *dns.Msg, ede []byte) {
 	if len(ede) == 0 || r.IsEdns0() == nil {
 		return
 	}
@@ -75,5 +77,65 @@ func addEDE(m, r *dns.Msg, ede []byte) {
 	if !ok {
 		return // unreachable: nothing else is stored
 	}
+	if w != nil { // a refresh has no client yet
+		state := request.Request{W: w, Req: r}
+		if options = fitting(options, state.Size()-sizeOf(m)-optLen); len(options) == 0 {
+			return
+		}
+	}
 	m.Extra = append(m.Extra, &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: options})
+}
+
+// sizeOf is how long m is when the server sends it to a client that is short of room.
+func sizeOf(m *dns.Msg) int {
+	compress := m.Compress
+	m.Compress = true
+	n := m.Len()
+	m.Compress = compress
+	return n
+}
+
+// fitting returns of options what fits into room bytes: all, all without
+// their texts, or nothing.
+func fitting(options []dns.EDNS0, room int) []dns.EDNS0 {
+	texts := 0
+	for _, o := range options {
+		if e, ok := o.(*dns.EDNS0_EDE); ok {
+			texts += len(e.ExtraText)
+		}
+	}
+	bare := edeHead * len(options)
+	switch {
+	case bare+texts <= room:
+		return options
+	case bare > room:
+		return nil
+	}
+	for _, o := range options {
+		if e, ok := o.(*dns.EDNS0_EDE); ok {
+			e.ExtraText = ""
+		}
+	}
+	return options
+}
+
+// maxStaleEDE is the longest of what appendStale makes.
+const maxStaleEDE = edeHead + store.MaxEDE
+
+// appendStale appends to buf, which is empty, the extended errors of a stale
+// answer: that it is one, and those that it had, unless it was stale for the source too.
+func appendStale(buf, ede []byte, rcode int) []byte {
+	code := dns.ExtendedErrorCodeStaleAnswer
+	if rcode == dns.RcodeNameError {
+		code = dns.ExtendedErrorCodeStaleNXDOMAINAnswer
+	}
+	for rest := ede; len(rest) >= edeHead; rest = rest[4+int(binary.BigEndian.Uint16(rest[2:])):] {
+		if binary.BigEndian.Uint16(rest[4:]) == code {
+			return append(buf, ede...)
+		}
+	}
+	buf = binary.BigEndian.AppendUint16(buf, dns.EDNS0EDE)
+	buf = binary.BigEndian.AppendUint16(buf, 2)
+	buf = binary.BigEndian.AppendUint16(buf, code)
+	return append(buf, ede...)
 }

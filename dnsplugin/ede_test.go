@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
@@ -120,5 +121,116 @@ func TestExtendedErrorsAreInSnapshotsAndDumps(t *testing.T) {
 		if _, ok := edeOptions([]byte(bad)); ok {
 			t.Errorf("%x", bad)
 		}
+	}
+}
+
+// Extended errors never cost an answer a record: a text goes first, then the
+// error (RFC 8914, section 3).
+func TestExtendedErrorsMakeRoomForData(t *testing.T) {
+	const records = 40 // more than 512 bytes, which is the least size
+	src := says(func(m *dns.Msg) {
+		for i := range records {
+			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 300}, A: []byte{192, 0, 2, byte(i)}})
+		}
+		o := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
+		o.Option = append(o.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeFiltered, ExtraText: strings.Repeat("x", 200)})
+		m.Extra = append(m.Extra, o)
+	})
+	c := cacheOf(t, Config{}, src)
+	answer := func(size uint16) *dns.Msg {
+		return ask(t, c, question("a.example.org.", dns.TypeA, func(m *dns.Msg) { m.SetEdns0(size, false) }))
+	}
+	bare := answer(4096)
+	bare.Extra = nil
+	whole := sizeOf(bare) + optLen
+	for _, tt := range []struct {
+		size int
+		want string
+	}{
+		{4096, "one with its text"},
+		{whole + edeHead + 200, "one with its text"},
+		{whole + edeHead + 199, "one without"},
+		{whole + edeHead, "one without"},
+		{whole + edeHead - 1, "none"},
+	} {
+		for _, when := range []string{"hit", "hit"} {
+			m := answer(uint16(tt.size))
+			got := "none"
+			if opt := m.IsEdns0(); opt != nil {
+				got = "one without"
+				if e, ok := opt.Option[0].(*dns.EDNS0_EDE); ok && e.ExtraText != "" {
+					got = "one with its text"
+				}
+			}
+			if got != tt.want || len(m.Answer) != records {
+				t.Errorf("%d bytes, %s: %s, %d records", tt.size, when, got, len(m.Answer))
+			}
+		}
+	}
+}
+
+// A stale answer says that it is one, to clients with an OPT, on both paths
+// (RFC 8914, sections 4.4 and 4.20). One that was stale for the source says it once.
+func TestStaleAnswersSaySo(t *testing.T) {
+	filtered := []byte{0, 15, 0, 3, 0, 17, 'x'}
+	for _, tt := range []struct {
+		ede   []byte
+		rcode int
+		want  string
+	}{
+		{nil, dns.RcodeSuccess, "[15 3 (Stale Answer): ()]"},
+		{nil, dns.RcodeNameError, "[15 19 (Stale NXDOMAIN Answer): ()]"},
+		{filtered, dns.RcodeSuccess, "[15 3 (Stale Answer): () 15 17 (Filtered): (x)]"},
+		{[]byte{0, 15, 0, 3, 0, 17, 'x', 0, 15, 0, 2, 0, 3}, dns.RcodeSuccess, "[15 17 (Filtered): (x) 15 3 (Stale Answer): ()]"},
+	} {
+		options, ok := edeOptions(appendStale(nil, tt.ede, tt.rcode))
+		m := &dns.Msg{Extra: []dns.RR{&dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: options}}}
+		if got := fmt.Sprint(errorsOf(m)); !ok || got != tt.want {
+			t.Errorf("%v: %s, want %s", tt, got, tt.want)
+		}
+	}
+}
+
+func TestStaleAnswersSaySoOnBothPaths(t *testing.T) {
+	src := says(nil, "a.example.org. 60 IN A 192.0.2.1")
+	b := bareServer(t, Config{MaxMem: MinMaxMemory, Stale: Stale{UpTo: 24 * time.Hour, ResponseTTL: 30 * time.Second, Recheck: 30 * time.Second}}, src)
+	packet := func(edit ...func(*dns.Msg)) []byte {
+		p, err := question("a.example.org.", dns.TypeA, edit...).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	with, without := packet(withOPT), packet()
+	errs := func(reply []byte) string {
+		m := new(dns.Msg)
+		if reply == nil || m.Unpack(reply) != nil || len(m.Answer) != 1 {
+			t.Fatalf("%v", m)
+		}
+		return fmt.Sprint(errorsOf(m))
+	}
+	b.chain(with)
+	fresh, _ := b.fast(with)
+	if got := errs(fresh); got != "[]" {
+		t.Errorf("fresh: %s", got)
+	}
+	src.dies()
+	b.mu.Lock()
+	b.clock = b.clock.Add(2 * time.Minute)
+	b.mu.Unlock()
+	const stale = "[15 3 (Stale Answer): ()]"
+	if got := errs(b.chain(with)); got != stale {
+		t.Errorf("through the chain: %s", got)
+	}
+	b.cache.refreshes.Wait() // and has failed, so the next is for the fast path
+	reply, why := b.fast(with)
+	if why != understood {
+		t.Fatal(why)
+	}
+	if got := errs(reply); got != stale {
+		t.Errorf("by the fast path: %s", got)
+	}
+	if reply, why := b.fast(without); why != understood || errs(reply) != "[]" {
+		t.Errorf("to a client without OPT: %v %s", why, errs(reply))
 	}
 }

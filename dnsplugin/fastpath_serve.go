@@ -99,6 +99,8 @@ type fastWorker struct {
 	// Entries that should be refreshed are served as they are, see findAtOnce.
 	atOnce bool
 
+	ede [maxStaleEDE]byte // of a stale answer
+
 	yielded time.Time // when it last gave way
 	random
 	turn  *turn
@@ -319,6 +321,9 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	}
 	answer := e.Answer()
 	ede := e.EDE()
+	if stale && q.OPT {
+		ede = appendStale(w.ede[:0], ede, answer.Rcode())
+	}
 	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, limit, ede)
 	size := int(e.Plain)
 	if len(ede) > 0 && q.OPT {

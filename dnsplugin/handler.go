@@ -173,7 +173,11 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
-	addEDE(m, r, e.EDE())
+	ede := e.EDE()
+	if left <= 0 && r.IsEdns0() != nil {
+		ede = appendStale(make([]byte, 0, maxStaleEDE), ede, a.Rcode())
+	}
+	addEDE(w, m, r, ede)
 	// As in every plugin of CoreDNS: a client that can't be written to is not our failure.
 	_ = w.WriteMsg(m)
 	return dns.RcodeSuccess, nil

@@ -159,7 +159,7 @@ func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, 
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
-	addEDE(m, r, cut.EDE())
+	addEDE(w, m, r, cut.EDE())
 	_ = w.WriteMsg(m) // as in hit
 	return dns.RcodeSuccess, nil
 }

@@ -103,7 +103,7 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	if w.flight != nil {
 		c.flights.land(w.flight)
 	}
-	addEDE(m, w.req, ede)
+	addEDE(w.ResponseWriter, m, w.req, ede)
 	return m
 }
 

@@ -135,7 +135,7 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 			if m, err = reply(&a, r, ttl, rec.id.do || rec.id.ad); err != nil {
 				return true, dns.RcodeServerFailure, plugin.Error(c.name, err)
 			}
-			addEDE(m, r, rec.entry.EDE())
+			addEDE(w, m, r, rec.entry.EDE())
 		}
 		if err := w.WriteMsg(m); err != nil {
 			return true, dns.RcodeServerFailure, err
