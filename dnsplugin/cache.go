@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/plugin"
@@ -51,6 +52,7 @@ type Cache struct {
 	life       context.Context // ends with Close; parent of nothing but refreshes
 	die        context.CancelFunc
 	background chan struct{} // one token per refresh that runs
+	past       atomic.Uint64 // queries with a client subnet, which go past the cache
 	warmNow    chan struct{} // asks for a snapshot out of turn
 
 	// Guarded by the lock of listeners.
@@ -81,6 +83,9 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 	cfg = cfg.withDefaults()
 	vec, err := newVectors(reg)
 	if err != nil {
+		return nil, err
+	}
+	if err := publishBuild(reg); err != nil {
 		return nil, err
 	}
 	seed := maphash.MakeSeed()

@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -287,7 +288,7 @@ func (s Side) withDefaults(ttl time.Duration) Side {
 func (c Config) storeOptions(s Side) store.Options {
 	bytes := c.MaxMem / 2
 	if bytes == 0 {
-		bytes = max(store.DefaultBytes, int64(s.Capacity)*bytesPerEntry)
+		bytes = max(store.DefaultBytes, min(int64(s.Capacity), math.MaxInt64/bytesPerEntry)*bytesPerEntry)
 	}
 	return store.Options{Bytes: bytes, Entries: s.Capacity}
 }

@@ -40,6 +40,7 @@ type registry struct {
 // listener is a group of sockets with the instance that it serves.
 type listener struct {
 	group   *fastpath.Group
+	opts    fastpath.Options  // of the group
 	streams *fastpath.Streams // nil if there are none
 	server  *fastServer
 	heir    *Cache      // an instance that is starting and will take over; nil if there is none
@@ -129,6 +130,7 @@ func (r *registry) serve(f *fastServer, why string) error {
 			return nil // another socket of the same listener (multisocket)
 		}
 		old := l.server
+		l.remark(f)
 		l.adopt(f)
 		old.retire()
 		if why != "" {
@@ -145,7 +147,7 @@ func (r *registry) serve(f *fastServer, why string) error {
 	if err != nil {
 		return err
 	}
-	l := &listener{group: g, server: f}
+	l := &listener{group: g, opts: opts, server: f}
 	r.byAddr[f.addr] = l
 	log := clog.NewWithPlugin(f.home.name)
 	what := "Fast path"
@@ -181,6 +183,24 @@ func (r *registry) withdraw(f *fastServer) {
 			f.debugf("%v", err)
 		}
 	}()
+}
+
+// remark logs which options of f have no effect on the sockets that are open.
+// The caller holds the registry's lock.
+func (l *listener) remark(f *fastServer) {
+	if text := notApplied(f.socketOptions(), l.opts); text != "" {
+		clog.NewWithPlugin(f.home.name).Warningf("Fast path at %s: %s", f.addr, text)
+	}
+}
+
+// notApplied says what of want is not so with sockets that were opened with
+// have, "" if all is. Without zones that ask for sockets there is no batch.
+func notApplied(want, have fastpath.Options) string {
+	if want.Batch == 0 || want.Workers == have.Workers && want.Batch == have.Batch {
+		return ""
+	}
+	return fmt.Sprintf("workers %d and batch %d hold from a restart on: the sockets stay over a reload, with %d workers and batches of %d",
+		want.Workers, want.Batch, have.Workers, have.Batch)
 }
 
 // adopt swaps in f. The caller holds the registry's lock.

@@ -2,11 +2,13 @@ package dnsplugin
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/plugin/metrics"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -21,7 +23,11 @@ const wildcardLabel = "zone/wildcard"
 func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	// One exact question or none of our business. An UPDATE has the zone's
 	// name in the place of the question; ANY has no right answer to keep.
-	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !wire.Cacheable(r.Question[0].Qtype) || hasSubnet(r) {
+	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !wire.Cacheable(r.Question[0].Qtype) {
+		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
+	}
+	if hasSubnet(r) {
+		c.passSubnet(metrics.WithServer(ctx))
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
 	var buf [wire.MaxKeyLen]byte
@@ -45,6 +51,21 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	meters.side(kind).hits.Inc()
 	return c.hit(ctx, w, r, e, &id, meters, now)
+}
+
+// subnetsBefore is how many queries may go past a cache before it is remarked
+// on that it has nothing.
+const subnetsBefore = 1000
+
+// passSubnet counts a query that goes past the cache since it has a client
+// subnet. Once it says so, if nothing else has ever come: clients or a rewrite
+// in the Corefile give all queries one.
+func (c *Cache) passSubnet(server string) {
+	c.meters.of(server).subnets.Inc()
+	if c.past.Add(1) == subnetsBefore && c.success.store.Len()+c.denial.store.Len() == 0 {
+		clog.NewWithPlugin(c.name).Warningf("The cache of %s is empty after %d queries: each had a client subnet (ECS, RFC 7871), so its answer may be for that subnet alone and is not kept. "+
+			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBefore)
+	}
 }
 
 // responsible reports whether answers for name are cached here.

@@ -20,9 +20,9 @@ const (
 // vectors are the metric families. Those of the subsystem "cache" have the
 // names, help texts and labels of CoreDNS's cache, so dashboards go on working.
 type vectors struct {
-	entries, bytes                                              *prometheus.GaugeVec
-	hits, evictions                                             *prometheus.CounterVec // by type
-	requests, misses, prefetches, drops, stale, coalesced, cuts *prometheus.CounterVec
+	entries, bytes                                                       *prometheus.GaugeVec
+	hits, evictions                                                      *prometheus.CounterVec // by type
+	requests, misses, prefetches, drops, stale, coalesced, cuts, subnets *prometheus.CounterVec
 }
 
 // newVectors registers the families with reg, or takes over those that an
@@ -42,6 +42,7 @@ func newVectors(reg prometheus.Registerer) (*vectors, error) {
 		counter(reg, &v.evictions, "cache", "evictions_total", "The count of cache evictions.", byType),
 		gauge(reg, &v.bytes, "penstock", "cache_bytes", "The memory that the cache accounts for, in bytes.", byType),
 		counter(reg, &v.cuts, "penstock", "nxcut_total", "The number of requests answered by the denial of a name above, or of another type.", plain),
+		counter(reg, &v.subnets, "penstock", "subnet_total", "The number of requests with a client subnet (ECS), which go past the cache.", plain),
 		counter(reg, &v.coalesced, "penstock", "coalesced_total", "The number of misses that waited for another query's answer instead of asking.", plain),
 	)
 }
@@ -80,8 +81,8 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
 // meters are the metrics of one server, with their labels resolved: looking
 // up a label set costs more than the answer from the cache.
 type meters struct {
-	requests, misses, prefetches, drops, stale, coalesced, cuts prometheus.Counter
-	success, denial                                             sideMeters
+	requests, misses, prefetches, drops, stale, coalesced, cuts, subnets prometheus.Counter
+	success, denial                                                      sideMeters
 }
 
 type sideMeters struct {
@@ -126,6 +127,7 @@ func (s *meterSet) add(server string) *meters {
 		drops:      s.vec.drops.WithLabelValues(server, s.zones, s.view),
 		stale:      s.vec.stale.WithLabelValues(server, s.zones, s.view),
 		cuts:       s.vec.cuts.WithLabelValues(server, s.zones, s.view),
+		subnets:    s.vec.subnets.WithLabelValues(server, s.zones, s.view),
 		coalesced:  s.vec.coalesced.WithLabelValues(server, s.zones, s.view),
 		success:    s.side(server, labelSuccess),
 		denial:     s.side(server, labelDenial),

@@ -479,6 +479,7 @@ func TestTruncatedAndRefusedResponsesAreNotCached(t *testing.T) {
 		"truncated":               func(m *dns.Msg) { m.Truncated = true },
 		"refused":                 func(m *dns.Msg) { m.Rcode = dns.RcodeRefused },
 		"formerr":                 func(m *dns.Msg) { m.Rcode = dns.RcodeFormatError },
+		"notauth":                 func(m *dns.Msg) { m.Rcode = dns.RcodeNotAuth },
 		"NXDOMAIN with an answer": func(m *dns.Msg) { m.Rcode = dns.RcodeNameError },
 	} {
 		s := says(edit, "example.org. 60 IN A 192.0.2.1")

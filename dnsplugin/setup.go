@@ -32,12 +32,16 @@ func setup(directive string, c *caddy.Controller) error {
 	if err != nil {
 		return plugin.Error(directive, err)
 	}
+	cfg, memory, err := fitMemory(cfg, memoryLimit("/"))
+	if err != nil {
+		return plugin.Error(directive, c.Err(err.Error()))
+	}
 	ca, err := newCache(directive, cfg, prometheus.DefaultRegisterer)
 	if err != nil {
 		return plugin.Error(directive, err)
 	}
 	log := clog.NewWithPlugin(directive)
-	for _, remark := range cfg.remarks() {
+	for _, remark := range append(cfg.remarks(), memory...) {
 		log.Warningf("%s:%d - %s", c.File(), c.Line(), remark)
 	}
 	place := fmt.Sprintf("%s:%d", c.File(), c.Line())

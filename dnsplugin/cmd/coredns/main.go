@@ -16,6 +16,10 @@ import (
 
 func main() {
 	dnsserver.Directives = directives(dnsserver.Directives)
+	// What -version and coredns_build_info call the commit; a build with -ldflags has its own.
+	if coremain.GitCommit == "" {
+		coremain.GitCommit = "penstock " + dnsplugin.Version()
+	}
 	coremain.Run()
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin"
 	"github.com/penstock/penstock/internal/dnsload"
 )
 
@@ -255,6 +257,11 @@ func TestServes(t *testing.T) {
 		}
 	}
 	m := get(t, "http://127.0.0.1:"+metrics+"/metrics")
+	for _, want := range []string{`coredns_build_info{goversion="` + runtime.Version() + `",revision="penstock `, `coredns_penstock_build_info{commit="`} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics do not have %s", want)
+		}
+	}
 	server := `server="dns://127.0.0.1:` + port + `"`
 	for _, want := range []string{
 		// www and its alias are one entry: the first question is the only miss.
@@ -316,6 +323,14 @@ func TestBothNamesInOneBlockAreRefused(t *testing.T) {
 	conf := write(t, t.TempDir(), "Corefile", "example.org {\n    bind 127.0.0.1\n    cache\n    penstock\n    whoami\n}\n")
 	cmd, out := program(t, "-conf", conf, "-dns.port", freePort(t))
 	if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "Corefile:3 - cache and penstock in one server block") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The program can be told from CoreDNS's own.
+func TestVersionNamesPenstock(t *testing.T) {
+	cmd, out := program(t, "-version")
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "CoreDNS-") || !strings.Contains(out.String(), "penstock "+dnsplugin.Version()) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
