@@ -9,10 +9,12 @@ import (
 
 // fromLine is an instruction of a Dockerfile that names a base image, unless it names an earlier stage.
 var (
-	fromLine = regexp.MustCompile(`(?m)^FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?`)
-	usesLine = regexp.MustCompile(`(?m)^\s*(?:-\s+)?uses:\s*(\S+)(.*)$`)
-	byDigest = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
-	byCommit = regexp.MustCompile(`@[0-9a-f]{40}$`)
+	fromLine  = regexp.MustCompile(`(?m)^FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?`)
+	imageLine = regexp.MustCompile(`(?m)^\s*(?:-\s+)?image:\s*"?([^"\s#]+)`)
+	newTag    = regexp.MustCompile(`(?m)^\s*newTag:\s*"?([^"\s#]+)`)
+	usesLine  = regexp.MustCompile(`(?m)^\s*(?:-\s+)?uses:\s*(\S+)(.*)$`)
+	byDigest  = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
+	byCommit  = regexp.MustCompile(`@[0-9a-f]{40}$`)
 )
 
 func glob(t *testing.T, patterns ...string) []string {
@@ -49,6 +51,38 @@ func TestBaseImagesArePinned(t *testing.T) {
 			}
 			stages[m[2]] = true
 		}
+	}
+}
+
+// TestManifestsNameVersions: no manifest runs whatever a moving tag names today. Images of others are named by digest;
+// ours get their tag, or the digest of a release, from the kustomization or the line itself.
+func TestManifestsNameVersions(t *testing.T) {
+	t.Parallel()
+	files := glob(t, "*/deploy/*.yaml", "*/deploy/*/*.yaml", "*/deploy/*/*/*.yaml")
+	seen := 0
+	for _, f := range files {
+		text := read(t, f)
+		for _, m := range newTag.FindAllStringSubmatch(text, -1) {
+			if m[1] == "latest" {
+				t.Errorf("%s: newTag latest moves", f)
+			}
+		}
+		for _, m := range imageLine.FindAllStringSubmatch(text, -1) {
+			seen++
+			image := m[1]
+			ours := strings.Contains(image, "penstock")
+			_, tag, tagged := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
+			switch {
+			case byDigest.MatchString(image):
+			case !ours:
+				t.Errorf("%s: image %s is not pinned by digest", f, image)
+			case tagged && tag == "latest", !tagged && strings.Contains(image, "/"):
+				t.Errorf("%s: image %s has no version", f, image)
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("no manifest names an image: the pattern is wrong")
 	}
 }
 
