@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
@@ -379,4 +380,42 @@ func TestPrivAirGapped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPrivOddHTTP: a registry that answers ranges in a form that we do not read is containerd's to
+// ask, and one that ignores them is not.
+func TestPrivOddHTTP(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1", gzipped(t, goTree(t, "strings")))
+	reg := prometheus.NewRegistry()
+	s := open(t, t.TempDir(), func(opts *snapshotter.Options) { opts.Metrics = reg })
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[0], Every: 1, Action: testorigin.ActMultipart})
+	if mounts, err := m.prepare(t.Context(), s, 0); err != nil || len(mounts) != 1 {
+		t.Errorf("%v, %v; want a mount to fill", mounts, err)
+	}
+	if n := sample(t, reg, "penstock_snapshotter_fallbacks_total", "reason", "fetch"); n != 1 {
+		t.Errorf("%v fall-backs for want of the bytes", n)
+	}
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[0], Every: 1, Action: testorigin.ActIgnoreRange})
+	exist(t, s, m, 0)
+}
+
+// sample is the value of a counter with a label.
+func sample(t *testing.T, g prometheus.Gatherer, name, label, value string) float64 {
+	t.Helper()
+	all, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		for _, metric := range f.GetMetric() {
+			for _, l := range metric.GetLabel() {
+				if f.GetName() == name && l.GetName() == label && l.GetValue() == value {
+					return metric.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return 0
 }
