@@ -7,6 +7,7 @@ import (
 
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/inflate"
+	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -34,6 +35,9 @@ var (
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrTarget: the target directory can not be used.
 	ErrTarget = errors.New("unusable target directory")
+	// ErrInternal: a decoder or the extraction panicked on what it read. The image, or our
+	// code, is at fault; other pulls go on.
+	ErrInternal = errors.New("internal error")
 	// ErrLeft: what a pull had written could not be removed.
 	ErrLeft = errors.New("something was left behind")
 )
@@ -81,10 +85,12 @@ var sentinels = []struct{ from, to error }{
 	{registry.ErrDigest, ErrDigest},
 	{registry.ErrPlatform, ErrPlatform},
 	{registry.ErrUnsupported, ErrUnsupported},
+	{panics.Err, ErrInternal},
 	{inflate.ErrCorrupt, ErrCorrupt},
 	{untar.ErrFormat, ErrCorrupt},
 	{untar.ErrLimit, ErrLimit},
 	{untar.ErrUnsafe, ErrUnsafe},
+	{untar.ErrAttribute, ErrTarget},
 }
 
 // marked makes an error match a sentinel without repeating its words.

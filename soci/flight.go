@@ -15,6 +15,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -272,6 +273,13 @@ func (f *flight) once(blob *registry.Blob) error {
 	}
 	f.pl.run(f.ctx, f.p.mem)
 	f.keepPart(part)
+	for _, s := range f.pl.sinks {
+		if bad, ok := errors.AsType[*panics.Error](s.err); ok {
+			f.p.opts.Log.Error("a layer made the decoder panic; only this layer has failed", "digest", f.desc.Digest.String(),
+				"panic", fmt.Sprint(bad.Value), "stack", string(bad.Stack))
+			break
+		}
+	}
 	for _, s := range f.pl.sinks {
 		if errors.Is(s.err, ErrDigest) {
 			return s.err

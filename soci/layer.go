@@ -17,6 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -148,8 +149,12 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	waits, hurry := context.WithCancelCause(life)
 	defer hurry(nil)
 	p.hurry = hurry
-	wg.Go(func() { fetchErr = p.fetch(life) })
-	wg.Go(func() { inflateErr = p.inflate(life, waits, mem, &sinks); p.stop(inflateErr) })
+	// A panic on the bytes of a layer fails the layer: docs/decisions/0005-panics.md.
+	wg.Go(func() { fetchErr = contained(func() error { return p.fetch(life) }) })
+	wg.Go(func() {
+		inflateErr = contained(func() error { return p.inflate(life, waits, mem, &sinks) })
+		p.stop(inflateErr)
+	})
 	wg.Go(p.hash)
 	wg.Wait()
 	sinks.Wait()
@@ -163,11 +168,19 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 	}
 }
 
+// contained runs a step; a panic becomes its error.
+func contained(step func() error) (err error) {
+	defer panics.Recover(&err)
+	return step()
+}
+
 // feed starts a sink.
 func (p *pipeline) feed(s *sink, wg *sync.WaitGroup) {
 	s.queue = make(chan *block, ringBlocks)
 	wg.Go(func() {
-		s.extract(p)
+		if bad := panics.Guard(func() { s.extract(p) }); bad != nil {
+			s.err = bad
+		}
 		if p.sinksOut.Add(-1) == 0 && s.err != nil {
 			p.stop(s.err)
 		}

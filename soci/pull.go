@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -94,14 +96,23 @@ func (p *Puller) Close() error {
 
 // Pull leaves the root file system of an image in dir: all layers applied, all
 // digests verified. dir must not exist or be empty.
-func (p *Puller) Pull(ctx context.Context, ref, dir string) (*Result, error) {
+func (p *Puller) Pull(ctx context.Context, ref, dir string) (_ *Result, err error) {
+	defer recoverPull(&err)
 	return p.pull(ctx, ref, dir, true)
 }
 
 // PullLayers leaves each layer in a directory of its own inside dir, in the form
 // that overlayfs takes as lowerdir. The names sort from the lowest layer up.
-func (p *Puller) PullLayers(ctx context.Context, ref, dir string) (*Result, error) {
+func (p *Puller) PullLayers(ctx context.Context, ref, dir string) (_ *Result, err error) {
+	defer recoverPull(&err)
 	return p.pull(ctx, ref, dir, false)
+}
+
+// recoverPull, when deferred, makes a panic of what a pull does with an image its error.
+func recoverPull(err *error) {
+	if why := recover(); why != nil {
+		*err = &Error{Op: "pull", Err: marked{&panics.Error{Value: why, Stack: debug.Stack()}, ErrInternal}}
+	}
 }
 
 // job is one pull.
@@ -224,7 +235,7 @@ func (j *job) layers(ctx context.Context) error {
 			if wctx.Err() != nil {
 				return context.Cause(wctx)
 			}
-			return fail(wctx, "layer", j.ref, l.Digest.String(), j.layer(wctx, want))
+			return fail(wctx, "layer", j.ref, l.Digest.String(), contained(func() error { return j.layer(wctx, want) }))
 		})
 	}
 	if err := work.Wait(); err != nil {

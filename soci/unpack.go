@@ -43,7 +43,8 @@ type ImageLayer struct {
 
 // Resolve finds the manifest of ref for the Puller's platform and reads its
 // config. Both are checked against their digests. No layer is touched.
-func (p *Puller) Resolve(ctx context.Context, ref string) (*Image, error) {
+func (p *Puller) Resolve(ctx context.Context, ref string) (_ *Image, err error) {
+	defer recoverPull(&err)
 	r, err := registry.ParseReference(ref)
 	if err != nil {
 		return nil, &Error{Op: "parse", Err: err}
@@ -121,6 +122,7 @@ type UnpackedLayer struct {
 // options.
 // The limits count all layers that were unpacked of one Image.
 func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string, opts UnpackOptions) (_ *UnpackedLayer, err error) {
+	defer recoverPull(&err)
 	if i < 0 || i >= len(img.Layers) {
 		return nil, &Error{Op: "layer", Registry: img.ref.Host, Repository: img.ref.Repository, Err: fmt.Errorf("there is no layer %d: the image has %d", i, len(img.Layers))}
 	}

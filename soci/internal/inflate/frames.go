@@ -7,6 +7,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
@@ -299,9 +300,12 @@ func (j *frameJob) decode(dec *zstd.Decoder) {
 	if cap(j.out) < j.bound {
 		j.out = make([]byte, 0, j.bound)
 	}
-	out, err := dec.DecodeAll(j.in, j.out[:0])
-	j.good = err == nil
-	if j.good {
-		j.out = out
-	}
+	j.good = false
+	// After a panic it is not good either: the serial decoder says what is wrong.
+	_ = panics.Guard(func() {
+		out, err := dec.DecodeAll(j.in, j.out[:0])
+		if j.good = err == nil; j.good {
+			j.out = out
+		}
+	})
 }

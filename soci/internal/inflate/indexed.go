@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 const (
@@ -74,6 +75,8 @@ type indexed struct {
 	past  []*chunk // was handed out of the member: the last 32 KiB are in these
 	at    place    // where all that was handed out ends
 	stats indexedStats
+
+	broken error // a panic of the source, which ends the stream; the reader's
 }
 
 // indexedStats are for tests.
@@ -279,6 +282,9 @@ func (t *indexed) next() (*chunk, error) {
 			continue
 		}
 		if !t.help() && !t.read() {
+			if t.broken != nil {
+				return nil, t.broken
+			}
 			t.wake.Wait()
 		}
 	}
@@ -288,7 +294,8 @@ func (t *indexed) next() (*chunk, error) {
 // Nothing of it is held: it is handed out as the serial decoder's output is.
 func (t *indexed) decode(s *span) *chunk {
 	t.mu.Unlock()
-	c := t.own.more(nil)
+	var c *chunk
+	t.own.contain(s, func() { c = t.own.more(nil) })
 	t.mu.Lock()
 	s.pos = t.own.pos
 	switch {
@@ -345,7 +352,7 @@ func (t *indexed) help() bool {
 		if !known {
 			past = nil
 		}
-		w.begin(s, past)
+		w.contain(s, func() { w.begin(s, past) })
 		t.mu.Lock()
 		if w.over {
 			t.finish(w)
@@ -358,7 +365,8 @@ func (t *indexed) help() bool {
 	}
 	c := t.chunk()
 	t.mu.Unlock()
-	got := w.more(c)
+	var got *chunk
+	w.contain(s, func() { got = w.more(c) })
 	t.mu.Lock()
 	if got == nil || got.buf == nil {
 		t.give(c)
@@ -415,9 +423,9 @@ func (t *indexed) read() bool {
 		return false
 	}
 	t.mu.Unlock()
-	t.store.add(t.src)
+	t.broken = panics.Guard(func() { t.store.add(t.src) })
 	t.mu.Lock()
-	return true
+	return t.broken == nil
 }
 
 // keep is the first byte of the source that may be needed.
@@ -486,7 +494,7 @@ func (t *indexed) work() {
 			continue
 		}
 		t.mu.Unlock()
-		w.decode(s)
+		w.contain(s, func() { w.decode(s) })
 		t.mu.Lock()
 		t.finish(w)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // ErrCorrupt: the compressed bytes are damaged.
@@ -191,6 +192,9 @@ func judge(in *flate.Input, err error) error {
 	}
 	if src := in.Err(); src != nil && src != io.EOF {
 		return src
+	}
+	if errors.Is(err, panics.Err) {
+		return err
 	}
 	if src, ok := err.(sourceError); ok { //nolint:errorlint // decode returns it bare
 		return src.error

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 const (
@@ -212,7 +213,9 @@ func (p *parallel) work() {
 	for j := range p.todo {
 		src.Reset(j.in)
 		m.in.Reset(src)
-		j.out, j.head, j.good = m.all(j.out[:0], p.sizes.out)
+		// After a panic it is not good: the serial decoder says what is wrong.
+		j.good = false
+		_ = panics.Guard(func() { j.out, j.head, j.good = m.all(j.out[:0], p.sizes.out) })
 		close(j.done)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 const (
@@ -122,13 +123,18 @@ func stopAt(s *segment) int64 {
 func (t *twoStage) speculate(s *segment) {
 	e := t.takeEye()
 	t.mu.Unlock()
-	start := t.search(s, e)
-	if start > 0 {
-		// Before the begin is known to others: the front may be there at once, and
-		// then e's cursor is the front's.
-		e.open(t.store, start, func() bool { return s.dead })
-	}
+	var start int64
+	bad := panics.Guard(func() {
+		if start = t.search(s, e); start > 0 {
+			// Before the begin is known to others: the front may be there at once, and
+			// then e's cursor is the front's.
+			e.open(t.store, start, func() bool { return s.dead })
+		}
+	})
 	t.mu.Lock()
+	if bad != nil {
+		start = 0
+	}
 	if start <= 0 || s.dead {
 		t.fail(s, e)
 		return
@@ -146,8 +152,15 @@ func (t *twoStage) speculate(s *segment) {
 		}
 		e.blind.StopAt(stopAt(next))
 		t.mu.Unlock()
-		pieces, err := t.decode(e)
+		var pieces []*piece
+		var err error
+		if bad := panics.Guard(func() { pieces, err = t.decode(e) }); bad != nil {
+			err = bad
+		}
 		t.mu.Lock()
+		if _, bad := errors.AsType[*panics.Error](err); bad && s.front {
+			t.breaks(err) // it was already the only one to decode here
+		}
 		s.pos = e.blind.Bits() / 8
 		for _, p := range pieces {
 			s.held = append(s.held, p)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // probeBytes of the source tell what the first 32 KiB of output refer to: as many, for
@@ -35,6 +36,16 @@ func newSpanWorker(t *indexed) *spanWorker {
 	w := &spanWorker{t: t, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
 	w.m.dec = flate.NewDecoder(w.m.in)
 	return w
+}
+
+// contain runs fn, a step of decoding s. A panic ends the span with an error.
+func (w *spanWorker) contain(s *span, fn func()) {
+	if err := panics.Guard(fn); err != nil {
+		w.s, w.over, w.end, w.err = s, true, place{bits: w.pos * 8}, err
+		w.t.mu.Lock()
+		s.probed = true
+		w.t.mu.Unlock()
+	}
 }
 
 // decode decodes s as a worker does, all at once.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // hops are the sizes with which one member is decoded by several workers; tests
@@ -89,9 +90,10 @@ type twoStage struct {
 	eyes   []*eye
 	scouts []*scout
 
-	rec   *index.Recorder // nil: nothing is recorded
-	marks *marks          // of the first front
-	base  int64           // bits of the source before the store
+	rec    *index.Recorder // nil: nothing is recorded
+	marks  *marks          // of the first front
+	base   int64           // bits of the source before the store
+	broken error           // a panic of a decoder, which ends the stream
 
 	stats twoStageStats
 }
@@ -204,6 +206,9 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 		} else if t.end != nil {
 			return nil, 0, t.end
 		}
+		if t.broken != nil {
+			return nil, 0, t.broken
+		}
 		if !t.read() {
 			t.wake.Wait()
 		}
@@ -219,9 +224,10 @@ func (t *twoStage) read() bool {
 		return false
 	}
 	t.mu.Unlock()
-	t.store.add(t.src)
+	err := panics.Guard(func() { t.store.add(t.src) })
 	t.mu.Lock()
-	return true
+	t.breaks(err)
+	return err == nil
 }
 
 // work does what is most urgent, until close.
@@ -244,6 +250,14 @@ func (t *twoStage) work() {
 	}
 }
 
+// breaks ends the stream, with what was decoded before, by a panic that was contained.
+func (t *twoStage) breaks(err error) {
+	if err != nil && t.broken == nil {
+		t.broken = err
+		t.wake.Broadcast()
+	}
+}
+
 // unresolved returns the first piece of the queue that nobody resolves.
 func (t *twoStage) unresolved() *piece {
 	for _, p := range t.queue {
@@ -258,8 +272,12 @@ func (t *twoStage) unresolved() *piece {
 func (t *twoStage) resolve(p *piece) {
 	p.taken = true
 	t.mu.Unlock()
-	p.finish()
+	err := panics.Guard(p.finish)
 	t.mu.Lock()
+	if err != nil { // it never becomes ready
+		t.breaks(err)
+		return
+	}
 	p.symbols = false
 	t.wake.Broadcast()
 }
@@ -277,10 +295,17 @@ func (t *twoStage) runFront() {
 		o := t.takePieceLocked()
 		t.mu.Unlock()
 		var err error
-		o.p, o.buf, err = t.front.NextIn(o.buf)
-		o.mark = t.frontMarks().take(len(o.p))
-		o.sum = crc32.ChecksumIEEE(o.p)
+		bad := panics.Guard(func() {
+			o.p, o.buf, err = t.front.NextIn(o.buf)
+			o.mark = t.frontMarks().take(len(o.p))
+			o.sum = crc32.ChecksumIEEE(o.p)
+		})
 		t.mu.Lock()
+		if bad != nil {
+			t.breaks(bad)
+			t.end, t.frontBusy = bad, false
+			return
+		}
 		t.fpos = t.front.Bits() / 8
 		t.store.trim(t.frontCur.at)
 		if len(o.p) > 0 {

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // extraction is one run of Extract. Fields above mu belong to the parser alone.
@@ -97,7 +99,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		err = x.track()
 	}
 	if err == nil {
-		err = x.parse(ctx)
+		err = x.contained(func() error { return x.parse(ctx) })
 	} else {
 		err = &Error{Err: err}
 	}
@@ -108,7 +110,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	}
 	if err == nil {
 		x.void() // from here on directories change
-		err = x.finish(ctx)
+		err = x.contained(func() error { return x.finish(ctx) })
 	}
 	for _, w := range x.works {
 		_ = unix.Close(w.fd)
@@ -118,6 +120,14 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		return nil, err
 	}
 	return x.layer, nil
+}
+
+// contained runs a step of the parser; a panic becomes its error.
+func (x *extraction) contained(step func() error) (err error) {
+	if bad := panics.Guard(func() { err = step() }); bad != nil {
+		return &Error{Entry: x.in.hdr.name, Err: bad}
+	}
+	return err
 }
 
 // errStopped ends the parser when a writer has failed.

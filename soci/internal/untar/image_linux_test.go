@@ -255,7 +255,7 @@ func zoo(t *testing.T, root string) string {
 		long=$(printf 'n%.0s' $(seq 200)); mkdir $long; echo x > $long/$long
 		touch -d '1969-07-20 20:17:40.123456789 UTC' moon; touch -d '2040-01-01 00:00:00.5 UTC' later
 		cp plain deep/er/file; touch -d '2001-02-03' deep/er deep`, root)
-	for name, value := range map[string]string{"user.note": "hello", "trusted.secret": "x", "user.empty": ""} {
+	for name, value := range map[string]string{"user.note": "hello", "user.secret": "x", "user.empty": ""} {
 		if err := unix.Setxattr(filepath.Join(root, "zoo/plain"), name, []byte(value), 0); err != nil && err != unix.ENOTSUP {
 			t.Fatal(err)
 		}

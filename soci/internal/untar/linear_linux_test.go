@@ -182,19 +182,19 @@ func TestLongLoopsEnd(t *testing.T) {
 		x := newTB(t)
 		m := NewMemory(-1, nil)
 		whole := &counted{Context: t.Context()}
-		l, err := x.extractIn(whole, m, make(300), nil)
+		l, err := x.extractIn(whole, m, make(90), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.Release()
 		all := whole.asked.Load()
-		if all < 300 {
-			t.Errorf("%s: an extraction of 300 entries looks at its context %d times", name, all)
+		if all < 90 {
+			t.Errorf("%s: an extraction of 90 entries looks at its context %d times", name, all)
 		}
 		for _, at := range []int64{all / 4, all / 2, all - 10} {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			ends := &ending{Context: ctx, left: at, cancel: cancel}
-			if _, err := x.extractIn(ends, m, make(300), nil); !errors.Is(err, errEnded) {
+			if _, err := x.extractIn(ends, m, make(90), nil); !errors.Is(err, errEnded) {
 				t.Errorf("%s: ended at step %d of %d: %v", name, at, all, err)
 			}
 			cancel(nil)

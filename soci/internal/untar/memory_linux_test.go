@@ -83,24 +83,24 @@ func TestMetadataIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := newTB(t)
 			var sum, peak int64
-			m := NewMemory(1<<20, func(d int64) { sum += d; peak = max(peak, sum) })
-			l, err := x.extractIn(t.Context(), m, make(1000), nil)
+			m := NewMemory(280<<10, func(d int64) { sum += d; peak = max(peak, sum) })
+			l, err := x.extractIn(t.Context(), m, make(250), nil)
 			if err != nil {
-				t.Fatalf("1000: %v", err)
+				t.Fatalf("250: %v", err)
 			}
-			if sum == 0 || sum > 1<<20 {
-				t.Errorf("1000 hold %d bytes", sum)
+			if sum == 0 || sum > 280<<10 {
+				t.Errorf("250 hold %d bytes", sum)
 			}
 			l.Release()
 			l.Release()
 			if sum != 0 {
 				t.Errorf("%d bytes were not given back", sum)
 			}
-			_, err = x.extractIn(t.Context(), m, make(8000), nil)
+			_, err = x.extractIn(t.Context(), m, make(2200), nil)
 			if !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Metadata") {
-				t.Errorf("8000: %v", err)
+				t.Errorf("2200: %v", err)
 			}
-			if sum != 0 || peak > 1<<20 {
+			if sum != 0 || peak > 280<<10 {
 				t.Errorf("%d bytes after the failure, %d at most", sum, peak)
 			}
 		})
@@ -110,7 +110,7 @@ func TestMetadataIsBounded(t *testing.T) {
 // TestNamesWithoutMemory: an extraction whose names have no room in memory goes on, and
 // saves no more states.
 func TestNamesWithoutMemory(t *testing.T) {
-	data := repeat(2200, func(i int) string { return rawFile(fmt.Sprint("f", i), "") })
+	data := repeat(1200, func(i int) string { return rawFile(fmt.Sprint("f", i), "") })
 	for _, c := range []struct {
 		limit, most int64
 		want        bool
@@ -126,7 +126,7 @@ func TestNamesWithoutMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l.Entries != 2200 || late != c.want {
+		if l.Entries != 1200 || late != c.want {
 			t.Errorf("%+v: %d entries, %d states, saved late: %v", c, l.Entries, saved, late)
 		}
 	}
@@ -139,7 +139,7 @@ func TestSaveIsBounded(t *testing.T) {
 		if name == "attributes of directories" {
 			continue // they are on the disk
 		}
-		l, err := x.extractIn(t.Context(), NewMemory(-1, nil), make(1000), nil)
+		l, err := x.extractIn(t.Context(), NewMemory(-1, nil), make(300), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,11 +148,11 @@ func TestSaveIsBounded(t *testing.T) {
 				l.dirs.nodes[i].flags &^= dirExplicit
 			}
 		}
-		if _, err := l.Save(50_000); !errors.Is(err, ErrTooLarge) {
+		if _, err := l.Save(15_000); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%s: %v", name, err)
 		}
-		state, err := l.Save(300_000)
-		if err != nil || len(state) > 300_000 {
+		state, err := l.Save(90_000)
+		if err != nil || len(state) > 90_000 {
 			t.Errorf("%s: %d bytes, %v", name, len(state), err)
 		}
 		again, err := Load(l.Dir, state)

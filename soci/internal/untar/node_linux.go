@@ -41,19 +41,20 @@ func (x *extraction) meta(hdr *header) (meta, error) {
 	}, nil
 }
 
-// attrs picks the extended attributes of a header. Names that steer overlayfs
-// itself are never taken from an archive: trusted.overlay.redirect, for one,
-// makes a mount show a directory of the attacker's choice.
+// attrs picks the extended attributes of a header. Names of trusted.* and those that
+// steer overlayfs are never taken from an archive: trusted.overlay.redirect, for one,
+// makes a mount show a directory of the attacker's choice, and the others are what the
+// system itself notes about files. containerd leaves trusted.* out too.
 func (x *extraction) attrs(hdr *header) []attr {
 	keep := hdr.attrs
 	for i, a := range hdr.attrs {
-		if !steersOverlay(a.name) {
+		if refused(a.name) == "" {
 			continue
 		}
 		keep = append([]attr(nil), hdr.attrs[:i]...)
 		for _, a := range hdr.attrs[i:] {
-			if steersOverlay(a.name) {
-				x.layer.notes.add("attribute refused (it steers overlayfs)", shorten(hdr.name)+": "+a.name)
+			if why := refused(a.name); why != "" {
+				x.layer.notes.add("attribute refused ("+why+")", shorten(hdr.name)+": "+a.name)
 			} else {
 				keep = append(keep, a)
 			}
@@ -61,6 +62,17 @@ func (x *extraction) attrs(hdr *header) []attr {
 		break
 	}
 	return keep
+}
+
+// refused says why an attribute is not taken from an archive; "" if it is.
+func refused(name string) string {
+	switch {
+	case steersOverlay(name):
+		return "it steers overlayfs"
+	case strings.HasPrefix(name, "trusted."):
+		return "trusted.* is the system's"
+	}
+	return ""
 }
 
 func steersOverlay(name string) bool {
@@ -176,13 +188,13 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 		}
 	}
 	for _, a := range m.attrs {
-		if err := x.attr(dir, base, a.name, unix.Fsetxattr(fd, a.name, []byte(a.value), 0)); err != nil {
+		if err := x.attr(dir, base, a.name, len(a.value), unix.Fsetxattr(fd, a.name, []byte(a.value), 0)); err != nil {
 			return err
 		}
 	}
 	kept := !owned && x.keepOwners
 	if kept {
-		if err := x.attr(dir, base, overrideAttr, unix.Fsetxattr(fd, overrideAttr, m.override(), 0)); err != nil {
+		if err := x.attr(dir, base, overrideAttr, 0, unix.Fsetxattr(fd, overrideAttr, m.override(), 0)); err != nil {
 			return err
 		}
 	}
@@ -245,16 +257,45 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 }
 
 // attr judges the outcome of setting an attribute: file systems without
-// attributes and processes without the right are noted, the rest is an error.
-func (x *extraction) attr(dir, base, name string, err error) error {
+// attributes and processes without the right are noted, the rest is an error. n is the
+// length of its value.
+func (x *extraction) attr(dir, base, name string, n int, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
 		x.layer.notes.add("attribute of "+namespace(name)+" not set ("+err.Error()+")", shorten(join(dir, base))+": "+name)
 		return nil
 	case unix.ERANGE, unix.EINVAL:
 		return fmt.Errorf("%w: attribute %q: %w", ErrFormat, shorten(name), err)
+	case unix.E2BIG:
+		return badf("attribute %q of %d bytes: Linux allows %d", shorten(name), n, maxAttrValue)
+	case unix.ENOSPC:
+		var fs unix.Statfs_t
+		if unix.Fstatfs(x.tree.fd, &fs) == nil {
+			return attrNoSpace(name, n, fs.Bavail, fs.Files, fs.Ffree)
+		}
 	}
 	return err
+}
+
+const (
+	// maxAttrValue is XATTR_SIZE_MAX of Linux.
+	maxAttrValue = 64 << 10
+	// attrRoom is how many free blocks show that the disk is not what has no room: the
+	// largest attribute takes 64 blocks of 1 KiB, and others write at the same time.
+	attrRoom = 1 << 10
+)
+
+// ErrAttribute: an attribute is larger than the file system of the target can hold.
+var ErrAttribute = errors.New("attribute too large for this file system")
+
+// attrNoSpace judges that an attribute found no space while so many blocks and inodes are
+// free. ext4 says so of a full disk and of attributes that do not fit one block of it.
+func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
+	if blocks < attrRoom || inodes > 0 && freeInodes == 0 {
+		return unix.ENOSPC
+	}
+	return fmt.Errorf("%w: %q of %d bytes, and the disk is not full: ext4 has room for one block of attributes of a file, "+
+		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, shorten(name), n)
 }
 
 // namespace returns the first part of an attribute's name if Linux knows it: names are the
@@ -318,7 +359,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	}
 	for _, a := range m.attrs {
 		where := "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + o.base
-		if err := x.attr(d.path, o.base, a.name, unix.Lsetxattr(where, a.name, []byte(a.value), 0)); err != nil {
+		if err := x.attr(d.path, o.base, a.name, len(a.value), unix.Lsetxattr(where, a.name, []byte(a.value), 0)); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/panics"
 )
 
 // dirWork is a directory in which the writers create files. Its operations run in
@@ -224,7 +226,7 @@ func (b *batch) run() {
 	if !b.x.failed() {
 		for i := range b.ops {
 			o := &b.ops[i]
-			if err := b.x.create(b.d, o); err != nil {
+			if err := contained(func() error { return b.x.create(b.d, o) }); err != nil {
 				b.x.fail(join(b.d.path, o.base), err)
 				break
 			}
@@ -252,7 +254,7 @@ func (b *batch) fill() {
 		case o.big != nil:
 			o.big.open(o.fd)
 		case o.fd >= 0:
-			if err := b.x.fillFile(b.d, o); err != nil {
+			if err := contained(func() error { return b.x.fillFile(b.d, o) }); err != nil {
 				b.x.fail(join(b.d.path, o.base), err)
 			}
 		}
@@ -294,6 +296,13 @@ func (x *extraction) made(b *batch) (made []uint64) {
 		}
 	}
 	return made
+}
+
+// contained runs a step of a writer; a panic becomes its error, so that the batch it is of
+// ends as any other does.
+func contained(step func() error) (err error) {
+	defer panics.Recover(&err)
+	return step()
 }
 
 // clocked adds up the time of the writers.
@@ -360,13 +369,15 @@ func (s *segment) run() {
 	f := s.f
 	defer f.x.clocked(time.Now())
 	ok := f.fd >= 0 && !f.x.failed()
-	var err error
-	switch {
-	case s.last:
-		err = f.end(ok)
-	case ok:
-		err = writeAll(f.fd, s.data, s.off)
-	}
+	err := contained(func() error {
+		switch {
+		case s.last:
+			return f.end(ok)
+		case ok:
+			return writeAll(f.fd, s.data, s.off)
+		}
+		return nil
+	})
 	s.piece.drop()
 	if err != nil {
 		f.x.fail(join(f.b.d.path, f.base), err)
@@ -423,7 +434,7 @@ func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *header)
 		return err
 	}
 	if err == nil {
-		err = x.feed(ctx, f, extents)
+		err = contained(func() error { return x.feed(ctx, f, extents) }) // the last segment must come
 	}
 	if err != nil {
 		x.fail(join(d.path, o.base), err)
