@@ -311,7 +311,11 @@ func (f *FS) Read(ctx context.Context, handle uint64, p []byte, off int64) (int,
 		return 0, &Error{"read", h.node.obj.Key, io.ErrUnexpectedEOF}
 	case errors.Is(err, iofs.ErrNotExist):
 		// Deleted under an open handle: its version is gone, as if replaced.
+		f.nodes.outdate(h.node)
 		return 0, &Error{"read", h.node.obj.Key, fmt.Errorf("%w: %w", ErrChanged, err)}
+	case errors.Is(err, ErrChanged):
+		f.nodes.outdate(h.node) // whoever opens the file after this error sees the new version
+		return 0, &Error{"read", h.node.obj.Key, err}
 	default:
 		return 0, &Error{"read", h.node.obj.Key, err}
 	}
