@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"hash/maphash"
 )
@@ -174,6 +175,7 @@ type nameSet struct {
 	slots []uint64 // 0 is free
 	n     int
 	given bool // given up: there were too many
+	most  int  // how many names there may be; 0: MaxUnsorted
 }
 
 func (s *nameSet) hash(name string) uint64 { return max(maphash.String(s.seed, name), 1) }
@@ -194,7 +196,7 @@ func (s *nameSet) has(name string) bool {
 
 // add adds a name; false when the set is full.
 func (s *nameSet) add(name string) bool {
-	if s.n == MaxUnsorted {
+	if s.n == cmp.Or(s.most, MaxUnsorted) {
 		return false
 	}
 	if s.slots == nil {

@@ -128,7 +128,7 @@ func TestMergerUnsorted(t *testing.T) {
 	}
 }
 
-// TestMergerBounds: an unsorted listing has MaxUnsorted names at most, a sorted one any number, and neither holds more
+// TestMergerBounds: an unsorted listing has so many names at most (MaxUnsorted, fewer here), a sorted one any number, and neither holds more
 // than a few files back.
 func TestMergerBounds(t *testing.T) {
 	add := func(m *Merger[int], n int, name func(i int) string) (shown int, err error) {
@@ -144,19 +144,22 @@ func TestMergerBounds(t *testing.T) {
 		m.Flush(emit)
 		return shown, nil
 	}
+	const most = 10_000
+	limited := func() *Merger[int] { return &Merger[int]{seen: nameSet{most: most}} }
 	up := func(i int) string { return fmt.Sprintf("%09d", i) }
-	down := func(i int) string { return fmt.Sprintf("%09d", MaxUnsorted+1-i) }
-	var sorted, unsorted, late, full Merger[int]
-	if n, err := add(&sorted, MaxUnsorted+10, up); n != MaxUnsorted+10 || err != nil || sorted.seen.slots != nil {
+	down := func(i int) string { return fmt.Sprintf("%09d", most+1-i) }
+	sorted := limited()
+	if n, err := add(sorted, most+10, up); n != most+10 || err != nil || sorted.seen.slots != nil {
 		t.Errorf("sorted: %d shown, %v", n, err)
 	}
-	if n, err := add(&unsorted, MaxUnsorted+1, down); !errors.Is(err, ErrOrder) {
+	if n, err := add(limited(), most+1, down); !errors.Is(err, ErrOrder) {
 		t.Errorf("unsorted: %d shown, %v, want ErrOrder", n, err)
 	}
-	if n, err := add(&full, MaxUnsorted, down); n != MaxUnsorted || err != nil || len(full.seen.slots) > 2*MaxUnsorted {
+	full := limited()
+	if n, err := add(full, most, down); n != most || err != nil || len(full.seen.slots) > 4*most {
 		t.Errorf("unsorted up to the limit: %d shown, %v, %d slots", n, err, len(full.seen.slots))
 	}
-	if n, err := add(&late, MaxUnsorted+10, func(i int) string { return up(min(i, MaxUnsorted+5-i%2)) }); !errors.Is(err, ErrOrder) {
+	if n, err := add(limited(), most+10, func(i int) string { return up(min(i, most+5-i%2)) }); !errors.Is(err, ErrOrder) {
 		t.Errorf("unsorted after the limit: %d shown, %v, want ErrOrder", n, err)
 	}
 }
