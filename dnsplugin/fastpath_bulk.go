@@ -28,23 +28,17 @@ type bulk struct {
 	native  map[int]int64 // by index of the native bucket
 }
 
-// addSizes adds counts[size] observations of every size.
-func (b *bulk) addSizes(counts []uint32) {
-	for size, n := range counts {
-		if n > 0 {
-			b.addSize(size, n)
-		}
+// addSizes adds sizes, which are above 0, with their native buckets.
+func (b *bulk) addSizes(sizes *sizeCounts, native []uint32) {
+	b.sum += float64(sizes.sum)
+	for i, n := range sizes.classic {
+		b.classic[i] += uint64(n)
+		b.count += uint64(n)
 	}
-}
-
-// addSize adds n observations of one size.
-func (b *bulk) addSize(size int, n uint32) {
-	v := float64(size)
-	b.count += uint64(n)
-	b.sum += v * float64(n)
-	b.classic[classicBucket(b.bounds, v)] += uint64(n)
-	if size > 0 {
-		b.native[nativeBucket(v)] += int64(n)
+	for i, n := range native {
+		if n > 0 {
+			b.native[i] += int64(n)
+		}
 	}
 }
 

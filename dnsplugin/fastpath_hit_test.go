@@ -364,7 +364,7 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 		t.Errorf("%d bytes of counters: small objects of two workers may share a line", s)
 	}
 	var c fastCounts
-	if before, after := unsafe.Offsetof(c.zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.touched)-unsafe.Sizeof(c.touched); before < 128 || after < 128 {
+	if before, after := unsafe.Offsetof(c.zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.batches)-unsafe.Sizeof(c.batches); before < 128 || after < 128 {
 		t.Errorf("counters have %d bytes before and %d after them", before, after)
 	}
 	var turns turn

@@ -423,7 +423,7 @@ func (f *fastServer) late(j *job, buf []byte) bool {
 		w.count(z, &a.q, len(j.packet), j.ipv4)
 		w.lasted(0)
 	}
-	w.cur.zone(z).waited(w.kind)
+	w.waited(z, w.kind)
 	if err := j.send(reply); err != nil {
 		f.debugf("reply to %s: %v", j.peer(), err)
 	}
@@ -450,15 +450,6 @@ func (j *job) peer() netip.AddrPort {
 func (j *job) done() {
 	if j.conn != nil {
 		j.conn.Done()
-	}
-}
-
-// waited marks the hit that was counted last as one that had to wait.
-func (zc *zoneCounts) waited(kind string) {
-	if kind == labelDenial {
-		zc.coalescedDenial++
-	} else {
-		zc.coalescedSuccess++
 	}
 }
 

@@ -27,7 +27,29 @@ type publisher struct {
 	servers []*fastServer
 	bulks   map[string]map[string]*bulk // histograms by family and labels, see labelKey
 	hooked  bool                        // CoreDNS's own families are ours to collect
+	drains  bool                        // a call of gather is due
 	vec     *fastVectors
+}
+
+// drainEvery is how often counters are emptied although nobody asks for them:
+// those of 32 bits then hold what 7 million queries a second of one zone and
+// size add.
+const drainEvery = 10 * time.Minute
+
+// drainAgainLocked empties the counters after drainEvery, as long as there are
+// servers.
+func (p *publisher) drainAgainLocked() {
+	if p.drains || len(p.servers) == 0 {
+		return
+	}
+	p.drains = true
+	time.AfterFunc(drainEvery, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.drains = false
+		p.gather()
+		p.drainAgainLocked()
+	})
 }
 
 // settle is how long after its end a server's counters are looked at once
@@ -74,7 +96,8 @@ func (f *fastServer) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.servers = append(p.servers, f)
-	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return z.why == "" && z.counted })
+	p.drainAgainLocked()
+	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return (z.why == "" || z.watched) && z.counted })
 	if counted && !p.hooked {
 		p.hooked = true
 		p.hook(prometheus.DefaultRegisterer)
@@ -178,6 +201,8 @@ func (p *publisher) gather() {
 		for _, w := range f.streams {
 			p.drainWorker(f, w, "tcp")
 		}
+		p.drainShared(f, f.sharedUDP, "udp")
+		p.drainShared(f, f.sharedTCP, "tcp")
 		p.backlogSeries(f)
 		p.connSeries(f)
 		p.socketSeries(f)
@@ -283,15 +308,37 @@ func (p *publisher) drain(f *fastServer, c *fastCounts, proto string) {
 	}
 	c.batches = 0
 	for i, zc := range c.zones {
-		if zc == nil || zc.success+zc.denial == 0 {
-			continue
+		switch {
+		case zc == nil:
+		case zc.success+zc.denial == 0:
+			c.zones[i] = nil // another zone may have the room
+			c.own--
+		default:
+			p.zoneSeries(f, f.zones[i], zc, proto)
 		}
-		z := f.zones[i]
-		p.cacheSeries(z, zc)
-		if z.counted {
-			p.querySeries(f.addr, z, zc, proto)
+	}
+}
+
+// zoneSeries adds zc, which has hits in z, to the series and leaves it empty.
+func (p *publisher) zoneSeries(f *fastServer, z *fastZone, zc *zoneCounts, proto string) {
+	p.cacheSeries(z, zc)
+	if z.counted {
+		p.querySeries(f.addr, z, zc, proto)
+	}
+	*zc = zoneCounts{}
+}
+
+// drainShared adds what workers have counted in common.
+func (p *publisher) drainShared(f *fastServer, shared []sharedCounts, proto string) {
+	for i := range shared {
+		s := &shared[i]
+		s.mu.Lock()
+		zc := s.counts
+		s.counts = nil
+		s.mu.Unlock()
+		if zc != nil {
+			p.zoneSeries(f, f.zones[i], zc, proto)
 		}
-		*zc = zoneCounts{}
 	}
 }
 
@@ -331,13 +378,9 @@ func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts, prot
 	vars.RequestDuration.WithLabelValues(server, z.metricsIn, view)
 	p.bulk(familyDuration, server, z.metricsIn, view).addDurations(&zc.durations)
 	vars.RequestSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyRequest, server, z.metricsIn, view, proto).addSizes(zc.requests[:])
+	p.bulk(familyRequest, server, z.metricsIn, view, proto).addSizes(&zc.requests, zc.asked[:])
 	vars.ResponseSize.WithLabelValues(server, z.metricsIn, view, proto)
-	responses := p.bulk(familyResponse, server, z.metricsIn, view, proto)
-	responses.addSizes(zc.responses[:])
-	for size, n := range zc.longer {
-		responses.addSize(size, n)
-	}
+	p.bulk(familyResponse, server, z.metricsIn, view, proto).addSizes(&zc.responses, zc.answered[:])
 }
 
 // upToDate collects a family after adding what the workers have counted.

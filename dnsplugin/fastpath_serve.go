@@ -62,7 +62,10 @@ type fastServer struct {
 
 	workers []*fastWorker // one per worker of the group, and one for the waiters of misses
 	backlog *backlog
-	udp     *fastpath.Group
+
+	// What workers count of zones that they have no counters of their own for.
+	sharedUDP, sharedTCP []sharedCounts
+	udp                  *fastpath.Group
 
 	// Of TCP, see fastpath_tcp.go.
 	streams    []*fastWorker // for who serves a connection, and one for the waiters of misses
@@ -195,7 +198,14 @@ func (f *fastServer) prepare(n int) {
 
 func (f *fastServer) newWorker(tcp bool) *fastWorker {
 	w := &fastWorker{random: random(rand.Uint64() | 1), tcp: tcp}
-	w.init(len(f.zones))
+	shared := &f.sharedUDP
+	if tcp {
+		shared = &f.sharedTCP
+	}
+	if *shared == nil {
+		*shared = make([]sharedCounts, len(f.zones))
+	}
+	w.init(len(f.zones), *shared)
 	return w
 }
 

@@ -283,6 +283,15 @@ func (f *fastServer) hits() (n uint64) {
 		}
 		w.mu.Unlock()
 	}
+	for _, shared := range [][]sharedCounts{f.sharedUDP, f.sharedTCP} {
+		for i := range shared {
+			shared[i].mu.Lock()
+			if zc := shared[i].counts; zc != nil {
+				n += zc.success + zc.denial
+			}
+			shared[i].mu.Unlock()
+		}
+	}
 	return n
 }
 

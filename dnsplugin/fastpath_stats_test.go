@@ -1,0 +1,117 @@
+package dnsplugin
+
+import (
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// manyZones is a server of n zones with the given number of workers.
+func manyZones(n, workers int) *fastServer {
+	f := &fastServer{}
+	for i := range n {
+		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{counted: true}, index: i})
+	}
+	for _, tcp := range []bool{false, true} {
+		for range workers + 1 {
+			w := f.newWorker(tcp)
+			if tcp {
+				f.streams = append(f.streams, w)
+			} else {
+				f.workers = append(f.workers, w)
+			}
+		}
+	}
+	return f
+}
+
+// Each worker of 64 CPUs answers for each of 1,000 zones, UDP and TCP, before
+// and after a scrape: no query is lost, and the counters take what
+// fastpath_stats.go says.
+func TestCountersStayWithinTheirBound(t *testing.T) {
+	const zones, cpus, bound = 1000, 64, 33 << 20
+	if s := unsafe.Sizeof(zoneCounts{}); s > 5<<10 {
+		t.Errorf("%d bytes for a zone", s)
+	}
+	f := manyZones(zones, cpus)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	q := &wire.Query{Type: dns.TypeA}
+	for range 2 { // both sets of each worker
+		for _, w := range slices.Concat(f.workers, f.streams) {
+			for _, z := range f.zones {
+				w.hit(z, labelSuccess, dns.RcodeSuccess, 100, false)
+				w.count(z, q, 40, true)
+			}
+			w.lasted(time.Microsecond)
+			if w.cur.own > ownZones {
+				t.Fatalf("%d zones of its own", w.cur.own)
+			}
+			w.cur, w.spare = w.spare, w.cur
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > bound {
+		t.Errorf("%d MiB of counters, the bound is %d", grown>>20, bound>>20)
+	}
+	n, asked := uint64(0), uint64(0)
+	add := func(zc *zoneCounts) {
+		if zc != nil {
+			n += zc.success
+			asked += zc.durations.count
+		}
+	}
+	for _, w := range slices.Concat(f.workers, f.streams) {
+		for _, c := range []*fastCounts{w.cur, w.spare} {
+			for _, zc := range c.zones {
+				add(zc)
+			}
+		}
+	}
+	for _, shared := range [][]sharedCounts{f.sharedUDP, f.sharedTCP} {
+		for i := range shared {
+			add(shared[i].counts)
+		}
+	}
+	if want := uint64(2 * 2 * (cpus + 1) * zones); n != want || asked != want {
+		t.Errorf("%d and %d counted, want %d", n, asked, want)
+	}
+	runtime.KeepAlive(f)
+}
+
+// A zone that is not asked for between two scrapes leaves its room to others.
+func TestIdleZonesLeaveTheirCounters(t *testing.T) {
+	f := manyZones(ownZones+1, 1)
+	w := f.workers[0]
+	p := &publisher{bulks: map[string]map[string]*bulk{}}
+	m := cacheOf(t, Config{}, nil).meters.of("dns://192.0.2.1:53")
+	for _, z := range f.zones {
+		z.meters, z.counted = m, false
+		w.hit(z, labelSuccess, dns.RcodeSuccess, 100, false)
+	}
+	last := f.zones[ownZones]
+	if w.cur.zones[last.index] != nil || f.sharedUDP[last.index].counts == nil {
+		t.Error("one zone too many has counters of its own")
+	}
+	p.drain(f, w.cur, "udp")
+	p.drainShared(f, f.sharedUDP, "udp")
+	p.drain(f, w.cur, "udp") // nothing in between
+	if w.cur.own != 0 || f.sharedUDP[last.index].counts != nil {
+		t.Errorf("%d are left", w.cur.own)
+	}
+	w.hit(last, labelSuccess, dns.RcodeSuccess, 100, false)
+	if w.cur.zones[last.index] == nil {
+		t.Error("the room is not used")
+	}
+	if got := value(t, m.requests); got != ownZones+1 {
+		t.Errorf("%v requests", got)
+	}
+}
