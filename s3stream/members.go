@@ -282,12 +282,17 @@ func (r *leaderRun) listen(m *member) error {
 // elsewhere tells the planned parent of a member that the member receives from another node, so that the parent does
 // not wait for it before it passes anything on.
 func (r *leaderRun) elsewhere(m *member) {
+	select {
+	case <-r.node:
+	default:
+		return // no worker has a parent before there is a plan
+	}
 	r.mu.Lock()
 	node := slices.Index(r.members, m) + 1
 	known := m.away
 	m.away = true
 	var parent *member
-	if p := r.plan.Parent(node); !known && p != topology.Leader {
+	if p := r.plan.Parent(node); !known && p > topology.Leader {
 		parent = r.members[p-1]
 	}
 	r.mu.Unlock()

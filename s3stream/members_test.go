@@ -154,3 +154,16 @@ func TestMemberTextIsForeign(t *testing.T) {
 		t.Errorf("%q (%d bytes)", text[:20], len(text))
 	}
 }
+
+// TestElsewhereBeforeThePlan: a status that no worker of ours sends changes nothing.
+func TestElsewhereBeforeThePlan(t *testing.T) {
+	r := leaderOf(1)
+	m := memberAt("h:1")
+	if why := r.admit(m); why != "" {
+		t.Fatal(why)
+	}
+	r.elsewhere(m)
+	if m.away {
+		t.Error("the member has another parent than planned before there is a plan")
+	}
+}
