@@ -153,8 +153,10 @@ func newWatch(ctx context.Context, p ranges.RetryPolicy) (context.Context, *watc
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{begin: time.Now(), cancel: cancel, policy: p}
 	if p.Stall > 0 {
+		w.mu.Lock() // for look, which may come before AfterFunc returns
 		w.policy.Stall = max(p.Stall, p.Outage)
 		w.timer = time.AfterFunc(w.policy.Stall, w.look)
+		w.mu.Unlock()
 	}
 	return ctx, w
 }

@@ -72,7 +72,7 @@ func (h helperSource) explain(ctx context.Context, err error, said string) error
 
 // environ is the environment of a helper: this process's, as with the AWS tools.
 func environ() []string {
-	return os.Environ() //nolint:forbidigo // handed on, not read
+	return os.Environ() //nolint:forbidigo // for helpers, which get it all, and to find half a key pair
 }
 
 // tail keeps the end of what is written to it.
