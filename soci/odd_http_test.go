@@ -3,6 +3,7 @@ package soci_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -41,9 +42,7 @@ func (o *oddHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer resp.Body.Close()
-	for k, v := range resp.Header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), resp.Header)
 	if blob && o.clip == 0 {
 		w.Header().Del("Content-Length")
 	}

@@ -60,6 +60,7 @@ func (h hook) Fire(e *log.Entry) error {
 		level = slog.LevelWarn
 	case log.InfoLevel:
 		level = slog.LevelInfo
+	default:
 	}
 	ctx := e.Context
 	if ctx == nil {

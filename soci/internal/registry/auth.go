@@ -202,7 +202,8 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 
 // lookup asks for credentials. That a helper takes its time says nothing of the registry.
 func (s *session) lookup(ctx context.Context) (Credential, error) {
-	defer s.wait.pause()()
+	resume := s.wait.pause()
+	defer resume()
 	lookup := s.c.opts.Credentials
 	if lookup == nil {
 		lookup = DockerCredentials

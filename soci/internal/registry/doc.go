@@ -6,7 +6,7 @@
 //	defer client.Close()
 //	ref, err := registry.ParseReference("alpine:3.20")
 //	img, err := client.Resolve(ctx, engine, ref, platform)
-//	src := client.Blob(ref, img.Layers[0].Descriptor)
+//	src, err := client.Layer(ref, img.Layers[0])
 //
 // # Vocabulary
 //
@@ -18,10 +18,17 @@
 //
 //   - Nothing here retries. A source makes one request, plus the ones without which
 //     it can not be answered at all: a token after 401, the registry after a
-//     presigned URL ran out, the next hop of a redirect, the next host after
-//     a 404. Each happens at most once for each call; the engine does the rest.
-//   - Tokens are refreshed once for all requests that wait for them, and apart from
+//     presigned URL ran out, the next hop of a redirect, the next host after one that
+//     failed or is silent. Each happens at most once for each call; the engine does
+//     the rest.
+//   - Files (hosts.toml, certificates, credentials) count as they are when they are
+//     needed. A host whose configuration has not changed keeps its connections.
+//   - Which hosts did not answer lately is remembered over all pulls: they are asked last.
+//   - Logins belong to a pull: they, and the secrets in them, end with its Image.
+//     Tokens are refreshed once for all requests that wait for them, and apart from
 //     the life of the request that noticed: a cancelled hedge fails nobody else.
+//   - A registry can name a token server, but not one at a more local address than its
+//     own, nor one on http when it is on https.
 //   - Redirects are followed here, never by net/http, and without Authorization. A
 //     presigned URL is kept for a blob until it is refused.
 //   - A manifest or config counts only when its digest is right.

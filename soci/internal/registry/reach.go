@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func lasting(f *ranges.Fault) bool {
 		return f.Status == 0 || f.Status >= http.StatusInternalServerError
 	case ranges.Permanent: // of the first contact: no such name, no route
 		return f.Status == 0
-	case ranges.Changed, ranges.NotFound, ranges.Denied, ranges.OutOfRange, ranges.NoRanges:
+	case ranges.Changed, ranges.NotFound, ranges.Denied, ranges.OutOfRange, ranges.NoRanges, ranges.WrongSize:
 	}
 	return false
 }
@@ -242,14 +243,11 @@ func (e *hostErrors) Error() string {
 	if len(e.all) == 1 {
 		return e.all[0].err.Error()
 	}
-	s := ""
+	said := make([]string, len(e.all))
 	for i, h := range e.all {
-		if i > 0 {
-			s += "; "
-		}
-		s += h.host + ": " + h.err.Error()
+		said[i] = h.host + ": " + h.err.Error()
 	}
-	return s
+	return strings.Join(said, "; ")
 }
 
 // Unwrap returns the most telling one alone: that a mirror does not have an image does not
