@@ -103,9 +103,14 @@ func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	for _, e := range c.retired {
 		e.closeIdle()
 	}
+	c.retired = c.retired[max(0, len(c.retired)-maxRetired):] // older ones have no request any more
 	c.hosts[ref.Host] = hs
 	return hs, nil
 }
+
+// maxRetired bounds the clients that are kept to close what their last requests leave idle,
+// which a timer does as well.
+const maxRetired = 16
 
 // newHost makes the clients of a host.
 func (c *Client) newHost(cfg hostConfig) *host {
