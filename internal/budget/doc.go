@@ -16,7 +16,8 @@
 //
 // # Progress
 //
-// An [Account] belongs to one ordered consumer (a stream, a file handle). The
+// An [Account] belongs to one ordered consumer, a stream. (A reader at offsets has
+// none: it takes what room there is and never waits.) The
 // first buffer of an account is always granted, even above the limit: a reader
 // that holds nothing can always take its smallest window, so no set of readers
 // can deadlock on the budget. The overdraft is bounded by one buffer for each
