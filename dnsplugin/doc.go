@@ -3,13 +3,24 @@
 // own cache plugin: every Corefile goes on working.
 //
 // A CoreDNS with it is built by naming it in plugin.cfg, or by importing it
-// beside the plugins of CoreDNS (examples/custom-coredns, dnsplugin/cmd/coredns):
+// beside the plugins that a Corefile names (examples/custom-coredns; all of
+// them: dnsplugin/cmd/coredns):
 //
 //	import (
-//		_ "github.com/coredns/coredns/core/plugin"         // all of CoreDNS, with its own cache
-//		_ "github.com/penstock/penstock/dnsplugin"         // directive "penstock"
-//		_ "github.com/penstock/penstock/dnsplugin/dropin"  // or: directive "cache", without CoreDNS's
+//		"github.com/coredns/coredns/core/dnsserver"
+//		"github.com/coredns/coredns/coremain"
+//		_ "github.com/coredns/coredns/plugin/forward"
+//		_ "github.com/penstock/penstock/dnsplugin"        // directive "penstock"
+//		_ "github.com/penstock/penstock/dnsplugin/dropin" // directive "cache"
 //	)
+//
+//	func main() {
+//		dnsserver.Directives = []string{"penstock", "cache", "forward"} // in their order; others are unknown
+//		coremain.Run()
+//	}
+//
+// CoreDNS's core/plugin, which imports all plugins, has a cache of its own: it
+// can't stand beside dropin, and its order does not have "penstock".
 //
 // README.md is the manual page: the directive, its options, the metrics, and
 // where the behaviour differs from CoreDNS's cache on purpose.

@@ -492,6 +492,25 @@ func TestTruncatedAndRefusedResponsesAreNotCached(t *testing.T) {
 	}
 }
 
+// An answer that says nothing at all, which some servers give for types that
+// they don't know, is kept for MINTTL, as in CoreDNS.
+func TestAnswerWithoutAnyRecordIsKeptForTheFloor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := says(nil)
+		c := cacheOf(t, Config{}, s)
+		for _, step := range []struct {
+			wait  time.Duration
+			asked int
+		}{{0, 1}, {DefaultMinTTL - time.Second, 1}, {time.Second, 2}} {
+			time.Sleep(step.wait)
+			ask(t, c, question("example.org.", dns.TypeA))
+			if s.count() != step.asked {
+				t.Errorf("%d questions, want %d", s.count(), step.asked)
+			}
+		}
+	})
+}
+
 // A headless service of many pods: too large for the client's UDP, whole over TCP.
 func TestAnswerLargerThanTheClientsSizeIsTruncatedForItAlone(t *testing.T) {
 	var rrs []string

@@ -66,6 +66,9 @@ func TestReadmeSnippetsCompile(t *testing.T) {
 func program(code string) string {
 	var b strings.Builder
 	b.WriteString("package main\n\n")
+	if strings.Contains(code, "func main()") {
+		return b.String() + code
+	}
 	if strings.Contains(code, "import (") {
 		return b.String() + code + "\nfunc main() { coremain.Run() }\n"
 	}
