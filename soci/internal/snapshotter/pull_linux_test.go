@@ -4,10 +4,12 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -418,4 +421,74 @@ func sample(t *testing.T, g prometheus.Gatherer, name, label, value string) floa
 		}
 	}
 	return 0
+}
+
+// TestPrivTreesAgree pulls an image whose upper layers have names below links of lower ones into a tree, into
+// layers and into the snapshotter, and wants all three to be the same: what a container of it sees.
+func TestPrivTreesAgree(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	m := push(t, o, "app:1",
+		gzipped(t, archive(t,
+			tar.Header{Name: "real/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 5}, "",
+			tar.Header{Name: "real/a"}, "one",
+			tar.Header{Name: "implied", Typeflag: tar.TypeSymlink, Linkname: "real"}, "",
+			tar.Header{Name: "opaque", Typeflag: tar.TypeSymlink, Linkname: "real"}, "",
+			tar.Header{Name: "whiteout", Typeflag: tar.TypeSymlink, Linkname: "real"}, "",
+			tar.Header{Name: "described", Typeflag: tar.TypeSymlink, Linkname: "real"}, "")),
+		gzipped(t, archive(t,
+			tar.Header{Name: "implied/child"}, "two",
+			tar.Header{Name: "opaque/.wh..wh..opq"}, "",
+			tar.Header{Name: "opaque/child"}, "two",
+			tar.Header{Name: "whiteout/.wh.a"}, "",
+			tar.Header{Name: "described/", Typeflag: tar.TypeDir, Mode: 0o700}, "",
+			tar.Header{Name: "new/.wh.a"}, "")))
+	want := []string{
+		"described drwx------", "implied drwxr-xr-x", "implied/child -rw-r--r--", "new drwxr-xr-x", "opaque drwxr-xr-x", "opaque/child -rw-r--r--",
+		"real drwxr-x---", "real/a -rw-r--r--", "whiteout drwxr-xr-x",
+	}
+	same := func(what, dir string) {
+		t.Helper()
+		var got []string
+		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || p == dir {
+				return err
+			}
+			fi, err := d.Info()
+			rel, _ := filepath.Rel(dir, p)
+			got = append(got, rel+" "+fi.Mode().String())
+			return err
+		})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v; want %q", what, got, err, want)
+		}
+	}
+	p := puller(t, nil)
+	dir := t.TempDir()
+	res, err := p.Pull(t.Context(), m.ref, filepath.Join(dir, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("tree", filepath.Join(dir, "root"))
+	if said := strings.Join(res.Warnings, "; "); !strings.Contains(said, "replaces a link of a lower layer") {
+		t.Errorf("warnings %q", said)
+	}
+	if res, err = p.PullLayers(t.Context(), m.ref, filepath.Join(dir, "layers")); err != nil {
+		t.Fatal(err)
+	}
+	mnt := filepath.Join(dir, "mnt")
+	if err := os.Mkdir(mnt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	layers := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + res.Layers[1].Dir + ":" + res.Layers[0].Dir}}
+	if err := layers.Mount(mnt); err != nil {
+		t.Fatal(err)
+	}
+	same("layers", mnt)
+	if err := mount.UnmountAll(mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, t.TempDir(), func(opts *snapshotter.Options) { opts.Puller = p })
+	exist(t, s, m, 0)
+	view(t, s, m.chains[1], func(at string) { same("snapshot", at) })
 }

@@ -348,3 +348,16 @@ func TestStreamErrorPasses(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestHardLinkKeepsItsFile: the mode in the entry of a hard link is not set. It is a second name of a file
+// that an entry has described, and GNU tar leaves that as it is, too.
+func TestHardLinkKeepsItsFile(t *testing.T) {
+	x := newTB(t)
+	h := hard("h", "f")
+	h.mode = 0o777
+	l := x.must(ent{name: "f", body: "1", mode: 0o600}, h)
+	fi, err := os.Lstat(filepath.Join(l.Dir, "h"))
+	if err != nil || fi.Mode() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+}

@@ -159,15 +159,12 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		return &Error{Entry: to, Err: err}
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	switch {
-	case isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFDIR:
+	if isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return m.dir(ctx, from, to)
-	case isDir && exists && m.layer.isImplicit(from) && have.Mode&unix.S_IFMT == unix.S_IFLNK:
-		// The layer says nothing about this directory, only about what is in it: the
-		// link of the lower layer stays, and leads to the place.
-		if phys, err := m.dst.lookup(to); err == nil {
-			return m.dir(ctx, from, phys)
-		}
+	}
+	if isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFLNK && m.layer.isImplicit(from) {
+		// Not followed: overlayfs, and so every container of the image, shows the directory.
+		m.layer.notes.add("a directory that no entry describes replaces a link of a lower layer, as in a container", to)
 	}
 	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
 		err = m.dst.removeAll(ctx, to, nil)

@@ -63,12 +63,20 @@ var stacks = []struct {
 		{file(".wh.e", "")},
 		{file("d/b", "2"), file("e/c", "2")},
 	}, want: []string{"d/", "d/a - 1", "d/b - 2", "e/", "e/c - 2"}},
+	{name: "a whiteout in a new directory", layers: [][]ent{
+		{file("f", "1")},
+		{file("new/.wh.x", ""), file("new/y", "2")},
+	}, want: []string{"f - 1", "new/", "new/y - 2"}},
+	{name: "a whiteout in a directory that is made again", layers: [][]ent{
+		{file("d/a", "1"), file("d/b", "1")},
+		{file("d/.wh..wh..opq", ""), file("d/.wh.a", ""), file("d/c", "2")},
+		{file(".wh.d", ""), file("d/.wh.c", ""), file("d/e", "3")},
+	}, want: []string{"d/", "d/e - 3"}},
 	{name: "empty layer", layers: [][]ent{{file("f", "1")}, {}}, want: []string{"f - 1"}},
 }
 
-// linkedStacks differ from what overlayfs shows of separate layers, for a
-// directory hides a lower link there; flattening follows the link, as applying the
-// layers one after the other on a mount does.
+// linkedStacks have links of lower layers where an upper layer has a directory, or a name through one. The
+// directory replaces the link, as overlayfs shows it, whether an entry describes it or not.
 var linkedStacks = []struct {
 	name   string
 	layers [][]ent
@@ -77,7 +85,15 @@ var linkedStacks = []struct {
 	{name: "through a lower symlink", layers: [][]ent{
 		{symlink("var/run", "/run"), file("run/a", "1"), file("run/gone", "1")},
 		{file("var/run/b", "2"), file("var/run/.wh.gone", "")},
-	}, want: []string{"run/", "run/a - 1", "run/b - 2", "var/", "var/run -> /run"}},
+	}, want: []string{"run/", "run/a - 1", "run/gone - 1", "var/", "var/run/", "var/run/b - 2"}},
+	{name: "an opaque directory in place of a lower symlink", layers: [][]ent{
+		{symlink("lnk", "d"), file("d/a", "1")},
+		{file("lnk/.wh..wh..opq", ""), file("lnk/n", "2")},
+	}, want: []string{"d/", "d/a - 1", "lnk/", "lnk/n - 2"}},
+	{name: "a whiteout through a lower symlink", layers: [][]ent{
+		{symlink("lnk", "d"), file("d/a", "1")},
+		{file("lnk/.wh.a", "")},
+	}, want: []string{"d/", "d/a - 1", "lnk/"}},
 	{name: "an explicit directory replaces the symlink", layers: [][]ent{
 		{symlink("var/run", "/run"), file("run/a", "1")},
 		{dir("var/run"), file("var/run/b", "2")},

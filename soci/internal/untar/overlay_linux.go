@@ -192,6 +192,11 @@ func (o *overlay) marks(ctx context.Context) error {
 		in := l.whiteoutsOf(id)
 		left = left[len(in):]
 		dir := t.path(id)
+		if merges, err := o.merges(dir); err != nil {
+			return &Error{Entry: dir, Err: err}
+		} else if !merges {
+			continue
+		}
 		err := o.keepDir(join(dir, "x"), func() error {
 			for _, w := range in {
 				if ctx.Err() != nil {
@@ -237,6 +242,22 @@ func wrap(entry string, err error) error {
 		return err
 	}
 	return &Error{Entry: entry, Err: err}
+}
+
+// merges reports whether overlayfs shows a directory of the layer together with one below it. In any other
+// directory there is nothing to hide, and a whiteout would be seen as the device that it is.
+func (o *overlay) merges(dir string) (bool, error) {
+	if dir == "." {
+		return true, nil
+	}
+	if o.layer.hides(dir) || o.layer.isOpaque(dir) {
+		return false, nil
+	}
+	at, err := o.below.look(dir)
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	return err == nil && at.isDir(), err
 }
 
 // whiteout hides path unless the layer itself has something there: a file hides

@@ -82,7 +82,7 @@ func (x *tb) overlays(stack [][]ent, form Form, again bool) []string {
 // that flattening makes.
 func TestPrivOverlay(t *testing.T) {
 	needRoot(t, "mounts overlayfs")
-	for _, tt := range stacks {
+	for _, tt := range slices.Concat(stacks, linkedStacks) {
 		for _, again := range []bool{false, true} {
 			t.Run(tt.name, func(t *testing.T) {
 				x := newTB(t)
