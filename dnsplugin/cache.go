@@ -21,7 +21,9 @@ import (
 const (
 	// maxBackground bounds the refreshes that run behind the clients' backs.
 	// Each is one goroutine and one upstream query; beyond it an entry is
-	// simply refreshed a little later, by a query that finds a free place.
+	// simply refreshed a little later, by a query that finds a free place. They
+	// are shared by names as the places in the chain are (admission.go), so that
+	// the entries of a source which is silent keep no others from being refreshed.
 	maxBackground = 1024
 
 	// closeGrace is how long Close waits for refreshes that do not heed
@@ -49,19 +51,19 @@ type Cache struct {
 	now   func() time.Time
 	epoch time.Time // instant 0; carries the monotonic clock
 
-	life       context.Context // ends with Close; parent of nothing but refreshes
-	die        context.CancelFunc
-	background chan struct{} // one token per refresh that runs
-	past       atomic.Uint64 // queries with a client subnet, which go past the cache
-	warmNow    chan struct{} // asks for a snapshot out of turn
+	life    context.Context // ends with Close; parent of nothing but refreshes
+	die     context.CancelFunc
+	past    atomic.Uint64 // queries with a client subnet, which go past the cache
+	warmNow chan struct{} // asks for a snapshot out of turn
 
 	// Guarded by the lock of listeners.
 	turn     uint64 // later instances have higher ones
 	released bool   // the instance has ended
 
-	mu        sync.Mutex // guards closed, and refreshes against Add after Wait
-	closed    bool
-	refreshes sync.WaitGroup
+	mu         sync.Mutex // guards closed, background, and refreshes against Add after Wait
+	closed     bool
+	background *admission // of refreshes
+	refreshes  sync.WaitGroup
 }
 
 // side is one half of the cache: what exists, or what does not.
@@ -95,15 +97,17 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return side{store: store.New(opts), disable: s.Disable}
 	}
 	c := &Cache{
-		name:       name,
-		cfg:        cfg,
-		zones:      cfg.Zones,
-		success:    newSide(cfg.Success),
-		denial:     newSide(cfg.Denial),
-		flights:    newFlights(cfg.Coalesce),
-		now:        time.Now,
-		background: make(chan struct{}, maxBackground),
-		warmNow:    make(chan struct{}, 1),
+		name:    name,
+		cfg:     cfg,
+		zones:   cfg.Zones,
+		success: newSide(cfg.Success),
+		denial:  newSide(cfg.Denial),
+		flights: newFlights(cfg.Coalesce),
+		now:     time.Now,
+		background: newAdmission(admissionLimits{
+			quick: maxBackground, long: maxBackground, reserve: maxBackground / 8, groups: maxBackground, longAfter: chainLimits.longAfter,
+		}),
+		warmNow: make(chan struct{}, 1),
 	}
 	c.epoch = c.now()
 	c.sampling = store.Instant(min(sampleEvery, cfg.Prefetch.Duration/16))

@@ -64,7 +64,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 		// A hit on a stale entry counts as one in its last second, as in CoreDNS.
 		hitAt += store.Instant(e.Left(hitAt)) * store.Instant(time.Second)
 	}
-	started := c.spawn(ctx, func(ctx context.Context) {
+	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
 		meters.prefetches.Inc()
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
@@ -106,7 +106,7 @@ func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e 
 func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, rec *recorder) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	finished := make(chan struct{})
-	started := c.spawn(ctx, func(ctx context.Context) {
+	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 		c.end(e, rec.id, st.Recheck, rec.accepted)
@@ -164,18 +164,20 @@ func (c *Cache) accepts(res *dns.Msg, v verdict) acceptance {
 	return accept
 }
 
-// spawn runs f in the background with a context that outlives the request
-// but not the cache. It reports false, and runs nothing, when there are
-// maxBackground already or the cache is closed.
-func (c *Cache) spawn(ctx context.Context, f func(context.Context)) bool {
+// spawn runs f, which refreshes id, in the background with a context that
+// outlives the request but not the cache. It reports false, and runs nothing,
+// when the names of id have their share of maxBackground already or the cache
+// is closed.
+func (c *Cache) spawn(ctx context.Context, id *ident, f func(context.Context)) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return false
 	}
-	select {
-	case c.background <- struct{}{}:
-	default:
+	p := new(place)
+	c.background.place(p, 0, keyName(id.key), 1)
+	if !c.background.begin(p, c.now()) {
+		c.background.leave(p)
 		return false
 	}
 	// The request's metadata may change when the request is over: take a copy.
@@ -189,7 +191,9 @@ func (c *Cache) spawn(ctx context.Context, f func(context.Context)) bool {
 		defer func() {
 			stop()
 			cancel()
-			<-c.background
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.background.end(p, c.now())
 		}()
 		f(detached)
 	})

@@ -250,7 +250,8 @@ func TestPrefetchRunsOncePerEntry(t *testing.T) {
 	})
 }
 
-// Refreshes are bounded in number, end with Close, and none starts after it.
+// Refreshes are bounded in number, end with Close, and none starts after it. The
+// names of a source that hangs get half of the places, and others are refreshed.
 func TestRefreshesAreBoundedAndEndWithClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil)
@@ -265,6 +266,8 @@ func TestRefreshesAreBoundedAndEndWithClose(t *testing.T) {
 			s.say(nil, name(i)+" 60 IN A 192.0.2.1")
 			ask(t, c, question(name(i), dns.TypeA))
 		}
+		s.say(nil, "www.example.net. 60 IN A 192.0.2.1")
+		ask(t, c, question("www.example.net.", dns.TypeA))
 		time.Sleep(2 * time.Minute)
 		s.answer = func(ctx context.Context, _ dns.ResponseWriter, _ *dns.Msg) (int, error) {
 			<-ctx.Done() // a source that hangs, but heeds its context
@@ -276,8 +279,13 @@ func TestRefreshesAreBoundedAndEndWithClose(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if n := s.count() - names; n != maxBackground {
+		if n := s.count() - names - 1; n != maxBackground/2 {
 			t.Errorf("%d refreshes at once", n)
+		}
+		ask(t, c, question("www.example.net.", dns.TypeA))
+		synctest.Wait()
+		if n := s.count() - names - 1; n != maxBackground/2+1 {
+			t.Errorf("%d refreshes at once with one of another name", n)
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
