@@ -279,12 +279,14 @@ type keptError struct {
 
 // Error says what is mounted and why it stays.
 func (e *keptError) Error() string {
-	why := "not a mount of this driver"
+	var why string
 	switch e.whose {
 	case elsewhere:
 		why = "a mount of another run of this driver, which still has a server"
 	case unnamed:
 		why = "a mount that no driver made, and that still has a server"
+	case foreign, ours:
+		why = "not a mount of this driver"
 	}
 	return fmt.Sprintf("%s %q is mounted there: %s", e.mount.FSType, e.mount.Source, why)
 }

@@ -201,7 +201,7 @@ func (b *bridge) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (go
 // without pointers, so neither the kernel nor the collector minds.
 func dropPages(p []byte) {
 	page := uintptr(os.Getpagesize())
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(p)))
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(p))) //nolint:gosec // for its distance to the next page alone
 	from := (start + page - 1) / page * page
 	to := (start + uintptr(len(p))) / page * page
 	if from >= to {
