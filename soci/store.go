@@ -230,10 +230,28 @@ func replaceFile(name string, data []byte) error {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {
+		err = regularOrNothing(name)
+	}
+	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// regularOrNothing says why a file must not take the place of what is at name:
+// a link or a device was put there by somebody who wanted something else.
+func regularOrNothing(name string) error {
+	st, err := os.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file (%v) and is not replaced: remove it, or give another place", name, st.Mode().Type())
 	}
 	return nil
 }

@@ -182,6 +182,10 @@ func writeJSON(file string, results []result, took time.Duration) error {
 	if err != nil {
 		return err
 	}
+	// A device or a pipe is written to, not replaced.
+	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
+		return os.WriteFile(file, append(out, '\n'), 0o644)
+	}
 	tmp := file + ".tmp"
 	if err := os.WriteFile(tmp, append(out, '\n'), 0o644); err != nil {
 		return err

@@ -112,14 +112,19 @@ func readIndex(path string) (*index.Index, error) {
 	return index.Load(bytes.NewReader(data))
 }
 
-// writeIndex writes x; a file that could not be written whole is removed.
+// writeIndex writes x; a file that could not be written whole is removed, and
+// nothing that is no file.
 func writeIndex(path string, x *index.Index) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(x.Save(f), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+	st, err := f.Stat()
+	if err = errors.Join(err, x.Save(f), f.Close()); err != nil {
+		if st != nil && st.Mode().IsRegular() {
+			err = errors.Join(err, os.Remove(path))
+		}
+		return err
 	}
 	return nil
 }
