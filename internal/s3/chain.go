@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
@@ -160,13 +159,8 @@ func judge(err error) blame {
 	var helper *processcreds.ProviderError
 	var login *ssocreds.InvalidTokenError
 	var api smithy.APIError
-	var answer *awshttp.ResponseError
 	var flaw *keyFlawError
-	status := 0
-	if errors.As(err, &answer) {
-		status = answer.HTTPStatusCode()
-	}
-	metadata := isMetadata(err)
+	status := statusOf(err)
 	switch {
 	case errors.Is(err, errNoSource):
 		return blameMissing
@@ -174,7 +168,7 @@ func judge(err error) blame {
 		return blameRefused
 	case status == http.StatusTooManyRequests, status >= 500:
 		return blamePassing
-	case metadata:
+	case isMetadata(err):
 		return blameMissing // no such service here, or it has no role
 	case errors.As(err, &api) && passing(api.ErrorCode()):
 		return blamePassing
@@ -186,6 +180,15 @@ func judge(err error) blame {
 		return blamePassing
 	}
 	return blameRefused
+}
+
+// statusOf returns the HTTP status of a source's answer, 0 if there was none.
+func statusOf(err error) int {
+	var answer interface{ HTTPStatusCode() int }
+	if errors.As(err, &answer) {
+		return answer.HTTPStatusCode()
+	}
+	return 0
 }
 
 // isMetadata reports whether an error comes from the metadata service of EC2,
@@ -221,7 +224,12 @@ func words(err error) string {
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorMessage() != "" {
-		return line(api.ErrorCode() + ": " + api.ErrorMessage())
+		code, message := api.ErrorCode(), ": "+api.ErrorMessage()
+		if code == "" || code == "UnknownError" { // the SDK's word for an answer that it does not understand
+			code = fmt.Sprintf("HTTP %d", statusOf(err))
+			message = strings.TrimSuffix(message, ": UnknownError")
+		}
+		return line(code + message)
 	}
 	text := err.Error()
 	var helper *processcreds.ProviderError
