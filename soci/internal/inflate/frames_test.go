@@ -208,15 +208,34 @@ func TestFramesSource(t *testing.T) {
 // FuzzFrames compares with the serial decoder, with jobs of some bytes.
 func FuzzFrames(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 5))
-	blob := zstdOf(f, r, split(r, bytes.Repeat([]byte("frame "), 300), 90)...)
-	f.Add(blob, uint8(30), uint8(100))
-	f.Add(append(bytes.Clone(blob), skippable(3)...), uint8(1), uint8(200))
-	f.Add(append(bytes.Clone(blob[:300]), zstdOf(f, r, blob)...), uint8(50), uint8(60))
+	data := bytes.Repeat([]byte("frame "), 300)
+	blob := zstdOf(f, r, split(r, data, 90)...)
+	small := zstdOf(f, r, split(r, data[:400], 90)...)
+	used := 0
+	add := func(in []byte, least, most uint8) {
+		if _, frames, _ := readZstd(bytes.NewReader(in), 3, fuzzSizes(least, most), 1<<20); frames != nil && frames.idle == 0 {
+			used++
+		}
+		f.Add(in, least, most)
+	}
+	add(blob, uint8(30), uint8(100))
+	add(append(bytes.Clone(blob), skippable(3)...), uint8(1), uint8(200))
+	add(append(bytes.Clone(blob[:300]), zstdOf(f, r, blob)...), uint8(50), uint8(60))
+	add(slices.Concat(small, zstdOf(f, r, data), small), uint8(20), uint8(90))                          // one too large for a job
+	add(slices.Concat(small, skippable(200), small), uint8(9), uint8(9))                                // and a skippable one
+	add(slices.Concat(small, frame(f, data, 1<<10, true), small), uint8(40), uint8(255))                // a single segment
+	add(slices.Concat(small, frame(f, data, 16<<20, false)), uint8(40), uint8(255))                     // a window that is refused
+	add(slices.Concat(small, zstdOf(f, r, make([]byte, 900), make([]byte, 10))), uint8(10), uint8(255)) // a block of one byte
+	add(slices.Concat(small, []byte("garbage")), uint8(10), uint8(100))                                 // no frame
+	add(small[:len(small)-2], uint8(10), uint8(100))                                                    // cut
+	if used < 5 {
+		f.Fatalf("workers decode %d of the seeds: this fuzzes nothing", used)
+	}
 	f.Fuzz(func(t *testing.T, in []byte, least, most uint8) {
-		if sniff(in) != Zstd {
+		if sniff(in[:min(len(in), 4)]) != Zstd {
 			return
 		}
-		sizes := frameSizes{min: 1 + int(least), in: 1 + int(least) + int(most), out: 1 << 10, held: 1 << 20}
+		sizes := fuzzSizes(least, most)
 		want, _, werr := readZstd(bytes.NewReader(in), 0, sizes, 1<<20)
 		for _, workers := range []int{-1, 3} {
 			got, _, err := readZstd(bytes.NewReader(in), workers, sizes, 1<<20)
@@ -225,4 +244,8 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 	})
+}
+
+func fuzzSizes(least, most uint8) frameSizes {
+	return frameSizes{min: 1 + int(least), in: 1 + int(least) + int(most), out: 1 << 10, held: 1 << 20}
 }

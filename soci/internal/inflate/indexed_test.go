@@ -297,6 +297,13 @@ func FuzzIndexed(f *testing.F) {
 	f.Add(blob, uint8(20), []byte{3, 1, 2, 9, 4, 200})
 	f.Add(append(bytes.Clone(blob), blob...), uint8(1), []byte{1, 0, 8})
 	f.Add(append(bytes.Clone(blob), 0, 0), uint8(9), []byte{2, 2, 1, 2, 3, 7})
+	// More than a history, so that spans have a claim of 32 KiB, and the first ones are given
+	// back: with right claims, wrong ones, and a point inside a block.
+	long := encode(f, mixed(f, rand.New(rand.NewPCG(3, 4)), 300<<10), stdEncoder(6), 9000)
+	f.Add(long, uint8(255), []byte{})
+	f.Add(long, uint8(255), []byte{5, 1, 9, 7, 3, 200, 9, 0, 8})
+	f.Add(append(bytes.Clone(long[:len(long)-8]), "checksum"...), uint8(255), []byte{})
+	f.Add(long[:len(long)*2/3], uint8(255), []byte{})
 	f.Fuzz(func(t *testing.T, in []byte, span uint8, edits []byte) {
 		if sniff(in) != Gzip {
 			return
