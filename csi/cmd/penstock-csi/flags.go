@@ -74,8 +74,8 @@ func addS3(fs *flag.FlagSet, o *csi.S3Options, endpointFlag string) {
 	fs.StringVar(&o.CABundle, "ca-bundle", "", "PEM `file` of authorities to trust in addition to the system's")
 }
 
-// heapBase is what the program takes without any volume: half of it in the heap (connections, the gRPC server), half beside
-// it (code, threads).
+// heapBase is what the program takes without any volume: a quarter of it in the heap (connections, the gRPC server), the rest
+// beside it (code, threads) and for what the collector, whose limit is soft, goes beyond.
 const heapBase = 64 << 20
 
 // limitHeap keeps the heap within the bound that docs/semantics.md states: open files, inodes and replies of all volumes
@@ -87,7 +87,7 @@ func limitHeap(memory int64) {
 	if memory == 0 {
 		memory = budget.Process().Limit()
 	}
-	debug.SetMemoryLimit(2*memory + heapBase/2)
+	debug.SetMemoryLimit(2*memory + heapBase/4)
 }
 
 // size is a flag of bytes: a number, with KiB, MiB or GiB behind it if wanted.
