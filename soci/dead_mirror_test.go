@@ -39,29 +39,39 @@ func TestDeadMirror(t *testing.T) {
 	answers := func(status int, after time.Duration) []testorigin.Fault {
 		return []testorigin.Fault{{Op: "*", Every: 1, Action: testorigin.ActStatus, Status: status, RetryAfter: after}}
 	}
-	const stagger = 2 * time.Second // until the next host is asked as well
+	const (
+		stagger = 2 * time.Second        // until the next host is asked as well
+		hedge   = 400 * time.Millisecond // until a layer's late request is made again elsewhere
+		attempt = 10 * time.Second       // until a silent one is given up
+	)
 	for _, tt := range []struct {
-		name          string
-		dial          func(context.Context) (net.Conn, error) // nil: an origin with the faults
-		faults        []testorigin.Fault
-		first, second time.Duration // most
+		name   string
+		dial   func(context.Context) (net.Conn, error) // nil: an origin with the faults
+		faults []testorigin.Fault
+		most   []time.Duration // of one pull after the other
 	}{
-		{"packets dropped", dropped, nil, time.Second, 0}, // its dial_timeout
-		{"silent", silent, nil, stagger, 0},
-		{"429 with an hour to wait", nil, answers(429, time.Hour), 0, 0},
-		{"503", nil, answers(503, 0), 0, 0},
-		{"500", nil, answers(500, 0), 0, 0},
-		{"404", nil, answers(404, 0), 0, 0},
+		{"packets dropped", dropped, nil, []time.Duration{time.Second, 0}}, // its dial_timeout
+		{"silent", silent, nil, []time.Duration{stagger, 0}},
+		{"429 with an hour to wait", nil, answers(429, time.Hour), []time.Duration{0, 0}},
+		{"503", nil, answers(503, 0), []time.Duration{0, 0}},
+		{"500", nil, answers(500, 0), []time.Duration{0, 0}},
+		{"404", nil, answers(404, 0), []time.Duration{0, 0}},
+		{"silent for layers", nil, []testorigin.Fault{{Op: "GetBlob", Key: "x@" + digest.FromBytes(layer).String(), Every: 1, Action: testorigin.ActStall}}, []time.Duration{hedge, attempt, 0}}, // a hedge is for one request in twenty
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := &memNet{listeners: make(map[string]*memListener)}
 			o := origin(t, testorigin.Options{Listen: n.Listen})
-			if _, err := o.PutImage("x", "1", digest.SHA256, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, layer); err != nil {
-				t.Fatal(err)
+			put := func(o *testorigin.Origin) {
+				t.Helper()
+				if _, err := o.PutImage("x", "1", digest.SHA256, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, layer); err != nil {
+					t.Fatal(err)
+				}
 			}
+			put(o)
 			mirror := "dead.example:80"
 			if tt.dial == nil {
 				bad := origin(t, testorigin.Options{Listen: n.Listen})
+				put(bad)
 				bad.SetFaults(tt.faults...)
 				mirror = bad.Host()
 			}
@@ -82,7 +92,7 @@ func TestDeadMirror(t *testing.T) {
 					return n.Dial(ctx, network, address)
 				}
 			})
-			for i, most := range []time.Duration{tt.first, tt.second} {
+			for i, most := range tt.most {
 				start := time.Now()
 				dir, _ := target(t)
 				if _, err := p.Pull(t.Context(), "r.example/x:1", dir); err != nil {

@@ -130,15 +130,22 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	for i := range b.hosts {
 		n := (start + i) % len(b.hosts)
 		h := b.hosts[n]
+		began := time.Now()
 		body, info, err := b.fromHost(ctx, n, req)
-		if err == nil || ctx.Err() == nil {
+		switch {
+		case err == nil || ctx.Err() == nil:
 			b.c.told(ctx, h, b.ref, err)
+		case time.Since(began) >= silent: // given up by the engine
+			b.fellSilent(ctx, n, req.Off)
 		}
 		switch {
 		case err == nil:
 			b.took(h.name)
 			if !aside {
 				b.prefer(n)
+			}
+			if len(b.hosts) > 1 {
+				body = &judgedBody{ReadCloser: body, b: b, host: n, off: req.Off, last: time.Now()}
 			}
 			return body, b.pinned(info), nil
 		case ctx.Err() != nil:
@@ -168,6 +175,36 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 		return b.fromURLs(ctx, req, f)
 	}
 	return nil, ranges.Info{Size: -1}, f
+}
+
+// silent is how long a host may send nothing of a layer before others are asked first, when the
+// engine gives up: most of the engine's patience with one request, more than a pull-through cache takes to
+// find a layer.
+const silent = 8 * time.Second
+
+// fellSilent takes note of a host that the engine gave up on.
+func (b *Blob) fellSilent(ctx context.Context, host int, off int64) {
+	b.c.told(ctx, b.hosts[host], b.ref, fmt.Errorf("%w for %v", errSilent, silent))
+	b.avoid(host, off)
+}
+
+// judgedBody is the body of one of several hosts. One goroutine reads it.
+type judgedBody struct {
+	io.ReadCloser
+	b    *Blob
+	host int
+	off  int64
+	last time.Time // of the last byte
+}
+
+func (j *judgedBody) Read(p []byte) (int, error) {
+	n, err := j.ReadCloser.Read(p)
+	now := time.Now()
+	if err != nil && err != io.EOF && now.Sub(j.last) >= silent {
+		j.b.fellSilent(context.Background(), j.host, j.off)
+	}
+	j.last = now
+	return n, err
 }
 
 // reachable returns the host from start on that is not known to be out; start if all are.

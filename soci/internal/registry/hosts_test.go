@@ -633,9 +633,12 @@ func TestForeignHost(t *testing.T) {
 
 // TestManifestIsAskedOnce: registries count manifests against their users, also slow ones.
 func TestManifestIsAskedOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes longer than the engine waits before it asks again")
+	}
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))
-	l.o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActStall, For: 60 * time.Millisecond})
+	l.o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActStall, For: 600 * time.Millisecond})
 	l.o.Reset()
 	if _, err := l.resolve("x:1", "linux/amd64"); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -60,14 +59,28 @@ type documentSource struct {
 	most  int64         // bytes
 	hosts []*host       // mirrors first; the last is the registry itself
 
-	mu  sync.Mutex // guards doc
-	doc document
+	busy chan struct{} // holds a token while hosts are asked; capacity 1
+	doc  document      // of whoever holds the token; its digest is "" until there is one
 }
 
 // Open implements [ranges.Source]. The engine gets one byte, and the document stays here: a
 // manifest's size is not known before its answer, and the engine would ask for what may follow it.
 func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
+	// The engine asks again what is late. Here that waits: each attempt asks other hosts itself,
+	// and registries count manifests against their users.
+	select {
+	case m.busy <- struct{}{}:
+		defer func() { <-m.busy }()
+	case <-ctx.Done():
+		return nil, none, context.Cause(ctx)
+	}
+	one := func() (io.ReadCloser, ranges.Info, error) {
+		return io.NopCloser(strings.NewReader("x")), ranges.Info{Size: 1, Len: 1}, nil
+	}
+	if m.doc.desc.Digest != "" {
+		return one()
+	}
 	hosts := m.c.reach.order(m.hosts, time.Now())
 	if m.l.wait != nil && req.Attempt == 0 {
 		if errs := m.c.reach.mute(m.hosts, time.Now()); errs != nil {
@@ -98,10 +111,8 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 		}
 	}
 	if ok {
-		m.mu.Lock()
-		m.doc = doc // of the last answer: a hedge's is as good
-		m.mu.Unlock()
-		return io.NopCloser(strings.NewReader("x")), ranges.Info{Size: 1, Len: 1}, nil
+		m.doc = doc
+		return one()
 	}
 	if len(all.all) == 0 {
 		return nil, none, context.Cause(ctx)
@@ -357,13 +368,13 @@ func (c *Client) manifest(ctx context.Context, e *ranges.Engine, l *logins, ref 
 
 // fetch gets the document by the engine.
 func (m *documentSource) fetch(ctx context.Context, e *ranges.Engine, name string) (document, error) {
+	m.busy = make(chan struct{}, 1)
 	obj := e.Object(m, ranges.Spec{Name: name, Host: m.hosts[0].name, Size: 1})
 	defer obj.Close()
 	if _, err := obj.Fetch(ctx, make([]byte, 1), 0); err != nil {
 		return document{}, m.l.wait.blame(ctx, err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.busy <- struct{}{} // a late attempt may still hold it
 	return m.doc, nil
 }
 
