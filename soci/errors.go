@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/inflate"
@@ -115,6 +116,9 @@ func fail(ctx context.Context, op string, ref registry.Reference, dgst string, e
 			return e // another layer failed first
 		}
 		err = cause
+	}
+	if errors.Is(err, syscall.EMFILE) {
+		err = fmt.Errorf("%w: this process may have %d: raise its limit (ulimit -n, LimitNOFILE) to 1024 or more", err, openFiles())
 	}
 	e := &Error{Op: op, Registry: ref.Host, Repository: ref.Repository, Digest: dgst}
 	network := false

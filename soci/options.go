@@ -65,7 +65,8 @@ type Options struct {
 	// adapts to what the host gives.
 	MaxConns int
 	// Parallelism is how many layers are in work at once. Default: the number of
-	// processors, at least 3: one downloads, one inflates, one ends.
+	// processors, at least 3: one downloads, one inflates, one ends. Where the process may
+	// open fewer than some thousand files, this, Writers and MaxConns are less.
 	Parallelism int
 	// Writers is how many goroutines create files. Default: twice the processors.
 	Writers int
@@ -154,6 +155,7 @@ type Limits struct {
 const (
 	mib = 1 << 20
 
+	maxConns      = 256       // the engine's default for a host
 	defaultMemory = 256 * mib // twice the delay-bandwidth product of 10 Gbit/s and 100 ms
 	minMemory     = 16 * mib  // one part, one ring and the writers' buffers of each layer
 	defaultPart   = 8 * mib   // the engine's default; see there
@@ -232,13 +234,7 @@ func (o Options) withDefaults() Options {
 	if o.CheckpointBytes == 0 {
 		o.CheckpointBytes = defaultCheckpoint
 	}
-	cpus := runtime.GOMAXPROCS(0)
-	if o.Parallelism == 0 {
-		o.Parallelism = max(3, cpus)
-	}
-	if o.Writers == 0 {
-		o.Writers = 2 * cpus
-	}
+	o = o.share(runtime.GOMAXPROCS(0), openFiles())
 	if o.HostsDir == "" {
 		o.HostsDir = defaultHosts // which may appear later
 	}
@@ -286,6 +282,23 @@ func (o Options) withDefaults() Options {
 // maxState is how large the state of an extraction may be that a checkpoint keeps, in
 // bytes. Saving it takes three or four times as much memory for a moment.
 func (o Options) maxState() int64 { return o.Memory / 16 }
+
+// share fills in what may run at once, for so many processors and files that the process may open:
+// of those an eighth is for connections to a host, of which there are often two, a quarter for the
+// directories that layers keep open, and a quarter for the files of the writers.
+func (o Options) share(cpus, files int) Options {
+	const perLayer, perWriter = 64, 32 // untar's bounds
+	if o.MaxConns == 0 && files/8 < maxConns {
+		o.MaxConns = max(2, files/8)
+	}
+	if o.Parallelism == 0 {
+		o.Parallelism = min(max(3, cpus), max(1, files/4/perLayer))
+	}
+	if o.Writers == 0 {
+		o.Writers = min(2*cpus, max(1, files/4/perWriter))
+	}
+	return o
+}
 
 func (l Limits) untar() untar.Limits {
 	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize, Attributes: l.Attributes}

@@ -256,6 +256,44 @@ func TestFailedKeeps(t *testing.T) {
 	}
 }
 
+// TestFewDescriptors pulls layers of many parts and many files with 64 open files at most.
+func TestFewDescriptors(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short mode: pulls large layers")
+	}
+	o, err := testorigin.Start(testorigin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	var layers [][]byte
+	for i := range 4 {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for k := range 100 {
+			size := 1 << 10
+			if k%20 == 0 {
+				size = 6 << 20
+			}
+			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%d/%d", i, k), Mode: 0o644, Size: int64(size)}); err != nil {
+				t.Fatal(err)
+			}
+			w.Write(make([]byte, size))
+		}
+		w.Close()
+		layers = append(layers, buf.Bytes())
+	}
+	if _, err := o.PutImage("many", "1", digest.SHA256, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, layers...); err != nil {
+		t.Fatal(err)
+	}
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 8 << 20}) // so that requests pile up
+	cmd := exec.Command("sh", "-c", `ulimit -n 64 && exec "$@"`, "sh", os.Args[0], "--root", filepath.Join(t.TempDir(), "root"), "--hosts-dir", "none", "--progress=false", o.Host()+"/many:1")
+	cmd.Env = append(os.Environ(), asMain+"=1", "GOMAXPROCS=16")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestInterruptHung interrupts pulls whose registry has stopped answering, at each kind of request. On
 // a pull that went on waiting for it the test would hang.
 func TestInterruptHung(t *testing.T) {
