@@ -53,6 +53,14 @@
 // still works on, and waits for a name before it depends on it (duplicate, hard
 // link, parent), so the outcome is that of a serial run.
 //
+// # Memory
+//
+// What has to be remembered of an archive (directories, whiteouts, links whose target is
+// not there, maps of sparse files) is kept compactly and charged to a [Memory], which all
+// images share and which fails the one that takes more than its share. [Layer.Release]
+// gives it back. Time is linear in the archive: what is looked up has an index, and
+// directories are listed in pieces. Every loop ends when the context does.
+//
 // # Going on
 //
 // With [Checkpoints] an extraction says between entries what it would take to go on from
@@ -62,7 +70,7 @@
 //
 // Every error is an [*Error] naming the entry; a full file system also says how many
 // bytes and inodes are left. Nothing is cleaned up: the caller owns the directory
-// and removes it.
+// and removes it. A panic on what an archive says is such an error too.
 //
 // # Without privileges
 //
