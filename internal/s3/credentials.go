@@ -21,6 +21,8 @@ const (
 	// renewAtMost keeps a crowd of requests that fail with the same expired token
 	// from fetching as many new ones: the first renews, the others find it done.
 	renewAtMost = 5 * time.Second
+	// renewGuess is the same for refusals that are perhaps not about the keys.
+	renewGuess = time.Minute
 	// refreshTimeout bounds one refresh: as long as the SDK gives a helper.
 	refreshTimeout = time.Minute
 )
@@ -179,55 +181,87 @@ func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, er
 	}
 }
 
-// renew makes the next Retrieve fetch keys: the service does not take those it
-// was given.
-func (s *credentialSource) renew() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if !s.renewed.IsZero() && now.Sub(s.renewed) < renewAtMost {
-		return
+// suspicion is how an answer bears on the keys of its request.
+type suspicion int
+
+const (
+	suspectNothing suspicion = iota
+	suspectGuess             // they may have expired, or something else is wrong: HEAD has no body to say so
+	suspectUnknown           // the service does not know them, or not like that
+	suspectExpired           // it says that they have expired
+)
+
+// suspects reads an answer.
+func suspects(e *Error) suspicion {
+	switch {
+	case expired(e.Code):
+		return suspectExpired
+	case e.Code == "InvalidAccessKeyId", e.Code == "InvalidToken", e.Code == "SignatureDoesNotMatch":
+		return suspectUnknown
+	case e.Code == "" && (e.Status == http.StatusBadRequest || e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized):
+		return suspectGuess
 	}
-	s.renewed = now
-	s.force, s.state.refused = true, true
-	s.ready.Store(nil)
+	return suspectNothing
 }
 
-// replaced reports whether the source may have other keys than those in use:
-// its files have changed, or it hands out temporary ones.
-func (s *credentialSource) replaced() bool {
-	s.mu.Lock()
-	chain, temporary := s.chain, s.state.keys.CanExpire
-	recent := !s.renewed.IsZero() && time.Since(s.renewed) < renewAtMost
-	s.mu.Unlock()
-	return temporary && !recent || s.load != nil && chain.changed()
+// keyFacts is what is known of the keys that a suspicion is about.
+type keyFacts struct {
+	token   bool // they have a session token, without which they don't expire
+	local   bool // the caller hands them out itself, which costs nothing
+	changed bool // the shared files differ from when they were read
+	since   time.Duration
+}
+
+// worthRenewing decides whether to ask the source again, and whether to repeat
+// the request. Only what may have changed is asked, and a token service not more
+// than once in a minute for what is perhaps no matter of keys: a permission
+// that is missing is answered in the same way, by each object.
+func worthRenewing(x suspicion, e *Error, f keyFacts) (renew, again bool) {
+	switch {
+	case x == suspectNothing:
+		return false, false
+	case f.changed, f.local, x == suspectExpired:
+	case !f.token, e.Code == "SignatureDoesNotMatch", x == suspectGuess && e.Status != http.StatusBadRequest:
+		return false, false
+	case f.since < renewAtMost: // another request has done it
+		return false, true
+	default:
+		return f.since >= renewGuess, f.since >= renewGuess
+	}
+	return f.since >= renewAtMost, true
 }
 
 // mayRenew reports whether new credentials could help, and sees to it that the
 // next request gets them.
 func (c *Client) mayRenew(e *Error) bool {
-	switch {
-	case c.credentials == nil:
-		return false
-	case expired(e.Code), e.Status == http.StatusBadRequest && e.Code == "": // HEAD has no body: an expired token is a bare 400
-	case refusesKeys(e) && c.credentials.replaced():
-	default:
+	if c.credentials == nil {
 		return false
 	}
-	c.credentials.renew()
-	return true
+	x := suspects(e)
+	return x != suspectNothing && c.credentials.renew(x, e)
 }
 
-// refusesKeys reports whether an answer refuses the keys, or may do so: those of
-// a rotated pair are unknown or have another secret.
-func refusesKeys(e *Error) bool {
-	switch e.Code {
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken":
-		return true
-	case "":
-		return e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized
+// renew makes the next Retrieve fetch keys if that is worth it, and reports
+// whether to repeat the request.
+func (s *credentialSource) renew(x suspicion, e *Error) bool {
+	s.mu.Lock()
+	chain := s.chain
+	s.mu.Unlock()
+	changed := s.load != nil && chain.changed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	f := keyFacts{token: s.state.keys.SessionToken != "", local: s.load == nil && s.state.keys.CanExpire, changed: changed, since: renewGuess}
+	if !s.renewed.IsZero() {
+		f.since = now.Sub(s.renewed)
 	}
-	return false
+	renew, again := worthRenewing(x, e, f)
+	if renew {
+		s.renewed = now
+		s.force, s.state.refused = true, true
+		s.ready.Store(nil)
+	}
+	return again
 }
 
 // credentialError is the lack of usable keys.

@@ -143,3 +143,53 @@ func TestStartsSpread(t *testing.T) {
 	}
 	t.Logf("served in %d s by %d requests, at most %d in a second after the first five", second, requests, peak)
 }
+
+// TestWorthRenewing pins which refusals ask the source of the keys again.
+func TestWorthRenewing(t *testing.T) {
+	token, static := keyFacts{token: true, since: time.Hour}, keyFacts{since: time.Hour}
+	local, changed := keyFacts{token: true, local: true, since: time.Hour}, keyFacts{changed: true, since: time.Hour}
+	after := func(f keyFacts, since time.Duration) keyFacts { f.since = since; return f }
+	for _, tc := range []struct {
+		status int
+		code   string
+		f      keyFacts
+		want   string
+	}{
+		{400, "ExpiredToken", static, "renew"},
+		{400, "ExpiredToken", after(token, time.Second), "again"},
+		{400, "ExpiredToken", after(token, 6*time.Second), "renew"},
+		{400, "", token, "renew"},
+		{400, "", after(token, time.Second), "again"},
+		{400, "", after(token, 30*time.Second), "no"}, // such as objects that want a customer key
+		{400, "", static, "no"},
+		{400, "InvalidArgument", token, "no"},
+		{403, "", token, "no"}, // a missing right is answered so for each object
+		{403, "", static, "no"},
+		{403, "", changed, "renew"},
+		{403, "", local, "renew"},
+		{403, "", after(local, time.Second), "again"},
+		{403, "AccessDenied", token, "no"},
+		{403, "AccessDenied", changed, "no"},
+		{403, "InvalidAccessKeyId", token, "renew"},
+		{403, "InvalidAccessKeyId", after(token, 30*time.Second), "no"},
+		{403, "InvalidAccessKeyId", static, "no"},
+		{403, "InvalidAccessKeyId", changed, "renew"},
+		{403, "SignatureDoesNotMatch", token, "no"},
+		{403, "SignatureDoesNotMatch", changed, "renew"},
+		{404, "", changed, "no"},
+		{503, "SlowDown", changed, "no"},
+	} {
+		e := &Error{Status: tc.status, Code: tc.code}
+		renew, again := worthRenewing(suspects(e), e, tc.f)
+		got := "no"
+		if again {
+			got = "again"
+		}
+		if renew {
+			got = "renew"
+		}
+		if got != tc.want || renew && !again {
+			t.Errorf("%d %s, %+v: %s, want %s", tc.status, tc.code, tc.f, got, tc.want)
+		}
+	}
+}
