@@ -202,7 +202,7 @@ const (
     forward . SILENT {
         max_concurrent 10000
         read_timeout 30s
-        health_check 1h
+        max_fails 0
     }
 }
 `
