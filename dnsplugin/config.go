@@ -42,9 +42,10 @@ const (
 	// MinMaxMemory leaves each side room for a few of the largest messages.
 	MinMaxMemory = 2 * store.MinBytes
 	// DefaultCoalesce is how many queries may wait for an answer that is
-	// already on its way. A waiting query costs a goroutine of about 8 KiB
-	// that CoreDNS has started for it anyway: 512 MiB at the very worst,
-	// which CoreDNS would need as well, and for upstream queries besides.
+	// already on its way. In the fast path so many of one name may, and twice
+	// as many of all names, at 400 bytes each. Elsewhere a waiting query costs a
+	// goroutine of about 8 KiB that CoreDNS has started for it anyway: 512 MiB
+	// at the very worst, which CoreDNS would need as well.
 	DefaultCoalesce = 1 << 16
 	// DefaultBatch is how many queries one system call takes from a socket.
 	// From 32 on the cost of the call no longer shows; 64 let a burst of the

@@ -12,8 +12,8 @@ import (
 )
 
 // chainLimits bound the queries of one address that are in the plugin chain,
-// or wait for it. Each that runs is a goroutine of about 16 KiB, one that waits
-// takes 400 bytes: 90 MiB at the very most, while sources are silent.
+// or wait for it. Each that runs is a goroutine of 16 to 20 KiB, one that waits
+// takes 400 bytes: 120 MiB at most, while sources are silent.
 var chainLimits = admissionLimits{
 	// With a source that takes 20 ms that is 100,000 misses a second; a listener
 	// with one zone gets four fifths.
@@ -33,7 +33,7 @@ const (
 	// maxAfter bounds the goroutines of an address whose query is answered but
 	// which have not come back from the chain: a log whose reader has stopped,
 	// say. Beyond it queries keep their places in the chain for so long.
-	maxAfter = 8192
+	maxAfter = 4096
 	// unwatchAt is how many of them say that plugins which only watch don't
 	// come back. They see queries again when there are a quarter as many.
 	unwatchAt = maxAfter / 2

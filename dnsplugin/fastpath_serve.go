@@ -435,6 +435,7 @@ func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
 			e, _ := c.lookup(&ident{key: bytes.Clone(a.key), hash: a.hash, do: a.q.DO, cd: a.q.CD, ad: a.q.AD}, c.instant(f.now()))
 			j.cached = e != nil
 		}
+	default:
 	}
 	return j
 }

@@ -101,7 +101,7 @@ func TestFailureOfAnOddQuestionIsNotKept(t *testing.T) {
 		r.SetEdns0(1232, false)
 		r.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("x")}}
 	})
-	_, _ = c.ServeDNS(context.Background(), &clientWriter{}, odd)
+	_, _ = c.ServeDNS(t.Context(), &clientWriter{}, odd)
 	if m := ask(t, c, question("www.example.org.", dns.TypeA)); m == nil || len(m.Answer) != 1 {
 		t.Errorf("%v", m)
 	}
