@@ -210,9 +210,9 @@ func TestConditions(t *testing.T) {
 		{"modified:" + date, m{"If-Unmodified-Since": date}, m{"Etag": `"abc"`}, ""},
 		{"version:17", nil, m{"Etag": `"abc"`}, `etag:"abc"`},
 	} {
-		var got http.Header
+		asked := make(chan http.Header, 1)
 		src := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			got = r.Header
+			asked <- r.Header.Clone()
 			for k, v := range c.answer {
 				w.Header().Set(k, v)
 			}
@@ -227,6 +227,7 @@ func TestConditions(t *testing.T) {
 				t.Fatal(err)
 			}
 			body.Close()
+			got := <-asked
 			if info.Pin != c.want {
 				t.Errorf("pin %q, answer %v: pin %q, want %q", c.pin, c.answer, info.Pin, c.want)
 			}
