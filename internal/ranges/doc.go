@@ -49,10 +49,12 @@
 // # Failure model
 //
 // The Source says what a failure is (see [FaultKind]); the engine decides what
-// follows. Broken and silent bodies go on at the received offset, on a new
-// connection. Throttled hosts get fewer requests. A changed object fails every
-// reader of it with [ErrChanged]. What can't be mended comes back as an [*Error]
-// that names object, range, attempts and status.
+// follows, by [RetryPolicy]. Broken, silent and trickling bodies continue at the
+// received offset, on a new connection, for as long as an outage may last.
+// Throttled hosts get fewer requests. A read whose answers have another validator
+// fails with [ErrChanged]: two answers, or one 412. An answer that does not fit and
+// proves nothing is a failed attempt, and no verdict outlives its read. What can't
+// be mended comes back as an [*Error] that names object, range, attempts and status.
 //
 // # Not here
 //
