@@ -120,7 +120,7 @@ func (c *Client) newHost(cfg hostConfig) *host {
 		base:       cfg.scheme + "://" + cfg.host + cfg.path,
 		header:     cfg.header,
 		canResolve: cfg.capabilities.Has(docker.HostCapabilityResolve),
-		insecure:   cfg.scheme == "http",
+		insecure:   cfg.scheme == "http" || cfg.fallback,
 		dialer:     newDialer(c.opts.Dial, cfg.host, cfg.dialTimeout),
 	}
 	if c.opts.HTTPClient != nil {
@@ -258,6 +258,9 @@ func dialTimeouts(find func(string) (string, error), registry string) (map[strin
 	}
 	if parsed.Server == "" {
 		parsed.Server = registry
+	}
+	if parsed.Server == hub {
+		parsed.Server = "registry-1.docker.io" // where containerd's code finds it
 	}
 	return out, put(parsed.Server, parsed.DialTimeout)
 }

@@ -316,6 +316,11 @@ func TestHostsFollow(t *testing.T) {
 	if now := hosts()[0]; now == before || !now.config.tls.InsecureSkipVerify {
 		t.Error("skip_verify does not count")
 	}
+	// http with TLS settings: https is tried first, and http was chosen all the same.
+	writeHosts(t, dir, "r.example", "server = \"http://c.example:5000\"\nskip_verify = true\n")
+	if now := hosts()[0]; !now.insecure || !now.config.fallback {
+		t.Errorf("%+v", now.config)
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -324,6 +329,28 @@ func TestHostsFollow(t *testing.T) {
 	}
 	if len(c.retired) == 0 {
 		t.Error("nothing was retired")
+	}
+}
+
+// TestDialTimeouts: whose time-out a hosts.toml sets, and what it may say.
+func TestDialTimeouts(t *testing.T) {
+	for _, tt := range []struct{ registry, toml, host, want string }{
+		{"r.example", "dial_timeout = \"2s\"", "r.example", "2s"},
+		{"docker.io", "dial_timeout = \"2s\"", "registry-1.docker.io", "2s"},
+		{"r.example", "server = \"https://other.example:5000/path\"\ndial_timeout = \"2s\"", "other.example:5000", "2s"},
+		{"r.example", "[host.\"mirror.example\"]\ndial_timeout = \"150ms\"", "mirror.example", "150ms"},
+		{"r.example", "[host.\"http://[::1]:5000\"]\ndial_timeout = \"1m\"", "[::1]:5000", "1m0s"},
+		{"r.example", "", "r.example", "0s"},
+		{"r.example", "dial_timeout = \"2\"", "", "write a duration"},
+		{"r.example", "dial_timeout = \"-2s\"", "", "write a duration"},
+		{"r.example", "dial_timeout = 2", "", "hosts.toml"},
+	} {
+		dir := hostsDir(t, tt.registry, tt.toml)
+		find := func(string) (string, error) { return filepath.Join(dir, tt.registry), nil }
+		got, err := dialTimeouts(find, tt.registry)
+		if err != nil && !strings.Contains(err.Error(), tt.want) || err == nil && got[tt.host].String() != tt.want {
+			t.Errorf("%s: %q: %v, %v; want %s", tt.registry, tt.toml, got, err, tt.want)
+		}
 	}
 }
 
