@@ -152,10 +152,16 @@ func (d *dialer) scope() scope { return scope(d.seen.Load()) }
 // DialContext is for a transport. Connections to a proxy tell nothing of the host.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.dial(ctx, network, address)
-	if err == nil && sameAuthority(address, d.host) {
+	if err != nil {
+		if _, ok := errors.AsType[*net.OpError](err); !ok { // a caller's dialer may say it otherwise
+			err = &net.OpError{Op: "dial", Net: network, Err: err}
+		}
+		return nil, err
+	}
+	if sameAuthority(address, d.host) {
 		d.seen.Store(uint32(scopeOf(peerOf(c))))
 	}
-	return c, err
+	return c, nil
 }
 
 // toRealm is DialContext for a token server, whose address must be one that the registry may

@@ -107,6 +107,8 @@ func (g *gated) pull(t *testing.T, opts Options) (*Image, string, error) {
 	defer c.Close()
 	p, _ := ParsePlatform("linux/amd64")
 	img, err := c.Resolve(t.Context(), g.l.e, g.reference(t), p)
+	g.mu.Lock() // the last handler has ended
+	defer g.mu.Unlock()
 	return img, text.String(), err
 }
 
@@ -255,6 +257,8 @@ func TestHeaderStays(t *testing.T) {
 	g := newGated(t)
 	var leaked []string
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		leaked = append(leaked, r.Header["X-Mirror-Key"]...)
 		leaked = append(leaked, r.Header["Authorization"]...)
 		fmt.Fprint(w, `{"token":"good"}`)
@@ -395,8 +399,11 @@ func TestRealmRebinds(t *testing.T) {
 		p, _ := ParsePlatform("linux/amd64")
 		_, err = c.Resolve(t.Context(), g.l.e, ref, p)
 		c.Close()
-		if (err == nil) != tt.ok || !tt.ok && (!errors.Is(err, ranges.ErrDenied) || len(g.asked) > 0) {
-			t.Errorf("registry at %s, token server at %s: %v, asked %d times", tt.registry, tt.realm, err, len(g.asked))
+		g.mu.Lock() // the last handler has ended
+		asked := len(g.asked)
+		g.mu.Unlock()
+		if (err == nil) != tt.ok || !tt.ok && (!errors.Is(err, ranges.ErrDenied) || asked > 0) {
+			t.Errorf("registry at %s, token server at %s: %v, asked %d times", tt.registry, tt.realm, err, asked)
 		}
 	}
 }

@@ -79,8 +79,11 @@ func TestReach(t *testing.T) {
 		{b, errSilent, "acb", true},                   // asked again, and later than the others
 		{a, fault(ranges.NotFound, 404), "acb", false},
 		{b, fault(ranges.Denied, 401), "abc", false},
-		{c, fault(ranges.Retryable, 502), "abc", false},
-		{b, fault(ranges.Retryable, 500), "acb", false},
+		{a, fault(ranges.Retryable, 502), "abc", false}, // once is no outage
+		{b, fault(ranges.Retryable, 0), "abc", false},   // a reset
+		{a, nil, "abc", false},
+		{a, fault(ranges.Retryable, 502), "abc", false}, // once again
+		{b, fault(ranges.Retryable, 500), "acb", false}, // twice
 	} {
 		r.judge(step.h, now, step.err)
 		if got := order(); got != step.want {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ type outage struct {
 	until time.Time     // asked last until then
 	pause time.Duration // the last one
 	mute  bool          // it gave no answer at all, not even a refusal
+	doubt bool          // one failure that may be a single connection's or front end's
 	err   error
 }
 
@@ -65,6 +68,10 @@ func (r *reach) judge(h *host, now time.Time, err error) {
 	if r.outages == nil {
 		r.outages = make(map[string]outage)
 	}
+	if o := r.outages[h.base]; o.pause == 0 && !o.doubt && passing(f, err) {
+		r.outages[h.base] = outage{doubt: true}
+		return
+	}
 	var after time.Duration
 	if f != nil {
 		after = f.RetryAfter
@@ -85,6 +92,17 @@ func lasting(f *ranges.Fault) bool {
 	case ranges.Changed, ranges.NotFound, ranges.Denied, ranges.OutOfRange, ranges.NoRanges, ranges.WrongSize:
 	}
 	return false
+}
+
+// passing reports whether a failure may be that of one connection or front end: an answer of 5xx,
+// or a connection that was made and broke. The second in a row counts.
+func passing(f *ranges.Fault, err error) bool {
+	if f == nil || f.Kind != ranges.Retryable || errors.Is(err, errSilent) {
+		return false
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	_, name := errors.AsType[*net.DNSError](err)
+	return !name && !(ok && op.Op == "dial") && !os.IsTimeout(err)
 }
 
 // order returns hosts with those last that do not answer, the soonest to be asked again
