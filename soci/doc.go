@@ -40,7 +40,8 @@
 // and stalled bodies go on at the byte where they ended, 429 and 503 slow the
 // whole host down, a presigned URL that ran out is asked for again, a token is
 // refreshed once for all, and what one host of hosts.toml can not bring comes from
-// the next. What a normal user can not set (owners, devices) is not
+// the next. A panic on the bytes of an image is the error of its layer ([ErrInternal]);
+// other pulls go on. What a normal user can not set (owners, devices) is not
 // an error but a warning of the [Result].
 //
 // # Not done here
