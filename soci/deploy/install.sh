@@ -102,7 +102,7 @@ uses_us() {
 		why="containerd does not read $DROPIN: write imports = [\"$(dirname "$DROPIN")/*.toml\"] above the first section of $CONFIG"
 	[ -n "$why" ] || grep -q "^\[plugins.'io.containerd.cri.v1.images'\] snapshotter = 'penstock'" "$WORK/$1" ||
 		why="another file of containerd's configuration sets the snapshotter of io.containerd.cri.v1.images: take that line out"
-	[ -n "$why" ] || ! grep "^ *disabled_plugins = " "$WORK/$1" | grep -q "'cri'\|io.containerd.grpc.v1.cri\|io.containerd.cri.v1.images" ||
+	[ -n "$why" ] || ! grep "^ *disabled_plugins = " "$WORK/$1" | grep -Eq "'cri'|io.containerd.grpc.v1.cri|io.containerd.cri.v1.images" ||
 		why="disabled_plugins in containerd's configuration turns the CRI plugin off: Kubernetes does not use this containerd"
 	[ -z "$why" ]
 }
@@ -110,10 +110,10 @@ uses_us() {
 # lost: the node's own settings that the merged configuration has no longer. containerd 2.0 to
 # 2.2 do not migrate an old root file beside a newer import, and fall back to their defaults.
 lost() {
-	grep -v -e '^ \(version\|imports\) = ' \
-		-e "^\[plugins.'io.containerd.cri.v1.images'\] \(snapshotter\|disable_snapshot_annotations\) = " \
+	grep -Ev -e '^ (version|imports) = ' \
+		-e "^\[plugins.'io.containerd.cri.v1.images'\] (snapshotter|disable_snapshot_annotations) = " \
 		-e "^\[proxy_plugins.*penstock" "$WORK/before" |
-		grep -v -e "unpack_config\]\] [^s]" | grep -vxF -f "$WORK/after"
+		grep -v -e "unpack_config.. [^s]" | grep -vxF -f "$WORK/after"
 }
 
 # The ID mapping of user namespaces is left to the mount only where the kernel can do it.
