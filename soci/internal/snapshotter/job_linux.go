@@ -463,7 +463,7 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, c *ticket, k 
 		return err
 	}
 	for _, w := range u.Warnings {
-		s.opts.Log.Warn("layer is not quite as its archive says", "image", j.name, "layer", u.Digest, "what", w)
+		s.opts.Log.Warn("layer extracted with warnings", "image", j.name, "layer", u.Digest, "what", w)
 	}
 	s.opts.Log.Info("layer ready", "image", j.name, "layer", u.Digest, "bytes", u.CompressedBytes, "resumed_at", u.ResumedAt, "resumed", u.Resumed, "files", u.Files,
 		"wall", u.Timing.Wall, "network", u.Timing.Network, "inflate", u.Timing.Inflate, "hash", u.Timing.Hash, "write", u.Timing.Write)
