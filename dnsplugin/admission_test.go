@@ -72,12 +72,12 @@ func (s *admissionScript) run(line string) string {
 		count, _ = strconv.Atoi(f[1])
 	}
 	name := f[len(f)-1]
-	began, waits, dropped := 0, 0, 0
+	var began, waits, dropped int
 	switch f[0] {
 	case "ask", "fast", "cached":
 		for range count {
 			p := s.place(name)
-			ok := false
+			var ok bool
 			if f[0] == "cached" {
 				ok = s.beginAtOnce(p, s.now)
 			} else {

@@ -111,7 +111,8 @@ const classicSizes = 14 // len(sizeBounds)
 var sizeBuckets = func() (buckets [maxPlain + 1]struct {
 	native  uint16
 	classic uint8
-}) {
+},
+) {
 	for size := range buckets {
 		b := &buckets[size]
 		b.classic = uint8(classicBucket(sizeBounds, float64(size)))

@@ -14,10 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"

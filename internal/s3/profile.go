@@ -2,6 +2,7 @@ package s3
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -102,12 +103,10 @@ func halfPair(files []string, profile string) string {
 		}
 		return "the environment has half a key pair: " + lacks + " is not set"
 	}
-	const id, secret = "aws_access_key_id", "aws_secret_access_key"
+	const id, secret = "aws_access_key_id", "aws_secret_access_key" //nolint:gosec // names of settings, no secrets
 	all := map[string]string{}
 	for _, f := range files {
-		for k, v := range readProfile(f, profile) {
-			all[k] = v
-		}
+		maps.Copy(all, readProfile(f, profile))
 	}
 	half := func(has, lacks string) string {
 		return fmt.Sprintf("profile %q has %s and no %s: give both, in %s", profile, has, lacks, strings.Join(files, " or "))

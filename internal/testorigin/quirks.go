@@ -231,6 +231,7 @@ func (f ETagForm) spell(etag string) string {
 		return ""
 	case ETagOther:
 		return `"0` + bare + `"`
+	case ETagQuoted:
 	}
 	return etag
 }

@@ -172,7 +172,7 @@ func (n *node) onlyFast(t *testing.T, when string) {
 func needsFastPath(t *testing.T) {
 	t.Helper()
 	if runtime.GOOS != "linux" || testing.Short() {
-		t.Skip("needs Linux and takes seconds")
+		t.Skip("short mode: takes seconds, and needs Linux")
 	}
 }
 

@@ -52,7 +52,7 @@ func enterSandbox(what string) error {
 // sockets serve as ever, one line says why, and SIGTERM ends the program.
 func TestSandboxLeavesCoreDNSsOwnSockets(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("short mode: takes seconds")
 	}
 	for _, tt := range []struct{ calls, says string }{
 		{"recvmmsg", "recvmmsg: "},

@@ -16,7 +16,7 @@ import (
 // opened. Shutdown can be done without.
 func TestRefusedSystemCallsAreToldAtStart(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("short mode: takes seconds")
 	}
 	for _, tt := range []struct {
 		calls string
@@ -71,7 +71,8 @@ func TestRefusedSystemCallsEndTheWorker(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			for got := ""; ; {
+			var got string
+			for {
 				// From many ports: some of them lead to the worker until it ends.
 				if d, err := net.Dial("udp", addr); err == nil {
 					_, _ = d.Write([]byte("x"))

@@ -473,8 +473,12 @@ func (st *steering) probe(seats []*seat, n int) (map[*seat]int, error) {
 	}
 	for _, s := range seats {
 		s.looking.Store(p)
-		defer s.looking.Store(nil)
 	}
+	defer func() {
+		for _, s := range seats {
+			s.looking.Store(nil)
+		}
+	}()
 	for _, fd := range fds {
 		if err := st.knock(fd, to); err != nil {
 			return nil, err

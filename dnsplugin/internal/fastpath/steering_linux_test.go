@@ -277,10 +277,10 @@ func TestTwoAddressesInOneGroup(t *testing.T) {
 // Another process at the address gets its share, whoever was first. One that
 // hangs loses that and no more. When it has gone, all is as before.
 func TestAnotherProcessGetsItsShare(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("short mode: takes seconds")
+	}
 	for _, first := range []bool{true, false} {
 		t.Run(fmt.Sprint("it was first: ", first), func(t *testing.T) {
 			t.Parallel()

@@ -42,7 +42,7 @@ func Guard(fn func()) (err error) {
 	return nil
 }
 
-// Recover, when deferred, makes err the panic of the function that deferred it.
+// Recover makes err the panic of the function that deferred it.
 func Recover(err *error) {
 	if why := recover(); why != nil {
 		*err = &Error{Value: why, Stack: debug.Stack()}
