@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -184,8 +185,11 @@ func TestWholeAnswerWithoutLength(t *testing.T) {
 			}
 			e := newEngine(t, ranges.Options{})
 			got, err := verbs["stream"](t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 200_000, Pin: "etag:1"}), 200_000)
-			if err != nil || !bytes.Equal(got, src.Data) || src.Requests()[1].Off != 0 {
-				t.Errorf("%d bytes, %v", len(got), err)
+			// Which range met the page depends on the order of the requests; that range is asked for again, whole.
+			reqs := src.Requests()
+			again := slices.ContainsFunc(reqs[1:], func(r ranges.Request) bool { return r.Off == reqs[0].Off && r.Attempt == 1 })
+			if err != nil || !bytes.Equal(got, src.Data) || !again {
+				t.Errorf("%d bytes, right %v, %v, requests %+v", len(got), bytes.Equal(got, src.Data), err, reqs)
 			}
 		})
 	})
