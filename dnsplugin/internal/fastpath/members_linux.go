@@ -76,6 +76,24 @@ func (k groupKey) members() ([]uint64, error) {
 	return k.scan(f)
 }
 
+// surely is members, read until two lists agree: the kernel makes a list piece
+// by piece, and while sockets come and go nearby it may leave one out or have it twice.
+func (k groupKey) surely() ([]uint64, error) {
+	const most = 8
+	last, err := k.members()
+	for range most {
+		if err != nil {
+			return nil, err
+		}
+		var next []uint64
+		if next, err = k.members(); err == nil && slices.Equal(last, next) {
+			return next, nil
+		}
+		last = next
+	}
+	return last, err
+}
+
 // scan reads what members needs from a list of sockets.
 func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 	const listening, unconnected = "0A", "07"
@@ -106,7 +124,7 @@ func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 		all = append(all, inode)
 	}
 	slices.Sort(all)
-	return all, lines.Err()
+	return slices.Compact(all), lines.Err()
 }
 
 // inodeOf returns what identifies the socket fd.

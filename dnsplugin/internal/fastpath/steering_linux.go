@@ -183,6 +183,9 @@ func (st *steering) look() (changed bool) {
 	if err == nil && st.seen != nil && slices.Equal(members, st.seen) {
 		return false
 	}
+	if members, err = st.key.surely(); err == nil && st.seen != nil && slices.Equal(members, st.seen) {
+		return false
+	}
 	changed = err == nil && !slices.Equal(members, st.latest)
 	st.latest = members
 	st.settle()
@@ -212,7 +215,7 @@ func (st *steering) seats() (all []*seat) {
 func (st *steering) settle() {
 	const tries = 3 // members may come and go meanwhile
 	for range tries {
-		members, err := st.key.members()
+		members, err := st.key.surely()
 		if err != nil {
 			st.give(nil, evenly, err)
 			return
@@ -221,7 +224,7 @@ func (st *steering) settle() {
 		if st.give(places, how, why); st.why != nil && how != evenly {
 			return // the kernel refuses filters
 		}
-		after, err := st.key.members()
+		after, err := st.key.surely()
 		if err == nil && slices.Equal(members, after) {
 			st.size = len(members)
 			// What could not be found is looked for again; who is there is a fact.
@@ -283,7 +286,7 @@ func (st *steering) give(places map[*seat]int, how dealing, why error) {
 func (st *steering) steerAway(leaving []*seat) {
 	stay := st.seats()
 	prog := dealTo(nil)
-	members, err := st.key.members()
+	members, err := st.key.surely()
 	current := err == nil && slices.Equal(members, st.seen) && st.places != nil
 	if current {
 		var at []int
