@@ -541,3 +541,23 @@ func TestSmallFirstPart(t *testing.T) {
 		}
 	})
 }
+
+// A hedge of a request whose answer was clipped asks for the rest of the range, not for the rest of that answer.
+func TestHedgeOfAClippedAnswer(t *testing.T) {
+	for verb, read := range verbs {
+		synctest.Test(t, func(t *testing.T) {
+			src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
+			src.Fault = func(n int, _ ranges.Request) rangestest.Action {
+				if n == 0 {
+					return rangestest.Action{Clip: 400 * kib, Stall: time.Hour, StallAt: 300 * kib}
+				}
+				return rangestest.Action{Clip: 400 * kib}
+			}
+			e := newEngine(t, ranges.Options{PartBytes: mib})
+			got, err := read(t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: mib}), mib)
+			if err != nil || !bytes.Equal(got, src.Data) {
+				t.Errorf("%s: %d bytes of %d, %v, %+v", verb, len(got), mib, err, e.Stats())
+			}
+		})
+	}
+}

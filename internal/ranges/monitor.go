@@ -118,9 +118,12 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 			return
 		}
 	}
-	// What the first attempt has received is final: the hedge asks for the rest.
-	from := int(a.off-t.off) + int(r.got)
-	end := int(a.off-t.off) + int(r.want)
+	// What the first attempt has received is final: the hedge asks for the rest of
+	// the range, also when the answer to the first one ends before.
+	from, end := int(a.off-t.off)+int(r.got), len(t.buf)
+	if size, _ := t.o.known(); size >= 0 {
+		end = int(min(int64(end), size-t.off))
+	}
 	if from >= end {
 		g.hedger.refund()
 		return

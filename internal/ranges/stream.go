@@ -385,6 +385,10 @@ func (s *Stream) deliver(head *part) (Part, error) {
 		crc = want.update(0, buf.Bytes())
 	}
 	if got < asked {
+		if size, _ := s.o.known(); off+int64(got) < size {
+			buf.Release()
+			return Part{}, &Error{Op: "stream", Object: s.o.spec.Name, Off: off, Len: int64(asked), Err: io.ErrUnexpectedEOF}
+		}
 		s.plan.next, s.plan.end = off+int64(got), off+int64(got)
 	}
 	if got == 0 {
