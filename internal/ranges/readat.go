@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,11 +152,14 @@ func (r *Reader) random(ctx context.Context, p []byte, off int64) (int, error) {
 func (s *segment) release() { s.buf.Release() }
 
 // copyFrom waits for a segment and copies out of it. When the reader itself
-// gave the segment up, the error is errAgain.
+// gave the segment up, or it had failed before anybody asked for its bytes, the
+// error is errAgain.
 func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64) (int, error) {
+	waited := false
 	select {
 	case <-s.ready:
 	default:
+		waited = true
 		r.o.g.promote(s.task)
 		r.mu.Lock()
 		r.win.stalled()
@@ -168,6 +172,10 @@ func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64)
 	}
 	if s.task.err != nil {
 		if errors.Is(s.task.err, context.Canceled) {
+			return 0, errAgain
+		}
+		r.forget(s)
+		if !waited {
 			return 0, errAgain
 		}
 		return 0, r.o.error("read", s.task)
@@ -275,6 +283,16 @@ func (r *Reader) dropSegments() {
 	}
 	clear(r.segs)
 	r.segs = r.segs[:0]
+}
+
+// forget drops the window when s, which has failed, is still in it: the failure
+// is that of one request, and the next read of the range makes another.
+func (r *Reader) forget(s *segment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(r.segs, s) {
+		r.dropAll()
+	}
 }
 
 // drop cancels a segment's request, if it still runs, and gives up the

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,4 +244,50 @@ func TestManyReadersOneBudget(t *testing.T) {
 	if most := b.Limit() + 8*256*kib; b.Peak() > most {
 		t.Errorf("%d bytes in use at the peak, want at most %d", b.Peak(), most)
 	}
+}
+
+// What was fetched ahead and failed in an outage is asked for again by the next read,
+// also when the failure came before any read of it.
+func TestFailedReadAheadIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &rangestest.Source{Data: rangestest.Random(8*mib, 1), Pin: "etag:1"}
+		var down atomic.Bool
+		src.Fault = func(int, ranges.Request) rangestest.Action {
+			if down.Load() {
+				return rangestest.Action{Err: &ranges.Fault{Kind: ranges.Retryable, Status: 503}}
+			}
+			return rangestest.Action{}
+		}
+		e := newEngine(t, ranges.Options{PartBytes: mib})
+		r := e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 8 * mib}).Reader(ranges.ReaderOptions{})
+		defer r.Close()
+		p := make([]byte, 128*kib)
+		off := int64(0)
+		for range 8 {
+			if _, err := r.ReadAt(t.Context(), p, off); err != nil {
+				t.Fatal(err)
+			}
+			off += int64(len(p))
+		}
+		synctest.Wait()
+		down.Store(true)
+		var failed int64
+		for range 64 { // until one fails
+			if _, err := r.ReadAt(t.Context(), p, off); err != nil {
+				failed = off
+				break
+			}
+			off += int64(len(p))
+		}
+		if failed == 0 {
+			t.Fatal("nothing failed")
+		}
+		time.Sleep(2 * time.Minute)
+		down.Store(false)
+		for ; off < int64(len(src.Data)); off += int64(len(p)) {
+			if _, err := r.ReadAt(t.Context(), p, off); err != nil || !bytes.Equal(p, src.Data[off:off+int64(len(p))]) {
+				t.Fatalf("read at %d after the outage: %v", off, err)
+			}
+		}
+	})
 }
