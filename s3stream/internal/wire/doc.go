@@ -8,7 +8,7 @@
 //
 // # Header
 //
-//	 0  magic "PSC" and the version, 1
+//	 0  magic "PSC" and the version, 2
 //	 4  type
 //	 5  flags
 //	 6  reserved, zero
