@@ -175,6 +175,13 @@ func (e *Error) transportReason() (string, bool) {
 	if e.Status != 0 || e.Err == nil {
 		return "", false
 	}
+	var hop *hopError
+	if errors.As(e.Err, &hop) {
+		there := *e
+		there.Endpoint, there.Err = hop.to, hop.err
+		text, ok := there.transportReason()
+		return text + "; " + e.Endpoint + " redirects there", ok
+	}
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	keys, noKeys := asCredentialError(e.Err)

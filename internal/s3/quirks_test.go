@@ -3,6 +3,7 @@ package s3
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -120,6 +121,23 @@ func TestRedirectsAreFollowed(t *testing.T) {
 	}
 	if n := origin.Count("HeadObject", "data/k").Requests; n != 1+maxHops {
 		t.Errorf("%d HEADs in a circle", n)
+	}
+}
+
+// The message about a node that can't be reached names that node, and not only the endpoint that redirects to it.
+func TestRedirectToADeadNodeIsNamed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := "http://" + l.Addr().String()
+	l.Close()
+	origin := quirky(t, "", testorigin.Options{})
+	origin.SetQuirks(testorigin.Quirks{Redirect: 307, RedirectTo: dead, RedirectOps: "*"})
+	c := connect(t, origin, Options{Retry: ranges.RetryPolicy{Outage: -1}})
+	for _, err := range everyRead(t, c) {
+		wantText(t, err, dead+" refuses connections")
+		wantText(t, err, origin.URL()+" redirects there")
 	}
 }
 

@@ -44,10 +44,21 @@ func (f *follower) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if resp, err = f.base.RoundTrip(req); err != nil {
-			return nil, err
+			return nil, &hopError{to: endpointOf(req.URL), err: err}
 		}
 	}
 }
+
+// hopError is the failure of a request at a host that it was redirected to.
+type hopError struct {
+	to  string
+	err error
+}
+
+func (e *hopError) Error() string { return fmt.Sprintf("redirected to %s: %v", e.to, e.err) }
+
+// Unwrap returns the cause.
+func (e *hopError) Unwrap() error { return e.err }
 
 // CloseIdleConnections closes the connections that no request uses.
 func (f *follower) CloseIdleConnections() {
