@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
@@ -157,9 +158,12 @@ type acceptor struct {
 	// handle owns a connection whose peer has proven itself.
 	handle func(conn *wire.Conn, req wire.Request, welcome func() error)
 
+	began time.Time
+
 	mu       sync.Mutex // guards what follows
 	unproven unproven
 	conns    map[uint64]net.Conn // by their numbers in unproven
+	away     ranges.RetryLog     // peers turned away: anybody can make any number of them
 }
 
 // acceptLoop serves connections until ctx ends, which also closes l. handle owns the connection and runs in its own
@@ -169,7 +173,7 @@ func acceptLoop(ctx context.Context, l net.Listener, token string, log *slog.Log
 ) {
 	unhook := context.AfterFunc(ctx, func() { l.Close() })
 	defer unhook()
-	a := &acceptor{token: token, log: log, handle: handle, conns: make(map[uint64]net.Conn)}
+	a := &acceptor{token: token, log: log, handle: handle, began: time.Now(), conns: make(map[uint64]net.Conn)}
 	for {
 		nc, err := l.Accept()
 		if err != nil {
@@ -201,15 +205,31 @@ func (a *acceptor) serve(ctx context.Context, id uint64, nc net.Conn) {
 	unhook := context.AfterFunc(ctx, func() { conn.Close() })
 	defer unhook()
 	req, welcome, err := wire.Accept(conn, a.token, proofTimeout)
-	a.remove(id)
+	if evicted := !a.remove(id); evicted && err != nil {
+		err = errCrowded
+	}
 	if err != nil {
-		if ctx.Err() == nil {
-			a.log.Warn("peer turned away", "peer", conn.Remote(), "error", plain(err))
-		}
 		conn.Close()
+		if ctx.Err() == nil {
+			a.turnedAway(time.Since(a.began), conn.Remote(), plain(err))
+		}
 		return
 	}
 	a.handle(conn, req, welcome)
+}
+
+// errCrowded is why a connection was closed to make room for another.
+var errCrowded = errors.New("it had said nothing yet, and its place was needed for another connection")
+
+// turnedAway logs that a peer was turned away: the first at once, then one in a while with the number of the others.
+func (a *acceptor) turnedAway(now time.Duration, peer string, err error) {
+	a.log.Debug("peer turned away", "peer", peer, "error", err)
+	a.mu.Lock()
+	others, due := a.away.Due(now)
+	a.mu.Unlock()
+	if due {
+		a.log.Warn("peer turned away", "peer", peer, "error", err, "others", others)
+	}
 }
 
 func (a *acceptor) add(nc net.Conn) uint64 {
@@ -225,11 +245,14 @@ func (a *acceptor) add(nc net.Conn) uint64 {
 	return id
 }
 
-func (a *acceptor) remove(id uint64) {
+// remove forgets an unproven connection; false if it was forgotten before.
+func (a *acceptor) remove(id uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unproven.remove(id)
+	_, known := a.conns[id]
 	delete(a.conns, id)
+	return known
 }
 
 func (a *acceptor) makeRoom() {

@@ -1,10 +1,16 @@
 package s3stream
 
 import (
+	"bytes"
 	"fmt"
-	"testing"
-
+	"log/slog"
+	"net"
 	"pgregory.net/rapid"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/s3stream/internal/wire"
 )
 
 // TestUnproven: a flood from one host costs that host its oldest connections and others nothing.
@@ -66,4 +72,38 @@ func TestUnprovenInvariants(t *testing.T) {
 			t.Fatalf("%d are left", len(u.waiting))
 		}
 	})
+}
+
+// TestTurnedAwayIsLoggedSeldom: whoever reaches the port can be turned away thousands of times in a second, and the log
+// gets one line in a while with the number of the others.
+func TestTurnedAwayIsLoggedSeldom(t *testing.T) {
+	var log bytes.Buffer
+	a := &acceptor{log: slog.New(slog.NewTextHandler(&log, nil))}
+	for i := range 10_000 {
+		a.turnedAway(time.Duration(i)*time.Millisecond, "192.0.2.1:1", errCrowded)
+	}
+	a.turnedAway(10*time.Second, "192.0.2.2:1", &wire.Failure{Code: wire.CodeToken, Message: "wrong token"})
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "192.0.2.1:1") || !strings.Contains(lines[1], "wrong token") || !strings.Contains(lines[1], "others=9999") {
+		t.Errorf("log of 10,001 peers in 10 s:\n%s", log.String())
+	}
+}
+
+// TestEvictedConnectionSaysWhy: a connection that made room for another one is not said to have been given up.
+func TestEvictedConnectionSaysWhy(t *testing.T) {
+	var log bytes.Buffer
+	a := &acceptor{log: slog.New(slog.NewTextHandler(&log, nil)), conns: map[uint64]net.Conn{}, began: time.Now()}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	id := a.add(ours)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.serve(t.Context(), id, ours)
+	}()
+	a.makeRoom()
+	<-done
+	if !strings.Contains(log.String(), "its place was needed") {
+		t.Errorf("log: %s", log.String())
+	}
 }
