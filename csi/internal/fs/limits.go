@@ -12,7 +12,8 @@ import (
 const (
 	// fileCost is an open file without its window, which the range engine's budget pays for.
 	fileCost = 8 << 10
-	// dirCost is an open directory: a page of the listing, two batches, and the names seen of an unsorted one.
+	// dirCost is an open directory: a page of the listing, two batches, and the names seen of one that is not large. What
+	// the names of a large one take is added while it is listed, see tree.Merger.Room.
 	dirCost = 512 << 10
 	// inodeCost is an inode that the kernel knows.
 	inodeCost = 2 << 10

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"iter"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
+
+	"github.com/penstock/penstock/csi/internal/tree"
 )
 
 // small are limits of 64 open files, 1 open directory and 256 inodes for all file systems.
@@ -253,3 +256,52 @@ func (oneByte) ReadAt(_ context.Context, p []byte, _ int64) (int, error) { retur
 
 // Close implements [Reader].
 func (oneByte) Close() error { return nil }
+
+// TestNamesOfLargeDirectoriesArePaidFor: the names seen while a large directory is listed come out of the limits; without
+// room a sorted listing goes on and an unsorted one says so, and all is given back at the end.
+func TestNamesOfLargeDirectoriesArePaidFor(t *testing.T) {
+	const names = 40_000 // 1 MiB of hashes, of which 256 KiB are part of dirCost
+	var s listStore
+	for i := range names {
+		s = append(s, Object{Key: fmt.Sprintf("f%06d", i), Size: 1, ETag: `"1"`})
+	}
+	mixed := slices.Clone(s)
+	mixed[0], mixed[1] = mixed[1], mixed[0]
+	for _, tc := range []struct {
+		store  listStore
+		places int64 // of open directories, for one file system
+		fails  bool
+		most   int64
+	}{
+		{s, 8, false, dirCost + 768<<10},
+		{s, 1, false, dirCost},
+		{mixed, 16, false, dirCost + 768<<10 + 8*256<<10},
+		{mixed, 1, true, dirCost},
+	} {
+		l := NewLimits(4 * tc.places * dirCost)
+		f := New(tc.store, Options{Limits: l})
+		h, err := f.OpenDir(Root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, most := 0, int64(0)
+		for off := uint64(0); ; {
+			before := n
+			err = f.ReadDir(t.Context(), h, off, Names, func(e *DirEntry) bool { n, off = n+1, e.Off; return true })
+			l.mu.Lock()
+			most = max(most, l.used)
+			l.mu.Unlock()
+			if err != nil || n == before {
+				break
+			}
+		}
+		if tc.fails != errors.Is(err, tree.ErrOrder) || !tc.fails && (err != nil || n != names+2) || most > tc.most || most < dirCost {
+			t.Errorf("%d places: %d names, %v, %d bytes at the most, want at most %d", tc.places, n, err, most, tc.most)
+		}
+		f.ReleaseDir(h)
+		if l.used != 0 {
+			t.Errorf("%d places: %d bytes are still used", tc.places, l.used)
+		}
+		f.Close()
+	}
+}

@@ -233,7 +233,7 @@ func (f *FS) ReleaseDir(handle uint64) {
 func (f *FS) list(prefix string) *lister {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lister{batches: make(chan batch, 1), cancel: cancel, done: make(chan struct{})}
-	go l.run(ctx, f.store, prefix, &f.unsorted)
+	go l.run(ctx, f.store, prefix, &f.unsorted, f.share)
 	return l
 }
 
@@ -242,13 +242,22 @@ func (l *lister) stop() {
 	<-l.done
 }
 
-// run lists. unsorted is whether the store is known to list in no order.
-func (l *lister) run(ctx context.Context, store Store, prefix string, unsorted *atomic.Bool) {
+// run lists. unsorted is whether the store is known to list in no order; share pays for the names of a large directory.
+func (l *lister) run(ctx context.Context, store Store, prefix string, unsorted *atomic.Bool, share *share) {
 	defer close(l.done)
 	var (
 		merge tree.Merger[Object]
 		b     batch
+		names int64 // bytes that share pays for
 	)
+	merge.Room = func(bytes int) bool {
+		if share.open(int64(bytes)) != nil {
+			return false
+		}
+		names += int64(bytes)
+		return true
+	}
+	defer func() { share.release(names) }()
 	if unsorted.Load() {
 		merge.Unsort()
 	}

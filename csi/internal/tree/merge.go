@@ -16,6 +16,12 @@ const (
 	MaxUnsorted = 1 << 18
 	// maxHeld is how many files of an unsorted listing are held back in case that a directory of their name comes.
 	maxHeld = 4096
+
+	// freeSlots and freeHeld are what a Merger takes without asking [Merger.Room]: 256 KiB of hashes, and as much of files.
+	freeSlots = 1 << 15
+	freeHeld  = 512
+	// heldCost is what a file that is held back takes, roughly: its name twice, its key and its ETag.
+	heldCost = 512
 )
 
 // Merger applies the shadowing rule to the names of one directory while they stream by.
@@ -31,6 +37,10 @@ const (
 // as a file if its directory comes later than that. Which names were shown it knows by their hashes of 64 bits. So memory is
 // bounded whatever the listing: sorted ones may be of any length, others have [MaxUnsorted] names at most.
 type Merger[T any] struct {
+	// Room, if set, is asked before the names of a large directory take so many bytes more. When it says no, a sorted
+	// listing goes on without them, and an unsorted one holds fewer files back, or fails with [ErrOrder].
+	Room func(bytes int) bool
+
 	held []heldFile[T] // while sorted; held[i].name is a proper prefix of held[i+1].name
 	last string        // order key of the last name that was added
 	any  bool          // last is set
@@ -48,6 +58,7 @@ type heldFile[T any] struct {
 type jumble[T any] struct {
 	files map[string]T
 	queue []string // their names, first come first; some are in files no more
+	most  int      // how many of them there is room for
 }
 
 // Emit receives a name of the directory once it is certain.
@@ -73,7 +84,7 @@ func (m *Merger[T]) Add(name string, kind Kind, value T, emit Emit[T]) error {
 		return m.addUnsorted(name, order, kind, value, emit)
 	}
 	m.last, m.any = order, true
-	if !m.seen.given && !m.seen.add(order) {
+	if !m.seen.given && !m.seen.add(order, m.Room) {
 		m.seen = nameSet{given: true} // too many: from here on only a sorted listing can be shown
 	}
 
@@ -107,7 +118,7 @@ func (m *Merger[T]) Unsort() {
 
 // unsort goes over to the rules of unsorted listings.
 func (m *Merger[T]) unsort() {
-	m.jumble = &jumble[T]{files: map[string]T{}}
+	m.jumble = &jumble[T]{files: map[string]T{}, most: freeHeld}
 	for _, f := range m.held {
 		m.jumble.files[f.name] = f.value
 		m.jumble.queue = append(m.jumble.queue, f.name)
@@ -122,7 +133,7 @@ func (m *Merger[T]) addUnsorted(name, order string, kind Kind, value T, emit Emi
 	}
 	_, isHeld := j.files[name]
 	shown := kind == Dir && !isHeld && m.seen.has(name) // as a file, before this
-	if !m.seen.add(order) {
+	if !m.seen.add(order, m.Room) {
 		return ErrOrder
 	}
 	switch {
@@ -133,7 +144,10 @@ func (m *Merger[T]) addUnsorted(name, order string, kind Kind, value T, emit Emi
 	default:
 		j.files[name] = value
 		j.queue = append(j.queue, name)
-		for len(j.queue) > maxHeld {
+		if len(j.queue) > j.most && j.most < maxHeld && (m.Room == nil || m.Room(freeHeld*heldCost)) {
+			j.most += freeHeld
+		}
+		for len(j.queue) > j.most {
 			j.emitFirst(emit)
 		}
 	}
@@ -194,8 +208,8 @@ func (s *nameSet) has(name string) bool {
 	return s.n > 0 && s.slots[s.slot(s.hash(name))] != 0
 }
 
-// add adds a name; false when the set is full.
-func (s *nameSet) add(name string) bool {
+// add adds a name; false when the set is full, or room says that it must not grow.
+func (s *nameSet) add(name string, room func(bytes int) bool) bool {
 	if s.n == cmp.Or(s.most, MaxUnsorted) {
 		return false
 	}
@@ -204,6 +218,9 @@ func (s *nameSet) add(name string) bool {
 	}
 	if 2*s.n >= len(s.slots) {
 		old := s.slots
+		if len(old) >= freeSlots && room != nil && !room(8*len(old)) {
+			return false
+		}
 		s.slots = make([]uint64, 2*len(old))
 		for _, h := range old {
 			if h != 0 {
