@@ -82,8 +82,9 @@ func TestReach(t *testing.T) {
 		{a, fault(ranges.Retryable, 502), "abc", false}, // once is no outage
 		{b, fault(ranges.Retryable, 0), "abc", false},   // a reset
 		{a, nil, "abc", false},
-		{a, fault(ranges.Retryable, 502), "abc", false}, // once again
-		{b, fault(ranges.Retryable, 500), "acb", false}, // twice
+		{a, fault(ranges.Retryable, 502), "abc", false},      // once again
+		{b, fault(ranges.Retryable, 500), "acb", false},      // twice
+		{b, fmt.Errorf("%w: sent", ErrDigest), "abc", false}, // an answer, though a wrong one
 	} {
 		r.judge(step.h, now, step.err)
 		if got := order(); got != step.want {
@@ -512,6 +513,28 @@ func TestQuickResolve(t *testing.T) {
 				t.Errorf("%s: after the pause: %v", tt.name, err)
 			}
 		})
+	}
+}
+
+// TestWrongManifestIsOfItsImage: that a manifest is not what its digest says keeps no other image of
+// the registry from being resolved.
+func TestWrongManifestIsOfItsImage(t *testing.T) {
+	l := newLab(t, testorigin.RegistryOptions{}, func(o *Options) { o.Patience = time.Minute })
+	bad, good := l.forPlatform("linux/amd64"), l.forPlatform("linux/amd64")
+	l.put("bad:1", bad)
+	l.put("good:1", good)
+	d, err := bad.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.o.SetFaults(testorigin.Fault{Op: "GetManifest", Key: "bad@" + d.String(), Every: 1, Action: testorigin.ActFlip, At: 20})
+	for range 2 {
+		if _, err := l.resolve("bad@"+d.String(), "linux/amd64"); !errors.Is(err, ErrDigest) {
+			t.Errorf("a wrong manifest: %v", err)
+		}
+		if _, err := l.resolve("good:1", "linux/amd64"); err != nil {
+			t.Errorf("another image: %v", err)
+		}
 	}
 }
 

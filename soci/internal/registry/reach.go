@@ -61,7 +61,10 @@ func (r *reach) judge(h *host, now time.Time, err error) {
 	f, _ := errors.AsType[*ranges.Fault](err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil || f != nil && !lasting(f) {
+	// An error that is neither a fault nor silence is about what the host sent: a manifest that does
+	// not match its digest, say. It tells nothing of other images.
+	content := f == nil && !errors.Is(err, errSilent)
+	if content || f != nil && !lasting(f) { // without an error, too
 		delete(r.outages, h.base)
 		return
 	}
