@@ -1,12 +1,14 @@
 package snapshotter_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,4 +204,37 @@ func TestPrivBegunExpires(t *testing.T) {
 	wantNames(t, b.dir, "work")
 	wantNames(t, b.dir, "parts")
 	exist(t, s, b.m, 0)
+}
+
+// TestPrivBegunExpiresInLine: a begun layer whose image is given up while it waits for a slot expires
+// as well.
+func TestPrivBegunExpiresInLine(t *testing.T) {
+	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
+	other := push(t, b.Origin, "other:1", noise(t, "other", 64<<10))
+	b.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "other@" + other.layers[0], Every: 1, Action: testorigin.ActStall})
+	reg := prometheus.NewRegistry()
+	s := open(t, b.dir, func(o *snapshotter.Options) {
+		o.Puller, o.Metrics, o.Layers, o.Keep, o.Linger = b.p, reg, 1, time.Hour, -1
+	})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var calls sync.WaitGroup
+	wait := func(ctx context.Context, m image) {
+		calls.Go(func() {
+			if _, err := m.prepare(ctx, s, 0); !errors.Is(err, errEnough) {
+				t.Errorf("a layer that does not come: %v", err)
+			}
+		})
+	}
+	wait(ctx, other)
+	until(t, "the slot is taken", func() bool { return len(b.FaultCounts()) > 0 && b.FaultCounts()[0].Fired > 0 })
+	given, giveUp := context.WithCancelCause(ctx)
+	wait(given, b.m)
+	until(t, "the begun layer stands in line", func() bool { return value(t, reg, "queued") == 1 })
+	giveUp(errEnough)
+	until(t, "it has left the line", func() bool { return value(t, reg, "queued") == 0 && value(t, reg, "layers") == 1 })
+	s.Expire(time.Now().Add(2 * time.Hour))
+	wantNames(t, b.dir, "work", other.chains[0])
+	wantNames(t, b.dir, "parts")
+	cancel(errEnough)
+	calls.Wait()
 }

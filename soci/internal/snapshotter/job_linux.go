@@ -366,8 +366,9 @@ func (s *Snapshotter) enqueue(j *job, l *layer) *ticket {
 func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
 	for {
 		attempt, cancel, err := s.slots.await(ctx, c)
-		if err != nil {
-			return endedBy(ctx, err)
+		if err != nil { // in line; an earlier run or attempt may have begun the layer
+			err = endedBy(ctx, err)
+			return errors.Join(err, s.setAside(l.chain, err))
 		}
 		err = s.fetch(attempt, j, l, c, k, below)
 		yielded := errors.Is(context.Cause(attempt), errYield)
