@@ -186,20 +186,18 @@ func (p *publisher) rotate(ctx context.Context, t *target, identity string, vol 
 	if err != nil {
 		return &openError{err, true}
 	}
-	t.mount.creds.set(vol.bucket.S3)
 	p.mu.Lock()
+	t.mount.creds.set(vol.bucket.S3) // with the key, or a mount with two targets could go by one's and read with the other's
 	t.identity = identity
+	p.rekeyLocked(t.mount, identity)
 	p.mu.Unlock()
-	p.rekey(t.mount, identity)
 	p.opts.Log.Info("volume has new credentials", "volume", t.volumeID)
 	return b.Close()
 }
 
-// rekey moves a shared mount to the identity of its new credentials. Whoever comes with the old ones, which may have been
-// withdrawn, does not find it any more; whoever comes with the new ones does, unless another mount has them already.
-func (p *publisher) rekey(m *sharedMount, identity string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// rekeyLocked moves a shared mount to the identity of its new credentials. Whoever comes with the old ones, which may have
+// been withdrawn, does not find it any more; whoever comes with the new ones does, unless another mount has them already.
+func (p *publisher) rekeyLocked(m *sharedMount, identity string) {
 	p.forget(m)
 	if p.shared[identity] == nil {
 		m.key = identity
