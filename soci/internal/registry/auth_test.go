@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -204,7 +205,7 @@ func TestHarborTokenEnds(t *testing.T) {
 // TestExpiry: a token that does not say how long it lasts is renewed after a minute.
 func TestExpiry(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
-	for seconds, want := range map[int]time.Duration{0: time.Minute, -1: time.Minute, 1: time.Second, 300: 5 * time.Minute} {
+	for seconds, want := range map[int]time.Duration{0: time.Minute, -1: time.Minute, 1: time.Second, 300: 5 * time.Minute, math.MaxInt: 365 * 24 * time.Hour} {
 		if got := expiry(seconds, now).Sub(now); got != want {
 			t.Errorf("expires_in %d: %v, want %v", seconds, got, want)
 		}

@@ -63,8 +63,7 @@ func (r *reach) judge(h *host, now time.Time, err error) {
 	defer r.mu.Unlock()
 	// An error that is neither a fault nor silence is about what the host sent: a manifest that does
 	// not match its digest, say. It tells nothing of other images.
-	content := f == nil && !errors.Is(err, errSilent)
-	if content || f != nil && !lasting(f) { // without an error, too
+	if err == nil || f == nil && !errors.Is(err, errSilent) || f != nil && !lasting(f) {
 		delete(r.outages, h.base)
 		return
 	}

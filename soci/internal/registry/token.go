@@ -27,6 +27,9 @@ const (
 	// defaultExpiry is how long a token lasts whose answer does not say (the token
 	// specification of the distribution project).
 	defaultExpiry = 60 * time.Second
+	// maxExpiry in seconds bounds what an answer says, so that it can be a duration. It is a
+	// year: some servers say "never" by a large number.
+	maxExpiry = 365 * 24 * 60 * 60
 	// userAgent is what token servers see.
 	userAgent = "penstock"
 )
@@ -166,7 +169,7 @@ func expiry(seconds int, now time.Time) time.Time {
 	if seconds <= 0 {
 		return now.Add(defaultExpiry)
 	}
-	return now.Add(time.Duration(seconds) * time.Second)
+	return now.Add(time.Duration(min(seconds, maxExpiry)) * time.Second)
 }
 
 // tokenFault classifies an answer that is no token.
