@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"strconv"
 	"strings"
@@ -50,7 +51,9 @@ func (c *Client) HeadVersion(ctx context.Context, bucket, key, versionID string)
 	}
 	var out *awss3.HeadObjectOutput
 	err := c.call(ctx, opHead, bucket, key, func(ctx context.Context, region func(*awss3.Options)) (err error) {
-		out, err = c.sdk.HeadObject(ctx, in, region)
+		if out, err = c.sdk.HeadObject(ctx, in, region); err == nil && out.ContentLength == nil && !ranges.SameETag(aws.ToString(out.ETag), emptyETag) {
+			err = errNoSize
+		}
 		return err
 	})
 	if err != nil {
@@ -72,6 +75,12 @@ func (c *Client) HeadVersion(ctx context.Context, bucket, key, versionID string)
 	info.Archived = archived(info.StorageClass, string(out.ArchiveStatus), info.Restore)
 	return info, nil
 }
+
+// errNoSize is a HEAD without a size: taken for 0 it would make every object an empty one.
+var errNoSize = errors.New("the answer tells no Content-Length: a proxy or gateway on the way removes it")
+
+// emptyETag is the MD5 of nothing: an object with it is empty, and some servers leave the length of such answers out.
+const emptyETag = "d41d8cd98f00b204e9800998ecf8427e"
 
 func storageClass(s string) string {
 	if s == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +139,28 @@ func TestRedirectToADeadNodeIsNamed(t *testing.T) {
 	for _, err := range everyRead(t, c) {
 		wantText(t, err, dead+" refuses connections")
 		wantText(t, err, origin.URL()+" redirects there")
+	}
+}
+
+// A HEAD without Content-Length is a failed answer, not an empty object.
+func TestHeadWithoutLength(t *testing.T) {
+	isolate(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		if r.URL.Path == "/data/empty" {
+			w.Header().Set("ETag", `"`+emptyETag+`"`)
+		}
+		w.(http.Flusher).Flush() //nolint:forcetypeassert // the server's own
+	}))
+	defer srv.Close()
+	c := connect(t, nil, Options{Endpoint: srv.URL, Anonymous: true, Retry: ranges.RetryPolicy{Outage: -1}})
+	info, err := c.Head(t.Context(), "data", "k")
+	if err == nil {
+		t.Fatalf("an object of %d bytes", info.Size)
+	}
+	wantText(t, err, "no Content-Length")
+	if info, err := c.Head(t.Context(), "data", "empty"); err != nil || info.Size != 0 {
+		t.Errorf("an empty object: %d bytes, %v", info.Size, err)
 	}
 }
 
