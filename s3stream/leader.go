@@ -204,7 +204,7 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	r.feed = newFeeder(r.items, r.store, r.engine, mem)
 	r.feed.digests = r.l.opts.Digest == DigestSHA256
 	r.serving = &node{
-		job: m.Job, items: r.items, ring: ring.New(mem.slots), stall: r.l.opts.StallTimeout, log: r.l.opts.Log, names: []string{"leader"},
+		life: r.life, job: m.Job, items: r.items, ring: ring.New(mem.slots), stall: r.l.opts.StallTimeout, log: r.l.opts.Log, names: []string{"leader"},
 		moved: make(chan struct{}, 1), children: make(map[uint32]*child), seen: make(map[uint32]bool), news: make(chan struct{}),
 		again:    func(from uint64) *again { return &again{f: r.feed, next: from} },
 		detached: r.detached,

@@ -318,8 +318,8 @@ func (m *member) heard(s *statusMsg, last bool, began time.Time) {
 
 // left notes that a member's connection has ended.
 func (r *leaderRun) left(ctx context.Context, m *member, err error) {
-	if ctx.Err() != nil {
-		return // we closed it
+	if ctx.Err() != nil || r.life.over() {
+		return // we closed it, or told it why the job ends
 	}
 	r.mu.Lock()
 	if !r.started {

@@ -12,7 +12,7 @@ import (
 
 // leaderOf returns the members' half of a leader that waits for its workers.
 func leaderOf(workers int) *leaderRun {
-	return &leaderRun{l: &Leader{opts: LeaderOptions{Workers: workers}}, news: make(chan struct{}, 1), node: make(chan struct{})}
+	return &leaderRun{life: &run{failed: make(chan struct{})}, l: &Leader{opts: LeaderOptions{Workers: workers}}, news: make(chan struct{}, 1), node: make(chan struct{})}
 }
 
 // TestUnwelcomed: a job does not start with a worker that has its place, but not yet its

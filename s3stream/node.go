@@ -18,6 +18,7 @@ import (
 // node is the half of leader and worker that serves children: it sends what
 // comes into its ring to each of them.
 type node struct {
+	life  *run
 	job   string
 	items *items
 	ring  *ring.Ring
@@ -385,7 +386,7 @@ func (c *child) leave(ctx context.Context, err error) {
 		c.cur.Leave(grace)
 		c.n.poke()
 	}
-	if served || ctx.Err() != nil {
+	if served || ctx.Err() != nil || c.n.life.over() {
 		return
 	}
 	e := &Error{Op: "send", Peer: c.n.name(c.id), Err: err}

@@ -45,7 +45,8 @@ func feedFixture(t *testing.T) (*feeder, *node, map[string][]byte) {
 	it := newItems(m)
 	f := newFeeder(it, memStore(data), e, divide(e.Budget().Limit(), m.BlockBytes))
 	n := &node{
-		job: "j", items: it, ring: ring.New(f.mem.slots), stall: 20 * time.Second, log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		life: &run{failed: make(chan struct{})},
+		job:  "j", items: it, ring: ring.New(f.mem.slots), stall: 20 * time.Second, log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		names: []string{"leader", "w1"}, moved: make(chan struct{}, 1),
 		children: make(map[uint32]*child), seen: make(map[uint32]bool), news: make(chan struct{}),
 		again: func(from uint64) *again { return &again{f: f, next: from} },

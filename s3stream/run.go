@@ -72,6 +72,16 @@ func contain(f func() error) (err error) {
 	return f()
 }
 
+// over reports whether the run has failed: what ends after that ends because of it.
+func (r *run) over() bool {
+	select {
+	case <-r.failed:
+		return true
+	default:
+		return false
+	}
+}
+
 // reason returns the first failure, or nil.
 func (r *run) reason() error {
 	r.mu.Lock()

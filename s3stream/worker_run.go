@@ -49,7 +49,7 @@ const statusEvery = 250 * time.Millisecond
 // connections are closed, and no unfinished file is left.
 func (w *workerRun) run(ctx context.Context, l net.Listener) (*Report, error) {
 	life, ctx, stop := begin(ctx)
-	w.life = life
+	w.life, w.node.life = life, life
 	cur, err := w.node.ring.Attach(0, false)
 	if err != nil {
 		return nil, err // only a closed ring refuses its first cursor
