@@ -36,6 +36,13 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 		}
+		if path := os.Getenv(inProfile); path != "" {
+			if err := enterProfile(path); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
+		}
 		main()
 		return
 	}

@@ -121,7 +121,7 @@ func TestUpgradeHandsControlAndWarmOver(t *testing.T) {
 	next = 0
 }
 
-// processOf returns a running process that was started with conf, 0 if there is none.
+// processOf returns a running process of this program that was started with conf, 0 if there is none.
 func processOf(t *testing.T, conf string) int {
 	t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*")
@@ -130,7 +130,7 @@ func processOf(t *testing.T, conf string) int {
 	}
 	for _, name := range names {
 		line, err := os.ReadFile(filepath.Join(name, "cmdline"))
-		if err != nil || !bytes.Contains(line, []byte(conf)) {
+		if err != nil || !bytes.HasPrefix(line, []byte(self(t)+"\x00")) || !bytes.Contains(line, []byte(conf)) {
 			continue
 		}
 		if pid, err := strconv.Atoi(strings.TrimPrefix(name, "/proc/")); err == nil {
