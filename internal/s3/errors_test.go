@@ -136,7 +136,10 @@ func TestCallRetries(t *testing.T) {
 
 func TestCertificate(t *testing.T) {
 	isolate(t)
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("ETag", `"e"`) }))
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"e"`)
+		w.Header().Set("Content-Length", "0")
+	}))
 	srv.Config.ErrorLog = nil
 	srv.StartTLS()
 	defer srv.Close()

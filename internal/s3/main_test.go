@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -150,6 +151,10 @@ func answerWith(c *Client, f roundTrip) {
 func answer(r *http.Request, status int, header http.Header, body string) *http.Response {
 	if header == nil {
 		header = http.Header{}
+	}
+	if header.Get("Content-Length") == "" { // as servers say it for HEAD, too
+		header = header.Clone()
+		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	return &http.Response{
 		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
