@@ -226,6 +226,15 @@ func (g *Getter) describe(h http.Header, req ranges.Request, info *ranges.Info) 
 	} else {
 		info.Pin = Validator(h, req.Pin)
 	}
+	if info.Pin == "" && strings.HasPrefix(req.Pin, ranges.PinETag) {
+		// The pin came from a listing, say, and this answer has no ETag. If the server did not compare it either, the
+		// date is what keeps the answers of one reader together.
+		if name, _ := Condition(req.Pin); name == "" || g.Unconditional {
+			if date := first(h, "Last-Modified"); date != "" {
+				info.StandIn = ranges.PinModified + date
+			}
+		}
+	}
 	if g.Sum != nil {
 		info.Sum = g.Sum(h)
 	}

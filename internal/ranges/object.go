@@ -38,6 +38,8 @@ type Object struct {
 	size int64      // -1 unknown
 	pin  string
 	sum  Checksum
+	// standIn is the first Info.StandIn, for answers that have nothing to compare with pin.
+	standIn string
 
 	noRanges atomic.Bool // a request for a range was answered with everything
 	flights  flights
@@ -96,6 +98,9 @@ func (o *Object) observe(info Info) error {
 	if info.Pin != "" && o.pin != "" && !SamePin(info.Pin, o.pin) {
 		return &Fault{Kind: Changed, Err: fmt.Errorf("%w: pinned to %s, got %s", ErrChanged, o.pin, info.Pin)}
 	}
+	if info.Pin == "" && info.StandIn != "" && o.standIn != "" && info.StandIn != o.standIn {
+		return &Fault{Kind: Changed, Err: fmt.Errorf("%w: an answer had %s, another %s", ErrChanged, o.standIn, info.StandIn)}
+	}
 	if info.Size >= 0 && o.size >= 0 && info.Size != o.size {
 		kind := Retryable
 		if info.Pin != "" {
@@ -105,6 +110,9 @@ func (o *Object) observe(info Info) error {
 	}
 	if info.Pin != "" && (o.pin == "" || !strings.HasPrefix(info.Pin, PinETag+"W/")) {
 		o.pin = info.Pin // later requests send it in the spelling of the object's own answer
+	}
+	if info.Pin == "" && o.standIn == "" {
+		o.standIn = info.StandIn
 	}
 	if o.size < 0 {
 		o.size = info.Size

@@ -32,10 +32,13 @@ type Request struct {
 
 // Info is what an answer says of the object and of its own body.
 type Info struct {
-	Size     int64    // size of the whole object in bytes; -1 unknown
-	Off, Len int64    // what the body carries: the request or its beginning, or 0, Size when the server ignored the range; Len -1: see Open
-	Pin      string   // validator of the answer; "" if it has none
-	Sum      Checksum // checksum of the whole object, if the answer tells one
+	Size     int64  // size of the whole object in bytes; -1 unknown
+	Off, Len int64  // what the body carries: the request or its beginning, or 0, Size when the server ignored the range; Len -1: see Open
+	Pin      string // validator of the answer; "" if it has none
+	// StandIn is another validator, for an answer that cannot be compared with the pin and whose server has not compared
+	// it either. The answers of one object must have the same.
+	StandIn string
+	Sum     Checksum // checksum of the whole object, if the answer tells one
 }
 
 // ChecksumAlgorithm names a checksum of a whole object.

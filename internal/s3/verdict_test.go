@@ -170,3 +170,40 @@ func TestDateStandsInForETag(t *testing.T) {
 		})
 	}
 }
+
+// Where a listing has an ETag in a spelling that no condition can have, and GET has none, the date keeps the answers of
+// one reader together.
+func TestDateStandsInForETagOfListing(t *testing.T) {
+	isolate(t)
+	synctest.Test(t, func(t *testing.T) {
+		c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, changed := strings.Repeat("A", 300_000), time.Now()
+		answerWith(c, func(r *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			http.ServeContent(w, r, "", changed, strings.NewReader(content))
+			resp := w.Result()
+			resp.Request = r
+			return resp, nil
+		})
+		engine, err := ranges.New(ranges.Options{PartBytes: 64 << 10, Budget: budget.New(16 << 20)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer engine.Close()
+		o := engine.Object(c.Source("b", "k", SourceOptions{}), c.Spec("b", "k", ObjectInfo{Size: 300_000, ETag: "7fc56270"}))
+		p := make([]byte, 1000)
+		for _, off := range []int64{0, 100_000} {
+			if _, err := o.Fetch(t.Context(), p, off); err != nil || p[999] != 'A' {
+				t.Fatalf("%q, %v", p[999], err)
+			}
+		}
+		time.Sleep(2 * time.Second) // of the bubble's clock
+		content, changed = strings.Repeat("B", 300_000), time.Now()
+		if _, err := o.Fetch(t.Context(), p, 200_000); !errors.Is(err, ranges.ErrChanged) {
+			t.Errorf("bytes %q of the new version, %v", p[0], err)
+		}
+	})
+}
