@@ -46,6 +46,7 @@ type job struct {
 // layer is one chain ID that is no snapshot yet.
 type layer struct {
 	chain digest.Digest
+	path  []digest.Digest // the chain IDs up to it; nil if it never was in work
 	done  chan struct{}
 	// Written before done is closed. dir then changes once more, under paths.
 	record record
@@ -54,8 +55,9 @@ type layer struct {
 	taken  bool   // under paths: it is a snapshot now
 
 	// Guarded by Snapshotter.mu.
-	holders int     // jobs
-	wanted  int     // of them with a caller that waits
+	holders []*job  // in the order in which they came
+	from    *job    // whose image the attempt in work, or in line, comes from
+	failed  []*job  // from whose images an attempt has failed
 	ticket  *ticket // for a slot; nil before it stands in line
 	pace    *rate.Limiter
 	cancel  context.CancelCauseFunc
@@ -168,20 +170,37 @@ func (s *Snapshotter) waits(j *job, n int) {
 		return
 	}
 	for l := range j.holds {
-		if after {
-			s.want(l, 1)
-		} else {
-			s.want(l, -1)
-		}
+		s.want(l)
 	}
 }
 
-// want counts jobs of a layer that callers wait for. mu is held.
-func (s *Snapshotter) want(l *layer, n int) {
-	l.wanted += n
-	if l.ticket != nil {
-		s.slots.want(l.ticket, l.wanted > 0)
+// want tells the slots for which jobs of a layer callers wait. mu is held.
+func (s *Snapshotter) want(l *layer) {
+	if l.ticket != nil && !isDone(l) {
+		s.slots.want(l.ticket, l.wanted(), l.sharers())
 	}
+}
+
+// wanted reports whether callers wait for the layer. mu is held.
+func (l *layer) wanted() bool {
+	return slices.ContainsFunc(l.holders, func(j *job) bool { return j.waiters > 0 })
+}
+
+// sharers are the images that the layer can come from, and that callers wait for; without those from
+// which an attempt has failed. mu is held.
+func (l *layer) sharers() (images []string) {
+	for _, j := range l.holders {
+		if j.waiters > 0 && l.fits(j) && !slices.Contains(l.failed, j) {
+			images = append(images, j.name)
+		}
+	}
+	return images
+}
+
+// fits reports whether an attempt may come from the image of a job: it has the layer above the same
+// ones. In another place the same chain ID would be a lie, which must not get into a snapshot.
+func (l *layer) fits(j *job) bool {
+	return len(j.chains) >= len(l.path) && slices.Equal(j.chains[:len(l.path)], l.path)
 }
 
 // paceBurst in bytes is what may come at once below a bounded rate.
@@ -248,11 +267,9 @@ func (s *Snapshotter) end(j *job, cause error) {
 	}
 	j.stopTimer()
 	for l := range j.holds {
-		if j.waiters > 0 {
-			s.want(l, -1)
-		}
-		l.holders--
-		if l.holders == 0 {
+		l.holders = slices.DeleteFunc(l.holders, func(h *job) bool { return h == j })
+		s.want(l)
+		if len(l.holders) == 0 {
 			l.idle, l.ended = time.Now(), true
 			l.cancel(cause)
 		}
@@ -315,10 +332,8 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 		}
 		if !j.holds[l] {
 			j.holds[l] = true
-			l.holders++
-			if j.waiters > 0 {
-				s.want(l, 1)
-			}
+			l.holders = append(l.holders, j)
+			s.want(l)
 		}
 		if l.pace != nil && l.pace.Limit() < j.pace.Limit() {
 			l.pace.SetLimit(j.pace.Limit()) // whoever needs it most
@@ -349,28 +364,40 @@ func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below [
 	for _, k := range start {
 		ctx, cancel := context.WithCancelCause(s.life)
 		l := stack[k-i]
-		l.cancel, l.pace, l.lower = cancel, j.pace, stack[:k-i]
+		l.cancel, l.pace, l.lower, l.path = cancel, j.pace, stack[:k-i], j.chains[:k+1]
 		delete(s.begun, l.chain)
-		c := s.enqueue(j, l)
+		c := s.enqueue(j, l, 0)
 		s.jobs.Go(func() { s.finish(j, l, s.bring(ctx, j, l, c, k, below)) })
 	}
 }
 
-// enqueue puts a layer in line for a slot. mu is held.
-func (s *Snapshotter) enqueue(j *job, l *layer) *ticket {
-	l.ticket = s.slots.enqueue(j.name, l.wanted > 0, func() bool { return j.pace.Limit() != rate.Inf })
+// enqueue puts a layer in line for a slot, and chooses the image that its next attempt comes from: of
+// the job that starts it, when there was no attempt before, then of its holders in turn. mu is held.
+func (s *Snapshotter) enqueue(j *job, l *layer, attempts int) *ticket {
+	sharers := l.sharers()
+	if attempts == 0 {
+		l.from = j
+	} else if next := heir(sharers, l.from.name); next != l.from.name {
+		l.from = l.holders[slices.IndexFunc(l.holders, func(h *job) bool { return h.name == next && l.fits(h) && !slices.Contains(l.failed, h) })]
+	}
+	l.ticket = &ticket{image: l.from.name, sharers: sharers, wanted: l.wanted(), patience: patience(attempts, len(sharers))}
+	s.slots.enqueue(l.ticket, func() bool { return j.pace.Limit() != rate.Inf })
 	return l.ticket
 }
 
-// bring makes one layer ready: in several attempts, when it had to yield its slot.
+// bring makes one layer ready: in several attempts, when it had to yield its slot, or when one image
+// failed and another one has the layer. What one attempt
+// leaves the next one takes up, whichever image it comes from: the checkpoint names the blob. The rate
+// and the count of bytes are of the job that started the layer.
 func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
-	for {
+	from := j
+	for attempts := 1; ; attempts++ {
 		attempt, cancel, err := s.slots.await(ctx, c)
 		if err != nil { // in line; an earlier run or attempt may have begun the layer
 			err = endedBy(ctx, err)
 			return errors.Join(err, s.setAside(l.chain, err))
 		}
-		err = s.fetch(attempt, j, l, c, k, below)
+		err = s.fetch(attempt, j, from, l, c, k, below)
 		yielded := errors.Is(context.Cause(attempt), errYield)
 		cancel(nil)
 		s.slots.release(c)
@@ -378,20 +405,38 @@ func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k 
 			return nil
 		}
 		err = endedBy(ctx, err)
-		if yielded && ctx.Err() == nil {
-			s.opts.Log.Info("layer yields to others", "image", j.name, "chain", l.chain)
+		if ctx.Err() == nil && (yielded || s.others(l, err)) {
 			if !s.store.resumable(l.chain) {
 				if err := s.store.forget(l.chain); err != nil {
 					return err
 				}
 			}
 			s.mu.Lock()
-			c = s.enqueue(j, l)
+			c = s.enqueue(j, l, attempts)
+			before := from
+			from = l.from
 			s.mu.Unlock()
+			if yielded {
+				s.opts.Log.Info("layer yields to others", "image", before.name, "chain", l.chain, "next", from.name)
+			} else {
+				s.opts.Log.Warn("layer failed from one image, goes on from another", "image", before.name, "chain", l.chain, "next", from.name, "error", err)
+			}
 			continue
 		}
 		return errors.Join(err, s.setAside(l.chain, err))
 	}
+}
+
+// others notes that an attempt has failed, and reports whether another image may do better. So an image
+// whose registry refuses a layer, or sends wrong bytes, harms no other image that has the layer.
+func (s *Snapshotter) others(l *layer, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if full(err) || l.doomed() {
+		return false
+	}
+	l.failed = append(l.failed, l.from)
+	return heir(l.sharers(), l.from.name) != l.from.name
 }
 
 // finish makes the outcome of a layer known.
@@ -407,18 +452,23 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 	case full(err):
 		s.end(j, err) // its other layers would take from others what there is no more of
 		s.jobs.Go(s.relieve)
-	case err != nil && s.byName[j.name] == j:
+	case err != nil:
 		// The next attempt gets a new job, which counts its limits anew. This one ends
 		// as any other does; until then its other layers are there to be joined.
-		delete(s.byName, j.name)
+		for _, h := range []*job{j, l.from} {
+			if s.byName[h.name] == h {
+				delete(s.byName, h.name)
+			}
+		}
 	}
+	l.from, l.failed = nil, nil
 	s.mu.Unlock()
 	s.metrics.layerDone(err)
 }
 
-// fetch makes one layer ready. It has a slot, which it gives back before it waits
+// fetch makes one layer ready, from the image of a job. It has a slot, which it gives back before it waits
 // for other layers: they may need it.
-func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
+func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *ticket, k int, below []string) error {
 	work, err := s.store.begin(l.chain)
 	if err != nil {
 		return err
@@ -451,7 +501,7 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, c *ticket, k 
 			return append(dirs, below...), nil
 		},
 	}
-	u, err := s.opts.Puller.UnpackLayer(ctx, j.image, k, filepath.Join(work, layerDir), opts)
+	u, err := s.opts.Puller.UnpackLayer(ctx, from.image, k, filepath.Join(work, layerDir), opts)
 	if locked {
 		s.paths.RUnlock()
 	}
@@ -464,9 +514,9 @@ func (s *Snapshotter) fetch(ctx context.Context, j *job, l *layer, c *ticket, k 
 		return err
 	}
 	for _, w := range u.Warnings {
-		s.opts.Log.Warn("layer extracted with warnings", "image", j.name, "layer", u.Digest, "what", w)
+		s.opts.Log.Warn("layer extracted with warnings", "image", from.name, "layer", u.Digest, "what", w)
 	}
-	s.opts.Log.Info("layer ready", "image", j.name, "layer", u.Digest, "bytes", u.CompressedBytes, "resumed_at", u.ResumedAt, "resumed", u.Resumed, "files", u.Files,
+	s.opts.Log.Info("layer ready", "image", from.name, "layer", u.Digest, "bytes", u.CompressedBytes, "resumed_at", u.ResumedAt, "resumed", u.Resumed, "files", u.Files,
 		"wall", u.Timing.Wall, "network", u.Timing.Network, "inflate", u.Timing.Inflate, "hash", u.Timing.Hash, "write", u.Timing.Write)
 	return nil
 }
@@ -548,7 +598,7 @@ func (s *Snapshotter) unheld(since time.Time) (away []string) {
 		}
 	}
 	for chain, l := range s.layers {
-		if l.holders == 0 && isDone(l) && l.err == nil && l.idle.Before(since) {
+		if len(l.holders) == 0 && isDone(l) && l.err == nil && l.idle.Before(since) {
 			delete(s.layers, chain)
 			if !l.taken {
 				put(s.store.setAway(filepath.Dir(l.dir)))

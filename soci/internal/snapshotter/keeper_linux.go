@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +31,9 @@ type workingLayer struct {
 	held    func() bool // its bytes come at the rate of a prefetch
 }
 
-// errYield ends an attempt at a layer whose slot others need; the layer waits in line again.
-var errYield = errors.New("the layer brought too little and others waited for its place")
+// errYield ends an attempt at a layer whose slot others need, or that another image may bring faster; the
+// layer waits in line again.
+var errYield = errors.New("the layer brought too little and others waited")
 
 // errStalled ends a layer that brings next to nothing.
 func errStalled(d time.Duration) error {
@@ -45,15 +47,13 @@ func newSlotKeeper(most int, stall time.Duration, yields func()) *slotKeeper {
 	return &slotKeeper{slots: newSlots(most, stall), work: make(map[*ticket]*workingLayer), yields: yields}
 }
 
-// enqueue puts a layer of an image in line.
-func (k *slotKeeper) enqueue(image string, wanted bool, held func() bool) *ticket {
+// enqueue puts a layer in line.
+func (k *slotKeeper) enqueue(c *ticket, held func() bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c := &ticket{image: image, wanted: wanted}
 	k.work[c] = &workingLayer{granted: make(chan struct{}), held: held}
 	k.slots.add(c)
 	k.pumpLocked(time.Now())
-	return c
 }
 
 // await waits for a slot. The attempt that follows runs under the context it returns, and cancels it
@@ -90,12 +90,12 @@ func (k *slotKeeper) release(c *ticket) {
 	k.pumpLocked(time.Now())
 }
 
-// want notes whether a caller waits for the layer.
-func (k *slotKeeper) want(c *ticket, wanted bool) {
+// want notes whether a caller waits for the layer, and for which images that have it.
+func (k *slotKeeper) want(c *ticket, wanted bool, sharers []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.work[c] != nil && c.wanted != wanted {
-		c.wanted = wanted
+	if k.work[c] != nil && (c.wanted != wanted || !slices.Equal(c.sharers, sharers)) {
+		c.wanted, c.sharers = wanted, sharers
 		k.pumpLocked(time.Now())
 	}
 }
@@ -144,6 +144,9 @@ func (k *slotKeeper) look() {
 		is.bytes, is.waiting = w.flow()
 		if k.slots.look(c, now, is) {
 			w.cancel(errStalled(k.slots.stall))
+		} else if c.handsOver(now) {
+			k.yields()
+			w.cancel(errYield)
 		}
 	}
 	k.pumpLocked(now)

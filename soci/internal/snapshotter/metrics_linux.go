@@ -40,7 +40,7 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 			Namespace: namespace, Name: "commits_total", Help: "Fetched layers that became snapshots.",
 		}),
 		yields: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: namespace, Name: "yields_total", Help: "Layers that brought too little, and left their place to a layer of another image.",
+			Namespace: namespace, Name: "yields_total", Help: "Layers that brought too little, and left their place to a layer of another image, or went on from another image that has them.",
 		}),
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "prepare_seconds", Help: "Time containerd waited for a layer that we fetched.",

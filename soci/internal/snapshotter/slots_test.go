@@ -12,6 +12,8 @@ import (
 //
 //	add IMAGE N     N layers of an image, that a caller waits for, come in line: IMAGE1, IMAGE2, ...
 //	quit IMAGE      nobody waits for the image any more
+//	share L I ...   callers wait for the images I, which all have layer L
+//	turn L N        the next attempts at layer L come after N others
 //	look D L=B ...  D later, B bytes of layer L have come, and it waits for the network
 //	hold D L=B      the same, but the layer is held up by a rate of our own
 //	busy D L=B      the same, but the layer does not wait for the network
@@ -40,6 +42,12 @@ func slotScript(t *testing.T, most int, stall time.Duration, script string) stri
 					c.wanted = false
 				}
 			}
+		case "share":
+			layers[f[1]].sharers = f[2:]
+		case "turn":
+			c := layers[f[1]]
+			n, _ := strconv.Atoi(f[2])
+			c.patience = patience(n, len(c.sharers))
 		case "look", "hold", "busy":
 			d, err := time.ParseDuration(f[1])
 			if err != nil {
@@ -51,6 +59,9 @@ func slotScript(t *testing.T, most int, stall time.Duration, script string) stri
 				n, _ := strconv.ParseInt(bytes, 10, 64)
 				if s.look(layers[name], now, sample{bytes: n, waiting: f[0] != "busy", held: f[0] == "hold"}) {
 					did = append(did, name+" stalled")
+				}
+				if c := layers[name]; c.handsOver(now) {
+					did = append(did, name+" to "+heir(c.sharers, c.image))
 				}
 			}
 		case "done":
@@ -161,6 +172,59 @@ busy 90s a1=1:
 look 59s a1=1:
 look 1s a1=1: a1 stalled
 `},
+		{"a slow layer goes on from another image that has it", `
+add a 1: start a1
+share a1 a b c:
+look 1s a1=10:
+look 1s a1=20: a1 to b
+look 2s a1=30:
+`},
+		{"also when its own has gone, and at once when the other one comes late", `
+add a 1: start a1
+look 60s a1=61440:
+look 9s a1=61441:
+share a1 b:
+look 1s a1=61442: a1 to b
+`},
+		{"not one whose bytes come, waits for the disk, or is held up", `
+add a 1: start a1
+share a1 a b:
+look 2s a1=200000:
+busy 2s a1=200000:
+hold 2s a1=200000:
+look 2s a1=200000: a1 to b
+`},
+		{"nor when nobody waits for another image, or the other one is of the same repository", `
+add x/a@1 1: start x/a@11
+share x/a@11 x/a@1:
+look 2s x/a@11=1:
+share x/a@11 x/a@1 x/a@2:
+look 2s x/a@11=2:
+share x/a@11 x/a@1 x/a@2 y/a@1:
+look 2s x/a@11=3: x/a@11 to y/a@1
+`},
+		{"where all are slow, each has longer than before", `
+add a 1: start a1
+share a1 a b:
+turn a1 4:
+look 7s a1=10:
+look 1s a1=20: a1 to b
+`},
+		{"a shared layer has the better place in line of its images", `
+add a 4: start a1, start a2
+add b 1:
+share a4 a c:
+done a1: start a4
+done a2: start b1
+done a4: start a3
+`},
+		{"a shared layer does not wait for the slow ones of its first image", `
+add a 5: start a1, start a2
+look 2s a1=0 a2=0: start a3, start a4
+look 2s a3=0 a4=0:
+share a5 a b: yield a1
+done a1: start a5
+`},
 		{"a fetch that begins again counts from zero", `
 add a 1: start a1
 look 2s a1=900000:
@@ -207,5 +271,30 @@ func TestSlotsForget(t *testing.T) {
 	}
 	if len(s.turns)+len(s.waiting)+len(s.running) != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestHeir wants the images of a layer to have their turns, and each the longer the more there were.
+func TestHeir(t *testing.T) {
+	for _, tc := range []struct{ images, last, want string }{
+		{"a b c", "a", "b"},
+		{"a b c", "c", "a"},
+		{"a", "a", "a"},
+		{"", "a", "a"},
+		{"b c", "a", "b"},
+		{"a@1 a@2 b@1", "a@1", "b@1"},
+		{"a@2 a@3", "a@1", "a@1"},
+	} {
+		if got := heir(strings.Fields(tc.images), tc.last); got != tc.want {
+			t.Errorf("of %q after %q: %q, want %q", tc.images, tc.last, got, tc.want)
+		}
+	}
+	for _, tc := range []struct {
+		attempts, images int
+		want             time.Duration
+	}{{0, 0, lookAt}, {0, 2, lookAt}, {1, 2, lookAt}, {2, 2, 2 * lookAt}, {4, 2, 4 * lookAt}, {1 << 40, 1, lookAt << 20}} {
+		if got := patience(tc.attempts, tc.images); got != tc.want {
+			t.Errorf("%d attempts from %d images: %v, want %v", tc.attempts, tc.images, got, tc.want)
+		}
 	}
 }

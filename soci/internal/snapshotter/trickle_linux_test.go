@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
@@ -86,6 +87,115 @@ func TestPrivTrickle(t *testing.T) {
 			all.Wait()
 			if images*3 > 4 && value(t, reg, "yields_total") == 0 {
 				t.Error("no layer yielded, though there was room for 4")
+			}
+		})
+	}
+}
+
+// TestPrivTrickleShared wants an image whose first layer is in work for another one, from a registry that
+// sends a byte a second, to get it from its own registry, with its own login: while the other image
+// waits, and when its pull has ended.
+func TestPrivTrickleShared(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("short mode: waits for the looks at slow layers")
+	}
+	root(t)
+	for _, cancelled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cancelled=%v", cancelled), func(t *testing.T) {
+			t.Parallel()
+			base := noise(t, "base", 64<<10)
+			bad, own := origin(t, testorigin.Options{}), origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{Auth: "basic"}})
+			slow := push(t, bad, "slow:1", base, noise(t, "slow-own", 64<<10))
+			good := push(t, own, "good:1", base, noise(t, "good-own", 64<<10))
+			var faults []testorigin.Fault
+			for _, l := range slow.layers {
+				faults = append(faults, testorigin.Fault{Op: "GetBlob", Key: "slow@" + l, Every: 1, Action: testorigin.ActSlow, Rate: 1})
+			}
+			bad.SetFaults(faults...)
+			reg := prometheus.NewRegistry()
+			s := open(t, t.TempDir(), func(opts *snapshotter.Options) {
+				opts.Metrics, opts.Linger = reg, -1
+				opts.Puller = puller(t, func(o *soci.Options) {
+					o.Credentials = func(ctx context.Context, host, repository string) (soci.Credential, error) {
+						if host == own.Host() {
+							return login(ctx, host, repository)
+						}
+						return soci.Credential{Username: "slow", Password: "of the slow registry"}, nil
+					}
+				})
+			})
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var first sync.WaitGroup
+			first.Go(func() {
+				if _, err := slow.prepare(ctx, s, 0); !errors.Is(err, errEnough) {
+					t.Errorf("the slow image: %v", err)
+				}
+			})
+			until(t, "the slow layers are asked for", func() bool {
+				return !slices.ContainsFunc(bad.FaultCounts(), func(c testorigin.FaultCount) bool { return c.Fired == 0 })
+			})
+			second := make(chan error, 1)
+			go func() {
+				_, err := good.prepare(t.Context(), s, 0)
+				second <- err
+			}()
+			if cancelled {
+				until(t, "the good image has joined", func() bool { return value(t, reg, "layers") == 3 })
+				cancel(errEnough)
+			}
+			if err := <-second; !errdefs.IsAlreadyExists(err) {
+				t.Errorf("the shared layer: %v; want already exists", err)
+			}
+			exist(t, s, good, 1)
+			once(t, own, "good", good)
+			cancel(errEnough)
+			first.Wait()
+			if value(t, reg, "yields_total") == 0 {
+				t.Error("the slow attempt did not yield")
+			}
+		})
+	}
+}
+
+// TestPrivSharedFails wants a layer that two images share to come from the second one's repository, for
+// both, when the first one's refuses it or sends wrong bytes.
+func TestPrivSharedFails(t *testing.T) {
+	root(t)
+	for _, fault := range []testorigin.Fault{
+		{Action: testorigin.ActStatus, Status: 404},
+		{Action: testorigin.ActFlip, Bytes: 1},
+	} {
+		t.Run(string(fault.Action), func(t *testing.T) {
+			var key string
+			o := hold(t, func() string { return key })
+			base := noise(t, "base", 64<<10)
+			bad := push(t, o.Origin, "bad:1", base, noise(t, "bad-own", 64<<10))
+			good := push(t, o.Origin, "good:1", base, noise(t, "good-own", 64<<10))
+			key = "bad@" + bad.layers[0]
+			fault.Op, fault.Key, fault.Every = "GetBlob", key, 1
+			o.SetFaults(fault)
+			reg := prometheus.NewRegistry()
+			s := open(t, t.TempDir(), func(opts *snapshotter.Options) { opts.Metrics = reg })
+			ended := make(chan error, 2)
+			ask := func(m image) {
+				_, err := m.prepare(t.Context(), s, 0)
+				ended <- err
+			}
+			go ask(bad)
+			<-o.asked
+			go ask(good)
+			until(t, "the good image has joined", func() bool { return value(t, reg, "layers") == 3 })
+			o.let()
+			for range 2 {
+				if err := <-ended; !errdefs.IsAlreadyExists(err) {
+					t.Errorf("%v; want already exists", err)
+				}
+			}
+			exist(t, s, good, 1)
+			exist(t, s, bad, 1)
+			if n := value(t, reg, "layers_total", "failed"); n != 0 {
+				t.Errorf("%v layers failed", n)
 			}
 		})
 	}
