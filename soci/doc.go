@@ -30,7 +30,7 @@
 // # Concurrency
 //
 // A Puller may run any number of pulls at the same time: they share its memory,
-// connections and tokens, and what two of them want at the same time is fetched once.
+// connections and tokens, and what two of them want of one repository at the same time is fetched once.
 // Close it when they have ended; it ends its goroutines.
 //
 // # Failures

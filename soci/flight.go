@@ -20,8 +20,12 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// flightKey names what is the same for everybody who wants it.
-type flightKey struct{ digest, diffID digest.Digest }
+// flightKey names what is the same for everybody who wants it. Another repository may be slow, refuse
+// the layer or send wrong bytes, so nobody waits for it who did not name it.
+type flightKey struct {
+	digest, diffID   digest.Digest
+	host, repository string
+}
 
 // flight is one layer being fetched, for any number of sinks. Sinks may join until
 // the first block is out; who comes later makes a flight of its own. A flight ends
@@ -60,35 +64,23 @@ type request struct {
 // errNobody ends a flight that all have left.
 var errNobody = errors.New("nobody waits for this layer")
 
-// fly fetches a layer into all sinks, together with whoever else wants it now. It
+// fly fetches a layer into all sinks, together with whoever else wants it now from the same repository. It
 // returns the flight when it has ended, or the first error of the sinks.
 func (p *Puller) fly(ctx context.Context, r request, sinks ...*sink) (*flight, error) {
-	for {
-		f := p.board(r, sinks)
-		err := f.wait(ctx, sinks)
-		if err == nil {
-			return f, nil
-		}
-		for _, s := range sinks {
-			s.forget()
-		}
-		// Another caller's registry may refuse what ours would give.
-		ours := f.ref.Host == r.ref.Host && f.ref.Repository == r.ref.Repository
-		refused := errors.Is(err, ranges.ErrDenied) || errors.Is(err, ranges.ErrNotFound)
-		if ctx.Err() != nil || ours || !refused {
-			return nil, err
-		}
-		for _, s := range sinks {
-			if err := s.reset(); err != nil {
-				return nil, err
-			}
-		}
+	f := p.board(r, sinks)
+	err := f.wait(ctx, sinks)
+	if err == nil {
+		return f, nil
 	}
+	for _, s := range sinks {
+		s.forget()
+	}
+	return nil, err
 }
 
 // board joins the flight of a layer or starts one.
 func (p *Puller) board(r request, sinks []*sink) *flight {
-	key := flightKey{r.desc.Digest, r.desc.DiffID}
+	key := flightKey{r.desc.Digest, r.desc.DiffID, r.ref.Host, r.ref.Repository}
 	// Who goes on from a checkpoint goes alone: others would miss the beginning.
 	alone := slices.ContainsFunc(sinks, func(s *sink) bool { return s.part != nil && s.part.from != nil })
 	p.mu.Lock()

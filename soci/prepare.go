@@ -32,7 +32,7 @@ func (j *job) prepare(ctx context.Context) error {
 	var total int64
 	first := make(map[flightKey]int)
 	for i, l := range img.Layers {
-		key := flightKey{l.Digest, l.DiffID}
+		key := flightKey{digest: l.Digest, diffID: l.DiffID}
 		k, again := first[key]
 		if again {
 			j.copies[k] = append(j.copies[k], i)

@@ -222,7 +222,7 @@ func (j *job) layers(ctx context.Context) error {
 	done := make(map[flightKey]bool)
 	for _, i := range order {
 		l := j.img.Layers[i]
-		key := flightKey{l.Digest, l.DiffID}
+		key := flightKey{digest: l.Digest, diffID: l.DiffID}
 		if done[key] {
 			continue
 		}

@@ -158,6 +158,32 @@ func TestPrivTrickleShared(t *testing.T) {
 	}
 }
 
+// TestPrivTrickleElsewhere wants the same of a layer that the slow image has at another place: it is
+// another chain ID, though the same blob.
+func TestPrivTrickleElsewhere(t *testing.T) {
+	root(t)
+	o := origin(t, testorigin.Options{})
+	base := noise(t, "base", 64<<10)
+	slow := push(t, o, "slow:1", noise(t, "slow-own", 64<<10), base)
+	good := push(t, o, "good:1", base, noise(t, "good-own", 64<<10))
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "slow@" + slow.layers[1], Every: 1, Action: testorigin.ActSlow, Rate: 1})
+	s := open(t, t.TempDir(), nil)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var first sync.WaitGroup
+	first.Go(func() {
+		if _, err := slow.prepare(ctx, s, 0); !errors.Is(err, errEnough) {
+			t.Errorf("the slow image: %v", err)
+		}
+	})
+	until(t, "the slow layer is asked for", func() bool {
+		return slices.ContainsFunc(o.FaultCounts(), func(c testorigin.FaultCount) bool { return c.Fired > 0 })
+	})
+	exist(t, s, good, 0)
+	once(t, o, "good", good)
+	cancel(errEnough)
+	first.Wait()
+}
+
 // TestPrivSharedFails wants a layer that two images share to come from the second one's repository, for
 // both, when the first one's refuses it or sends wrong bytes.
 func TestPrivSharedFails(t *testing.T) {
