@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"pgregory.net/rapid"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
