@@ -45,7 +45,12 @@ func Index(blob io.ReaderAt, size int64) (x *index.Index, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	defer func() { err = errors.Join(err, json.Close()) }()
+	defer func() {
+		// A table that is cut after its JSON shows at Close only.
+		if cut := json.Close(); cut != nil && err == nil {
+			x, err = nil, fmt.Errorf("%w: table of contents: %w", ErrFormat, cut)
+		}
+	}()
 	offsets, err := offsets(io.LimitReader(json, maxJSON))
 	if err != nil {
 		return nil, fmt.Errorf("%w: table of contents: %w", ErrFormat, err)
