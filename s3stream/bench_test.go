@@ -1,6 +1,7 @@
 package s3stream_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,4 +68,14 @@ func broadcast(b *testing.B, o *testorigin.Origin, workers int) {
 		b.Error(err)
 	}
 	wg.Wait()
+}
+
+// BenchmarkDigest is the price of LeaderOptions.Digest on each node: SHA-256 of every block.
+func BenchmarkDigest(b *testing.B) {
+	block := goTree(b, 1<<20)
+	h := sha256.New()
+	b.SetBytes(int64(len(block)))
+	for b.Loop() {
+		h.Write(block)
+	}
 }

@@ -173,7 +173,7 @@ func (c *command) defineLeader(fs *flag.FlagSet, f *common, env map[string]strin
 	fs.StringVar(&o.Listen, "listen", "", "`ADDRESS` for workers; default the launcher's port or :7117")
 	fs.StringVar(&o.Topology, "topology", "auto", "auto, chain, tree or tree:`K`")
 	fs.BoolVar(&o.Insecure, "insecure", false, "accept workers without a token from other machines: the network is trusted")
-	fs.StringVar(&o.Digest, "digest", "", "sha256: prove objects against members that alter them on purpose, for about 0.6 CPU-seconds per GB and node")
+	fs.StringVar(&o.Digest, "digest", "", "sha256: prove objects against members that alter them on purpose, for about 0.5 CPU-seconds per GB and node")
 	fs.DurationVar(&o.StallTimeout, "stall", s3stream.DefaultStall, "how long a peer may be silent")
 	var block size
 	fs.Var(&block, "block", "`BYTES` of a block, the unit that is passed on; default 1MiB")
