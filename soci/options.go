@@ -103,18 +103,25 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Credential opens a registry; the zero Credential is anonymous.
+// Credential opens a registry. The zero Credential is anonymous. Every way to
+// print it (fmt, JSON, slog) shows the user name and no secret.
 type Credential struct {
 	Username, Password string
 	IdentityToken      string // OAuth2 refresh token, in place of a password
 	RegistryToken      string // sent as it is, as a bearer token
 }
 
-// String keeps secrets out of logs and messages.
+// String names the user and no secret.
 func (c Credential) String() string { return registry.Credential(c).String() }
 
-// GoString is String, for %#v.
-func (c Credential) GoString() string { return c.String() }
+// Format implements [fmt.Formatter]: every verb prints String.
+func (c Credential) Format(s fmt.State, verb rune) { registry.Credential(c).Format(s, verb) }
+
+// MarshalJSON writes String as a JSON string.
+func (c Credential) MarshalJSON() ([]byte, error) { return registry.Credential(c).MarshalJSON() }
+
+// LogValue returns String, for log/slog.
+func (c Credential) LogValue() slog.Value { return registry.Credential(c).LogValue() }
 
 // Budget is a shared allowance of bytes.
 type Budget interface {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -21,7 +22,8 @@ import (
 	"github.com/penstock/penstock/internal/printable"
 )
 
-// Credential opens a registry. The zero Credential is anonymous.
+// Credential opens a registry. The zero Credential is anonymous. Every way to
+// print it (fmt, JSON, slog) shows the user name and no secret.
 type Credential struct {
 	Username, Password string
 	// IdentityToken is an OAuth2 refresh token, in place of the password.
@@ -30,7 +32,7 @@ type Credential struct {
 	RegistryToken string
 }
 
-// String keeps secrets out of logs and messages.
+// String names the user and no secret.
 func (c Credential) String() string {
 	if c == (Credential{}) {
 		return "anonymous"
@@ -38,8 +40,15 @@ func (c Credential) String() string {
 	return "credential of " + cmp.Or(c.Username, "a token")
 }
 
-// GoString is String, for %#v.
-func (c Credential) GoString() string { return c.String() }
+// Format implements [fmt.Formatter]: every verb prints String, because verbs
+// such as %d would otherwise print the fields.
+func (c Credential) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, c.String()) }
+
+// MarshalJSON writes String as a JSON string.
+func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()) }
+
+// LogValue returns String, for log/slog.
+func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 const (
 	// hubKey is how docker login names Docker Hub.
