@@ -50,16 +50,10 @@ func ExampleNew() {
 		return
 	}
 	z.Files = files
-	data, err := z.Marshal(ztoc.V2)
-	if err != nil {
+	if _, err := z.Marshal(ztoc.V2); err != nil {
 		fmt.Println(err)
 		return
 	}
-	again, err := ztoc.Parse(data)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(again.Files[0].Name, again.Files[0].Size, "bytes;", len(again.Index.Points), "checkpoint")
+	fmt.Println(z.Files[0].Name, z.Files[0].Size, "bytes;", len(z.Index.Points), "checkpoint")
 	// Output: app/main.py 12 bytes; 1 checkpoint
 }
