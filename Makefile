@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check race fuzz bench lint vulncheck fmt build clean
+.PHONY: help demo test check race fuzz bench figures lint vulncheck fmt build clean
 
 PKG  ?= ./...
 AREA ?=
@@ -33,6 +33,9 @@ fuzz: ## run every fuzz target; FUZZTIME=30s each, PKG=./soci/... to narrow
 
 bench: ## run one area's benchmarks beside its peers; AREA=engine|image|inflate|cast|dns|csi, ARGS="-quick"
 	@scripts/bench.sh "$(AREA)" $(ARGS)
+
+figures: ## write the figures of README.md and docs from the newest recorded results
+	@scripts/figures.sh
 
 lint: ## golangci-lint at the pinned version (its first build takes a few minutes)
 	@scripts/test.sh lint

@@ -47,6 +47,7 @@ var units = map[string][]string{
 	"internal/netlab":     {"internal/nic"},
 	"internal/dnsload":    {},
 	"internal/lint":       {},
+	"internal/figures":    {}, // of the documents
 
 	"": {}, // the top folder holds build-tagged pins only
 }
