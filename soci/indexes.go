@@ -15,6 +15,7 @@ import (
 
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/stage"
 )
 
 // IndexName is the name of a layer's file in [Options].IndexDir: whoever copies that
@@ -148,7 +149,7 @@ func (x *indexes) prune(most int64) error {
 			continue
 		}
 		if temp {
-			if time.Since(fi.ModTime()) > keepDead {
+			if time.Since(fi.ModTime()) > stage.KeepDead {
 				err = os.Remove(filepath.Join(x.dir, n.Name()))
 			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/soci/internal/stage"
 )
 
 // TestIndexPrune: the indexes that were used last stay; what is not ours stays too.
@@ -26,7 +28,7 @@ func TestIndexPrune(t *testing.T) {
 	put("new"+indexSuffix, time.Hour)
 	put("middle"+indexSuffix, 2*time.Hour)
 	put("README", 9*time.Hour)
-	put(tempIndex+"dead", 2*keepDead)
+	put(tempIndex+"dead", 2*stage.KeepDead)
 	put(tempIndex+"alive", 0)
 	x := &indexes{dir: dir}
 	if err := x.prune(250); err != nil {

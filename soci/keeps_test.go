@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// TestKeeps: which failures leave what was finished for the next pull.
-func TestKeeps(t *testing.T) {
+// TestKeepsStage lists the failures after which the next pull finds the finished
+// layers.
+func TestKeepsStage(t *testing.T) {
 	full := &Error{Op: "layer", Err: fmt.Errorf("no room: %w", syscall.ENOSPC)}
 	for _, tc := range []struct {
 		err        error
@@ -21,8 +22,8 @@ func TestKeeps(t *testing.T) {
 		{full, true, false},
 		{fmt.Errorf("quota: %w", syscall.EDQUOT), true, false},
 	} {
-		if got := keeps(tc.err, tc.keepFailed); got != tc.want {
-			t.Errorf("keeps(%v, %v) = %v", tc.err, tc.keepFailed, got)
+		if got := keepsStage(tc.err, tc.keepFailed); got != tc.want {
+			t.Errorf("keepsStage(%v, %v) = %v", tc.err, tc.keepFailed, got)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -468,7 +469,7 @@ func (p *pipeline) expansion() error {
 	if p.roomAsked == 0 || p.tarBytes-p.roomAsked >= minRatioFree {
 		p.room, p.roomAsked = -1, p.tarBytes
 		if len(p.sinks) > 0 {
-			if n, err := free(p.sinks[0].dir); err == nil {
+			if n, err := stage.Free(p.sinks[0].dir); err == nil {
 				p.room = n
 			}
 		}

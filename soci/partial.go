@@ -11,12 +11,12 @@ import (
 	"hash"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -121,7 +121,7 @@ func (f *partFile) open(l registry.Layer) {
 // from, if it is of the layer that is asked for: one of the running system.
 func Unfinished(path string) bool {
 	p, err := readPart(path)
-	return err == nil && p.Version == partialVersion && p.Boot == bootID() && p.Boot != ""
+	return err == nil && p.Version == partialVersion && p.Boot == stage.BootID() && p.Boot != ""
 }
 
 // readPart reads a file: the checksum of the rest in a line, the rest.
@@ -171,7 +171,7 @@ func (f *partFile) finish(l *Layer, u *untar.Layer) error {
 	if f == nil {
 		return nil
 	}
-	state, err := u.Save(maxState)
+	state, err := u.Save(stage.MaxState)
 	if err != nil {
 		return err
 	}
@@ -194,9 +194,6 @@ func (f *partFile) drop() {
 		_ = os.Remove(f.path) // mostly there is none
 	}
 }
-
-// partPath is where the partial of a layer lies in a stage.
-func (s *stage) partPath(name string) string { return filepath.Join(s.work, partsName, name) }
 
 // stateOf appends the state of a digest to buf.
 func stateOf(buf []byte, h hash.Hash) ([]byte, error) {

@@ -2,6 +2,7 @@ package soci
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/containerd/platforms"
 
+	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -20,7 +22,7 @@ func (j *job) prepare(ctx context.Context) error {
 		Reference: j.ref.String(),
 		Manifest:  img.Manifest.Digest.String(),
 		Platform:  platforms.Format(img.Platform),
-		Dir:       j.stage.target,
+		Dir:       j.stage.Target(),
 		Config:    img.RawConfig,
 		Layers:    make([]Layer, len(img.Layers)),
 		Warnings:  slices.Clone(img.Notes),
@@ -40,7 +42,7 @@ func (j *job) prepare(ctx context.Context) error {
 			k, first[key] = i, i
 		}
 		j.names[i] = fmt.Sprintf("%.32s-%.32s-%d", l.Digest.Encoded(), l.DiffID.Encoded(), slices.Index(j.copies[k], i)+1)
-		switch found, err := j.resume(ctx, i); {
+		switch found, err := j.reuse(ctx, i); {
 		case err != nil:
 			return err
 		case found:
@@ -49,7 +51,7 @@ func (j *job) prepare(ctx context.Context) error {
 			sizes[i] = l.Size
 			total += l.Size
 		}
-		if begun, err := j.begun(i); begun || err != nil {
+		if there, err := j.openCheckpoint(i); there || err != nil {
 			if err != nil {
 				return err
 			}
@@ -59,11 +61,11 @@ func (j *job) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := j.stage.dropFound(); err != nil {
+	if err := j.stage.DropUnclaimed(); err != nil {
 		return err
 	}
-	// Files take more than their compressed form, so this is the least.
-	if have, err := free(j.stage.work); err == nil && have < total {
+	// The files take at least as much room as their compressed form.
+	if have, err := stage.Free(j.stage.Dir()); err == nil && have < total {
 		return fmt.Errorf("%w: the image has %d bytes compressed, %d are free", syscall.ENOSPC, total, have)
 	}
 	// What the windows of the layers at work may fill together: the budget less what
@@ -79,40 +81,46 @@ func (j *job) prepare(ctx context.Context) error {
 	return nil
 }
 
-// resume takes a layer over that an earlier pull of this target has finished.
-func (j *job) resume(ctx context.Context, i int) (bool, error) {
-	e, ok := j.stage.found[j.names[i]]
-	l := j.img.Layers[i]
-	if !ok || e.Layer.Digest != l.Digest.String() || e.Layer.DiffID != l.DiffID.String() || e.Layer.CompressedBytes != l.Size {
+// reuse takes over a layer that an earlier pull of this target has finished. It
+// reports false if the layer must be fetched.
+func (j *job) reuse(ctx context.Context, i int) (bool, error) {
+	found, ok := j.stage.Finished(j.names[i])
+	if !ok {
 		return false, nil
+	}
+	l := j.img.Layers[i]
+	var res Layer
+	if err := json.Unmarshal(found.Result, &res); err != nil || res.Digest != l.Digest.String() || res.DiffID != l.DiffID.String() || res.CompressedBytes != l.Size {
+		return false, nil //nolint:nilerr // another layer's record, or damaged: fetch it again
 	}
 	if s := j.opts.Store; s != nil {
 		if has, err := s.Has(ctx, l.Descriptor); err != nil || !has {
 			return false, err
 		}
 	}
-	u, err := untar.Load(j.dir(i), e.State)
+	u, err := untar.Load(j.dir(i), found.State)
 	if err != nil {
-		return false, nil //nolint:nilerr // of another version: fetch it again
+		return false, nil //nolint:nilerr // another format version: fetch it again
 	}
-	delete(j.stage.found, j.names[i])
+	j.stage.ClaimFinished(j.names[i])
 	j.meter.Resume(u)
-	j.unpacked[i], j.res.Layers[i] = u, *e.Layer
-	j.res.Layers[i].Timing, j.res.Layers[i].Resumed = Timing{}, true
+	res.Timing, res.Resumed = Timing{}, true
+	j.unpacked[i], j.res.Layers[i] = u, res
 	return true, nil
 }
 
-// begun reports whether an earlier pull of this target has begun a layer, so that there
-// is something to go on from.
-func (j *job) begun(i int) (bool, error) {
+// openCheckpoint opens the checkpoint file of a layer. It reports whether an
+// earlier pull of this target has left a usable checkpoint, with the directory
+// that belongs to it.
+func (j *job) openCheckpoint(i int) (bool, error) {
 	name := j.names[i]
-	there := j.stage.begun[name]
-	delete(j.stage.begun, name)
-	part := &partFile{path: j.stage.partPath(name), boot: j.stage.journal.boot, every: j.opts.CheckpointBytes, most: j.opts.maxState()}
+	there := j.stage.ClaimUnfinished(name)
+	part := &partFile{path: j.stage.Checkpoint(name), boot: stage.BootID(), every: j.opts.CheckpointBytes, most: j.opts.maxState()}
 	if there {
 		part.open(j.img.Layers[i])
 	}
-	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil { // it wants the whole blob
+	// A store without BlobResumer needs the whole blob.
+	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil {
 		j.parts[i] = part
 	} else {
 		part.from = nil

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -120,7 +122,7 @@ type job struct {
 	*Puller
 	ref    registry.Reference
 	img    *registry.Image
-	stage  *stage
+	stage  *stage.Stage
 	meter  *untar.Meter
 	window int64 // bytes fetched ahead for each layer
 	res    *Result
@@ -148,18 +150,17 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 			l.Release()
 		}
 	}()
-	j.stage, err = newStage(dir, p.opts.Sync)
+	j.stage, err = stage.Open(dir, p.opts.Sync)
 	if err != nil {
 		return nil, &Error{Op: "target", Err: marked{err, ErrTarget}}
 	}
 	defer func() {
-		if j.stage.keep = keeps(err, p.opts.KeepFailed) && j.stage.worth(); j.stage.keep {
-			if e, ok := errors.AsType[*Error](err); ok {
-				e.Kept = j.stage.work
-			}
+		keep := keepsStage(err, p.opts.KeepFailed) && j.stage.Reusable()
+		if e, ok := errors.AsType[*Error](err); ok && keep {
+			e.Kept = j.stage.Dir()
 		}
-		if rerr := j.stage.remove(); rerr != nil {
-			left := fmt.Errorf("%w in %s: %w", ErrLeft, j.stage.work, rerr)
+		if rerr := j.stage.Close(keep); rerr != nil {
+			left := fmt.Errorf("%w in %s: %w", ErrLeft, j.stage.Dir(), rerr)
 			if err != nil {
 				left = fmt.Errorf("%w; %w", err, left)
 			}
@@ -197,15 +198,21 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	if ctx.Err() != nil {
 		return nil, fail(ctx, "target", ref, "", context.Cause(ctx))
 	}
-	if err := j.stage.commit(tree, p.opts.Sync); err != nil {
+	if err := j.stage.Commit(tree); err != nil {
 		return nil, fail(ctx, "target", ref, "", err)
 	}
 	j.finish(before, start, flat)
 	return j.res, nil
 }
 
+// keepsStage decides whether a pull that ended with err leaves its finished
+// layers for the next attempt. A full disk needs the room more.
+func keepsStage(err error, keepFailed bool) bool {
+	return err != nil && keepFailed && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT)
+}
+
 // dir is where a layer is unpacked.
-func (j *job) dir(i int) string { return j.stage.layer(j.names[i]) }
+func (j *job) dir(i int) string { return j.stage.Layer(j.names[i]) }
 
 // layers fetches and unpacks all layers that are not there.
 func (j *job) layers(ctx context.Context) error {
@@ -275,7 +282,7 @@ func (j *job) layer(ctx context.Context, places []int) error {
 		return err
 	}
 	if j.opts.Sync { // before the journal says that it is there
-		if err := untar.SyncFS(j.stage.work); err != nil {
+		if err := untar.SyncFS(j.stage.Dir()); err != nil {
 			return err
 		}
 	}
@@ -288,7 +295,7 @@ func (j *job) layer(ctx context.Context, places []int) error {
 		if k > 0 {
 			j.res.Layers[i].Copy, j.res.Layers[i].Timing = true, Timing{}
 		}
-		err := j.stage.journal.finished(&j.res.Layers[i], j.names[i], sinks[k].layer)
+		err := j.stage.Finish(j.names[i], &j.res.Layers[i], sinks[k].layer)
 		if errors.Is(err, untar.ErrTooLarge) {
 			j.opts.Log.Debug("layer not kept for a later attempt", "digest", j.res.Layers[i].Digest, "err", err)
 		} else if err != nil {
@@ -326,12 +333,12 @@ func (f *flight) result(s *sink) Layer {
 // tree makes of the layers what the caller wants, and returns the directory to show.
 func (j *job) tree(ctx context.Context, flat bool) (string, error) {
 	if len(j.names) == 0 {
-		return j.stage.layer(""), nil
+		return j.stage.Layer(""), nil
 	}
 	// From here on the layers are no longer what the journal calls finished. This is
 	// quick beside fetching them, so nothing is done to resume in the middle.
 	if len(j.names) > 1 || !flat {
-		if err := j.stage.journal.write(entry{Merging: true}); err != nil {
+		if err := j.stage.BeginMerge(); err != nil {
 			return "", fail(ctx, "merge", j.ref, "", err)
 		}
 	}
@@ -340,7 +347,7 @@ func (j *job) tree(ctx context.Context, flat bool) (string, error) {
 	if flat {
 		return j.dir(0), j.flatten(ctx)
 	}
-	return j.stage.layer(""), j.separate(ctx)
+	return j.stage.Layer(""), j.separate(ctx)
 }
 
 // flatten moves all layers onto the lowest one.
@@ -375,7 +382,7 @@ func (j *job) separate(ctx context.Context) error {
 	}
 	for i, d := range j.img.Layers {
 		name := fmt.Sprintf("%03d-%.12s", i, d.DiffID.Encoded())
-		if err := os.Rename(j.dir(i), j.stage.layer(name)); err != nil {
+		if err := os.Rename(j.dir(i), j.stage.Layer(name)); err != nil {
 			return fail(ctx, "merge", j.ref, d.Digest.String(), err)
 		}
 		j.names[i] = name
@@ -413,7 +420,7 @@ func (j *job) finish(before ranges.Stats, start time.Time, flat bool) {
 		r.Entries += l.Entries
 		r.Timing.add(l.Timing)
 		if !flat {
-			l.Dir = filepath.Join(j.stage.target, j.names[i])
+			l.Dir = filepath.Join(j.stage.Target(), j.names[i])
 		}
 	}
 	for _, n := range untar.Notes(j.unpacked...) {

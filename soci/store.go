@@ -15,6 +15,8 @@ import (
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/penstock/penstock/soci/internal/stage"
 )
 
 // BlobStore takes the blobs of an image while they are pulled: a containerd content
@@ -75,15 +77,15 @@ func OpenLayout(dir string) (*Layout, error) {
 
 // sweep removes what killed processes have left of blobs that nobody came back to for a day.
 func (l *Layout) sweep() {
-	names, err := filepath.Glob(filepath.Join(escapeGlob(l.dir), "blobs", "*", tempBlob+"*"))
+	names, err := filepath.Glob(filepath.Join(stage.EscapeGlob(l.dir), "blobs", "*", tempBlob+"*"))
 	if err != nil {
 		return
 	}
 	for _, name := range names {
-		if fi, err := os.Lstat(name); err != nil || time.Since(fi.ModTime()) < keepDead {
+		if fi, err := os.Lstat(name); err != nil || time.Since(fi.ModTime()) < stage.KeepDead {
 			continue
 		}
-		if f, err := lockFile(name); err == nil && f != nil {
+		if f, err := stage.Lock(name); err == nil && f != nil {
 			_ = errors.Join(os.Remove(name), f.Close()) // a courtesy: what can not be removed is not ours to report
 		}
 	}
@@ -114,7 +116,7 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := lockFile(begunBlob(to))
+	f, err := stage.Lock(begunBlob(to))
 	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another one writes it, or has just done so
 		f, err = os.CreateTemp(filepath.Dir(to), tempBlob)
 	}
@@ -145,7 +147,7 @@ func (l *Layout) Resume(ctx context.Context, d ocispec.Descriptor, n int64, chec
 	if _, err := os.Lstat(begunBlob(to)); err != nil {
 		return nil, err
 	}
-	f, err := lockFile(begunBlob(to))
+	f, err := stage.Lock(begunBlob(to))
 	if err != nil {
 		return nil, err
 	}

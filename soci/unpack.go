@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/soci/internal/registry"
+	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -130,7 +131,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
 	var part *partFile
 	if opts.Checkpoint != "" {
-		part = &partFile{path: opts.Checkpoint, boot: bootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
+		part = &partFile{path: opts.Checkpoint, boot: stage.BootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
 	}
 	layer, err := part.target(dir, desc)
 	if err != nil {
@@ -215,8 +216,8 @@ func makeTarget(dir string, size int64) error {
 	case err != nil:
 		return marked{err, ErrTarget}
 	}
-	// Files take more than their compressed form, so this is the least.
-	if have, err := free(filepath.Dir(dir)); err == nil && have < size {
+	// The files take at least as much room as their compressed form.
+	if have, err := stage.Free(filepath.Dir(dir)); err == nil && have < size {
 		return errors.Join(fmt.Errorf("%w: the layer has %d bytes compressed, %d are free", syscall.ENOSPC, size, have), os.Remove(dir))
 	}
 	return nil

@@ -1,6 +1,6 @@
 //go:build unix
 
-package soci
+package stage
 
 import (
 	"errors"
@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile locks a file, which it makes if need be. It returns nil if somebody else
-// holds the lock, and an error that is fs.ErrNotExist if the file went meanwhile.
-func lockFile(path string) (*os.File, error) {
+// Lock opens a file, creating it if needed, and locks it until the file is
+// closed. It returns nil if another process holds the lock, and fails with
+// fs.ErrNotExist if the file was removed before it could be locked.
+func Lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -24,7 +25,7 @@ func lockFile(path string) (*os.File, error) {
 	case err != nil:
 		return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, f.Close())
 	}
-	// The last owner may have removed it between our open and our lock.
+	// The last owner may have removed the file between our open and our lock.
 	a, err1 := f.Stat()
 	b, err2 := os.Lstat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(a, b) {
@@ -39,7 +40,7 @@ func mine(fi os.FileInfo) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
-// inode is the number of a file on its file system.
+// inode returns the number of a file on its file system.
 func inode(fi os.FileInfo) uint64 {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -1,4 +1,4 @@
-package soci
+package stage
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// free returns how many bytes fit on the file system of dir.
-func free(dir string) (int64, error) {
+// Free returns the number of bytes that are free on the file system of dir.
+func Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)

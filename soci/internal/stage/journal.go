@@ -1,4 +1,4 @@
-package soci
+package stage
 
 import (
 	"bufio"
@@ -14,22 +14,23 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// journalVersion is of the form of the lines below. Another one means: begin anew.
+// journalVersion is the format version of a journal. Journals with another
+// version are ignored.
 const journalVersion = 2
 
-// entry is one line of a journal. The kinds are told apart by the field that is set.
+// entry is one line of a journal. Its kind is given by the field that is set.
 type entry struct {
 	Version int    `json:"version,omitempty"` // first line
-	Boot    string `json:"boot,omitempty"`    // with Version or Layer: the running system
-	// Layer is finished and verified: Dir, beside the journal, holds it.
-	Layer *Layer          `json:"layer,omitempty"`
+	Boot    string `json:"boot,omitempty"`    // with Version or Layer: the boot ID of the system
+	// Layer describes a finished layer, which lies in the directory Dir of layers/.
+	Layer json.RawMessage `json:"layer,omitempty"`
 	Dir   string          `json:"dir,omitempty"`
-	State json.RawMessage `json:"state,omitempty"` // untar's
-	// Synced: what the line says was flushed to the disk before the line was.
+	State json.RawMessage `json:"state,omitempty"` // saved by untar
+	// Synced is set if the layer was flushed to the disk before this line.
 	Synced bool `json:"synced,omitempty"`
-	// Merging: the directories above are being changed, and no longer what they say.
+	// Merging invalidates the layers above it, whose directories are being changed.
 	Merging bool `json:"merging,omitempty"`
-	// Moving: entries of the tree that are being moved into the target, one by one.
+	// Moving lists the entries of the tree that are being moved into the target.
 	Moving []moved `json:"moving,omitempty"`
 }
 
@@ -39,20 +40,22 @@ type moved struct {
 	Ino  uint64 `json:"ino"`
 }
 
-// journal says what of a stage is finished. Lines are appended, each by one write.
+// journal records the finished layers of a stage. Lines are appended, each by one
+// write.
 //
-// Which lines an opener may believe: a process that is killed takes nothing with it
-// that it has written, so as long as the system runs, all of them. After a power cut
-// or a crash of the system, files may be torn that the journal calls finished, unless
-// they were flushed first. The boot ID tells the two apart.
+// A reader believes all lines that were written since the system booted, because
+// a killed process loses no written data. After a power cut or a crash of the
+// system the files of a finished layer may be torn, so then the reader believes
+// only lines whose layer was flushed first (Synced). The boot ID tells the two
+// cases apart.
 type journal struct {
 	f    *os.File
 	boot string
 	sync bool // flush each line
 }
 
-// readJournal returns the layers that may be used again, by directory name, and what
-// an unfinished commit has moved.
+// readJournal returns the finished layers, by directory name, and the moves of an
+// interrupted commit.
 func readJournal(path, boot string) (map[string]entry, []moved, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,14 +69,15 @@ func readJournal(path, boot string) (map[string]entry, []moved, error) {
 }
 
 const (
-	// maxState bounds what is kept of one finished layer, in bytes: saving it takes a few
-	// times that much memory. 100,000 directories that no entry describes fit.
-	maxState = 8 << 20
+	// MaxState bounds the saved state of one finished layer, in bytes. Saving it
+	// takes a few times as much memory. 100,000 directories without an entry of
+	// their own fit.
+	MaxState = 8 << 20
 	// maxJournal bounds a journal in bytes: 127 layers of 8 MiB.
 	maxJournal = 1 << 30
 )
 
-// parseJournal reads lines up to the first that is not whole.
+// parseJournal reads lines up to the first that is incomplete.
 func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 	layers := make(map[string]entry)
 	var moving []moved
@@ -82,7 +86,7 @@ func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 		line, err := in.ReadBytes('\n')
 		var e entry
 		if err == io.EOF || json.Unmarshal(bytes.TrimSpace(line), &e) != nil || first && e.Version != journalVersion {
-			return layers, moving, nil //nolint:nilerr // a torn line is the last one, and as if it had never been
+			return layers, moving, nil //nolint:nilerr // a torn line is the last one and counts as never written
 		}
 		if err != nil {
 			return nil, nil, err
@@ -99,7 +103,7 @@ func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 	}
 }
 
-// newJournal begins a journal with what is known already, in place of the old one.
+// newJournal replaces the journal at path by one that holds the known layers.
 func newJournal(path, boot string, sync bool, known map[string]entry) (*journal, error) {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
@@ -136,17 +140,17 @@ func (j *journal) write(e entry) error {
 	return nil
 }
 
-// finished records a layer. What the stage holds has been flushed if j.sync is set.
-func (j *journal) finished(l *Layer, dir string, u *untar.Layer) error {
-	state, err := u.Save(maxState)
+// finished records a layer, which the caller has flushed if j.sync is set.
+func (j *journal) finished(result []byte, dir string, l *untar.Layer) error {
+	state, err := l.Save(MaxState)
 	if err != nil {
 		return err
 	}
-	return j.write(entry{Boot: j.boot, Layer: l, Dir: dir, State: state, Synced: j.sync})
+	return j.write(entry{Boot: j.boot, Layer: result, Dir: dir, State: state, Synced: j.sync})
 }
 
-// undoMoves takes back what an unfinished commit has put into the target. Only what
-// is still the same file goes: everything else is somebody else's.
+// undoMoves removes the entries that an interrupted commit has put into the
+// target. An entry whose inode differs has another owner and stays.
 func undoMoves(target string, moves []moved) error {
 	var errs error
 	for _, m := range moves {
@@ -158,8 +162,8 @@ func undoMoves(target string, moves []moved) error {
 	return errs
 }
 
-// bootID names the running system; "" when there is no telling.
-func bootID() string {
+// BootID returns the ID of the running system's boot, or "" if it is unknown.
+func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
@@ -167,7 +171,7 @@ func bootID() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// keepOnly removes everything of a directory but these names.
+// keepOnly removes every entry of a directory except for these names.
 func keepOnly(dir string, names ...string) error {
 	have, err := os.ReadDir(dir)
 	if err != nil {
