@@ -19,6 +19,7 @@ var units = map[string][]string{
 	"internal/nic":        {"internal/invariants"},
 	"internal/version":    {},
 	"internal/printable":  {},
+	"internal/bytesize":   {},
 
 	// engine: handed a Source, it knows no protocol
 	"internal/ranges": {"internal/budget", "internal/invariants"},
@@ -28,7 +29,7 @@ var units = map[string][]string{
 	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
 
 	// public, never sideways; S3 has no part in images
-	"soci":      {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"soci":      {"internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"dnsplugin": {"internal/invariants"},

@@ -7,8 +7,8 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/penstock/penstock/internal/bytesize"
 	"github.com/penstock/penstock/soci"
-	"github.com/penstock/penstock/soci/internal/bytesize"
 	"github.com/penstock/penstock/soci/internal/limits"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/containerd/platforms"
 
-	"github.com/penstock/penstock/soci/internal/bytesize"
+	"github.com/penstock/penstock/internal/bytesize"
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 

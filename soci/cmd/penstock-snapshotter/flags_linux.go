@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/penstock/penstock/internal/bytesize"
 	"github.com/penstock/penstock/soci"
-	"github.com/penstock/penstock/soci/internal/bytesize"
 	"github.com/penstock/penstock/soci/internal/limits"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )

@@ -14,8 +14,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/penstock/penstock/internal/bytesize"
 	"github.com/penstock/penstock/soci"
-	"github.com/penstock/penstock/soci/internal/bytesize"
 )
 
 // Names are the limits, for help and errors.
