@@ -34,6 +34,9 @@ var units = map[string][]string{
 	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"dnsplugin": {"internal/invariants"},
 
+	// command line of all programs
+	"internal/cli": {"internal/bytesize", "internal/printable", "internal/version"},
+
 	// wiring: here the public packages meet
 	"soci/cmd":      {"soci", "s3stream", "csi", "internal"},
 	"s3stream/cmd":  {"soci", "s3stream", "csi", "internal"},
@@ -55,7 +58,7 @@ var units = map[string][]string{
 
 // testSupport may be imported by tests everywhere, by benchmarks, and by
 // nothing that ships.
-var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest"}
+var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest", "internal/cli/clitest"}
 
 // leaks names what must not come into a light package even indirectly, and why.
 var leaks = []struct {

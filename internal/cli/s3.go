@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// S3 points to the options of an S3 store, which s3stream and csi have in
+// types of their own. A nil field adds no flag.
+type S3 struct {
+	Endpoint            *string
+	Region              *string
+	Profile             *string
+	ExpectedBucketOwner *string
+	CABundle            *string
+	SSECustomerKeyFile  *string
+	PathStyle           *bool
+	Anonymous           *bool
+	RequesterPays       *bool
+	Outage              *time.Duration
+}
+
+// S3Flags adds the group of flags that say where S3 is and how to ask it. The
+// endpoint's flag has a name of its own where --endpoint means something else.
+// None takes a secret: credentials come from where the AWS tools take them.
+func (c *Command) S3Flags(endpoint string, o S3) {
+	f := c.Group("S3 flags")
+	text := func(p *string, name, usage string) {
+		if p != nil {
+			f.StringVar(p, name, *p, usage)
+		}
+	}
+	on := func(p *bool, name, usage string) {
+		if p != nil {
+			f.BoolVar(p, name, *p, usage)
+		}
+	}
+	text(o.Endpoint, endpoint, "`URL` of the S3 service (default AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile's, else Amazon S3)")
+	text(o.Region, "region", "`REGION` of the buckets (default AWS_REGION or the profile's)")
+	text(o.Profile, "profile", "`NAME` of the profile in the shared configuration files")
+	on(o.PathStyle, "path-style", "put the bucket into the path of URLs, which is the default for endpoints that are not Amazon's")
+	text(o.CABundle, "ca-bundle", "PEM `FILE` of certificate authorities to trust in addition to the system's (default AWS_CA_BUNDLE)")
+	text(o.SSECustomerKeyFile, "sse-customer-key-file", "`FILE` with the 32-byte key of objects encrypted with a customer key (SSE-C): raw, base64 or hexadecimal")
+	on(o.Anonymous, "anonymous", "send unsigned requests, for public buckets")
+	on(o.RequesterPays, "requester-pays", "agree to pay for requests and traffic")
+	text(o.ExpectedBucketOwner, "expected-bucket-owner", "fail if the bucket belongs to another `ACCOUNT`")
+	if o.Outage != nil {
+		OutageFlag(f, o.Outage, "store")
+	}
+	c.Old(Old{"--force-path-style", "--path-style"}, Old{"--no-sign-request", "--anonymous"})
+}
+
+// defaultOutage is what the libraries take for an outage of 0.
+const defaultOutage = "1m"
+
+// OutageFlag adds --outage for the peer that may be away.
+func OutageFlag(f *pflag.FlagSet, p *time.Duration, peer string) {
+	f.DurationVar(p, "outage", *p, "`DURATION` for which an outage of the "+peer+" is survived; negative: one attempt")
+	ShowDefault(f, "outage", defaultOutage)
+}
