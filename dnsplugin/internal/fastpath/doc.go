@@ -10,7 +10,7 @@
 //	defer g.Close()
 //	g.Swap(other) // another handler from the next batch on
 //
-// [ListenStreams] is the same for TCP.
+// [ListenStreams] is the same for TCP, and with StreamOptions.TLS for TLS.
 //
 // # Vocabulary
 //
@@ -50,7 +50,7 @@
 // Errors that last end a worker: its socket is closed, [Group.Failed] tells
 // why, and the sockets that stay get its packets.
 //
-// Over TCP a client that does not read is not read from. What was meant for it
+// Over TCP and TLS a client that does not read is not read from. What was meant for it
 // is kept, within a bound for all clients of an address, as long as it takes
 // 64 KiB within the write timeout; else its connection is closed, with
 // [ErrSlow] for who sends. The number of connections is bounded too.

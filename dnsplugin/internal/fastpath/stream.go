@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"sync"
@@ -81,6 +82,9 @@ type StreamOptions struct {
 	Unsteered bool
 	Report    func(better bool, text string)
 	Limits    StreamLimits
+	// TLS is the configuration of a server that speaks TLS, or nil for plain
+	// TCP. Messages and replies are the same over both.
+	TLS *tls.Config
 }
 
 // StreamCounts are what connections have met with since they were last taken.

@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type Conn struct {
 
 	group *Streams
 	tcp   *net.TCPConn
+	tls   *tlsLayer // nil for plain TCP
 	raw   syscall.RawConn
 	peer  netip.AddrPort
 
@@ -77,7 +79,19 @@ func newConn(g *Streams, tcp *net.TCPConn) (*Conn, error) {
 	c.usedAt.Store(time.Now().UnixNano())
 	// Made once: a closure for each call would be an allocation.
 	c.read, c.readNow, c.write = c.tryRead, func(fd uintptr) { c.tryRead(fd) }, c.tryWrite
+	if config := g.config.Load(); config != nil {
+		c.tls = newTLSLayer(c, config)
+	}
 	return c, nil
+}
+
+// ConnectionState is the state of TLS, or nil over plain TCP.
+func (c *Conn) ConnectionState() *tls.ConnectionState {
+	if c.tls == nil {
+		return nil
+	}
+	state := c.tls.ConnectionState()
+	return &state
 }
 
 // used implements occupant.
@@ -154,10 +168,28 @@ func (c *Conn) run() {
 // receive waits for input and reads it into a burst. It reports false at the
 // end of the connection.
 func (c *Conn) receive() bool {
+	if c.tls != nil {
+		return c.receiveTLS()
+	}
 	if c.whole {
 		c.begin()
 		return true
 	}
+	err := c.await()
+	switch {
+	case err == nil:
+		return true
+	case c.expired(err):
+		return c.last()
+	default:
+		c.failUnlessEOF(err)
+		return false
+	}
+}
+
+// await waits for input and reads it: into a burst, or into the buffer of the
+// TLS layer. Its error is os.ErrDeadlineExceeded if the connection has to end.
+func (c *Conn) await() error {
 	for {
 		c.arm()
 		c.got, c.gotErr = 0, nil
@@ -165,21 +197,14 @@ func (c *Conn) receive() bool {
 		if err == nil {
 			err = c.gotErr
 		}
-		switch {
-		case err == nil:
-			return true
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if c.ended() {
-				return c.last()
-			}
-		default:
-			if !errors.Is(err, io.EOF) {
-				c.fail(err)
-			}
-			return false
+		if !c.expired(err) || c.ended() {
+			return err
 		}
 	}
 }
+
+// expired reports whether err says that a deadline has come.
+func (c *Conn) expired(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // begin gets a burst with the input that was kept, and returns the room for more.
 func (c *Conn) begin() []byte {
@@ -190,15 +215,28 @@ func (c *Conn) begin() []byte {
 // tryRead is what the runtime calls when there may be input. It reports false
 // to be called again.
 func (c *Conn) tryRead(fd uintptr) bool {
-	room := c.begin()
+	var room []byte
+	if c.tls != nil {
+		room = c.tls.room()
+	} else {
+		room = c.begin()
+	}
 	n, errno := transfer(unix.SYS_RECVFROM, fd, room, unix.MSG_DONTWAIT)
 	if errno == 0 && n > 0 {
 		c.got = n
-		c.burst.filled += n
+		if c.tls != nil {
+			c.tls.received(n)
+		} else {
+			c.burst.filled += n
+		}
 		return true
 	}
-	bursts.Put(c.burst)
-	c.burst = nil
+	if c.tls != nil {
+		c.tls.release()
+	} else {
+		bursts.Put(c.burst)
+		c.burst = nil
+	}
 	switch errno {
 	case unix.EAGAIN:
 		return false
@@ -355,6 +393,9 @@ func (c *Conn) finish() {
 		c.changed.Wait()
 	}
 	c.mu.Unlock()
+	if c.tls != nil && c.tls.established {
+		_ = c.tls.CloseWrite() // so that the client knows that nothing is missing
+	}
 	c.fail(net.ErrClosed)
 }
 
@@ -370,11 +411,11 @@ func (c *Conn) stop() {
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failed(err)
+	c.failLocked(err)
 }
 
-// failed is fail for who holds the lock.
-func (c *Conn) failed(err error) {
+// failLocked is fail; c.mu must be held.
+func (c *Conn) failLocked(err error) {
 	if c.broken != nil {
 		return
 	}
@@ -388,10 +429,18 @@ func (c *Conn) failed(err error) {
 	c.changed.Broadcast()
 }
 
-// send writes whole replies, behind all that were sent before.
+// send writes whole replies, after all replies that were sent before.
 func (c *Conn) send(p []byte) error {
+	if c.tls != nil {
+		return c.tls.send(p)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.sendLocked(p)
+}
+
+// sendLocked writes p to the socket, after all bytes that were sent before; c.mu must be held.
+func (c *Conn) sendLocked(p []byte) error {
 	if c.broken == nil && !c.flushing {
 		p = c.writeSome(p)
 	}
@@ -403,7 +452,7 @@ func (c *Conn) send(p []byte) error {
 	}
 	if c.group.held.Add(int64(len(p))) > maxHeld {
 		c.group.held.Add(-int64(len(p)))
-		c.failed(ErrSlow)
+		c.failLocked(ErrSlow)
 		return ErrSlow
 	}
 	c.unsent = append(c.unsent, p...)
@@ -427,7 +476,7 @@ func (c *Conn) writeSome(p []byte) []byte {
 			err = c.sentErr
 		}
 		if err != nil {
-			c.failed(err)
+			c.failLocked(err)
 			return nil
 		}
 		if c.sent == 0 {
@@ -472,7 +521,7 @@ func (c *Conn) catchUp() {
 		}
 		c.mu.Lock()
 		if err != nil {
-			c.failed(err)
+			c.failLocked(err)
 		}
 		if c.broken == nil {
 			c.unsent = c.unsent[len(p):]

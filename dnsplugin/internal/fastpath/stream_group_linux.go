@@ -4,6 +4,7 @@ package fastpath
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,7 +28,8 @@ type Streams struct {
 	unsteered error                // why part is nil
 	failed    atomic.Pointer[failure]
 	handler   atomic.Pointer[streamHolder]
-	held      atomic.Int64 // bytes that connections keep, see maxHeld
+	config    atomic.Pointer[tls.Config] // nil for plain TCP
+	held      atomic.Int64               // bytes that connections keep, see maxHeld
 	refused   atomic.Uint64
 	evicted   atomic.Uint64
 	slow      atomic.Uint64
@@ -51,7 +53,12 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 	if err := tryCalls(); err != nil {
 		return nil, err
 	}
-	g := &Streams{opts: opts, places: newPlaces[*Conn](streamsAllowed()), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
+	most := streamsAllowed()
+	if opts.TLS != nil {
+		most = min(most, maxTLSStreams)
+	}
+	g := &Streams{opts: opts, places: newPlaces[*Conn](most), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
+	g.config.Store(opts.TLS)
 	g.Swap(h, opts.Limits)
 	for i := range opts.Listeners {
 		l, err := listenStream(addr)
@@ -137,6 +144,14 @@ func (g *Streams) Steered() (bool, error) {
 // Swap makes h the handler of what comes from now on, over old connections too.
 func (g *Streams) Swap(h StreamHandler, limits StreamLimits) {
 	g.handler.Store(&streamHolder{h, limits})
+}
+
+// SwapTLS makes config the one of connections that open from now on. Streams
+// that were made without TLS stay without.
+func (g *Streams) SwapTLS(config *tls.Config) {
+	if g.opts.TLS != nil && config != nil {
+		g.config.Store(config)
+	}
 }
 
 // Conns is the number of open connections.

@@ -5,6 +5,7 @@ package fastpath
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,6 +60,9 @@ func streams(t *testing.T, addr string, opts StreamOptions, h StreamHandler) *St
 		opts.Limits = patient
 	}
 	opts.Listeners = max(opts.Listeners, 1)
+	if opts.TLS != nil {
+		overTLS(t, addr)
+	}
 	g, err := ListenStreams(addr, opts, h)
 	if err != nil {
 		t.Fatal(err)
@@ -85,11 +89,26 @@ func local(t *testing.T, opts StreamOptions, h StreamHandler) (*Streams, string)
 	return streams(t, addr, opts, h), addr
 }
 
-// client is a connection to streams.
+// client is a connection to streams: over TLS if they are.
 type client struct {
 	*net.TCPConn
-	t  *testing.T
-	in *bufio.Reader
+	over net.Conn // what the client writes to and reads from
+	t    *testing.T
+	in   *bufio.Reader
+}
+
+// Write writes to the connection, in a record of its own over TLS.
+func (c *client) Write(p []byte) (int, error) { return c.over.Write(p) }
+
+// Read reads from the connection.
+func (c *client) Read(p []byte) (int, error) { return c.over.Read(p) }
+
+// CloseWrite says that nothing more will be sent.
+func (c *client) CloseWrite() error {
+	if over, ok := c.over.(*tls.Conn); ok {
+		return over.CloseWrite()
+	}
+	return c.TCPConn.CloseWrite()
 }
 
 func dial(t *testing.T, addr string) *client {
@@ -114,7 +133,11 @@ func dialFrom(t *testing.T, from, addr string) *client {
 	if !ok {
 		t.Fatalf("%T", c)
 	}
-	return &client{tcp, t, bufio.NewReader(c)}
+	over := net.Conn(tcp)
+	if config := clientTLS(addr); config != nil {
+		over = tls.Client(tcp, config)
+	}
+	return &client{tcp, over, t, bufio.NewReader(over)}
 }
 
 func (c *client) send(messages ...string) {
@@ -175,7 +198,9 @@ func until(t *testing.T, what string, done func() bool) {
 	}
 }
 
-func TestStreamsServeEveryAddress(t *testing.T) {
+func TestStreamsServeEveryAddress(t *testing.T) { overTCPAndTLS(t, testStreamsServeEveryAddress) }
+
+func testStreamsServeEveryAddress(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	for _, tt := range []struct {
 		listen string
@@ -188,7 +213,7 @@ func TestStreamsServeEveryAddress(t *testing.T) {
 		{"::", []string{"::1", "127.0.0.7"}},
 	} {
 		port := freePort(t)
-		streams(t, net.JoinHostPort(tt.listen, port), StreamOptions{Listeners: 2, Unsteered: true}, &streamEcho{mark: "!"})
+		streams(t, net.JoinHostPort(tt.listen, port), StreamOptions{TLS: config, Listeners: 2, Unsteered: true}, &streamEcho{mark: "!"})
 		for _, host := range tt.ask {
 			c := dial(t, net.JoinHostPort(host, port))
 			c.send("hello", "", "peer")
@@ -203,9 +228,11 @@ func TestStreamsServeEveryAddress(t *testing.T) {
 }
 
 // Messages are answered whatever pieces they come in, and however many there are.
-func TestMessagesInPieces(t *testing.T) {
+func TestMessagesInPieces(t *testing.T) { overTCPAndTLS(t, testMessagesInPieces) }
+
+func testMessagesInPieces(t *testing.T, config *tls.Config) {
 	t.Parallel()
-	_, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
+	_, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, &streamEcho{})
 	c := dial(t, addr)
 	for _, p := range frames("in pieces", "", "of one byte") {
 		if _, err := c.Write([]byte{p}); err != nil {
@@ -226,7 +253,9 @@ func TestMessagesInPieces(t *testing.T) {
 
 // With steering the server's own listener gets nothing, until Close: then it
 // gets all, and nobody is reset.
-func TestConnectionsAreSteered(t *testing.T) {
+func TestConnectionsAreSteered(t *testing.T) { overTCPAndTLS(t, testConnectionsAreSteered) }
+
+func testConnectionsAreSteered(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	lc := net.ListenConfig{Control: reusePort}
 	own, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0") // of MPTCP, as CoreDNS's is
@@ -235,7 +264,7 @@ func TestConnectionsAreSteered(t *testing.T) {
 	}
 	defer own.Close()
 	addr := own.Addr().String()
-	g := streams(t, addr, StreamOptions{Listeners: 3}, &streamEcho{mark: "fast"})
+	g := streams(t, addr, StreamOptions{TLS: config, Listeners: 3}, &streamEcho{mark: "fast"})
 	if ok, err := g.Steered(); !ok {
 		t.Fatal(err)
 	}
@@ -258,9 +287,11 @@ func TestConnectionsAreSteered(t *testing.T) {
 	}
 }
 
-func TestSwapOfStreams(t *testing.T) {
+func TestSwapOfStreams(t *testing.T) { overTCPAndTLS(t, testSwapOfStreams) }
+
+func testSwapOfStreams(t *testing.T, config *tls.Config) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{mark: "1"})
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, &streamEcho{mark: "1"})
 	c := dial(t, addr)
 	c.send("a")
 	c.want("a1")
@@ -271,10 +302,12 @@ func TestSwapOfStreams(t *testing.T) {
 
 // Answers come in the order in which they get ready, also to a client that
 // has closed its side; then the connection ends.
-func TestHeldAnswers(t *testing.T) {
+func TestHeldAnswers(t *testing.T) { overTCPAndTLS(t, testHeldAnswers) }
+
+func testHeldAnswers(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 2)}
-	_, addr := local(t, StreamOptions{Unsteered: true}, e)
+	_, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold 1", "hold 2", "at once")
 	c.want("at once")
@@ -302,9 +335,13 @@ func TestHeldAnswers(t *testing.T) {
 // A client that asks for more than MaxPending slow answers is not read from
 // until some are there; all of its messages are served in the end.
 func TestPendingAnswersSlowTheClientDown(t *testing.T) {
+	overTCPAndTLS(t, testPendingAnswersSlowTheClientDown)
+}
+
+func testPendingAnswersSlowTheClientDown(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 2000)}
-	_, addr := local(t, StreamOptions{Unsteered: true}, e)
+	_, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	c := dial(t, addr)
 	const all = 1000
 	var messages []string
@@ -365,10 +402,14 @@ func TestConnectionsThatDoNothingEnd(t *testing.T) {
 
 // A client may have a number of messages, if the server says so.
 func TestMessagesOfAConnectionAreLimited(t *testing.T) {
+	overTCPAndTLS(t, testMessagesOfAConnectionAreLimited)
+}
+
+func testMessagesOfAConnectionAreLimited(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	limits := patient
 	limits.Messages = 40
-	_, addr := local(t, StreamOptions{Unsteered: true, Limits: limits}, &streamEcho{})
+	_, addr := local(t, StreamOptions{TLS: config, Unsteered: true, Limits: limits}, &streamEcho{})
 	c := dial(t, addr)
 	for i := range 40 {
 		c.send(fmt.Sprint(i))
@@ -379,11 +420,13 @@ func TestMessagesOfAConnectionAreLimited(t *testing.T) {
 
 // A client that does not read is not read from, keeps nobody waiting, and is
 // closed after the write timeout.
-func TestClientThatDoesNotRead(t *testing.T) {
+func TestClientThatDoesNotRead(t *testing.T) { overTCPAndTLS(t, testClientThatDoesNotRead) }
+
+func testClientThatDoesNotRead(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	limits := patient
 	limits.Write = 100 * time.Millisecond
-	g, addr := local(t, StreamOptions{Unsteered: true, Limits: limits}, &streamEcho{})
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true, Limits: limits}, &streamEcho{})
 	lazy := dial(t, addr)
 	sent := make(chan error, 1)
 	go func() {
@@ -411,9 +454,11 @@ func TestClientThatDoesNotRead(t *testing.T) {
 
 // A client that asks for much in few bytes, and does not read it, makes the
 // server keep no more than one write has.
-func TestRepliesAreNotMadeInAdvance(t *testing.T) {
+func TestRepliesAreNotMadeInAdvance(t *testing.T) { overTCPAndTLS(t, testRepliesAreNotMadeInAdvance) }
+
+func testRepliesAreNotMadeInAdvance(t *testing.T, config *tls.Config) {
 	t.Parallel()
-	g, addr := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, &streamEcho{})
 	c := dial(t, addr)
 	const all = 1000 // 64 MB
 	var messages []string
@@ -433,10 +478,12 @@ func TestRepliesAreNotMadeInAdvance(t *testing.T) {
 }
 
 // What all keep for slow clients is bounded.
-func TestKeptBytesAreBounded(t *testing.T) {
+func TestKeptBytesAreBounded(t *testing.T) { overTCPAndTLS(t, testKeptBytesAreBounded) }
+
+func testKeptBytesAreBounded(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	g.held.Store(maxHeld)
 	defer g.held.Add(-maxHeld)
 	// The start of a long message would have to be kept.
@@ -466,10 +513,12 @@ func TestKeptBytesAreBounded(t *testing.T) {
 }
 
 // SendAll goes on when the client has taken what was sent before.
-func TestSendAllWaitsForTheClient(t *testing.T) {
+func TestSendAllWaitsForTheClient(t *testing.T) { overTCPAndTLS(t, testSendAllWaitsForTheClient) }
+
+func testSendAllWaitsForTheClient(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold")
 	h := <-e.held
@@ -501,10 +550,12 @@ func TestSendAllWaitsForTheClient(t *testing.T) {
 
 // One client can't keep others out: when all places are taken, its connections
 // go, first those that wait for nothing. Its own further ones are refused.
-func TestConnectionsAreBounded(t *testing.T) {
+func TestConnectionsAreBounded(t *testing.T) { overTCPAndTLS(t, testConnectionsAreBounded) }
+
+func testConnectionsAreBounded(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 3)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	g.mu.Lock()
 	g.places.most = 3
 	g.mu.Unlock()
@@ -547,10 +598,12 @@ func TestConnectionsAreBounded(t *testing.T) {
 }
 
 // Close answers what has come, waits for what is held, and ends idle connections.
-func TestCloseAnswersWhatHasCome(t *testing.T) {
+func TestCloseAnswersWhatHasCome(t *testing.T) { overTCPAndTLS(t, testCloseAnswersWhatHasCome) }
+
+func testCloseAnswersWhatHasCome(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	idle := dial(t, addr)
 	c := dial(t, addr)
 	c.send("hold")
@@ -573,10 +626,12 @@ func TestCloseAnswersWhatHasCome(t *testing.T) {
 }
 
 // Messages that the kernel has when Close begins are answered.
-func TestCloseReadsWhatHasCome(t *testing.T) {
+func TestCloseReadsWhatHasCome(t *testing.T) { overTCPAndTLS(t, testCloseReadsWhatHasCome) }
+
+func testCloseReadsWhatHasCome(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	c := dial(t, addr)
 	c.send("hold") // and the reader waits in the handler
 	until(t, "the connection", func() bool { return g.Conns() == 1 })
@@ -624,10 +679,12 @@ func TestDrainTakesConnectionsThatAreThere(t *testing.T) {
 }
 
 // Clients that vanish leave nothing behind.
-func TestClientsThatVanish(t *testing.T) {
+func TestClientsThatVanish(t *testing.T) { overTCPAndTLS(t, testClientsThatVanish) }
+
+func testClientsThatVanish(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
-	g, addr := local(t, StreamOptions{Unsteered: true}, e)
+	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	for _, p := range [][]byte{nil, {0}, {0, 9, 'x'}, frames("whole"), frames("hold")} {
 		c := dial(t, addr)
 		if _, err := c.Write(p); err != nil {

@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
 )
@@ -17,6 +18,9 @@ func ListenStreams(string, StreamOptions, StreamHandler) (*Streams, error) {
 
 // Swap does nothing on this system.
 func (*Streams) Swap(StreamHandler, StreamLimits) {}
+
+// SwapTLS does nothing on this system.
+func (*Streams) SwapTLS(*tls.Config) {}
 
 // Close does nothing on this system.
 func (*Streams) Close() error { return nil }
@@ -47,6 +51,9 @@ func (*Conn) LocalAddr() net.Addr { return nil }
 
 // RemoteAddr is nil on this system.
 func (*Conn) RemoteAddr() net.Addr { return nil }
+
+// ConnectionState is nil on this system.
+func (*Conn) ConnectionState() *tls.ConnectionState { return nil }
 
 // Hold does nothing on this system.
 func (*Conn) Hold() {}
