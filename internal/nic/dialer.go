@@ -44,7 +44,7 @@ func New(o Options) (*Dialer, error) {
 	}
 	locals, err := parseLocals(o.Locals)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("nic: %w", err)
 	}
 	d := &Dialer{
 		locals:    locals,
@@ -85,7 +85,17 @@ func (e *DialError) Unwrap() error { return e.Err }
 
 // DialContext connects to address, a host:port; network is tcp, tcp4 or tcp6.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.DialAllowed(ctx, network, address, nil)
+}
+
+// DialAllowed is DialContext limited to the remote addresses that allow accepts;
+// it sends no packet to the others. It fails with the error of allow when all
+// addresses are refused. A nil allow accepts every address.
+func (d *Dialer) DialAllowed(ctx context.Context, network, address string, allow func(netip.Addr) error) (net.Conn, error) {
 	remotes, err := d.remotes(ctx, network, address)
+	if err == nil && allow != nil {
+		remotes, err = allowedOf(remotes, allow)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -135,6 +145,26 @@ func (d *Dialer) remotes(ctx context.Context, network, address string) ([]netip.
 		return nil, fmt.Errorf("%s has no IPv%s address", host, family)
 	}
 	return remotes, nil
+}
+
+// allowedOf returns the remotes that allow accepts, or its last error if it
+// accepts none of them.
+func allowedOf(remotes []netip.AddrPort, allow func(netip.Addr) error) ([]netip.AddrPort, error) {
+	var (
+		allowed []netip.AddrPort
+		refusal error
+	)
+	for _, r := range remotes {
+		if err := allow(r.Addr()); err != nil {
+			refusal = err
+			continue
+		}
+		allowed = append(allowed, r)
+	}
+	if len(allowed) == 0 {
+		return nil, refusal
+	}
+	return allowed, nil
 }
 
 // outcome is the end of one attempt.

@@ -353,6 +353,9 @@ func TestBadInput(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("locals %q: error %v, want one with %q", c.locals, err, c.want)
 		}
+		if checked := Check(c.locals); c.ttl == 0 && (checked == nil || "nic: "+checked.Error() != err.Error()) {
+			t.Errorf("Check(%q) = %v, New says %v", c.locals, checked, err)
+		}
 	}
 	d, err := New(Options{Locals: []string{"127.0.0.1"}})
 	if err != nil {
@@ -416,4 +419,34 @@ func TestInterfaces(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestDialAllowed(t *testing.T) {
+	refusal := errors.New("refused")
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{}
+		d := newFake(t, f, &fakeResolver{answers: []string{"10.0.0.1 10.0.0.2 10.0.0.3"}}, Options{})
+		only := func(addr string) func(netip.Addr) error {
+			return func(a netip.Addr) error {
+				if a.String() != addr {
+					return refusal
+				}
+				return nil
+			}
+		}
+		for range 4 {
+			if c, err := d.DialAllowed(t.Context(), "tcp", "store:443", only("10.0.0.2")); err != nil || addrOf(t, c) != "10.0.0.2" {
+				t.Fatalf("dial with one allowed address: %v", err)
+			}
+		}
+		calls := len(f.calls)
+		_, err := d.DialAllowed(t.Context(), "tcp", "store:443", only("none"))
+		var de *DialError
+		if !errors.Is(err, refusal) || !errors.As(err, &de) {
+			t.Errorf("dial without an allowed address: error %v", err)
+		}
+		if len(f.calls) != calls || calls != 4 {
+			t.Errorf("%d connection attempts, want 4: refused addresses must see no packet", len(f.calls))
+		}
+	})
 }

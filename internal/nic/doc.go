@@ -37,7 +37,14 @@
 //
 // # Failure model
 //
-// [New] fails for an interface or address that is not on this host.
+// [New] fails for an interface or address that is not on this host, and when no
+// interface can send. An interface that is down, next to one that works, is
+// tried again with the back-off of a failed pair. (Where sockets can't be bound
+// to devices it stays unused until the next New.)
+//
+// An open connection over an interface that dies stays open: the caller has to
+// notice the silence, close it and dial again, as the range engine does.
+//
 // DialContext fails with [*DialError] when every attempt failed, at most 16 of
 // them, or with the context's error. Answers of the resolver are kept for at
 // most 30 s; when a later lookup fails the last answer serves for 5 minutes.

@@ -56,20 +56,38 @@ func (o Options) Validate() error {
 	if o.TTL > MaxTTL {
 		return fmt.Errorf("nic: TTL %v: at most %v", o.TTL, MaxTTL)
 	}
-	for i, l := range o.Locals {
+	if err := checkForm(o.Locals); err != nil {
+		return fmt.Errorf("nic: %w", err)
+	}
+	return nil
+}
+
+// checkForm reports the first entry that is wrong on every host.
+func checkForm(locals []string) error {
+	for i, l := range locals {
 		if strings.TrimSpace(l) == "" {
-			return fmt.Errorf("nic: local %d is empty: give an address or an interface name", i)
+			return fmt.Errorf("entry %d is empty: give an interface name or a local address", i+1)
 		}
-		if slices.Contains(o.Locals[:i], l) {
-			return fmt.Errorf("nic: local %q is given twice", l)
+		if slices.Contains(locals[:i], l) {
+			return fmt.Errorf("%q is given twice: remove one", l)
 		}
-		if a, err := netip.ParseAddr(l); err == nil {
-			if a.IsUnspecified() || a.IsMulticast() {
-				return fmt.Errorf("nic: local %q: give the address of an interface, or none to let the routing table choose", l)
-			}
+		if a, err := netip.ParseAddr(l); err == nil && (a.IsUnspecified() || a.IsMulticast()) {
+			return fmt.Errorf("%q is not the address of an interface: give one, or an empty list to let the routing table choose", l)
 		}
 	}
 	return nil
+}
+
+// Check reports why [New] would refuse locals: an entry doesn't exist on this
+// host, or no entry can send now. The error names the interfaces and addresses
+// that exist; unlike the errors of New it doesn't name the package, so that the
+// caller can name its own option. Check makes no connection.
+func Check(locals []string) error {
+	if err := checkForm(locals); err != nil {
+		return err
+	}
+	_, err := parseLocals(locals)
+	return err
 }
 
 // orDefault applies the rule of zero and negative to a duration; off is what
@@ -103,7 +121,7 @@ func Interfaces() ([]Interface, error) {
 		}
 		addrs, err := addrsOf(i)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("nic: %w", err)
 		}
 		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsGlobalUnicast() })
 		if len(addrs) > 0 {
@@ -116,7 +134,7 @@ func Interfaces() ([]Interface, error) {
 func addrsOf(i net.Interface) ([]netip.Addr, error) {
 	raw, err := i.Addrs()
 	if err != nil {
-		return nil, fmt.Errorf("nic: addresses of interface %s: %w", i.Name, err)
+		return nil, fmt.Errorf("addresses of interface %s: %w", i.Name, err)
 	}
 	var addrs []netip.Addr
 	for _, r := range raw {
@@ -135,9 +153,12 @@ type local struct {
 	device string     // bind the socket to this device, "" not
 	v4, v6 netip.Addr // bind the socket to this address of the family, if valid
 	pick   pickLocal
+	unfit  error // why it can't send now; nil if it can
 }
 
-// parseLocals looks the locals up on this host.
+// parseLocals looks the locals up on this host. An interface that is down or has
+// no address is kept if another local can send, so that a program starts while
+// one of its network cards is broken and uses the card once it is repaired.
 func parseLocals(names []string) ([]local, error) {
 	if len(names) == 0 {
 		return []local{{name: "any", pick: pickLocal{name: "any", v4: true, v6: true}}}, nil
@@ -155,6 +176,9 @@ func parseLocals(names []string) ([]local, error) {
 		l.name, l.pick.name = name, name
 		locals = append(locals, l)
 	}
+	if !slices.ContainsFunc(locals, func(l local) bool { return l.unfit == nil }) {
+		return nil, locals[0].unfit
+	}
 	return locals, nil
 }
 
@@ -164,7 +188,7 @@ func parseAddr(name string) (local, error) {
 	a := netip.MustParseAddr(name).Unmap()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {
-		return local{}, fmt.Errorf("nic: local address %s is not on this host: use one of %s", name, usable())
+		return local{}, fmt.Errorf("local address %s is not on this host: use one of %s", name, usable())
 	}
 	c.Close()
 	l := local{pick: pickLocal{v4: a.Is4(), v6: a.Is6()}}
@@ -181,10 +205,7 @@ func parseAddr(name string) (local, error) {
 func parseDevice(name string) (local, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return local{}, fmt.Errorf("nic: no interface or address %q on this host: use one of %s", name, usable())
-	}
-	if i.Flags&net.FlagUp == 0 {
-		return local{}, fmt.Errorf("nic: interface %s is down: set it up or leave it out", name)
+		return local{}, fmt.Errorf("no interface or address %q on this host: use one of %s", name, usable())
 	}
 	addrs, err := addrsOf(*i)
 	if err != nil {
@@ -201,13 +222,21 @@ func parseDevice(name string) (local, error) {
 		}
 	}
 	l.pick.v4, l.pick.v6 = l.v4.IsValid(), l.v6.IsValid()
-	if !l.pick.v4 && !l.pick.v6 {
-		return local{}, fmt.Errorf("nic: interface %s has no address: give it one or leave it out", name)
+	switch {
+	case i.Flags&net.FlagUp == 0:
+		l.unfit = fmt.Errorf("interface %s is down: set it up or leave it out", name)
+	case !l.pick.v4 && !l.pick.v6:
+		l.unfit = fmt.Errorf("interface %s has no address: give it one or leave it out", name)
 	}
 	if canBindDevice(name) {
 		// The kernel chooses the source address by the route, which is right
 		// also when the interface has several.
 		l.device, l.v4, l.v6 = name, netip.Addr{}, netip.Addr{}
+		if l.unfit != nil { // its addresses may come later, of either family
+			l.pick.v4, l.pick.v6 = true, true
+		}
+	} else if l.unfit != nil {
+		l.pick.v4, l.pick.v6 = false, false
 	}
 	return l, nil
 }

@@ -254,3 +254,26 @@ func TestPrivMessages(t *testing.T) {
 		t.Errorf("a link that is down: %q", got)
 	}
 }
+
+// TestPrivDownInterface starts a client while one of its two interfaces is down.
+// The other one carries the bytes.
+func TestPrivDownInterface(t *testing.T) {
+	lab := newLab(t, netlab.Options{Hosts: []string{"server", "client"}, Switches: []string{"switch"}, Links: []netlab.Link{
+		{A: "server", B: "switch"}, {A: "switch", B: "client"}, {A: "switch", B: "client"},
+	}})
+	serve(t, lab)
+	if err := lab.SetLink(1, false); err != nil {
+		t.Fatal(err)
+	}
+	job := clientJob{Locals: []string{"eth0", "eth1"}, URL: "http://" + lab.Addr("server", 0).String() + "/object", Streams: 4, Seconds: 0.1}
+	if rate := measure(t, lab, job); rate == 0 {
+		t.Error("no bytes arrived over the interface that is up")
+	}
+	if err := lab.SetLink(2, false); err != nil {
+		t.Fatal(err)
+	}
+	job.Bad = true
+	if got := run(t, lab, job); !strings.Contains(got, "interface eth0 is down") {
+		t.Errorf("both interfaces are down: %q", got)
+	}
+}
