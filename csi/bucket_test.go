@@ -9,10 +9,12 @@ import (
 	iofs "io/fs"
 	"iter"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -367,5 +369,39 @@ func TestUnsortedListing(t *testing.T) {
 		if text, err := iofs.ReadFile(b.FS(t.Context()), "d/f07-more/x"); err != nil || string(text) != "x" {
 			t.Errorf("%s: %q, %v", order, text, err)
 		}
+	}
+}
+
+// TestInterfaces reads a bucket from a local address of the options.
+func TestInterfaces(t *testing.T) {
+	var mu sync.Mutex
+	from := map[string]bool{}
+	o, err := testorigin.Start(testorigin.Options{Tap: func(e testorigin.Event) {
+		host, _, _ := net.SplitHostPort(e.Remote)
+		mu.Lock()
+		defer mu.Unlock()
+		from[host] = true
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = o.Close() })
+	put(t, o, "k", []byte("bytes"))
+	s3 := s3At(o)
+	s3.Interfaces = []string{"127.0.0.2"}
+	if err := s3.Validate(); err != nil {
+		t.Skipf("needs 127.0.0.2: %v", err)
+	}
+	if data, err := iofs.ReadFile(open(t, csi.BucketOptions{S3: s3}).FS(t.Context()), "k"); err != nil || string(data) != "bytes" {
+		t.Errorf("read %q, %v", data, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(from) != 1 || !from["127.0.0.2"] {
+		t.Errorf("requests from %v, want 127.0.0.2 alone", from)
+	}
+	s3.Interfaces = []string{"127.0.0.2", "nosuchif0"}
+	if err := s3.Validate(); err == nil || !strings.Contains(err.Error(), `interfaces: no interface or address "nosuchif0" on this host: use one of`) {
+		t.Errorf("an unknown interface: error %v", err)
 	}
 }

@@ -29,6 +29,11 @@ type S3Options struct {
 	CABundle            string // PEM file of authorities to trust in addition to the system's
 	SSECustomerKeyFile  string // file with the key of objects encrypted by SSE-C: 32 bytes, or base64 or hexadecimal digits
 
+	// Interfaces are the network interfaces ("eth1") and local IP addresses over which connections are spread, so that a
+	// node reads through all its network cards. A connection uses the interface with the fewest connections; an interface
+	// that fails is avoided until it works again. Empty lets the routing table choose. Volumes use the driver's value.
+	Interfaces []string
+
 	// Outage is how long requests are repeated while the store is away, before a system call fails. 0 is a minute, negative
 	// that nothing is repeated. Volumes of one driver share the driver's value for reads.
 	Outage time.Duration
@@ -52,8 +57,8 @@ func (o S3Options) client(log *slog.Logger) s3.Options {
 	c := s3.Options{
 		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous, PathStyle: o.PathStyle,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle, Log: log,
-		SSECustomerKeyFile: o.SSECustomerKeyFile,
-		Retry:              ranges.RetryPolicy{Outage: o.Outage},
+		SSECustomerKeyFile: o.SSECustomerKeyFile, Interfaces: o.Interfaces,
+		Retry: ranges.RetryPolicy{Outage: o.Outage},
 	}
 	if o.AccessKeyID != "" {
 		c.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)

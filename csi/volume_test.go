@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestParseVolume(t *testing.T) {
 			AccessKeyID: "id", SecretAccessKey: "secret", SessionToken: "token",
 		},
 	}
-	if vol.bucket != want {
+	if !reflect.DeepEqual(vol.bucket, want) {
 		t.Errorf("got  %+v\nwant %+v", vol.bucket, want)
 	}
 }
@@ -87,7 +88,7 @@ func FuzzParseFlag(f *testing.F) {
 	f.Fuzz(func(t *testing.T, flag string) {
 		o := BucketOptions{Bucket: "b"}
 		if err := parseFlag(&o, flag); err != nil {
-			if o != (BucketOptions{Bucket: "b"}) && !strings.Contains(err.Error(), "mount option") {
+			if !reflect.DeepEqual(o, BucketOptions{Bucket: "b"}) && !strings.Contains(err.Error(), "mount option") {
 				t.Fatalf("%q: %v", flag, err)
 			}
 			return

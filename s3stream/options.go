@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/nic"
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 )
@@ -60,12 +61,27 @@ type S3 struct {
 	// SSECustomerKeyFile has the key of objects that the store encrypts with one
 	// of the customer's (SSE-C): 32 bytes, or base64 or hexadecimal digits for them.
 	SSECustomerKeyFile string
+	// Interfaces are the network interfaces ("eth1") and local IP addresses over
+	// which connections to the store are spread, so that one process uses all
+	// network cards. A new connection uses the interface with the fewest
+	// connections; an interface that fails is avoided until it works again. Empty
+	// lets the routing table choose. Connections between the nodes of a job are
+	// not affected.
+	Interfaces []string
 	// Outage is how long requests are repeated while the store is away; 0 means a
 	// minute, negative that nothing is repeated.
 	Outage time.Duration
 	// Log gets a warning when requests are repeated, at most one every 10 s; nil
 	// means the Log of the other options.
 	Log *slog.Logger
+}
+
+// checkInterfaces validates S3.Interfaces on this host.
+func (s *S3) checkInterfaces() error {
+	if err := nic.Check(s.Interfaces); err != nil {
+		return fmt.Errorf("interfaces: %w", err)
+	}
+	return nil
 }
 
 // retry is the policy of all requests to the store.
@@ -137,7 +153,7 @@ func (o *LeaderOptions) Validate() error {
 	if err := checkListen(o.Listen); err != nil {
 		return err
 	}
-	return errors.Join(checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false), checkToken(o.Token, o.Insecure, o.Listen))
+	return errors.Join(o.S3.checkInterfaces(), checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false), checkToken(o.Token, o.Insecure, o.Listen))
 }
 
 func (o *LeaderOptions) setDefaults() {
@@ -241,7 +257,7 @@ type GetOptions struct {
 
 // Validate says what is wrong with the options.
 func (o *GetOptions) Validate() error {
-	l := LeaderOptions{URIs: o.URIs, MemoryBytes: o.MemoryBytes, Insecure: true} // it does not listen
+	l := LeaderOptions{URIs: o.URIs, S3: o.S3, MemoryBytes: o.MemoryBytes, Insecure: true} // it does not listen
 	if err := l.Validate(); err != nil {
 		return err
 	}

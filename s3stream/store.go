@@ -20,7 +20,7 @@ func openStore(ctx context.Context, o S3) (*s3Store, error) {
 		Retry: o.retry(), Log: o.Log,
 		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, PathStyle: o.PathStyle, Anonymous: o.Anonymous,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle,
-		SSECustomerKeyFile: o.SSECustomerKeyFile,
+		SSECustomerKeyFile: o.SSECustomerKeyFile, Interfaces: o.Interfaces,
 	}
 	if o.AccessKeyID != "" {
 		opts.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)

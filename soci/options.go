@@ -2,6 +2,7 @@ package soci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/nic"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -45,9 +47,14 @@ type Options struct {
 	// followed without credentials. Default: tuned HTTP/1.1 clients that belong to
 	// the Puller.
 	HTTPClient *http.Client
-	// DialContext makes connections when HTTPClient is nil, for example over several
-	// network interfaces.
+	// DialContext makes connections when HTTPClient is nil, for example through a tunnel.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// Interfaces are the network interfaces ("eth1") and local IP addresses over which
+	// connections are spread, so that one process uses all network cards. A new connection
+	// uses the interface with the fewest connections, and the registry address with the
+	// fewest; an interface that fails is avoided until it works again. It excludes
+	// HTTPClient and DialContext. Default: the routing table chooses.
+	Interfaces []string
 
 	// Memory bounds the bytes of all buffers of the Puller. Default: 256 MiB, or
 	// half of the process's own limit if that is less.
@@ -200,6 +207,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("part size %d is out of range: use 0 for the default, or %d to %d bytes", o.PartBytes, minPart, maxPart)
 	case o.PartBytes > 0 && o.Memory > 0 && o.PartBytes > o.Memory/4:
 		return fmt.Errorf("part size %d is more than a fourth of the memory %d: use smaller parts or more memory", o.PartBytes, o.Memory)
+	case len(o.Interfaces) > 0 && (o.HTTPClient != nil || o.DialContext != nil):
+		return errors.New("interfaces exclude an HTTP client and a dial function: give one of them")
 	case o.MaxConns < 0 || o.MaxConns == 1:
 		return fmt.Errorf("%d connections for each host: use 0 for the default, or at least 2 (one may stall)", o.MaxConns)
 	case o.Parallelism < 0:
@@ -216,6 +225,9 @@ func (o Options) Validate() error {
 		return fmt.Errorf("a zstd window of %d bytes is less than any frame has: use 0 for the default, or at least %d", o.Limits.Window, minWindow)
 	case o.Limits.Metadata > 0 && o.Limits.Metadata < minMetadata:
 		return fmt.Errorf("%d bytes for the names of an image are too few: use 0 for the default, or at least %d (1 MiB)", o.Limits.Metadata, minMetadata)
+	}
+	if err := nic.Check(o.Interfaces); err != nil {
+		return fmt.Errorf("interfaces: %w", err)
 	}
 	if o.IndexDir != "" {
 		if fi, err := os.Stat(o.IndexDir); err != nil || !fi.IsDir() {
@@ -347,7 +359,7 @@ func (l Limits) expansion(compressed, tar, free int64) error {
 
 // registry is what the registry client needs of the options.
 func (o Options) registry() registry.Options {
-	ro := registry.Options{HTTPClient: o.HTTPClient, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Patience: o.Patience, Log: o.Log}
+	ro := registry.Options{HTTPClient: o.HTTPClient, Interfaces: o.Interfaces, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Patience: o.Patience, Log: o.Log}
 	if o.DialContext != nil {
 		ro.Dial = o.DialContext
 	}

@@ -210,7 +210,7 @@ func loadTrust(ctx context.Context, bundle string, load []func(*config.LoadOptio
 func (c *Client) makeClients(cfg aws.Config) error {
 	dial := c.opts.DialContext
 	if dial == nil {
-		d, err := nic.New(nic.Options{Locals: c.opts.Locals})
+		d, err := nic.New(nic.Options{Locals: c.opts.Interfaces})
 		if err != nil {
 			return fmt.Errorf("s3: %w", err)
 		}

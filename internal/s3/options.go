@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/nic"
 	"github.com/penstock/penstock/internal/ranges"
 )
 
@@ -75,10 +76,10 @@ type Options struct {
 	// hexadecimal digits for them.
 	SSECustomerKeyFile string
 
-	// Locals spreads connections over these local addresses or interfaces; empty
-	// lets the routing table choose. They are spread over all addresses of the
-	// endpoint in any case.
-	Locals []string
+	// Interfaces are the network interfaces and local addresses over which
+	// connections are spread; empty lets the routing table choose. Connections
+	// are spread over all addresses of the endpoint in either case.
+	Interfaces []string
 	// DialContext makes connections instead; for tests.
 	DialContext httprange.DialContext
 	// CABundle is a PEM file with authorities to trust in addition to the
@@ -146,8 +147,11 @@ func (o Options) Validate() error {
 		return errors.New("s3: a customer key and a file with one exclude each other: give one")
 	case (len(o.SSECustomerKey) != 0 || o.SSECustomerKeyFile != "") && o.SSE != "":
 		return errors.New("s3: a customer key and server-side encryption by the service exclude each other: give one")
-	case len(o.Locals) > 0 && o.DialContext != nil:
-		return errors.New("s3: local addresses and a dial function exclude each other: give one")
+	case len(o.Interfaces) > 0 && o.DialContext != nil:
+		return errors.New("s3: interfaces and a dial function exclude each other: give one")
+	}
+	if err := nic.Check(o.Interfaces); err != nil {
+		return fmt.Errorf("s3: interfaces: %w", err)
 	}
 	if err := o.Retry.Validate(); err != nil {
 		return fmt.Errorf("s3: %w", err)

@@ -288,18 +288,18 @@ func TestRedirectLoop(t *testing.T) {
 }
 
 // The chain of the AWS tools: environment, and the container's endpoint.
-func TestLocals(t *testing.T) {
+func TestInterfaces(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
 		t.Fatal(err)
 	}
-	c := connect(t, origin, Options{Locals: []string{"127.0.0.1"}})
+	c := connect(t, origin, Options{Interfaces: []string{"127.0.0.1"}})
 	for _, fresh := range []bool{false, true} {
 		if got, _, err := get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5, Fresh: fresh}); err != nil || string(got) != "bytes" {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
-	refused := connect(t, origin, Options{Locals: []string{"127.0.0.1"}, Endpoint: "http://127.0.0.1:1", Retry: ranges.RetryPolicy{Attempts: -1}})
+	refused := connect(t, origin, Options{Interfaces: []string{"127.0.0.1"}, Endpoint: "http://127.0.0.1:1", Retry: ranges.RetryPolicy{Attempts: -1}})
 	_, err := refused.Head(t.Context(), "data", "k")
 	wantText(t, err, "refuses connections")
 }

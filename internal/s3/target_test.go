@@ -143,7 +143,7 @@ func TestOptions(t *testing.T) {
 		{Options{SSECustomerKey: key[:5]}, "5 bytes: it needs 32"},
 		{Options{SSECustomerKey: key, SSE: "AES256"}, "exclude each other"},
 		{Options{SSECustomerKey: key, Endpoint: "http://s3.example.com"}, "unencrypted"},
-		{Options{Locals: []string{"nosuchif0"}}, "nosuchif0"},
+		{Options{Interfaces: []string{"nosuchif0"}}, "nosuchif0"},
 		{Options{Profile: "nobody"}, `no profile "nobody"`},
 		{Options{CABundle: "/does/not/exist"}, "CA bundle"},
 	} {

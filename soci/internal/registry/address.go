@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/nic"
 )
 
 // scope is how far an address reaches. The zero value is an unknown one, of a registry behind
@@ -107,30 +108,38 @@ func checkScope(name string, registry, to scope) error {
 type dialer struct {
 	dial httprange.DialContext
 	std  *net.Dialer // that dial uses; nil if dial is a caller's
-	host string      // host:port
-	seen atomic.Uint32
+	// spread is the dialer over several interfaces that dial uses, or nil.
+	spread  *nic.Dialer
+	timeout time.Duration // of one connection; 0 is the dialer's own
+	host    string        // host:port
+	seen    atomic.Uint32
 }
 
 // newDialer returns a dialer for a host. dial may be nil; 0 is the default time-out.
 func newDialer(dial httprange.DialContext, host string, timeout time.Duration) *dialer {
-	d := &dialer{dial: dial, host: host}
+	d := &dialer{dial: dial, timeout: timeout, host: host}
 	u := url.URL{Host: host}
 	d.seen.Store(uint32(literalScope(u.Hostname())))
 	if d.dial == nil {
 		d.std = &net.Dialer{Timeout: timeoutOf(timeout), KeepAlive: keepAlive}
 		d.dial = d.std.DialContext
 	} else if timeout > 0 {
-		d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no connection to %s within %v", address, timeout))
-			defer cancel()
-			c, err := dial(ctx, network, address)
-			if err != nil && ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
-			return c, err
-		}
+		d.dial = within(dial, timeout)
 	}
 	return d
+}
+
+// within bounds the time of each connection that dial makes.
+func within(dial httprange.DialContext, timeout time.Duration) httprange.DialContext {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no connection to %s within %v", address, timeout))
+		defer cancel()
+		c, err := dial(ctx, network, address)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return c, err
+	}
 }
 
 const (
@@ -173,7 +182,17 @@ func (d *dialer) toRealm(realm string) httprange.DialContext {
 			return d.dial(ctx, network, address)
 		}
 		dial := d.dial
-		if d.std != nil { // refuses before a packet is sent
+		switch { // the two dialers of ours refuse before a packet is sent
+		case d.spread != nil:
+			dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				return d.spread.DialAllowed(ctx, network, address, func(to netip.Addr) error {
+					return checkScope(realm, d.scope(), scopeOf(to))
+				})
+			}
+			if d.timeout > 0 {
+				dial = within(dial, d.timeout)
+			}
+		case d.std != nil:
 			std := *d.std
 			std.Control = func(_, address string, _ syscall.RawConn) error {
 				to, err := netip.ParseAddrPort(address)

@@ -22,8 +22,10 @@ import (
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
 
+	"github.com/penstock/penstock/internal/nic"
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/internal/testorigin"
+	"github.com/penstock/penstock/internal/testport"
 )
 
 // gated is a registry of one image with a token server, both by rules of the test.
@@ -524,5 +526,28 @@ func TestCredentialsByPath(t *testing.T) {
 	}
 	if got := authPaths(get, ""); len(got) > 0 {
 		t.Error(got)
+	}
+}
+
+// TestRealmRefusedBeforeDial dials over chosen interfaces. A token server at an
+// address that the registry may not name is refused before a packet is sent: a
+// connection to the closed port would fail with ECONNREFUSED instead.
+func TestRealmRefusedBeforeDial(t *testing.T) {
+	closed := testport.Addr(t)
+	spread, err := nic.New(nic.Options{Locals: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, timeout := range []time.Duration{0, time.Minute} {
+		d := newDialer(spread.DialContext, "8.8.8.8:443", timeout)
+		d.spread = spread
+		if _, err := d.toRealm(closed)(t.Context(), "tcp", closed); !errors.Is(err, errScope) {
+			t.Errorf("token server on loopback, public registry, timeout %v: error %v", timeout, err)
+		}
+		d = newDialer(spread.DialContext, "127.0.0.1:443", timeout)
+		d.spread = spread
+		if _, err := d.toRealm(closed)(t.Context(), "tcp", closed); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("token server and registry on loopback, timeout %v: error %v", timeout, err)
+		}
 	}
 }

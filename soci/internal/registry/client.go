@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/httprange"
+	"github.com/penstock/penstock/internal/nic"
 )
 
 // Options configure a client. The zero value works.
@@ -20,6 +21,9 @@ type Options struct {
 	HTTPClient *http.Client
 	// Dial makes connections when HTTPClient is nil.
 	Dial httprange.DialContext
+	// Interfaces are the interfaces and local addresses over which connections are
+	// spread when HTTPClient and Dial are nil. Empty: the routing table chooses.
+	Interfaces []string
 	// PlainHTTP talks http to registries that hosts.toml says nothing about.
 	// Loopback ones get http anyway.
 	PlainHTTP bool
@@ -39,8 +43,9 @@ type Options struct {
 
 // Client is a set of registries. Close it.
 type Client struct {
-	opts  Options
-	plain endpoint // for origins: no client certificates of any registry
+	opts   Options
+	spread *nic.Dialer // over Options.Interfaces; nil without them
+	plain  endpoint    // for origins: no client certificates of any registry
 
 	life   context.Context //nolint:containedctx // bounds logins, which outlive the request that caused them
 	end    context.CancelFunc
@@ -69,11 +74,18 @@ func New(opts Options) (*Client, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opts: opts, hosts: make(map[string][]*host)}
+	if len(opts.Interfaces) > 0 && opts.HTTPClient == nil && opts.Dial == nil {
+		var err error
+		if c.spread, err = nic.New(nic.Options{Locals: opts.Interfaces, Timeout: dialTimeout, KeepAlive: keepAlive}); err != nil {
+			return nil, err
+		}
+		c.opts.Dial = c.spread.DialContext
+	}
 	c.life, c.end = context.WithCancel(context.Background())
 	if opts.HTTPClient != nil {
 		c.plain = pair(opts.HTTPClient)
 	} else {
-		c.plain.client, c.plain.fresh = httprange.NewClients(opts.Dial, nil)
+		c.plain.client, c.plain.fresh = httprange.NewClients(c.opts.Dial, nil)
 	}
 	return c, nil
 }

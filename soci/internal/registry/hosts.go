@@ -123,6 +123,7 @@ func (c *Client) newHost(cfg hostConfig) *host {
 		insecure:   cfg.scheme == "http" || cfg.fallback,
 		dialer:     newDialer(c.opts.Dial, cfg.host, cfg.dialTimeout),
 	}
+	h.dialer.spread = c.spread
 	if c.opts.HTTPClient != nil {
 		h.endpoint = c.plain
 		return h
