@@ -20,8 +20,7 @@ import (
 const (
 	oursName      = "penstock, one core"
 	twoName       = "penstock, two cores"
-	indexName     = "penstock, two cores, by index"
-	recordName    = "penstock, one core, writing it"
+	recordName    = "penstock, one core, writing an index"
 	klauspostName = "klauspost/compress"
 	stdName       = "compress/gzip"
 	igzipName     = "igzip"
@@ -39,8 +38,6 @@ const (
 	maxCPU  = 1 / 1.3
 	maxWall = 1 / 1.15
 	maxSlow = 1 / 0.95
-	// By an index, two cores are to make at least 0.9 times twice the rate of one.
-	maxIndexed = 1 / (2 * 0.9)
 	// Recording an index adds at most so much CPU, and igzip takes no less than ours.
 	maxRecord = 1.03
 	maxIgzip  = 1.0
@@ -88,10 +85,7 @@ func drive(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return err
 		}
-		cs, err := ourWays(ctx, ours, layer, filepath.Join(work, "layer.index"))
-		if err != nil {
-			return err
-		}
+		cs := ourWays(ours, layer, filepath.Join(work, "layer.index"))
 		m, err := measure(ctx, o, kind.name, append(cs, contestants(ctx, exe, layer, sum)...), size)
 		if err != nil {
 			return err
@@ -116,17 +110,13 @@ func drive(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// ourWays returns the ways of our decoder; the index is written before.
-func ourWays(ctx context.Context, ours, layer, index string) ([]bench.Contestant, error) {
-	if out, err := exec.CommandContext(ctx, ours, "-file", layer, "-write-index", index).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("writing an index: %w: %s", err, out)
-	}
+// ourWays returns the ways of our decoder.
+func ourWays(ours, layer, index string) []bench.Contestant {
 	return []bench.Contestant{
 		{Name: oursName, Ours: true, Argv: []string{ours, "-file", layer}},
 		{Name: twoName, Ours: true, Argv: []string{ours, "-file", layer, "-workers", "2"}},
-		{Name: indexName, Ours: true, Argv: []string{ours, "-file", layer, "-workers", "2", "-index", index}},
-		{Name: recordName, Ours: true, Argv: []string{ours, "-file", layer, "-write-index", index + ".again"}},
-	}, nil
+		{Name: recordName, Ours: true, Argv: []string{ours, "-file", layer, "-write-index", index}},
+	}
 }
 
 // measure runs the contestants and checks how much they say to have decoded.
@@ -259,7 +249,6 @@ func report(res *bench.Result, m bench.Measured, size int64) {
 		bench.AtMost(m.Name+": CPU on one core against klauspost/compress", against(oursName, klauspostName, bench.CPUPerGB), maxCPU, "x"),
 		bench.AtMost(m.Name+": time on two cores against klauspost/compress", against(twoName, klauspostName, bench.Wall), maxWall, "x"),
 		bench.AtMost(m.Name+": time on two cores against one", against(twoName, oursName, bench.Wall), maxSlow, "x"),
-		bench.AtMost(m.Name+": time on two cores by an index against one", against(indexName, oursName, bench.Wall), maxIndexed, "x"),
 		bench.AtMost(m.Name+": CPU of writing an index against not", against(recordName, oursName, bench.CPUPerGB), maxRecord, "x"))
 	if v := against(oursName, igzipName, bench.CPUPerGB); v > 0 {
 		res.Verdicts = append(res.Verdicts, bench.AtMost(m.Name+": CPU on one core against igzip", v, maxIgzip, "x"))

@@ -21,9 +21,7 @@ const benchEnv = "PENSTOCK_STAGES_LAYER"
 // of ratios within a turn:
 //
 //	record-%      CPU that recording an index adds to serial decoding, Save included
-//	indexed-x     rate with two workers by the index, of twice the serial rate; the workers
-//	              read the blob themselves
-//	streamed-x    the same, of a blob that can only be read in order
+//	indexed-x     rate with two workers by the index, of twice the serial rate
 //	ceiling-x     rate of two serial decoders at once, of the same
 //	hashed-x      rate by the index with the SHA-256 of the output made beside, of the
 //	              rate of SHA-256 alone
@@ -40,10 +38,8 @@ func BenchmarkWays(b *testing.B) {
 		serial, cpu := timed(b, func() { decodeAll(b, data, Options{}, io.Discard) })
 		_, more := timed(b, func() { recorded(b, data) })
 		note("record-%", 100*(more/cpu-1))
-		indexed, _ := timed(b, func() { decodeAnywhere(b, data, Options{Workers: 2, Index: x}) })
+		indexed, _ := timed(b, func() { decodeAll(b, data, Options{Workers: 2, Index: x}, io.Discard) })
 		note("indexed-x", serial/indexed/2)
-		streamed, _ := timed(b, func() { decodeAll(b, data, Options{Workers: 2, Index: x}, io.Discard) })
-		note("streamed-x", serial/streamed/2)
 		both, _ := timed(b, func() {
 			var wg sync.WaitGroup
 			for range 2 {
@@ -84,16 +80,6 @@ func decodeAll(b *testing.B, data []byte, opts Options, to io.Writer) int64 {
 		return 0
 	}
 	return copyAll(b, r, to)
-}
-
-// decodeAnywhere is decodeAll of a blob that can be read anywhere.
-func decodeAnywhere(b *testing.B, data []byte, opts Options) {
-	r, err := NewReaderAt(bytes.NewReader(data), int64(len(data)), opts)
-	if err != nil {
-		b.Error(err)
-		return
-	}
-	copyAll(b, r, io.Discard)
 }
 
 // copyAll reads r to its end and closes it.

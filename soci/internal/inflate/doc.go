@@ -44,8 +44,7 @@
 //
 // [Options].Index says where blocks begin and what the history is there, and workers
 // decode the spans between. What it says is compared with what was decoded before, and
-// it is dropped where it is wrong: no byte and no error depends on it. With
-// [NewReaderAt] the goroutine that reads is one of the workers, and each reads what it needs. Package index
+// it is dropped where it is wrong: no byte and no error depends on it. Package index
 // has more.
 //
 // # Not done here

@@ -11,7 +11,7 @@ func (m *members) use(opts Options) {
 		m.watch()
 	}
 	if opts.Index != nil {
-		if m.idx = newIndexed(m.in, opts.blob, opts.Index, m.workers, m.rec); m.idx != nil {
+		if m.idx = newIndexed(m.in, opts.Index, m.workers, m.rec); m.idx != nil {
 			m.idx.start()
 		}
 		m.sums = newCombiner()

@@ -1,9 +1,7 @@
 package inflate
 
 import (
-	"io"
 	"math"
-	"slices"
 	"sync"
 
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
@@ -30,13 +28,6 @@ const (
 
 // indexed decodes the spans of an index with several workers, in order.
 //
-// Of a blob that can be read anywhere the goroutine that reads is one of them. It decodes the
-// span that is to be read as the serial decoder would, and hands it out while it is in the
-// cache; nothing of it is held. The others decode what follows and hold it. So they leave the
-// reader the first span that nobody has begun, unless there is no other. A reader that finds
-// a span which another one is still busy with decodes ahead as well. Another source the
-// reader has to read for all: then it does nothing else, for all would wait for it.
-//
 // A worker does not know the history of its span: it takes the index's word for it,
 // and finds out which bytes of it the span really refers to. When everything before
 // has been decoded, and handed out, the reader compares these bytes with what it
@@ -45,19 +36,15 @@ const (
 // decoded serially, and is handed out. If not, the index is wrong: it is dropped, and the
 // decoder goes on from where the last span ended.
 //
-// The goroutine that reads drives the source, unless that can be read anywhere. All else is
-// guarded by mu, which is not held while anything is decoded. No deadlock: the span that is to
-// be read is decoded by the reader, or has a worker; that waits for room in its queue, then the reader has
-// something to read, or for the source, which the reader reads while it has nothing.
+// The goroutine that reads drives the source. All else is guarded by mu, which is not held
+// while anything is decoded. No deadlock: the span that is to be read has a worker, which waits
+// for room in its queue, so that the reader has something to read, or for the source, which the
+// reader reads while it has nothing.
 type indexed struct {
 	src     *flate.Input
-	blob    *io.SectionReader // of which src reads; nil: it can only be read in order
-	points  []index.Point     // not begun yet
-	out     int64             // bytes of all output, as the index says; 0: not known
+	points  []index.Point // not begun yet
+	out     int64         // bytes of all output, as the index says; 0: not known
 	workers int
-
-	own    *spanWorker // of the goroutine that reads; nil: it has other work
-	direct int         // bytes of the member that it has made and handed out since past
 
 	mu     sync.Mutex
 	wake   *sync.Cond // something has changed
@@ -67,7 +54,6 @@ type indexed struct {
 	rec    *index.Recorder // nil: nothing is recorded; used by the reader
 	sent   int64           // bytes of output
 	spans  []*span         // begun, in order; the first is the one that is read
-	mine   *span           // of them, what own decodes; nil: none
 	todo   []*span         // of them, those that nobody has begun to decode
 	free   []*chunk
 	claims []*claim // free
@@ -183,7 +169,7 @@ func (t *indexed) remember(c *chunk) {
 
 // newIndexed takes over where the first block of a member begins; nil if the index
 // has no point ahead.
-func newIndexed(src *flate.Input, blob *io.SectionReader, x *index.Index, workers int, rec *index.Recorder) *indexed {
+func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexed {
 	off := src.Offset()
 	points := x.Points
 	for len(points) > 0 && points[0].Bits <= off*8 {
@@ -192,24 +178,17 @@ func newIndexed(src *flate.Input, blob *io.SectionReader, x *index.Index, worker
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, blob: blob, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
+	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
 	t.spans, t.todo = []*span{first}, []*span{first}
-	if blob != nil {
-		t.own = newSpanWorker(t)
-	}
 	return t
 }
 
-// start starts the workers; one less than there may be if the reader is one.
+// start starts the workers.
 func (t *indexed) start() {
-	n := t.workers
-	if t.own != nil {
-		n--
-	}
-	for range n {
+	for range t.workers {
 		t.wg.Go(t.work)
 	}
 }
@@ -228,17 +207,8 @@ func (t *indexed) close() {
 // which is then at the byte of the place where the decoding is.
 func (t *indexed) leave() place {
 	t.close()
-	if off := t.at.bits / 8; t.blob != nil {
-		t.src.ResetAt(t.from(off), off)
-	} else {
-		t.src.Prepend(t.store.from(off)...)
-	}
+	t.src.Prepend(t.store.from(t.at.bits / 8)...)
 	return t.at
-}
-
-// from returns what there is of blob from an offset on.
-func (t *indexed) from(off int64) io.Reader {
-	return io.NewSectionReader(t.blob, off, t.blob.Size()-off)
 }
 
 // next returns more output, valid until the next call; nil where the serial decoder
@@ -275,13 +245,8 @@ func (t *indexed) next() (*chunk, error) {
 			}
 			t.wake.Broadcast()
 			continue
-		case s.right && t.mine == s:
-			if c := t.decode(s); c != nil {
-				return c, nil
-			}
-			continue
 		}
-		if !t.help() && !t.read() {
+		if !t.read() {
 			if t.broken != nil {
 				return nil, t.broken
 			}
@@ -290,105 +255,11 @@ func (t *indexed) next() (*chunk, error) {
 	}
 }
 
-// decode decodes more of s, the first span, on the reader's own; nil when s is over.
-// Nothing of it is held: it is handed out as the serial decoder's output is.
-func (t *indexed) decode(s *span) *chunk {
-	t.mu.Unlock()
-	var c *chunk
-	t.own.contain(s, func() { c = t.own.more(nil) })
-	t.mu.Lock()
-	s.pos = t.own.pos
-	switch {
-	case c == nil:
-	case c.end:
-		t.direct = 0
-		t.remember(c)
-	default:
-		t.direct += len(c.p)
-		t.sent += int64(len(c.p))
-	}
-	if t.own.over {
-		t.settle()
-		t.finish(t.own)
-	}
-	return c
-}
-
-// settle makes past what was handed out, as far as the reader itself has decoded it.
-func (t *indexed) settle() {
-	n := min(t.direct, flate.History)
-	if t.direct = 0; n == 0 {
-		return
-	}
-	made := t.own.m.dec.History()
-	all := append(t.history(), made[len(made)-n:]...)
-	for _, o := range t.past {
-		t.give(o)
-	}
-	t.past = append(t.past[:0], &chunk{p: all[max(0, len(all)-flate.History):]})
-}
-
-// help lets the reader, which has nothing to hand out, decode on its own: the first span that
-// nobody has begun. False: there is none, or no room for it, or no input.
-func (t *indexed) help() bool {
-	w := t.own
-	if w == nil {
-		return false
-	}
-	if w.s == nil {
-		if len(t.todo) == 0 && !t.begin() {
-			return false
-		}
-		s := t.todo[0]
-		if s != t.spans[0] && !t.room(s) {
-			return false
-		}
-		t.todo = t.todo[1:]
-		s.begun, t.mine = true, s
-		t.wake.Broadcast()
-		past := t.history()
-		known := s == t.spans[0]
-		t.mu.Unlock()
-		if !known {
-			past = nil
-		}
-		w.contain(s, func() { w.begin(s, past) })
-		t.mu.Lock()
-		if w.over {
-			t.finish(w)
-		}
-		return true
-	}
-	s := w.s
-	if s.size >= s.most {
-		return false
-	}
-	c := t.chunk()
-	t.mu.Unlock()
-	var got *chunk
-	w.contain(s, func() { got = w.more(c) })
-	t.mu.Lock()
-	if got == nil || got.buf == nil {
-		t.give(c)
-	}
-	if got != nil {
-		s.chunks = append(s.chunks, got)
-		s.size += got.held()
-	}
-	s.pos = w.pos
-	if w.over {
-		t.finish(w)
-	}
-	return true
-}
-
 // finish notes that the span of w is over.
 func (t *indexed) finish(w *spanWorker) {
 	s := w.s
 	s.end, s.err, s.done = w.end, w.err, true
-	if w.s = nil; w == t.own {
-		t.mine = nil
-	}
+	w.s = nil
 	t.wake.Broadcast()
 }
 
@@ -415,9 +286,6 @@ func (t *indexed) check(s *span) bool {
 
 // read reads more of the source, if it has more and there is room.
 func (t *indexed) read() bool {
-	if t.blob != nil {
-		return false
-	}
 	t.store.trim(t.keep())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
 		return false
@@ -500,34 +368,18 @@ func (t *indexed) work() {
 	}
 }
 
-// pick takes a span for a worker: the second that nobody has begun, if there is one. The
-// first is the reader's, which needs no memory for it when it comes to be read.
+// pick takes the next span for a worker; nil if there is none, or no room for its output.
 func (t *indexed) pick() *span {
-	for len(t.todo) < 2 && t.begin() {
+	if len(t.todo) == 0 && !t.begin() {
+		return nil
 	}
-	leave := 0
-	if t.own != nil && !t.behind() {
-		leave = 1
+	s := t.todo[0]
+	if !t.room(s) {
+		return nil
 	}
-	for i := min(leave, len(t.todo)-1); i >= 0; i-- {
-		if s := t.todo[i]; t.room(s) {
-			t.todo = slices.Delete(t.todo, i, i+1)
-			s.begun = true
-			return s
-		}
-	}
-	return nil
-}
-
-// behind reports whether the reader has more than half of a span to decode before it comes to
-// what the others have done.
-func (t *indexed) behind() bool {
-	s := t.mine
-	if s == nil || s != t.spans[0] || len(t.spans) < 2 || !t.spans[1].done {
-		return false
-	}
-	from := s.point.Bits / 8
-	return s.pos-from < (s.stop/8-from)/2
+	t.todo = t.todo[1:]
+	s.begun = true
+	return s
 }
 
 // take returns a chunk for s when it may hold one more; nil when closed.

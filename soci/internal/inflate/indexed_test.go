@@ -59,16 +59,6 @@ func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, inde
 	return out, idx.stats, err
 }
 
-// readAt decodes by an index what can be read anywhere.
-func readAt(blob []byte, x *index.Index, workers int, most int64) ([]byte, error) {
-	r, err := NewReaderAt(bytes.NewReader(blob), int64(len(blob)), Options{Index: x, Workers: workers})
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(io.LimitReader(r, most))
-}
-
 // layer is a blob of several megabytes of output and small blocks.
 func layer(t testing.TB, r *rand.Rand) (blob, want []byte) {
 	want = mixed(t, r, 3<<20)
@@ -102,12 +92,6 @@ func TestIndexed(t *testing.T) {
 				if len(x.Points) < 3 || stats.dropped > 0 || stats.spans < len(x.Points)-2 {
 					t.Errorf("%s, span %d: %d points, %+v", tt.name, span, len(x.Points), stats)
 				}
-				if workers > 2 {
-					continue
-				}
-				if got, err := readAt(tt.blob, x, workers, 1<<30); err != nil || !bytes.Equal(got, tt.want) {
-					t.Errorf("%s, span %d, read anywhere: %d bytes, %v; want %d", tt.name, span, len(got), err, len(tt.want))
-				}
 			}
 		}
 	}
@@ -129,56 +113,22 @@ func TestIndexedSlowSource(t *testing.T) {
 	}
 }
 
-// failingAt fails behind a byte.
-type failingAt struct {
-	r    io.ReaderAt
-	from int64
-	err  error
-}
-
-func (f failingAt) ReadAt(p []byte, off int64) (int, error) {
-	if n := f.from - off; n < int64(len(p)) {
-		k, _ := f.r.ReadAt(p[:max(0, n)], off)
-		return k, f.err
-	}
-	return f.r.ReadAt(p, off)
-}
-
-// TestIndexedBrokenBlob: what was read before the blob fails comes, then its error.
-func TestIndexedBrokenBlob(t *testing.T) {
+// TestIndexedShortSpans: spans may be shorter than the history, and an index is recorded again
+// while another one is followed.
+func TestIndexedShortSpans(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob, want := layer(t, rand.New(rand.NewPCG(13, 14)))
-	x := record(t, blob, 200<<10)
-	broken := errors.New("bad sector")
-	for _, part := range []int{8, 2, 1} {
-		src := failingAt{bytes.NewReader(blob), int64(len(blob)/part - 1), broken}
-		r, err := NewReaderAt(src, int64(len(blob)), Options{Index: x, Workers: 3})
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(r)
-		r.Close()
-		if !errors.Is(err, broken) || errors.Is(err, ErrCorrupt) || !bytes.HasPrefix(want, got) {
-			t.Errorf("1/%d: %d bytes, %v", part, len(got), err)
-		}
-	}
-}
-
-// TestIndexedAlone: the reader decodes all spans itself when nobody else does.
-func TestIndexedAlone(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))
 	want := mixed(t, r, 1<<20)
 	one, members := encode(t, want, stdEncoder(6), 20<<10), blobOf(t, r, want, 50<<10, 6)
 	for name, blob := range map[string][]byte{"one member": one, "members": members} {
-		for _, span := range []int64{1, 100 << 10} { // also spans shorter than the history
+		for _, span := range []int64{1, 100 << 10} {
 			x := record(t, blob, span)
 			for _, again := range []*index.Recorder{nil, index.NewRecorder(span)} {
 				m, err := newMembers(flate.NewInput(bytes.NewReader(blob)), 2)
 				if err != nil {
 					t.Fatal(err)
 				}
-				m.rec = again
-				m.idx, m.sums = newIndexed(m.in, io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))), x, 2, again), newCombiner()
+				m.use(Options{Index: x, Record: again})
 				idx := m.idx
 				got, err := io.ReadAll(m)
 				m.close()
@@ -234,12 +184,6 @@ func TestIndexedHostile(t *testing.T) {
 					t.Errorf("%s %s %d: %d bytes, %v; want %d", name, which, at, len(got), err, len(wants[which]))
 				}
 				dropped += stats.dropped
-				if at != 2 {
-					continue
-				}
-				if got, err := readAt(blob, x, 3, 1<<30); err != nil || !bytes.Equal(got, wants[which]) {
-					t.Errorf("%s %s %d, read anywhere: %d bytes, %v; want %d", name, which, at, len(got), err, len(wants[which]))
-				}
 			}
 		}
 		if dropped == 0 && name != "far" { // what is behind the end is not met
@@ -279,9 +223,6 @@ func TestIndexedDamage(t *testing.T) {
 		got, _, err := readBy(bytes.NewReader(bad), x, 3, 1<<30)
 		if !sameErr(err, werr) || !bytes.Equal(got, want) {
 			t.Errorf("%d: %d bytes, %v; serial: %d, %v", i, len(got), err, len(want), werr)
-		}
-		if got, err = readAt(bad, x, 3, 1<<30); !sameErr(err, werr) || !bytes.Equal(got, want) {
-			t.Errorf("%d, read anywhere: %d bytes, %v; serial: %d, %v", i, len(got), err, len(want), werr)
 		}
 	}
 }
@@ -343,9 +284,6 @@ func FuzzIndexed(f *testing.F) {
 		got, _, err := readBy(bytes.NewReader(in), x, 3, most)
 		if !sameErr(err, werr) || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes, %v; serial: %d bytes, %v", len(got), err, len(want), werr)
-		}
-		if got, err = readAt(in, x, 3, most); !sameErr(err, werr) || !bytes.Equal(got, want) {
-			t.Errorf("read anywhere: %d bytes, %v; serial: %d bytes, %v", len(got), err, len(want), werr)
 		}
 	})
 }

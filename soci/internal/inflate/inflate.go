@@ -49,8 +49,7 @@ type Options struct {
 	// Workers is how many goroutines may decode a blob, beside the one that reads. 0
 	// and 1 mean none: the goroutine that reads decodes. They are started when there is
 	// enough for them to do, and hold at most [WorkerMemory] each. A zstd blob of one
-	// frame is not for them. With an Index and [NewReaderAt] the goroutine that reads is
-	// one of them.
+	// frame is not for them.
 	Workers int
 
 	// Memory bounds what the workers may hold in all, in bytes: there are no more
@@ -64,8 +63,6 @@ type Options struct {
 	// Record, unless nil, is told where a gzip or zstd blob may be decoded from, in whatever
 	// way it is decoded: members, blocks, and, as if they were members, frames.
 	Record *index.Recorder
-
-	blob *io.SectionReader // what NewReaderAt reads
 }
 
 // WorkerMemory is what a worker of a Reader holds at most, in bytes: compressed input,
@@ -108,14 +105,6 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	default:
 		return &Reader{Reader: in, format: None, close: func() {}}, nil
 	}
-}
-
-// NewReaderAt is NewReader for a blob of size bytes that can be read anywhere, by several
-// goroutines at a time: with an Index the workers read their spans themselves. Close waits
-// for reads that are under way.
-func NewReaderAt(src io.ReaderAt, size int64, opts Options) (*Reader, error) {
-	opts.blob = io.NewSectionReader(src, 0, size)
-	return NewReader(io.NewSectionReader(src, 0, size), opts)
 }
 
 func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {

@@ -195,12 +195,7 @@ func longIndex(t *testing.T, rec *index.Recorder, n int64) *index.Index {
 }
 
 func longDecode(blob []byte, opts Options, size int64, want [sha256.Size]byte) error {
-	src := bytes.NewReader(blob)
-	open := func() (*Reader, error) { return NewReader(src, opts) }
-	if opts.Workers == 2 {
-		open = func() (*Reader, error) { return NewReaderAt(src, src.Size(), opts) }
-	}
-	r, err := open()
+	r, err := NewReader(bytes.NewReader(blob), opts)
 	if err != nil {
 		return err
 	}

@@ -24,16 +24,13 @@ type mined struct {
 	hits atomic.Int64
 }
 
-func (m *mined) ReadAt(p []byte, off int64) (int, error) {
-	if off <= m.at && m.at < off+int64(len(p)) {
+func (m *mined) Read(p []byte) (int, error) {
+	p = p[:min(len(p), 4<<10)]
+	if m.pos <= m.at && m.at < m.pos+int64(len(p)) {
 		m.hits.Add(1)
 		panic("a decoder's bug")
 	}
-	return bytes.NewReader(m.blob).ReadAt(p, off)
-}
-
-func (m *mined) Read(p []byte) (int, error) {
-	n, err := m.ReadAt(p[:min(len(p), 4<<10)], m.pos)
+	n, err := bytes.NewReader(m.blob).ReadAt(p, m.pos)
 	m.pos += int64(n)
 	return n, err
 }
@@ -49,25 +46,17 @@ func TestPanicsAreContained(t *testing.T) {
 	for name, tt := range map[string]struct {
 		blob, want []byte
 		x          *index.Index
-		anywhere   bool
 	}{
-		"stream":        {one, want, nil, false},
-		"members":       {many, wantMany, nil, false},
-		"index":         {one, want, x, false},
-		"read anywhere": {one, want, x, true},
+		"stream":  {one, want, nil},
+		"members": {many, wantMany, nil},
+		"index":   {one, want, x},
 	} {
 		for _, workers := range []int{1, 2, 4} {
 			m := &mined{blob: tt.blob, at: int64(len(tt.blob)) * 2 / 3}
 			var got []byte
 			err := panics.Guard(func() {
 				opts := Options{Workers: workers, Index: tt.x}
-				var d *Reader
-				var err error
-				if tt.anywhere {
-					d, err = NewReaderAt(m, int64(len(tt.blob)), opts)
-				} else {
-					d, err = NewReader(m, opts)
-				}
+				d, err := NewReader(m, opts)
 				if err != nil {
 					t.Error(err)
 					return

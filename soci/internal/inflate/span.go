@@ -50,7 +50,7 @@ func (w *spanWorker) contain(s *span, fn func()) {
 
 // decode decodes s as a worker does, all at once.
 func (w *spanWorker) decode(s *span) {
-	w.begin(s, nil)
+	w.begin(s)
 	var spare *chunk
 	for !w.over {
 		if spare == nil {
@@ -72,20 +72,17 @@ func (w *spanWorker) decode(s *span) {
 	}
 }
 
-// begin makes w decode s. The history is what s claims, or, unless nil, past.
-func (w *spanWorker) begin(s *span, past []byte) {
+// begin makes w decode s. The history is what s claims.
+func (w *spanWorker) begin(s *span) {
 	bits := s.point.Bits
 	in, d := w.m.in, w.m.dec
 	w.s, w.pos, w.over, w.err = s, bits/8, false, nil
 	if w.past = w.past[:0]; !s.first && s.point.Kind == index.Block {
 		w.look(s)
 	}
-	if past == nil {
-		past = w.past
-	}
 	in.ResetAt(w.source(bits/8), bits/8)
 	if s.point.Kind != index.Member {
-		d.ResetAt(in, uint(bits%8), past) //nolint:gosec // G115: 0 to 7
+		d.ResetAt(in, uint(bits%8), w.past) //nolint:gosec // G115: 0 to 7
 		return
 	}
 	err := w.m.open()
@@ -99,9 +96,6 @@ func (w *spanWorker) begin(s *span, past []byte) {
 
 // source returns what there is of the source from an offset on; valid until the next call.
 func (w *spanWorker) source(off int64) io.Reader {
-	if w.t.blob != nil {
-		return w.t.from(off)
-	}
 	w.cur = cursor{s: w.t.store, at: off}
 	return &w.cur
 }
@@ -115,23 +109,16 @@ func (w *spanWorker) stop(at place, err error) {
 }
 
 // more returns what the span has next, nil if that is nothing: the end of a member, or
-// output, in c or a copy, or, for nil, valid until the next call.
+// output, in c or a copy.
 func (w *spanWorker) more(c *chunk) *chunk {
 	in, d := w.m.in, w.m.dec
 	d.StopAt(w.s.stop)
 	var p []byte
 	var err error
-	if c == nil {
-		p, err = d.Next()
-	} else {
-		p, c.buf, err = d.NextIn(c.buf)
-	}
+	p, c.buf, err = d.NextIn(c.buf)
 	switch {
 	case err == nil:
 		w.pos = max(w.pos, d.Bits()/8)
-		if c == nil {
-			return &chunk{p: p, sum: crc32.ChecksumIEEE(p)}
-		}
 		if len(p) <= flate.History {
 			// A short member: it isn't to hold the memory of a long one.
 			return &chunk{p: bytes.Clone(p), sum: crc32.ChecksumIEEE(p)}

@@ -1,14 +1,13 @@
-// Command gunzip decodes one file with the decoder of soci, throws the bytes away and prints one JSON line: what
-// `make bench AREA=inflate` runs beside other decoders, in a process of its own like theirs.
+// Command gunzip decodes one file with the decoder of soci, discards the output and prints
+// one JSON line. `make bench AREA=inflate` compares it with other decoders, each in a
+// process of its own.
 //
-//	gunzip -file layer.tar.gz [-workers 2] [-write-index layer.idx | -index layer.idx]
+//	gunzip -file layer.tar.gz [-workers 2] [-write-index layer.idx]
 //
-// With -write-index it records an index while it decodes, and with -index it decodes by
-// one that it has written.
+// With -write-index it records an index while it decodes, as the first pull of a layer does.
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -34,16 +33,15 @@ type report struct {
 
 // job is what the flags say.
 type job struct {
-	file, index, write string
-	workers            int
-	span               int64
+	file, write string
+	workers     int
+	span        int64
 }
 
 func main() {
 	var j job
 	flag.StringVar(&j.file, "file", "", "`file` to decode")
 	flag.IntVar(&j.workers, "workers", 0, "cores; 0: one")
-	flag.StringVar(&j.index, "index", "", "`file` with an index to decode by")
 	flag.StringVar(&j.write, "write-index", "", "`file` to write an index to")
 	flag.Int64Var(&j.span, "span", 0, "bytes of output between two points of a written index; 0: the default")
 	flag.Parse()
@@ -66,7 +64,7 @@ func (j job) main(stdout, stderr io.Writer) int {
 	return 0
 }
 
-// decode does the work, reading and writing of indexes included.
+// decode decodes the file and writes its index.
 func (j job) decode() (int64, error) {
 	f, err := os.Open(j.file)
 	if err != nil {
@@ -74,19 +72,10 @@ func (j job) decode() (int64, error) {
 	}
 	defer f.Close()
 	opts := inflate.Options{Workers: j.workers}
-	if j.index != "" {
-		if opts.Index, err = readIndex(j.index); err != nil {
-			return 0, fmt.Errorf("%s: %w", j.index, err)
-		}
-	}
 	if j.write != "" {
 		opts.Record = index.NewRecorder(j.span)
 	}
-	fi, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	r, err := inflate.NewReaderAt(f, fi.Size(), opts)
+	r, err := inflate.NewReader(f, opts)
 	if err != nil {
 		return 0, err
 	}
@@ -96,20 +85,15 @@ func (j job) decode() (int64, error) {
 	if err != nil || j.write == "" {
 		return n, err
 	}
+	fi, err := f.Stat()
+	if err != nil {
+		return n, err
+	}
 	x, err := opts.Record.Index(index.Blob{Size: fi.Size(), Out: n})
 	if err != nil {
 		return n, err
 	}
 	return n, writeIndex(j.write, x)
-}
-
-// readIndex reads an index.
-func readIndex(path string) (*index.Index, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return index.Load(bytes.NewReader(data))
 }
 
 // writeIndex writes x; a file that could not be written whole is removed, and
