@@ -1,9 +1,7 @@
 package dnsplugin
 
 import (
-	"bytes"
 	"context"
-	"hash/maphash"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -41,15 +40,10 @@ type Cache struct {
 	cfg     Config
 	zones   plugin.Zones
 	bypass  plugin.Zones // zones that an authoritative plugin changes at run time
-	success side
-	denial  side
-	flights *flights // nil: misses are not coalesced
+	sides   *sides.Sides
+	flights *flights // nil if misses are not coalesced
 	meters  meterSet
-
-	sampling store.Instant // between two notes of the hits of a popular entry
-
-	now   func() time.Time
-	epoch time.Time // instant 0; carries the monotonic clock
+	now     func() time.Time
 
 	life    context.Context // ends with Close; parent of nothing but refreshes
 	die     context.CancelFunc
@@ -64,12 +58,6 @@ type Cache struct {
 	closed     bool
 	background *admission // of refreshes
 	refreshes  sync.WaitGroup
-}
-
-// side is one half of the cache: what exists, or what does not.
-type side struct {
-	store   *store.Store
-	disable plugin.Zones
 }
 
 // New returns a Cache for cfg. Its metrics go to the default registry, where
@@ -90,18 +78,16 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 	if err := publishBuild(reg); err != nil {
 		return nil, err
 	}
-	seed := maphash.MakeSeed()
-	newSide := func(s Side) side {
-		opts := cfg.storeOptions(s)
-		opts.Seed = seed
-		return side{store: store.New(opts), disable: s.Disable}
+	side := func(s Side) sides.Options { return sides.Options{Store: cfg.storeOptions(s), Disable: s.Disable} }
+	both, err := sides.New(side(cfg.Success), side(cfg.Denial), cfg.policy(), time.Now())
+	if err != nil {
+		return nil, err
 	}
 	c := &Cache{
 		name:    name,
 		cfg:     cfg,
 		zones:   cfg.Zones,
-		success: newSide(cfg.Success),
-		denial:  newSide(cfg.Denial),
+		sides:   both,
 		flights: newFlights(cfg.Coalesce),
 		now:     time.Now,
 		background: newAdmission(admissionLimits{
@@ -109,8 +95,6 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		}),
 		warmNow: make(chan struct{}, 1),
 	}
-	c.epoch = c.now()
-	c.sampling = store.Instant(min(sampleEvery, cfg.Prefetch.Duration/16))
 	c.meters.vec, c.meters.zones = vec, strings.Join(cfg.Zones, ",")
 	c.life, c.die = context.WithCancel(context.Background())
 	return c, nil
@@ -140,67 +124,19 @@ func (c *Cache) Close() error {
 // Name implements plugin.Handler.
 func (c *Cache) Name() string { return c.name }
 
-// instant turns a time into what the store counts in.
-func (c *Cache) instant(t time.Time) store.Instant { return store.Instant(t.Sub(c.epoch)) }
-
-// ident is a question as the cache sees it.
-type ident struct {
-	key        []byte
-	hash       uint64
-	do, cd, ad bool
-}
-
 // identify returns what the cache knows about the question of r; the key goes
 // to buf. It is not ok when the name can't be packed: no entry can have it.
-func (c *Cache) identify(r *dns.Msg, buf []byte) (id ident, ok bool) {
+func (c *Cache) identify(r *dns.Msg, buf []byte) (id sides.Ident, ok bool) {
 	q := &r.Question[0]
 	var name [wire.MaxNameLen + 1]byte
 	n, err := dns.PackDomainName(q.Name, name[:], 0, nil, false)
 	if err != nil {
-		return ident{}, false
+		return sides.Ident{}, false
 	}
-	id = ident{do: wantsDNSSEC(r), cd: r.CheckingDisabled, ad: r.AuthenticatedData}
-	id.key = wire.AppendKey(buf, name[:n], q.Qtype, q.Qclass, id.do, id.cd)
-	id.hash = c.success.store.Hash(id.key)
+	id = sides.Ident{DO: wantsDNSSEC(r), CD: r.CheckingDisabled, AD: r.AuthenticatedData}
+	id.Key = wire.AppendKey(buf, name[:n], q.Qtype, q.Qclass, id.DO, id.CD)
+	id.Hash = c.sides.Hash(id.Key)
 	return id, true
-}
-
-// clone returns a copy with a key of its own, for use beyond ServeDNS's stack.
-func (id *ident) clone() *ident {
-	return &ident{key: bytes.Clone(id.key), hash: id.hash, do: id.do, cd: id.cd, ad: id.ad}
-}
-
-// lookup returns the entry that answers id now, and the side it is from.
-//
-// A denial goes before a success: it is newer, or the success would have been
-// served without asking. Exceptions: a SERVFAIL never hides a success, and
-// under prefer_positive no denial hides an answer that may be served stale.
-func (c *Cache) lookup(id *ident, now store.Instant) (e *store.Entry, kind string) {
-	if c.cfg.Stale.PreferPositive && c.cfg.Stale.UpTo > 0 {
-		if e := c.answering(id, now); e != nil {
-			return e, labelSuccess
-		}
-	}
-	if e := c.denial.store.Get(id.hash, id.key, now); e != nil {
-		if a := e.Answer(); a.Rcode() == dns.RcodeServerFailure {
-			if p := c.success.store.Get(id.hash, id.key, now); p != nil {
-				return p, labelSuccess
-			}
-		}
-		return e, labelDenial
-	}
-	return c.success.store.Get(id.hash, id.key, now), labelSuccess
-}
-
-// answering returns the live entry that has an answer to id, also when a
-// later response without one has taken its place.
-func (c *Cache) answering(id *ident, now store.Instant) *store.Entry {
-	if e := c.success.store.Get(id.hash, id.key, now); e != nil && e.Answering {
-		return e
-	}
-	id.key[0] |= store.Variant
-	defer func() { id.key[0] &^= store.Variant }()
-	return c.success.store.Get(c.success.store.Hash(id.key), id.key, now)
 }
 
 // beside is what is kept beside a response.
@@ -211,16 +147,16 @@ type beside struct {
 
 // put stores m, the response of verdict v to id, for ttl seconds. It returns
 // the entry, nil if the response can't be or must not be kept.
-func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Instant, with beside, meters *meters) *store.Entry {
-	s, counts := &c.success, &meters.success
+func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now store.Instant, with beside, meters *meters) *store.Entry {
+	s, counts := &c.sides.Success, &meters.success
 	if v.denial() {
-		s, counts = &c.denial, &meters.denial
+		s, counts = &c.sides.Denial, &meters.denial
 	}
-	if s.disable.Contains(m.Question[0].Name) {
+	if s.Disabled.Contain(id.Name()) {
 		// What exists no longer must not live on as stale only because its
 		// denial is not kept. A failure says nothing of the kind.
 		if v.denial() && v.kind != response.ServerError && !c.cfg.Stale.PreferPositive {
-			c.success.store.Delete(id.hash, id.key)
+			c.sides.Success.Store.Delete(id.Hash, id.Key)
 		}
 		return nil
 	}
@@ -238,7 +174,7 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 	}
 	rec := store.NewRecord(a, now, ttl, grace)
 	rec.Answering, rec.Wildcard, rec.EDE, rec.Plain = v.answering, with.wildcard, with.ede, plainLen(m)
-	e, evicted := s.store.Put(id.hash, id.key, rec, now)
+	e, evicted := s.Store.Put(id.Hash, id.Key, rec, now)
 	switch {
 	case c.cfg.NXCut.cuts(m, v, id):
 		c.putCut(m, id, ttl, now, with)
@@ -246,23 +182,23 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *ident, ttl uint32, now store.Inst
 		c.liftCuts(id, now)
 	}
 	counts.evictions.Add(float64(evicted))
-	counts.entries.Set(float64(s.store.Len()))
-	counts.bytes.Set(float64(s.store.Bytes()))
+	counts.entries.Set(float64(s.Store.Len()))
+	counts.bytes.Set(float64(s.Store.Bytes()))
 	return e
 }
 
 // keepLastGood keeps the answering entry of id, which is about to be replaced
 // by one that does not answer, under a key of its own: see answering. One that
 // answers takes the place of both.
-func (c *Cache) keepLastGood(id *ident, answering bool, now store.Instant) {
-	s := c.success.store
+func (c *Cache) keepLastGood(id *sides.Ident, answering bool, now store.Instant) {
+	s := c.sides.Success.Store
 	if answering {
-		id.key[0] |= store.Variant
-		s.Delete(s.Hash(id.key), id.key)
-		id.key[0] &^= store.Variant
+		id.Key[0] |= store.Variant
+		s.Delete(s.Hash(id.Key), id.Key)
+		id.Key[0] &^= store.Variant
 		return
 	}
-	e := s.Get(id.hash, id.key, now)
+	e := s.Get(id.Hash, id.Key, now)
 	if e == nil || !e.Answering {
 		return
 	}
@@ -271,9 +207,9 @@ func (c *Cache) keepLastGood(id *ident, answering bool, now store.Instant) {
 		Answer: &a, Stored: e.Stored, TTL: e.TTL, Dead: e.Dead,
 		Answering: true, Wildcard: e.Wildcard(), EDE: e.EDE(), Plain: int(e.Plain),
 	}
-	id.key[0] |= store.Variant
-	kept, _ := s.Put(s.Hash(id.key), id.key, rec, now)
-	id.key[0] &^= store.Variant
+	id.Key[0] |= store.Variant
+	kept, _ := s.Put(s.Hash(id.Key), id.Key, rec, now)
+	id.Key[0] &^= store.Variant
 	if kept != nil { // it is as popular as ever, and a pause goes on
 		kept.LastHit.Store(e.LastHit.Load())
 		kept.Hits.Store(e.Hits.Load())

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
@@ -282,6 +283,20 @@ func (s Side) withDefaults(ttl time.Duration) Side {
 		s.Capacity = max(s.Capacity, MinCapacity)
 	}
 	return s
+}
+
+// policy returns the part of c that decides how a query is answered.
+func (c Config) policy() sides.Policy {
+	return sides.Policy{
+		Prefetch: sides.Prefetch{Amount: c.Prefetch.Amount, Duration: c.Prefetch.Duration, Percentage: c.Prefetch.Percentage},
+		Stale: sides.Stale{
+			Verify: c.Stale.Verify, VerifyTimeout: c.Stale.VerifyTimeout,
+			TTL: uint32(c.Stale.ResponseTTL / time.Second), Recheck: c.Stale.Recheck,
+			PreferAnswers: c.Stale.PreferPositive && c.Stale.UpTo > 0,
+		},
+		KeepTTL:  c.KeepTTL,
+		Coalesce: c.Coalesce > 0,
+	}
 }
 
 // storeOptions sizes the store of one side. Without maxmem a CAPACITY gets

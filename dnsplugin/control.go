@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -75,7 +76,7 @@ func wireName(text string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q is not a domain name: %w", text, err)
 	}
-	return keyName(wire.AppendKey(nil, buf[:n], 0, 0, false, false)), nil
+	return sides.NameOf(wire.AppendKey(nil, buf[:n], 0, 0, false, false)), nil
 }
 
 // typeOf reads the mnemonic of a type, or TYPE with a number (RFC 3597, section 5).
@@ -93,15 +94,15 @@ func typeOf(text string) (uint16, error) {
 
 // matches reports whether the entry of key is meant.
 func (s *selector) matches(key []byte) bool {
-	name := keyName(key)
-	if isCut(key) && within(s.name, [][]byte{name}) {
+	name := sides.NameOf(key)
+	if isCut(key) && (sides.Suffixes{name}).Contain(s.name) {
 		return true // it answers for what is meant, whatever the type
 	}
 	if s.qtype != 0 && !isCut(key) && (key[1] != byte(s.qtype>>8) || key[2] != byte(s.qtype)) {
 		return false
 	}
 	if s.below {
-		return within(name, [][]byte{s.name})
+		return sides.Suffixes{s.name}.Contain(name)
 	}
 	return bytes.Equal(name, s.name)
 }
@@ -134,15 +135,15 @@ func (c *Cache) controlled(w http.ResponseWriter, r *http.Request) {
 
 // flush removes the entries that sel means and returns their number.
 func (c *Cache) flush(sel *selector) (n int) {
-	for _, s := range []*side{&c.success, &c.denial} {
-		s.store.Range(func(key []byte, _ *store.Entry) bool {
-			if sel.matches(key) && s.store.Delete(s.store.Hash(key), key) {
+	for _, s := range c.sides.Both() {
+		s.Store.Range(func(key []byte, _ *store.Entry) bool {
+			if sel.matches(key) && s.Store.Delete(s.Store.Hash(key), key) {
 				n++
 			}
 			return true
 		})
 	}
-	c.meters.resize(c.success.store.Len(), c.denial.store.Len())
+	c.meters.resize(c.sides.Success.Store.Len(), c.sides.Denial.Store.Len())
 	// A snapshot from before must not bring back what is flushed.
 	select {
 	case c.warmNow <- struct{}{}:
@@ -153,19 +154,15 @@ func (c *Cache) flush(sel *selector) (n int) {
 
 // dump writes the entries that sel means and that may still be served.
 func (c *Cache) dump(w http.ResponseWriter, sel *selector) {
-	n, now := 0, c.instant(c.now())
+	n, now := 0, c.sides.Instant(c.now())
 	var err error
-	for _, s := range []*side{&c.success, &c.denial} {
-		kind := labelSuccess
-		if s == &c.denial {
-			kind = labelDenial
-		}
-		s.store.Range(func(key []byte, e *store.Entry) bool {
+	for kind, s := range c.sides.Both() {
+		s.Store.Range(func(key []byte, e *store.Entry) bool {
 			if e.Dead <= now || !sel.matches(key) {
 				return true
 			}
 			n++
-			_, err = w.Write(appendDump(nil, key[0], kind, e, now))
+			_, err = w.Write(appendDump(nil, key[0], sides.Kind(kind), e, now))
 			return err == nil
 		})
 		if err != nil {
@@ -177,7 +174,7 @@ func (c *Cache) dump(w http.ResponseWriter, sel *selector) {
 
 // appendDump appends e as a comment with what the cache knows, and its records
 // as in a zone file.
-func appendDump(b []byte, bits byte, kind string, e *store.Entry, now store.Instant) []byte {
+func appendDump(b []byte, bits byte, kind sides.Kind, e *store.Entry, now store.Instant) []byte {
 	a := e.Answer()
 	var m dns.Msg
 	if err := m.Unpack(a.Msg()); err != nil { // unreachable: checked by pack

@@ -50,7 +50,7 @@ func call(c *Cache, method, target string) (status int, body string) {
 	return w.Code, w.Body.String()
 }
 
-func (c *Cache) entries() int { return c.success.store.Len() + c.denial.store.Len() }
+func (c *Cache) entries() int { return c.sides.Success.Store.Len() + c.sides.Denial.Store.Len() }
 
 func TestControlFlushesWhatIsMeantAndNothingElse(t *testing.T) {
 	for target, want := range map[string]int{

@@ -13,8 +13,6 @@ import (
 	"github.com/coredns/coredns/plugin/metrics"
 	"github.com/coredns/coredns/plugin/pkg/edns"
 	"github.com/miekg/dns"
-
-	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // This file decides which queries may be answered without the plugin chain:
@@ -227,14 +225,4 @@ func zonesOf(s *dnsserver.Server) (zones map[string][]*dnsserver.Config, ok bool
 		}
 	}
 	return zones, true
-}
-
-// suffix returns zone as it stands at the end of a key: wire form, lower case.
-func suffix(zone string) ([]byte, error) {
-	var name [wire.MaxNameLen + 1]byte
-	n, err := dns.PackDomainName(strings.ToLower(zone), name[:], 0, nil, false)
-	if err != nil {
-		return nil, fmt.Errorf("zone %q: %w", zone, err)
-	}
-	return slices.Clone(name[:n]), nil
 }

@@ -15,6 +15,7 @@ import (
 // inlined into them.
 const hitPath = `dnsplugin\.\(\*fast(Server|Worker|Stats)\)\.(understand|hasten|find|entryOf|zoneOf|hit|count|serve)$|` +
 	`dnsplugin\.arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
+	`internal/sides\.\(\*(Sides|Policy)\)\.(Decide|Hash|FreshTTL)$|` +
 	`internal/store\.\(\*(Store|Entry|shard)\)\.(Hash|Touch|Likely|Take|take|entry|has|buckets)$`
 
 // The list of what a hit does to memory that other cores may look at, by the

@@ -5,6 +5,7 @@ package dnsplugin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -45,7 +46,7 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 		defer b.mu.Unlock()
 		return b.clock
 	}
-	b.cache.epoch = b.clock
+	b.cache.sides.Epoch = b.clock
 	conf := &dnsserver.Config{Zone: ".", ListenHosts: []string{""}, Port: "53", Transport: "dns"}
 	for _, p := range before {
 		conf.AddPlugin(p)
@@ -251,14 +252,33 @@ func FuzzDifferentialAgainstTheChain(f *testing.F) {
 }
 
 func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[declined]int) {
-	cfg := Config{
-		MaxMem:  MinMaxMemory,
-		KeepTTL: rapid.Bool().Draw(t, "keepttl"),
-		Stale:   Stale{UpTo: time.Duration(rapid.IntRange(0, 1).Draw(t, "stale")) * time.Hour, ResponseTTL: 30 * time.Second, Recheck: 30 * time.Second},
+	cfg := drawPolicy(t)
+	cfg.MaxMem = MinMaxMemory
+	src, h, dead := variety(), &hanging{}, false
+	alive := src.answer
+	src.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		if h.pass(w); dead {
+			return dns.RcodeServerFailure, errors.New("no upstream")
+		}
+		return alive(ctx, w, r)
 	}
-	b := bareServer(tb, cfg, variety())
+	b := bareServer(tb, cfg, src)
+	defer h.release()
 	b.tcp = rapid.Bool().Draw(t, "tcp")
 	for range rapid.IntRange(1, 40).Draw(t, "queries") {
+		switch rapid.IntRange(0, 15).Draw(t, "source") {
+		case 5: // it dies, or is back
+			h.release()
+			b.cache.refreshes.Wait()
+			dead = !dead
+		case 7: // refreshes hang from here on
+			if !h.hangs() {
+				b.cache.refreshes.Wait()
+				h.hang()
+			}
+		case 9:
+			h.release()
+		}
 		p := drawPacket(t)
 		if rapid.Bool().Draw(t, "ask before") {
 			b.chain(p)
@@ -276,9 +296,7 @@ func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[decl
 			}
 		}
 		step := time.Duration(rapid.IntRange(0, 20000).Draw(t, "ms")) * time.Millisecond
-		b.mu.Lock()
-		b.clock = b.clock.Add(step)
-		b.mu.Unlock()
+		b.step(step)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -91,8 +92,7 @@ func (f *fastServer) likely(a *asked, why declined, now time.Time) bool {
 	if e == nil {
 		return false
 	}
-	c := a.zone.cache
-	return e.Left(c.instant(now)) > 0 || !c.cfg.Stale.Verify
+	return a.zone.sides.Peek(e, a.zone.sides.Instant(now)) != sides.AskFirst
 }
 
 // add puts packet i of b, whose question is q, into the turn. It reports

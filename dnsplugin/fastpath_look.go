@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -38,7 +39,7 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 		return
 	}
 	a.key = wire.AppendKey(buf, q.Name(pkt), q.Type, q.Class, q.DO, q.CD)
-	z := f.zoneOf(keyName(a.key))
+	z := f.zoneOf(sides.NameOf(a.key))
 	a.zone = z
 	switch {
 	case z == nil:
@@ -46,7 +47,7 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 		return
 	case z.why != "" && !(z.watched && f.unwatched.Load()):
 		a.why = otherZone
-		a.seek = z.cache != nil
+		a.seek = z.sides != nil
 	case q.Type == dns.TypeDS:
 		a.why = typeDS
 	default:
@@ -54,7 +55,7 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 		a.seek = true
 	}
 	if a.seek {
-		a.hash = z.cache.success.store.Hash(a.key)
+		a.hash = z.sides.Hash(a.key)
 	}
 }
 
@@ -64,17 +65,17 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 func (w *fastWorker) hasten(all []asked) {
 	for i := range all {
 		if a := &all[i]; a.seek {
-			a.zone.cache.denial.store.Touch(a.hash)
-			a.zone.cache.success.store.Touch(a.hash)
+			a.zone.sides.Denial.Store.Touch(a.hash)
+			a.zone.sides.Success.Store.Touch(a.hash)
 		}
 	}
 	for i := range all {
 		a := &all[i]
-		if !a.seek || a.zone.inOrder {
+		if !a.seek || a.zone.sides.Stale.PreferAnswers {
 			continue
 		}
-		if a.denial = a.zone.cache.denial.store.Likely(a.hash); a.denial == nil {
-			a.success = a.zone.cache.success.store.Likely(a.hash)
+		if a.denial = a.zone.sides.Denial.Store.Likely(a.hash); a.denial == nil {
+			a.success = a.zone.sides.Success.Store.Likely(a.hash)
 		}
 	}
 	read := uint64(0)
@@ -90,21 +91,26 @@ func (w *fastWorker) hasten(all []asked) {
 
 // entryOf returns the entry that answers a, nil if there is none, as
 // Cache.lookup does.
-func (w *fastWorker) entryOf(a *asked, at store.Instant) (e *store.Entry, kind string) {
-	c := a.zone.cache
+func (w *fastWorker) entryOf(a *asked, at store.Instant) (e *store.Entry, kind sides.Kind) {
+	both := a.zone.sides
 	switch {
 	case a.denial != nil:
-		if e := c.denial.store.Take(a.denial, a.key, at); e != nil {
+		if e := both.Denial.Store.Take(a.denial, a.key, at); e != nil {
 			if answer := e.Answer(); answer.Rcode() != dns.RcodeServerFailure {
-				return e, labelDenial
+				return e, sides.Denial
 			}
 		}
 	case a.success != nil:
-		if e := c.success.store.Take(a.success, a.key, at); e != nil {
-			return e, labelSuccess
+		if e := both.Success.Store.Take(a.success, a.key, at); e != nil {
+			return e, sides.Success
 		}
 	}
 	// Not there, of another name, dead, or a failure.
-	w.id = ident{key: a.key, hash: a.hash, do: a.q.DO, cd: a.q.CD, ad: a.q.AD}
-	return c.lookup(&w.id, at)
+	w.id = a.ident()
+	return both.Lookup(&w.id, at)
+}
+
+// ident returns the question as the cache knows it. It shares a's key.
+func (a *asked) ident() sides.Ident {
+	return sides.Ident{Key: a.key, Hash: a.hash, DO: a.q.DO, CD: a.q.CD, AD: a.q.AD}
 }

@@ -452,6 +452,3 @@ func (j *job) done() {
 		j.conn.Done()
 	}
 }
-
-// keyName is the name in a key, in wire form and lower case.
-func keyName(key []byte) []byte { return key[wire.MaxKeyLen-wire.MaxNameLen:] }

@@ -5,7 +5,9 @@ package dnsplugin
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,8 @@ type ledger struct {
 	now   time.Time
 	said  []statement // by number
 	epoch int         // counts flushes
+	dead  bool        // fails without a response
+	hanging
 }
 
 // statement is one response.
@@ -37,7 +41,12 @@ type statement struct {
 func (l *ledger) Name() string { return "source" }
 
 func (l *ledger) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	l.pass(w)
 	l.mu.Lock()
+	if l.dead {
+		l.mu.Unlock()
+		return dns.RcodeServerFailure, errors.New("no upstream")
+	}
 	n, q := len(l.said), r.Question[0]
 	s := statement{name: strings.ToLower(q.Name), qtype: q.Qtype, ttl: []uint32{1, 2, 7, 30, 300}[n%5], at: l.now, epoch: l.epoch}
 	m := new(dns.Msg)
@@ -65,8 +74,9 @@ func (l *ledger) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (
 }
 
 // wrong says what is wrong with reply as an answer to p, asked when since
-// flushes were over.
-func (l *ledger) wrong(p, reply []byte, since int, stale *Stale) string {
+// flushes were over. fast says that it is from the fast path.
+func (l *ledger) wrong(p, reply []byte, since int, cfg *Config, fast bool) string {
+	stale := &cfg.Stale
 	var q, m dns.Msg
 	if err := q.Unpack(p); err != nil {
 		return err.Error()
@@ -76,6 +86,12 @@ func (l *ledger) wrong(p, reply []byte, since int, stale *Stale) string {
 	}
 	if m.Id != q.Id || !m.Response || len(m.Question) != 1 || m.Question[0] != q.Question[0] || m.RecursionDesired != q.RecursionDesired {
 		return "identifier, question or flags"
+	}
+	if m.Rcode == dns.RcodeServerFailure { // the source was dead, and the cache may keep that
+		if fast && cfg.ServFail < 0 {
+			return "a SERVFAIL that was not to be kept"
+		}
+		return ""
 	}
 	if (m.IsEdns0() == nil) != (q.IsEdns0() == nil) || len(m.Answer)+len(m.Ns) != 1 {
 		return "records"
@@ -103,16 +119,31 @@ func (l *ledger) wrong(p, reply []byte, since int, stale *Stale) string {
 	}
 	s := l.said[n]
 	left := int(s.ttl) - int(l.now.Sub(s.at)/time.Second)
+	most := uint32(max(0, left)) // TTL of the reply
+	if left <= 0 {
+		most = uint32(stale.ResponseTTL / time.Second)
+	}
+	if cfg.KeepTTL && (left > 0 || most == 0) {
+		most = s.ttl
+	}
+	disable := cfg.Success.Disable
+	if len(m.Answer) == 0 {
+		disable = cfg.Denial.Disable
+	}
 	switch {
+	case fast && slices.ContainsFunc(disable, func(z string) bool { return dns.IsSubDomain(z, name) }):
+		return "from a zone that is not kept"
+	case fast && left <= 0 && stale.Verify && stale.VerifyTimeout == 0 && stale.Recheck == 0:
+		return "stale, and the source was not asked first"
 	case s.name != name || s.qtype != q.Question[0].Qtype:
 		return fmt.Sprintf("it was said of %s %d", s.name, s.qtype)
 	case s.rcode != m.Rcode:
 		return "rcode"
 	case s.epoch < since:
 		return "flushed"
-	case left > 0 && ttl > uint32(left):
+	case left > 0 && ttl > most:
 		return fmt.Sprintf("TTL %d, %d left", ttl, left)
-	case left <= 0 && (stale.UpTo == 0 || time.Duration(-left)*time.Second > stale.UpTo || ttl > uint32(stale.ResponseTTL/time.Second)):
+	case left <= 0 && (stale.UpTo == 0 || time.Duration(-left)*time.Second > stale.UpTo || ttl > most):
 		return fmt.Sprintf("TTL %d, ended %d s ago", ttl, -left)
 	}
 	return ""
@@ -124,14 +155,18 @@ func (l *ledger) wrong(p, reply []byte, since int, stale *Stale) string {
 func TestNoAnswerIsEverWrongOnEitherPath(t *testing.T) {
 	answered := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		st := rapid.SampledFrom([]Stale{{}, {UpTo: 20 * time.Second, ResponseTTL: 30 * time.Second, Recheck: 5 * time.Second}}).Draw(rt, "stale")
+		cfg := drawPolicy(rt)
+		cfg.MaxMem = MinMaxMemory
+		cfg.Success.Capacity, cfg.Success.MinTTL = MinCapacity, -1
+		cfg.Denial.Capacity, cfg.Denial.MinTTL = MinCapacity, -1
+		if cfg.Stale.UpTo > 0 {
+			cfg.Stale.UpTo = 20 * time.Second
+		}
 		l := &ledger{}
-		b := bareServer(t, Config{
-			MaxMem: MinMaxMemory, Success: Side{Capacity: MinCapacity, MinTTL: -1}, Denial: Side{Capacity: MinCapacity, MinTTL: -1},
-			Stale: st, Prefetch: Prefetch{Amount: rapid.IntRange(0, 2).Draw(rt, "prefetch"), Percentage: 50},
-		}, l)
+		defer l.release()
+		b := bareServer(t, cfg, l)
 		l.now = b.clock
-		run := &interleaving{rt: rt, b: b, l: l, stale: &st}
+		run := &interleaving{rt: rt, b: b, l: l, cfg: &cfg}
 		for range rapid.IntRange(1, 30).Draw(rt, "rounds") {
 			run.round()
 		}
@@ -143,23 +178,46 @@ func TestNoAnswerIsEverWrongOnEitherPath(t *testing.T) {
 	t.Logf("%d answers by the fast path", answered)
 }
 
+// drawPolicy draws all options that decide how a query is answered. The names
+// of zones are those of both random tests of the fast path.
+func drawPolicy(t *rapid.T) Config {
+	const second = time.Second
+	return Config{
+		KeepTTL:  rapid.Bool().Draw(t, "keepttl"),
+		ServFail: rapid.SampledFrom([]time.Duration{0, -1}).Draw(t, "servfail"),
+		Success:  Side{Disable: rapid.SampledFrom([][]string{nil, nil, {"b.example."}, {"one.example.org."}, {"."}}).Draw(t, "disable success")},
+		Denial:   Side{Disable: rapid.SampledFrom([][]string{nil, nil, {"a.example."}, {"nx.example.org."}, {"."}}).Draw(t, "disable denial")},
+		Stale: rapid.SampledFrom([]Stale{
+			{},
+			{UpTo: time.Hour, ResponseTTL: 30 * second, Recheck: 5 * second},
+			{UpTo: time.Hour},
+			{UpTo: time.Hour, Verify: true},
+			{UpTo: time.Hour, Verify: true, ResponseTTL: 30 * second},
+			{UpTo: time.Hour, Verify: true, VerifyTimeout: time.Millisecond},
+			{UpTo: time.Hour, Verify: true, VerifyTimeout: time.Millisecond, ResponseTTL: 30 * second, Recheck: 30 * second},
+			{UpTo: time.Hour, Verify: true, Recheck: 5 * second},
+		}).Draw(t, "stale"),
+		Prefetch: Prefetch{Amount: rapid.IntRange(0, 2).Draw(t, "prefetch"), Percentage: 50},
+	}
+}
+
 type interleaving struct {
-	rt    *rapid.T
-	b     *bare
-	l     *ledger
-	stale *Stale
-	fast  int
+	rt   *rapid.T
+	b    *bare
+	l    *ledger
+	cfg  *Config
+	fast int
 }
 
 // round does one thing; bursts do several at once.
 func (i *interleaving) round() {
-	switch rapid.IntRange(0, 5).Draw(i.rt, "do") {
+	switch rapid.IntRange(0, 7).Draw(i.rt, "do") {
 	case 0: // time goes on, but not between a response and its arrival
-		i.b.cache.refreshes.Wait()
+		if !i.l.hangs() {
+			i.b.cache.refreshes.Wait()
+		}
 		step := time.Duration(rapid.SampledFrom([]int{1, 300, 1000, 1001, 2500, 8000, 30000}).Draw(i.rt, "ms")) * time.Millisecond
-		i.b.mu.Lock()
-		i.b.clock = i.b.clock.Add(step)
-		i.b.mu.Unlock()
+		i.b.step(step)
 		i.l.mu.Lock()
 		i.l.now = i.l.now.Add(step)
 		i.l.mu.Unlock()
@@ -170,11 +228,22 @@ func (i *interleaving) round() {
 			i.b.chain(p)
 		}
 	case 2: // nothing of before may come after a flush, but for refreshes under way
-		if i.b.cache.cfg.Prefetch.Amount == 0 && i.stale.UpTo == 0 {
+		if i.b.cache.cfg.Prefetch.Amount == 0 && i.cfg.Stale.UpTo == 0 {
 			i.b.cache.flush(&selector{name: []byte{0}, below: true})
 			i.l.mu.Lock()
 			i.l.epoch++
 			i.l.mu.Unlock()
+		}
+	case 3: // the source dies, or is back
+		i.l.mu.Lock()
+		i.l.dead = !i.l.dead
+		i.l.mu.Unlock()
+	case 4: // refreshes hang from here on, or no more
+		if i.l.hangs() {
+			i.l.release()
+		} else {
+			i.b.cache.refreshes.Wait()
+			i.l.hang()
 		}
 	default:
 		i.burst()
@@ -200,8 +269,8 @@ func (i *interleaving) burst() {
 	flushes := rapid.IntRange(0, 3).Draw(i.rt, "flush") == 0 // beside the questions: its effect on them is open
 	var wg sync.WaitGroup
 	problems := make(chan string, 64)
-	check := func(p, reply []byte) {
-		if bad := i.l.wrong(p, reply, epoch, i.stale); bad != "" {
+	check := func(p, reply []byte, fast bool) {
+		if bad := i.l.wrong(p, reply, epoch, i.cfg, fast); bad != "" {
 			problems <- fmt.Sprintf("%s\nquery %x\nreply %x", bad, p, reply)
 		}
 	}
@@ -212,10 +281,10 @@ func (i *interleaving) burst() {
 					i.b.cache.flush(&selector{name: []byte{0}, below: true})
 				}
 				if g > 0 {
-					check(p, i.b.chain(p))
+					check(p, i.b.chain(p), false)
 				} else if reply, _ := i.b.fast(p); reply != nil {
 					i.fast++
-					check(p, reply)
+					check(p, reply, true)
 				}
 			}
 		})

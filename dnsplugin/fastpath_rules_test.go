@@ -120,7 +120,7 @@ func remember(t *testing.T, c *Cache, r *dns.Msg) {
 	if !ok {
 		t.Fatal("no key")
 	}
-	rec := &recorder{cache: c, req: r, id: id.clone(), meters: c.meters.of("")}
+	rec := &recorder{cache: c, req: r, id: id.Clone(), meters: c.meters.of("")}
 	rec.keep(m)
 }
 

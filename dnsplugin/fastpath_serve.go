@@ -14,10 +14,9 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/coredns/coredns/plugin/pkg/transport"
-	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
-	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -82,23 +81,22 @@ type fastServer struct {
 // fastZone is a zone of the listener.
 type fastZone struct {
 	*zonePlan
-	index    int
-	suffix   []byte
-	only     [][]byte // if not all: suffixes of the names that may be in the cache
-	never    [][]byte // suffixes of names that must not come from the cache
-	prefetch bool
-	inOrder  bool    // sides are asked in an order of the cache's own, see Cache.lookup
-	meters   *meters // of the cache, for this server
+	index  int
+	suffix []byte
+	sides  *sides.Sides   // of the cache; nil if the zone has none
+	only   sides.Suffixes // if not all: names that may be in the cache
+	never  sides.Suffixes // names that must not come from the cache
+	meters *meters        // of the cache, for this server
 }
 
 // fastWorker is what one worker has for itself.
 type fastWorker struct {
 	_ [128]byte
 	fastStats
-	tcp   bool   // serves connections
-	id    ident  // for a look-up that is not of a batch
-	kind  string // the side of the latest hit
-	ready uint64 // see hasten
+	tcp   bool        // serves connections
+	id    sides.Ident // for a look-up that is not of a batch
+	kind  sides.Kind  // the side of the latest hit
+	ready uint64      // see hasten
 	// Entries that should be refreshed are served as they are, see findAtOnce.
 	atOnce bool
 
@@ -117,21 +115,22 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 	for i, p := range plans {
 		z := &fastZone{zonePlan: p, index: i}
 		var err error
-		if z.suffix, err = suffix(p.zone); err != nil {
+		if z.suffix, err = sides.Suffix(p.zone); err != nil {
 			return nil, err
 		}
 		f.zones = append(f.zones, z)
 		f.byName[string(z.suffix)] = z
+		if p.cache != nil {
+			z.sides = p.cache.sides
+		}
 		if p.why != "" && !p.watched {
 			continue
 		}
-		z.prefetch = p.cache.cfg.Prefetch.Amount > 0
-		z.inOrder = p.cache.cfg.Stale.PreferPositive && p.cache.cfg.Stale.UpTo > 0
 		z.meters = p.cache.meters.of(s.Addr)
-		if z.only, err = suffixes(p.cache.zones); err != nil {
+		if z.only, err = sides.NewSuffixes(p.cache.zones); err != nil {
 			return nil, err
 		}
-		if z.never, err = suffixes(p.cache.bypass); err != nil {
+		if z.never, err = sides.NewSuffixes(p.cache.bypass); err != nil {
 			return nil, err
 		}
 	}
@@ -149,18 +148,6 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 	}
 	f.local = local
 	return f, nil
-}
-
-func suffixes(zones []string) ([][]byte, error) {
-	var all [][]byte
-	for _, z := range zones {
-		s, err := suffix(z)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, nil
 }
 
 // useful reports whether sockets of our own bring anything: a cache that may
@@ -302,25 +289,14 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 		return nil, a.why
 	}
 	z, q := a.zone, &a.q
-	c := z.cache
-	at := c.instant(now)
+	at := z.sides.Instant(now)
 	e, kind := w.entryOf(a, at)
-	if e == nil {
-		return nil, miss
-	}
-	left := e.Left(at)
-	ttl := uint32(max(0, left))
-	stale := left <= 0
+	action, ttl, stale := z.sides.Decide(e, at)
 	switch {
-	case stale && !settled(e, at) && !w.atOnce:
+	case action == sides.Ask:
+		return nil, miss
+	case action != sides.Serve && !w.atOnce:
 		return nil, refreshing
-	case stale:
-		ttl = uint32(c.cfg.Stale.ResponseTTL / time.Second)
-	case z.prefetch && c.popular(e, at) && !w.atOnce:
-		return nil, refreshing
-	}
-	if c.cfg.KeepTTL && (!stale || c.cfg.Stale.ResponseTTL == 0) {
-		ttl = e.TTL
 	}
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
@@ -357,7 +333,7 @@ func (f *fastServer) zoneOf(name []byte) *fastZone {
 	}
 	for off := 0; off < len(name); off += 1 + int(name[off]) {
 		if z := f.byName[string(name[off:])]; z != nil {
-			if (z.why == "" || z.watched) && !z.all && (!within(name, z.only) || within(name, z.never)) {
+			if (z.why == "" || z.watched) && !z.all && (!z.only.Contain(name) || z.never.Contain(name)) {
 				return nil
 			}
 			return z
@@ -386,18 +362,6 @@ func (f *fastServer) blockOf(name []byte) *fastZone {
 	return nil
 }
 
-// within reports whether name is in one of zones.
-func within(name []byte, zones [][]byte) bool {
-	for off := 0; off < len(name); off += 1 + int(name[off]) {
-		for _, z := range zones {
-			if string(z) == string(name[off:]) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // decline hands a packet to the chain. It reports whether someone must run for it.
 func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Batch, i int) bool {
 	if len(pkt) < wire.HeaderLen {
@@ -423,7 +387,7 @@ func (f *fastServer) offer(w *fastWorker, a *asked, pkt []byte, b *fastpath.Batc
 // newJob makes a job of a query. The caller says where it came from.
 func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
 	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...)}
-	if (why == miss || why == refreshing) && a.zone.coalesces(a.q.Type) {
+	if (why == miss || why == refreshing) && a.zone.sides.Coalesces(sides.NameOf(a.key), a.q.Type) {
 		j.zone, j.key = a.zone, string(appendShapeOf(bytes.Clone(a.key), pkt, &a.q))
 	}
 	switch why {
@@ -431,8 +395,8 @@ func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
 		j.cached = true
 	case otherZone:
 		if a.seek {
-			c := a.zone.cache
-			e, _ := c.lookup(&ident{key: bytes.Clone(a.key), hash: a.hash, do: a.q.DO, cd: a.q.CD, ad: a.q.AD}, c.instant(f.now()))
+			id := a.ident()
+			e, _ := a.zone.sides.Lookup(id.Clone(), a.zone.sides.Instant(f.now()))
 			j.cached = e != nil
 		}
 	default:
@@ -440,19 +404,7 @@ func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
 	return j
 }
 
-// coalesces reports whether misses in z may wait for one another; see Cache.coalesces.
-func (z *fastZone) coalesces(qtype uint16) bool {
-	c := z.cache
-	return c.flights != nil && qtype != dns.TypeHINFO && len(c.success.disable)+len(c.denial.disable) == 0
-}
-
 // debugf logs what is of interest to nobody but developers.
 func (f *fastServer) debugf(format string, args ...any) {
 	clog.NewWithPlugin(f.home.name).Debugf(format, args...)
-}
-
-// settled reports whether a stale entry is served without asking the source
-// for it: somebody is asking already, or has asked in vain a short time ago.
-func settled(e *store.Entry, now store.Instant) bool {
-	return e.Refreshing.Load() || store.Instant(e.RetryAfter.Load()) > now
 }

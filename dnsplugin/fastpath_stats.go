@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -189,12 +190,12 @@ func (s *fastStats) other(z *fastZone) (zc *zoneCounts, shared bool) {
 func (s *fastStats) unlock(z *fastZone) { s.shared[z.index].mu.Unlock() }
 
 // hit counts an answer of size bytes (without compression).
-func (s *fastStats) hit(z *fastZone, kind string, rcode, size int, stale bool) {
+func (s *fastStats) hit(z *fastZone, kind sides.Kind, rcode, size int, stale bool) {
 	zc, shared := s.cur.zones[z.index], false
 	if zc == nil {
 		zc, shared = s.other(z)
 	}
-	if kind == labelDenial {
+	if kind == sides.Denial {
 		zc.denial++
 	} else {
 		zc.success++
@@ -243,12 +244,12 @@ func (s *fastStats) count(z *fastZone, q *wire.Query, size int, ipv4 bool) {
 func (s *fastStats) declined(why declined) { s.cur.why[why]++ }
 
 // waited marks the hit that was counted last as one that had to wait.
-func (s *fastStats) waited(z *fastZone, kind string) {
+func (s *fastStats) waited(z *fastZone, kind sides.Kind) {
 	zc, shared := s.cur.zones[z.index], false
 	if zc == nil {
 		zc, shared = s.other(z)
 	}
-	if kind == labelDenial {
+	if kind == sides.Denial {
 		zc.coalescedDenial++
 	} else {
 		zc.coalescedSuccess++

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -47,7 +48,7 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 	for range 2 { // both sets of each worker
 		for _, w := range slices.Concat(f.workers, f.streams) {
 			for _, z := range f.zones {
-				w.hit(z, labelSuccess, dns.RcodeSuccess, 100, false)
+				w.hit(z, sides.Success, dns.RcodeSuccess, 100, false)
 				w.count(z, q, 40, true)
 			}
 			w.lasted(time.Microsecond)
@@ -95,7 +96,7 @@ func TestIdleZonesLeaveTheirCounters(t *testing.T) {
 	m := cacheOf(t, Config{}, nil).meters.of("dns://192.0.2.1:53")
 	for _, z := range f.zones {
 		z.meters, z.counted = m, false
-		w.hit(z, labelSuccess, dns.RcodeSuccess, 100, false)
+		w.hit(z, sides.Success, dns.RcodeSuccess, 100, false)
 	}
 	last := f.zones[ownZones]
 	if w.cur.zones[last.index] != nil || f.sharedUDP[last.index].counts == nil {
@@ -107,7 +108,7 @@ func TestIdleZonesLeaveTheirCounters(t *testing.T) {
 	if w.cur.own != 0 || f.sharedUDP[last.index].counts != nil {
 		t.Errorf("%d are left", w.cur.own)
 	}
-	w.hit(last, labelSuccess, dns.RcodeSuccess, 100, false)
+	w.hit(last, sides.Success, dns.RcodeSuccess, 100, false)
 	if w.cur.zones[last.index] == nil {
 		t.Error("the room is not used")
 	}

@@ -296,7 +296,7 @@ func TestCancelledQueryIsNoServFail(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, _ = c.ServeDNS(ctx, &clientWriter{}, question("example.org.", dns.TypeA))
-	if c.denial.store.Len() != 0 {
+	if c.sides.Denial.Store.Len() != 0 {
 		t.Error("stored a SERVFAIL")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -39,15 +40,15 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	meters.requests.Inc()
 
 	now := c.now()
-	e, kind := c.lookup(&id, c.instant(now))
+	e, kind := c.sides.Lookup(&id, c.sides.Instant(now))
 	if e == nil {
-		if cut := c.cutAbove(&id, r.Question[0].Name, c.instant(now)); cut != nil {
+		if cut := c.cutAbove(&id, c.sides.Instant(now)); cut != nil {
 			meters.denial.hits.Inc()
 			meters.cuts.Inc()
 			return c.answerByCut(w, r, cut, &id, now)
 		}
 		meters.misses.Inc()
-		return c.miss(ctx, w, r, id.clone(), meters)
+		return c.miss(ctx, w, r, id.Clone(), meters)
 	}
 	meters.side(kind).hits.Inc()
 	return c.hit(ctx, w, r, e, &id, meters, now)
@@ -62,7 +63,7 @@ const subnetsBefore = 1000
 // in the Corefile give all queries one.
 func (c *Cache) passSubnet(server string) {
 	c.meters.of(server).subnets.Inc()
-	if c.past.Add(1) == subnetsBefore && c.success.store.Len()+c.denial.store.Len() == 0 {
+	if c.past.Add(1) == subnetsBefore && c.sides.Len() == 0 {
 		clog.NewWithPlugin(c.name).Warningf("The cache of %s is empty after %d queries: each had a client subnet (ECS, RFC 7871), so its answer may be for that subnet alone and is not kept. "+
 			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBefore)
 	}
@@ -73,8 +74,8 @@ func (c *Cache) responsible(name string) bool {
 	return c.zones.Contains(name) && !c.bypass.Contains(name)
 }
 
-func (m *meters) side(kind string) *sideMeters {
-	if kind == labelDenial {
+func (m *meters) side(kind sides.Kind) *sideMeters {
+	if kind == sides.Denial {
 		return &m.denial
 	}
 	return &m.success
@@ -105,11 +106,11 @@ func hasSubnet(r *dns.Msg) bool {
 }
 
 // miss fetches the answer, or waits for another query that does.
-func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *ident, meters *meters) (int, error) {
-	if !c.coalesces(r) || !mayWait(ctx) {
+func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters) (int, error) {
+	if !c.sides.Coalesces(id.Name(), r.Question[0].Qtype) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
-	fl, leads := c.flights.join(string(appendShape(id.key, r)), ctx.Value(askAgain{}) != nil, c.now())
+	fl, leads := c.flights.join(string(appendShape(id.Key, r)), ctx.Value(askAgain{}) != nil, c.now())
 	switch {
 	case fl == nil:
 		return c.fetch(ctx, w, r, id, meters, nil)
@@ -119,7 +120,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	}
 	c.flights.wait(ctx, fl)
 	now := c.now()
-	if e, _ := c.lookup(id, c.instant(now)); e != nil {
+	if e, _ := c.sides.Lookup(id, c.sides.Instant(now)); e != nil {
 		meters.coalesced.Inc()
 		return c.hit(ctx, w, r, e, id, meters, now)
 	}
@@ -127,21 +128,8 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	return c.fetch(ctx, w, r, id, meters, nil)
 }
 
-// coalesces reports whether a miss of r may wait for another query's answer.
-func (c *Cache) coalesces(r *dns.Msg) bool {
-	q := &r.Question[0]
-	// HINFO: the loop plugin finds forwarding loops by seeing its own query
-	// again. Coalesced with itself it would never come by.
-	if c.flights == nil || q.Qtype == dns.TypeHINFO {
-		return false
-	}
-	// Where answers are not kept there is nothing to share: waiting would
-	// only make everyone late (kubeadm disables both sides for cluster.local).
-	return !c.success.disable.Contains(q.Name) && !c.denial.disable.Contains(q.Name)
-}
-
 // fetch asks the next plugin, keeps the answer and sends it to the client.
-func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *ident, meters *meters, fl *flight) (int, error) {
+func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters, fl *flight) (int, error) {
 	req := refreshOf(r)
 	rec := &recorder{ResponseWriter: w, cache: c, req: req, id: id, meters: meters, flight: fl, wildcard: wildcardOf(ctx)}
 	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
@@ -165,70 +153,37 @@ func refreshOf(r *dns.Msg) *dns.Msg {
 }
 
 // hit answers r from e.
-func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time) (int, error) {
-	t := c.instant(now)
-	left := e.Left(t)
-	ttl := uint32(max(0, left))
-	switch {
-	case left <= 0:
-		if c.cfg.Stale.Verify && mayVerify(ctx) {
-			if done, rcode, err := c.verify(ctx, w, r, e, id.clone(), meters, now); done {
-				return rcode, err
-			}
-		} else {
-			c.refresh(ctx, r, e, id, meters, now, true)
+func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time) (int, error) {
+	action, ttl, stale := c.sides.Decide(e, c.sides.Instant(now))
+	if action == sides.AskFirst && !mayVerify(ctx) {
+		action = sides.ServeAndRefresh
+	}
+	switch action {
+	case sides.AskFirst:
+		if done, rcode, err := c.verify(ctx, w, r, e, id.Clone(), meters, now); done {
+			return rcode, err
 		}
-		ttl = uint32(c.cfg.Stale.ResponseTTL / time.Second)
+	case sides.ServeAndRefresh:
+		c.refresh(ctx, r, e, id, meters, now, stale)
+	case sides.Serve, sides.Ask:
+	}
+	if stale {
 		meters.stale.Inc()
-	case c.popular(e, t):
-		c.refresh(ctx, r, e, id, meters, now, false)
 	}
 	if w := e.Wildcard(); w != "" {
 		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return w })
 	}
-	if c.cfg.KeepTTL && (left > 0 || c.cfg.Stale.ResponseTTL == 0) {
-		ttl = e.TTL
-	}
 	a := e.Answer()
-	m, err := reply(&a, r, ttl, id.do || id.ad)
+	m, err := reply(&a, r, ttl, id.DO || id.AD)
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
 	ede := e.EDE()
-	if left <= 0 && r.IsEdns0() != nil {
+	if stale && r.IsEdns0() != nil {
 		ede = appendStale(make([]byte, 0, maxStaleEDE), ede, a.Rcode())
 	}
 	addEDE(w, m, r, ede)
 	// As in every plugin of CoreDNS: a client that can't be written to is not our failure.
 	_ = w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
-}
-
-// sampleEvery is how often the hits of an entry that is popular already are
-// noted. Counting each would make all cores write to the hottest entries all the
-// time. It makes a gap between hits look longer by so much at most.
-const sampleEvery = time.Second
-
-// popular counts a hit on e and reports whether e should be refreshed now,
-// while it is still fresh. It takes no lock; an entry that has reached the amount
-// is written to once in a while only.
-func (c *Cache) popular(e *store.Entry, now store.Instant) bool {
-	p := &c.cfg.Prefetch
-	if p.Amount <= 0 {
-		return false
-	}
-	hits, last := int64(e.Hits.Load()), store.Instant(e.LastHit.Load())
-	switch {
-	case last < now-store.Instant(p.Duration) && e.LastHit.CompareAndSwap(int64(last), int64(now)):
-		e.Hits.Store(1)
-		hits = 1
-	case hits < int64(p.Amount):
-		e.LastHit.Store(int64(now))
-		hits = int64(e.Hits.Add(1))
-	case now-last >= c.sampling:
-		e.LastHit.Store(int64(now))
-	}
-	// The threshold rounds up: with short TTLs the last second still counts.
-	threshold := (int(e.TTL)*p.Percentage + 99) / 100
-	return hits >= int64(p.Amount) && e.Left(now) <= threshold
 }

@@ -55,7 +55,6 @@ func (h *handoverSet) take(block string, c *Cache) bool {
 	if !reflect.DeepEqual(was, is) {
 		return false
 	}
-	c.epoch = old.epoch
-	c.success.store, c.denial.store = old.success.store, old.denial.store
+	c.sides.TakeOver(old.sides)
 	return true
 }

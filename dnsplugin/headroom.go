@@ -55,14 +55,14 @@ func (h *headroom) add(c *Cache) {
 			h.watch()
 		}
 	}
-	h.stores = append(h.stores, weak.Make(c.success.store), weak.Make(c.denial.store))
+	h.stores = append(h.stores, weak.Make(c.sides.Success.Store), weak.Make(c.sides.Denial.Store))
 }
 
 // remove forgets the stores of c. Without any, all is as it was.
 func (h *headroom) remove(c *Cache) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, s := range []*store.Store{c.success.store, c.denial.store} {
+	for _, s := range []*store.Store{c.sides.Success.Store, c.sides.Denial.Store} {
 		if i := slices.Index(h.stores, weak.Make(s)); i >= 0 {
 			h.stores = slices.Delete(h.stores, i, i+1)
 		}

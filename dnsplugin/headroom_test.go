@@ -61,7 +61,7 @@ func TestHeadroomFollowsTheStores(t *testing.T) {
 			t.Errorf("GOGC %d, want %d", th.percent, want)
 		}
 	}
-	kept := c.success.store.Bytes() + c.denial.store.Bytes()
+	kept := c.sides.Success.Store.Bytes() + c.sides.Denial.Store.Bytes()
 	adjusted(100) // by a few percent it is not worth it
 	th.live = kept + 40<<20
 	adjusted(percentFor(th.live, kept, 100))
@@ -80,7 +80,7 @@ func TestHeadroomFollowsTheStores(t *testing.T) {
 
 func TestHeadroomLeavesTheGOGCOfOthersAlone(t *testing.T) {
 	c := cacheOf(t, Config{MaxMem: 1 << 30}, says(nil))
-	given := &testHeap{live: c.success.store.Bytes(), percent: 90}
+	given := &testHeap{live: c.sides.Success.Store.Bytes(), percent: 90}
 	h := &headroom{heap: given}
 	h.add(c)
 	runtime.GC()

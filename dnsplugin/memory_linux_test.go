@@ -55,7 +55,7 @@ func TestHugeCapacityStarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if got := c.success.store.Bytes() + c.denial.store.Bytes(); got > 128<<20 {
+	if got := c.sides.Success.Store.Bytes() + c.sides.Denial.Store.Bytes(); got > 128<<20 {
 		t.Errorf("%d bytes of tables", got)
 	}
 }

@@ -9,12 +9,8 @@ import (
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// The two sides of the cache as values of the label "type".
-const (
-	labelSuccess = "success"
-	labelDenial  = "denial"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
 // vectors are the metric families. Those of the subsystem "cache" have the
@@ -129,8 +125,8 @@ func (s *meterSet) add(server string) *meters {
 		cuts:       s.vec.cuts.WithLabelValues(server, s.zones, s.view),
 		subnets:    s.vec.subnets.WithLabelValues(server, s.zones, s.view),
 		coalesced:  s.vec.coalesced.WithLabelValues(server, s.zones, s.view),
-		success:    s.side(server, labelSuccess),
-		denial:     s.side(server, labelDenial),
+		success:    s.side(server, sides.Success.String()),
+		denial:     s.side(server, sides.Denial.String()),
 	}
 	next[server] = m
 	s.byServer.Store(&next)

@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -66,10 +67,10 @@ func parseNXCut(c *caddy.Controller, args []string, n *NXCut) error {
 
 // cuts reports whether m, a response of verdict v, says that nothing is below
 // its question's name.
-func (n *NXCut) cuts(m *dns.Msg, v verdict, id *ident) bool {
+func (n *NXCut) cuts(m *dns.Msg, v verdict, id *sides.Ident) bool {
 	// With a CNAME the code is about its target (RFC 6604), and a question with
 	// CD may have got what no validation would let through.
-	if !n.On || v.kind != response.NameError || len(m.Answer) > 0 || id.cd {
+	if !n.On || v.kind != response.NameError || len(m.Answer) > 0 || id.CD {
 		return false
 	}
 	soa := soaOf(m)
@@ -90,7 +91,7 @@ func (n *NXCut) cuts(m *dns.Msg, v verdict, id *ident) bool {
 }
 
 // putCut keeps m as a cut beside the entry that it has become.
-func (c *Cache) putCut(m *dns.Msg, id *ident, ttl uint32, now store.Instant, with beside) {
+func (c *Cache) putCut(m *dns.Msg, id *sides.Ident, ttl uint32, now store.Instant, with beside) {
 	cut := *m
 	cut.Question = []dns.Question{m.Question[0]}
 	cut.Question[0].Qtype = cutType
@@ -98,34 +99,34 @@ func (c *Cache) putCut(m *dns.Msg, id *ident, ttl uint32, now store.Instant, wit
 	if !ok {
 		return
 	}
-	key := bytes.Clone(id.key)
+	key := bytes.Clone(id.Key)
 	key[1], key[2] = 0, cutType
 	rec := store.NewRecord(a, now, ttl, 0) // never stale: what is new below would be hidden
 	rec.EDE, rec.Plain = with.ede, plainLen(m)
-	c.denial.store.Put(c.denial.store.Hash(key), key, rec, now)
+	c.sides.Denial.Store.Put(c.sides.Hash(key), key, rec, now)
 }
 
 // eachAbove calls f with the keys of cuts at the name of id and above, nearest
 // first, until f returns false.
-func (c *Cache) eachAbove(id *ident, f func(hash uint64, key []byte) bool) {
+func (c *Cache) eachAbove(id *sides.Ident, f func(hash uint64, key []byte) bool) {
 	var buf [wire.MaxKeyLen]byte
-	head := len(id.key) - len(keyName(id.key))
-	for name := keyName(id.key); name[0] != 0; name = name[1+int(name[0]):] {
-		key := append(append(buf[:0], id.key[:head]...), name...)
+	head := len(id.Key) - len(sides.NameOf(id.Key))
+	for name := sides.NameOf(id.Key); name[0] != 0; name = name[1+int(name[0]):] {
+		key := append(append(buf[:0], id.Key[:head]...), name...)
 		key[1], key[2] = 0, cutType
-		if !f(c.denial.store.Hash(key), key) {
+		if !f(c.sides.Hash(key), key) {
 			return
 		}
 	}
 }
 
-// cutAbove returns the cut that name, whose id has no entry, is under.
-func (c *Cache) cutAbove(id *ident, name string, now store.Instant) (cut *store.Entry) {
-	if !c.cfg.NXCut.On || id.cd || c.denial.disable.Contains(name) {
+// cutAbove returns the cut that the name of id, which has no entry, is under.
+func (c *Cache) cutAbove(id *sides.Ident, now store.Instant) (cut *store.Entry) {
+	if !c.cfg.NXCut.On || id.CD || c.sides.Denial.Disabled.Contain(id.Name()) {
 		return nil
 	}
 	c.eachAbove(id, func(hash uint64, key []byte) bool {
-		cut = c.denial.store.Get(hash, key, now)
+		cut = c.sides.Denial.Store.Get(hash, key, now)
 		return cut == nil
 	})
 	return cut
@@ -133,14 +134,14 @@ func (c *Cache) cutAbove(id *ident, name string, now store.Instant) (cut *store.
 
 // liftCuts removes the cuts that the name of id is under: it has turned out to
 // be there.
-func (c *Cache) liftCuts(id *ident, now store.Instant) {
+func (c *Cache) liftCuts(id *sides.Ident, now store.Instant) {
 	both := *id
-	both.key = bytes.Clone(id.key)
+	both.Key = bytes.Clone(id.Key)
 	for bits := byte(0); bits <= 1; bits++ { // without and with DO
-		both.key[0] = bits
+		both.Key[0] = bits
 		c.eachAbove(&both, func(hash uint64, key []byte) bool {
-			if c.denial.store.Get(hash, key, now) != nil {
-				c.denial.store.Delete(hash, key)
+			if c.sides.Denial.Store.Get(hash, key, now) != nil {
+				c.sides.Denial.Store.Delete(hash, key)
 			}
 			return true
 		})
@@ -149,13 +150,10 @@ func (c *Cache) liftCuts(id *ident, now store.Instant) {
 
 // answerByCut answers r by the denial of a name above, or of another type. Its
 // proof (NSEC, NSEC3) covers all below just as well.
-func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, id *ident, now time.Time) (int, error) {
-	ttl := uint32(max(0, cut.Left(c.instant(now))))
-	if c.cfg.KeepTTL {
-		ttl = cut.TTL
-	}
+func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, id *sides.Ident, now time.Time) (int, error) {
+	ttl := c.sides.FreshTTL(cut.Left(c.sides.Instant(now)), cut.TTL)
 	a := cut.Answer()
-	m, err := reply(&a, r, ttl, id.do || id.ad)
+	m, err := reply(&a, r, ttl, id.DO || id.AD)
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}

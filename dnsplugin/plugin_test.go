@@ -56,7 +56,7 @@ func TestAllocationsPerHit(t *testing.T) {
 			if !ok {
 				t.Fatal("no key")
 			}
-			if e, _ := c.lookup(&id, 0); e == nil {
+			if e, _ := c.sides.Lookup(&id, 0); e == nil {
 				t.Fatal("no entry")
 			}
 		}); got != 0 {
@@ -92,7 +92,7 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("%s: %v, want %v", name, got, tt.want)
 			}
 		}
-		if b := value(t, m.success.bytes); b < 100 || int64(b) != c.success.store.Bytes() {
+		if b := value(t, m.success.bytes); b < 100 || int64(b) != c.sides.Success.Store.Bytes() {
 			t.Errorf("%v bytes", b)
 		}
 	})
@@ -113,7 +113,7 @@ func TestFloodOfNamesStaysWithinMaxMem(t *testing.T) {
 		}
 	}
 	m := c.meters.of("")
-	if b := c.success.store.Bytes(); b > MinMaxMemory/2 {
+	if b := c.sides.Success.Store.Bytes(); b > MinMaxMemory/2 {
 		t.Errorf("%d bytes", b)
 	}
 	if value(t, m.success.evictions) == 0 || value(t, m.success.hits) != 99 {
@@ -209,7 +209,7 @@ func TestPackedResponsePassesThrough(t *testing.T) {
 	}
 	c := cacheOf(t, Config{}, s)
 	ask(t, c, question("example.org.", dns.TypeA))
-	if c.success.store.Len()+c.denial.store.Len() != 0 {
+	if c.sides.Success.Store.Len()+c.sides.Denial.Store.Len() != 0 {
 		t.Error("cached")
 	}
 }

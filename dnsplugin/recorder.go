@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
@@ -17,7 +18,7 @@ type recorder struct {
 	dns.ResponseWriter // the client's; nil in a refresh
 	cache              *Cache
 	req                *dns.Msg // what was asked
-	id                 *ident
+	id                 *sides.Ident
 	meters             *meters
 	flight             *flight       // to land as soon as the answer is kept; may be nil
 	wildcard           func() string // of the request's metadata; may be nil
@@ -64,7 +65,7 @@ func (w *recorder) WriteMsg(res *dns.Msg) error {
 		send = send && w.accepted
 	}
 	m := w.keep(res)
-	if !w.id.do && !w.id.ad {
+	if !w.id.DO && !w.id.AD {
 		m.AuthenticatedData = false // RFC 6840, section 5.8
 	}
 	w.last = m
@@ -97,7 +98,7 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 		if w.wildcard != nil {
 			with.wildcard = w.wildcard()
 		}
-		w.entry = c.put(m, v, w.id, ttl, c.instant(now), with, w.meters)
+		w.entry = c.put(m, v, w.id, ttl, c.sides.Instant(now), with, w.meters)
 		w.afterPut(v)
 	}
 	if w.flight != nil {
@@ -116,7 +117,7 @@ func (w *recorder) afterPut(v verdict) {
 	// A refresh that found data is newer than a denial of it.
 	refresh := w.ResponseWriter == nil || w.only != nil
 	if (refresh && !c.cfg.Stale.PreferPositive) || (c.cfg.Stale.PreferPositive && v.answering) {
-		c.denial.store.Delete(w.id.hash, w.id.key)
+		c.sides.Denial.Store.Delete(w.id.Hash, w.id.Key)
 	}
 }
 

@@ -9,56 +9,18 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// begin claims the refreshing of e. At most one refresh of an entry runs at a
-// time, so their number follows that of distinct entries, not of queries; and
-// after one that failed none starts for the recheck pause.
-func begin(e *store.Entry, now store.Instant, recheck time.Duration) bool {
-	if recheck > 0 && store.Instant(e.RetryAfter.Load()) > now {
-		return false
-	}
-	return e.Refreshing.CompareAndSwap(false, true)
-}
-
-// end gives back what begin claimed.
-func end(e *store.Entry, now store.Instant, recheck time.Duration, refreshed bool) {
-	after := int64(0)
-	if recheck > 0 && !refreshed {
-		after = int64(now.Add(recheck))
-	}
-	// The deadline must be seen by whoever claims next.
-	e.RetryAfter.Store(after)
-	e.Refreshing.Store(false)
-}
-
-// end ends a refresh of e, whose key is that of id. Eviction may have moved
-// the entry meanwhile: then the pause after a failure is for the copy as well.
-func (c *Cache) end(e *store.Entry, id *ident, recheck time.Duration, refreshed bool) {
-	now := c.instant(c.now())
-	end(e, now, recheck, refreshed)
-	if refreshed || recheck == 0 {
-		return
-	}
-	// A later response that did not count as a refresh has no pause of its own.
-	if moved, _ := c.lookup(id, now); moved != nil && moved != e && moved.Stored == e.Stored {
-		moved.RetryAfter.Store(int64(now.Add(recheck)))
-	}
-}
-
 // refresh fetches the answer for e anew behind the client's back. stale says
 // that e has ended; then only what RFC 8767 accepts may replace it.
-func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time, stale bool) {
-	recheck := time.Duration(0)
-	if stale {
-		recheck = c.cfg.Stale.Recheck
-	}
-	if !begin(e, c.instant(c.now()), recheck) {
+func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time, stale bool) {
+	if !c.sides.Claim(e, c.sides.Instant(c.now()), stale) {
 		return
 	}
-	rec := &recorder{cache: c, req: refreshOf(r), id: id.clone(), meters: meters}
-	hitAt := c.instant(now)
+	rec := &recorder{cache: c, req: refreshOf(r), id: id.Clone(), meters: meters}
+	hitAt := c.sides.Instant(now)
 	if stale {
 		rec.only = c.accepts
 		// A hit on a stale entry counts as one in its last second, as in CoreDNS.
@@ -74,19 +36,19 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *ide
 			rec.entry.LastHit.Store(int64(hitAt))
 			rec.entry.Hits.Store(e.Hits.Load())
 		}
-		c.end(e, rec.id, recheck, refreshed)
+		c.sides.Release(e, rec.id, c.sides.Instant(c.now()), stale, refreshed)
 	})
 	if !started {
-		e.Refreshing.Store(false)
+		c.sides.Unclaim(e)
 	}
 }
 
 // verify asks the source before a stale e is served. done means that the
 // client has been answered; otherwise e is to be served.
-func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *ident, meters *meters, now time.Time) (done bool, rcode int, err error) {
+func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
-	track := st.Recheck > 0 || st.VerifyTimeout > 0
-	if track && !begin(e, c.instant(now), st.Recheck) {
+	track := c.sides.TracksVerify()
+	if track && !c.sides.Claim(e, c.sides.Instant(now), true) {
 		return false, 0, nil
 	}
 	rec := &recorder{cache: c, req: refreshOf(r), id: id, meters: meters, only: c.accepts}
@@ -96,7 +58,7 @@ func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e 
 	rec.ResponseWriter, rec.wildcard = w, wildcardOf(ctx)
 	rcode, err = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 	if track {
-		c.end(e, id, st.Recheck, rec.accepted)
+		c.sides.Release(e, id, c.sides.Instant(c.now()), true, rec.accepted)
 	}
 	return rec.accepted, rcode, err
 }
@@ -109,11 +71,11 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
-		c.end(e, rec.id, st.Recheck, rec.accepted)
+		c.sides.Release(e, rec.id, c.sides.Instant(c.now()), true, rec.accepted)
 		close(finished)
 	})
 	if !started {
-		e.Refreshing.Store(false)
+		c.sides.Unclaim(e)
 		return false, 0, nil
 	}
 	t := time.NewTimer(st.VerifyTimeout)
@@ -127,12 +89,9 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 		}
 		m := rec.last
 		if rec.entry != nil {
-			ttl := uint32(max(0, rec.entry.Left(c.instant(c.now()))))
-			if c.cfg.KeepTTL {
-				ttl = rec.entry.TTL
-			}
+			ttl := c.sides.FreshTTL(rec.entry.Left(c.sides.Instant(c.now())), rec.entry.TTL)
 			a := rec.entry.Answer()
-			if m, err = reply(&a, r, ttl, rec.id.do || rec.id.ad); err != nil {
+			if m, err = reply(&a, r, ttl, rec.id.DO || rec.id.AD); err != nil {
 				return true, dns.RcodeServerFailure, plugin.Error(c.name, err)
 			}
 			addEDE(w, m, r, rec.entry.EDE())
@@ -168,14 +127,14 @@ func (c *Cache) accepts(res *dns.Msg, v verdict) acceptance {
 // outlives the request but not the cache. It reports false, and runs nothing,
 // when the names of id have their share of maxBackground already or the cache
 // is closed.
-func (c *Cache) spawn(ctx context.Context, id *ident, f func(context.Context)) bool {
+func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Context)) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return false
 	}
 	p := new(place)
-	c.background.place(p, 0, keyName(id.key), 1)
+	c.background.place(p, 0, sides.NameOf(id.Key), 1)
 	if !c.background.begin(p, c.now()) {
 		c.background.leave(p)
 		return false

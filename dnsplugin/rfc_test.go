@@ -184,7 +184,7 @@ func TestCNAMEChainWithoutDataIsADenial(t *testing.T) {
 			t.Errorf("TTL %d", got[0])
 		}
 	}
-	if s.count() != 1 || c.denial.store.Len() != 1 {
+	if s.count() != 1 || c.sides.Denial.Store.Len() != 1 {
 		t.Error("not kept as a denial")
 	}
 }
@@ -255,7 +255,7 @@ func TestServFailDoesNotHideASuccess(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		if c.denial.store.Len() != 1 {
+		if c.sides.Denial.Store.Len() != 1 {
 			t.Error("the test does not test what it says")
 		}
 	})
@@ -468,7 +468,7 @@ func TestResponseToAnotherQuestionIsNotCached(t *testing.T) {
 		c := cacheOf(t, Config{}, s)
 		ask(t, c, question("example.org.", dns.TypeA))
 		ask(t, c, question("example.org.", dns.TypeA))
-		if s.count() != 2 || c.success.store.Len()+c.denial.store.Len() != 0 {
+		if s.count() != 2 || c.sides.Success.Store.Len()+c.sides.Denial.Store.Len() != 0 {
 			t.Errorf("%s: cached", name)
 		}
 	}
@@ -559,7 +559,7 @@ func TestAnswerTooLargeForAMessageIsNotCached(t *testing.T) {
 			t.Errorf("%d records", len(m.Answer))
 		}
 	}
-	if s.count() != 2 || c.success.store.Len() != 0 {
+	if s.count() != 2 || c.sides.Success.Store.Len() != 0 {
 		t.Error("cached")
 	}
 }
@@ -572,7 +572,7 @@ func TestStoredBytesAreAValidMessage(t *testing.T) {
 	if !ok {
 		t.Fatal("no key")
 	}
-	e := c.success.store.Get(id.hash, id.key, c.instant(time.Now()))
+	e := c.sides.Success.Store.Get(id.Hash, id.Key, c.sides.Instant(time.Now()))
 	if e == nil {
 		t.Fatal("no entry")
 	}

@@ -164,7 +164,7 @@ func TestDisabledDenialStillEndsAStaleSuccess(t *testing.T) {
 		if m := ask(t, c, question("example.org.", dns.TypeA)); m.Rcode != dns.RcodeNameError {
 			t.Errorf("%v", m)
 		}
-		if c.denial.store.Len() != 0 {
+		if c.sides.Denial.Store.Len() != 0 {
 			t.Error("a denial was kept")
 		}
 	})
@@ -333,7 +333,7 @@ func TestHitsOfPopularEntriesAreSampled(t *testing.T) {
 		c := cacheOf(t, Config{Prefetch: Prefetch{Amount: 5}}, s)
 		ask(t, c, question("example.org.", dns.TypeA))
 		id, _ := c.identify(question("example.org.", dns.TypeA), nil)
-		e, _ := c.lookup(&id, c.instant(c.now()))
+		e, _ := c.sides.Lookup(&id, c.sides.Instant(c.now()))
 		writes, last := 0, e.LastHit.Load()
 		for range 1000 {
 			ask(t, c, question("example.org.", dns.TypeA))

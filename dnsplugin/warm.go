@@ -13,6 +13,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -61,14 +62,14 @@ func (c *Cache) writeSnapshot(w io.Writer) error {
 	now := c.now()
 	var err error
 	var buf []byte
-	for _, s := range []*side{&c.success, &c.denial} {
-		s.store.Range(func(key []byte, e *store.Entry) bool {
+	for kind, s := range c.sides.Both() {
+		s.Store.Range(func(key []byte, e *store.Entry) bool {
 			a := e.Answer()
 			// Cuts come back with the next denial that makes one.
-			if e.Dead <= c.instant(now) || a.Rcode() == dns.RcodeServerFailure || isCut(key) {
+			if e.Dead <= c.sides.Instant(now) || a.Rcode() == dns.RcodeServerFailure || isCut(key) {
 				return true
 			}
-			buf = appendWarm(buf[:0], key[0], e, &a, c.epoch, s == &c.denial)
+			buf = appendWarm(buf[:0], key[0], e, &a, c.sides.Epoch, sides.Kind(kind) == sides.Denial)
 			_, err = out.Write(buf)
 			return err == nil
 		})
@@ -219,14 +220,19 @@ func (c *Cache) restore(w *warmEntry) bool {
 	if w.stored <= 0 || age < 0 || w.life <= age || w.ttl > maxTTLSeconds || w.bits&^(3|store.Variant) != 0 {
 		return false
 	}
-	s, limit := &c.success, c.cfg.Success.TTL
+	s, limit := &c.sides.Success, c.cfg.Success.TTL
 	if w.flags&warmDenial != 0 {
-		s, limit = &c.denial, c.cfg.Denial.TTL
+		s, limit = &c.sides.Denial, c.cfg.Denial.TTL
 	}
 	q := w.answer.Question()
 	n := len(q) - 4
 	name, _, err := dns.UnpackDomainName(q, 0)
-	if err != nil || s.disable.Contains(name) || !c.responsible(name) {
+	if err != nil || !c.responsible(name) {
+		return false
+	}
+	key := wire.AppendKey(nil, q[:n], binary.BigEndian.Uint16(q[n:]), binary.BigEndian.Uint16(q[n+2:]), false, false)
+	key[0] = w.bits
+	if s.Disabled.Contain(sides.NameOf(key)) {
 		return false
 	}
 	// The configuration may have become stricter.
@@ -238,10 +244,8 @@ func (c *Cache) restore(w *warmEntry) bool {
 	if !wire.Cacheable(binary.BigEndian.Uint16(q[n:])) {
 		return false
 	}
-	key := wire.AppendKey(nil, q[:n], binary.BigEndian.Uint16(q[n:]), binary.BigEndian.Uint16(q[n+2:]), false, false)
-	key[0] = w.bits
-	at := c.instant(now)
-	e, _ := s.store.Put(s.store.Hash(key), key, store.Record{
+	at := c.sides.Instant(now)
+	e, _ := s.Store.Put(s.Store.Hash(key), key, store.Record{
 		Answer: w.answer, Stored: at - store.Instant(age), TTL: w.ttl, Dead: at - store.Instant(age) + store.Instant(life),
 		Answering: w.flags&warmAnswering != 0, Plain: int(w.plain), Wildcard: w.wildcard, EDE: w.ede,
 	}, at)

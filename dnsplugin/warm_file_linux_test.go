@@ -32,7 +32,7 @@ func stuffed(t *testing.T, cfg Config, size int64) *Cache {
 	}
 	t.Cleanup(func() { c.Close() })
 	text := strings.Repeat("x", 200)
-	for i := 0; c.success.store.Bytes() < size && i < 1<<20; i++ {
+	for i := 0; c.sides.Success.Store.Bytes() < size && i < 1<<20; i++ {
 		r := question(fmt.Sprintf("n%d.example.", i), dns.TypeTXT)
 		r.Response = true
 		for range 4 {
@@ -66,7 +66,7 @@ func TestWritingASnapshotTakesNoMemory(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	if got := after.TotalAlloc - before.TotalAlloc; got > warmBound {
-		t.Errorf("%d bytes were allocated for a snapshot of %d entries", got, c.success.store.Len())
+		t.Errorf("%d bytes were allocated for a snapshot of %d entries", got, c.sides.Success.Store.Len())
 	}
 }
 
@@ -113,13 +113,13 @@ func TestReadingASnapshotHoldsOneEntryAtATime(t *testing.T) {
 	runtime.GC()
 	var before runtime.MemStats
 	runtime.ReadMemStats(&before)
-	was := next.success.store.Bytes()
+	was := next.sides.Success.Store.Bytes()
 	m := &measured{ReaderAt: f}
 	entries, err := next.readSnapshot(m, n)
 	if err != nil || entries < 1000 {
 		t.Fatal(entries, err)
 	}
-	grown := next.success.store.Bytes() - was
+	grown := next.sides.Success.Store.Bytes() - was
 	if peak := int64(m.most) - int64(before.HeapAlloc); peak > grown+2*warmBound {
 		t.Errorf("%d bytes in use at the most, %d of them the cache's", peak, grown)
 	}
@@ -318,13 +318,13 @@ func TestTrustInASnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	next, _ := snapshotted(t, Config{Warm: file})
-	if next.loadWarm(); next.success.store.Len() != 0 {
+	if next.loadWarm(); next.sides.Success.Store.Len() != 0 {
 		t.Error("anybody's file is believed")
 	}
 	if err := os.Chmod(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if next.loadWarm(); next.success.store.Len() != 1 {
+	if next.loadWarm(); next.sides.Success.Store.Len() != 1 {
 		t.Error("our own is not")
 	}
 }

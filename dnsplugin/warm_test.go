@@ -46,7 +46,7 @@ func TestRestartFromASnapshotIsWarmAndTTLsGoOn(t *testing.T) {
 		time.Sleep(201 * time.Second)
 		last, _ := snapshotted(t, Config{Warm: file})
 		last.loadWarm()
-		if n := last.success.store.Len() + last.denial.store.Len(); n != 0 {
+		if n := last.sides.Success.Store.Len() + last.sides.Denial.Store.Len(); n != 0 {
 			t.Errorf("%d entries whose time is over", n)
 		}
 		left, err := filepath.Glob(file + ".*")
@@ -68,7 +68,7 @@ func TestDamagedSnapshotIsIgnored(t *testing.T) {
 		bad[i] ^= 1
 		next, _ := snapshotted(t, Config{})
 		for _, bad := range [][]byte{bad, bad[:i]} {
-			if n, err := next.readSnapshot(bytes.NewReader(bad), int64(len(bad))); err == nil || n+next.success.store.Len() != 0 {
+			if n, err := next.readSnapshot(bytes.NewReader(bad), int64(len(bad))); err == nil || n+next.sides.Success.Store.Len() != 0 {
 				t.Fatalf("byte %d: %d entries, %v", i, n, err)
 			}
 		}
@@ -79,7 +79,7 @@ func TestDamagedSnapshotIsIgnored(t *testing.T) {
 	}
 	next, _ := snapshotted(t, Config{Warm: file})
 	next.loadWarm()
-	if next.success.store.Len() != 0 {
+	if next.sides.Success.Store.Len() != 0 {
 		t.Error("entries out of nothing")
 	}
 }

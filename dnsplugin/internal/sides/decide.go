@@ -1,0 +1,210 @@
+package sides
+
+import (
+	"time"
+
+	"github.com/penstock/penstock/dnsplugin/internal/store"
+)
+
+// Policy is the part of the configuration that decisions depend on.
+type Policy struct {
+	Prefetch Prefetch
+	Stale    Stale
+	KeepTTL  bool // reply with the stored TTL instead of the remaining one
+	Coalesce bool // equal misses may wait for one fetch
+}
+
+// Prefetch says which fresh entries are refreshed before they expire.
+type Prefetch struct {
+	Amount     int           // hits that make an entry popular; 0 turns prefetching off
+	Duration   time.Duration // the longest gap between those hits
+	Percentage int           // of the TTL: only an entry with no more than this left is refreshed
+}
+
+// Stale says how expired entries are served. How long they are kept is a
+// property of the entry, see [store.Entry.Dead].
+type Stale struct {
+	Verify        bool          // ask the source before replying
+	VerifyTimeout time.Duration // how long to wait for it; 0 waits until it answers or fails
+	TTL           uint32        // TTL of stale replies, in seconds
+	Recheck       time.Duration // pause after a failed refresh
+	PreferAnswers bool          // an answer, even an expired one, goes before any denial
+}
+
+// Action says how a query is answered.
+type Action uint8
+
+const (
+	Serve           Action = iota // reply from the entry; the source is not asked
+	ServeAndRefresh               // reply from the entry and refresh it in the background
+	AskFirst                      // ask the source; reply from the entry if that fails
+	Ask                           // ask the source: there is no entry
+)
+
+var actionNames = [...]string{"serve", "serve and refresh", "ask first", "ask"}
+
+// String returns the action in words.
+func (a Action) String() string { return actionNames[a] }
+
+// Attempt is the state of the latest refresh of an entry.
+type Attempt uint8
+
+const (
+	NoAttempt Attempt = iota // none is running, and none failed a short time ago
+	Running                  // one is running
+	Paused                   // one failed, and the recheck pause is not over
+)
+
+// Facts are the properties of an entry, at the instant of a query, that decide
+// how the query is answered.
+type Facts struct {
+	Left    int    // whole seconds until the entry expires; 0 or less for a stale one
+	TTL     uint32 // seconds, as stored
+	Hits    uint32 // counted hits, including this one; 0 if prefetching is off
+	Attempt Attempt
+}
+
+// Decide returns the action for a query that f's entry answers, the TTL of a
+// reply from that entry, and whether such a reply is stale.
+func (p *Policy) Decide(f Facts) (action Action, ttl uint32, stale bool) {
+	if f.Left > 0 {
+		if f.Hits > 0 && f.Attempt != Running && p.popular(f) {
+			action = ServeAndRefresh
+		}
+		return action, p.FreshTTL(f.Left, f.TTL), false
+	}
+	ttl = p.Stale.TTL
+	if p.KeepTTL && ttl == 0 {
+		ttl = f.TTL
+	}
+	switch {
+	case p.Stale.Verify && !p.TracksVerify():
+		// Each query asks for itself, also while a prefetch is running: that
+		// may hang, and nothing bounds how long.
+		return AskFirst, ttl, true
+	case f.Attempt != NoAttempt:
+		return Serve, ttl, true
+	case p.Stale.Verify:
+		return AskFirst, ttl, true
+	}
+	return ServeAndRefresh, ttl, true
+}
+
+// popular reports whether a fresh entry has enough hits, and little enough of
+// its TTL left, to be refreshed. The threshold rounds up, so that with short
+// TTLs the last second still counts.
+func (p *Policy) popular(f Facts) bool {
+	return int(f.Hits) >= p.Prefetch.Amount && f.Left <= (int(f.TTL)*p.Prefetch.Percentage+99)/100
+}
+
+// FreshTTL returns the TTL of a reply from an entry that has left seconds to
+// live and was stored with ttl.
+func (p *Policy) FreshTTL(left int, ttl uint32) uint32 {
+	if p.KeepTTL {
+		return ttl
+	}
+	return uint32(max(0, left))
+}
+
+// TracksVerify reports whether a query that asks the source before a stale
+// reply counts as the entry's refresh. Then at most one runs at a time, and
+// other queries get the stale reply at once. Without a timeout and a pause
+// each query asks for itself.
+func (p *Policy) TracksVerify() bool { return p.Stale.VerifyTimeout > 0 || p.Stale.Recheck > 0 }
+
+// Decide returns the action for a query that e answers at the instant at, the
+// TTL of a reply from e, and whether it is stale. e is nil if no entry answers
+// the query. It counts the hit if prefetching is on, and writes nothing else.
+func (s *Sides) Decide(e *store.Entry, at store.Instant) (action Action, ttl uint32, stale bool) {
+	if e == nil {
+		return Ask, 0, false
+	}
+	f := Facts{Left: e.Left(at), TTL: e.TTL, Attempt: attemptOf(e, at)}
+	if f.Left > 0 && s.Prefetch.Amount > 0 {
+		f.Hits = s.countHit(e, at)
+	}
+	return s.Policy.Decide(f)
+}
+
+// Peek is Decide for a caller that does not answer the query itself: it counts
+// no hit, so it does not see whether the entry is due for a prefetch.
+func (s *Sides) Peek(e *store.Entry, at store.Instant) Action {
+	if e == nil {
+		return Ask
+	}
+	action, _, _ := s.Policy.Decide(Facts{Left: e.Left(at), TTL: e.TTL, Attempt: attemptOf(e, at)})
+	return action
+}
+
+func attemptOf(e *store.Entry, at store.Instant) Attempt {
+	switch {
+	case e.Refreshing.Load():
+		return Running
+	case store.Instant(e.RetryAfter.Load()) > at:
+		return Paused
+	}
+	return NoAttempt
+}
+
+// sampleEvery is how often hits of an entry that is already popular are noted.
+// Counting each would make all cores write to the most-used entries all the
+// time. It makes a gap between hits look longer by at most this much.
+const sampleEvery = time.Second
+
+// countHit counts a hit on e and returns the number of hits without a gap that
+// is too long. It takes no lock, and writes to a popular entry only once per
+// Sampling.
+func (s *Sides) countHit(e *store.Entry, at store.Instant) uint32 {
+	hits, last := e.Hits.Load(), store.Instant(e.LastHit.Load())
+	switch {
+	case last < at-store.Instant(s.Prefetch.Duration) && e.LastHit.CompareAndSwap(int64(last), int64(at)):
+		e.Hits.Store(1)
+		hits = 1
+	case int64(hits) < int64(s.Prefetch.Amount):
+		e.LastHit.Store(int64(at))
+		hits = e.Hits.Add(1)
+	case at-last >= s.Sampling:
+		e.LastHit.Store(int64(at))
+	}
+	return hits
+}
+
+// Claim claims the refresh of e and reports whether the caller may run it; the
+// caller then calls [Sides.Release]. At most one refresh of an entry runs at a
+// time, so their number is bounded by distinct entries, not by queries. A stale
+// entry is not claimed during the pause after a failed refresh.
+func (s *Sides) Claim(e *store.Entry, at store.Instant, stale bool) bool {
+	paused := func() bool { return stale && s.Stale.Recheck > 0 && store.Instant(e.RetryAfter.Load()) > at }
+	if paused() || !e.Refreshing.CompareAndSwap(false, true) {
+		return false
+	}
+	if paused() { // another refresh failed since the first look
+		e.Refreshing.Store(false)
+		return false
+	}
+	return true
+}
+
+// Unclaim gives back a claim without having tried.
+func (s *Sides) Unclaim(e *store.Entry) { e.Refreshing.Store(false) }
+
+// Release ends the refresh of e, whose question is id. If e was stale and the
+// refresh failed, no other starts for the recheck pause. Eviction may have
+// moved the entry in the meantime, so the pause applies to its copy as well.
+func (s *Sides) Release(e *store.Entry, id *Ident, at store.Instant, stale, refreshed bool) {
+	after := int64(0)
+	pause := stale && s.Stale.Recheck > 0 && !refreshed
+	if pause {
+		after = int64(at.Add(s.Stale.Recheck))
+	}
+	// In this order: a caller that claims next must see the pause.
+	e.RetryAfter.Store(after)
+	e.Refreshing.Store(false)
+	if !pause {
+		return
+	}
+	// A later response that did not count as a refresh has no pause of its own.
+	if moved, _ := s.Lookup(id, at); moved != nil && moved != e && moved.Stored == e.Stored {
+		moved.RetryAfter.Store(after)
+	}
+}
