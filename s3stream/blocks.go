@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/penstock/penstock/internal/budget"
+	"github.com/penstock/penstock/internal/crc"
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/ring"
 	"github.com/penstock/penstock/s3stream/internal/wire"
@@ -56,7 +57,7 @@ func (r *blockReader) next(ctx context.Context) (ring.Item, error) {
 	}
 	sum := wire.Sum(it.Payload)
 	it.Header = wire.Header{Type: wire.Block, Object: uint32(r.object), Length: uint32(n), Offset: r.off, Sum: sum}
-	r.sum = wire.Combine(r.sum, sum, n)
+	r.sum = crc.Castagnoli.Combine(r.sum, sum, n)
 	r.off += n
 	return it, nil
 }

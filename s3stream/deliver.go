@@ -13,6 +13,7 @@ import (
 
 	"github.com/minio/crc64nvme"
 
+	"github.com/penstock/penstock/internal/crc"
 	"github.com/penstock/penstock/internal/ranges"
 	"github.com/penstock/penstock/s3stream/internal/ring"
 	"github.com/penstock/penstock/s3stream/internal/wire"
@@ -84,7 +85,7 @@ func (d *delivery) item(ctx context.Context, it ring.Item) error {
 	if p.off == 0 {
 		d.startObject(o)
 	}
-	d.sum = wire.Combine(d.sum, it.Header.Sum, p.n)
+	d.sum = crc.Castagnoli.Combine(d.sum, it.Header.Sum, p.n)
 	if d.sha != nil {
 		d.sha.Write(it.Payload)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/crc"
 	"github.com/penstock/penstock/s3stream"
 	"github.com/penstock/penstock/s3stream/internal/wire"
 )
@@ -148,7 +149,7 @@ func (r *relay) serve() error {
 				r.alter(p)
 			}
 			h.Sum = wire.Sum(p)
-			sum = wire.Combine(sum, h.Sum, int64(len(p)))
+			sum = crc.Castagnoli.Combine(sum, h.Sum, int64(len(p)))
 			have++
 		case h.Type == wire.End:
 			t, err := wire.ParseTrailer(p)

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/penstock/penstock/internal/crc"
 )
 
 // tree is what an image looks like when all layers are applied: the reference that
@@ -25,9 +27,6 @@ type node struct {
 	sum  uint32 // of a regular file
 	link string // of a symlink
 }
-
-// castagnoli has an instruction: reading the tree costs more than its sum.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const block = 4096 // bytes that a file takes at least, on tmpfs and on ext4
 
@@ -150,7 +149,7 @@ func sumOf(r io.Reader, holes bool) (size int64, sum uint32, disk int64, err err
 	for {
 		n, err := io.ReadFull(r, buf)
 		size += int64(n)
-		sum = crc32.Update(sum, castagnoli, buf[:n])
+		sum = crc32.Update(sum, crc.CastagnoliTable, buf[:n])
 		for i := 0; i < n; i += block {
 			if part := buf[i:min(i+block, n)]; !holes || strings.Trim(string(part), "\x00") != "" {
 				disk += block

@@ -20,19 +20,21 @@ var units = map[string][]string{
 	"internal/version":    {},
 	"internal/printable":  {},
 	"internal/bytesize":   {},
+	"internal/crc":        {},
+	"internal/disk":       {},
 
 	// engine: handed a Source, it knows no protocol
-	"internal/ranges": {"internal/budget", "internal/invariants"},
+	"internal/ranges": {"internal/budget", "internal/crc", "internal/invariants"},
 
 	// protocol
 	"internal/httprange": {"internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
-	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
+	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable"},
 
 	// public, never sideways; S3 has no part in images
-	"soci":      {"internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
-	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"soci":      {"internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
-	"dnsplugin": {"internal/invariants"},
+	"dnsplugin": {"internal/invariants", "internal/disk"},
 
 	// command line of all programs
 	"internal/cli": {"internal/bytesize", "internal/printable", "internal/version"},

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/smithy-go/encoding/httpbinding"
 	"github.com/minio/crc64nvme"
 
+	"github.com/penstock/penstock/internal/crc"
 	"github.com/penstock/penstock/internal/ranges"
 )
 
@@ -264,8 +265,6 @@ func text(s string) *string {
 	return &s
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // of sums a body.
 func (u UploadChecksum) of(p []byte) ranges.Checksum { return u.update(ranges.Checksum{}, p) }
 
@@ -275,7 +274,7 @@ func (u UploadChecksum) update(s ranges.Checksum, p []byte) ranges.Checksum {
 	case ChecksumCRC64NVME:
 		return ranges.Checksum{Algorithm: ranges.CRC64NVME, Value: crc64nvme.Update(s.Value, p)}
 	case ChecksumCRC32C:
-		return ranges.Checksum{Algorithm: ranges.CRC32C, Value: uint64(crc32.Update(low32(s), castagnoli, p))}
+		return ranges.Checksum{Algorithm: ranges.CRC32C, Value: uint64(crc32.Update(low32(s), crc.CastagnoliTable, p))}
 	case ChecksumOff:
 	}
 	return ranges.Checksum{}

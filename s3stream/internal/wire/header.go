@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/penstock/penstock/internal/crc"
 )
 
 // Version is the protocol version; both ends must have the same.
@@ -116,10 +118,8 @@ const (
 	magicLen = 4
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // Sum returns the CRC32C of p.
-func Sum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+func Sum(p []byte) uint32 { return crc32.Checksum(p, crc.CastagnoliTable) }
 
 // Put encodes h into b, which has at least HeaderLen bytes.
 func (h *Header) Put(b []byte) {

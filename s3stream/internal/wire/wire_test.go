@@ -76,16 +76,6 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-func TestCombine(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "a")
-		b := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "b")
-		if got, want := Combine(Sum(a), Sum(b), int64(len(b))), Sum(append(bytes.Clone(a), b...)); got != want {
-			t.Fatalf("Combine = %08x, want %08x", got, want)
-		}
-	})
-}
-
 func TestNumbersRoundTrip(t *testing.T) {
 	tr := Trailer{Size: 1 << 40, Sum: 0xdeadbeef, Algorithm: 2, Full: 1 << 63}
 	if got, err := ParseTrailer(tr.Append(nil)); err != nil || got != tr {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/penstock/penstock/internal/crc"
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
@@ -46,9 +47,8 @@ type members struct {
 	hops    hops
 	two     *twoStage // nil before a large member
 
-	idx   *indexed // nil without an index, or behind what it covers
-	wrong bool     // the index was dropped
-	sums  *combiner
+	idx   *indexed        // nil without an index, or behind what it covers
+	wrong bool            // the index was dropped
 	rec   *index.Recorder // nil: nothing is recorded
 	out   int64           // bytes of output, without left
 }
@@ -156,7 +156,7 @@ func (m *members) decode() ([]byte, error) {
 			return nil, err
 		}
 		m.two.reading.note(m.rec, m.two.base, m.out)
-		m.sum = m.two.sums.combine(m.sum, sum, len(p))
+		m.sum = crc.IEEE.Combine(m.sum, sum, int64(len(p)))
 		return p, nil
 	}
 	p, err := m.dec.Next()

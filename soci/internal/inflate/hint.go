@@ -1,6 +1,9 @@
 package inflate
 
-import "github.com/penstock/penstock/soci/internal/inflate/flate"
+import (
+	"github.com/penstock/penstock/internal/crc"
+	"github.com/penstock/penstock/soci/internal/inflate/flate"
+)
 
 // What members does with an index: decode by it, or record one.
 
@@ -14,7 +17,6 @@ func (m *members) use(opts Options) {
 		if m.idx = newIndexed(m.in, opts.Index, m.workers, m.rec); m.idx != nil {
 			m.idx.start()
 		}
-		m.sums = newCombiner()
 	}
 }
 
@@ -54,7 +56,7 @@ func (m *members) nextIndexed() ([]byte, error) {
 		m.sum, m.size = 0, 0
 		return nil, nil
 	}
-	m.sum = m.sums.combine(m.sum, c.sum, len(c.p))
+	m.sum = crc.IEEE.Combine(m.sum, c.sum, int64(len(c.p)))
 	m.size += uint32(len(c.p)) //nolint:gosec // G115: modulo 2^32 is what the format says
 	return c.p, nil
 }

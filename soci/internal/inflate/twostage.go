@@ -58,7 +58,6 @@ type twoStage struct {
 	workers int
 	most    int // segments
 	sizes   hops
-	sums    *combiner
 
 	mu     sync.Mutex
 	wake   *sync.Cond // something has changed
@@ -122,7 +121,7 @@ const (
 
 // newTwoStage returns one that is not active.
 func newTwoStage(src *flate.Input, workers int, sizes hops) *twoStage {
-	t := &twoStage{src: src, workers: workers, most: workers + workers/2, sizes: sizes, sums: newCombiner()}
+	t := &twoStage{src: src, workers: workers, most: workers + workers/2, sizes: sizes}
 	t.wake = sync.NewCond(&t.mu)
 	return t
 }

@@ -254,22 +254,6 @@ func TestNoWorkers(t *testing.T) {
 	}
 }
 
-// TestCombine compares with the checksum of the whole.
-func TestCombine(t *testing.T) {
-	c := newCombiner()
-	r := rand.New(rand.NewPCG(1, 1))
-	data := mixed(t, r, 300<<10)
-	for range 200 {
-		n, k := r.IntN(len(data)), 0
-		if n > 0 {
-			k = r.IntN(n)
-		}
-		if got, want := c.combine(sum(data[:k]), sum(data[k:n]), n-k), sum(data[:n]); got != want {
-			t.Errorf("%d and %d: %x, want %x", k, n-k, got, want)
-		}
-	}
-}
-
 // FuzzTwoStage compares with compress/gzip on streams made from a seed, damaged or not.
 func FuzzTwoStage(f *testing.F) {
 	for seed := range uint64(6) {
