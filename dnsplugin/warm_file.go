@@ -12,6 +12,8 @@ import (
 
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/penstock/penstock/internal/disk"
 )
 
 // The file of a snapshot. It has one owner at a time, in this process and
@@ -294,34 +296,16 @@ func isSnapshot(path string) error {
 
 // saveWarm writes the snapshot beside its place and then moves it there, so
 // that there is a whole one at all times.
-func (c *Cache) saveWarm() (err error) {
+func (c *Cache) saveWarm() error {
 	path := c.cfg.Warm
 	if err := errors.Join(replaceable(path), isSnapshot(path)); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // of mode warmFileMode
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err = c.writeSnapshot(&syncing{f: f}); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	// It may have changed while we wrote.
-	if err = replaceable(path); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return disk.Replace(path, disk.Options{
+		Temp:  filepath.Base(path) + ".*.tmp", // of mode warmFileMode
+		Sync:  disk.SyncAll,
+		Check: func() error { return replaceable(path) }, // it may have changed while we wrote
+	}, func(f *os.File) error { return c.writeSnapshot(&syncing{f: f}) })
 }
 
 // syncing writes to a file and lets the disk have it bit by bit.

@@ -84,12 +84,3 @@ func trust(mode fs.FileMode, uid, gid, euid int, groups []int) error {
 	}
 	return nil
 }
-
-// syncDir makes what was renamed in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/stage"
@@ -116,17 +117,9 @@ func (x *indexes) write(l registry.Layer, rec *index.Recorder, out int64) error 
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(x.dir, tempIndex)
+	err = disk.Replace(x.path(l), disk.Options{Mode: 0o644, Temp: tempIndex}, func(f *os.File) error { return idx.Save(f) })
 	if err != nil {
 		return err
-	}
-	err = idx.Save(f)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), x.path(l))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return x.prune(maxIndexDir)
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
@@ -121,7 +122,7 @@ func (f *partFile) open(l registry.Layer) {
 // from, if it is of the layer that is asked for: one of the running system.
 func Unfinished(path string) bool {
 	p, err := readPart(path)
-	return err == nil && p.Version == partialVersion && p.Boot == stage.BootID() && p.Boot != ""
+	return err == nil && p.Version == partialVersion && p.Boot == disk.BootID() && p.Boot != ""
 }
 
 // readPart reads a file: the checksum of the rest in a line, the rest.
@@ -159,11 +160,7 @@ func (f *partFile) save(p *partial) error {
 	if f.last+2*sha256.Size+1 > maxPartial {
 		return fmt.Errorf("a checkpoint of %d bytes is too large", f.last)
 	}
-	temp := f.path + ".new"
-	if err := os.WriteFile(temp, append([]byte(partSum(body)+"\n"), body...), 0o600); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return os.Rename(temp, f.path)
+	return disk.Replace(f.path, disk.Options{}, disk.Bytes(append([]byte(partSum(body)+"\n"), body...)))
 }
 
 // finish says that the layer is whole and verified.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/platforms"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -115,7 +116,7 @@ func (j *job) reuse(ctx context.Context, i int) (bool, error) {
 func (j *job) openCheckpoint(i int) (bool, error) {
 	name := j.names[i]
 	there := j.stage.ClaimUnfinished(name)
-	part := &partFile{path: j.stage.Checkpoint(name), boot: stage.BootID(), every: j.opts.CheckpointBytes, most: j.opts.maxState()}
+	part := &partFile{path: j.stage.Checkpoint(name), boot: disk.BootID(), every: j.opts.CheckpointBytes, most: j.opts.maxState()}
 	if there {
 		part.open(j.img.Layers[i])
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
@@ -225,22 +226,11 @@ func (l *Layout) Image(_ context.Context, reference string, manifest ocispec.Des
 
 // replaceFile writes a file that others see whole or not at all.
 func replaceFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".penstock-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = regularOrNothing(name)
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return disk.Replace(name, disk.Options{
+		Mode:  0o644,
+		Temp:  tempBlob + "*",
+		Check: func() error { return regularOrNothing(name) },
+	}, disk.Bytes(data))
 }
 
 // regularOrNothing says why a file must not take the place of what is at name:

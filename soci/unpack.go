@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
@@ -131,7 +132,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
 	var part *partFile
 	if opts.Checkpoint != "" {
-		part = &partFile{path: opts.Checkpoint, boot: stage.BootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
+		part = &partFile{path: opts.Checkpoint, boot: disk.BootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
 	}
 	layer, err := part.target(dir, desc)
 	if err != nil {

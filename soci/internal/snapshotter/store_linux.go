@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -73,13 +74,12 @@ func digestOf(name string) digest.Digest {
 
 // openStore makes the directories.
 func openStore(root string, synced bool) (*store, error) {
-	s := &store{root: root, synced: synced}
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil && !synced {
-		return nil, err
+	s := &store{root: root, synced: synced, boot: disk.BootID()}
+	if s.boot == "" && !synced {
+		return nil, errors.New("the system's boot ID cannot be read (/proc/sys/kernel/random/boot_id): without it, layers must be synced")
 	}
-	s.boot = string(bytes.TrimSpace(id))
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	err := os.MkdirAll(root, 0o700)
+	if err != nil {
 		return nil, err
 	}
 	if s.lock, err = lockDir(root); err != nil {
@@ -176,18 +176,11 @@ func writeRecord(dir string, r record, flush bool) error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(dir, recordName)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
+	o := disk.Options{}
+	if flush {
+		o.Sync = disk.SyncFile
 	}
-	if _, err = f.Write(data); err == nil && flush {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
+	return disk.Replace(filepath.Join(dir, recordName), o, disk.Bytes(data))
 }
 
 // take moves a ready layer to the directory of a snapshot. When it returns, the move outlives a power
@@ -199,19 +192,10 @@ func (s *store) take(from, id string) error {
 	if !s.synced {
 		return nil
 	}
-	if err := errors.Join(syncDir(s.snapshotsDir()), syncDir(filepath.Dir(from))); err != nil {
+	if err := errors.Join(disk.SyncDir(s.snapshotsDir()), disk.SyncDir(filepath.Dir(from))); err != nil {
 		return errors.Join(err, os.Rename(s.snapshot(id), from))
 	}
 	return nil
-}
-
-// syncDir flushes the entries of a directory.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // heal moves ready layers to the snapshots that the metadata store has of them, where the directory

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -105,22 +106,19 @@ func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 
 // newJournal replaces the journal at path by one that holds the known layers.
 func newJournal(path, boot string, sync bool, known map[string]entry) (*journal, error) {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	j := &journal{boot: boot, sync: sync}
+	_, err := disk.ReplaceOpen(path, disk.Options{}, func(f *os.File) error {
+		j.f = f
+		err := j.write(entry{Version: journalVersion, Boot: boot})
+		for _, e := range known {
+			if err == nil {
+				err = j.write(e)
+			}
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	j := &journal{f: f, boot: boot, sync: sync}
-	err = j.write(entry{Version: journalVersion, Boot: boot})
-	for _, e := range known {
-		if err == nil {
-			err = j.write(e)
-		}
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	return j, nil
 }
@@ -160,15 +158,6 @@ func undoMoves(target string, moves []moved) error {
 		}
 	}
 	return errs
-}
-
-// BootID returns the ID of the running system's boot, or "" if it is unknown.
-func BootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSpace(b))
 }
 
 // keepOnly removes every entry of a directory except for these names.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -136,7 +137,7 @@ func (s *Stage) acquire() error {
 // recover lists the layers that an earlier pull has left and removes everything
 // else in the hidden directory.
 func (s *Stage) recover(exists bool) error {
-	path, boot := filepath.Join(s.dir, journalName), BootID()
+	path, boot := filepath.Join(s.dir, journalName), disk.BootID()
 	finished, moves, err := readJournal(path, boot)
 	if err != nil {
 		return err
@@ -333,18 +334,9 @@ func (s *Stage) Commit(tree string) error {
 		return err
 	}
 	if s.inside {
-		return syncDir(s.target)
+		return disk.SyncDir(s.target)
 	}
-	return errors.Join(syncDir(filepath.Dir(s.target)), syncDir(filepath.Dir(tree)))
-}
-
-// syncDir flushes the entries of a directory.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(disk.SyncDir(filepath.Dir(s.target)), disk.SyncDir(filepath.Dir(tree)))
 }
 
 // publish moves the tree to the target.
@@ -388,7 +380,7 @@ func (s *Stage) Reusable() bool {
 // reusable returns the finished layers, and those with a checkpoint, that the
 // next pull will find.
 func (s *Stage) reusable() (finished map[string]entry, unfinished map[string]bool, err error) {
-	if finished, _, err = readJournal(filepath.Join(s.dir, journalName), BootID()); err != nil {
+	if finished, _, err = readJournal(filepath.Join(s.dir, journalName), disk.BootID()); err != nil {
 		return nil, nil, err
 	}
 	unfinished, err = withCheckpoint(s.Layer(""), s.Checkpoint(""), finished)
