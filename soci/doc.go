@@ -19,30 +19,31 @@
 //
 // # What is promised
 //
-// Nothing is visible at the target before both digests of every layer and all
-// sizes of the manifest have been verified. On failure nothing is left. A process that
-// is killed leaves its finished layers, and checkpoints of those in work, hidden beside
-// the target, for the next pull of that target (see docs/soci.md for what a power cut
-// means). The target must not
-// exist, or be an empty directory; its parent must exist. No entry of
-// an archive can touch anything outside, whatever links it makes first.
+// The target becomes visible only after both digests of every layer and all
+// sizes of the manifest have been verified. A pull that fails removes everything
+// it wrote. A killed process leaves its finished layers, and checkpoints of the
+// unfinished ones, in a hidden directory next to the target, where the next pull
+// of that target finds them (docs/soci.md covers power cuts). The target must
+// not exist or be an empty directory; its parent must exist. An entry of an
+// archive cannot touch anything outside of the target, whatever links precede it.
 //
 // # Concurrency
 //
-// A Puller may run any number of pulls at the same time: they share its memory,
-// connections and tokens, and what two of them want of one repository at the same time is fetched once.
-// Close it when they have ended; it ends its goroutines.
+// A Puller may run any number of pulls at the same time. They share its memory,
+// connections and tokens, and a layer that two of them want from one repository
+// at the same time is fetched once. Close ends the Puller's goroutines; call it
+// when all pulls have ended.
 //
 // # Failures
 //
-// Every failed pull returns an [*Error], which matches one of the sentinels where
-// a caller could do something about it. The engine retries what may pass: broken
-// and stalled bodies go on at the byte where they ended, 429 and 503 slow the
-// whole host down, a presigned URL that ran out is asked for again, a token is
-// refreshed once for all, and what one host of hosts.toml can not bring comes from
-// the next. A panic on the bytes of an image is the error of its layer ([ErrInternal]);
-// other pulls go on. What a normal user can not set (owners, devices) is not
-// an error but a warning of the [Result].
+// Every failed pull returns an [*Error], which matches one of the sentinels if
+// a caller could act on it. Transient failures are retried: a broken or stalled
+// body resumes at the byte where it ended, 429 and 503 slow down all requests to
+// the host, an expired presigned URL is replaced, a token is refreshed once for
+// all requests, and a host of hosts.toml that fails is replaced by the next one.
+// A panic while decoding an image is the error of its layer ([ErrInternal]);
+// other pulls continue. Attributes that an ordinary user cannot set (owners,
+// devices) produce a warning in the [Result], not an error.
 //
 // # Not done here
 //

@@ -13,48 +13,48 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// What callers branch on, through errors.Is.
+// Errors that callers test for with errors.Is.
 var (
-	// ErrNotFound: the registry has no such image, manifest or blob.
+	// ErrNotFound says that the registry has no such image, manifest or blob.
 	ErrNotFound = errors.New("not found")
-	// ErrDenied: credentials are missing, wrong or without the right to pull.
+	// ErrDenied says that credentials are missing, wrong or lack the right to pull.
 	ErrDenied = errors.New("access denied")
-	// ErrFetch: the bytes could not be had for a reason that is not one of the others: no
-	// connection, an outage, or HTTP that can not be used.
+	// ErrFetch says that bytes could not be fetched for a reason without an error
+	// of its own: no connection, an outage, or unusable HTTP.
 	ErrFetch = errors.New("fetch failed")
-	// ErrDigest: content is not what its digest or size says.
+	// ErrDigest says that content does not match its digest or size.
 	ErrDigest = errors.New("digest mismatch")
-	// ErrPlatform: the image does not exist for the wanted platform.
+	// ErrPlatform says that the image does not exist for the wanted platform.
 	ErrPlatform = errors.New("no image for this platform")
-	// ErrUnsupported: the reference leads to something that is no image we can unpack.
+	// ErrUnsupported says that the reference names something other than an image
+	// we can unpack.
 	ErrUnsupported = errors.New("unsupported image")
-	// ErrCorrupt: a layer is damaged although its digest is right: so it was made.
+	// ErrCorrupt says that a layer matches its digest but its content is malformed.
 	ErrCorrupt = errors.New("corrupt layer")
-	// ErrLimit: the image exceeds one of the Limits.
+	// ErrLimit says that the image exceeds one of the Limits.
 	ErrLimit = errors.New("limit exceeded")
-	// ErrUnsafe: a layer wants to write outside of its root.
+	// ErrUnsafe says that a layer wants to write outside of its root.
 	ErrUnsafe = errors.New("unsafe path")
-	// ErrTarget: the target directory can not be used.
+	// ErrTarget says that the target directory cannot be used.
 	ErrTarget = errors.New("unusable target directory")
-	// ErrInternal: a decoder or the extraction panicked on what it read. The image, or our
-	// code, is at fault; other pulls go on.
+	// ErrInternal says that a decoder or the extraction panicked on its input. The
+	// image or our code is at fault; other pulls continue.
 	ErrInternal = errors.New("internal error")
-	// ErrLeft: what a pull had written could not be removed.
+	// ErrLeft says that files of a failed pull could not be removed.
 	ErrLeft = errors.New("something was left behind")
 )
 
-// Error is what every failed pull returns: what failed, of which image and
-// digest, at which bytes, after how many attempts. URLs in it carry no secrets.
+// Error describes a failed pull. URLs in it carry no secrets.
 type Error struct {
 	Op         string // "parse", "resolve", "layer", "merge", "store", "target", "memory", "clean up"
 	Registry   string // host, for example docker.io
 	Repository string
-	Digest     string // of the layer; "" when it is not about one
-	Off, Len   int64  // bytes of the blob that could not be had; Len 0: not about a range
+	Digest     string // of the layer, or "" if the error concerns the whole image
+	Off, Len   int64  // bytes of the blob that could not be fetched; Len is 0 if unknown
 	Attempts   int    // requests made for these bytes
-	Status     int    // HTTP status of the last answer; 0: there was none
-	// Kept is the hidden directory in which what was finished waits for the next pull to the
-	// same target, see Options.KeepFailed; "" if nothing was kept.
+	Status     int    // HTTP status of the last answer, or 0 without an answer
+	// Kept is the hidden directory that holds the finished layers for the next pull
+	// to the same target (Options.KeepFailed), or "" if it was removed.
 	Kept string
 	Err  error
 }
@@ -79,7 +79,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// sentinels maps what lower levels say to what callers branch on.
+// sentinels maps the errors of internal packages to the exported ones.
 var sentinels = []struct{ from, to error }{
 	{ranges.ErrNotFound, ErrNotFound},
 	{ranges.ErrDenied, ErrDenied},
@@ -94,7 +94,7 @@ var sentinels = []struct{ from, to error }{
 	{untar.ErrAttribute, ErrTarget},
 }
 
-// marked makes an error match a sentinel without repeating its words.
+// marked is an error that also matches a sentinel, without repeating its text.
 type marked struct {
 	error
 	as error
@@ -102,7 +102,7 @@ type marked struct {
 
 func (m marked) Unwrap() []error { return []error{m.error, m.as} }
 
-// fail wraps the cause of a failed step.
+// fail wraps the cause of a failed step in an Error.
 func fail(ctx context.Context, op string, ref registry.Reference, dgst string, err error) error {
 	if err == nil {
 		return nil
@@ -110,7 +110,7 @@ func fail(ctx context.Context, op string, ref registry.Reference, dgst string, e
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	// A cancelled context is the cause of whatever was reported in its wake.
+	// A cancelled context caused the other errors that its steps report.
 	if cause := context.Cause(ctx); cause != nil {
 		if e, ok := errors.AsType[*Error](cause); ok {
 			return e // another layer failed first
@@ -123,10 +123,10 @@ func fail(ctx context.Context, op string, ref registry.Reference, dgst string, e
 	e := &Error{Op: op, Registry: ref.Host, Repository: ref.Repository, Digest: dgst}
 	network := false
 	if re, ok := errors.AsType[*ranges.Error](err); ok {
-		// Its message would say again what ours says.
+		// Its fields move to ours; its message would repeat them.
 		e.Off, e.Len, e.Attempts, e.Status = re.Off, max(re.Len, 0), re.Attempts, re.Status
 		if dgst == "" {
-			e.Off, e.Len = 0, 0 // of a manifest, whose range is nobody's concern
+			e.Off, e.Len = 0, 0 // the range of a manifest is an internal detail
 		}
 		err, network = re.Err, true
 	}

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// openFiles is how many files the process may have open. Go raises the soft limit to the hard one at its
-// start.
+// openFiles returns the number of files that the process may have open. The Go
+// runtime raises the soft limit to the hard limit at start.
 func openFiles() int {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur > math.MaxInt32 {

@@ -27,7 +27,7 @@ type indexed struct {
 func newIndexed(t *testing.T) *indexed {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
 	x := &indexed{o: origin(t, testorigin.Options{}), dir: t.TempDir()}
 	l := gzLayer(goTree(t, "cmd/compile"))

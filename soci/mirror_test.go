@@ -58,7 +58,7 @@ func mirrors(t *testing.T, folder string, os_ ...*testorigin.Origin) (ref string
 	return "registry.example/" + folder + ":1", func(o *soci.Options) { o.HostsDir = dir }
 }
 
-// TestMirrorDies: parts that a dying mirror can not bring come from the next host, and
+// TestMirrorDies: parts that a dying mirror cannot bring come from the next host, and
 // what it brought is not asked for again.
 func TestMirrorDies(t *testing.T) {
 	dying := origin(t, testorigin.Options{})

@@ -18,36 +18,37 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// Options configure a [Puller]. The zero value works. Zero means the default that
-// the field names, a negative number means off or no limit.
+// Options configure a [Puller]. The zero value works. A zero field means the
+// default stated at the field, a negative number means off or no limit.
 type Options struct {
 	// Platform is os/arch[/variant], for example "linux/arm64" or "linux/arm/v7".
-	// Default: this machine's, and an image for another one is a warning; a platform
-	// that is asked for must be there.
+	// A pull fails if the image does not exist for it. Default: this machine's
+	// platform; an image for another one is then pulled with a warning.
 	Platform string
-	// PlainHTTP talks http instead of https to registries. Loopback ones get http
-	// anyway.
+	// PlainHTTP uses http instead of https for registries. Registries on loopback
+	// addresses are always asked over http.
 	PlainHTTP bool
-	// Credentials says what to log in to a host (name or name:port) with, for a
-	// repository there (library/alpine): the two parts of a reference. It is asked at
-	// each login, at least once in a pull; what it returns is forgotten with the pull. After an
-	// error the registry is asked as anonymous. Default: docker's config.json with its
+	// Credentials returns the credential for a repository (library/alpine) at a
+	// host (name or name:port), the two parts of a reference. It is called at each
+	// login, at least once per pull, and its results are not kept after the pull.
+	// If it fails the login is anonymous. Default: docker's config.json with its
 	// credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
-	// HostsDir holds a folder for each registry with hosts.toml or certificates, as
-	// containerd's config_path. It is read anew for every image. Default:
-	// /etc/containerd/certs.d, which need not exist; "none": nothing.
+	// HostsDir holds a folder for each registry with hosts.toml or certificates,
+	// like containerd's config_path. It is read again for every image. "none"
+	// disables it. Default: /etc/containerd/certs.d, which need not exist.
 	HostsDir string
-	// Patience ends a Resolve or Pull whose registry gives no usable answer (no connection,
-	// silence, 5xx, 429) for so long while its manifest is asked for, and for a while
-	// after that every other one of the same registry at once. Default: 0, the retries that
-	// all requests have.
+	// Patience ends a Resolve or Pull whose registry has given no usable answer (no
+	// connection, silence, 5xx, 429) to the request for the manifest for this long.
+	// For a while after that, other pulls from the registry fail immediately.
+	// Default: 0, only the retries of every request.
 	Patience time.Duration
-	// HTTPClient is used for everything. Its redirect policy is not: redirects are
+	// HTTPClient makes all requests. Its redirect policy is ignored: redirects are
 	// followed without credentials. Default: tuned HTTP/1.1 clients that belong to
 	// the Puller.
 	HTTPClient *http.Client
-	// DialContext makes connections when HTTPClient is nil, for example through a tunnel.
+	// DialContext makes connections when HTTPClient is nil, for example through a
+	// tunnel.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	// Interfaces are the network interfaces ("eth1") and local IP addresses over which
 	// connections are spread, so that one process uses all network cards. A new connection
@@ -56,57 +57,63 @@ type Options struct {
 	// HTTPClient and DialContext. Default: the routing table chooses.
 	Interfaces []string
 
-	// Memory bounds the bytes of all buffers of the Puller. Default: 256 MiB, or
-	// half of the process's own limit if that is less.
+	// Memory bounds the buffers of the Puller, over all its pulls, in bytes. Default:
+	// 256 MiB, or half of the memory limit of the process if that is less.
 	Memory int64
-	// Budget, if set, is asked for Memory bytes at the start of each pull, which are
-	// given back at its end: so several consumers in a process share one
-	// bound. A *semaphore.Weighted of golang.org/x/sync is one.
+	// Budget, if set, must grant Memory bytes before each pull, which returns them
+	// at its end. With it several Pullers and other users of memory in a process
+	// share one bound. A *semaphore.Weighted of golang.org/x/sync is a Budget.
+	// Default: nil, no bound beyond this Puller's Memory.
 	Budget Budget
 	// PartBytes is the size of one request. Default: 8 MiB, less with little Memory.
 	PartBytes int64
-	// Outage is how long requests for layers are repeated while a registry is away,
-	// before the pull fails. Default: one minute. Negative: nothing is repeated.
+	// Outage is how long requests for layers are repeated while a registry does not
+	// answer, before the pull fails. Default: one minute. Negative: no repetition.
 	Outage time.Duration
-	// MaxConns bounds requests at once to one host. Default: 256; the number in use
-	// adapts to what the host gives.
+	// MaxConns bounds the concurrent requests to one host. Default: 256; the number
+	// in use adapts to the host.
 	MaxConns int
-	// Parallelism is how many layers are in work at once. Default: the number of
-	// processors, at least 3: one downloads, one inflates, one ends. Where the process may
-	// open fewer than some thousand files, this, Writers and MaxConns are less.
+	// Parallelism is the number of layers that are processed concurrently. Default:
+	// the number of processors, at least 3, so that one layer can download while
+	// another is decoded and a third ends. If the process may open fewer than some
+	// thousand files, the defaults of this field, Writers and MaxConns are lower.
 	Parallelism int
-	// Writers is how many goroutines create files. Default: twice the processors.
+	// Writers is the number of goroutines that create files. Default: twice the
+	// number of processors.
 	Writers int
 
-	// Limits bound what an image may do to the disk.
+	// Limits bound the effect of an image on the disk.
 	Limits Limits
 	// Sync flushes the file system before the tree becomes visible, and its directory
-	// afterwards: not even a power cut leaves a torn tree, or takes one away whose pull
-	// has succeeded. Default: off.
+	// afterwards. Then a power cut neither leaves a torn tree nor removes a tree
+	// whose pull has succeeded. Default: off.
 	Sync bool
-	// Store gets a copy of every blob while it is pulled, and of manifest and config:
-	// an image layout ([OpenLayout]) or a content store. It costs the compressed bytes
-	// once more on its disk, and the pull waits for it. Default: none, no compressed
-	// byte touches a disk.
+	// Store receives a copy of every blob while it is pulled, and of the manifest
+	// and config: an image layout ([OpenLayout]) or a content store. The pull waits
+	// for it, and its disk holds the compressed bytes. Default: none; compressed
+	// bytes never touch a disk.
 	Store BlobStore
-	// IndexDir holds an index of each layer that a pull has decoded: where decoding can
-	// begin. The next pull of that layer, here or where the file ([IndexName]) was
-	// copied to, is decoded by all cores. The directory must exist; it is kept below
-	// 1 GiB, about 0.1 % of the compressed bytes of the layers. No byte depends on what
-	// it holds. Recording costs 1 to 4 % of the CPU time of decoding. Default: none.
+	// IndexDir is an existing directory for indexes of decoded layers. An index lists
+	// the offsets at which decoding can start, so that all cores decode the next pull
+	// of that layer. The file of a layer is named <algorithm>-<hex>.layeridx after
+	// the digest of its blob, and may be copied to other machines. The content of
+	// pulled images never depends on an index. The directory is kept below 1 GiB,
+	// about 0.1 % of the compressed bytes of the layers; recording costs 1 to 4 % of
+	// the CPU time of decoding. Default: none.
 	IndexDir string
-	// CheckpointBytes is how much of a layer's tar lies between two checkpoints, from
-	// which a pull that was killed goes on. Default: 128 MiB. Negative: a layer that is
-	// not finished begins anew.
+	// CheckpointBytes is the number of bytes of a layer's tar between two
+	// checkpoints, from which the next pull resumes after a kill. Default: 128 MiB.
+	// Negative: unfinished layers restart.
 	CheckpointBytes int64
-	// KeepFailed keeps the finished layers, and the checkpoints, of a pull that failed or was
-	// cancelled, hidden beside the target, for the next pull to the same target, as if it
-	// had been killed; [Error] says where. On a full disk nothing is kept. Default: what fails
-	// leaves nothing.
+	// KeepFailed makes a failed or cancelled pull keep its finished layers and
+	// checkpoints for the next pull to the same target, like a killed one, in a
+	// hidden directory that [Error] names. A full disk overrides it. Default: a
+	// failed pull removes everything.
 	KeepFailed bool
-	// Progress is told how a pull goes on. Default: nobody.
+	// Progress receives the progress of pulls. Default: none.
 	Progress Progress
-	// Log gets debug lines: retries, hedges, refused URLs. Nil is silent.
+	// Log receives retries, hedges and refused URLs at debug level, and problems
+	// that a pull survives as warnings. Default: no log.
 	Log *slog.Logger
 }
 
@@ -115,7 +122,7 @@ type Options struct {
 type Credential struct {
 	Username, Password string
 	IdentityToken      string // OAuth2 refresh token, in place of a password
-	RegistryToken      string // sent as it is, as a bearer token
+	RegistryToken      string // sent unchanged as a bearer token
 }
 
 // String names the user and no secret.
@@ -130,15 +137,18 @@ func (c Credential) MarshalJSON() ([]byte, error) { return registry.Credential(c
 // LogValue returns String, for log/slog.
 func (c Credential) LogValue() slog.Value { return registry.Credential(c).LogValue() }
 
-// Budget is a shared allowance of bytes.
+// Budget is a shared allowance of bytes. Implementations must be safe for
+// concurrent use.
 type Budget interface {
+	// Acquire waits until n bytes are available or ctx ends.
 	Acquire(ctx context.Context, n int64) error
+	// Release returns n bytes.
 	Release(n int64)
 }
 
-// Limits bound what an image may do to the node. A zero field means its default, a
-// negative one no limit. An image that exceeds one fails with [ErrLimit]; the error
-// names the field.
+// Limits bound the resources that an image may use on the node. A zero field means
+// its default, a negative one no limit. An image that exceeds a limit fails with
+// [ErrLimit]; the error names the field.
 type Limits struct {
 	Entries   int64 // of all layers; default 10 million
 	Depth     int   // components of a path; default 255
@@ -147,22 +157,23 @@ type Limits struct {
 	// Attributes bounds the names and values of the extended attributes of one entry,
 	// in bytes; default 1 MiB. The names alone are bounded by Linux (64 KiB).
 	Attributes int64
-	// Metadata bounds the memory that directories, whiteouts, hard links whose target is
-	// not there yet and maps of sparse files take, in bytes, from the first layer to the
-	// finished tree. All images of a Puller share it: when it is used up, an image that
-	// has more than its share fails. It is part of Memory. Default: half of Memory, about
-	// a million directories with the default Memory; no limit means three quarters of it.
+	// Metadata bounds the memory, in bytes, for directories, whiteouts, hard links
+	// whose target comes later, and maps of sparse files, from the first layer to the
+	// finished tree. All images of a Puller share it: when it is used up, an image
+	// that has more than its share fails. It is part of Memory. Default: half of
+	// Memory, about a million directories with the default Memory. No limit means
+	// three quarters of Memory.
 	Metadata int64
-	// Window bounds the history of a zstd frame in bytes; default 128 MiB, which is what
-	// the zstd tool accepts without an option. A frame waits until Memory has room for
-	// its window, and fails if that is more than half of Memory.
+	// Window bounds the history of a zstd frame in bytes; default 128 MiB, which the
+	// zstd tool accepts without an option. A frame waits until Memory has room for
+	// its window, and fails if the window exceeds half of Memory.
 	Window int64
-	// Ratio is the most tar bytes for each compressed byte of a layer; default 250. It
-	// counts beyond RatioFree: a layer that is small beside the disk is no bomb, however
-	// well it compresses.
+	// Ratio bounds the tar bytes per compressed byte of a layer; default 250. It
+	// applies to the bytes beyond RatioFree, because a layer that is small compared
+	// with the disk does no harm, however well it compresses.
 	Ratio float64
-	// RatioFree is how many bytes of tar a layer may have whatever its ratio. Default: an
-	// eighth of what is free on the disk, at least 256 MiB and at most 16 GiB.
+	// RatioFree is the number of tar bytes that a layer may have whatever its ratio.
+	// Default: an eighth of the free disk, at least 256 MiB and at most 16 GiB.
 	RatioFree int64
 }
 
@@ -172,15 +183,15 @@ const (
 	maxConns      = 256       // the engine's default for a host
 	defaultMemory = 256 * mib // twice the delay-bandwidth product of 10 Gbit/s and 100 ms
 	minMemory     = 16 * mib  // one part, one ring and the writers' buffers of each layer
-	defaultPart   = 8 * mib   // the engine's default; see there
-	minPart       = 256 << 10 // below, requests cost more than bytes
+	defaultPart   = 8 * mib   // the engine's default
+	minPart       = 256 << 10 // smaller requests cost more than their bytes
 	maxPart       = 1 << 30   // the engine's limit
-	// defaultCheckpoint is a fifth of a second of work or more, beside which writing a
-	// checkpoint (some milliseconds) is little.
+	// defaultCheckpoint is at least a fifth of a second of work, compared with the few
+	// milliseconds of writing a checkpoint.
 	defaultCheckpoint = 128 * mib
-	minCheckpoint     = mib // below, layers would do little else
-	// defaultRatio is above what real layers reach (the worst, of sparse disk images that
-	// hold something, is about 60) and a fourth of what deflate can do (1032).
+	minCheckpoint     = mib // with less, writing checkpoints would dominate
+	// defaultRatio is above the ratios of real layers (sparse disk images with some
+	// content reach about 60) and a fourth of deflate's maximum (1032).
 	defaultRatio = 250
 	// The bounds of the default of RatioFree. 256 MiB are inflated in a second; 16 GiB of
 	// zeros take about a minute and a half of one processor.
@@ -189,13 +200,14 @@ const (
 	// many layers at once together leave some of it: the share is of what is free now.
 	ratioFreeShare = 8
 	defaultWindow  = 128 * mib
-	minWindow      = 1 << 10 // the least that a zstd frame can ask for
+	minWindow      = 1 << 10 // the smallest window of a zstd frame
 	minMetadata    = 1 * mib
-	// defaultHosts is where containerd's documentation puts hosts.toml.
+	// defaultHosts is the directory that containerd's documentation recommends.
 	defaultHosts = "/etc/containerd/certs.d"
 )
 
-// Validate says what is wrong with the options and what to write instead.
+// Validate returns an error that names an invalid option and its valid values, or
+// nil.
 func (o Options) Validate() error {
 	if _, err := registry.ParsePlatform(o.Platform); err != nil {
 		return err
@@ -242,7 +254,7 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// withDefaults fills in what is zero.
+// withDefaults replaces zero fields by their defaults.
 func (o Options) withDefaults() Options {
 	if o.Memory == 0 {
 		o.Memory = max(minMemory, min(defaultMemory, budget.DefaultLimit()))
@@ -255,7 +267,7 @@ func (o Options) withDefaults() Options {
 	}
 	o = o.share(runtime.GOMAXPROCS(0), openFiles())
 	if o.HostsDir == "" {
-		o.HostsDir = defaultHosts // which may appear later
+		o.HostsDir = defaultHosts // it may be created later
 	}
 	d := untar.DefaultLimits()
 	l := &o.Limits
@@ -293,18 +305,19 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Progress == nil {
-		o.Progress = silent{}
+		o.Progress = noProgress{}
 	}
 	return o
 }
 
-// maxState is how large the state of an extraction may be that a checkpoint keeps, in
-// bytes. Saving it takes three or four times as much memory for a moment.
+// maxState bounds the state of an extraction in a checkpoint, in bytes. Saving it
+// briefly takes three or four times as much memory.
 func (o Options) maxState() int64 { return o.Memory / 16 }
 
-// share fills in what may run at once, for so many processors and files that the process may open:
-// of those an eighth is for connections to a host, of which there are often two, a quarter for the
-// directories that layers keep open, and a quarter for the files of the writers.
+// share sets the defaults of MaxConns, Parallelism and Writers for a number of
+// processors and of files that the process may open. An eighth of the files is for
+// connections to one host (a pull often uses two), a quarter for the directories
+// that layers keep open, and a quarter for the files of the writers.
 func (o Options) share(cpus, files int) Options {
 	const perLayer, perWriter = 64, 32 // untar's bounds
 	if o.MaxConns == 0 && files/8 < maxConns {
@@ -357,7 +370,7 @@ func (l Limits) expansion(compressed, tar, free int64) error {
 		untar.ErrLimit, l.Ratio, most/mib, why)
 }
 
-// registry is what the registry client needs of the options.
+// registry returns the options of the registry client.
 func (o Options) registry() registry.Options {
 	ro := registry.Options{HTTPClient: o.HTTPClient, Interfaces: o.Interfaces, PlainHTTP: o.PlainHTTP, HostsDir: o.HostsDir, Patience: o.Patience, Log: o.Log}
 	if o.DialContext != nil {

@@ -87,7 +87,7 @@ func (b *begun) evil(t *testing.T) {
 func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *begun {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
 	b := &begun{o: origin(t, testorigin.Options{}), edit: func(o *soci.Options) {
 		for _, e := range append(edit, checkpointing) {

@@ -15,8 +15,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// prepare finds out which layers are there already, makes a directory for each of the
-// others, and tells Progress what comes.
+// prepare takes over the layers of an earlier pull, creates directories for the
+// others, and starts the Progress.
 func (j *job) prepare(ctx context.Context) error {
 	img := j.img
 	j.res = &Result{
@@ -69,8 +69,8 @@ func (j *job) prepare(ctx context.Context) error {
 	if have, err := stage.Free(j.stage.Dir()); err == nil && have < total {
 		return fmt.Errorf("%w: the image has %d bytes compressed, %d are free", syscall.ENOSPC, total, have)
 	}
-	// What the windows of the layers at work may fill together: the budget less what
-	// is spoken for.
+	// The windows of the layers in progress share the budget, less the buffers of the
+	// writers and rings.
 	w := int64(min(j.opts.Parallelism, max(1, n)))
 	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*ringBytes)/w)
 	j.opts.Progress.Start(j.res.Reference, sizes)

@@ -24,7 +24,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// Puller pulls images. Make it with [New]; close it.
+// Puller pulls images. It is made by [New] and must be closed.
 type Puller struct {
 	opts     Options
 	platform registry.Platform
@@ -64,7 +64,7 @@ func New(opts Options) (*Puller, error) {
 	if p.client, err = registry.New(opts.registry()); err != nil {
 		return nil, errors.Join(err, p.engine.Close())
 	}
-	// The least: files are written from the blocks of the rings.
+	// Without buffers of their own: files are written from the blocks of the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
 	p.windows = newWindows(p.mem, opts.Limits.Window)
@@ -85,7 +85,7 @@ func New(opts Options) (*Puller, error) {
 	return p, nil
 }
 
-// Close ends the Puller's goroutines and connections. Pulls must have ended.
+// Close ends the Puller's goroutines and connections. All pulls must have returned.
 func (p *Puller) Close() error {
 	p.end()
 	p.wg.Wait()
@@ -96,21 +96,21 @@ func (p *Puller) Close() error {
 	return err
 }
 
-// Pull leaves the root file system of an image in dir: all layers applied, all
-// digests verified. dir must not exist or be empty.
+// Pull writes the root file system of an image to dir: all layers applied, all
+// digests verified. dir must not exist or must be empty.
 func (p *Puller) Pull(ctx context.Context, ref, dir string) (_ *Result, err error) {
 	defer recoverPull(&err)
 	return p.pull(ctx, ref, dir, true)
 }
 
-// PullLayers leaves each layer in a directory of its own inside dir, in the form
+// PullLayers writes each layer to a directory of its own inside dir, in the form
 // that overlayfs takes as lowerdir. The names sort from the lowest layer up.
 func (p *Puller) PullLayers(ctx context.Context, ref, dir string) (_ *Result, err error) {
 	defer recoverPull(&err)
 	return p.pull(ctx, ref, dir, false)
 }
 
-// recoverPull, when deferred, makes a panic of what a pull does with an image its error.
+// recoverPull, when deferred, turns a panic into the error of the pull.
 func recoverPull(err *error) {
 	if why := recover(); why != nil {
 		*err = &Error{Op: "pull", Err: marked{&panics.Error{Value: why, Stack: debug.Stack()}, ErrInternal}}
@@ -127,12 +127,12 @@ type job struct {
 	window int64 // bytes fetched ahead for each layer
 	res    *Result
 
-	names    []string       // of the layers' directories, in the stage
-	unpacked []*untar.Layer // by layer; nil until it is there and verified
+	names    []string       // of the layers' directories in the stage
+	unpacked []*untar.Layer // by layer; nil until it is unpacked and verified
 	parts    []*partFile    // by layer; nil without checkpoints
-	copies   [][]int        // by layer: the same layer further up; nil for those themselves
+	copies   [][]int        // by layer: the places of the same layer further up; nil for those copies
 
-	mu sync.Mutex // guards the journal and Result.Warnings
+	mu sync.Mutex // guards the stage and Result.Warnings
 }
 
 func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Result, err error) {
@@ -194,7 +194,7 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 			return nil, fail(ctx, "target", ref, "", err)
 		}
 	}
-	// The last chance to be cancelled: after this the tree is there.
+	// After this the tree is visible, and a cancellation no longer counts.
 	if ctx.Err() != nil {
 		return nil, fail(ctx, "target", ref, "", context.Cause(ctx))
 	}
@@ -211,14 +211,14 @@ func keepsStage(err error, keepFailed bool) bool {
 	return err != nil && keepFailed && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT)
 }
 
-// dir is where a layer is unpacked.
+// dir returns the directory that layer i is unpacked into.
 func (j *job) dir(i int) string { return j.stage.Layer(j.names[i]) }
 
-// layers fetches and unpacks all layers that are not there.
+// layers fetches and unpacks all missing layers.
 func (j *job) layers(ctx context.Context) error {
 	work, wctx := errgroup.WithContext(ctx)
 	work.SetLimit(j.opts.Parallelism)
-	// The largest first: it ends last whatever the others do.
+	// The largest first, because it ends last in any order.
 	order := make([]int, len(j.img.Layers))
 	for i := range order {
 		order[i] = i
@@ -254,7 +254,7 @@ func (j *job) layers(ctx context.Context) error {
 	return nil
 }
 
-// missing returns the places of a layer in the image where it is not yet.
+// missing returns the places of a layer in the image that are not unpacked yet.
 func (j *job) missing(key flightKey) []int {
 	var want []int
 	for i, l := range j.img.Layers {
@@ -269,7 +269,7 @@ func (j *job) missing(key flightKey) []int {
 func (j *job) layer(ctx context.Context, places []int) error {
 	sinks := make([]*sink, len(places))
 	for k, i := range places {
-		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: quiet, resumed: quiet}
+		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: ignoreBytes, resumed: ignoreBytes}
 	}
 	main := places[0]
 	if len(places) == 1 {
@@ -281,7 +281,7 @@ func (j *job) layer(ctx context.Context, places []int) error {
 	if err != nil {
 		return err
 	}
-	if j.opts.Sync { // before the journal says that it is there
+	if j.opts.Sync { // before the journal records the layer
 		if err := untar.SyncFS(j.stage.Dir()); err != nil {
 			return err
 		}
@@ -306,10 +306,10 @@ func (j *job) layer(ctx context.Context, places []int) error {
 	return nil
 }
 
-// quiet is nobody who is told of progress.
-func quiet(int64, int64) {}
+// ignoreBytes discards progress in bytes.
+func ignoreBytes(int64, int64) {}
 
-// result describes a layer that a flight brought.
+// result describes a fetched layer.
 func (f *flight) result(s *sink) Layer {
 	p := f.pl
 	out := Layer{
@@ -330,13 +330,14 @@ func (f *flight) result(s *sink) Layer {
 	return out
 }
 
-// tree makes of the layers what the caller wants, and returns the directory to show.
+// tree arranges the layers as the caller wants them, and returns the directory to
+// publish.
 func (j *job) tree(ctx context.Context, flat bool) (string, error) {
 	if len(j.names) == 0 {
 		return j.stage.Layer(""), nil
 	}
-	// From here on the layers are no longer what the journal calls finished. This is
-	// quick beside fetching them, so nothing is done to resume in the middle.
+	// From here on the directories no longer match the journal. Merging is quick
+	// compared with fetching, so an interrupted merge is not resumed.
 	if len(j.names) > 1 || !flat {
 		if err := j.stage.BeginMerge(); err != nil {
 			return "", fail(ctx, "merge", j.ref, "", err)
@@ -350,7 +351,7 @@ func (j *job) tree(ctx context.Context, flat bool) (string, error) {
 	return j.stage.Layer(""), j.separate(ctx)
 }
 
-// flatten moves all layers onto the lowest one.
+// flatten merges all layers into the lowest one.
 func (j *job) flatten(ctx context.Context) error {
 	for i, d := range j.img.Layers {
 		var err error
@@ -366,7 +367,7 @@ func (j *job) flatten(ctx context.Context) error {
 	return nil
 }
 
-// separate gives each layer the form of overlayfs, and a name that sorts.
+// separate converts each layer to the form of overlayfs, under a name that sorts.
 func (j *job) separate(ctx context.Context) error {
 	form := untar.TrustedXattr
 	if os.Geteuid() != 0 {
@@ -390,7 +391,7 @@ func (j *job) separate(ctx context.Context) error {
 	return nil
 }
 
-// store completes the image in the store: its blobs are there.
+// store adds the config and the manifest to the store, whose layers are complete.
 func (j *job) store(ctx context.Context) error {
 	s := j.opts.Store
 	if s == nil {
@@ -406,7 +407,7 @@ func (j *job) store(ctx context.Context) error {
 	return s.Image(ctx, j.res.Reference, manifest)
 }
 
-// finish sums up.
+// finish completes the result with sums over the layers.
 func (j *job) finish(before ranges.Stats, start time.Time, flat bool) {
 	r := j.res
 	for i := range r.Layers {

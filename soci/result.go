@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Result is what a pull did.
+// Result describes a finished pull.
 type Result struct {
 	Reference string `json:"reference"` // in full form
 	Manifest  string `json:"manifest"`  // digest of the platform's manifest
 	Platform  string `json:"platform"`  // of the image
 	Dir       string `json:"dir"`
-	// Config is the image's configuration as it was verified, JSON: environment, entry
+	// Config is the verified JSON of the image's configuration: environment, entry
 	// point, user.
 	Config   json.RawMessage `json:"-"`
 	Layers   []Layer         `json:"layers"` // lowest first
@@ -27,26 +27,26 @@ type Result struct {
 	FileBytes       int64 `json:"file_bytes"`
 	Files           int64 `json:"files"`
 	Entries         int64 `json:"entries"`
-	// Network tells what the pull cost the registry, manifests included.
+	// Network counts the requests of the pull, including those for manifests.
 	Network Network `json:"network"`
 }
 
-// Layer is what became of one layer.
+// Layer describes one pulled layer.
 type Layer struct {
 	Digest      string `json:"digest"`
 	DiffID      string `json:"diff_id"`
 	MediaType   string `json:"media_type"`
-	Compression string `json:"compression"` // gzip, zstd or none: what it is, not what its media type says
-	// Special names the format that the descriptor's annotations announce: "estargz" or
-	// "zstd:chunked", "" for an ordinary layer. Both are unpacked as what they are too,
-	// plain gzip or zstd; their indexes are not used.
+	Compression string `json:"compression"` // gzip, zstd or none, as detected; the media type may differ
+	// Special names the format that the descriptor's annotations announce: "estargz",
+	// "zstd:chunked", or "" for an ordinary layer. Both are unpacked as plain gzip or
+	// zstd, without their indexes.
 	Special string `json:"special,omitempty"`
-	// Resumed: an earlier pull that was killed had finished it.
+	// Resumed is set if an earlier pull that was killed had finished the layer.
 	Resumed bool `json:"resumed,omitempty"`
-	// ResumedAt is the byte of the blob from which on it was fetched, when an earlier pull
-	// that was killed had got further than that.
+	// ResumedAt is the offset in the blob at which fetching resumed from a checkpoint
+	// of an earlier pull, or 0.
 	ResumedAt int64 `json:"resumed_at,omitempty"`
-	// Copy: the image has the same layer further down; it was fetched once for both.
+	// Copy is set if the image has the same layer further down. Both were fetched once.
 	Copy            bool   `json:"copy,omitempty"`
 	CompressedBytes int64  `json:"compressed_bytes"`
 	TarBytes        int64  `json:"tar_bytes"`
@@ -57,32 +57,32 @@ type Layer struct {
 	Dir             string `json:"dir,omitempty"` // with PullLayers
 }
 
-// Timing says how long the phases of a pull took. They overlap.
+// Timing holds the durations of a pull's phases, which overlap.
 type Timing struct {
-	Network time.Duration // inflate had nothing to do but wait for bytes
+	Network time.Duration // inflate was idle, waiting for bytes
 	Inflate time.Duration // decompression
 	Hash    time.Duration // both digests
 	Write   time.Duration // creating and writing files, summed over the writers
 	Merge   time.Duration // moving layers together
-	Wall    time.Duration // from begin to end
+	Wall    time.Duration // from start to end
 
 	blocked  time.Duration // inflate waited for hash or write
-	lastHash float64       // share of blocked that was hash's
+	lastHash float64       // share of blocked that was spent waiting for hash
 }
 
-// Limit says which phase bounded a pull: what the goroutines that inflate, one for
-// each layer at work, spent their time on. They are the middle of the pipeline: they
-// wait for the network in front of them, or for hash or write behind them, or work.
+// Limit names the phase that bounded a pull. It accounts for the time of the
+// goroutines that inflate, one per layer in progress. They are in the middle of
+// the pipeline: at any time they wait for the network before them, wait for hash
+// or write after them, or work.
 type Limit struct {
-	Phase string  `json:"phase"` // "network", "inflate", "hash" or "write"; "" when nothing was unpacked
+	Phase string  `json:"phase"` // "network", "inflate", "hash" or "write"; "" if no layer was unpacked
 	Share float64 `json:"share"` // of that time, 0 to 1
-	Next  string  `json:"next"`  // the phase after it
-	// NextShare is what the next phase took: Share - NextShare is how much the limit
-	// stood out.
+	Next  string  `json:"next"`  // the phase with the second largest share
+	// NextShare is the share of Next. Share - NextShare is the margin of the limit.
 	NextShare float64 `json:"next_share"`
 }
 
-// limit finds the phase that took most.
+// limit finds the phases with the largest shares.
 func (t Timing) limit() Limit {
 	type phase struct {
 		name string
@@ -112,7 +112,7 @@ type Network struct {
 	Bytes    int64 `json:"bytes"` // received of bodies
 }
 
-// MarshalJSON gives seconds, to the microsecond.
+// MarshalJSON writes seconds, rounded to the microsecond.
 func (t Timing) MarshalJSON() ([]byte, error) {
 	s := func(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e6 }
 	return json.Marshal(struct {
@@ -125,7 +125,7 @@ func (t Timing) MarshalJSON() ([]byte, error) {
 	}{s(t.Network), s(t.Inflate), s(t.Hash), s(t.Write), s(t.Merge), s(t.Wall)})
 }
 
-// add sums phases.
+// add adds the phases of u to t.
 func (t *Timing) add(u Timing) {
 	if sum := t.blocked + u.blocked; sum > 0 {
 		t.lastHash = (t.lastHash*t.blocked.Seconds() + u.lastHash*u.blocked.Seconds()) / sum.Seconds()
@@ -137,21 +137,22 @@ func (t *Timing) add(u Timing) {
 	t.Write += u.Write
 }
 
-// Progress is told how a pull goes on. Its methods are called from several
-// goroutines at once and must not block: the pull waits for them.
+// Progress receives the progress of a pull. Its methods are called concurrently.
+// They must return quickly, because the pull waits for them.
 type Progress interface {
-	// Start is called once, when it is known what to fetch: the compressed size of
-	// each layer, 0 for one that need not be fetched.
+	// Start is called once, after the manifest is resolved, with the compressed size
+	// of each layer, or 0 for a layer that need not be fetched.
 	Start(reference string, layers []int64)
-	// Advance tells of bytes received (compressed) or inflated (tar) of a layer. They
-	// are negative when bytes proved wrong and are fetched again from elsewhere.
+	// Advance reports bytes received (compressed) or inflated (tar) of a layer. They
+	// are negative if the bytes were wrong and are fetched again from another host.
 	Advance(layer int, compressed, tar int64)
-	// Done tells that a layer is unpacked and verified.
+	// Done reports that a layer is unpacked and verified.
 	Done(layer int)
 }
 
-type silent struct{}
+// noProgress discards the progress of a pull.
+type noProgress struct{}
 
-func (silent) Start(string, []int64)     {}
-func (silent) Advance(int, int64, int64) {}
-func (silent) Done(int)                  {}
+func (noProgress) Start(string, []int64)     {}
+func (noProgress) Advance(int, int64, int64) {}
+func (noProgress) Done(int)                  {}

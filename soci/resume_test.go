@@ -86,7 +86,7 @@ func finishedLayers(t *testing.T, dir string) map[string]bool {
 // nothing is left.
 func TestKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
 	rounds := 10
 	if s := os.Getenv(killRounds); s != "" {

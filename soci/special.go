@@ -2,11 +2,11 @@ package soci
 
 import ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-// Annotations by which layer formats with an index of their own announce themselves.
+// Annotations that announce layer formats with an index of their own.
 const (
-	// estargzTOC is stargz-snapshotter's (docs/estargz.md, "containerd.io/snapshot/stargz/toc.digest").
+	// estargzTOC is set by stargz-snapshotter (docs/estargz.md there).
 	estargzTOC = "containerd.io/snapshot/stargz/toc.digest"
-	// chunkedManifest and chunkedTOC are containers/storage's, chunkedPosition is of both of its forms.
+	// chunkedManifest and chunkedPosition are set by containers/storage.
 	chunkedManifest = "io.github.containers.zstd-chunked.manifest-checksum"
 	chunkedPosition = "io.github.containers.zstd-chunked.manifest-position"
 )

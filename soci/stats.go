@@ -2,23 +2,23 @@ package soci
 
 import "sync/atomic"
 
-// Stats counts what a Puller has done since it was made, for metrics.
+// Stats counts the work of a Puller since it was created, for metrics.
 type Stats struct {
-	Pulls   int64 // Pull and PullLayers under way now
-	Flights int64 // layers being fetched now
+	Pulls   int64 // calls of Pull and PullLayers in progress
+	Flights int64 // layers being fetched
 	Layers  int64 // layers fetched and verified
-	Failed  int64 // layers that could not be had
-	Wrong   int64 // attempts whose bytes were not what their digest says
+	Failed  int64 // layers that could not be fetched
+	Wrong   int64 // attempts whose bytes did not match the digest
 	Tar     int64 // bytes inflated
 
-	Requests  int64 // sent, hedges and retries included
+	Requests  int64 // sent, including hedges and retries
 	Retries   int64
-	Resumes   int64 // retries that went on inside a part
+	Resumes   int64 // retries that resumed inside a part
 	Hedges    int64
 	Throttled int64 // answers that asked for fewer requests
-	Stalls    int64 // requests ended because no byte came
+	Stalls    int64 // requests ended because no bytes arrived
 	Received  int64 // bytes of bodies
-	Again     int64 // bytes of them that came a second time
+	Again     int64 // bytes of Received that arrived a second time
 
 	MemoryLimit, MemoryUse, MemoryPeak int64 // bytes of buffers
 }
@@ -26,8 +26,8 @@ type Stats struct {
 // counts are the Puller's own.
 type counts struct{ pulls, layers, failed, wrong, tar atomic.Int64 }
 
-// Stats returns the counters. They are read one by one, so they may be apart by what
-// happened meanwhile.
+// Stats returns the counters. They are read one after another, so they need not
+// describe the same moment.
 func (p *Puller) Stats() Stats {
 	e := p.engine.Stats()
 	p.mu.Lock()

@@ -87,7 +87,7 @@ func (l *Layout) sweep() {
 			continue
 		}
 		if f, err := stage.Lock(name); err == nil && f != nil {
-			_ = errors.Join(os.Remove(name), f.Close()) // a courtesy: what can not be removed is not ours to report
+			_ = errors.Join(os.Remove(name), f.Close()) // a courtesy: what cannot be removed is not ours to report
 		}
 	}
 }

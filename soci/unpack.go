@@ -19,20 +19,20 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// Image is a resolved image: what its layers are and what they must hash to. It
-// is made by [Puller.Resolve], not changed afterwards, and safe for concurrent use.
+// Image is a resolved image: its layers with their digests. [Puller.Resolve]
+// returns it. It is not changed afterwards and safe for concurrent use.
 type Image struct {
-	Reference string          // in full form, as asked
+	Reference string          // as requested, in full form
 	Manifest  string          // digest of the platform's manifest
-	Platform  string          // as the config says
+	Platform  string          // as stated in the config
 	Config    ocispec.Image   // environment, entry point, history
-	RawConfig json.RawMessage // the same as it was verified
+	RawConfig json.RawMessage // the verified bytes of Config
 	Layers    []ImageLayer    // lowest first
-	Warnings  []string        // oddities that do no harm
+	Warnings  []string        // harmless oddities
 
 	ref   registry.Reference
 	img   *registry.Image
-	meter *untar.Meter // of all layers: the limits are the image's
+	meter *untar.Meter // shared by all layers, because the limits apply to the image
 }
 
 // ImageLayer is one layer of a manifest.
@@ -44,7 +44,7 @@ type ImageLayer struct {
 }
 
 // Resolve finds the manifest of ref for the Puller's platform and reads its
-// config. Both are checked against their digests. No layer is touched.
+// config. Both are checked against their digests. It fetches no layer.
 func (p *Puller) Resolve(ctx context.Context, ref string) (_ *Image, err error) {
 	defer recoverPull(&err)
 	r, err := registry.ParseReference(ref)
@@ -74,35 +74,34 @@ func (p *Puller) Resolve(ctx context.Context, ref string) (_ *Image, err error) 
 	return out, nil
 }
 
-// UnpackOptions say how [Puller.UnpackLayer] unpacks. The zero value is for a
-// lowest layer.
+// UnpackOptions configure [Puller.UnpackLayer]. The zero value suits a lowest
+// layer.
 type UnpackOptions struct {
-	// Lower names the directories of the layers below, nearest first, in overlay
-	// form. It is called once, when the layer has been extracted and verified, and
-	// may wait for them: so layers are extracted in any order and at the same time.
-	// Nil: there are none.
+	// Lower returns the directories of the layers below, nearest first, in overlay
+	// form, or nil for a lowest layer. It is called once, when the layer has been
+	// extracted and verified, and may wait for the lower layers, so layers can be
+	// extracted concurrently and in any order.
 	Lower func(ctx context.Context) ([]string, error)
 	// UserXattr marks opaque directories for mounts with the userxattr option, and
-	// reads lower ones in that form. Without root it is always so.
+	// expects that form in lower directories. It is implied unless running as root.
 	UserXattr bool
-	// Notify is told of bytes received (compressed) and inflated (tar). It may block,
-	// which slows the layer down: so a rate is held. It is called from two
-	// goroutines. Nil: nobody.
+	// Notify, if set, receives the bytes received (compressed) and inflated (tar). A
+	// call may block to limit the rate. It is called from two goroutines.
 	Notify func(compressed, tar int64)
-	// Watch gets, when the fetch begins, a function that tells at any time how many bytes
-	// of the blob have come from the network, also of requests that are not complete, and
-	// whether the layer waits for more. When the fetch begins again it gets another one,
-	// which counts from zero. Nil: nobody watches.
+	// Watch, if set, receives a function when the fetch starts. The function returns
+	// the bytes of the blob that have arrived so far, including incomplete requests,
+	// and whether the layer is waiting for more. If the fetch restarts, Watch
+	// receives a new function, which counts from zero.
 	Watch func(flow func() (arrived int64, waiting bool))
-	// Checkpoint names a file, on the file system of dir, that says how far the layer is.
-	// With it, what a killed process has done is not lost, nor what an unpacking did that
-	// was cancelled or failed by the network: dir and the file stay, and the next
-	// UnpackLayer with both goes on from there. The file belongs to the running system:
-	// after a reboot the layer begins anew. It is gone when UnpackLayer has succeeded.
-	// Whoever may write to it may write to dir as well. "": what fails leaves nothing.
+	// Checkpoint names a file, on the file system of dir, that records the progress of
+	// the layer. After a kill, a cancellation or a network failure, dir and the file
+	// stay, and the next UnpackLayer with both resumes from them. After a reboot the
+	// file is ignored and the layer restarts. UnpackLayer removes the file when it
+	// succeeds. Whoever can write the file must be trusted like a writer of dir. If it
+	// is empty, a failed UnpackLayer removes dir.
 	Checkpoint string
-	// Resumed is told of bytes received and inflated by an earlier UnpackLayer that is
-	// gone on with, and not again now. Nil: nobody.
+	// Resumed, if set, receives the bytes received and inflated by an earlier
+	// UnpackLayer that this one resumes.
 	Resumed func(compressed, tar int64)
 }
 
@@ -112,17 +111,17 @@ type UnpackedLayer struct {
 
 	DiskBytes int64    `json:"disk_bytes"` // blocks of the file system times their size
 	Inodes    int64    `json:"inodes"`
-	Warnings  []string `json:"warnings,omitempty"` // what could not be set
+	Warnings  []string `json:"warnings,omitempty"` // attributes that could not be set
 }
 
 // UnpackLayer fetches layer i of an image into dir, in the form that overlayfs
-// takes as lowerdir. dir must not exist, unless the options name a Checkpoint that does;
-// its parent must. When it returns without error both digests and the size are right; when
-// it fails, dir does not exist, or holds what the Checkpoint describes.
+// takes as lowerdir. The parent of dir must exist; dir must not, unless the options
+// name an existing Checkpoint. If it returns nil, both digests and the size are
+// verified. If it fails, dir does not exist, or holds the state that the Checkpoint
+// describes.
 //
-// The caller bounds how many run at once: each takes Memory/Parallelism of the
-// options.
-// The limits count all layers that were unpacked of one Image.
+// The caller bounds the number of concurrent calls: each takes Memory/Parallelism
+// of the options. The limits apply to all layers of one Image together.
 func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string, opts UnpackOptions) (_ *UnpackedLayer, err error) {
 	defer recoverPull(&err)
 	if i < 0 || i >= len(img.Layers) {
@@ -147,10 +146,10 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 		}
 	}()
 	if opts.Notify == nil {
-		opts.Notify = quiet
+		opts.Notify = ignoreBytes
 	}
 	if opts.Resumed == nil {
-		opts.Resumed = quiet
+		opts.Resumed = ignoreBytes
 	}
 	out := &UnpackedLayer{}
 	if layer != nil {
@@ -162,7 +161,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 		if out, layer, err = p.extract(ctx, img, desc, dir, part, opts); err != nil {
 			return nil, wrap("layer", err)
 		}
-		if err := part.finish(&out.Layer, layer); err != nil { // it is just not kept
+		if err := part.finish(&out.Layer, layer); err != nil { // only a later attempt loses by it
 			p.opts.Log.Debug("no checkpoint", "digest", out.Digest, "err", err)
 			part.drop()
 		}
@@ -185,8 +184,8 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	return out, nil
 }
 
-// target makes the directory of a layer, unless an earlier attempt has left in it what can
-// be gone on with. If that is all of the layer, it is returned.
+// target creates the directory of a layer, unless an earlier attempt has left one
+// that can be resumed. If that attempt had finished the layer, target returns it.
 func (f *partFile) target(dir string, l registry.Layer) (*untar.Layer, error) {
 	if !f.kept() {
 		return nil, makeTarget(dir, l.Size)
@@ -209,7 +208,7 @@ func (f *partFile) target(dir string, l registry.Layer) (*untar.Layer, error) {
 	return nil, makeTarget(dir, l.Size)
 }
 
-// makeTarget makes the directory of a layer if the blob's bytes would fit there.
+// makeTarget creates the directory of a layer if the disk has room for its blob.
 func makeTarget(dir string, size int64) error {
 	switch err := os.Mkdir(dir, 0o755); {
 	case errors.Is(err, fs.ErrExist):
@@ -226,7 +225,7 @@ func makeTarget(dir string, size int64) error {
 
 // extract runs the pipeline of one layer into a directory.
 func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, part *partFile, opts UnpackOptions) (*UnpackedLayer, *untar.Layer, error) {
-	// A share of the budget, less what is spoken for.
+	// A share of the budget, less the buffers of the writers and rings.
 	n := int64(p.opts.Parallelism)
 	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*ringBytes)/n)
 	if b := p.opts.Budget; b != nil {
@@ -243,7 +242,8 @@ func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, d
 	return &UnpackedLayer{Layer: f.result(sk), Warnings: f.notes}, sk.layer, nil
 }
 
-// overlay gives a layer the form of overlayfs above what lies below it.
+// overlay converts a layer to the form that overlayfs expects above its lower
+// directories.
 func overlay(ctx context.Context, l *untar.Layer, part *partFile, opts UnpackOptions) error {
 	form := untar.TrustedXattr
 	if opts.UserXattr || os.Geteuid() != 0 {
@@ -263,6 +263,6 @@ func overlay(ctx context.Context, l *untar.Layer, part *partFile, opts UnpackOpt
 			lower = append(lower, below)
 		}
 	}
-	part.drop() // from here on the directory is not what it says
+	part.drop() // from here on the directory no longer matches the checkpoint
 	return l.Overlay(ctx, form, lower)
 }

@@ -33,7 +33,7 @@ type unpacking struct {
 func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux: a layer can not be unpacked elsewhere")
+		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
 	u := &unpacking{o: origin(t, testorigin.Options{})}
 	ref := push(t, u.o, "go/begun:1", image(t, here, l))
