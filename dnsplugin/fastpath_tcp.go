@@ -71,25 +71,25 @@ func (f *fastServer) prepareStreams(workers int) {
 	}
 }
 
-// borrow returns a worker that nobody uses, locked. A connection keeps the one
-// it had, and with it a core's cache, until somebody else has it.
-func (f *fastServer) borrow(c *fastpath.Conn) *fastWorker {
+// borrow returns an idle worker, locked. hint belongs to a connection: it keeps
+// the worker that it had, and with it the cache of a core, while that is idle.
+func (f *fastServer) borrow(hint *uint32) *fastWorker {
 	n := uint32(len(f.streams) - 1) // the last one is for the waiters
 	for range n {
-		w := f.streams[c.Hint%n]
+		w := f.streams[*hint%n]
 		if w.mu.TryLock() {
 			return w
 		}
-		c.Hint++
+		*hint++
 	}
-	w := f.streams[c.Hint%n]
+	w := f.streams[*hint%n]
 	w.mu.Lock()
 	return w
 }
 
 // ServeStream implements fastpath.StreamHandler.
 func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served int) {
-	w := f.borrow(c)
+	w := f.borrow(&c.Hint)
 	defer w.mu.Unlock()
 	now := f.now()
 	all := w.asked[:min(b.Len(), chunk)]

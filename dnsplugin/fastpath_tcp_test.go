@@ -778,7 +778,7 @@ func TestBorrowedWorkersAreNotShared(t *testing.T) {
 	seen := map[*fastWorker]bool{}
 	var all []*fastWorker
 	for range len(b.streams) - 1 {
-		w := b.borrow(c)
+		w := b.borrow(&c.Hint)
 		if seen[w] || w == b.streams[len(b.streams)-1] {
 			t.Fatal("a worker twice, or that of the waiters")
 		}
@@ -786,13 +786,13 @@ func TestBorrowedWorkersAreNotShared(t *testing.T) {
 		all = append(all, w)
 	}
 	got := make(chan *fastWorker)
-	go func() { got <- b.borrow(c) }()
+	go func() { got <- b.borrow(&c.Hint) }()
 	for _, w := range all {
 		w.mu.Unlock()
 	}
 	w := <-got
 	w.mu.Unlock()
-	if again := b.borrow(c); again != w {
+	if again := b.borrow(&c.Hint); again != w {
 		t.Error("a connection does not keep its worker")
 	} else {
 		again.mu.Unlock()
