@@ -167,7 +167,7 @@ func (r *roots) remove() error {
 func contestants(p programs, host string, dir string) []bench.Contestant {
 	ref, tree := host+"/"+repo+":"+tag, filepath.Join(dir, "tree")
 	account := func(argv ...string) []string { return append([]string{p.self, "account", "-dir", dir, "--"}, argv...) }
-	out := []bench.Contestant{{Name: pullName, Ours: true, Argv: account(p.pull, "--root", tree, "--hosts-dir", "none", "--progress=false", ref)}}
+	out := []bench.Contestant{{Name: pullName, Ours: true, Argv: account(p.pull, "--root", tree, "--hosts-dir", "none", "--progress=none", ref)}}
 	daemon := func(snapshotter, program string) []string {
 		return []string{
 			p.self, "containerd", "-containerd", p.containerd, "-ctr", p.ctr, "-ref", ref, "-dir", dir,

@@ -68,8 +68,8 @@ func TestFlagsAnywhere(t *testing.T) {
 		if strings.Contains(line, "64MB") && (s.memory != 64_000_000 || s.out != "dir" || !s.sync || !s.Changed("memory")) {
 			t.Errorf("%q: memory %d, output %q, sync %v", line, s.memory, s.out, s.sync)
 		}
-		if len(s.OldSpellings()) > 0 {
-			t.Errorf("%q: old spellings %q", line, s.OldSpellings())
+		if len(s.used) > 0 {
+			t.Errorf("%q: old spellings %q", line, s.used)
 		}
 	}
 }
@@ -126,8 +126,8 @@ func TestOldSpellings(t *testing.T) {
 		s := newSample()
 		s.merge()
 		got := s.modern(strings.Fields(c.line))
-		if !slices.Equal(got, strings.Fields(c.same)) || strings.Join(s.OldSpellings(), ", ") != c.say {
-			t.Errorf("%q became %q and says %q; want %q and %q", c.line, got, s.OldSpellings(), c.same, c.say)
+		if !slices.Equal(got, strings.Fields(c.same)) || strings.Join(s.used, ", ") != c.say {
+			t.Errorf("%q became %q and says %q; want %q and %q", c.line, got, s.used, c.same, c.say)
 		}
 	}
 	s := newSample()
@@ -138,6 +138,11 @@ func TestOldSpellings(t *testing.T) {
 	s.Logger(&log)
 	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "-memory is now --memory, --flush is now --sync") {
 		t.Errorf("log %q", text)
+	}
+	log.Reset()
+	s.PrintOld(&log)
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "-memory is now --memory, --flush is now --sync") {
+		t.Errorf("printed %q", text)
 	}
 }
 

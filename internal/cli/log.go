@@ -49,7 +49,7 @@ func (c *Command) Logger(w io.Writer) *slog.Logger {
 		log = slog.New(slog.NewJSONHandler(w, o))
 	}
 	if len(c.used) > 0 {
-		log.Warn("old spelling of a flag, which the next release will not accept", "flags", strings.Join(c.used, ", "))
+		log.Warn(oldMessage, "flags", strings.Join(c.used, ", "))
 	}
 	return log
 }

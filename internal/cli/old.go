@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"io"
 	"strconv"
 	"strings"
 )
@@ -16,10 +18,15 @@ type Old struct{ Flag, New string }
 // declaration: they are accepted for every flag.
 func (c *Command) Old(old ...Old) { c.old = append(c.old, old...) }
 
-// OldSpellings returns the old spellings that the parsed command line uses,
-// each with the new one. [Command.Logger] logs them; commands without a logger
-// print them.
-func (c *Command) OldSpellings() []string { return c.used }
+// PrintOld prints one line on w if the parsed command line uses old spellings.
+// It is for commands without a logger; [Command.Logger] logs the same.
+func (c *Command) PrintOld(w io.Writer) {
+	if len(c.used) > 0 {
+		fmt.Fprintf(w, "%s: %s: %s\n", c.name, oldMessage, strings.Join(c.used, ", "))
+	}
+}
+
+const oldMessage = "old spelling of a flag, which the next release will not accept"
 
 // modern rewrites the old spellings among the arguments, and records them in
 // c.used. Positional arguments and the values of flags stay as they are.

@@ -59,3 +59,8 @@ func OutageFlag(f *pflag.FlagSet, p *time.Duration, peer string) {
 	f.DurationVar(p, "outage", *p, "`DURATION` for which an outage of the "+peer+" is survived; negative: one attempt")
 	ShowDefault(f, "outage", defaultOutage)
 }
+
+// InterfacesFlag adds --interfaces, the network interfaces to send from.
+func InterfacesFlag(f *pflag.FlagSet, p *[]string) {
+	f.StringSliceVar(p, "interfaces", nil, "`LIST` of network interfaces and local addresses to send from, all of them at once, for example eth0,eth1 (default the routing table's choice)")
+}

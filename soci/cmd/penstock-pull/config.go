@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// checkFile says what is wrong with the file for the image's configuration, before anything is pulled.
+// checkFile checks the file for the image's configuration before the pull starts.
 func checkFile(name string) error {
 	if name == "" || name == "-" {
 		return nil
@@ -23,8 +23,9 @@ func checkFile(name string) error {
 	return nil
 }
 
-// saveConfig writes the configuration of an image to a file, which others see whole or not at all, or to
-// stdout for "-". What is no regular file, a pipe or a device, is written to and not replaced.
+// saveConfig writes the configuration of an image to stdout for "-", or to a
+// file, which appears with its whole content. It writes into pipes and devices
+// instead of replacing them.
 func saveConfig(name string, config []byte, stdout io.Writer) (err error) {
 	data := append(config[:len(config):len(config)], '\n')
 	if name == "-" {

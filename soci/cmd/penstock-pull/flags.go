@@ -2,123 +2,124 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 
-	"github.com/penstock/penstock/internal/bytesize"
+	"github.com/spf13/pflag"
+
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/limits"
 )
 
-const usage = `usage: penstock-pull --root DIR [flags] REFERENCE
-       penstock-pull --layers DIR [flags] REFERENCE
-       penstock-pull --config - [flags] REFERENCE        the image's configuration alone
-       penstock-pull prefetch [flags] REFERENCE...       into containerd; see penstock-pull prefetch --help
-       penstock-pull ztoc --out FILE [flags] BLOB        an index for SOCI; see penstock-pull ztoc --help
-       penstock-pull --version
+var pullHelp = cli.Help{
+	Usage: []string{
+		"--root DIR [flags] REFERENCE",
+		"--layers DIR [flags] REFERENCE",
+		"--config - [flags] REFERENCE",
+		"prefetch [flags] REFERENCE...",
+		"ztoc --out FILE [flags] BLOB",
+		"--version",
+	},
+	About: `Pulls a container image and leaves its verified root file system in DIR, which must be new or empty. With --config ` +
+		`alone it pulls only the image's configuration. "penstock-pull prefetch --help" and "penstock-pull ztoc --help" ` +
+		`describe the other commands.`,
+	Exit: "0 done, 1 failed (DIR is unchanged), 2 wrong command line",
+	Env:  dockerEnv,
+}
 
-Pulls a container image and leaves its verified root file system in DIR, which must be new or empty.
+// dockerEnv are the variables that say where the logins of registries are.
+var dockerEnv = []cli.Entry{
+	{Name: "DOCKER_CONFIG", About: "directory of docker's config.json, with the logins of registries (default ~/.docker)"},
+	{Name: "REGISTRY_AUTH_FILE", About: "podman's auth.json, which is read after docker's"},
+}
 
-  --root DIR         all layers applied to one tree
-  --layers DIR       a directory for each layer, as overlayfs takes them
-  --config FILE      save the image's configuration (environment, entry point, user) as JSON; "-": print it
-  --keep-failed=false
-                     remove what a failed or interrupted pull has finished (default: it waits in .NAME.penstock beside
-                     DIR for the next pull to DIR)
-  --platform P       os/arch[/variant], for example linux/arm64 (default: this machine's)
-  --plain-http       http instead of https (loopback registries get http anyway)
-  --memory BYTES     bound of all buffers, for example 67108864 or 64MiB (default: 256 MiB)
-  --hosts-dir DIR    registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
-  --indexes DIR      keep an index of each layer there, by which its next pull decodes it on all cores (default: none)
-  --checkpoint BYTES how much of a layer's tar lies between two checkpoints, from which the next pull goes on
-                     when this one is killed (default: 128 MiB; "none")
-  --limits LIST      bounds of the image, for example size=2TiB,ratio=none: entries, depth, namelen, size, attributes,
-                     metadata, window, ratio, ratiofree (see docs/soci.md)
-  --sync             flush the file system before DIR appears
-  --outage DURATION  how long an outage of a registry is survived (default 1m)
-  --json             the result as one JSON object
-  --progress=false   no progress (default: a bar on a terminal, lines elsewhere)
-  --verbose          log every retry and hedge (retries are summed up by default)
-
-Exit code: 0 done, 1 failed (DIR is as it was), 2 wrong command line.
-`
-
-// errHelp asks for the usage text.
-var errHelp = errors.New("help")
-
-// command is a parsed command line.
-type command struct {
+// pullCommand is a parsed command line.
+type pullCommand struct {
+	*cli.Command
 	options      soci.Options
 	root, layers string
 	config       string // file for the image's configuration; "-" is standard output
 	reference    string
 	json         bool
-	meter        *meter
+	progress     *imageProgress
 }
 
-// parse reads the command line. Its errors name the value and the fix.
-func parse(args []string, stderr io.Writer) (*command, error) {
-	c := &command{}
+// newPull returns the command with its flags.
+func newPull() *pullCommand {
+	c := &pullCommand{Command: cli.New("penstock-pull", pullHelp)}
 	o := &c.options
-	f := flag.NewFlagSet("penstock-pull", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&c.root, "root", "", "")
-	f.StringVar(&c.layers, "layers", "", "")
-	f.StringVar(&c.config, "config", "", "")
-	f.BoolVar(&o.KeepFailed, "keep-failed", true, "")
-	f.StringVar(&o.Platform, "platform", "", "")
-	f.BoolVar(&o.PlainHTTP, "plain-http", false, "")
-	f.Func("memory", "", func(s string) (err error) {
-		o.Memory, err = bytesize.Parse(s)
-		return err
-	})
-	f.StringVar(&o.HostsDir, "hosts-dir", "", "")
-	f.Func("checkpoint", "", func(s string) (err error) {
-		o.CheckpointBytes, err = bytesize.ParseOrNone(s)
-		return err
-	})
-	f.Func("limits", "", func(s string) error { return limits.Parse(s, &o.Limits) })
-	f.StringVar(&o.IndexDir, "indexes", "", "")
-	f.BoolVar(&o.Sync, "sync", false, "")
-	f.DurationVar(&o.Outage, "outage", 0, "")
-	f.BoolVar(&c.json, "json", false, "")
-	progress := f.Bool("progress", true, "")
-	verbose := f.Bool("verbose", false, "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, errHelp
-		}
-		return nil, fmt.Errorf("%w (see penstock-pull --help)", err)
-	}
-	switch {
-	case c.root == "" && c.layers == "" && c.config == "":
-		return nil, errors.New("name the directory to fill: --root DIR for one tree, or --layers DIR for one directory for each layer")
-	case c.root != "" && c.layers != "":
-		return nil, errors.New("--root and --layers exclude each other: give one of them")
-	case c.config == "-" && c.json:
-		return nil, errors.New("--config - and --json both print to standard output: save the configuration in a file")
-	case f.NArg() == 0:
-		return nil, errors.New("name the image to pull, for example docker.io/library/alpine:3.20")
-	case f.NArg() > 1:
-		return nil, fmt.Errorf("one image at a time, but there is also %q (flags come before the reference)", f.Arg(1))
-	}
-	c.reference = f.Arg(0)
-	if err := checkFile(c.config); err != nil {
+	f := c.Group("Output flags")
+	f.StringVar(&c.root, "root", "", "`DIR` that receives all layers, applied to one tree")
+	f.StringVar(&c.layers, "layers", "", "`DIR` that receives a directory for each layer, as overlayfs takes them")
+	f.StringVar(&c.config, "config", "", "`FILE` for the image's configuration (environment, entry point, user) as JSON; - prints it")
+	f.BoolVar(&o.KeepFailed, "keep-failed", true, "keep the finished layers of a failed or interrupted pull in .NAME.penstock next to DIR, for the next pull to DIR")
+	f.BoolVar(&o.Sync, "sync", false, "flush the file system before DIR appears")
+	f = c.Group("Image and registry flags")
+	f.StringVar(&o.Platform, "platform", "", "`OS/ARCH[/VARIANT]`, for example linux/arm64 (default this machine's)")
+	registryFlags(f, &o.PlainHTTP, &o.HostsDir)
+	cli.OutageFlag(f, &o.Outage, "registry")
+	cli.InterfacesFlag(f, &o.Interfaces)
+	f = c.Group("Resource flags")
+	cli.Bytes(f, &o.Memory, "memory", "`SIZE` of all buffers, for example 64MiB")
+	cli.ShowDefault(f, "memory", "256MiB")
+	layerFlags(f, o)
+	f.StringVar(&o.IndexDir, "indexes", "", "`DIR` for an index of each layer, by which its next pull decodes it on all cores (default none)")
+	c.OutputFlags(&c.json)
+	c.LogFlags(slog.LevelWarn)
+	return c
+}
+
+// registryFlags adds the flags that say how to reach a registry.
+func registryFlags(f *pflag.FlagSet, plainHTTP *bool, hostsDir *string) {
+	f.BoolVar(plainHTTP, "plain-http", false, "http instead of https to registries (loopback registries get http anyway)")
+	f.StringVar(hostsDir, "hosts-dir", "", "`DIR` with registry hosts and certificates, as containerd's config_path; or none")
+	cli.ShowDefault(f, "hosts-dir", defaultHosts)
+}
+
+// layerFlags adds the flags that bound what a layer may take.
+func layerFlags(f *pflag.FlagSet, o *soci.Options) {
+	cli.BytesOrNone(f, &o.CheckpointBytes, "checkpoint", "`SIZE` of a layer's tar between two checkpoints, from which the next pull resumes a killed one; or none")
+	cli.ShowDefault(f, "checkpoint", "128MiB")
+	cli.Func(f, "limits", "`LIST` of bounds of the image, for example size=2TiB,ratio=none: "+limits.Names+" (see docs/soci.md)",
+		func(s string) error { return limits.Parse(s, &o.Limits) })
+}
+
+// parsePull reads the command line. Its errors name the value and the fix.
+func parsePull(args []string, s cli.Streams) (*pullCommand, error) {
+	c := newPull()
+	rest, err := c.Parse(args, s.Out)
+	if err != nil {
 		return nil, err
 	}
-	if err := o.Validate(); err != nil {
-		return nil, err
+	if err := c.check(rest); err != nil {
+		return nil, cli.Usage(err)
 	}
-	level := slog.LevelWarn
-	if *verbose {
-		level = slog.LevelDebug
-	}
-	o.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	c.meter = newMeter(stderr)
-	if *progress {
-		o.Progress = c.meter
+	c.options.Log = c.Logger(s.Err)
+	c.progress = newImageProgress(c.Meter(s.Err))
+	if c.progress.meter.On() {
+		c.options.Progress = c.progress
 	}
 	return c, nil
+}
+
+// check checks what the flags say together with the positional arguments.
+func (c *pullCommand) check(rest []string) error {
+	switch {
+	case c.root == "" && c.layers == "" && c.config == "":
+		return errors.New("name the directory to fill: --root DIR for one tree, or --layers DIR for one directory for each layer")
+	case c.root != "" && c.layers != "":
+		return errors.New("--root and --layers exclude each other: give one of them")
+	case c.config == "-" && c.json:
+		return errors.New("--config - and --json both print to standard output: save the configuration in a file")
+	case len(rest) == 0:
+		return errors.New("name the image to pull, for example docker.io/library/alpine:3.20")
+	case len(rest) > 1:
+		return fmt.Errorf("one image at a time, but there is also %q", rest[1])
+	}
+	c.reference = rest[0]
+	if err := checkFile(c.config); err != nil {
+		return err
+	}
+	return c.options.Validate()
 }

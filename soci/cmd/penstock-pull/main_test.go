@@ -28,7 +28,7 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// asMain makes the test binary be the program.
+// asMain makes the test binary run as the program.
 const asMain = "PENSTOCK_PULL_AS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// served serves an image of one layer with real files at the returned reference.
+// served starts a registry with an image of one layer of real files, and returns
+// its reference.
 func served(t *testing.T) (*testorigin.Origin, string) {
 	t.Helper()
 	o, err := testorigin.Start(testorigin.Options{})
@@ -109,7 +110,7 @@ func TestRun(t *testing.T) {
 		t.Error(err)
 	}
 	layers := filepath.Join(t.TempDir(), "layers")
-	code, stdout, stderr = call(t, "--layers", layers, "--progress=false", ref)
+	code, stdout, stderr = call(t, "--layers", layers, "--progress=none", ref)
 	if code != 0 || !strings.Contains(stdout, "1 layers, ") || !strings.Contains(stdout, "\nlimit: ") || stderr != "" {
 		t.Error(code, stdout, stderr)
 	}
@@ -143,10 +144,11 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--root", dir, "--memory", "1K", ref}, 2, "memory of 1024 bytes is too little"},
 		{[]string{"--root", dir, "--platform", "a/b/c/d", ref}, 2, `platform "a/b/c/d"`},
 		{[]string{"--root", dir, "--hosts-dir", "/no/such", ref}, 2, `"/no/such"`},
+		{[]string{"--root", dir, "--interfaces", "no-such0", ref}, 2, `"no-such0"`},
 		{[]string{"--root", dir, "--config", full, ref}, 2, "is a directory"},
 		{[]string{"--root", dir, "--config", "/no/such/file", ref}, 2, "create it first"},
 		{[]string{"--root", dir, "--config", "-", "--json", ref}, 2, "both print"},
-		{[]string{"--root", dir, "--progress=false", "--limits", "size=1K", ref}, 1, "limit exceeded"},
+		{[]string{"--root", dir, "--progress=none", "--limits", "size=1K", ref}, 1, "limit exceeded"},
 		{[]string{"--root", dir, "--limits", "size", ref}, 2, "name=value"},
 		{[]string{"--root", dir, "Bad Reference"}, 2, `"Bad Reference"`},
 		{[]string{"--root", dir, ref + "-missing"}, 1, "404"},
@@ -164,13 +166,10 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("%q left %v", tt.args, names)
 		}
 	}
-	if code, stdout, _ := call(t, "--help"); code != 0 || stdout != usage {
-		t.Error(code, stdout)
-	}
 }
 
-// TestConfig: the image's configuration as it is in the registry, printed, saved beside a tree, and
-// written to what is no regular file.
+// TestConfig wants the image's configuration exactly as the registry has it:
+// printed, saved in addition to a tree, and written to a device.
 func TestConfig(t *testing.T) {
 	_, ref := served(t)
 	code, printed, stderr := call(t, "--config", "-", ref)
@@ -183,7 +182,7 @@ func TestConfig(t *testing.T) {
 	if err := os.WriteFile(file, []byte("an old one"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, stderr := call(t, "--root", filepath.Join(dir, "root"), "--config", file, "--progress=false", ref)
+	code, stdout, stderr := call(t, "--root", filepath.Join(dir, "root"), "--config", file, "--progress=none", ref)
 	if got, err := os.ReadFile(file); code != 0 || err != nil || string(got) != printed || !strings.Contains(stdout, "1 layers") {
 		t.Errorf("exit %d, %v, %q, %q, %q", code, err, got, stdout, stderr)
 	}
@@ -196,8 +195,9 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestFailedKeeps fails a pull after one of its two layers is finished. That one waits for the next pull,
-// which fetches the other alone; with --keep-failed=false nothing is left.
+// TestFailedKeeps fails a pull after one of its two layers is finished. The
+// finished layer waits for the next pull, which fetches only the other one.
+// With --keep-failed=false no file is left.
 func TestFailedKeeps(t *testing.T) {
 	archive := func(name string, size int) []byte {
 		var buf bytes.Buffer
@@ -235,8 +235,8 @@ func TestFailedKeeps(t *testing.T) {
 	ref := o.Host() + "/two:1"
 	for _, keep := range []bool{false, true} {
 		o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: key(small), Every: 1, Action: testorigin.ActStatus, Status: 404})
-		code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=false", fmt.Sprintf("--keep-failed=%v", keep), ref)
-		if code != 1 || !strings.Contains(stderr, "404") || strings.Contains(stderr, "waits in "+stage) != keep {
+		code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=none", fmt.Sprintf("--keep-failed=%v", keep), ref)
+		if code != 1 || !strings.Contains(stderr, "404") || strings.Contains(stderr, "wait in "+stage) != keep {
 			t.Fatalf("keep %v: exit %d, %s", keep, code, stderr)
 		}
 		if _, err := os.Stat(stage); keep != (err == nil) {
@@ -245,7 +245,7 @@ func TestFailedKeeps(t *testing.T) {
 	}
 	o.SetFaults()
 	o.Reset()
-	if code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=false", ref); code != 0 {
+	if code, _, stderr := call(t, "--root", filepath.Join(parent, "root"), "--progress=none", ref); code != 0 {
 		t.Fatal(stderr)
 	}
 	if n := o.Count("GetBlob", key(large)).Bytes; n > 0 {
@@ -256,7 +256,8 @@ func TestFailedKeeps(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors pulls layers of many parts and many files with 64 open files at most.
+// TestFewDescriptors pulls layers of many parts and many files with at most 64
+// open files.
 func TestFewDescriptors(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: pulls large layers")
@@ -287,15 +288,15 @@ func TestFewDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 8 << 20}) // so that requests pile up
-	cmd := exec.Command("sh", "-c", `ulimit -n 64 && exec "$@"`, "sh", os.Args[0], "--root", filepath.Join(t.TempDir(), "root"), "--hosts-dir", "none", "--progress=false", o.Host()+"/many:1")
+	cmd := exec.Command("sh", "-c", `ulimit -n 64 && exec "$@"`, "sh", os.Args[0], "--root", filepath.Join(t.TempDir(), "root"), "--hosts-dir", "none", "--progress=none", o.Host()+"/many:1")
 	cmd.Env = append(os.Environ(), asMain+"=1", "GOMAXPROCS=16")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
 }
 
-// TestInterruptHung interrupts pulls whose registry has stopped answering, at each kind of request. On
-// a pull that went on waiting for it the test would hang.
+// TestInterruptHung interrupts pulls whose registry has stopped answering, at
+// each kind of request. The test hangs if the pull keeps waiting for an answer.
 func TestInterruptHung(t *testing.T) {
 	o, ref := served(t)
 	for _, op := range []string{"GetManifest", "GetBlob"} {
@@ -324,7 +325,7 @@ func TestInterruptHung(t *testing.T) {
 // TestInterrupt sends the real signal to a real process in the middle of a layer.
 func TestInterrupt(t *testing.T) {
 	o, ref := served(t)
-	// Only the first part of the layer comes, so that the pull is still at work however late this test looks.
+	// Only the first part of the layer arrives, so the pull is unfinished however late this test looks.
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", After: 1, Action: testorigin.ActStall})
 	parent := t.TempDir()
 	cmd := exec.Command(os.Args[0], "--root", filepath.Join(parent, "root"), "--hosts-dir", "none", ref)
@@ -337,7 +338,7 @@ func TestInterrupt(t *testing.T) {
 	defer cmd.Process.Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	for tick := time.Tick(10 * time.Millisecond); ; { // an external process: there is nothing to wait on
+	for tick := time.Tick(10 * time.Millisecond); ; { // an external process, which sends no signal to wait for
 		if found, _ := filepath.Glob(filepath.Join(parent, ".root.penstock", "layers", "*", "*")); len(found) > 0 {
 			break
 		}
@@ -361,7 +362,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestVersion: each way to ask prints one line and nothing else.
+// TestVersion wants one line on standard output for each way to ask.
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	for _, arg := range []string{"version", "--version", "-version"} {
@@ -373,7 +374,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// goroot asks the go command where its tree is.
+// goroot returns the directory of the Go tree, which the go command names.
 func goroot(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command("go", "env", "GOROOT").Output()

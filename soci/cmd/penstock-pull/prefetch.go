@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/soci/internal/containerdlog"
 	"github.com/penstock/penstock/soci/internal/registry"
@@ -29,15 +29,15 @@ import (
 )
 
 const (
-	// pollEvery is how often the daemon is asked how far it is: the eye sees no more.
+	// pollEvery is the interval at which the daemon is asked for its progress.
 	pollEvery = 250 * time.Millisecond
-	// pollTime bounds one question.
+	// pollTime bounds one such request.
 	pollTime = 2 * time.Second
-	// dialTime bounds how long containerd may take to answer at first.
+	// dialTime bounds containerd's first answer.
 	dialTime = 10 * time.Second
 )
 
-// prefetched is what became of one image.
+// prefetched is the result for one image.
 type prefetched struct {
 	Reference       string  `json:"reference"`
 	Manifest        string  `json:"manifest,omitempty"` // or index
@@ -47,53 +47,51 @@ type prefetched struct {
 	Error           string  `json:"error,omitempty"`
 }
 
-// prefetch pulls images one after the other, so that a rate is the rate of all, and
-// returns the exit code.
-func prefetch(ctx context.Context, c *prefetchCommand, stdout, stderr io.Writer) int {
-	c.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+// prefetch pulls the images one after the other, so that the rate bounds all of
+// them together.
+func (c *prefetchCommand) prefetch(ctx context.Context, s cli.Streams) error {
 	cl, err := client.New(c.containerd, client.WithDefaultNamespace(c.namespace), client.WithTimeout(dialTime))
 	if err != nil {
-		fmt.Fprintf(stderr, "penstock-pull: containerd at %s: %s\n", c.containerd, oneLine(err))
-		return exitFailed
+		return fmt.Errorf("containerd at %s: %w", c.containerd, err)
 	}
 	defer cl.Close()
-	code := exitOK
+	failed := false
 	results := []prefetched{}
 	for _, ref := range c.references {
-		m := newMeter(stderr)
+		m := c.Meter(s.Err)
 		res := c.image(ctx, cl, ref, m)
-		m.end()
+		m.End()
 		results = append(results, res)
 		switch {
 		case res.Error != "":
-			code = exitFailed
-			fmt.Fprintf(stderr, "penstock-pull: %s: %s\n", ref, printable.Line(res.Error, maxError))
+			failed = true
+			fmt.Fprintf(s.Err, "penstock-pull prefetch: %s: %s\n", ref, printable.Line(res.Error, cli.MaxLine))
 		case !c.json:
-			fmt.Fprintf(stdout, "%s: %d layers, %s compressed, in %.2f s\n", ref, res.Layers, megabytes(res.CompressedBytes), res.Wall)
+			fmt.Fprintf(s.Out, "%s: %d layers, %s compressed, in %.2f s\n", ref, res.Layers, cli.Megabytes(res.CompressedBytes), res.Wall)
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
 	if c.json {
-		e := json.NewEncoder(stdout)
-		e.SetIndent("", "  ")
-		if err := e.Encode(results); err != nil {
-			fmt.Fprintf(stderr, "penstock-pull: the images are in place, but the result could not be written: %v\n", err)
-			return exitFailed
+		if err := cli.WriteJSON(s.Out, results); err != nil {
+			return fmt.Errorf("the images are in place, but the result could not be written: %w", err)
 		}
 	}
-	return code
+	if failed {
+		return cli.ErrReported
+	}
+	return nil
 }
 
 // image pulls one image through containerd.
-func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref registry.Reference, m *meter) prefetched {
+func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref registry.Reference, m *cli.Meter) prefetched {
 	start := time.Now()
 	res := prefetched{Reference: ref.String()}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{command: c, ref: ref, meter: m}
+	w := &watch{command: c, ref: ref, meter: newImageProgress(m)}
 	var polls sync.WaitGroup
-	if c.progress && c.status != "" {
+	if m.On() && c.status != "" {
 		polls.Go(func() { w.poll(ctx) })
 	}
 	img, err := cl.Pull(ctx, res.Reference, c.pullOptions(ctx, ref, w)...)
@@ -104,14 +102,15 @@ func (c *prefetchCommand) image(ctx context.Context, cl *client.Client, ref regi
 	res.Layers, res.CompressedBytes = len(w.sizes), w.total
 	w.mu.Unlock()
 	if err != nil {
-		res.Error = oneLine(err)
+		res.Error = cli.Line(err)
 		return res
 	}
 	res.Manifest = img.Target().Digest.String()
 	return res
 }
 
-// pullOptions say that containerd unpacks into our snapshotter, which fetches.
+// pullOptions make containerd unpack into our snapshotter, which fetches the
+// layers itself.
 func (c *prefetchCommand) pullOptions(ctx context.Context, ref registry.Reference, w *watch) []client.RemoteOpt {
 	labels := map[string]string{}
 	if c.rate > 0 {
@@ -135,12 +134,13 @@ func (c *prefetchCommand) pullOptions(ctx context.Context, ref registry.Referenc
 	return opts
 }
 
-// resolver finds registries as the snapshotter does: hosts.toml, docker's logins.
+// resolver finds registries as the snapshotter does, by hosts.toml and docker's
+// logins.
 func (c *prefetchCommand) resolver(ctx context.Context, ref registry.Reference) remotes.Resolver {
 	opts := dockerconfig.HostOptions{Credentials: func(host string) (string, string, error) {
 		cred, err := registry.DockerCredentials(ctx, host, ref.Repository)
 		if err != nil && ctx.Err() == nil {
-			c.log.Warn("no credentials, asking as anonymous", "host", host, "error", err)
+			c.log.Warn("no credentials, asking as anonymous", "host", host, "err", err)
 			return "", "", nil
 		}
 		if cred.IdentityToken != "" {
@@ -157,20 +157,21 @@ func (c *prefetchCommand) resolver(ctx context.Context, ref registry.Reference) 
 	return docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(containerdlog.With(ctx, c.log), opts)})
 }
 
-// watch learns what an image consists of, and tells the meter how far it is.
+// watch learns the layers of an image from its manifest, and reports the
+// daemon's progress to the meter.
 type watch struct {
 	command *prefetchCommand
 	ref     registry.Reference
-	meter   *meter
+	meter   *imageProgress
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	manifest string
 	sizes    []int64
 	total    int64
-	seen     int64 // bytes told to the meter
+	seen     int64 // bytes reported to the meter
 }
 
-// wrap looks at the manifest as it passes by.
+// wrap returns a handler that reads the layers' sizes from the manifest.
 func (w *watch) wrap(next images.Handler) images.Handler {
 	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := next.Handle(ctx, desc)
@@ -180,7 +181,7 @@ func (w *watch) wrap(next images.Handler) images.Handler {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.manifest != "" {
-			return children, nil // one platform is enough to show
+			return children, nil // the progress shows one platform
 		}
 		w.manifest = desc.Digest.String()
 		for _, c := range children {
@@ -188,15 +189,13 @@ func (w *watch) wrap(next images.Handler) images.Handler {
 				w.sizes, w.total = append(w.sizes, c.Size), w.total+c.Size
 			}
 		}
-		if w.command.progress {
-			w.meter.Start(w.ref.String(), w.sizes)
-		}
+		w.meter.Start(w.ref.String(), w.sizes)
 		return children, nil
 	})
 }
 
-// poll asks the daemon how far it is until the context ends. Without an answer there
-// is no bar, and the pull goes on.
+// poll asks the daemon for its progress until the context ends. Without answers
+// the pull continues and the meter stands still.
 func (w *watch) poll(ctx context.Context) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -215,10 +214,10 @@ func (w *watch) poll(ctx context.Context) {
 			if w.manifest == "" || !strings.HasSuffix(p.Image, "@"+w.manifest) {
 				continue
 			}
-			// Layers that are there already count as received.
+			// Layers that were present before count as received.
 			now := w.total - p.Bytes + p.Received
 			if n := now - w.seen; n > 0 {
-				w.meter.Advance(-1, n, 0) // of which layer, the daemon does not say
+				w.meter.Advance(-1, n, 0) // the daemon does not report layers
 				w.seen = now
 			}
 		}

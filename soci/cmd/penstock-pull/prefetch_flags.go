@@ -3,36 +3,23 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"os"
 
 	"github.com/containerd/platforms"
 
-	"github.com/penstock/penstock/internal/bytesize"
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-const prefetchUsage = `usage: penstock-pull prefetch [flags] REFERENCE...
-
-Pulls images into containerd ahead of time, through penstock-snapshotter, one after the other.
-
-  --containerd SOCKET  containerd (default: /run/containerd/containerd.sock)
-  --namespace NAME     of containerd (default: k8s.io, where Kubernetes looks)
-  --snapshotter NAME   as containerd knows it (default: penstock)
-  --rate BYTES         bytes a second at most, for example 50MiB, until somebody needs the image (default: no bound)
-  --platform P         os/arch[/variant] (default: this machine's)
-  --plain-http         http instead of https (loopback registries get http anyway)
-  --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
-  --status URL         where penstock-snapshotter tells progress (default: http://127.0.0.1:9437/pulls; "none")
-  --json               the result as one JSON array
-  --progress=false     no progress (default: a bar on a terminal, lines elsewhere)
-
-Exit code: 0 all images are there, 1 at least one is not, 2 wrong command line.
-`
+var prefetchHelp = cli.Help{
+	Usage: []string{"[flags] REFERENCE..."},
+	About: "Pulls images into containerd ahead of time, through penstock-snapshotter, one after the other.",
+	Exit:  "0 all images are in containerd, 1 at least one is not, 2 wrong command line",
+	Env:   dockerEnv,
+}
 
 const (
 	kubernetes   = "k8s.io"
@@ -41,49 +28,54 @@ const (
 
 // prefetchCommand is a parsed command line.
 type prefetchCommand struct {
+	*cli.Command
 	containerd, namespace, snapshotter string
 	platform, hostsDir, status         string
 	rate                               int64
-	plainHTTP, json, progress          bool
+	plainHTTP, json                    bool
 	references                         []registry.Reference
-	log                                *slog.Logger // set when it runs
+	log                                *slog.Logger
 }
 
-// parsePrefetch reads what follows the word prefetch.
-func parsePrefetch(args []string) (*prefetchCommand, error) {
-	c := &prefetchCommand{}
-	f := flag.NewFlagSet("penstock-pull prefetch", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&c.containerd, "containerd", "/run/containerd/containerd.sock", "")
-	f.StringVar(&c.namespace, "namespace", kubernetes, "")
-	f.StringVar(&c.snapshotter, "snapshotter", "penstock", "")
-	f.Func("rate", "", func(s string) (err error) {
-		c.rate, err = bytesize.Parse(s)
-		return err
-	})
-	f.StringVar(&c.platform, "platform", "", "")
-	f.BoolVar(&c.plainHTTP, "plain-http", false, "")
-	f.StringVar(&c.hostsDir, "hosts-dir", "", "")
-	f.StringVar(&c.status, "status", "http://127.0.0.1:9437/pulls", "")
-	f.BoolVar(&c.json, "json", false, "")
-	f.BoolVar(&c.progress, "progress", true, "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, errHelp
-		}
-		return nil, fmt.Errorf("%w (see penstock-pull prefetch --help)", err)
+// newPrefetch returns the command with its flags.
+func newPrefetch() *prefetchCommand {
+	c := &prefetchCommand{Command: cli.New("penstock-pull prefetch", prefetchHelp)}
+	f := c.Group("containerd flags")
+	f.StringVar(&c.containerd, "containerd", "/run/containerd/containerd.sock", "`SOCKET` of containerd")
+	f.StringVar(&c.namespace, "namespace", kubernetes, "`NAME` of containerd's namespace; Kubernetes uses k8s.io")
+	f.StringVar(&c.snapshotter, "snapshotter", "penstock", "`NAME` by which containerd knows the snapshotter")
+	f.StringVar(&c.status, "status", "http://127.0.0.1:9437/pulls", "`URL` at which penstock-snapshotter reports progress; or none")
+	f = c.Group("Image and registry flags")
+	f.StringVar(&c.platform, "platform", "", "`OS/ARCH[/VARIANT]`, for example linux/arm64 (default this machine's)")
+	registryFlags(f, &c.plainHTTP, &c.hostsDir)
+	cli.PositiveBytes(f, &c.rate, "rate", "`SIZE` to fetch per second at most, for example 50MiB, until a container needs the image (default no bound)")
+	c.OutputFlags(&c.json)
+	c.LogFlags(slog.LevelWarn)
+	return c
+}
+
+// parsePrefetch reads the arguments after the word prefetch.
+func parsePrefetch(args []string, s cli.Streams) (*prefetchCommand, error) {
+	c := newPrefetch()
+	rest, err := c.Parse(args, s.Out)
+	if err != nil {
+		return nil, err
 	}
-	if f.NArg() == 0 {
-		return nil, errors.New("name the images to prefetch, for example docker.io/library/alpine:3.20")
+	if len(rest) == 0 {
+		return nil, cli.Usage(errors.New("name the images to prefetch, for example docker.io/library/alpine:3.20"))
 	}
-	for _, s := range f.Args() {
-		ref, err := registry.ParseReference(s)
+	for _, arg := range rest {
+		ref, err := registry.ParseReference(arg)
 		if err != nil {
-			return nil, err
+			return nil, cli.Usage(err)
 		}
 		c.references = append(c.references, ref)
 	}
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return nil, cli.Usage(err)
+	}
+	c.log = c.Logger(s.Err)
+	return c, nil
 }
 
 func (c *prefetchCommand) check() error {
@@ -96,11 +88,11 @@ func (c *prefetchCommand) check() error {
 		c.status = ""
 	}
 	if u, err := url.Parse(c.status); err != nil || c.status != "" && u.Scheme != "http" {
-		return fmt.Errorf("status %q is not a URL with http: write for example http://127.0.0.1:9437/pulls, or none", c.status)
+		return fmt.Errorf("status %q is not an http URL: write for example http://127.0.0.1:9437/pulls, or none", c.status)
 	}
 	switch c.hostsDir {
 	case "":
-		c.hostsDir = defaultHosts // which need not exist
+		c.hostsDir = defaultHosts // it need not exist
 	case "none":
 		c.hostsDir = ""
 	default:
@@ -114,16 +106,11 @@ func (c *prefetchCommand) check() error {
 	return nil
 }
 
-// runPrefetch is the subcommand; it returns the exit code.
-func runPrefetch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, err := parsePrefetch(args)
-	switch {
-	case errors.Is(err, errHelp):
-		fmt.Fprint(stdout, prefetchUsage)
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
-		return exitUsage
+// runPrefetch is the subcommand.
+func runPrefetch(ctx context.Context, args []string, s cli.Streams) error {
+	c, err := parsePrefetch(args, s)
+	if err != nil {
+		return err
 	}
-	return prefetch(ctx, c, stdout, stderr)
+	return c.prefetch(ctx, s)
 }

@@ -31,8 +31,4 @@ func TestPrefetchBadInput(t *testing.T) {
 			t.Errorf("%q: exit %d, %q, %q; want 2 and %q on one line", tt.args, code, out.String(), errs.String(), tt.say)
 		}
 	}
-	var out bytes.Buffer
-	if code := run(t.Context(), []string{"prefetch", "--help"}, &out, &out); code != 0 || out.String() != prefetchUsage {
-		t.Error(code, out.String())
-	}
 }

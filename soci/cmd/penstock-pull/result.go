@@ -5,16 +5,17 @@ import (
 	"io"
 	"time"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/printable"
 	"github.com/penstock/penstock/soci"
 )
 
-// printResult is the result for people.
+// printResult prints the result for people.
 func printResult(w io.Writer, r *soci.Result) error {
 	t := r.Timing
 	wall := max(t.Wall, time.Millisecond).Seconds()
 	_, err := fmt.Fprintf(w, "%s (%s)\n%s\n%d layers, %d files, %s from %s compressed, in %.2f s: %.1f MB/s\n",
-		r.Reference, r.Platform, r.Manifest, len(r.Layers), r.Files, megabytes(r.FileBytes), megabytes(r.CompressedBytes),
+		r.Reference, r.Platform, r.Manifest, len(r.Layers), r.Files, cli.Megabytes(r.FileBytes), cli.Megabytes(r.CompressedBytes),
 		wall, float64(r.FileBytes)/1e6/wall)
 	if err != nil {
 		return err
@@ -26,10 +27,8 @@ func printResult(w io.Writer, r *soci.Result) error {
 	}
 	for _, warning := range r.Warnings {
 		if err == nil {
-			_, err = fmt.Fprintf(w, "warning: %s\n", printable.Line(warning, maxError))
+			_, err = fmt.Fprintf(w, "warning: %s\n", printable.Line(warning, cli.MaxLine))
 		}
 	}
 	return err
 }
-
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

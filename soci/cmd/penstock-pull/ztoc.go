@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,48 +12,45 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/inflate/ztoc"
 )
 
-const ztocUsage = `usage: penstock-pull ztoc --out FILE [flags] BLOB
-
-Writes the index of a gzip layer as SOCI's zTOC. BLOB is the layer as the registry stores it, in a file.
-
-  --out FILE       the zTOC, a new file
-  --indexes DIR    take the index that a pull with --indexes DIR has learned, if there is one of this layer
-                   (default: one is made while BLOB is read)
-  --version 1|2    of the list of checkpoints (default: 2)
-
-Exit code: 0 done, 1 failed (nothing is left behind), 2 wrong command line.
-`
+var ztocHelp = cli.Help{
+	Usage: []string{"--out FILE [flags] BLOB"},
+	About: "Writes the index of a gzip layer as SOCI's zTOC. BLOB is a file with the layer as the registry stores it.",
+	Exit:  "0 done, 1 failed (no file is left behind), 2 wrong command line",
+}
 
 // ztocCommand is a parsed command line.
 type ztocCommand struct {
+	*cli.Command
 	out, indexes, blob string
 	version            ztoc.Version
 }
 
-func parseZtoc(args []string) (*ztocCommand, error) {
-	c := &ztocCommand{}
-	f := flag.NewFlagSet("penstock-pull ztoc", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&c.out, "out", "", "")
-	f.StringVar(&c.indexes, "indexes", "", "")
-	version := f.Int("version", 2, "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, errHelp
-		}
-		return nil, fmt.Errorf("%w (see penstock-pull ztoc --help)", err)
-	}
+func newZtoc() (c *ztocCommand, version *int) {
+	c = &ztocCommand{Command: cli.New("penstock-pull ztoc", ztocHelp)}
+	f := c.Group("Flags")
+	f.StringVar(&c.out, "out", "", "new `FILE` for the zTOC")
+	f.StringVar(&c.indexes, "indexes", "", "`DIR` of indexes that earlier pulls with --indexes have recorded (default: make an index while reading BLOB)")
+	version = f.Int("version", 2, "`1|2`, the version of the list of checkpoints")
+	return c, version
+}
+
+func parseZtoc(args []string, s cli.Streams) (*ztocCommand, error) {
+	c, version := newZtoc()
+	rest, err := c.Parse(args, s.Out)
 	switch {
+	case err != nil:
+		return nil, err
 	case c.out == "":
-		return nil, errors.New("name the file to write: --out FILE")
-	case f.NArg() != 1:
-		return nil, fmt.Errorf("name one file that holds a gzip layer, not %d (flags come before it)", f.NArg())
+		return nil, cli.Usage(errors.New("name the file to write: --out FILE"))
+	case len(rest) != 1:
+		return nil, cli.Usage(fmt.Errorf("name one file that holds a gzip layer, not %d", len(rest)))
 	}
 	switch *version {
 	case 1:
@@ -62,34 +58,28 @@ func parseZtoc(args []string) (*ztocCommand, error) {
 	case 2: //nolint:mnd // the number of the version
 		c.version = ztoc.V2
 	default:
-		return nil, fmt.Errorf("there is no version %d of a zTOC's checkpoints: use 1 or 2", *version)
+		return nil, cli.Usage(fmt.Errorf("a zTOC's list of checkpoints has no version %d: use 1 or 2", *version))
 	}
-	c.blob = f.Arg(0)
+	c.blob = rest[0]
+	c.PrintOld(s.Err)
 	return c, nil
 }
 
-func runZtoc(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, err := parseZtoc(args)
-	switch {
-	case errors.Is(err, errHelp):
-		fmt.Fprint(stdout, ztocUsage)
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
-		return exitUsage
+func runZtoc(ctx context.Context, args []string, s cli.Streams) error {
+	c, err := parseZtoc(args, s)
+	if err != nil {
+		return err
 	}
 	z, err := c.export(ctx)
-	if err == nil {
-		_, err = fmt.Fprintf(stdout, "%s: %d spans, %d files of layer %s, DiffID %s\n", c.out, len(z.SpanDigests), len(z.Files), z.Index.Digest, z.Index.DiffID)
-	}
 	if err != nil {
-		fmt.Fprintf(stderr, "penstock-pull: %s\n", oneLine(err))
-		return exitFailed
+		return err
 	}
-	return exitOK
+	_, err = fmt.Fprintf(s.Out, "%s: %d spans, %d files of layer %s, DiffID %s\n", c.out, len(z.SpanDigests), len(z.Files), z.Index.Digest, z.Index.DiffID)
+	return err
 }
 
-// export reads the layer three times: for its digest, its files, and the digests of spans.
+// export reads the layer three times: for its digest, for its files, and for
+// the digests of its spans.
 func (c *ztocCommand) export(ctx context.Context) (*ztoc.Ztoc, error) {
 	blob, err := os.Open(c.blob)
 	if err != nil {
@@ -140,7 +130,8 @@ func (c *ztocCommand) make(ctx context.Context, blob *os.File) (*ztoc.Ztoc, erro
 	return z, nil
 }
 
-// learned returns the index that a pull has left of a layer; nil if there is none.
+// learned returns the index that a pull has recorded of a layer, or nil if
+// there is no such index.
 func (c *ztocCommand) learned(d digest.Digest) (*index.Index, error) {
 	if c.indexes == "" {
 		return nil, nil
@@ -161,8 +152,8 @@ func (c *ztocCommand) learned(d digest.Digest) (*index.Index, error) {
 	return x, nil
 }
 
-// decode reads a layer to its end, and returns its files and its index: the one that is given,
-// if all of it is so, or a new one.
+// decode reads a layer to its end and returns its files and its index. The index
+// is the given one if it agrees with the layer, else a new one.
 func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.Index) ([]ztoc.File, *index.Index, error) {
 	rec := index.NewRecorder(0)
 	r, err := inflate.NewReader(reader{ctx, blob}, inflate.Options{Workers: runtime.GOMAXPROCS(0), Index: learned, Record: rec})
@@ -171,7 +162,7 @@ func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.I
 	}
 	defer r.Close()
 	if r.Format() != inflate.Gzip {
-		return nil, nil, fmt.Errorf("it is compressed by %v, and a zTOC is of a gzip layer", r.Format())
+		return nil, nil, fmt.Errorf("compressed by %v, but a zTOC describes a gzip layer", r.Format())
 	}
 	sum := digest.Canonical.Digester()
 	count := &counter{w: sum.Hash()}
@@ -191,9 +182,9 @@ func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.I
 	return files, x, err
 }
 
-// reader ends with a context.
+// reader fails when its context ends.
 type reader struct {
-	ctx context.Context //nolint:containedctx // of the command, which ends with it
+	ctx context.Context //nolint:containedctx // the command's, which outlives the reader
 	r   io.Reader
 }
 
@@ -204,7 +195,7 @@ func (r reader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// counter counts what passes.
+// counter counts the bytes written to w.
 type counter struct {
 	w io.Writer
 	n int64
