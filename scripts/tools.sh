@@ -13,6 +13,7 @@ need_go
 module() {
 	case "$1" in
 	golangci-lint) echo github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 ;;
+	deadcode) echo golang.org/x/tools/cmd/deadcode@v0.52.0 ;;
 	benchstat) echo golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da ;;
 	govulncheck) echo golang.org/x/vuln/cmd/govulncheck@v1.9.0 ;;
 	containerd | ctr | containerd-shim-runc-v2)
