@@ -8,17 +8,18 @@
 //	counts := run.Counts()                     // N passed, N failed, N skipped
 //
 // A test that one stage skips and another runs counts as run: the short stage
-// leaves out what the full one does. Only leaves count: a test with subtests
-// stands for nothing of its own, unless it fails beside subtests that pass.
+// leaves out tests that the full one runs. Only leaves count: a test with
+// subtests counts through them, unless it fails while they pass.
 //
-// A skip must say what it needs ("needs root: ..."). [Machine] knows what this
-// machine has; a skip for want of something that is here is a failure, so that
-// the privileged tests cannot fall asleep on the very machine meant to run them.
+// A skip must say which need is not met ("needs root: ..."). [Machine] reports
+// which needs this machine meets; a skip for a need that is met is a failure, so
+// that the privileged tests cannot fall asleep on the machine meant to run them.
 //
-// A test that fails on a busy machine and passes five times by itself does not fail the
-// run ([Run.Again], [Run.Forgive]), but the run names it: such a test, or what it tests,
-// has a fault to be found.
+// A test that fails and then passes when it is run again under the same load is
+// unsteady ([Run.Again], [Run.MarkUnsteady]): it, or the code it tests, has a
+// fault. It counts apart from passed and failed, and fails the run unless a list
+// names its owner and a date at most two weeks ahead ([Excuse]).
 //
 // Nothing here is safe for concurrent use, and nothing runs a command: the
-// caller runs go test and hands its output over.
+// caller runs go test and passes its output in.
 package testsum

@@ -15,11 +15,12 @@ import (
 // Status is how a test or a stage ended.
 type Status int
 
-// The order is the order of merging: what ran outranks what was skipped, and
-// a failure in any stage outranks both.
+// The order is the order of merging: a stage that ran a test outranks one that
+// skipped it, and a failure in any stage outranks both.
 const (
-	Skip Status = iota
-	Pass
+	Skip     Status = iota
+	Pass            // in every stage that ran it
+	Unsteady        // failed once and passed when it was run again
 	Fail
 )
 
@@ -30,13 +31,15 @@ func (s Status) String() string {
 		return "skip"
 	case Pass:
 		return "pass"
+	case Unsteady:
+		return "unsteady"
 	case Fail:
 		return "fail"
 	}
 	return fmt.Sprintf("status %d", int(s))
 }
 
-// Outcome is what is known of one test or stage after all stages.
+// Outcome is the result of one test or stage after all stages.
 type Outcome struct {
 	Package string // import path; "" for a stage
 	Test    string // name with subtests ("TestX/case"); "" for a package as a whole
@@ -47,11 +50,16 @@ type Outcome struct {
 }
 
 // Counts is the closing line of a run.
-type Counts struct{ Passed, Failed, Skipped int }
+type Counts struct{ Passed, Failed, Skipped, Unsteady int }
 
-// String returns the line that CI systems look for.
+// String returns the line that CI systems look for. Unsteady tests are named
+// only if there are any.
 func (c Counts) String() string {
-	return fmt.Sprintf("%d passed, %d failed, %d skipped", c.Passed, c.Failed, c.Skipped)
+	s := fmt.Sprintf("%d passed, %d failed, %d skipped", c.Passed, c.Failed, c.Skipped)
+	if c.Unsteady > 0 {
+		s += fmt.Sprintf(", %d unsteady", c.Unsteady)
+	}
+	return s
 }
 
 // Run is one test run of several stages. The zero value is an empty run.
@@ -162,7 +170,7 @@ func (r *Run) addEnd(stage string, ev event, out, build *strings.Builder) {
 		}
 	}
 	if ev.Test == "" && o.Status != Fail {
-		return // a package is no test of its own
+		return // a package does not count as a test
 	}
 	r.merge(o)
 }
@@ -208,7 +216,7 @@ func (r *Run) leaves() []*Outcome {
 	failedBelow := map[key]bool{} // tests or packages with a failed test below
 	for k, o := range r.outcomes {
 		if k.pkg == "" {
-			continue // stage names are no tree
+			continue // a slash in the name of a stage has no meaning
 		}
 		for name := k.test; ; {
 			i := strings.LastIndexByte(name, '/')
@@ -217,7 +225,7 @@ func (r *Run) leaves() []*Outcome {
 			}
 			name = name[:i]
 			parents[key{k.pkg, name}] = true
-			if o.Status == Fail {
+			if o.Status == Fail || o.Status == Unsteady {
 				failedBelow[key{k.pkg, name}] = true
 			}
 		}
@@ -227,7 +235,8 @@ func (r *Run) leaves() []*Outcome {
 	}
 	var out []*Outcome
 	for k, o := range r.outcomes {
-		if parents[k] && o.Status != Fail || o.Status == Fail && failedBelow[k] {
+		bad := o.Status == Fail || o.Status == Unsteady
+		if parents[k] && !bad || bad && failedBelow[k] {
 			continue
 		}
 		out = append(out, o)
@@ -249,6 +258,8 @@ func (r *Run) Counts() Counts {
 			c.Failed++
 		case Skip:
 			c.Skipped++
+		case Unsteady:
+			c.Unsteady++
 		}
 	}
 	return c
@@ -270,14 +281,16 @@ func (r *Run) with(s Status) []Outcome {
 	return out
 }
 
-// maxAgain is how many tests of a stage may be run again: more of them are no accident.
+// maxAgain is how many tests of a stage may be run again: more failures have a
+// common cause, which a second run would only hide.
 const maxAgain = 3
 
-// never says that a failure is one whatever a second run does.
+// never matches the output of failures that no second run can excuse.
 var never = regexp.MustCompile(`DATA RACE|panic: |fatal error: |goroutines? leak|found unexpected goroutines`)
 
-// Again returns the failed tests, without subtests, that are worth a second run by
-// themselves: few, and none that a data race, a panic, a leak or a build has ended.
+// Again returns the failed tests, without subtests, that are worth a second
+// run: at most three of a stage, and none if a data race, a panic, a leak or a
+// build ended one of them.
 func (r *Run) Again() []Outcome {
 	seen := map[key]bool{}
 	var out []Outcome
@@ -302,16 +315,16 @@ func (r *Run) Again() []Outcome {
 	return out
 }
 
-// Forgive takes a failed test, with its subtests, for one that passed: it did, run by
-// itself.
-func (r *Run) Forgive(pkg, test string) {
+// MarkUnsteady turns the failure of a test, with its subtests, into Unsteady,
+// because it passed when it was run again.
+func (r *Run) MarkUnsteady(pkg, test string) {
 	whole := true
 	for k, o := range r.outcomes {
 		if k.pkg != pkg || o.Status != Fail || k.test == "" {
 			continue
 		}
 		if top, _, _ := strings.Cut(k.test, "/"); top == test {
-			o.Status = Pass
+			o.Status = Unsteady
 		} else {
 			whole = false
 		}
@@ -321,14 +334,14 @@ func (r *Run) Forgive(pkg, test string) {
 	}
 }
 
-// ForgiveAll forgives the tests of a list, and returns them: a line for each, "package
-// TAB test TAB stage".
-func (r *Run) ForgiveAll(list string) []Outcome {
+// MarkAllUnsteady marks the tests of a list, and returns them. The list has a
+// line for each, "package TAB test TAB stage".
+func (r *Run) MarkAllUnsteady(list string) []Outcome {
 	var out []Outcome
 	for line := range strings.Lines(list) {
 		col := append(strings.Split(strings.TrimSpace(line), "\t"), "", "")
-		r.Forgive(col[0], col[1])
-		out = append(out, Outcome{Package: col[0], Test: col[1], Status: Pass, Stage: col[2]})
+		r.MarkUnsteady(col[0], col[1])
+		out = append(out, Outcome{Package: col[0], Test: col[1], Status: Unsteady, Stage: col[2]})
 	}
 	return out
 }
