@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check race fuzz bench figures lint vulncheck fmt build clean
+.PHONY: help demo test check race fuzz bench figures lint vulncheck fmt build clean house hooks
 
 PKG  ?= ./...
 AREA ?=
@@ -39,6 +39,12 @@ figures: ## write the figures of README.md and docs from the newest recorded res
 
 lint: ## golangci-lint at the pinned version (its first build takes a few minutes)
 	@scripts/test.sh lint
+
+house: ## the rules of the house: import graph, documents, plain English, unreachable code
+	@scripts/test.sh house
+
+hooks: ## check the message of each commit in this clone (git config core.hooksPath)
+	@git config core.hooksPath .githooks
 
 vulncheck: ## look the dependencies up in Go's vulnerability database; fails when that cannot be done
 	@scripts/test.sh vulncheck

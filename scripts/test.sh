@@ -4,7 +4,7 @@
 #   scripts/test.sh all              what make test does
 #   scripts/test.sh check            what make check does
 #   scripts/test.sh race|fuzz [PKG]  one kind of test, over PKG (default ./...)
-#   scripts/test.sh lint|fmt|vulncheck
+#   scripts/test.sh house|lint|fmt|vulncheck
 # V=1 prints the output of every stage, not only of those that fail.
 # shellcheck disable=SC2317 # the checks are called through stage
 set -euo pipefail
@@ -20,9 +20,9 @@ pkgs=("${@:2}")
 # an int has 32 bits: what a program on a laptop or a phone would import.
 portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... ./internal/httprange/... ./internal/s3/...)
 
-# These link every plugin of CoreDNS, most of Kubernetes and three clouds: a few
-# lines of ours that the other stages test, and minutes of compiling once more
-# for another processor or for the race detector.
+# These packages hold a few lines of ours and link every plugin of CoreDNS, most of
+# Kubernetes and three clouds. The other stages test them; compiling them again for
+# another processor or for the race detector would take minutes.
 heavy='/dnsplugin/cmd/|/benchmarks/'
 
 # Modules of their own inside the tree: ./... does not reach them.
@@ -32,8 +32,8 @@ nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer)
 # FUZZ_TOTAL, counted with the build of the instrumented code.
 FUZZTIME=${FUZZTIME:-5s}
 FUZZ_TOTAL=${FUZZ_TOTAL:-240} # seconds
-# make fuzz goes on with a target until it has run FUZZ_LEAST new inputs, for FUZZ_MOST
-# seconds at most: a target that runs few inputs finds nothing and looks as if all were well.
+# make fuzz runs a target until it has seen FUZZ_LEAST new inputs, for FUZZ_MOST seconds
+# at most. A target that runs few inputs finds nothing, which looks like success.
 FUZZ_LEAST=${FUZZ_LEAST:-20000}
 FUZZ_MOST=${FUZZ_MOST:-600}
 
@@ -84,15 +84,17 @@ tests() {
 	printf '   %s\n' "$(tail -n 1 "$logs/report")"
 	if [ $rc -ne 0 ]; then
 		head -n -1 "$logs/report" | sed 's/^/    /'
-		alone "$name" "$@" || failed=1
+		again "$name" "$@" || failed=1
 	fi
 }
 
-# alone NAME GO-TEST-ARGUMENTS... runs the failed tests of a stage again, each five
-# times by itself, and succeeds when all pass: then the machine was too busy, and the
-# summary names them. Few are given that chance, and no race, panic or leak is.
-alone() {
-	local name=$1 arg pkg test flags=()
+# again NAME GO-TEST-ARGUMENTS... runs the failed tests of a stage five times more,
+# while the packages of the stage run beside them as they did when the tests failed,
+# and succeeds when all of them pass. The summary counts these tests as unsteady, and
+# fails the run unless a list excuses them. At most three tests of a stage get a
+# second run, and a race, a panic or a leak gets none.
+again() {
+	local name=$1 arg pkg test flags=() load rc=0
 	shift
 	for arg in "$@"; do
 		case $arg in
@@ -100,20 +102,28 @@ alone() {
 		*) flags+=("$arg") ;;
 		esac
 	done
-	[ "$mode" = all ] || return 1 # at a desk one sees it at once
+	[ "$mode" = all ] || return 1 # a developer sees the failure at once
 	rm -f "$logs/unsteady.new"
 	"$testsum" again "$logs/$name.json" >"$logs/again" || return 1
 	[ -s "$logs/again" ] || return 1
+	set -m # the load gets a process group of its own, to be ended as a whole
+	while :; do go test -count=1 "$@"; done >/dev/null 2>&1 &
+	load=$!
+	set +m
 	while IFS=$'\t' read -r pkg test; do
-		printf '    again, alone: %s %s ... ' "${pkg#github.com/penstock/penstock/}" "$test"
+		printf '    again, under the load of the stage: %s %s ... ' "${pkg#github.com/penstock/penstock/}" "$test"
 		if ! go test "${flags[@]}" -count=5 -run "^$test\$" "$pkg" >"$logs/out" 2>&1; then
 			echo 'FAIL'
 			sed 's/^/    /' "$logs/out"
-			return 1
+			rc=1
+			break
 		fi
 		echo 'passed 5 times'
 		printf '%s\t%s\t%s\n' "$pkg" "$test" "$name" >>"$logs/unsteady.new"
 	done <"$logs/again"
+	kill -TERM -- "-$load" 2>/dev/null || true
+	wait "$load" 2>/dev/null || true
+	[ $rc -eq 0 ] || return 1
 	cat "$logs/unsteady.new" >>"$logs/unsteady.tsv"
 }
 
@@ -174,9 +184,8 @@ check_programs() {
 	CGO_ENABLED=0 go build -o "$logs/bin/" "${mains[@]}"
 }
 
-# traces prints what a test may leave behind on the machine: FUSE mounts,
-# network namespaces, and a null device that is none any more (who writes files
-# by rename, as root, must not be given a device).
+# traces prints leftovers of tests on the machine: FUSE mounts, network
+# namespaces, and a null device that a rename as root replaced by a file.
 traces() {
 	grep -E ' fuse[. ]' /proc/self/mounts || true
 	if have ip; then ip netns list || true; fi
@@ -195,10 +204,18 @@ existing() { # of the patterns given, those whose folder exists
 	done
 }
 
+# check_commits checks the messages of the commits that are under the rules.
+check_commits() { go run ./internal/lint/cmd/commits; }
+
 run_static() {
 	stage 'format' check_format || true
 	stage 'go.mod tidy and verified' check_tidy || true
-	# What follows is noise when the code does not even pass vet.
+	if git rev-parse HEAD >/dev/null 2>&1; then
+		stage 'commit messages' check_commits || true
+	else
+		skip 'commit messages' 'needs a git work tree'
+	fi
+	# A tree that fails vet would fail every later stage.
 	stage 'vet linux/amd64' check_vet linux amd64 ./... || return 1
 	local dir
 	for dir in "${nested[@]}"; do
@@ -226,6 +243,19 @@ run_lint() {
 	done
 }
 
+# run_house runs the rules of the house: the tests of internal/lint, the count of
+# hard English, and the search for code that no user can reach.
+run_house() {
+	stage 'import graph and house rules' go test -count=1 ./internal/lint/... || true
+	stage 'plain English' go run ./internal/lint/cmd/prose -check || true
+	local base
+	if base=$(git merge-base HEAD '@{upstream}' 2>/dev/null); then
+		go run ./internal/lint/cmd/prose -change "$base" | head -n 40
+	fi
+	stage 'deadcode installed' scripts/tools.sh deadcode || return 0
+	stage 'unreachable code' go run ./internal/lint/cmd/unreachable || true
+}
+
 run_race() {
 	if ! have gcc; then
 		skip 'race' 'needs tool gcc: the race detector links with cgo'
@@ -238,21 +268,20 @@ run_race() {
 	CGO_ENABLED=1 tests race -race -tags invariants -skip '^TestPriv' -timeout 10m "${list[@]}"
 }
 
-# fuzz_targets prints "dir target" for every fuzz target below the folder $1,
-# those of packages with few dependencies first: fuzzing compiles all of them
-# anew with coverage, and the time box should buy fuzzing.
+# fuzz_targets prints "dir target" for every fuzz target below the folder $1. The
+# targets of a folder stay together, because fuzzing compiles a package and its
+# dependencies with coverage. In the time box of make test the list starts at a
+# target that the commit decides, so that over many commits each target is fuzzed
+# as often as the others; FUZZ_SEED=N repeats a run.
 fuzz_targets() {
-	local line
+	local line seed
 	go_files | grep '_test\.go$' | grep "^$1" | xargs -r grep -HoE '^func Fuzz[A-Za-z0-9_]*' |
 		while IFS= read -r line; do
 			printf '%s %s\n' "$(dirname "${line%%:*}")" "${line##*func }"
 		done >"$logs/targets"
-	local dirs
-	mapfile -t dirs < <(cut -d ' ' -f 1 "$logs/targets" | sort -u | sed 's|^|./|')
-	[ ${#dirs[@]} -gt 0 ] || return 0
-	go list -f '{{len .Deps}} {{.Dir}}' "${dirs[@]}" | sed "s| $ROOT/| |" |
-		awk 'NR == FNR { deps[$2] = $1; next } { print deps[$1], $0 }' - "$logs/targets" |
-		sort -s -n -k 1,1 | cut -d ' ' -f 2-
+	seed=${FUZZ_SEED:-$(git rev-parse HEAD 2>/dev/null || date +%F)}
+	[ "$mode" = all ] || seed=
+	sort "$logs/targets" | "$testsum" rotate "$seed"
 }
 
 # fuzz_count prints how many new inputs a run of go test -fuzz has executed: all
@@ -295,7 +324,7 @@ fuzz_target() {
 
 # run_fuzz fuzzes each target alone, as go test wants it.
 run_fuzz() {
-	local start=$SECONDS dir target ran
+	local start=$SECONDS dir target ran spent
 	local under=${pkgs[0]#./}
 	under=${under%...}
 	under=${under%/}
@@ -305,11 +334,17 @@ run_fuzz() {
 			continue
 		fi
 		echo 0 >"$logs/ran"
+		spent=$SECONDS
 		stage "fuzz $target ($dir)" fuzz_target "$dir" "$target" || true
 		ran=$(<"$logs/ran")
+		printf '%6d s %10d inputs  %s (%s)\n' $((SECONDS - spent)) "$ran" "$target" "$dir" >>"$logs/fuzzed"
 		[ "$ran" -ge 1000 ] || ran+=", which is few: make fuzz wants 20000"
 		echo "    new inputs: $ran"
 	done < <(fuzz_targets "$under")
+	if [ -s "$logs/fuzzed" ]; then
+		echo 'fuzzed, with the build of the instrumented code:'
+		sort -rn "$logs/fuzzed"
+	fi
 }
 
 # run_vulncheck looks the dependencies up in Go's vulnerability database. make test skips it where the database cannot
@@ -362,7 +397,7 @@ all)
 	run_static || finish
 	run_cross
 	run_lint
-	stage 'import graph and house rules' go test -count=1 ./internal/lint/... || true
+	run_house
 	tests unit -short -shuffle=on -skip '^TestPriv' -timeout 5m ./...
 	tests full -skip '^TestPriv' -timeout 10m ./...
 	run_race
@@ -375,13 +410,14 @@ all)
 check)
 	run_static || finish
 	run_lint
-	stage 'import graph and house rules' go test -count=1 ./internal/lint/... || true
+	run_house
 	tests unit -short -shuffle=on -skip '^TestPriv' -timeout 5m ./...
 	;;
 race) run_race ;;
 fuzz) run_fuzz ;;
+house) run_house ;;
 lint) run_lint ;;
 vulncheck) run_vulncheck ;;
-*) die "usage: scripts/test.sh all|check|race|fuzz|lint|vulncheck|fmt" ;;
+*) die "usage: scripts/test.sh all|check|race|fuzz|house|lint|vulncheck|fmt" ;;
 esac
 finish
