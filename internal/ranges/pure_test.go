@@ -21,25 +21,73 @@ func TestWindowScript(t *testing.T) {
 		var part, limit int64
 		d.ScanArgs(t, "part", &part)
 		d.ScanArgs(t, "max", &limit)
-		w := newWindow(part, limit, d.HasArg("sequential"))
-		w.off = d.HasArg("off")
+		w := newStreamWindow(part, limit)
+		if d.Cmd == "reader" {
+			w = newReaderWindow(part, limit)
+		}
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			step := strings.TrimSpace(line)
+			stepWindow(t, &w, step)
+			fmt.Fprintf(&out, "%s: size=%d\n", step, w.size)
+		}
+		return out.String()
+	})
+}
+
+func stepWindow(t *testing.T, w *window, step string) {
+	t.Helper()
+	switch step {
+	case "open":
+		w.open()
+	case "close":
+		w.close()
+	case "waited":
+		w.consumerWaited()
+	case "budget-empty":
+		w.budgetEmpty()
+	default:
+		t.Fatalf("unknown step %q", step)
+	}
+}
+
+func TestPatternScript(t *testing.T) {
+	names := map[access]string{accessRandom: "random", accessSequential: "sequential", accessSeek: "seek"}
+	datadriven.RunTest(t, "testdata/pattern", func(t *testing.T, d *datadriven.TestData) string {
+		var fetched int64
+		if d.HasArg("fetched") {
+			d.ScanArgs(t, "fetched", &fetched)
+		}
+		p := newPattern()
 		var out strings.Builder
 		for line := range strings.Lines(d.Input) {
 			var off, n int64
-			switch f := strings.Fields(line); f[0] {
-			case "read":
-				scan(t, line, "read %d %d", &off, &n)
-				seq, seek := w.read(off, n)
-				fmt.Fprintf(&out, "read %d+%d: sequential=%v seek=%v size=%d ahead=%d\n", off, n, seq, seek, w.size, w.ahead())
-			case "stalled":
-				w.stalled()
-				fmt.Fprintf(&out, "stalled: size=%d ahead=%d\n", w.size, w.ahead())
-			case "pressure":
-				w.pressure()
-				fmt.Fprintf(&out, "pressure: size=%d\n", w.size)
-			default:
-				t.Fatalf("unknown step %q", line)
+			scan(t, line, "read %d %d", &off, &n)
+			a := p.read(off, n, fetched)
+			fmt.Fprintf(&out, "read %d+%d: %s, run of %d bytes to %d\n", off, n, names[a], p.run, p.expected)
+		}
+		return out.String()
+	})
+}
+
+func TestReadAheadScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/readahead", func(t *testing.T, d *datadriven.TestData) string {
+		var part, limit int64
+		d.ScanArgs(t, "part", &part)
+		d.ScanArgs(t, "max", &limit)
+		r := newReadAhead(part, limit)
+		var out strings.Builder
+		for line := range strings.Lines(d.Input) {
+			step := strings.TrimSpace(line)
+			if !strings.HasPrefix(step, "read ") {
+				stepWindow(t, &r.window, step)
+				fmt.Fprintf(&out, "%s: size=%d ahead=%d\n", step, r.size, r.bytes())
+				continue
 			}
+			var off, n int64
+			scan(t, line, "read %d %d", &off, &n)
+			a := r.read(off, n)
+			fmt.Fprintf(&out, "read %d+%d: sequential=%v seek=%v size=%d ahead=%d\n", off, n, a == accessSequential, a == accessSeek, r.size, r.bytes())
 		}
 		return out.String()
 	})

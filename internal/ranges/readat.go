@@ -38,7 +38,7 @@ type Reader struct {
 	elem    *lru.Element  // guarded by windows.mu; nil: no window
 
 	mu     sync.Mutex // guards what follows; taken before a gate's lock
-	win    window
+	ahead  readAhead
 	segs   []*segment // fetched ahead, in order, without gaps
 	next   int64      // offset after the last segment
 	closed bool
@@ -56,7 +56,7 @@ type segment struct {
 
 // keepBehind is how far behind the run's end a segment is kept, for reads that
 // come late.
-const keepBehind = tolerance
+const keepBehind = reorderBytes
 
 // minSegment is the least to fetch ahead in one request: below it the request
 // costs more than the bytes.
@@ -68,12 +68,8 @@ func (o *Object) Reader(ro ReaderOptions) *Reader {
 	if limit == 0 {
 		limit = o.e.opts.Budget.Limit() / 4
 	}
-	r := &Reader{o: o, part: o.e.opts.PartBytes}
-	r.win = newWindow(r.part, limit, false)
-	if limit < 0 {
-		r.win.off = true
-	}
-	return r
+	part := o.e.opts.PartBytes
+	return &Reader{o: o, part: part, ahead: newReadAhead(part, limit)}
 }
 
 // ReadAt reads len(p) bytes at off. It returns fewer bytes only with an error,
@@ -102,12 +98,11 @@ func (r *Reader) readAt(ctx context.Context, p []byte, off, size int64) (int, er
 		r.mu.Unlock()
 		return 0, &Error{Op: "read", Object: r.o.spec.Name, Off: off, Len: int64(len(p)), Err: ErrClosed}
 	}
-	seq, seek := r.win.read(off, int64(len(p)))
-	if seek {
-		r.dropAll()
-	}
 	var segs []*segment
-	if seq && size >= 0 {
+	switch a := r.ahead.read(off, int64(len(p))); {
+	case a == accessSeek:
+		r.dropAll()
+	case a == accessSequential && size >= 0:
 		segs = r.advance(off, int64(len(p)), size)
 	}
 	if len(r.segs) > 0 {
@@ -162,7 +157,7 @@ func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64)
 		waited = true
 		r.o.g.promote(s.task)
 		r.mu.Lock()
-		r.win.stalled()
+		r.ahead.consumerWaited()
 		r.mu.Unlock()
 		select {
 		case <-s.ready:
@@ -200,15 +195,15 @@ func (r *Reader) advance(off, n, size int64) []*segment {
 	}
 	// One that comes early, beyond what has been asked for, pulls the window up
 	// to itself: the reads before it are on their way.
-	r.dropBehind(min(off, r.win.next-keepBehind))
-	end := min(off+n+r.win.ahead(), size)
+	r.dropBehind(min(off, r.ahead.expected-keepBehind))
+	end := min(off+n+r.ahead.bytes(), size)
 	for r.next < end {
-		if r.next >= off+n && end-r.next < min(r.part, r.win.ahead())/2 && end < size {
+		if r.next >= off+n && end-r.next < min(r.part, r.ahead.bytes())/2 && end < size {
 			break // wait until a whole request's worth is missing
 		}
 		length := min(max(end-r.next, minSegment), r.part-r.next%r.part, size-r.next)
 		if !r.fetch(length) && !(r.dropBehind(off) && r.fetch(length)) && (length <= minSegment || !r.fetch(minSegment)) {
-			r.win.pressure()
+			r.ahead.budgetEmpty()
 			break
 		}
 	}

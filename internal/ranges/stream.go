@@ -103,7 +103,7 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 	s.span.off, s.span.n = off, n
 	s.plan = plan{next: off, end: -1, part: so.PartBytes}
 	s.setEnd()
-	s.win = newWindow(so.PartBytes, so.WindowBytes, true)
+	s.win = newStreamWindow(so.PartBytes, so.WindowBytes)
 	s.answered = make(chan struct{}, 1)
 	s.line.told = make(chan struct{}, 1)
 	s.sum.Algorithm = so.Sum
@@ -176,7 +176,7 @@ func (s *Stream) fill() {
 		off, n := next.take()
 		buf := s.acct.TryGet(int(n))
 		if buf == nil {
-			s.win.pressure()
+			s.win.budgetEmpty()
 			return
 		}
 		s.plan = next
@@ -329,7 +329,7 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 		return nil
 	default:
 	}
-	s.win.stalled()
+	s.win.consumerWaited()
 	if s.o.g.promote(&head.task) {
 		s.stretch = retryParts
 	}
@@ -350,7 +350,7 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 			s.stretch = retryParts
 			s.fill()
 		case <-s.line.told:
-			s.win.stalled()
+			s.win.consumerWaited()
 			s.fill()
 		case <-ctx.Done():
 			return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: context.Cause(ctx)}
