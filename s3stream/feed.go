@@ -111,14 +111,6 @@ func (f *feeder) sumsFrom(next int) ([]wire.ObjectSum, <-chan struct{}) {
 	return f.sums[next:max(next, min(f.ended, next+sumsPerFrame))], f.news
 }
 
-// opened is a stream of an object, with the object behind it.
-type opened struct {
-	*ranges.Stream
-	o *ranges.Object
-}
-
-func (s opened) Close() error { return errors.Join(s.Stream.Close(), s.o.Close()) }
-
 // open starts to read an object from off on. The first requests go out at once.
 func (f *feeder) open(ctx context.Context, object int, off, window int64) (*blockReader, error) {
 	o := &f.items.m.Objects[object]
@@ -133,7 +125,7 @@ func (f *feeder) open(ctx context.Context, object int, off, window int64) (*bloc
 	ro := f.engine.Object(src, spec)
 	so := ranges.StreamOptions{PartBytes: f.mem.part, WindowBytes: window, Sum: spec.Sum.Algorithm}
 	so.NoVerify = off > 0 // nothing to compare a part of an object with
-	r.s = opened{ro.Stream(ctx, off, -1, so), ro}
+	r.s = ro.Stream(ctx, off, -1, so)
 	return r, nil
 }
 

@@ -230,7 +230,6 @@ func (f *flight) once(blob *registry.Blob) error {
 		defer tee.Close()
 	}
 	obj := f.p.engine.Object(blob, ranges.Spec{Name: f.desc.Digest.String(), Host: blob.Host(), Size: f.desc.Size})
-	defer obj.Close()
 	var from *partial
 	var begin int64
 	if part != nil && part.from != nil {

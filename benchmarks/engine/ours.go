@@ -47,7 +47,6 @@ func readOurs(ctx context.Context, j job, ref []byte) (int64, map[string]float64
 
 // streamOne reads one object in order and hands its parts to the sink.
 func streamOne(ctx context.Context, obj *ranges.Object, s *sink) error {
-	defer obj.Close()
 	st := obj.Stream(ctx, 0, -1, ranges.StreamOptions{})
 	defer st.Close()
 	for {

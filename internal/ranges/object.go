@@ -136,7 +136,3 @@ func (o *Object) Stat(ctx context.Context) (Info, error) {
 	defer o.mu.Unlock()
 	return Info{Size: o.size, Off: 0, Len: o.size, Pin: o.pin, Sum: o.sum}, nil
 }
-
-// Close is for symmetry with what reads from the object: an Object holds no
-// resources of its own.
-func (o *Object) Close() error { return nil }

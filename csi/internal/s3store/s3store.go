@@ -64,14 +64,11 @@ func entry(e s3.Entry) fs.Entry {
 func (s *Store) Open(_ context.Context, o fs.Object) (fs.Reader, error) {
 	spec := s.client.Spec(s.bucket, o.Key, s3.ObjectInfo{Key: o.Key, Size: o.Size, ETag: o.ETag, LastModified: o.ModTime})
 	obj := s.engine.Object(s.client.Source(s.bucket, o.Key, s3.SourceOptions{}), spec)
-	return &reader{obj: obj, r: obj.Reader(ranges.ReaderOptions{})}, nil
+	return &reader{obj.Reader(ranges.ReaderOptions{})}, nil
 }
 
 // reader is an open file.
-type reader struct {
-	obj *ranges.Object
-	r   *ranges.Reader
-}
+type reader struct{ r *ranges.Reader }
 
 // ReadAt implements [fs.Reader].
 func (r *reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
@@ -81,7 +78,7 @@ func (r *reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // Close implements [fs.Reader].
 func (r *reader) Close() error {
-	return errors.Join(r.r.Close(), r.obj.Close())
+	return r.r.Close()
 }
 
 // translated is an error of the layers below that also matches a sentinel of the core.

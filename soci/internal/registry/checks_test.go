@@ -319,7 +319,6 @@ func readLayer(t *testing.T, e *ranges.Engine, c *Client, img *Image) error {
 		t.Fatal(err)
 	}
 	obj := e.Object(src, ranges.Spec{Name: "layer", Host: src.Host(), Size: img.Layers[0].Size})
-	defer obj.Close()
 	data := make([]byte, img.Layers[0].Size)
 	_, err = obj.Fetch(t.Context(), data, 0)
 	if err == nil {

@@ -370,7 +370,6 @@ func (c *Client) manifest(ctx context.Context, e *ranges.Engine, l *logins, ref 
 func (m *documentSource) fetch(ctx context.Context, e *ranges.Engine, name string) (document, error) {
 	m.busy = make(chan struct{}, 1)
 	obj := e.Object(m, ranges.Spec{Name: name, Host: m.hosts[0].name, Size: 1})
-	defer obj.Close()
 	if _, err := obj.Fetch(ctx, make([]byte, 1), 0); err != nil {
 		return document{}, m.l.wait.blame(ctx, err)
 	}
