@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
@@ -72,8 +73,8 @@ func TestService(t *testing.T) {
 	if !ok || !ok2 {
 		t.Fatalf("the unit starts %q", line)
 	}
-	c, err := parse(strings.Fields(flags), io.Discard)
-	if err != nil || c.snapshotter.Root != defaultRoot || c.listen.Socket != defaultSocket {
+	c, err := parse(strings.Fields(flags), cli.Streams{Out: io.Discard, Err: io.Discard})
+	if err != nil || c.snapshotter.Root != defaultRoot || c.listen.Socket != defaultSocket || !c.LogsJSON() {
 		t.Errorf("%q: %+v, %v", flags, c, err)
 	}
 	for _, want := range []string{"StartLimitIntervalSec=0", "EnvironmentFile=-/etc/default/penstock-snapshotter", "MemoryMax=", "MemoryHigh=", "OOMScoreAdjust=-", "NoNewPrivileges=true", "ProtectHome=read-only"} {

@@ -2,136 +2,131 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
-	"github.com/penstock/penstock/internal/bytesize"
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/limits"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-const usage = `usage: penstock-snapshotter [flags]
-       penstock-snapshotter capabilities     what this kernel can: the capabilities line of containerd's configuration
-       penstock-snapshotter --version
-
-A snapshotter for containerd that fetches and unpacks images itself. See docs/soci.md for containerd's configuration.
-
-  --root DIR           snapshots and layers (default: /var/lib/penstock)
-  --address SOCKET     UNIX socket for containerd (default: /run/penstock/snapshotter.sock)
-  --image-service SOCKET
-                       CRI's image service for kubelet, in front of containerd's: pull secrets get to the snapshotter (default: none)
-  --containerd SOCKET  containerd's socket, for --image-service (default: /run/containerd/containerd.sock)
-  --http HOST:PORT     /metrics and /pulls (default: 127.0.0.1:9437; "none")
-  --plain-http         http instead of https to registries (loopback ones get http anyway)
-  --hosts-dir DIR      registry hosts and certificates as containerd's config_path (default: /etc/containerd/certs.d; "none")
-  --patience DURATION  how long a registry may give no usable answer before its image is left to containerd (default: 5s;
-                       0: a minute of retries)
-  --memory BYTES       bound of all buffers, for example 268435456 or 256MiB (default: 256 MiB)
-  --layers N           layers extracted at once (default: the number of processors, at least 3)
-  --checkpoint BYTES   how much of a layer's tar lies between two checkpoints, from which a pull goes on that the end
-                       of the daemon has interrupted (default: 128 MiB; "none")
-  --limits LIST        bounds of each image, for example size=2TiB,ratio=none: entries, depth, namelen, size, attributes,
-                       metadata, window, ratio, ratiofree (see docs/soci.md)
-  --no-sync            do not flush the file system before a layer is a snapshot, as containerd by default
-  --linger DURATION    how long a pull goes on while nobody waits for it (default: 30s)
-  --stall DURATION     how long a layer may bring less than 1 KiB/s before its pull fails (default: 5m; negative: for ever)
-  --keep DURATION      how long layers that nobody claimed are kept (default: 30m; negative: for ever)
-  --json               log lines of JSON
-  --verbose            log every retry and hedge
-
-Exit code: 0 after SIGINT or SIGTERM, 1 failed, 2 wrong command line.
-`
+var help = cli.Help{
+	Usage: []string{"[flags]", "capabilities", "--version"},
+	About: `Serves a snapshotter for containerd that fetches and unpacks images itself. docs/soci.md describes containerd's ` +
+		`configuration; "penstock-snapshotter capabilities" prints the capabilities line for this kernel.`,
+	Exit: "0 after SIGINT or SIGTERM, 1 failed, 2 wrong command line",
+	Env: []cli.Entry{
+		{Name: "DOCKER_CONFIG", About: "directory of docker's config.json, with the logins of registries (default ~/.docker)"},
+		{Name: "REGISTRY_AUTH_FILE", About: "podman's auth.json, which is read after docker's"},
+	},
+}
 
 const (
 	defaultRoot   = "/var/lib/penstock"
 	defaultSocket = "/run/penstock/snapshotter.sock"
 	defaultNext   = "/run/containerd/containerd.sock"
-	defaultHTTP   = "127.0.0.1:9437" // a port that nobody has registered with Prometheus
-	// defaultPatience covers two lost packets of a connection. On a node without a way out
-	// the start of a container whose image is local waits for so long, once in a while.
+	defaultHTTP   = "127.0.0.1:9437" // the port is free in Prometheus' registry of ports
+	// defaultPatience covers two lost packets of a connection. On a node without a
+	// network, the start of a container whose image is local waits that long, once
+	// in a while.
 	defaultPatience = 5 * time.Second
+	defaultLinger   = 30 * time.Second
+	defaultStall    = 5 * time.Minute
+	defaultKeep     = 30 * time.Minute
 )
-
-// errHelp asks for the usage text.
-var errHelp = errors.New("help")
 
 // command is a parsed command line.
 type command struct {
+	*cli.Command
 	puller      soci.Options
 	snapshotter snapshotter.Options
 	listen      snapshotter.Listen
-	images      string // socket for kubelet; "": none
+	images      string // socket for kubelet, or ""
 	containerd  string // socket
 	log         *slog.Logger
 }
 
+// newCommand returns the command with its flags.
+func newCommand() *command {
+	c := &command{Command: cli.New("penstock-snapshotter", help)}
+	c.serviceFlags()
+	c.registryFlags()
+	c.layerFlags()
+	c.LogFlags(slog.LevelInfo)
+	c.Old(cli.Old{Flag: "--json", New: "--log-format=json"})
+	return c
+}
+
+func (c *command) serviceFlags() {
+	f := c.Group("Service flags")
+	f.StringVar(&c.snapshotter.Root, "root", defaultRoot, "`DIR` for snapshots and layers")
+	f.StringVar(&c.listen.Socket, "address", defaultSocket, "UNIX `SOCKET` for containerd")
+	f.StringVar(&c.images, "image-service", "", "`SOCKET` for kubelet: CRI's image service in front of containerd's, by which pull secrets reach the snapshotter (default none)")
+	f.StringVar(&c.containerd, "containerd", defaultNext, "`SOCKET` of containerd, for --image-service")
+	f.StringVar(&c.listen.HTTP, "http", defaultHTTP, "`HOST:PORT` of /metrics and /pulls; or none")
+}
+
+func (c *command) registryFlags() {
+	o := &c.puller
+	f := c.Group("Registry flags")
+	f.BoolVar(&o.PlainHTTP, "plain-http", false, "http instead of https to registries (loopback registries get http anyway)")
+	f.StringVar(&o.HostsDir, "hosts-dir", "", "`DIR` with registry hosts and certificates, as containerd's config_path; or none")
+	cli.ShowDefault(f, "hosts-dir", "/etc/containerd/certs.d")
+	f.DurationVar(&o.Patience, "patience", defaultPatience, "`DURATION` without a usable answer of a registry after which its image is left to containerd; 0: after a minute of retries")
+	cli.InterfacesFlag(f, &o.Interfaces)
+}
+
+func (c *command) layerFlags() {
+	o, s := &c.puller, &c.snapshotter
+	f := c.Group("Layer flags")
+	cli.Bytes(f, &o.Memory, "memory", "`SIZE` of all buffers, for example 512MiB")
+	cli.ShowDefault(f, "memory", "256MiB")
+	f.IntVar(&s.Layers, "layers", 0, "`NUMBER` of layers extracted at once (default the number of processors, at least 3)")
+	cli.BytesOrNone(f, &o.CheckpointBytes, "checkpoint", "`SIZE` of a layer's tar between two checkpoints, from which a pull resumes after a restart; or none")
+	cli.ShowDefault(f, "checkpoint", "128MiB")
+	cli.Func(f, "limits", "`LIST` of bounds of each image, for example size=2TiB,ratio=none: "+limits.Names+" (see docs/soci.md)",
+		func(v string) error { return limits.Parse(v, &o.Limits) })
+	f.BoolVar(&s.NoSync, "no-sync", false, "do not flush the file system before a layer becomes a snapshot, as containerd by default")
+	f.DurationVar(&s.Linger, "linger", defaultLinger, "`DURATION` for which a pull continues when no client waits for it")
+	f.DurationVar(&s.Stall, "stall", defaultStall, "`DURATION` below 1 KiB/s after which the pull of a layer fails; negative: never")
+	f.DurationVar(&s.Keep, "keep", defaultKeep, "`DURATION` for which unclaimed layers are kept; negative: forever")
+}
+
 // parse reads the command line. Its errors name the value and the fix.
-func parse(args []string, stderr io.Writer) (*command, error) {
-	c := &command{}
-	f := flag.NewFlagSet("penstock-snapshotter", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&c.snapshotter.Root, "root", defaultRoot, "")
-	f.StringVar(&c.listen.Socket, "address", defaultSocket, "")
-	f.StringVar(&c.images, "image-service", "", "")
-	f.StringVar(&c.containerd, "containerd", defaultNext, "")
-	f.StringVar(&c.listen.HTTP, "http", defaultHTTP, "")
-	f.BoolVar(&c.puller.PlainHTTP, "plain-http", false, "")
-	f.StringVar(&c.puller.HostsDir, "hosts-dir", "", "")
-	f.DurationVar(&c.puller.Patience, "patience", defaultPatience, "")
-	f.Func("memory", "", func(s string) (err error) {
-		c.puller.Memory, err = bytesize.Parse(s)
-		return err
-	})
-	f.Func("checkpoint", "", func(s string) (err error) {
-		c.puller.CheckpointBytes, err = bytesize.ParseOrNone(s)
-		return err
-	})
-	f.Func("limits", "", func(s string) error { return limits.Parse(s, &c.puller.Limits) })
-	f.IntVar(&c.snapshotter.Layers, "layers", 0, "")
-	f.BoolVar(&c.snapshotter.NoSync, "no-sync", false, "")
-	f.DurationVar(&c.snapshotter.Linger, "linger", 30*time.Second, "")
-	f.DurationVar(&c.snapshotter.Stall, "stall", 5*time.Minute, "")
-	f.DurationVar(&c.snapshotter.Keep, "keep", 30*time.Minute, "")
-	asJSON := f.Bool("json", false, "")
-	verbose := f.Bool("verbose", false, "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, errHelp
-		}
-		return nil, fmt.Errorf("%w (see penstock-snapshotter --help)", err)
+func parse(args []string, s cli.Streams) (*command, error) {
+	c := newCommand()
+	rest, err := c.Parse(args, s.Out)
+	if err != nil {
+		return nil, err
 	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is not a flag: there are only flags (see penstock-snapshotter --help)", f.Arg(0))
+	if len(rest) > 0 {
+		return nil, cli.Usage(fmt.Errorf("%q is not a flag: the program takes only flags (see penstock-snapshotter --help)", rest[0]))
 	}
+	c.log = c.Logger(s.Err)
+	return c, cli.Usage(c.check())
+}
+
+// check completes and checks the options.
+func (c *command) check() error {
 	if c.images != "" && c.images == c.listen.Socket {
-		return nil, fmt.Errorf("--image-service and --address are both %s: kubelet and containerd need a socket each", c.images)
+		return fmt.Errorf("--image-service and --address are both %s: kubelet and containerd need a socket each", c.images)
 	}
 	if c.listen.HTTP == "none" {
 		c.listen.HTTP = ""
 	}
-	o := &slog.HandlerOptions{}
-	if *verbose {
-		o.Level = slog.LevelDebug
-	}
-	c.log = slog.New(slog.NewTextHandler(stderr, o))
-	if *asJSON {
-		c.log = slog.New(slog.NewJSONHandler(stderr, o))
-	}
 	if c.snapshotter.Linger == 0 {
-		c.snapshotter.Linger = -1 // not at all, not the default
+		c.snapshotter.Linger = -1 // 0 would be the default
 	}
 	c.puller.Log, c.puller.Parallelism = c.log, c.snapshotter.Layers
 	if err := errors.Join(c.puller.Validate(), c.snapshotter.Validate(), c.listen.Validate()); err != nil {
-		return nil, err
+		return err
 	}
 	if c.images != "" {
 		if err := (snapshotter.Listen{Socket: c.images}).Validate(); err != nil {
-			return nil, fmt.Errorf("--image-service: %w", err)
+			return fmt.Errorf("--image-service: %w", err)
 		}
 	}
-	return c, nil
+	return nil
 }

@@ -15,18 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/penstock/penstock/internal/printable"
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/version"
 	"github.com/penstock/penstock/soci"
 	"github.com/penstock/penstock/soci/internal/containerdlog"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
-)
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
 )
 
 func main() {
@@ -37,28 +30,36 @@ func main() {
 
 // run is the program; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if version.Asked(args) {
-		fmt.Fprintln(stdout, version.Line("penstock-snapshotter"))
-		return exitOK
+	tool := cli.Tool{
+		Name: "penstock-snapshotter",
+		Default: func(ctx context.Context, args []string, s cli.Streams) error {
+			c, err := parse(args, s)
+			if err != nil {
+				return err
+			}
+			return c.serve(ctx)
+		},
+		Commands: []cli.Sub{{Name: "capabilities", Run: printCapabilities}},
 	}
-	if len(args) == 1 && args[0] == "capabilities" {
-		fmt.Fprintln(stdout, strings.Join(snapshotter.Capabilities(), " "))
-		return exitOK
+	return tool.Run(ctx, args, cli.Streams{Out: stdout, Err: stderr})
+}
+
+// printCapabilities prints the capabilities line of containerd's configuration
+// that is right for this kernel.
+func printCapabilities(_ context.Context, args []string, s cli.Streams) error {
+	c := cli.New("penstock-snapshotter capabilities", cli.Help{
+		Usage: []string{""},
+		About: "Prints what belongs into the capabilities of containerd's configuration on this kernel.",
+	})
+	rest, err := c.Parse(args, s.Out)
+	if err != nil {
+		return err
 	}
-	c, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, errHelp):
-		fmt.Fprint(stdout, usage)
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "penstock-snapshotter: %s\n", oneLine(err))
-		return exitUsage
+	if len(rest) > 0 {
+		return cli.Usage(fmt.Errorf("capabilities takes no arguments, but there is %q", rest[0]))
 	}
-	if err := c.serve(ctx); err != nil {
-		fmt.Fprintf(stderr, "penstock-snapshotter: %s\n", oneLine(err))
-		return exitFailed
-	}
-	return exitOK
+	_, err = fmt.Fprintln(s.Out, strings.Join(snapshotter.Capabilities(), " "))
+	return err
 }
 
 // serve runs until the context ends.
@@ -87,7 +88,7 @@ func (c *command) serve(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	c.log.Info("penstock-snapshotter starts", slog.String("version", version.String()))
-	all, ctx := errgroup.WithContext(ctx) // one that fails ends the other
+	all, ctx := errgroup.WithContext(ctx) // a server that fails ends the other one
 	all.Go(func() error {
 		return snapshotter.Serve(ctx, s, c.listen, reg, func(http string) {
 			c.log.Info("serving", slog.String("socket", c.listen.Socket), slog.String("root", opts.Root), slog.String("http", http))
@@ -103,7 +104,7 @@ func (c *command) serve(ctx context.Context) (err error) {
 	return all.Wait()
 }
 
-// buildInfo tells monitoring which version and commit runs.
+// buildInfo returns a metric with the running version and commit.
 func buildInfo() prometheus.Collector {
 	b := version.Current()
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -112,9 +113,3 @@ func buildInfo() prometheus.Collector {
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.Go},
 	}, func() float64 { return 1 })
 }
-
-// oneLine keeps joined errors on one line and escapes control characters in remote text.
-func oneLine(err error) string { return printable.Error(err, maxError) }
-
-// maxError bounds the line in bytes: a page of a proxy must not push what matters off the screen.
-const maxError = 4096

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/internal/cli"
 )
 
 // asMain makes the test binary be the program.
@@ -50,6 +52,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--image-service", "/" + strings.Repeat("x", 120)}, 2, "at most 107"},
 		{[]string{"--http", "foo"}, 2, `"foo": want HOST:PORT`},
 		{[]string{"--http", "localhost:metrics"}, 2, "want HOST:PORT"},
+		{[]string{"--interfaces", "no-such0"}, 2, `"no-such0"`},
 		{[]string{"--limits", "size=much"}, 2, "limit size=much"},
 		{[]string{"--root", filepath.Join(file, "x")}, 1, "not a directory"},
 		{[]string{"--root", filepath.Join(dir, "a"), "--address", file}, 1, "is not a socket"},
@@ -68,10 +71,6 @@ func TestBadInput(t *testing.T) {
 		if code != tt.code || out.Len() > 0 || !strings.Contains(said, tt.say) || strings.Count(said, "\n") != 1 {
 			t.Errorf("%q: exit %d, %q, %q; want %d and %q on one line", tt.args, code, out.String(), errs.String(), tt.code, tt.say)
 		}
-	}
-	var out bytes.Buffer
-	if code := run(t.Context(), []string{"--help"}, &out, &out); code != 0 || out.String() != usage {
-		t.Error(code, out.String())
 	}
 }
 
@@ -185,7 +184,7 @@ func TestPrivMetricsPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := taken.Addr().String()
-	c, err := parse([]string{"--root", filepath.Join(t.TempDir(), "sn"), "--address", filepath.Join(shortDir(t), "s.sock"), "--hosts-dir", "none", "--http", at}, io.Discard)
+	c, err := parse([]string{"--root", filepath.Join(t.TempDir(), "sn"), "--address", filepath.Join(shortDir(t), "s.sock"), "--hosts-dir", "none", "--http", at}, cli.Streams{Out: io.Discard, Err: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
