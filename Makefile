@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check race fuzz bench figures lint vulncheck fmt build clean house hooks
+.PHONY: help demo test check race fuzz bench figures site lint vulncheck fmt build clean house hooks
 
 PKG  ?= ./...
 AREA ?=
@@ -37,6 +37,9 @@ bench: ## run one area's benchmarks beside its peers; AREA=engine|image|inflate|
 figures: ## write the figures of README.md and docs from the newest recorded results
 	@scripts/figures.sh
 
+site: ## build the documents as a static site in site/; fails on a broken link
+	@scripts/site.sh
+
 lint: ## golangci-lint at the pinned version (its first build takes a few minutes)
 	@scripts/test.sh lint
 
@@ -55,5 +58,5 @@ fmt: ## format the tree (gofumpt and import groups)
 build: ## build every program into bin/
 	@scripts/build.sh
 
-clean: ## remove bin/, the tools and the test logs
-	@rm -rf bin .tools demo.json
+clean: ## remove bin/, site/, the tools and the test logs
+	@rm -rf bin site .tools demo.json

@@ -26,7 +26,7 @@ portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... 
 heavy='/dnsplugin/cmd/|/benchmarks/'
 
 # Modules of their own inside the tree: ./... does not reach them.
-nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer)
+nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer internal/site)
 
 # One fuzz target runs this long in make test; all of them together stop at
 # FUZZ_TOTAL, counted with the build of the instrumented code.
@@ -221,6 +221,7 @@ run_static() {
 	for dir in "${nested[@]}"; do
 		stage "tidy and vet ($dir)" check_nested "$dir" || true
 	done
+	stage 'links and anchors of the documents' scripts/site.sh check || true
 }
 
 run_cross() {

@@ -32,7 +32,7 @@ var (
 )
 
 // generated folders are named in documents and exist only after a run.
-var generated = []string{"bin", ".tools"}
+var generated = []string{"bin", "site", ".tools"}
 
 func TestPathsInDocumentsExist(t *testing.T) {
 	t.Parallel()
