@@ -70,6 +70,9 @@ func TestUpgradeHandsControlAndWarmOver(t *testing.T) {
 			ended = true
 		case <-time.After(50 * time.Millisecond): // real time: two processes
 		case <-ctx.Done():
+			// The dump of its goroutines shows which read or lock holds it.
+			_ = cmd.Process.Signal(syscall.SIGQUIT)
+			<-s.ended
 			said, _ := os.ReadFile(out.Name())
 			t.Fatalf("the first process does not end; both said:\n%s", said)
 		}
