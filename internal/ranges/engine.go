@@ -84,10 +84,10 @@ func (o *Options) setDefaults() {
 // Engine moves ranges of objects under one set of limits. One engine serves a
 // whole process: the limits for each host hold over all its objects.
 type Engine struct {
-	opts  Options
-	start time.Time // all times inside are durations since then
-	stats counters
-	tasks sync.Pool // *task
+	opts    Options
+	start   time.Time // all times inside are durations since then
+	stats   counters
+	fetches sync.Pool // *fetch
 	// windows are the open readers that hold memory.
 	windows windows
 

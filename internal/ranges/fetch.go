@@ -6,20 +6,31 @@ import (
 	"io"
 )
 
-// getTask returns the bookkeeping of a range, for the verbs that do not keep
-// their own. The pool is the engine's: a package's would carry channels from
-// one test's bubble of fake time into the next.
-func (e *Engine) getTask() *task {
-	if t, ok := e.tasks.Get().(*task); ok {
-		return t
-	}
-	return &task{done: make(chan struct{}, 1)}
+// fetch is a task whose owner waits for its end.
+type fetch struct {
+	task
+	ignoreEvents
+	done chan struct{} // capacity 1; receives once when the task has ended
 }
 
-func (e *Engine) putTask(t *task) {
-	t.o, t.buf, t.begin, t.notify, t.body = nil, nil, nil, nil, plainBody{}
-	t.urgent, t.wantsBody, t.sum = false, false, NoChecksum
-	e.tasks.Put(t)
+func (f *fetch) ended() { f.done <- struct{}{} }
+
+// getFetch returns a fetch from the engine's pool. A pool of the package would
+// carry channels from one test's bubble of fake time into the next.
+func (e *Engine) getFetch() *fetch {
+	if f, ok := e.fetches.Get().(*fetch); ok {
+		return f
+	}
+	f := &fetch{done: make(chan struct{}, 1)}
+	f.owner = f
+	return f
+}
+
+// putFetch gives a fetch that has ended back to the pool.
+func (e *Engine) putFetch(f *fetch) {
+	f.o, f.buf, f.body = nil, nil, plainBody{}
+	f.urgent = false
+	e.fetches.Put(f)
 }
 
 // Fetch reads len(p) bytes at offset off of the object into p. Ranges longer
@@ -49,33 +60,33 @@ func (o *Object) Fetch(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 func (o *Object) fetchPart(ctx context.Context, p []byte, off int64) (int, error) {
-	t := o.e.getTask()
-	t.o, t.off, t.n, t.buf, t.urgent = o, off, int64(len(p)), p, true
-	o.g.submit(t)
-	n, err := o.wait(ctx, t, "fetch")
+	f := o.e.getFetch()
+	f.o, f.off, f.n, f.buf, f.urgent = o, off, int64(len(p)), p, true
+	o.g.submit(&f.task)
+	n, err := f.wait(ctx)
 	if err == nil && n < len(p) {
 		err = io.EOF
 	}
-	o.e.putTask(t)
+	o.e.putFetch(f)
 	return n, err
 }
 
-// wait returns when the task has ended, cancelling it when ctx ends first.
-func (o *Object) wait(ctx context.Context, t *task, op string) (int, error) {
+// wait returns when the fetch has ended, cancelling it when ctx ends first.
+func (f *fetch) wait(ctx context.Context) (int, error) {
 	select {
-	case <-t.done:
+	case <-f.done:
 	default:
 		select {
-		case <-t.done:
+		case <-f.done:
 		case <-ctx.Done():
-			o.g.cancel(t, context.Cause(ctx))
-			<-t.done
+			f.o.g.cancel(&f.task, context.Cause(ctx))
+			<-f.done
 		}
 	}
-	if t.err != nil {
-		return t.got, o.error(op, t)
+	if f.err != nil {
+		return f.got, f.o.error("fetch", &f.task)
 	}
-	return t.got, nil
+	return f.got, nil
 }
 
 // error wraps the failure of a task.
@@ -90,22 +101,22 @@ func (o *Object) error(op string, t *task) error {
 
 func (o *Object) fetchParts(ctx context.Context, p []byte, off int64) (int, error) {
 	part := int(o.e.opts.PartBytes)
-	ts := make([]*task, 0, (len(p)+part-1)/part)
+	fs := make([]*fetch, 0, (len(p)+part-1)/part)
 	for at := 0; at < len(p); at += part {
-		t := o.e.getTask()
-		t.o, t.off, t.buf = o, off+int64(at), p[at:min(at+part, len(p))]
-		t.n = int64(len(t.buf))
-		t.urgent = at == 0
-		o.g.submit(t)
-		ts = append(ts, t)
+		f := o.e.getFetch()
+		f.o, f.off, f.buf = o, off+int64(at), p[at:min(at+part, len(p))]
+		f.n = int64(len(f.buf))
+		f.urgent = at == 0
+		o.g.submit(&f.task)
+		fs = append(fs, f)
 	}
 	total := 0
 	var first error
-	for _, t := range ts {
+	for _, f := range fs {
 		if first != nil {
-			o.g.cancel(t, context.Canceled)
+			o.g.cancel(&f.task, context.Canceled)
 		}
-		n, err := o.wait(ctx, t, "fetch")
+		n, err := f.wait(ctx)
 		switch {
 		case first != nil:
 		case err != nil:
@@ -113,11 +124,11 @@ func (o *Object) fetchParts(ctx context.Context, p []byte, off int64) (int, erro
 			total += n
 		default:
 			total += n
-			if n < len(t.buf) {
+			if n < len(f.buf) {
 				first = io.EOF
 			}
 		}
-		o.e.putTask(t)
+		o.e.putFetch(f)
 	}
 	return total, first
 }

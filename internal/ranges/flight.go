@@ -21,8 +21,9 @@ type flights struct {
 
 // flight is one request for one or more readers.
 type flight struct {
+	ignoreEvents
 	fl    *flights
-	task  *task
+	task  task
 	ready chan struct{} // closed when the task has ended
 
 	// Guarded by fl.mu until begun, constant after.
@@ -85,8 +86,11 @@ func (fl *flights) join(p []byte, off int64) (f *flight, mine bool) {
 	return f, true
 }
 
-// begin fixes the range when the request gets its slot.
-func (f *flight) begin(t *task) {
+// ended lets the readers of the flight copy.
+func (f *flight) ended() { close(f.ready) }
+
+// started fixes the range when the request gets its slot.
+func (f *flight) started() {
 	f.fl.mu.Lock()
 	defer f.fl.mu.Unlock()
 	f.begun = true
@@ -101,16 +105,13 @@ func (f *flight) begin(t *task) {
 			f.off, f.n = f.first, int64(len(f.p))
 		}
 	}
-	t.off, t.n, t.buf = f.off, f.n, f.mem
+	f.task.off, f.task.n, f.task.buf = f.off, f.n, f.mem
 }
 
 // lead makes the request of a flight that the caller started.
 func (fl *flights) lead(ctx context.Context, f *flight, p []byte, off int64) (int, error) {
-	t := fl.o.e.getTask()
-	f.task = t
-	t.o, t.off, t.n, t.buf, t.urgent = fl.o, off, int64(len(p)), p, true
-	t.begin = f.begin
-	t.notify = func(*task) { close(f.ready) }
+	t := &f.task
+	t.owner, t.o, t.off, t.n, t.buf, t.urgent = f, fl.o, off, int64(len(p)), p, true
 	fl.o.g.submit(t)
 	var err error
 	select {
@@ -136,7 +137,6 @@ func (fl *flights) lead(ctx context.Context, f *flight, p []byte, off int64) (in
 	if f.buf != nil {
 		f.buf.Release()
 	}
-	fl.o.e.putTask(t)
 	return n, err
 }
 
@@ -152,7 +152,7 @@ func (f *flight) follow(ctx context.Context, p []byte, off int64) (int, error) {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return 0, errAgain
 		}
-		return 0, f.fl.o.error("read", f.task)
+		return 0, f.fl.o.error("read", &f.task)
 	}
 	if off < f.off || off+int64(len(p)) > f.off+f.n {
 		return 0, errAgain // there was no room for the joined ranges

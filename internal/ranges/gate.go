@@ -62,50 +62,67 @@ func newGate(e *Engine, host string) *gate {
 	return g
 }
 
-// task is one range on its way into one buffer. Its owner fills the first
-// block, submits it, and may touch it again after done has been received.
-// Tasks are reused; nothing in here is allocated for a part.
+// taskOwner receives the events of a task that it has submitted. Every front end
+// (streams, reads ahead, shared reads, fetches) has an owner of its own; those
+// that need only some events embed ignoreEvents for the others.
+//
+// A gate's lock may be held during retried, late and ended: they must neither
+// block nor call the gate.
+type taskOwner interface {
+	// started is called once, before the first request and without locks. The
+	// owner sets the task's buffer here at the latest, and may extend its range.
+	started()
+	// answered is called without locks when an answer has told the size of the
+	// object, if the server knows it.
+	answered()
+	// retried is called when an attempt has failed and another one will follow.
+	retried()
+	// late is called when an urgent task has received nothing for a while. It may
+	// be called often.
+	late()
+	// ended is called once, when the task has its result and no request for it
+	// runs. The task may be submitted again as soon as its owner knows.
+	ended()
+}
+
+// ignoreEvents is embedded by task owners for events that they don't need.
+type ignoreEvents struct{}
+
+func (ignoreEvents) started()  {}
+func (ignoreEvents) answered() {}
+func (ignoreEvents) retried()  {}
+func (ignoreEvents) late()     {}
+
+// task is one range and the buffer that its bytes go into. Its owner fills the
+// first block, submits it, and may touch it again after ended. Tasks are reused;
+// nothing in here is allocated for a part.
 type task struct {
+	owner  taskOwner
 	o      *Object
 	off    int64  // object offset of buf[0]
 	n      int64  // bytes asked for
-	buf    []byte // where the bytes go; len = n. May be set as late as by begin
+	buf    []byte // where the bytes go; len = n. Set by owner.started at the latest
 	sum    ChecksumAlgorithm
 	urgent bool // its consumer waits for it; guarded by gate.mu while submitted
 	// wantsBody: hand the whole answer over when the server ignored the range.
 	wantsBody bool
-	// begin, if set, is called without locks when the first attempt gets its
-	// slot: the owner may still extend the range until then.
-	begin func(t *task)
-	// answered, if set, gets a token when an answer's head has told what is to
-	// be known of the object. Capacity 1.
-	answered chan struct{}
-	// retried, if set, gets a token when an attempt has failed and another will
-	// follow. Capacity 1.
-	retried chan struct{}
-	// notify, if set, is called once when the task has ended, instead of a
-	// send on done. A gate's lock may be held: it must not block or call back.
-	notify func(t *task)
-	done   chan struct{} // capacity 1; receives once when the task has ended
-	// line, if set, counts the task when it has ended.
-	line *line
 
-	// Results, valid after done.
+	// Results, valid after ended.
 	got  int    // bytes in buf; less than len(buf) only at the end of the object
 	crc  uint64 // checksum of buf[:got]
 	err  error
 	body plainBody // set when the server ignored the range: the answer itself
 
 	// Guarded by gate.mu while the task is submitted.
-	fails    Retries
-	attempts int
-	since    time.Duration // when it was submitted, by awake
-	readyAt  time.Duration
-	a        [2]attempt // the request, and its hedge
-	winner   *attempt
-	spare    *budget.Buf // where the hedge puts its bytes; index 0 is t.off
-	ended    bool        // a verdict was reached; waits for running attempts only
-	begun    bool        // begin was called
+	fails     Retries
+	attempts  int
+	since     time.Duration // when it was submitted, by awake
+	readyAt   time.Duration
+	a         [2]attempt // the request, and its hedge
+	winner    *attempt
+	spare     *budget.Buf // where the hedge puts its bytes; index 0 is t.off
+	decided   bool        // the result is known; only running attempts are waited for
+	startSent bool        // owner.started was called
 }
 
 // attempt is one request of a task.
@@ -143,13 +160,13 @@ func (g *gate) policy(most int64) (slots int, part int64) {
 // submit queues a new task.
 func (g *gate) submit(t *task) {
 	t.got, t.crc, t.err, t.body = 0, 0, nil, plainBody{}
-	t.fails, t.attempts, t.winner, t.ended, t.begun = Retries{}, 0, nil, false, false
+	t.fails, t.attempts, t.winner, t.decided, t.startSent = Retries{}, 0, nil, false, false
 	for i := range t.a {
 		t.a[i] = attempt{t: t, hedge: i == 1}
 	}
 	g.mu.Lock()
 	if g.closed {
-		t.ended, t.err = true, ErrClosed
+		t.decided, t.err = true, ErrClosed
 		g.mu.Unlock()
 		t.complete()
 		return
@@ -184,22 +201,14 @@ func (g *gate) promote(t *task) (retried bool) {
 	return a.in == &g.delayed
 }
 
-// tellRetry tells the owner that the task will take longer.
-func (t *task) tellRetry() {
-	select {
-	case t.retried <- struct{}{}:
-	default: // told already, or nobody wants to know: a nil channel is never ready
-	}
-}
-
-// cancel ends a task; done is sent when no lane works on it any more.
+// cancel ends a task; its owner learns it when no lane works on it any more.
 func (g *gate) cancel(t *task, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.ended {
+	if t.decided {
 		return
 	}
-	t.ended, t.err = true, cause
+	t.decided, t.err = true, cause
 	g.stop(t)
 }
 
@@ -285,7 +294,7 @@ func (g *gate) finish(l *lane, a *attempt) {
 		g.good = max(g.good, time.Duration(l.last.Load()))
 	}
 
-	if a.err == nil && !t.ended {
+	if a.err == nil && !t.decided {
 		g.over.Add(1)
 		g.good = max(g.good, g.awake.at(now))
 		g.limiter.done(now, int64(a.n))
@@ -293,9 +302,9 @@ func (g *gate) finish(l *lane, a *attempt) {
 		if a.n > 0 {
 			g.pace.done(l.started, l.first, now, int64(a.n))
 		}
-		t.winner, t.ended = a, true
+		t.winner, t.decided = a, true
 		g.stopOther(t, a)
-	} else if !t.ended {
+	} else if !t.decided {
 		g.failed(l, t, a, now)
 	} else if w := t.winner; w != nil && a != w {
 		twice := int64(a.n)
@@ -304,7 +313,7 @@ func (g *gate) finish(l *lane, a *attempt) {
 		}
 		g.e.stats.wasted.Add(twice)
 	}
-	complete := t.ended && t.a[0].lane == nil && t.a[1].lane == nil
+	complete := t.decided && t.a[0].lane == nil && t.a[1].lane == nil
 	g.dispatch()
 	g.mu.Unlock()
 	if complete {
@@ -360,7 +369,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		Refused: g.limiter.recent, Rand: rand.Float64(),
 	})
 	if !v.Retry {
-		t.err, t.ended = err, true
+		t.err, t.decided = err, true
 		if other.in != nil {
 			other.in.remove(other)
 			g.hedger.refund()
@@ -381,7 +390,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		g.push(p)
 		return
 	}
-	t.tellRetry()
+	t.owner.retried()
 	g.e.stats.retries.Add(1)
 	if t.got > 0 {
 		g.e.stats.resumes.Add(1)
@@ -405,8 +414,8 @@ func (g *gate) giveUp(began time.Duration, err error) {
 	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
 		for a := q.head; a != nil; {
 			t, after := a.t, a.next
-			if outage := t.o.retryPolicy().Outage; !a.hedge && !t.ended && began-max(t.since, g.good) >= outage {
-				t.ended = true
+			if outage := t.o.retryPolicy().Outage; !a.hedge && !t.decided && began-max(t.since, g.good) >= outage {
+				t.decided = true
 				t.err = &Fault{Kind: Retryable, Err: fmt.Errorf("host %s has not answered for %v; another request failed: %w", g.host, outage, err)}
 				g.stop(t)
 			}
@@ -453,15 +462,7 @@ func (t *task) complete() {
 		t.spare.Release()
 		t.spare = nil
 	}
-	if t.notify != nil {
-		t.notify(t)
-		return
-	}
-	ln := t.line // the task may be in use again as soon as done is sent
-	t.done <- struct{}{}
-	if ln != nil {
-		ln.finished()
-	}
+	t.owner.ended()
 }
 
 // shut ends the gate: queued tasks fail, running ones are cancelled.
@@ -475,8 +476,8 @@ func (g *gate) shut() {
 	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
 		for a := q.head; a != nil; a = q.head {
 			t := a.t
-			if !t.ended {
-				t.ended, t.err = true, ErrClosed
+			if !t.decided {
+				t.decided, t.err = true, ErrClosed
 				g.stop(t)
 			} else {
 				q.remove(a)
@@ -484,8 +485,8 @@ func (g *gate) shut() {
 		}
 	}
 	for _, l := range g.lanes {
-		if a := l.current; a != nil && a.lane == l && !a.t.ended {
-			a.t.ended, a.t.err = true, ErrClosed
+		if a := l.current; a != nil && a.lane == l && !a.t.decided {
+			a.t.decided, a.t.err = true, ErrClosed
 			g.stop(a.t)
 		}
 		close(l.work)

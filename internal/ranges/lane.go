@@ -72,12 +72,12 @@ func (l *lane) loop() {
 // monitor.
 func (l *lane) setup(a *attempt) (context.Context, Request) {
 	t, g := a.t, l.g
-	if t.begin != nil && !t.begun {
-		t.begin(t)
+	if !t.startSent {
+		t.owner.started()
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t.begun = true
+	t.startSent = true
 	if !a.hedge {
 		a.off, a.buf, a.crc = t.off+int64(t.got), t.buf[t.got:], t.crc
 	}
@@ -125,12 +125,7 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	if handed, err := l.fit(ctx, a, req, body, info); handed || err != nil {
 		return err
 	}
-	if c := a.t.answered; c != nil {
-		select {
-		case c <- struct{}{}:
-		default: // told already
-		}
-	}
+	a.t.owner.answered()
 	err = l.receive(ctx, a, body)
 	if cerr := body.Close(); err == nil && cerr != nil && len(a.buf) > a.n {
 		err = cerr

@@ -27,12 +27,7 @@ func (l *line) behind() {
 	}
 }
 
-func (l *line) tell() {
-	select {
-	case l.told <- struct{}{}:
-	default: // told already
-	}
-}
+func (l *line) tell() { signal(l.told) }
 
 // want asks to be told when n parts are over; they may be by now.
 func (l *line) want(n int64) {

@@ -70,7 +70,7 @@ func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
 		a = after
 	}
 	for _, l := range g.lanes {
-		if a := l.current; a != nil && l.active && !a.t.ended && !a.cancelled {
+		if a := l.current; a != nil && l.active && !a.t.decided && !a.cancelled {
 			g.watch(l, a, now)
 		}
 	}
@@ -103,8 +103,8 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 		return
 	}
 	t := a.t
-	if t.line != nil && t.urgent && up-r.lastByte >= max(lateHead, 2*g.pace.latency()) {
-		t.line.behind()
+	if t.urgent && up-r.lastByte >= max(lateHead, 2*g.pace.latency()) {
+		t.owner.late()
 	}
 	h := &t.a[1]
 	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(up, r) || !g.hedger.spend() {

@@ -47,11 +47,19 @@ type Reader struct {
 
 // segment is one part that is fetched ahead.
 type segment struct {
-	task  *task
-	off   int64
-	n     int64
-	buf   *budget.Buf // one reference is the reader's, one the request's
-	ready chan struct{}
+	task
+	ignoreEvents
+	r     *Reader
+	mem   *budget.Buf   // one reference is the reader's, one the request's
+	ready chan struct{} // closed when the task has ended
+}
+
+func (s *segment) started() { s.buf = s.mem.Bytes() }
+
+func (s *segment) ended() {
+	close(s.ready)
+	s.mem.Release()
+	s.r.wg.Done()
 }
 
 // keepBehind is how far behind the run's end a segment is kept, for reads that
@@ -144,7 +152,7 @@ func (r *Reader) random(ctx context.Context, p []byte, off int64) (int, error) {
 	return r.o.flights.read(ctx, p, off)
 }
 
-func (s *segment) release() { s.buf.Release() }
+func (s *segment) release() { s.mem.Release() }
 
 // copyFrom waits for a segment and copies out of it. When the reader itself
 // gave the segment up, or it had failed before anybody asked for its bytes, the
@@ -155,7 +163,7 @@ func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64)
 	case <-s.ready:
 	default:
 		waited = true
-		r.o.g.promote(s.task)
+		r.o.g.promote(&s.task)
 		r.mu.Lock()
 		r.ahead.consumerWaited()
 		r.mu.Unlock()
@@ -165,17 +173,17 @@ func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64)
 			return 0, &Error{Op: "read", Object: r.o.spec.Name, Off: s.off + from, Len: int64(len(p)), Err: context.Cause(ctx)}
 		}
 	}
-	if s.task.err != nil {
-		if errors.Is(s.task.err, context.Canceled) {
+	if s.err != nil {
+		if errors.Is(s.err, context.Canceled) {
 			return 0, errAgain
 		}
 		r.forget(s)
 		if !waited {
 			return 0, errAgain
 		}
-		return 0, r.o.error("read", s.task)
+		return 0, r.o.error("read", &s.task)
 	}
-	have := s.buf.Bytes()[:s.task.got]
+	have := s.mem.Bytes()[:s.got]
 	n := copy(p, have[min(from, int64(len(have))):])
 	if n < len(p) {
 		return n, io.ErrUnexpectedEOF
@@ -213,7 +221,7 @@ func (r *Reader) advance(off, n, size int64) []*segment {
 	var out []*segment
 	for _, s := range r.segs {
 		if s.off < off+n && off < s.off+s.n {
-			s.buf.Retain()
+			s.mem.Retain()
 			out = append(out, s)
 		}
 	}
@@ -237,19 +245,13 @@ func (r *Reader) fetch(n int64) bool {
 	if buf == nil {
 		return false
 	}
-	s := &segment{off: r.next, n: n, buf: buf, ready: make(chan struct{}), task: &task{}}
-	buf.Retain() // the request's
-	s.task.o, s.task.off, s.task.n = r.o, s.off, n
-	s.task.begin = func(t *task) { t.buf = buf.Bytes() }
+	s := &segment{r: r, mem: buf, ready: make(chan struct{})}
+	s.owner, s.o, s.off, s.n = s, r.o, r.next, n
+	buf.Retain() // the request's reference
 	r.wg.Add(1)
-	s.task.notify = func(*task) {
-		close(s.ready)
-		buf.Release()
-		r.wg.Done()
-	}
 	r.segs = append(r.segs, s)
 	r.next += n
-	r.o.g.submit(s.task)
+	r.o.g.submit(&s.task)
 	return true
 }
 
@@ -293,7 +295,7 @@ func (r *Reader) forget(s *segment) {
 // drop cancels a segment's request, if it still runs, and gives up the
 // reader's reference; readers that wait for it hold their own.
 func (r *Reader) drop(s *segment) {
-	r.o.g.cancel(s.task, context.Canceled)
+	r.o.g.cancel(&s.task, context.Canceled)
 	s.release()
 }
 

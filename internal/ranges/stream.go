@@ -66,11 +66,41 @@ type Stream struct {
 	err       error
 }
 
-// part is a task and its buffer.
+// part is a task of a stream, with its buffer.
 type part struct {
 	task
-	buf  *budget.Buf
-	over bool // done was received
+	s         *Stream
+	mem       *budget.Buf
+	tellsSize bool          // its answer is the first to tell the object's size
+	retry     chan struct{} // capacity 1; receives when another attempt follows
+	done      chan struct{} // capacity 1; receives once when the task has ended
+	over      bool          // done was received
+}
+
+func (p *part) started() { p.buf = p.mem.Bytes() } // memory is taken up when the request gets a slot
+
+func (p *part) answered() {
+	if p.tellsSize {
+		signal(p.s.answered)
+	}
+}
+
+func (p *part) retried() { signal(p.retry) }
+
+func (p *part) late() { p.s.line.behind() }
+
+func (p *part) ended() {
+	line := &p.s.line // the part may be in use again once done has been received
+	p.done <- struct{}{}
+	line.finished()
+}
+
+// signal sends a token to a channel of capacity 1, unless it holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // firstPart bounds the first part of an object whose size is not known: it may
@@ -81,9 +111,6 @@ const firstPart = 1 << 20
 // head had to wait for a retry: what is ready bridges such a time, and trouble
 // seldom comes alone. (A hedge is no such sign: it may be a busy processor.)
 const retryParts = 64
-
-// back gives a part its memory when its request gets a slot.
-func (p *part) back(t *task) { t.buf = p.buf.Bytes() }
 
 // maxPlainBreaks bounds how often a whole-object answer that broke is asked
 // for again: each time all of it comes from the start.
@@ -191,22 +218,20 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 	if n := len(s.spare); n > 0 {
 		p, s.spare = s.spare[n-1], s.spare[:n-1]
 	} else {
-		p = &part{task: task{done: make(chan struct{}, 1), retried: make(chan struct{}, 1)}}
-		p.begin = p.back
+		p = &part{s: s, done: make(chan struct{}, 1), retry: make(chan struct{}, 1)}
+		p.owner = p
 	}
 	select {
-	case <-p.retried: // of its last use
+	case <-p.retry: // of its last use
 	default:
 	}
-	p.buf, p.over = buf, false
-	p.o, p.off, p.n, p.task.buf = s.o, off, int64(buf.Len()), nil
+	p.mem, p.over = buf, false
+	p.o, p.off, p.n, p.buf = s.o, off, int64(buf.Len()), nil
 	p.urgent = len(s.parts) == 0
 	p.wantsBody = p.urgent
-	p.answered = nil
-	if size, _ := s.o.known(); size < 0 {
-		p.answered = s.answered
-	}
-	p.sum, p.line = s.algorithm(), &s.line
+	size, _ := s.o.known()
+	p.tellsSize = size < 0
+	p.sum = s.algorithm()
 	s.parts = append(s.parts, p)
 	s.o.g.submit(&p.task)
 }
@@ -346,7 +371,7 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 			// other parts need not wait for them.
 			s.setEnd()
 			s.fill()
-		case <-head.retried:
+		case <-head.retry:
 			s.stretch = retryParts
 			s.fill()
 		case <-s.line.told:
@@ -366,8 +391,8 @@ func (s *Stream) pop() *budget.Buf {
 	copy(s.parts, s.parts[1:])
 	s.parts[len(s.parts)-1] = nil
 	s.parts = s.parts[:len(s.parts)-1]
-	buf := p.buf
-	p.buf, p.task.buf, p.o = nil, nil, nil
+	buf := p.mem
+	p.mem, p.buf, p.o = nil, nil, nil
 	s.line.over.Add(-1)
 	s.line.late.Store(false)
 	s.spare = append(s.spare, p)
@@ -524,7 +549,7 @@ func (s *Stream) Close() error {
 			<-p.done
 		}
 		p.body.close()
-		p.buf.Release()
+		p.mem.Release()
 	}
 	if s.err == nil {
 		s.err = s.closedErr()
@@ -546,8 +571,8 @@ func (s *Stream) drop() {
 			<-p.done
 		}
 		p.body.close()
-		p.buf.Release()
-		p.buf, p.task.buf, p.o = nil, nil, nil
+		p.mem.Release()
+		p.mem, p.buf, p.o = nil, nil, nil
 		s.line.over.Add(-1)
 		s.spare = append(s.spare, p)
 		s.parts[i] = nil
