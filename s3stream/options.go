@@ -282,7 +282,7 @@ func checkToken(token string, insecure bool, listen string) error {
 		return fmt.Errorf("the token has %d bytes: give at least %d, for example from openssl rand -hex 16", len(token), MinToken)
 	case token == "" && !insecure && !isLoopback(host):
 		return fmt.Errorf("no token: whoever reaches %s could join the job and read or alter its data; set a token "+
-			"(PENSTOCK_TOKEN_FILE), listen on 127.0.0.1, or say that the network is trusted (-insecure)", cmp.Or(listen, ":"+strconv.Itoa(DefaultPort)))
+			"(PENSTOCK_TOKEN_FILE), listen on 127.0.0.1, or say that the network is trusted (--insecure)", cmp.Or(listen, ":"+strconv.Itoa(DefaultPort)))
 	}
 	return nil
 }

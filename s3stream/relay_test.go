@@ -363,7 +363,7 @@ func TestBlockedPort(t *testing.T) {
 	}
 }
 
-// TestSomethingElseListens: -wait is a bound, and the error says what is there.
+// TestSomethingElseListens: --wait is a bound, and the error says what is there.
 func TestSomethingElseListens(t *testing.T) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")

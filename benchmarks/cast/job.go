@@ -100,8 +100,8 @@ func eachReads(ctx context.Context, j job) (int64, error) {
 func broadcast(ctx context.Context, j job) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	leader := exec.CommandContext(ctx, j.bin, "leader", "-json", "-q", "-endpoint", j.endpoint,
-		"-listen", "127.0.0.1:0", "-workers", strconv.Itoa(j.workers), "s3://"+bucket+"/"+key)
+	leader := exec.CommandContext(ctx, j.bin, "leader", "--json", "-q", "--endpoint", j.endpoint,
+		"--listen", "127.0.0.1:0", "--workers", strconv.Itoa(j.workers), "s3://"+bucket+"/"+key)
 	var report bytes.Buffer
 	leader.Stdout = &report
 	stderr, err := leader.StderrPipe()
@@ -131,8 +131,8 @@ func broadcast(ctx context.Context, j job) (int64, error) {
 		rest <- last
 	}()
 	err = together(ctx, j.workers, func(ctx context.Context, i int) *exec.Cmd {
-		return exec.CommandContext(ctx, j.bin, "worker", "-q", "-leader", addr, "-listen", "127.0.0.1:0",
-			"-rank", strconv.Itoa(i+1), "-name", "w"+strconv.Itoa(i+1), "-o", "-")
+		return exec.CommandContext(ctx, j.bin, "worker", "-q", "--leader", addr, "--listen", "127.0.0.1:0",
+			"--rank", strconv.Itoa(i+1), "--name", "w"+strconv.Itoa(i+1), "-o", "-")
 	})
 	if err != nil {
 		cancel()

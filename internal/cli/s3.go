@@ -19,6 +19,7 @@ type S3 struct {
 	Anonymous           *bool
 	RequesterPays       *bool
 	Outage              *time.Duration
+	Interfaces          *[]string
 }
 
 // S3Flags adds the group of flags that say where S3 is and how to ask it. The
@@ -47,6 +48,9 @@ func (c *Command) S3Flags(endpoint string, o S3) {
 	text(o.ExpectedBucketOwner, "expected-bucket-owner", "fail if the bucket belongs to another `ACCOUNT`")
 	if o.Outage != nil {
 		OutageFlag(f, o.Outage, "store")
+	}
+	if o.Interfaces != nil {
+		InterfacesFlag(f, o.Interfaces)
 	}
 	c.Old(Old{"--force-path-style", "--path-style"}, Old{"--no-sign-request", "--anonymous"})
 }

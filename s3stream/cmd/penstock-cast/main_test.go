@@ -21,7 +21,7 @@ import (
 	"github.com/penstock/penstock/s3stream"
 )
 
-// mainEnv makes the test binary behave as penstock-cast.
+// mainEnv makes the test binary run as penstock-cast.
 const mainEnv = "PENSTOCK_CAST_MAIN"
 
 func TestMain(m *testing.M) {
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	*exec.Cmd
 	stdout, stderr bytes.Buffer
-	addr           string // a leader's
+	addr           string // of a leader
 	done           chan struct{}
 }
 
@@ -69,16 +69,16 @@ func startProcess(t *testing.T, env []string, args ...string) *process {
 			fmt.Fprintln(&p.stderr, lines.Text())
 		}
 		once.Do(func() { close(ready) })
-		_ = p.Wait() // its state tells
+		_ = p.Wait() // the test reads ProcessState
 		close(p.done)
 	}()
 	if args[0] == "leader" {
-		<-ready // or it ended before
+		<-ready // the leader listens or has ended
 	}
 	return p
 }
 
-// wait returns the exit code; -1 for a signal.
+// wait returns the exit code, or -1 after a signal.
 func (p *process) wait() int {
 	<-p.done
 	return p.ProcessState.ExitCode()
@@ -98,7 +98,7 @@ func startOrigin(t *testing.T, o testorigin.Options) (*testorigin.Origin, []stri
 	}
 }
 
-// goFile returns the largest file of the Go tree's own library that is always there.
+// goFile returns a large file that every Go tree has.
 func goFile(t *testing.T) (path string, data []byte) {
 	t.Helper()
 	path = filepath.Join(runtime.GOROOT(), "src/cmd/compile/internal/ssa/rewriteAMD64.go")
@@ -109,8 +109,8 @@ func goFile(t *testing.T) (path string, data []byte) {
 	return path, data
 }
 
-// TestProcesses: a leader and eight workers, each a process. The origin sends
-// each byte once, every worker has every file.
+// TestProcesses runs a leader and eight workers, each in a process of its own.
+// The origin sends each byte once, and every worker gets every file.
 func TestProcesses(t *testing.T) {
 	path, big := goFile(t)
 	o, env := startOrigin(t, testorigin.Options{})
@@ -122,13 +122,13 @@ func TestProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	leader := startProcess(t, env, "leader", "-json", "-workers", "8", "-listen", "127.0.0.1:0", "-memory", "64MiB", "-block", "64KiB", "s3://b/m/")
+	leader := startProcess(t, env, "leader", "--json", "--workers", "8", "--listen", "127.0.0.1:0", "--memory", "64MiB", "--block", "64KiB", "s3://b/m/")
 	var workers []*process
 	var dirs []string
 	for i := range 8 {
 		dirs = append(dirs, t.TempDir())
 		// No -leader: the address comes from the environment.
-		workers = append(workers, startProcess(t, []string{"PENSTOCK_LEADER=" + leader.addr}, "worker", "-o", dirs[i], "-name", fmt.Sprint("w", i), "-memory", "16MiB"))
+		workers = append(workers, startProcess(t, []string{"PENSTOCK_LEADER=" + leader.addr}, "worker", "-o", dirs[i], "--name", fmt.Sprint("w", i), "--memory", "16MiB"))
 	}
 	for i, w := range workers {
 		if code := w.wait(); code != 0 {
@@ -156,12 +156,12 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-// gate holds the origin's answers from the n-th GetObject on.
+// gate holds the origin's answers from the n-th GetObject onwards.
 type gate struct {
 	n       int32
 	seen    atomic.Int32
 	reached chan struct{} // closed when the n-th arrives
-	open    chan struct{} // close it to let them go
+	open    chan struct{} // close it to release the answers
 }
 
 func newGate(n int32) *gate {
@@ -182,7 +182,7 @@ func (g *gate) tap(e testorigin.Event) {
 }
 
 // manyObjects fills a bucket so that a job needs many requests one after the
-// other: no more than a few fit into the memory at a time.
+// other, because only a few objects fit into its memory.
 func manyObjects(t *testing.T, o *testorigin.Origin) (data []byte, n int) {
 	t.Helper()
 	_, data = goFile(t)
@@ -196,17 +196,18 @@ func manyObjects(t *testing.T, o *testorigin.Origin) (data []byte, n int) {
 	return data, objects
 }
 
-// TestKilledWorker: SIGKILL in the middle of the job; the others finish.
+// TestKilledWorker kills a worker in the middle of the job by SIGKILL; the
+// others must finish.
 func TestKilledWorker(t *testing.T) {
 	g := newGate(20)
 	o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
 	data, n := manyObjects(t, o)
-	leader := startProcess(t, env, "leader", "-workers", "4", "-listen", "127.0.0.1:0", "-memory", "4MiB", "-block", "64KiB", "-topology", "chain", "s3://b/m/")
+	leader := startProcess(t, env, "leader", "--workers", "4", "--listen", "127.0.0.1:0", "--memory", "4MiB", "--block", "64KiB", "--topology", "chain", "s3://b/m/")
 	var workers []*process
 	var dirs []string
 	for i := range 4 {
 		dirs = append(dirs, t.TempDir())
-		workers = append(workers, startProcess(t, nil, "worker", "-leader", leader.addr, "-o", dirs[i], "-name", fmt.Sprint("w", i+1), "-rank", fmt.Sprint(i+1), "-memory", "4MiB"))
+		workers = append(workers, startProcess(t, nil, "worker", "--leader", leader.addr, "-o", dirs[i], "--name", fmt.Sprint("w", i+1), "--rank", fmt.Sprint(i+1), "--memory", "4MiB"))
 	}
 	<-g.reached
 	if err := workers[1].Process.Signal(syscall.SIGKILL); err != nil {
@@ -233,19 +234,20 @@ func TestKilledWorker(t *testing.T) {
 	}
 }
 
-// TestInterrupt: Ctrl-C at the leader ends everybody, says so in the last line of each, and leaves no half-written file.
-// Warnings about connections that were just being made may stand before it.
+// TestInterrupt wants an interrupted leader to end all members of the job. The
+// last line of each says so, and no half-written file remains. Warnings about
+// connections that were being made may precede that line.
 func TestInterrupt(t *testing.T) {
 	g := newGate(10)
 	o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
 	data, _ := manyObjects(t, o)
 	defer close(g.open)
-	leader := startProcess(t, env, "leader", "-q", "-workers", "2", "-listen", "127.0.0.1:0", "-memory", "4MiB", "-block", "64KiB", "s3://b/m/")
+	leader := startProcess(t, env, "leader", "-q", "--workers", "2", "--listen", "127.0.0.1:0", "--memory", "4MiB", "--block", "64KiB", "s3://b/m/")
 	var workers []*process
 	var dirs []string
 	for i := range 2 {
 		dirs = append(dirs, t.TempDir())
-		workers = append(workers, startProcess(t, nil, "worker", "-q", "-leader", leader.addr, "-o", dirs[i]))
+		workers = append(workers, startProcess(t, nil, "worker", "-q", "--leader", leader.addr, "-o", dirs[i]))
 	}
 	<-g.reached
 	if err := leader.Process.Signal(os.Interrupt); err != nil {
@@ -270,7 +272,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestInterruptedGet: the same for a single node.
+// TestInterruptedGet does the same for a single node.
 func TestInterruptedGet(t *testing.T) {
 	g := newGate(1)
 	o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
@@ -302,7 +304,7 @@ func TestGetToStandardOutput(t *testing.T) {
 	}
 }
 
-// TestUsage: each mistake is one line that names it, and exit code 2.
+// TestUsage wants exit code 2 and one line that names the mistake.
 func TestUsage(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
@@ -311,37 +313,40 @@ func TestUsage(t *testing.T) {
 	for _, c := range []struct {
 		args, env, want string
 	}{
+		{"", "", "no command"},
 		{"fetch", "", `"fetch"`},
 		{"get", "", "nothing to send"},
 		{"get b/k", "", `"b/k" is not an S3 URI`},
 		{"get s3:///k", "", "no bucket"},
 		{"get -x s3://b/k", "", "-x"},
-		{"get -memory lots s3://b/k", "", `"lots"`},
-		{"get -memory 1KiB s3://b/k", "", "memory of 1024 bytes"},
-		{"get -memory 9999999999999TiB s3://b/k", "", "9999999999999TiB"},
+		{"get --memory lots s3://b/k", "", `"lots"`},
+		{"get --memory 1KiB s3://b/k", "", "memory of 1024 bytes"},
+		{"get --memory 9999999999999TiB s3://b/k", "", "9999999999999TiB"},
 		{"get -o d -f x s3://b/k", "", "more than one output"},
-		{"get -json -o - s3://b/k", "", "both want standard output"},
+		{"get --json -o - s3://b/k", "", "both want standard output"},
+		{"get --interfaces no-such0 s3://b/k", "", `"no-such0"`},
 		{"leader", "", "nothing to send"},
-		{"leader -workers -1 s3://b/k", "", "-1 workers"},
-		{"leader -topology ring s3://b/k", "", `"ring"`},
-		{"leader -block 1 s3://b/k", "", "block size 1"},
-		{"leader -stall 1ms s3://b/k", "", "stall timeout 1ms"},
-		{"leader -wait -1s s3://b/k", "", "wait -1s"},
-		{"leader -listen nowhere s3://b/k", "", `"nowhere"`},
+		{"leader --workers -1 s3://b/k", "", "-1 workers"},
+		{"leader --topology ring s3://b/k", "", `"ring"`},
+		{"leader --block 1 s3://b/k", "", "block size 1"},
+		{"leader --block lots s3://b/k", "", `"lots"`},
+		{"leader --stall 1ms s3://b/k", "", "stall timeout 1ms"},
+		{"leader --wait -1s s3://b/k", "", "wait -1s"},
+		{"leader --listen nowhere s3://b/k", "", `"nowhere"`},
 		{"leader s3://b/k", "RANK=2 WORLD_SIZE=4 MASTER_ADDR=h MASTER_PORT=29500", "process 2"},
 		{"leader s3://b/k", "PENSTOCK_TOKEN_FILE=" + empty, "is empty"},
 		{"leader s3://b/k", "PENSTOCK_TOKEN_FILE=/does/not/exist", "PENSTOCK_TOKEN_FILE"},
 		{"leader s3://b/k", "", "no token"},
-		{"leader -listen 10.0.0.1:7117 s3://b/k", "", "no token"},
+		{"leader --listen 10.0.0.1:7117 s3://b/k", "", "no token"},
 		{"leader s3://b/k", "PENSTOCK_TOKEN=short", "token has 5 bytes"},
-		{"worker -leader node-0 -o d", "", "no token"},
-		{"leader -digest md5 s3://b/k", "", `"md5"`},
+		{"worker --leader node-0 -o d", "", "no token"},
+		{"leader --digest md5 s3://b/k", "", `"md5"`},
 		{"worker -o d", "", "no leader"},
-		{"worker -leader h:1", "", "no output"},
-		{"worker -leader h:x -o d", "", `"x" is not a port`},
-		{"worker -leader h -o d -rank -2", "", "rank -2"},
-		{"worker -leader h -o d extra", "", `"extra"`},
-		{"worker -leader h -o d -advertise a:b:c", "", `"a:b:c"`},
+		{"worker --leader h:1", "", "no output"},
+		{"worker --leader h:x -o d", "", `"x" is not a port`},
+		{"worker --leader h -o d --rank -2", "", "rank -2"},
+		{"worker --leader h -o d extra", "", `"extra"`},
+		{"worker --leader h -o d --advertise a:b:c", "", `"a:b:c"`},
 		{"worker -o d", "JOB_COMPLETION_INDEX=3", "PENSTOCK_LEADER"},
 		{"worker -o d", "LWS_LEADER_ADDRESS=h LWS_GROUP_SIZE=4 LWS_WORKER_INDEX=0", "process 0"},
 	} {
@@ -374,11 +379,11 @@ func TestFailures(t *testing.T) {
 		{"get -o OUT s3://absent/k", "", "no such bucket"},
 		{"get -o OUT s3://b/dir", "", "write s3://b/dir/"},
 		{"get -o OUT s3://b/k", "AWS_SECRET_ACCESS_KEY=wrong", "AWS_SECRET_ACCESS_KEY"},
-		{"get -outage -1s -o OUT s3://b/k", "AWS_ENDPOINT_URL=http://127.0.0.1:9", "refuses connections"},
+		{"get --outage -1s -o OUT s3://b/k", "AWS_ENDPOINT_URL=http://127.0.0.1:9", "refuses connections"},
 		{"get -f /proc/x s3://b/k", "", "/proc"},
-		{"leader -listen 127.0.0.1:0 -wait 100ms -workers 2 s3://b/k", "", "0 of 2 workers joined"},
-		{"leader -listen 203.0.113.1:1 s3://b/k", "", "203.0.113.1:1"},
-		{"worker -leader 127.0.0.1:9 -wait 100ms -o OUT", "", "refused"},
+		{"leader --listen 127.0.0.1:0 --wait 100ms --workers 2 s3://b/k", "", "0 of 2 workers joined"},
+		{"leader --listen 203.0.113.1:1 s3://b/k", "", "203.0.113.1:1"},
+		{"worker --leader 127.0.0.1:9 --wait 100ms -o OUT", "", "refused"},
 	} {
 		out := filepath.Join(t.TempDir(), "out")
 		p := startProcess(t, append(env[:len(env):len(env)], c.env), strings.Fields(strings.ReplaceAll(c.args, "OUT", out))...)
@@ -391,14 +396,14 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestJSON: success and failure both are a document on standard output.
+// TestJSON wants a document on standard output after success and after failure.
 func TestJSON(t *testing.T) {
 	o, env := startOrigin(t, testorigin.Options{})
 	if err := o.Put("b", "k", []byte("12345")); err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]string{"k": "", "absent": "no such object"} {
-		p := startProcess(t, env, "get", "-json", "-o", t.TempDir(), "s3://b/"+key)
+		p := startProcess(t, env, "get", "--json", "-o", t.TempDir(), "s3://b/"+key)
 		code := p.wait()
 		var out struct {
 			Bytes int64
@@ -409,21 +414,6 @@ func TestJSON(t *testing.T) {
 		}
 		if want == "" && (code != 0 || out.Bytes != 5) || !strings.Contains(out.Error, want) {
 			t.Errorf("%s: exits %d: %+v", key, code, out)
-		}
-	}
-}
-
-func TestSize(t *testing.T) {
-	for in, want := range map[string]int64{"0": 0, "7": 7, "7B": 7, "1K": 1024, "1KB": 1000, "2MiB": 2 << 20, "3G": 3 << 30, "1TB": 1e12} {
-		var s size
-		if err := s.Set(in); err != nil || int64(s) != want {
-			t.Errorf("%s: %d, %v", in, s, err)
-		}
-	}
-	for _, in := range []string{"", "x", "-1", "1.5G", "1Q", "1KK", "MiB", "99999999999999999999"} {
-		var s size
-		if s.Set(in) == nil {
-			t.Errorf("%q was accepted as %d", in, s)
 		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestSignals: a hang-up, as of a terminal that closes, and a second signal during the clean-up leave no unfinished file.
+// TestSignals wants no unfinished file after SIGHUP, which a closed terminal
+// sends, nor after a second signal during the clean-up.
 func TestSignals(t *testing.T) {
 	for _, signals := range [][]os.Signal{
 		{syscall.SIGHUP},
@@ -23,7 +24,7 @@ func TestSignals(t *testing.T) {
 		o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
 		manyObjects(t, o)
 		dir := t.TempDir()
-		get := startProcess(t, env, "get", "-q", "-memory", "4MiB", "-o", dir, "s3://b/m/")
+		get := startProcess(t, env, "get", "-q", "--memory", "4MiB", "-o", dir, "s3://b/m/")
 		<-g.reached
 		for _, s := range signals {
 			if err := get.Process.Signal(s); err != nil && !strings.Contains(err.Error(), "finished") {
@@ -40,13 +41,14 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestKilledLeavesNothingForLong: what SIGKILL leaves, the next run into the same directory removes.
+// TestKilledLeavesNothingForLong wants the next run into the same directory to
+// remove the unfinished files that SIGKILL left.
 func TestKilledLeavesNothingForLong(t *testing.T) {
-	g := newGate(1) // the only object has begun, its bytes have not come
+	g := newGate(1) // the request of the only object has no answer yet
 	o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
 	_, n := manyObjects(t, o)
 	dir := t.TempDir()
-	get := startProcess(t, env, "get", "-q", "-memory", "4MiB", "-o", dir, "s3://b/m/00")
+	get := startProcess(t, env, "get", "-q", "--memory", "4MiB", "-o", dir, "s3://b/m/00")
 	<-g.reached
 	if err := get.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -56,7 +58,7 @@ func TestKilledLeavesNothingForLong(t *testing.T) {
 	if parts, err := filepath.Glob(filepath.Join(dir, ".penstock-*.part")); err != nil || len(parts) != 1 {
 		t.Fatalf("the killed process left %q, %v: the test needs one", parts, err)
 	}
-	again := startProcess(t, env, "get", "-q", "-memory", "4MiB", "s3://b/m/", "-o", dir) // flags may follow the URIs
+	again := startProcess(t, env, "get", "-q", "--memory", "4MiB", "s3://b/m/", "-o", dir) // flags may follow the URIs
 	if code := again.wait(); code != 0 {
 		t.Fatalf("exits %d: %s", code, &again.stderr)
 	}
