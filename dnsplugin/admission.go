@@ -108,10 +108,13 @@ type place struct {
 	state placeState
 	tries bool      // counted in admission.tries
 	since time.Time // when it began to run or, if it is queued, to wait
-	job   *job      // whose place it is
+	owner any       // set by the caller; the admission does not look at it
 
 	before, after *place // of the list of quick ones, in the order of since
 }
+
+// known reports whether p is in its groups.
+func (p *place) known() bool { return p.n > 0 }
 
 // admission lets queries in. Its methods must not be called concurrently.
 //

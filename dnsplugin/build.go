@@ -71,7 +71,7 @@ func buildOf(info *debug.BuildInfo) (version, commit string) {
 // publishBuild makes the build a series of reg, beside that of CoreDNS.
 func publishBuild(reg prometheus.Registerer) error {
 	var v *prometheus.GaugeVec
-	if err := gauge(reg, &v, "penstock", "build_info", "Always 1; the labels say what the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
+	if err := (registrar{reg, published.flush}).gauge(&v, "penstock", "build_info", "Always 1; the labels say what the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
 		return err
 	}
 	version, commit := build()

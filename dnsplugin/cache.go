@@ -71,7 +71,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	vec, err := newVectors(reg)
+	vec, err := newVectors(reg, published.flush)
 	if err != nil {
 		return nil, err
 	}

@@ -16,11 +16,11 @@ import (
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	vec, err := newVectors(reg)
+	vec, err := newVectors(reg, published.flush)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fast, err := newFastVectors(reg)
+	fast, err := newFastVectors(registrar{reg, published.flush})
 	if err != nil {
 		t.Fatal(err)
 	}

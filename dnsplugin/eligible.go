@@ -52,7 +52,7 @@ type zonePlan struct {
 	why   string // why its queries are for the chain; "" if they may be ours
 	cache *Cache // nil if the zone has none
 
-	counted   bool   // prometheus is in the chain
+	meterZone        // counted if prometheus is in the chain
 	next      string // the plugin after prometheus, under which it counts answers
 	metricsIn string // the zone that prometheus counts under
 	shuffled  bool   // loadbalance is in the chain

@@ -52,7 +52,7 @@ func (a *answerer) answer(hint *uint32, query, buf []byte, ipv4 bool) (reply []b
 		return nil, false
 	}
 	if q.zone.counted {
-		w.count(q.zone, &q.q, len(query), ipv4)
+		w.count(&q.zone.meterZone, &q.q, len(query), ipv4)
 		w.lasted(f.now().Sub(now))
 	}
 	return reply, true

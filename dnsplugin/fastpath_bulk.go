@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -26,6 +27,10 @@ type bulk struct {
 	sum     float64
 	classic []uint64      // by bucket, the last one above all bounds
 	native  map[int]int64 // by index of the native bucket
+}
+
+func newBulk(bounds []float64) *bulk {
+	return &bulk{bounds: bounds, classic: make([]uint64, len(bounds)+1), native: map[int]int64{}}
 }
 
 // addSizes adds sizes, which are above 0, with their native buckets.
@@ -121,8 +126,8 @@ func spansOf(buckets map[int]int64) (spans []*dto.BucketSpan, deltas []int64) {
 
 // withBulk collects a family of histograms with the observations of the fast path added.
 type withBulk struct {
-	vec    *prometheus.HistogramVec
-	family string
+	vec  *prometheus.HistogramVec
+	ours func() map[string]*bulk // by labelKey; the caller may keep it
 }
 
 // Describe implements prometheus.Collector.
@@ -130,14 +135,7 @@ func (h *withBulk) Describe(ch chan<- *prometheus.Desc) { h.vec.Describe(ch) }
 
 // Collect implements prometheus.Collector.
 func (h *withBulk) Collect(ch chan<- prometheus.Metric) {
-	published.mu.Lock()
-	published.gather()
-	ours := map[string]*bulk{}
-	for key, b := range published.bulks[h.family] {
-		ours[key] = b.clone()
-	}
-	published.mu.Unlock()
-
+	ours := h.ours()
 	theirs := make(chan prometheus.Metric)
 	go func() {
 		defer close(theirs)
@@ -174,3 +172,6 @@ func (c collected) Write(out *dto.Metric) error {
 	out.Label, out.Histogram = c.as.Label, c.as.Histogram
 	return nil
 }
+
+// labelKey joins label values; they are addresses and names without NUL.
+func labelKey(values []string) string { return strings.Join(values, "\x00") }

@@ -361,7 +361,7 @@ func TestHitsAllocateNothing(t *testing.T) {
 		if why != understood {
 			t.Fatal(why)
 		}
-		w.count(a.zone, &a.q, len(p), true)
+		w.count(&a.zone.meterZone, &a.q, len(p), true)
 		w.lasted(time.Microsecond)
 	}); n != 0 {
 		t.Errorf("%v allocations per hit", n)

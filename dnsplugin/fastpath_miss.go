@@ -2,6 +2,7 @@ package dnsplugin
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -209,10 +210,10 @@ func (b *backlog) enqueueLocked(j *job, now time.Time) {
 
 // placeLocked gives j its place in the groups of its name.
 func (b *backlog) placeLocked(j *job) {
-	if j.n > 0 {
+	if j.known() {
 		return
 	}
-	j.job = j
+	j.owner = j
 	var buf [wire.MaxNameLen]byte
 	name, zone, zoneLen := wire.AppendName(buf[:0], j.packet), noZone, 1
 	if z := b.server.blockOf(name); z != nil {
@@ -224,9 +225,15 @@ func (b *backlog) placeLocked(j *job) {
 // startQueuedLocked starts those that have waited, as far as there is room.
 func (b *backlog) startQueuedLocked(now time.Time, groups int) {
 	for p := b.admission.next(now, groups); p != nil; p = b.admission.next(now, groups) {
-		b.runLocked(p.job)
+		b.runLocked(jobOf(p))
 	}
 	b.shedLocked()
+}
+
+// jobOf returns the job whose place p is.
+func jobOf(p *place) *job {
+	j, _ := p.owner.(*job)
+	return j
 }
 
 func (b *backlog) runLocked(j *job) {
@@ -244,7 +251,7 @@ func (b *backlog) tickLocked() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.ticking = false
-		b.startQueuedLocked(b.server.now(), len(b.admission.waiting))
+		b.startQueuedLocked(b.server.now(), math.MaxInt)
 		b.tickLocked()
 	})
 }
@@ -271,8 +278,8 @@ func (b *backlog) startTransferLocked(j *job) {
 func (b *backlog) shedLocked() {
 	for _, p := range b.admission.takeDropped() {
 		b.counted.shed++
-		p.job.done()
-		b.leaderGoneLocked(p.job)
+		jobOf(p).done()
+		b.leaderGoneLocked(jobOf(p))
 	}
 }
 
@@ -420,10 +427,10 @@ func (f *fastServer) late(j *job, buf []byte) bool {
 	}
 	z := a.zone
 	if z.counted {
-		w.count(z, &a.q, len(j.packet), j.ipv4)
+		w.count(&z.meterZone, &a.q, len(j.packet), j.ipv4)
 		w.lasted(0)
 	}
-	w.waited(z, w.kind)
+	w.waited(&z.meterZone, w.kind)
 	if err := j.send(reply); err != nil {
 		f.debugf("reply to %s: %v", j.peer(), err)
 	}

@@ -66,22 +66,22 @@ type fastVectors struct {
 	ended      *prometheus.CounterVec
 }
 
-func newFastVectors(reg prometheus.Registerer) (*fastVectors, error) {
+func newFastVectors(r registrar) (*fastVectors, error) {
 	v := &fastVectors{}
 	for _, err := range []error{
-		counter(reg, &v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
-		counter(reg, &v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
-		counter(reg, &v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
-		counter(reg, &v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
-		gauge(reg, &v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
-		counter(reg, &v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
-		gauge(reg, &v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
-		counter(reg, &v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
-		gauge(reg, &v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
-		gauge(reg, &v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
-		gauge(reg, &v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
-		gauge(reg, &v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
-		counter(reg, &v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
+		r.counter(&v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
+		r.counter(&v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
+		r.counter(&v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
+		r.counter(&v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
+		r.gauge(&v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
+		r.counter(&v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
+		r.gauge(&v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
+		r.counter(&v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
+		r.gauge(&v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
+		r.gauge(&v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
+		r.gauge(&v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
+		r.gauge(&v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
+		r.counter(&v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
 	} {
 		if err != nil {
 			return nil, err
@@ -133,7 +133,7 @@ func (p *publisher) register() error {
 	if p.vec != nil {
 		return nil
 	}
-	vec, err := newFastVectors(prometheus.DefaultRegisterer)
+	vec, err := newFastVectors(registrar{prometheus.DefaultRegisterer, p.flush})
 	if err == nil {
 		p.vec = vec
 	}
@@ -164,14 +164,14 @@ func (p *publisher) describe(addr string, zones map[string][]*dnsserver.Config, 
 func (p *publisher) hook(reg prometheus.Registerer) {
 	for _, c := range []prometheus.Collector{vars.RequestCount, vars.RequestDo, vars.ResponseRcode} {
 		if reg.Unregister(c) {
-			reg.MustRegister(upToDate{c})
+			reg.MustRegister(upToDate{c, p.flush})
 		}
 	}
 	for family, vec := range map[string]*prometheus.HistogramVec{
 		familyDuration: vars.RequestDuration, familyRequest: vars.RequestSize, familyResponse: vars.ResponseSize,
 	} {
 		if reg.Unregister(vec) {
-			reg.MustRegister(&withBulk{vec: vec, family: family})
+			reg.MustRegister(&withBulk{vec: vec, ours: func() map[string]*bulk { return p.bulksOf(family) }})
 		}
 	}
 }
@@ -383,15 +383,6 @@ func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts, prot
 	p.bulk(familyResponse, server, z.metricsIn, view, proto).addSizes(&zc.responses, zc.answered[:])
 }
 
-// upToDate collects a family after adding what the workers have counted.
-type upToDate struct{ prometheus.Collector }
-
-// Collect implements prometheus.Collector.
-func (c upToDate) Collect(ch chan<- prometheus.Metric) {
-	published.flush()
-	c.Collector.Collect(ch)
-}
-
 // The histograms of the prometheus plugin, with their labels as they are
 // sorted in what is collected.
 const (
@@ -399,6 +390,19 @@ const (
 	familyRequest  = plugin.Namespace + "_dns_request_size_bytes"
 	familyResponse = plugin.Namespace + "_dns_response_size_bytes"
 )
+
+// bulksOf returns copies of the histograms of a family, with all that has been
+// counted.
+func (p *publisher) bulksOf(family string) map[string]*bulk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gather()
+	all := map[string]*bulk{}
+	for key, b := range p.bulks[family] {
+		all[key] = b.clone()
+	}
+	return all
+}
 
 // bulk returns the histogram of a label set. proto may be left out.
 func (p *publisher) bulk(family, server, zone, view string, proto ...string) *bulk {
@@ -410,17 +414,12 @@ func (p *publisher) bulk(family, server, zone, view string, proto ...string) *bu
 	}
 	b := byLabels[key]
 	if b == nil {
-		b = &bulk{native: map[int]int64{}}
+		bounds := sizeBounds
 		if family == familyDuration {
-			b.bounds = plugin.TimeBuckets
-		} else {
-			b.bounds = sizeBounds
+			bounds = plugin.TimeBuckets
 		}
-		b.classic = make([]uint64, len(b.bounds)+1)
+		b = newBulk(bounds)
 		byLabels[key] = b
 	}
 	return b
 }
-
-// labelKey joins label values; they are addresses and names without NUL.
-func labelKey(values []string) string { return strings.Join(values, "\x00") }

@@ -20,31 +20,6 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// declined says why a query went to the chain. The first values are those of
-// wire.Reason, the others follow.
-type declined uint8
-
-const (
-	understood  = declined(wire.OK)
-	otherZone   = declined(wire.Trailing) + 1 + iota // a zone without a fast path, or none
-	typeDS                                           // DS: which zone answers depends on the parent
-	miss                                             // not in the cache
-	refreshing                                       // in the cache, but the source must be asked too
-	shuffling                                        // the order of the records must change in a way that only the chain knows
-	tooLong                                          // longer than the client takes, or than we send
-	reasonCount = iota + int(wire.Trailing) + 1
-)
-
-// reasonText are the values of the metric's label from otherZone on.
-var reasonText = [...]string{"other_zone", "type_ds", "miss", "refresh", "shuffle", "too_long"}
-
-func (d declined) String() string {
-	if d <= declined(wire.Trailing) {
-		return wire.Reason(d).String()
-	}
-	return reasonText[d-otherZone]
-}
-
 // fastServer answers what comes to our sockets at one address: from the cache,
 // or through the chain of the server.
 type fastServer struct {
@@ -81,7 +56,6 @@ type fastServer struct {
 // fastZone is a zone of the listener.
 type fastZone struct {
 	*zonePlan
-	index  int
 	suffix []byte
 	sides  *sides.Sides   // of the cache; nil if the zone has none
 	only   sides.Suffixes // if not all: names that may be in the cache
@@ -113,7 +87,8 @@ type fastWorker struct {
 func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
 	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.now, ctx: chainContext(s)}
 	for i, p := range plans {
-		z := &fastZone{zonePlan: p, index: i}
+		p.index = i
+		z := &fastZone{zonePlan: p}
 		var err error
 		if z.suffix, err = sides.Suffix(p.zone); err != nil {
 			return nil, err
@@ -258,7 +233,7 @@ func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now t
 		if why == understood {
 			b.Reply(first+i, len(reply))
 			if a.zone.counted {
-				w.count(a.zone, &a.q, len(pkt), b.IPv4(first+i))
+				w.count(&a.zone.meterZone, &a.q, len(pkt), b.IPv4(first+i))
 			}
 			continue
 		}
@@ -322,7 +297,7 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 		return nil, shuffling
 	}
 	w.kind = kind
-	w.hit(z, kind, answer.Rcode(), size, stale)
+	w.hit(&z.meterZone, kind, answer.Rcode(), size, stale)
 	return reply, understood
 }
 

@@ -23,6 +23,31 @@ import (
 // with 64 CPUs, UDP and TCP, takes 33 MiB at most with 1,000 zones, and 21 MiB
 // with 16: TestCountersStayWithinTheirBound.
 
+// declined says why a query went to the chain. The first values are those of
+// wire.Reason, the others follow.
+type declined uint8
+
+const (
+	understood  = declined(wire.OK)
+	otherZone   = declined(wire.Trailing) + 1 + iota // a zone without a fast path, or none
+	typeDS                                           // DS: which zone answers depends on the parent
+	miss                                             // not in the cache
+	refreshing                                       // in the cache, but the source must be asked too
+	shuffling                                        // the order of the records must change in a way that only the chain knows
+	tooLong                                          // longer than the client takes, or than we send
+	reasonCount = iota + int(wire.Trailing) + 1
+)
+
+// reasonText are the values of the metric's label from otherZone on.
+var reasonText = [...]string{"other_zone", "type_ds", "miss", "refresh", "shuffle", "too_long"}
+
+func (d declined) String() string {
+	if d <= declined(wire.Trailing) {
+		return wire.Reason(d).String()
+	}
+	return reasonText[d-otherZone]
+}
+
 const (
 	// ownZones is how many zones a worker has counters of its own for.
 	ownZones = 16
@@ -47,12 +72,18 @@ const (
 	responseBuckets = 16*perOctave + 1
 )
 
+// meterZone is a zone of a listener, as far as it is counted.
+type meterZone struct {
+	index   int  // of all zones of the listener
+	counted bool // for the families of the prometheus plugin as well
+}
+
 // fastStats is a worker's set of counters.
 type fastStats struct {
 	mu     sync.Mutex // guards all below; taken once per batch by the worker, and to exchange cur
 	cur    *fastCounts
 	spare  *fastCounts    // where the publisher puts back what it has emptied
-	shared []sharedCounts // by fastZone.index; of the server
+	shared []sharedCounts // by meterZone.index; of the server
 	// The hits of the batch being served, for lasted: by zone, and where each
 	// zone stands in it, from 1 on.
 	touched []touchedZone
@@ -61,7 +92,7 @@ type fastStats struct {
 
 // touchedZone is a zone with hits in the batch being served.
 type touchedZone struct {
-	zone *fastZone
+	zone *meterZone
 	n    uint64
 }
 
@@ -69,7 +100,7 @@ type touchedZone struct {
 // lines of padding, and so does what their slice leads to.
 type fastCounts struct {
 	_       [128]byte
-	zones   []*zoneCounts // by fastZone.index; nil until the first hit
+	zones   []*zoneCounts // by meterZone.index; nil until the first hit
 	own     int           // of them, those that are not nil
 	why     [reasonCount]uint64
 	batches uint64
@@ -156,7 +187,7 @@ func (s *fastStats) init(zones int, shared []sharedCounts) {
 	const pad = 128 / 4
 	s.cur, s.spare, s.shared = newFastCounts(zones), newFastCounts(zones), shared
 	s.at = make([]uint32, pad+zones+pad)[pad:][:zones:zones]
-	s.touched = make([]touchedZone, 0, max(8, min(zones, DefaultBatch)))
+	s.touched = make([]touchedZone, 0, max(8, min(zones, 64)))
 }
 
 func newFastCounts(zones int) *fastCounts {
@@ -169,7 +200,7 @@ func newFastCounts(zones int) *fastCounts {
 // that a worker has counters of its own for: see TestAtomicInstructionsOfAHit.
 //
 //go:noinline
-func (s *fastStats) other(z *fastZone) (zc *zoneCounts, shared bool) {
+func (s *fastStats) other(z *meterZone) (zc *zoneCounts, shared bool) {
 	if s.cur.own < ownZones {
 		s.cur.own++
 		zc = new(zoneCounts)
@@ -187,10 +218,10 @@ func (s *fastStats) other(z *fastZone) (zc *zoneCounts, shared bool) {
 // unlock gives back shared counters.
 //
 //go:noinline
-func (s *fastStats) unlock(z *fastZone) { s.shared[z.index].mu.Unlock() }
+func (s *fastStats) unlock(z *meterZone) { s.shared[z.index].mu.Unlock() }
 
 // hit counts an answer of size bytes (without compression).
-func (s *fastStats) hit(z *fastZone, kind sides.Kind, rcode, size int, stale bool) {
+func (s *fastStats) hit(z *meterZone, kind sides.Kind, rcode, size int, stale bool) {
 	zc, shared := s.cur.zones[z.index], false
 	if zc == nil {
 		zc, shared = s.other(z)
@@ -213,7 +244,7 @@ func (s *fastStats) hit(z *fastZone, kind sides.Kind, rcode, size int, stale boo
 }
 
 // count counts the query of a hit as the prometheus plugin does.
-func (s *fastStats) count(z *fastZone, q *wire.Query, size int, ipv4 bool) {
+func (s *fastStats) count(z *meterZone, q *wire.Query, size int, ipv4 bool) {
 	zc, shared := s.cur.zones[z.index], false
 	if zc == nil {
 		zc, shared = s.other(z)
@@ -244,7 +275,7 @@ func (s *fastStats) count(z *fastZone, q *wire.Query, size int, ipv4 bool) {
 func (s *fastStats) declined(why declined) { s.cur.why[why]++ }
 
 // waited marks the hit that was counted last as one that had to wait.
-func (s *fastStats) waited(z *fastZone, kind sides.Kind) {
+func (s *fastStats) waited(z *meterZone, kind sides.Kind) {
 	zc, shared := s.cur.zones[z.index], false
 	if zc == nil {
 		zc, shared = s.other(z)

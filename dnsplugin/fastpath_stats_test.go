@@ -17,7 +17,7 @@ import (
 func manyZones(n, workers int) *fastServer {
 	f := &fastServer{}
 	for i := range n {
-		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{counted: true}, index: i})
+		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{meterZone: meterZone{counted: true, index: i}}})
 	}
 	for _, tcp := range []bool{false, true} {
 		for range workers + 1 {
@@ -48,8 +48,8 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 	for range 2 { // both sets of each worker
 		for _, w := range slices.Concat(f.workers, f.streams) {
 			for _, z := range f.zones {
-				w.hit(z, sides.Success, dns.RcodeSuccess, 100, false)
-				w.count(z, q, 40, true)
+				w.hit(&z.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
+				w.count(&z.meterZone, q, 40, true)
 			}
 			w.lasted(time.Microsecond)
 			if w.cur.own > ownZones {
@@ -96,7 +96,7 @@ func TestIdleZonesLeaveTheirCounters(t *testing.T) {
 	m := cacheOf(t, Config{}, nil).meters.of("dns://192.0.2.1:53")
 	for _, z := range f.zones {
 		z.meters, z.counted = m, false
-		w.hit(z, sides.Success, dns.RcodeSuccess, 100, false)
+		w.hit(&z.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
 	}
 	last := f.zones[ownZones]
 	if w.cur.zones[last.index] != nil || f.sharedUDP[last.index].counts == nil {
@@ -108,7 +108,7 @@ func TestIdleZonesLeaveTheirCounters(t *testing.T) {
 	if w.cur.own != 0 || f.sharedUDP[last.index].counts != nil {
 		t.Errorf("%d are left", w.cur.own)
 	}
-	w.hit(last, sides.Success, dns.RcodeSuccess, 100, false)
+	w.hit(&last.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
 	if w.cur.zones[last.index] == nil {
 		t.Error("the room is not used")
 	}

@@ -114,7 +114,7 @@ func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served in
 		}
 		b.Reply(len(reply))
 		if a.zone.counted {
-			w.count(a.zone, &a.q, len(pkt), ipv4)
+			w.count(&a.zone.meterZone, &a.q, len(pkt), ipv4)
 		}
 	}
 	w.lasted(f.now().Sub(now))

@@ -74,13 +74,6 @@ func (c *Cache) responsible(name string) bool {
 	return c.zones.Contains(name) && !c.bypass.Contains(name)
 }
 
-func (m *meters) side(kind sides.Kind) *sideMeters {
-	if kind == sides.Denial {
-		return &m.denial
-	}
-	return &m.success
-}
-
 // wantsDNSSEC reports whether r has the DO bit.
 func wantsDNSSEC(r *dns.Msg) bool {
 	opt := r.IsEdns0()

@@ -23,39 +23,49 @@ type vectors struct {
 
 // newVectors registers the families with reg, or takes over those that an
 // earlier instance (before a reload, in another server block) has registered.
-func newVectors(reg prometheus.Registerer) (*vectors, error) {
+func newVectors(reg prometheus.Registerer, flush func()) (*vectors, error) {
 	var v vectors
+	r := registrar{reg, flush}
 	byType := []string{"server", "type", "zones", "view"}
 	plain := []string{"server", "zones", "view"}
 	return &v, errors.Join(
-		gauge(reg, &v.entries, "cache", "entries", "The number of elements in the cache.", byType),
-		counter(reg, &v.requests, "cache", "requests_total", "The count of cache requests.", plain),
-		counter(reg, &v.hits, "cache", "hits_total", "The count of cache hits.", byType),
-		counter(reg, &v.misses, "cache", "misses_total", "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.", plain),
-		counter(reg, &v.prefetches, "cache", "prefetch_total", "The number of times the cache has prefetched a cached item.", plain),
-		counter(reg, &v.drops, "cache", "drops_total", "The number responses that are not cached, because the reply is malformed.", plain),
-		counter(reg, &v.stale, "cache", "served_stale_total", "The number of requests served from stale cache entries.", plain),
-		counter(reg, &v.evictions, "cache", "evictions_total", "The count of cache evictions.", byType),
-		gauge(reg, &v.bytes, "penstock", "cache_bytes", "The memory that the cache accounts for, in bytes.", byType),
-		counter(reg, &v.cuts, "penstock", "nxcut_total", "The number of requests answered by the denial of a name above, or of another type.", plain),
-		counter(reg, &v.subnets, "penstock", "subnet_total", "The number of requests with a client subnet (ECS), which go past the cache.", plain),
-		counter(reg, &v.coalesced, "penstock", "coalesced_total", "The number of misses that waited for another query's answer instead of asking.", plain),
+		r.gauge(&v.entries, "cache", "entries", "The number of elements in the cache.", byType),
+		r.counter(&v.requests, "cache", "requests_total", "The count of cache requests.", plain),
+		r.counter(&v.hits, "cache", "hits_total", "The count of cache hits.", byType),
+		r.counter(&v.misses, "cache", "misses_total", "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.", plain),
+		r.counter(&v.prefetches, "cache", "prefetch_total", "The number of times the cache has prefetched a cached item.", plain),
+		r.counter(&v.drops, "cache", "drops_total", "The number responses that are not cached, because the reply is malformed.", plain),
+		r.counter(&v.stale, "cache", "served_stale_total", "The number of requests served from stale cache entries.", plain),
+		r.counter(&v.evictions, "cache", "evictions_total", "The count of cache evictions.", byType),
+		r.gauge(&v.bytes, "penstock", "cache_bytes", "The memory that the cache accounts for, in bytes.", byType),
+		r.counter(&v.cuts, "penstock", "nxcut_total", "The number of requests answered by the denial of a name above, or of another type.", plain),
+		r.counter(&v.subnets, "penstock", "subnet_total", "The number of requests with a client subnet (ECS), which go past the cache.", plain),
+		r.counter(&v.coalesced, "penstock", "coalesced_total", "The number of misses that waited for another query's answer instead of asking.", plain),
 	)
 }
 
-func counter(reg prometheus.Registerer, into **prometheus.CounterVec, subsystem, name, help string, labels []string) error {
-	*into = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
-	return register(reg, into)
+// registrar registers families that are up to date when they are collected:
+// flush is called before.
+type registrar struct {
+	reg   prometheus.Registerer
+	flush func()
 }
 
-func gauge(reg prometheus.Registerer, into **prometheus.GaugeVec, subsystem, name, help string, labels []string) error {
+// counter makes *into the family of that name.
+func (r registrar) counter(into **prometheus.CounterVec, subsystem, name, help string, labels []string) error {
+	*into = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
+	return register(r, into)
+}
+
+// gauge makes *into the family of that name.
+func (r registrar) gauge(into **prometheus.GaugeVec, subsystem, name, help string, labels []string) error {
 	*into = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
-	return register(reg, into)
+	return register(r, into)
 }
 
 // register registers *c, or replaces *c by the equal collector that is registered already.
-func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
-	err := reg.Register(upToDate{*c})
+func register[C prometheus.Collector](r registrar, c *C) error {
+	err := r.reg.Register(upToDate{*c, r.flush})
 	var have prometheus.AlreadyRegisteredError
 	if !errors.As(err, &have) {
 		return err
@@ -68,10 +78,22 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
 		}
 	case C: // CoreDNS's cache is linked in too
 		*c = existing
-		reg.Unregister(existing)
-		return reg.Register(upToDate{existing})
+		r.reg.Unregister(existing)
+		return r.reg.Register(upToDate{existing, r.flush})
 	}
 	return fmt.Errorf("another kind of collector is registered under the same name: %w", err)
+}
+
+// upToDate collects a family after flush has added what workers have counted.
+type upToDate struct {
+	prometheus.Collector
+	flush func()
+}
+
+// Collect implements prometheus.Collector.
+func (c upToDate) Collect(ch chan<- prometheus.Metric) {
+	c.flush()
+	c.Collector.Collect(ch)
 }
 
 // meters are the metrics of one server, with their labels resolved: looking
@@ -84,6 +106,14 @@ type meters struct {
 type sideMeters struct {
 	entries, bytes  prometheus.Gauge
 	hits, evictions prometheus.Counter
+}
+
+// side returns the metrics of one side.
+func (m *meters) side(kind sides.Kind) *sideMeters {
+	if kind == sides.Denial {
+		return &m.denial
+	}
+	return &m.success
 }
 
 // meterSet hands out the meters of each server that a Cache runs in. Their
