@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // modulePath is where this package's source is found.
@@ -71,7 +73,7 @@ func buildOf(info *debug.BuildInfo) (version, commit string) {
 // publishBuild makes the build a series of reg, beside that of CoreDNS.
 func publishBuild(reg prometheus.Registerer) error {
 	var v *prometheus.GaugeVec
-	if err := (registrar{reg, published.flush}).gauge(&v, "penstock", "build_info", "Always 1; the labels say what the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
+	if err := (meters.Registrar{Into: reg, Flush: published.flush}).Gauge(&v, "penstock", "build_info", "Always 1; the labels say what the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
 		return err
 	}
 	version, commit := build()

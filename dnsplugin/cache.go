@@ -12,6 +12,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/dnsplugin/internal/admission"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
@@ -42,7 +44,7 @@ type Cache struct {
 	bypass  plugin.Zones // zones that an authoritative plugin changes at run time
 	sides   *sides.Sides
 	flights *flights // nil if misses are not coalesced
-	meters  meterSet
+	meters  meters.Set
 	now     func() time.Time
 
 	life    context.Context // ends with Close; parent of nothing but refreshes
@@ -56,7 +58,7 @@ type Cache struct {
 
 	mu         sync.Mutex // guards closed, background, and refreshes against Add after Wait
 	closed     bool
-	background *admission // of refreshes
+	background *admission.Control // of refreshes
 	refreshes  sync.WaitGroup
 }
 
@@ -71,7 +73,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	vec, err := newVectors(reg, published.flush)
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: published.flush})
 	if err != nil {
 		return nil, err
 	}
@@ -90,12 +92,12 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		sides:   both,
 		flights: newFlights(cfg.Coalesce),
 		now:     time.Now,
-		background: newAdmission(admissionLimits{
-			quick: maxBackground, long: maxBackground, reserve: maxBackground / 8, groups: maxBackground, longAfter: chainLimits.longAfter,
+		background: admission.New(admission.Limits{
+			Quick: maxBackground, Long: maxBackground, Reserve: maxBackground / 8, Groups: maxBackground, LongAfter: chainLimits.LongAfter,
 		}),
 		warmNow: make(chan struct{}, 1),
 	}
-	c.meters.vec, c.meters.zones = vec, strings.Join(cfg.Zones, ",")
+	c.meters.Vec, c.meters.Zones = vec, strings.Join(cfg.Zones, ",")
 	c.life, c.die = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -147,10 +149,10 @@ type beside struct {
 
 // put stores m, the response of verdict v to id, for ttl seconds. It returns
 // the entry, nil if the response can't be or must not be kept.
-func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now store.Instant, with beside, meters *meters) *store.Entry {
-	s, counts := &c.sides.Success, &meters.success
+func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now store.Instant, with beside, meters *meters.Meters) *store.Entry {
+	s, counts := &c.sides.Success, &meters.Success
 	if v.denial() {
-		s, counts = &c.sides.Denial, &meters.denial
+		s, counts = &c.sides.Denial, &meters.Denial
 	}
 	if s.Disabled.Contain(id.Name()) {
 		// What exists no longer must not live on as stale only because its
@@ -162,7 +164,7 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now stor
 	}
 	a, ok := pack(m)
 	if !ok {
-		meters.drops.Inc()
+		meters.Drops.Inc()
 		return nil
 	}
 	grace := c.cfg.Stale.UpTo
@@ -181,9 +183,9 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now stor
 	case c.cfg.NXCut.On && v.kind != response.NameError && v.kind != response.ServerError:
 		c.liftCuts(id, now)
 	}
-	counts.evictions.Add(float64(evicted))
-	counts.entries.Set(float64(s.Store.Len()))
-	counts.bytes.Set(float64(s.Store.Bytes()))
+	counts.Evictions.Add(float64(evicted))
+	counts.Entries.Set(float64(s.Store.Len()))
+	counts.Bytes.Set(float64(s.Store.Bytes()))
 	return e
 }
 

@@ -143,7 +143,7 @@ func (c *Cache) flush(sel *selector) (n int) {
 			return true
 		})
 	}
-	c.meters.resize(c.sides.Success.Store.Len(), c.sides.Denial.Store.Len())
+	c.meters.Resize(c.sides.Success.Store.Len(), c.sides.Denial.Store.Len())
 	// A snapshot from before must not bring back what is flushed.
 	select {
 	case c.warmNow <- struct{}{}:

@@ -87,9 +87,9 @@ func TestAFlushedNameIsAskedForAgain(t *testing.T) {
 		t.Errorf("%d questions to the source", n)
 	}
 	// The series of metrics follow.
-	m := c.meters.of("")
+	m := c.meters.Of("")
 	call(c, http.MethodPost, "/flush?all")
-	if s, d := value(t, m.success.entries), value(t, m.denial.entries); s+d != 0 {
+	if s, d := value(t, m.Success.Entries), value(t, m.Denial.Entries); s+d != 0 {
 		t.Errorf("%v and %v entries in the metrics", s, d)
 	}
 }

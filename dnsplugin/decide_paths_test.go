@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // hanging makes the background refreshes of a source hang. Queries of clients
@@ -93,7 +95,7 @@ func prefetching(t *testing.T, stale Stale, age time.Duration) (*bare, []byte, *
 func TestFreshEntryIsServedDuringItsPrefetch(t *testing.T) {
 	b, p, src := prefetching(t, Stale{}, 50*time.Second)
 	fast, why := b.fast(p)
-	if why != understood {
+	if why != meters.Understood {
 		t.Fatalf("the fast path declines: %v", why)
 	}
 	if chain := b.chain(p); !sameMessage(t, fast, chain) || src.count() != 2 {
@@ -106,7 +108,7 @@ func TestFreshEntryIsServedDuringItsPrefetch(t *testing.T) {
 func TestVerifyAsksFirstDuringAPrefetch(t *testing.T) {
 	b, p, src := prefetching(t, Stale{UpTo: time.Hour, Verify: true}, 80*time.Second)
 	src.say(nil, "example.org. 60 IN A 192.0.2.2")
-	if reply, why := b.fast(p); why != refreshing {
+	if reply, why := b.fast(p); why != meters.Refresh {
 		t.Errorf("the fast path replies %x, or declines as %v", reply, why)
 	}
 	m := new(dns.Msg)
@@ -120,7 +122,7 @@ func TestVerifyAsksFirstDuringAPrefetch(t *testing.T) {
 func TestVerifyWithTimeoutCountsThePrefetch(t *testing.T) {
 	b, p, src := prefetching(t, Stale{UpTo: time.Hour, Verify: true, VerifyTimeout: inTime}, 80*time.Second)
 	fast, why := b.fast(p)
-	if why != understood {
+	if why != meters.Understood {
 		t.Fatalf("the fast path declines: %v", why)
 	}
 	if chain := b.chain(p); !sameMessage(t, fast, chain) || src.count() != 2 {

@@ -10,17 +10,19 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // exported returns the names of the metrics that the plugin registers.
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	vec, err := newVectors(reg, published.flush)
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: published.flush})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fast, err := newFastVectors(registrar{reg, published.flush})
+	fast, err := newFastVectors(meters.Registrar{Into: reg, Flush: published.flush})
 	if err != nil {
 		t.Fatal(err)
 	}

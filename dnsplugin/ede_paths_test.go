@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 func TestStaleAnswersSaySoOnBothPaths(t *testing.T) {
@@ -43,13 +45,13 @@ func TestStaleAnswersSaySoOnBothPaths(t *testing.T) {
 	}
 	b.cache.refreshes.Wait() // and has failed, so the next is for the fast path
 	reply, why := b.fast(with)
-	if why != understood {
+	if why != meters.Understood {
 		t.Fatal(why)
 	}
 	if got := errs(reply); got != stale {
 		t.Errorf("by the fast path: %s", got)
 	}
-	if reply, why := b.fast(without); why != understood || errs(reply) != "[]" {
+	if reply, why := b.fast(without); why != meters.Understood || errs(reply) != "[]" {
 		t.Errorf("to a client without OPT: %v %s", why, errs(reply))
 	}
 }

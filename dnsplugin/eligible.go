@@ -13,6 +13,8 @@ import (
 	"github.com/coredns/coredns/plugin/metrics"
 	"github.com/coredns/coredns/plugin/pkg/edns"
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // This file decides which queries may be answered without the plugin chain:
@@ -52,12 +54,12 @@ type zonePlan struct {
 	why   string // why its queries are for the chain; "" if they may be ours
 	cache *Cache // nil if the zone has none
 
-	meterZone        // counted if prometheus is in the chain
-	next      string // the plugin after prometheus, under which it counts answers
-	metricsIn string // the zone that prometheus counts under
-	shuffled  bool   // loadbalance is in the chain
-	bufsize   uint16 // clamp of bufsize; 0: none
-	all       bool   // every name of the zone may be in the cache
+	meters.Zone        // counted if prometheus is in the chain
+	next        string // the plugin after prometheus, under which it counts answers
+	metricsIn   string // the zone that prometheus counts under
+	shuffled    bool   // loadbalance is in the chain
+	bufsize     uint16 // clamp of bufsize; 0: none
+	all         bool   // every name of the zone may be in the cache
 
 	// why is set because of plugins that only write down what they see. When
 	// they don't come back, see fastServer.unwatched.
@@ -163,7 +165,7 @@ func (p *zonePlan) consider(h plugin.Handler, next string, all map[string][]*dns
 	}
 	switch h := h.(type) {
 	case *metrics.Metrics:
-		p.counted, p.next = true, next
+		p.Counted, p.next = true, next
 		for _, z := range h.ZoneNames() {
 			_, served := all[z]
 			switch {

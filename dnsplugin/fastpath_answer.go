@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/coredns/coredns/core/dnsserver"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // answerer is the fast path of a server whose queries arrive in another way
@@ -44,16 +46,16 @@ func (c *Cache) newAnswerer(s *dnsserver.Server) (*answerer, error) {
 func (a *answerer) answer(hint *uint32, query, buf []byte, ipv4 bool) (reply []byte, ok bool) {
 	f := a.server
 	w := f.borrow(hint)
-	defer w.mu.Unlock()
+	defer w.Mu.Unlock()
 	now := f.now()
 	reply, q, why := f.answer(w, query, buf, now)
-	if why != understood {
-		w.declined(why)
+	if why != meters.Understood {
+		w.CountDecline(why)
 		return nil, false
 	}
-	if q.zone.counted {
-		w.count(&q.zone.meterZone, &q.q, len(query), ipv4)
-		w.lasted(f.now().Sub(now))
+	if q.zone.Counted {
+		w.CountQuery(&q.zone.Zone, &q.q, len(query), ipv4)
+		w.CountDuration(f.now().Sub(now))
 	}
 	return reply, true
 }

@@ -13,7 +13,8 @@ import (
 
 // hitPath are the functions of a hit, from the packet to the reply. Others are
 // inlined into them.
-const hitPath = `dnsplugin\.\(\*fast(Server|Worker|Stats)\)\.(understand|hasten|find|entryOf|zoneOf|hit|count|serve)$|` +
+const hitPath = `dnsplugin\.\(\*fast(Server|Worker)\)\.(understand|hasten|find|entryOf|zoneOf|serve)$|` +
+	`internal/meters\.\(\*Counters\)\.(CountHit|CountQuery)$|` +
 	`dnsplugin\.arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
 	`internal/sides\.\(\*(Sides|Policy)\)\.(Decide|Hash|FreshTTL)$|` +
 	`internal/store\.\(\*(Store|Entry|shard)\)\.(Hash|Touch|Likely|Take|take|entry|has|buckets)$`

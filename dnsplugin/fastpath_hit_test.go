@@ -25,6 +25,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // bare is the fast path of a server without sockets, whose clock stands still.
@@ -74,13 +75,13 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 }
 
 // fast answers p as a worker does; nil if it is for the chain.
-func (b *bare) fast(p []byte) ([]byte, declined) {
+func (b *bare) fast(p []byte) ([]byte, meters.Reason) {
 	w, room := b.workers[0], fastpath.MaxPacket
 	if b.tcp {
 		w, room = b.streams[0], fastpath.MaxMessage
 	}
 	reply, _, why := b.answer(w, p, make([]byte, 0, room), b.clock)
-	if why != understood {
+	if why != meters.Understood {
 		return nil, why
 	}
 	return reply, why
@@ -237,7 +238,7 @@ func drawPacket(t *rapid.T) []byte {
 // answers with the same message, whatever the query. The bytes are equal but
 // for compression, see expanded.
 func TestDifferentialAgainstTheChain(t *testing.T) {
-	answered, declines := 0, map[declined]int{}
+	answered, declines := 0, map[meters.Reason]int{}
 	rapid.Check(t, func(rt *rapid.T) { differFromChain(t, rt, &answered, declines) })
 	t.Logf("%d answered, declined %v", answered, declines)
 	if answered == 0 {
@@ -247,11 +248,11 @@ func TestDifferentialAgainstTheChain(t *testing.T) {
 
 func FuzzDifferentialAgainstTheChain(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed []byte) {
-		rapid.MakeFuzz(func(rt *rapid.T) { differFromChain(t, rt, new(int), map[declined]int{}) })(t, seed)
+		rapid.MakeFuzz(func(rt *rapid.T) { differFromChain(t, rt, new(int), map[meters.Reason]int{}) })(t, seed)
 	})
 }
 
-func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[declined]int) {
+func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[meters.Reason]int) {
 	cfg := drawPolicy(t)
 	cfg.MaxMem = MinMaxMemory
 	src, h, dead := variety(), &hanging{}, false
@@ -358,11 +359,11 @@ func TestHitsAllocateNothing(t *testing.T) {
 	w, buf := b.workers[0], make([]byte, 0, fastpath.MaxPacket)
 	if n := testing.AllocsPerRun(1000, func() {
 		_, a, why := b.answer(w, p, buf, b.clock)
-		if why != understood {
+		if why != meters.Understood {
 			t.Fatal(why)
 		}
-		w.count(&a.zone.meterZone, &a.q, len(p), true)
-		w.lasted(time.Microsecond)
+		w.CountQuery(&a.zone.Zone, &a.q, len(p), true)
+		w.CountDuration(time.Microsecond)
 	}); n != 0 {
 		t.Errorf("%v allocations per hit", n)
 	}
@@ -375,14 +376,14 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	if pad := unsafe.Sizeof(w) - unsafe.Offsetof(w.keys) - unsafe.Sizeof(w.keys); pad < 128 {
 		t.Errorf("%d bytes after what a worker writes", pad)
 	}
-	if pad := unsafe.Offsetof(w.fastStats); pad < 128 {
+	if pad := unsafe.Offsetof(w.Counters); pad < 128 {
 		t.Errorf("%d bytes before what a worker writes", pad)
 	}
-	if s := unsafe.Sizeof(zoneCounts{}); s < 1024 {
+	if s := unsafe.Sizeof(meters.ZoneCounts{}); s < 1024 {
 		t.Errorf("%d bytes of counters: small objects of two workers may share a line", s)
 	}
-	var c fastCounts
-	if before, after := unsafe.Offsetof(c.zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.batches)-unsafe.Sizeof(c.batches); before < 128 || after < 128 {
+	var c meters.CounterSet
+	if before, after := unsafe.Offsetof(c.Zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.Batches)-unsafe.Sizeof(c.Batches); before < 128 || after < 128 {
 		t.Errorf("counters have %d bytes before and %d after them", before, after)
 	}
 	var turns turn
@@ -391,17 +392,17 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	}
 	b := bareServer(t, Config{}, variety())
 	b.prepare(2)
-	at := func(c *fastCounts) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(c.zones))) }
+	at := func(c *meters.CounterSet) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(c.Zones))) }
 	for i, x := range b.workers {
 		for _, y := range b.workers[i+1:] {
-			if d := max(at(x.cur), at(y.cur)) - min(at(x.cur), at(y.cur)); d < 128 {
+			if d := max(at(x.Cur), at(y.Cur)) - min(at(x.Cur), at(y.Cur)); d < 128 {
 				t.Errorf("the lists of counters are %d bytes apart", d)
 			}
 		}
 	}
 	for i, x := range b.workers {
 		for _, y := range b.workers[i+1:] {
-			if x.cur == y.cur || x.cur.zones == nil || &x.cur.zones[0] == &y.cur.zones[0] {
+			if x.Cur == y.Cur || x.Cur.Zones == nil || &x.Cur.Zones[0] == &y.Cur.Zones[0] {
 				t.Error("counters are shared")
 			}
 		}
@@ -512,7 +513,7 @@ func BenchmarkFastAnswer(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		w, buf := <-next, make([]byte, 0, fastpath.MaxPacket)
 		for pb.Next() {
-			if _, _, why := s.answer(w, p, buf, s.clock); why != understood {
+			if _, _, why := s.answer(w, p, buf, s.clock); why != meters.Understood {
 				b.Error(why)
 			}
 		}

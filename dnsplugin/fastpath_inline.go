@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -77,11 +78,11 @@ type chainQuery struct {
 
 // likely reports whether the chain has the answer to a in its cache, and so
 // need not wait for anybody.
-func (f *fastServer) likely(a *asked, why declined, now time.Time) bool {
+func (f *fastServer) likely(a *asked, why meters.Reason, now time.Time) bool {
 	switch why {
-	case shuffling, tooLong:
+	case meters.Shuffle, meters.TooLong:
 		return true
-	case otherZone:
+	case meters.OtherZone:
 	default:
 		return false
 	}

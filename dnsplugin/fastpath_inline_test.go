@@ -128,7 +128,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 	_ = c.SetDeadline(time.Now().Add(inTime))
 	// What comes while the worker can't go on is one batch.
 	w := s.fast().workers[0]
-	w.mu.Lock()
+	w.Mu.Lock()
 	for i, name := range names {
 		r := question(name, dns.TypeA)
 		r.Id = uint16(i)
@@ -137,7 +137,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.mu.Unlock()
+	w.Mu.Unlock()
 	next := func() uint16 {
 		t.Helper()
 		buf, m := make([]byte, 512), new(dns.Msg)

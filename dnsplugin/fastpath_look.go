@@ -3,6 +3,7 @@ package dnsplugin
 import (
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
@@ -24,7 +25,7 @@ type asked struct {
 	key  []byte    // set with zone
 	hash uint64    // of key; set if seek is
 	seek bool      // the zone has a cache: why is understood, or otherZone
-	why  declined
+	why  meters.Reason
 
 	// What the table seems to have, see hasten.
 	denial, success *store.Entry
@@ -35,7 +36,7 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 	a.zone, a.denial, a.success, a.seek = nil, nil, nil, false
 	q := &a.q
 	if r := wire.ParseQuery(pkt, q); r != wire.OK {
-		a.why = declined(r)
+		a.why = meters.Reason(r)
 		return
 	}
 	a.key = wire.AppendKey(buf, q.Name(pkt), q.Type, q.Class, q.DO, q.CD)
@@ -43,15 +44,15 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 	a.zone = z
 	switch {
 	case z == nil:
-		a.why = otherZone
+		a.why = meters.OtherZone
 		return
 	case z.why != "" && !(z.watched && f.unwatched.Load()):
-		a.why = otherZone
+		a.why = meters.OtherZone
 		a.seek = z.sides != nil
 	case q.Type == dns.TypeDS:
-		a.why = typeDS
+		a.why = meters.TypeDS
 	default:
-		a.why = understood
+		a.why = meters.Understood
 		a.seek = true
 	}
 	if a.seek {

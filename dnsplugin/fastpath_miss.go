@@ -8,26 +8,28 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock/penstock/dnsplugin/internal/admission"
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // chainLimits bound the queries of one address that are in the plugin chain,
 // or wait for it. Each that runs is a goroutine of 16 to 20 KiB, one that waits
 // takes 400 bytes: 120 MiB at most, while sources are silent.
-var chainLimits = admissionLimits{
+var chainLimits = admission.Limits{
 	// With a source that takes 20 ms that is 100,000 misses a second; a listener
 	// with one zone gets four fifths.
-	quick: 2560,
+	Quick: 2560,
 	// Silent sources hold a query for 2 to 6 s.
-	long:    3072,
-	reserve: 512,
-	queued:  8192,
-	groups:  8192,
+	Long:    3072,
+	Reserve: 512,
+	Queued:  8192,
+	Groups:  8192,
 	// Slower than most answers from the far side of the world.
-	longAfter: 100 * time.Millisecond,
+	LongAfter: 100 * time.Millisecond,
 	// Stub resolvers ask again after 5 s, other servers after 2 s.
-	wait: time.Second,
+	Wait: time.Second,
 }
 
 const (
@@ -49,7 +51,7 @@ const (
 
 // job is a query for the chain. It has copies of everything.
 type job struct {
-	place
+	admission.Place
 	packet []byte
 	origin fastpath.Origin // if conn is nil
 	conn   *fastpath.Conn  // held until the job is over
@@ -88,7 +90,7 @@ type backlog struct {
 	server *fastServer
 
 	mu        sync.Mutex // guards all below; held for a few map and list operations
-	admission *admission
+	admission *admission.Control
 	waiters   map[string]*waiting // by key; an entry for each key with leaders in here
 	waits     int                 // in all of them
 	after     int                 // goroutines that still run though their query is answered
@@ -114,7 +116,7 @@ type waiting struct {
 }
 
 func newBacklog(f *fastServer) *backlog {
-	return &backlog{server: f, waiters: map[string]*waiting{}, admission: newAdmission(chainLimits)}
+	return &backlog{server: f, waiters: map[string]*waiting{}, admission: admission.New(chainLimits)}
 }
 
 // busy reports whether goroutines are at work.
@@ -146,9 +148,9 @@ func (b *backlog) offer(j *job) bool {
 		return true
 	}
 	b.placeLocked(j)
-	b.startQueuedLocked(now, probes)
-	if !b.admission.begin(&j.place, now) {
-		b.admission.leave(&j.place)
+	b.startQueuedLocked(now, admission.Probes)
+	if !b.admission.Begin(&j.Place, now) {
+		b.admission.Leave(&j.Place)
 		b.leaderGoneLocked(j)
 		b.counted.atOnce++
 		return false
@@ -192,17 +194,17 @@ func (b *backlog) joinLocked(j *job, now time.Time) (joined bool) {
 // enqueueLocked lets j run now or later.
 func (b *backlog) enqueueLocked(j *job, now time.Time) {
 	b.placeLocked(j)
-	b.startQueuedLocked(now, probes)
+	b.startQueuedLocked(now, admission.Probes)
 	switch {
-	case b.admission.begin(&j.place, now):
+	case b.admission.Begin(&j.Place, now):
 		b.runLocked(j)
-	case j.cached && b.admission.beginAtOnce(&j.place, now):
+	case j.cached && b.admission.BeginAtOnce(&j.Place, now):
 		j.atOnce = true
 		b.counted.atOnce++
 		b.runLocked(j)
 	default:
 		b.counted.queued++
-		b.admission.wait(&j.place, now)
+		b.admission.Wait(&j.Place, now)
 		b.shedLocked()
 		b.tickLocked()
 	}
@@ -210,29 +212,29 @@ func (b *backlog) enqueueLocked(j *job, now time.Time) {
 
 // placeLocked gives j its place in the groups of its name.
 func (b *backlog) placeLocked(j *job) {
-	if j.known() {
+	if j.Known() {
 		return
 	}
-	j.owner = j
+	j.Owner = j
 	var buf [wire.MaxNameLen]byte
 	name, zone, zoneLen := wire.AppendName(buf[:0], j.packet), noZone, 1
 	if z := b.server.blockOf(name); z != nil {
-		zone, zoneLen = z.index, len(z.suffix)
+		zone, zoneLen = z.Index, len(z.suffix)
 	}
-	b.admission.place(&j.place, zone, name, zoneLen)
+	b.admission.Assign(&j.Place, zone, name, zoneLen)
 }
 
 // startQueuedLocked starts those that have waited, as far as there is room.
 func (b *backlog) startQueuedLocked(now time.Time, groups int) {
-	for p := b.admission.next(now, groups); p != nil; p = b.admission.next(now, groups) {
+	for p := b.admission.StartNext(now, groups); p != nil; p = b.admission.StartNext(now, groups) {
 		b.runLocked(jobOf(p))
 	}
 	b.shedLocked()
 }
 
 // jobOf returns the job whose place p is.
-func jobOf(p *place) *job {
-	j, _ := p.owner.(*job)
+func jobOf(p *admission.Place) *job {
+	j, _ := p.Owner.(*job)
 	return j
 }
 
@@ -243,7 +245,7 @@ func (b *backlog) runLocked(j *job) {
 
 // tickLocked makes sure that those who wait are looked at.
 func (b *backlog) tickLocked() {
-	if b.ticking || b.admission.queued == 0 {
+	if b.ticking || b.admission.Queued == 0 {
 		return
 	}
 	b.ticking = true
@@ -276,7 +278,7 @@ func (b *backlog) startTransferLocked(j *job) {
 
 // shedLocked forgets the jobs that the admission has dropped.
 func (b *backlog) shedLocked() {
-	for _, p := range b.admission.takeDropped() {
+	for _, p := range b.admission.TakeDropped() {
 		b.counted.shed++
 		jobOf(p).done()
 		b.leaderGoneLocked(jobOf(p))
@@ -309,7 +311,7 @@ func (b *backlog) run(j *job) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if j.state == placeIdle {
+	if j.State == admission.Idle {
 		b.after--
 		if b.after < unwatchAt/4 {
 			b.server.unwatched.Store(false)
@@ -361,9 +363,9 @@ func (b *backlog) settle(j *job, back bool) bool {
 // releaseLocked ends the part of j in the admission and lets others begin.
 func (b *backlog) releaseLocked(j *job) {
 	now := b.server.now()
-	b.admission.end(&j.place, now)
+	b.admission.End(&j.Place, now)
 	b.pending.Add(-1)
-	b.startQueuedLocked(now, probes)
+	b.startQueuedLocked(now, admission.Probes)
 }
 
 // landed answers jobs, which have waited for a leader of key.
@@ -409,8 +411,8 @@ func (b *backlog) takeCounts() backlogCounts {
 func (b *backlog) levels() (quick, long, after, queued int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.admission.age(b.server.now())
-	return b.admission.quick, b.admission.long, b.after, b.admission.queued
+	b.admission.Age(b.server.now())
+	return b.admission.Quick, b.admission.Long, b.after, b.admission.Queued
 }
 
 // late answers a job that has waited, from the cache if it can.
@@ -419,18 +421,18 @@ func (f *fastServer) late(j *job, buf []byte) bool {
 	if j.conn != nil {
 		w = f.streams[len(f.streams)-1]
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.Mu.Lock()
+	defer w.Mu.Unlock()
 	reply, a, why := f.answer(w, j.packet, buf, f.now())
-	if why != understood {
+	if why != meters.Understood {
 		return false
 	}
 	z := a.zone
-	if z.counted {
-		w.count(&z.meterZone, &a.q, len(j.packet), j.ipv4)
-		w.lasted(0)
+	if z.Counted {
+		w.CountQuery(&z.Zone, &a.q, len(j.packet), j.ipv4)
+		w.CountDuration(0)
 	}
-	w.waited(&z.meterZone, w.kind)
+	w.CountWait(&z.Zone, w.kind)
 	if err := j.send(reply); err != nil {
 		f.debugf("reply to %s: %v", j.peer(), err)
 	}

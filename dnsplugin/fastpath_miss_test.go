@@ -15,6 +15,9 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/penstock/penstock/dnsplugin/internal/admission"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // gated is a source that answers when it is told to.
@@ -35,7 +38,7 @@ func gated() (src *source, open func()) {
 func (b *backlog) counts() (running, queued, waits int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.admission.quick + b.admission.long, b.admission.queued, b.waits
+	return b.admission.Quick + b.admission.Long, b.admission.Queued, b.waits
 }
 
 // fill makes the chain look full until the end of the test, or until empty is
@@ -44,17 +47,17 @@ func (b *backlog) fill(t *testing.T) (empty func()) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was := b.admission.limits
-	b.admission.limits.quick = b.admission.quick
-	b.admission.limits.wait = time.Hour
+	was := b.admission.Limits
+	b.admission.Limits.Quick = b.admission.Quick
+	b.admission.Limits.Wait = time.Hour
 	empty = func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.admission.limits.wait = 0
-		for b.admission.queued > 0 {
-			b.startQueuedLocked(b.server.now(), probes)
+		b.admission.Limits.Wait = 0
+		for b.admission.Queued > 0 {
+			b.startQueuedLocked(b.server.now(), admission.Probes)
 		}
-		b.admission.limits = was
+		b.admission.Limits = was
 	}
 	t.Cleanup(empty)
 	return empty
@@ -111,7 +114,7 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 	// They count as misses that waited, as in the chain.
 	f.retireForTest()
 	m := s.metersOf()
-	if got := value(t, m.coalesced); got < float64(clients*each-leaders) {
+	if got := value(t, m.Coalesced); got < float64(clients*each-leaders) {
 		t.Errorf("coalesced %v", got)
 	}
 }
@@ -153,11 +156,11 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 	for range 6 { // a leader with 5 that wait for it
 		b.submit(lead())
 	}
-	for i := 0; b.counted.shed == 0 && i < chainLimits.queued; i++ {
+	for i := 0; b.counted.shed == 0 && i < chainLimits.Queued; i++ {
 		b.submit(query(i))
 	}
 	running, queued, waits := b.counts()
-	if n := b.takeCounts(); running != 0 || queued < chainLimits.queued*3/4 || queued >= chainLimits.queued || waits != 0 || n.shed != 6 || len(b.waiters) != 0 {
+	if n := b.takeCounts(); running != 0 || queued < chainLimits.Queued*3/4 || queued >= chainLimits.Queued || waits != 0 || n.shed != 6 || len(b.waiters) != 0 {
 		t.Errorf("%d running, %d queued, %d wait, %+v", running, queued, waits, n)
 	}
 }
@@ -191,7 +194,7 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 func (f *fastServer) retireForTest() { published.flush() }
 
 // metersOf returns the meters of the cache of the first zone.
-func (s *testServer) metersOf() *meters { return s.fast().zones[0].meters }
+func (s *testServer) metersOf() *meters.Meters { return s.fast().zones[0].meters }
 
 // A reload while queries come loses none of them, keeps the sockets, and goes
 // on with the new configuration; one that fails changes nothing.

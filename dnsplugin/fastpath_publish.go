@@ -11,6 +11,8 @@ import (
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // What the workers have counted is added to the series of Prometheus when
@@ -20,14 +22,14 @@ import (
 // published are the servers of the fast path of this process. It is no part
 // of a Cache because the registry and the series are none either: they go on
 // counting over reloads.
-var published = publisher{bulks: map[string]map[string]*bulk{}}
+var published = publisher{bulks: map[string]map[string]*meters.Histogram{}}
 
 type publisher struct {
 	mu      sync.Mutex // guards all below
 	servers []*fastServer
-	bulks   map[string]map[string]*bulk // histograms by family and labels, see labelKey
-	hooked  bool                        // CoreDNS's own families are ours to collect
-	drains  bool                        // a call of gather is due
+	bulks   map[string]map[string]*meters.Histogram // histograms by family and labels, see labelKey
+	hooked  bool                                    // CoreDNS's own families are ours to collect
+	drains  bool                                    // a call of gather is due
 	vec     *fastVectors
 }
 
@@ -66,22 +68,22 @@ type fastVectors struct {
 	ended      *prometheus.CounterVec
 }
 
-func newFastVectors(r registrar) (*fastVectors, error) {
+func newFastVectors(r meters.Registrar) (*fastVectors, error) {
 	v := &fastVectors{}
 	for _, err := range []error{
-		r.counter(&v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
-		r.counter(&v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
-		r.counter(&v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
-		r.counter(&v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
-		r.gauge(&v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
-		r.counter(&v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
-		r.gauge(&v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
-		r.counter(&v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
-		r.gauge(&v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
-		r.gauge(&v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
-		r.gauge(&v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
-		r.gauge(&v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
-		r.counter(&v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
+		r.Counter(&v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
+		r.Counter(&v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
+		r.Counter(&v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
+		r.Counter(&v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
+		r.Gauge(&v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
+		r.Counter(&v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
+		r.Gauge(&v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
+		r.Counter(&v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
+		r.Gauge(&v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
+		r.Gauge(&v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
+		r.Gauge(&v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
+		r.Gauge(&v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
+		r.Counter(&v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
 	} {
 		if err != nil {
 			return nil, err
@@ -97,7 +99,7 @@ func (f *fastServer) publish() {
 	defer p.mu.Unlock()
 	p.servers = append(p.servers, f)
 	p.drainAgainLocked()
-	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return (z.why == "" || z.watched) && z.counted })
+	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return (z.why == "" || z.watched) && z.Counted })
 	if counted && !p.hooked {
 		p.hooked = true
 		p.hook(prometheus.DefaultRegisterer)
@@ -133,7 +135,7 @@ func (p *publisher) register() error {
 	if p.vec != nil {
 		return nil
 	}
-	vec, err := newFastVectors(registrar{prometheus.DefaultRegisterer, p.flush})
+	vec, err := newFastVectors(meters.Registrar{Into: prometheus.DefaultRegisterer, Flush: p.flush})
 	if err == nil {
 		p.vec = vec
 	}
@@ -164,14 +166,14 @@ func (p *publisher) describe(addr string, zones map[string][]*dnsserver.Config, 
 func (p *publisher) hook(reg prometheus.Registerer) {
 	for _, c := range []prometheus.Collector{vars.RequestCount, vars.RequestDo, vars.ResponseRcode} {
 		if reg.Unregister(c) {
-			reg.MustRegister(upToDate{c, p.flush})
+			reg.MustRegister(meters.UpToDate{Collector: c, Flush: p.flush})
 		}
 	}
 	for family, vec := range map[string]*prometheus.HistogramVec{
 		familyDuration: vars.RequestDuration, familyRequest: vars.RequestSize, familyResponse: vars.ResponseSize,
 	} {
 		if reg.Unregister(vec) {
-			reg.MustRegister(&withBulk{vec: vec, ours: func() map[string]*bulk { return p.bulksOf(family) }})
+			reg.MustRegister(&meters.Merged{Vec: vec, Ours: func() map[string]*meters.Histogram { return p.bulksOf(family) }})
 		}
 	}
 }
@@ -287,32 +289,32 @@ func (p *publisher) connSeries(f *fastServer) {
 
 // drainWorker adds what w has counted.
 func (p *publisher) drainWorker(f *fastServer, w *fastWorker, proto string) {
-	w.mu.Lock()
-	full := w.cur
-	w.cur, w.spare = w.spare, nil
-	w.mu.Unlock()
+	w.Mu.Lock()
+	full := w.Cur
+	w.Cur, w.Spare = w.Spare, nil
+	w.Mu.Unlock()
 	p.drain(f, full, proto)
-	w.spare = full
+	w.Spare = full
 }
 
 // drain adds c to the series of f and leaves it empty.
-func (p *publisher) drain(f *fastServer, c *fastCounts, proto string) {
-	for why, n := range c.why {
+func (p *publisher) drain(f *fastServer, c *meters.CounterSet, proto string) {
+	for why, n := range c.Why {
 		if n > 0 && p.vec != nil {
-			p.vec.declined.WithLabelValues(f.addr, declined(why).String()).Add(float64(n))
+			p.vec.declined.WithLabelValues(f.addr, meters.Reason(why).String()).Add(float64(n))
 		}
 	}
-	clear(c.why[:])
-	if c.batches > 0 && p.vec != nil {
-		p.vec.batches.WithLabelValues(f.addr).Add(float64(c.batches))
+	clear(c.Why[:])
+	if c.Batches > 0 && p.vec != nil {
+		p.vec.batches.WithLabelValues(f.addr).Add(float64(c.Batches))
 	}
-	c.batches = 0
-	for i, zc := range c.zones {
+	c.Batches = 0
+	for i, zc := range c.Zones {
 		switch {
 		case zc == nil:
-		case zc.success+zc.denial == 0:
-			c.zones[i] = nil // another zone may have the room
-			c.own--
+		case zc.Success+zc.Denial == 0:
+			c.Zones[i] = nil // another zone may have the room
+			c.Own--
 		default:
 			p.zoneSeries(f, f.zones[i], zc, proto)
 		}
@@ -320,22 +322,22 @@ func (p *publisher) drain(f *fastServer, c *fastCounts, proto string) {
 }
 
 // zoneSeries adds zc, which has hits in z, to the series and leaves it empty.
-func (p *publisher) zoneSeries(f *fastServer, z *fastZone, zc *zoneCounts, proto string) {
+func (p *publisher) zoneSeries(f *fastServer, z *fastZone, zc *meters.ZoneCounts, proto string) {
 	p.cacheSeries(z, zc)
-	if z.counted {
+	if z.Counted {
 		p.querySeries(f.addr, z, zc, proto)
 	}
-	*zc = zoneCounts{}
+	*zc = meters.ZoneCounts{}
 }
 
 // drainShared adds what workers have counted in common.
-func (p *publisher) drainShared(f *fastServer, shared []sharedCounts, proto string) {
+func (p *publisher) drainShared(f *fastServer, shared []meters.SharedCounts, proto string) {
 	for i := range shared {
 		s := &shared[i]
-		s.mu.Lock()
-		zc := s.counts
-		s.counts = nil
-		s.mu.Unlock()
+		s.Mu.Lock()
+		zc := s.Counts
+		s.Counts = nil
+		s.Mu.Unlock()
 		if zc != nil {
 			p.zoneSeries(f, f.zones[i], zc, proto)
 		}
@@ -343,44 +345,44 @@ func (p *publisher) drainShared(f *fastServer, shared []sharedCounts, proto stri
 }
 
 // cacheSeries adds to the families of the cache.
-func (p *publisher) cacheSeries(z *fastZone, zc *zoneCounts) {
+func (p *publisher) cacheSeries(z *fastZone, zc *meters.ZoneCounts) {
 	m := z.meters
-	m.requests.Add(float64(zc.success + zc.denial))
-	m.success.hits.Add(float64(zc.success - zc.coalescedSuccess))
-	m.denial.hits.Add(float64(zc.denial - zc.coalescedDenial))
-	m.misses.Add(float64(zc.coalescedSuccess + zc.coalescedDenial))
-	m.coalesced.Add(float64(zc.coalescedSuccess + zc.coalescedDenial))
-	m.stale.Add(float64(zc.stale))
+	m.Requests.Add(float64(zc.Success + zc.Denial))
+	m.Success.Hits.Add(float64(zc.Success - zc.CoalescedSuccess))
+	m.Denial.Hits.Add(float64(zc.Denial - zc.CoalescedDenial))
+	m.Misses.Add(float64(zc.CoalescedSuccess + zc.CoalescedDenial))
+	m.Coalesced.Add(float64(zc.CoalescedSuccess + zc.CoalescedDenial))
+	m.Stale.Add(float64(zc.Stale))
 }
 
 // querySeries adds to the families of the prometheus plugin.
-func (p *publisher) querySeries(server string, z *fastZone, zc *zoneCounts, proto string) {
+func (p *publisher) querySeries(server string, z *fastZone, zc *meters.ZoneCounts, proto string) {
 	const view = ""
-	for t, byFamily := range zc.types {
+	for t, byFamily := range zc.Types {
 		name := "other"
-		if typeNames[t] != dns.TypeNone {
-			name = dns.Type(typeNames[t]).String()
+		if meters.TypeNames[t] != dns.TypeNone {
+			name = dns.Type(meters.TypeNames[t]).String()
 		}
 		for family, n := range byFamily {
 			if n > 0 {
-				vars.RequestCount.WithLabelValues(server, z.metricsIn, view, proto, [families]string{"1", "2"}[family], name).Add(float64(n))
+				vars.RequestCount.WithLabelValues(server, z.metricsIn, view, proto, [meters.IPFamilies]string{"1", "2"}[family], name).Add(float64(n))
 			}
 		}
 	}
-	if zc.do > 0 {
-		vars.RequestDo.WithLabelValues(server, z.metricsIn, view).Add(float64(zc.do))
+	if zc.DO > 0 {
+		vars.RequestDo.WithLabelValues(server, z.metricsIn, view).Add(float64(zc.DO))
 	}
-	for rcode, n := range zc.rcodes {
+	for rcode, n := range zc.Rcodes {
 		if n > 0 {
 			vars.ResponseRcode.WithLabelValues(server, z.metricsIn, view, dns.RcodeToString[rcode], z.next).Add(float64(n))
 		}
 	}
 	vars.RequestDuration.WithLabelValues(server, z.metricsIn, view)
-	p.bulk(familyDuration, server, z.metricsIn, view).addDurations(&zc.durations)
+	p.bulk(familyDuration, server, z.metricsIn, view).AddDurations(&zc.Durations)
 	vars.RequestSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyRequest, server, z.metricsIn, view, proto).addSizes(&zc.requests, zc.asked[:])
+	p.bulk(familyRequest, server, z.metricsIn, view, proto).AddSizes(&zc.Requests, zc.Asked[:])
 	vars.ResponseSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyResponse, server, z.metricsIn, view, proto).addSizes(&zc.responses, zc.answered[:])
+	p.bulk(familyResponse, server, z.metricsIn, view, proto).AddSizes(&zc.Responses, zc.Answered[:])
 }
 
 // The histograms of the prometheus plugin, with their labels as they are
@@ -393,32 +395,32 @@ const (
 
 // bulksOf returns copies of the histograms of a family, with all that has been
 // counted.
-func (p *publisher) bulksOf(family string) map[string]*bulk {
+func (p *publisher) bulksOf(family string) map[string]*meters.Histogram {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gather()
-	all := map[string]*bulk{}
+	all := map[string]*meters.Histogram{}
 	for key, b := range p.bulks[family] {
-		all[key] = b.clone()
+		all[key] = b.Clone()
 	}
 	return all
 }
 
 // bulk returns the histogram of a label set. proto may be left out.
-func (p *publisher) bulk(family, server, zone, view string, proto ...string) *bulk {
-	key := labelKey(append(append([]string{}, proto...), server, view, zone)) // sorted by label name
+func (p *publisher) bulk(family, server, zone, view string, proto ...string) *meters.Histogram {
+	key := meters.LabelKey(append(append([]string{}, proto...), server, view, zone)) // sorted by label name
 	byLabels := p.bulks[family]
 	if byLabels == nil {
-		byLabels = map[string]*bulk{}
+		byLabels = map[string]*meters.Histogram{}
 		p.bulks[family] = byLabels
 	}
 	b := byLabels[key]
 	if b == nil {
-		bounds := sizeBounds
+		bounds := meters.SizeBounds
 		if family == familyDuration {
 			bounds = plugin.TimeBuckets
 		}
-		b = newBulk(bounds)
+		b = meters.NewHistogram(bounds)
 		byLabels[key] = b
 	}
 	return b

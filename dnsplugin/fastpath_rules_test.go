@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // A source that is dead for an hour: all warm names are answered all the time,
@@ -78,7 +79,7 @@ func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 	defer c.Close()
 	b := s.fast().backlog
 	b.mu.Lock()
-	b.admission.limits.quick, b.admission.limits.long = 8, 8 // few run at all
+	b.admission.Limits.Quick, b.admission.Limits.Long = 8, 8 // few run at all
 	b.mu.Unlock()
 	full := func() bool {
 		b.mu.Lock()
@@ -120,7 +121,7 @@ func remember(t *testing.T, c *Cache, r *dns.Msg) {
 	if !ok {
 		t.Fatal("no key")
 	}
-	rec := &recorder{cache: c, req: r, id: id.Clone(), meters: c.meters.of("")}
+	rec := &recorder{cache: c, req: r, id: id.Clone(), meters: c.meters.Of("")}
 	rec.keep(m)
 }
 
@@ -323,7 +324,7 @@ func BenchmarkHitWithADeadSource(b *testing.B) {
 			for b.Loop() {
 				begin := time.Now()
 				for range chunk {
-					if _, _, why := s.answer(w, p, buf, s.clock); why != understood {
+					if _, _, why := s.answer(w, p, buf, s.clock); why != meters.Understood {
 						b.Fatal(why)
 					}
 				}

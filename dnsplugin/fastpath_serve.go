@@ -16,6 +16,7 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -38,7 +39,7 @@ type fastServer struct {
 	backlog *backlog
 
 	// What workers count of zones that they have no counters of their own for.
-	sharedUDP, sharedTCP []sharedCounts
+	sharedUDP, sharedTCP []meters.SharedCounts
 	udp                  *fastpath.Group
 
 	// Of TCP, see fastpath_tcp.go.
@@ -60,13 +61,13 @@ type fastZone struct {
 	sides  *sides.Sides   // of the cache; nil if the zone has none
 	only   sides.Suffixes // if not all: names that may be in the cache
 	never  sides.Suffixes // names that must not come from the cache
-	meters *meters        // of the cache, for this server
+	meters *meters.Meters // of the cache, for this server
 }
 
 // fastWorker is what one worker has for itself.
 type fastWorker struct {
 	_ [128]byte
-	fastStats
+	meters.Counters
 	tcp   bool        // serves connections
 	id    sides.Ident // for a look-up that is not of a batch
 	kind  sides.Kind  // the side of the latest hit
@@ -87,7 +88,7 @@ type fastWorker struct {
 func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
 	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.now, ctx: chainContext(s)}
 	for i, p := range plans {
-		p.index = i
+		p.Index = i
 		z := &fastZone{zonePlan: p}
 		var err error
 		if z.suffix, err = sides.Suffix(p.zone); err != nil {
@@ -101,7 +102,7 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 		if p.why != "" && !p.watched {
 			continue
 		}
-		z.meters = p.cache.meters.of(s.Addr)
+		z.meters = p.cache.meters.Of(s.Addr)
 		if z.only, err = sides.NewSuffixes(p.cache.zones); err != nil {
 			return nil, err
 		}
@@ -165,9 +166,9 @@ func (f *fastServer) newWorker(tcp bool) *fastWorker {
 		shared = &f.sharedTCP
 	}
 	if *shared == nil {
-		*shared = make([]sharedCounts, len(f.zones))
+		*shared = make([]meters.SharedCounts, len(f.zones))
 	}
-	w.init(len(f.zones), *shared)
+	w.Init(len(f.zones), *shared)
 	return w
 }
 
@@ -176,16 +177,16 @@ func (f *fastServer) Serve(worker int, b *fastpath.Batch) bool {
 	w := f.workers[worker]
 	// Nobody but the publisher of metrics ever wants this lock, for as long as
 	// it takes to exchange two pointers.
-	w.mu.Lock()
-	w.cur.batches++
+	w.Mu.Lock()
+	w.Cur.Batches++
 	now := f.now()
 	busy := false
 	for first := 0; first < b.Len(); first += chunk {
 		busy = f.serve(w, b, first, min(chunk, b.Len()-first), now) || busy
 	}
 	end := f.now()
-	w.lasted(end.Sub(now))
-	w.mu.Unlock()
+	w.CountDuration(end.Sub(now))
+	w.Mu.Unlock()
 	if !w.turn.run(b) {
 		return false
 	}
@@ -223,21 +224,21 @@ func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now t
 	for i := range all {
 		a, pkt := &all[i], b.Packet(first+i)
 		reply, why := f.find(w, a, pkt, b.Buffer(), now)
-		if why == refreshing {
+		if why == meters.Refresh {
 			if f.offer(w, a, pkt, b, first+i) {
 				busy = true
 				continue
 			}
 			reply, why = f.findAtOnce(w, a, pkt, b.Buffer(), now)
 		}
-		if why == understood {
+		if why == meters.Understood {
 			b.Reply(first+i, len(reply))
-			if a.zone.counted {
-				w.count(&a.zone.meterZone, &a.q, len(pkt), b.IPv4(first+i))
+			if a.zone.Counted {
+				w.CountQuery(&a.zone.Zone, &a.q, len(pkt), b.IPv4(first+i))
 			}
 			continue
 		}
-		w.declined(why)
+		w.CountDecline(why)
 		if f.likely(a, why, now) && w.turn.add(b, first+i, &a.q, now) {
 			continue
 		}
@@ -248,7 +249,7 @@ func (f *fastServer) serve(w *fastWorker, b *fastpath.Batch, first, n int, now t
 
 // answer appends the reply to one packet to buf. If it can't, why is not
 // understood; a is the question, as far as it is known.
-func (f *fastServer) answer(w *fastWorker, pkt, buf []byte, now time.Time) (reply []byte, a *asked, why declined) {
+func (f *fastServer) answer(w *fastWorker, pkt, buf []byte, now time.Time) (reply []byte, a *asked, why meters.Reason) {
 	a = &w.asked[0]
 	f.understand(a, pkt, w.keys[0][:0])
 	w.hasten(w.asked[:1])
@@ -259,8 +260,8 @@ func (f *fastServer) answer(w *fastWorker, pkt, buf []byte, now time.Time) (repl
 // find looks the question a of pkt up and appends the reply to buf.
 //
 // Nothing here allocates, locks, or writes what another worker reads.
-func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, declined) {
-	if a.why != understood {
+func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, meters.Reason) {
+	if a.why != meters.Understood {
 		return nil, a.why
 	}
 	z, q := a.zone, &a.q
@@ -269,9 +270,9 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	action, ttl, stale := z.sides.Decide(e, at)
 	switch {
 	case action == sides.Ask:
-		return nil, miss
+		return nil, meters.Miss
 	case action != sides.Serve && !w.atOnce:
-		return nil, refreshing
+		return nil, meters.Refresh
 	}
 	if z.bufsize > 0 && q.OPT {
 		q.UDPSize = min(q.UDPSize, z.bufsize)
@@ -290,15 +291,15 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	if len(ede) > 0 && q.OPT {
 		size += optLen + len(ede) // an OPT that is there before the server adds its own is counted
 	}
-	if !ok || size >= maxPlain && !w.tcp || len(pkt) > maxCounted {
-		return nil, tooLong
+	if !ok || size >= meters.MaxPlain && !w.tcp || len(pkt) > meters.MaxQuery {
+		return nil, meters.TooLong
 	}
 	if z.shuffled && !arrange(&answer, reply, &w.random) {
-		return nil, shuffling
+		return nil, meters.Shuffle
 	}
 	w.kind = kind
-	w.hit(&z.meterZone, kind, answer.Rcode(), size, stale)
-	return reply, understood
+	w.CountHit(&z.Zone, kind, answer.Rcode(), size, stale)
+	return reply, meters.Understood
 }
 
 // zoneOf returns the zone that the name belongs to: the longest one that holds it.
@@ -319,7 +320,7 @@ func (f *fastServer) zoneOf(name []byte) *fastZone {
 
 // findAtOnce is find without asking the source for an entry that should be
 // refreshed, because there is no place in the chain for that.
-func (f *fastServer) findAtOnce(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, declined) {
+func (f *fastServer) findAtOnce(w *fastWorker, a *asked, pkt, buf []byte, now time.Time) ([]byte, meters.Reason) {
 	w.atOnce = true
 	reply, why := f.find(w, a, pkt, buf, now)
 	w.atOnce = false
@@ -338,7 +339,7 @@ func (f *fastServer) blockOf(name []byte) *fastZone {
 }
 
 // decline hands a packet to the chain. It reports whether someone must run for it.
-func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Batch, i int) bool {
+func (f *fastServer) decline(a *asked, why meters.Reason, pkt []byte, b *fastpath.Batch, i int) bool {
 	if len(pkt) < wire.HeaderLen {
 		return false // nothing to reply to: CoreDNS drops it too
 	}
@@ -350,25 +351,25 @@ func (f *fastServer) decline(a *asked, why declined, pkt []byte, b *fastpath.Bat
 // offer hands packet i of b, whose answer is in the cache but should be
 // refreshed, to the chain. It reports false if there is no place for it.
 func (f *fastServer) offer(w *fastWorker, a *asked, pkt []byte, b *fastpath.Batch, i int) bool {
-	j := f.newJob(a, refreshing, pkt)
+	j := f.newJob(a, meters.Refresh, pkt)
 	j.origin, j.ipv4 = b.Origin(i), b.IPv4(i)
 	if !f.backlog.offer(j) {
 		return false
 	}
-	w.declined(refreshing)
+	w.CountDecline(meters.Refresh)
 	return true
 }
 
 // newJob makes a job of a query. The caller says where it came from.
-func (f *fastServer) newJob(a *asked, why declined, pkt []byte) *job {
+func (f *fastServer) newJob(a *asked, why meters.Reason, pkt []byte) *job {
 	j := &job{packet: append(make([]byte, 0, len(pkt)), pkt...)}
-	if (why == miss || why == refreshing) && a.zone.sides.Coalesces(sides.NameOf(a.key), a.q.Type) {
+	if (why == meters.Miss || why == meters.Refresh) && a.zone.sides.Coalesces(sides.NameOf(a.key), a.q.Type) {
 		j.zone, j.key = a.zone, string(appendShapeOf(bytes.Clone(a.key), pkt, &a.q))
 	}
 	switch why {
-	case shuffling, tooLong:
+	case meters.Shuffle, meters.TooLong:
 		j.cached = true
-	case otherZone:
+	case meters.OtherZone:
 		if a.seek {
 			id := a.ident()
 			e, _ := a.zone.sides.Lookup(id.Clone(), a.zone.sides.Instant(f.now()))

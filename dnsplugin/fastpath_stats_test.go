@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -17,7 +18,7 @@ import (
 func manyZones(n, workers int) *fastServer {
 	f := &fastServer{}
 	for i := range n {
-		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{meterZone: meterZone{counted: true, index: i}}})
+		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{Zone: meters.Zone{Counted: true, Index: i}}})
 	}
 	for _, tcp := range []bool{false, true} {
 		for range workers + 1 {
@@ -37,7 +38,7 @@ func manyZones(n, workers int) *fastServer {
 // fastpath_stats.go says.
 func TestCountersStayWithinTheirBound(t *testing.T) {
 	const zones, cpus, bound = 1000, 64, 33 << 20
-	if s := unsafe.Sizeof(zoneCounts{}); s > 5<<10 {
+	if s := unsafe.Sizeof(meters.ZoneCounts{}); s > 5<<10 {
 		t.Errorf("%d bytes for a zone", s)
 	}
 	f := manyZones(zones, cpus)
@@ -48,14 +49,14 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 	for range 2 { // both sets of each worker
 		for _, w := range slices.Concat(f.workers, f.streams) {
 			for _, z := range f.zones {
-				w.hit(&z.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
-				w.count(&z.meterZone, q, 40, true)
+				w.CountHit(&z.Zone, sides.Success, dns.RcodeSuccess, 100, false)
+				w.CountQuery(&z.Zone, q, 40, true)
 			}
-			w.lasted(time.Microsecond)
-			if w.cur.own > ownZones {
-				t.Fatalf("%d zones of its own", w.cur.own)
+			w.CountDuration(time.Microsecond)
+			if w.Cur.Own > meters.OwnZones {
+				t.Fatalf("%d zones of its own", w.Cur.Own)
 			}
-			w.cur, w.spare = w.spare, w.cur
+			w.Cur, w.Spare = w.Spare, w.Cur
 		}
 	}
 	runtime.GC()
@@ -64,22 +65,22 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 		t.Errorf("%d MiB of counters, the bound is %d", grown>>20, bound>>20)
 	}
 	n, asked := uint64(0), uint64(0)
-	add := func(zc *zoneCounts) {
+	add := func(zc *meters.ZoneCounts) {
 		if zc != nil {
-			n += zc.success
-			asked += zc.durations.count
+			n += zc.Success
+			asked += zc.Durations.Count
 		}
 	}
 	for _, w := range slices.Concat(f.workers, f.streams) {
-		for _, c := range []*fastCounts{w.cur, w.spare} {
-			for _, zc := range c.zones {
+		for _, c := range []*meters.CounterSet{w.Cur, w.Spare} {
+			for _, zc := range c.Zones {
 				add(zc)
 			}
 		}
 	}
-	for _, shared := range [][]sharedCounts{f.sharedUDP, f.sharedTCP} {
+	for _, shared := range [][]meters.SharedCounts{f.sharedUDP, f.sharedTCP} {
 		for i := range shared {
-			add(shared[i].counts)
+			add(shared[i].Counts)
 		}
 	}
 	if want := uint64(2 * 2 * (cpus + 1) * zones); n != want || asked != want {
@@ -90,29 +91,29 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 
 // A zone that is not asked for between two scrapes leaves its room to others.
 func TestIdleZonesLeaveTheirCounters(t *testing.T) {
-	f := manyZones(ownZones+1, 1)
+	f := manyZones(meters.OwnZones+1, 1)
 	w := f.workers[0]
-	p := &publisher{bulks: map[string]map[string]*bulk{}}
-	m := cacheOf(t, Config{}, nil).meters.of("dns://192.0.2.1:53")
+	p := &publisher{bulks: map[string]map[string]*meters.Histogram{}}
+	m := cacheOf(t, Config{}, nil).meters.Of("dns://192.0.2.1:53")
 	for _, z := range f.zones {
-		z.meters, z.counted = m, false
-		w.hit(&z.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
+		z.meters, z.Counted = m, false
+		w.CountHit(&z.Zone, sides.Success, dns.RcodeSuccess, 100, false)
 	}
-	last := f.zones[ownZones]
-	if w.cur.zones[last.index] != nil || f.sharedUDP[last.index].counts == nil {
+	last := f.zones[meters.OwnZones]
+	if w.Cur.Zones[last.Index] != nil || f.sharedUDP[last.Index].Counts == nil {
 		t.Error("one zone too many has counters of its own")
 	}
-	p.drain(f, w.cur, "udp")
+	p.drain(f, w.Cur, "udp")
 	p.drainShared(f, f.sharedUDP, "udp")
-	p.drain(f, w.cur, "udp") // nothing in between
-	if w.cur.own != 0 || f.sharedUDP[last.index].counts != nil {
-		t.Errorf("%d are left", w.cur.own)
+	p.drain(f, w.Cur, "udp") // nothing in between
+	if w.Cur.Own != 0 || f.sharedUDP[last.Index].Counts != nil {
+		t.Errorf("%d are left", w.Cur.Own)
 	}
-	w.hit(&last.meterZone, sides.Success, dns.RcodeSuccess, 100, false)
-	if w.cur.zones[last.index] == nil {
+	w.CountHit(&last.Zone, sides.Success, dns.RcodeSuccess, 100, false)
+	if w.Cur.Zones[last.Index] == nil {
 		t.Error("the room is not used")
 	}
-	if got := value(t, m.requests); got != ownZones+1 {
+	if got := value(t, m.Requests); got != meters.OwnZones+1 {
 		t.Errorf("%v requests", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -77,20 +78,20 @@ func (f *fastServer) borrow(hint *uint32) *fastWorker {
 	n := uint32(len(f.streams) - 1) // the last one is for the waiters
 	for range n {
 		w := f.streams[*hint%n]
-		if w.mu.TryLock() {
+		if w.Mu.TryLock() {
 			return w
 		}
 		*hint++
 	}
 	w := f.streams[*hint%n]
-	w.mu.Lock()
+	w.Mu.Lock()
 	return w
 }
 
 // ServeStream implements fastpath.StreamHandler.
 func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served int) {
 	w := f.borrow(&c.Hint)
-	defer w.mu.Unlock()
+	defer w.Mu.Unlock()
 	now := f.now()
 	all := w.asked[:min(b.Len(), chunk)]
 	for i := range all {
@@ -101,48 +102,48 @@ func (f *fastServer) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served in
 	for ; served < len(all) && !b.Full() && !c.Busy(); served++ {
 		a, pkt := &all[served], b.Message(served)
 		reply, why := f.find(w, a, pkt, b.Buffer(), now)
-		if why == refreshing {
+		if why == meters.Refresh {
 			if f.offerStream(w, a, pkt, c, ipv4) {
 				continue
 			}
 			reply, why = f.findAtOnce(w, a, pkt, b.Buffer(), now)
 		}
-		if why != understood {
-			w.declined(why)
+		if why != meters.Understood {
+			w.CountDecline(why)
 			f.declineStream(a, why, pkt, c, ipv4)
 			continue
 		}
 		b.Reply(len(reply))
-		if a.zone.counted {
-			w.count(&a.zone.meterZone, &a.q, len(pkt), ipv4)
+		if a.zone.Counted {
+			w.CountQuery(&a.zone.Zone, &a.q, len(pkt), ipv4)
 		}
 	}
-	w.lasted(f.now().Sub(now))
+	w.CountDuration(f.now().Sub(now))
 	return served
 }
 
 // offerStream is offer for a message of c.
 func (f *fastServer) offerStream(w *fastWorker, a *asked, pkt []byte, c *fastpath.Conn, ipv4 bool) bool {
-	j := f.newJob(a, refreshing, pkt)
+	j := f.newJob(a, meters.Refresh, pkt)
 	j.conn, j.ipv4 = c, ipv4
 	c.Hold()
 	if !f.backlog.offer(j) {
 		c.Done()
 		return false
 	}
-	w.declined(refreshing)
+	w.CountDecline(meters.Refresh)
 	return true
 }
 
 // declineStream hands a message to the chain.
-func (f *fastServer) declineStream(a *asked, why declined, pkt []byte, c *fastpath.Conn, ipv4 bool) {
+func (f *fastServer) declineStream(a *asked, why meters.Reason, pkt []byte, c *fastpath.Conn, ipv4 bool) {
 	if len(pkt) < wire.HeaderLen {
 		return // CoreDNS ignores it too
 	}
 	c.Hold()
 	j := f.newJob(a, why, pkt)
 	j.conn, j.ipv4 = c, ipv4
-	j.transfer = why == declined(wire.MetaType) && (a.q.Type == dns.TypeAXFR || a.q.Type == dns.TypeIXFR)
+	j.transfer = why == meters.Reason(wire.MetaType) && (a.q.Type == dns.TypeAXFR || a.q.Type == dns.TypeIXFR)
 	f.backlog.submit(j)
 }
 

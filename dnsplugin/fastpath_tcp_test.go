@@ -788,14 +788,14 @@ func TestBorrowedWorkersAreNotShared(t *testing.T) {
 	got := make(chan *fastWorker)
 	go func() { got <- b.borrow(&c.Hint) }()
 	for _, w := range all {
-		w.mu.Unlock()
+		w.Mu.Unlock()
 	}
 	w := <-got
-	w.mu.Unlock()
+	w.Mu.Unlock()
 	if again := b.borrow(&c.Hint); again != w {
 		t.Error("a connection does not keep its worker")
 	} else {
-		again.mu.Unlock()
+		again.Mu.Unlock()
 	}
 }
 

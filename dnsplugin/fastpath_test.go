@@ -44,6 +44,8 @@ import (
 	_ "github.com/coredns/coredns/plugin/tsig"
 	_ "github.com/coredns/coredns/plugin/view"
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // sources are the last plugins of the servers of tests, by name: the directive
@@ -261,13 +263,13 @@ func (s *testServer) ask(r *dns.Msg) *dns.Msg {
 func (f *fastServer) declines() map[string]uint64 {
 	all := map[string]uint64{}
 	for _, w := range slices.Concat(f.workers, f.streams) {
-		w.mu.Lock()
-		for why, n := range w.cur.why {
+		w.Mu.Lock()
+		for why, n := range w.Cur.Why {
 			if n > 0 {
-				all[declined(why).String()] += n
+				all[meters.Reason(why).String()] += n
 			}
 		}
-		w.mu.Unlock()
+		w.Mu.Unlock()
 	}
 	return all
 }
@@ -275,21 +277,21 @@ func (f *fastServer) declines() map[string]uint64 {
 // hits returns how many queries were answered without the chain.
 func (f *fastServer) hits() (n uint64) {
 	for _, w := range slices.Concat(f.workers, f.streams) {
-		w.mu.Lock()
-		for _, zc := range w.cur.zones {
+		w.Mu.Lock()
+		for _, zc := range w.Cur.Zones {
 			if zc != nil {
-				n += zc.success + zc.denial
+				n += zc.Success + zc.Denial
 			}
 		}
-		w.mu.Unlock()
+		w.Mu.Unlock()
 	}
-	for _, shared := range [][]sharedCounts{f.sharedUDP, f.sharedTCP} {
+	for _, shared := range [][]meters.SharedCounts{f.sharedUDP, f.sharedTCP} {
 		for i := range shared {
-			shared[i].mu.Lock()
-			if zc := shared[i].counts; zc != nil {
-				n += zc.success + zc.denial
+			shared[i].Mu.Lock()
+			if zc := shared[i].Counts; zc != nil {
+				n += zc.Success + zc.Denial
 			}
-			shared[i].mu.Unlock()
+			shared[i].Mu.Unlock()
 		}
 	}
 	return n

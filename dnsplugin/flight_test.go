@@ -67,7 +67,7 @@ func TestTenThousandSimultaneousMissesAskOnce(t *testing.T) {
 			if s.count() != 1 {
 				t.Errorf("%s: asked %d times", name, s.count())
 			}
-			if n := value(t, c.meters.of("").coalesced); n != 9999 {
+			if n := value(t, c.meters.Of("").Coalesced); n != 9999 {
 				t.Errorf("%s: %v coalesced", name, n)
 			}
 			if len(c.flights.byKey) != 0 || c.flights.waiting != 0 {

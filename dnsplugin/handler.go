@@ -11,6 +11,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
@@ -36,21 +37,21 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	if !ok || !c.responsible(r.Question[0].Name) {
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
-	meters := c.meters.of(metrics.WithServer(ctx))
-	meters.requests.Inc()
+	meters := c.meters.Of(metrics.WithServer(ctx))
+	meters.Requests.Inc()
 
 	now := c.now()
 	e, kind := c.sides.Lookup(&id, c.sides.Instant(now))
 	if e == nil {
 		if cut := c.cutAbove(&id, c.sides.Instant(now)); cut != nil {
-			meters.denial.hits.Inc()
-			meters.cuts.Inc()
+			meters.Denial.Hits.Inc()
+			meters.Cuts.Inc()
 			return c.answerByCut(w, r, cut, &id, now)
 		}
-		meters.misses.Inc()
+		meters.Misses.Inc()
 		return c.miss(ctx, w, r, id.Clone(), meters)
 	}
-	meters.side(kind).hits.Inc()
+	meters.Side(kind).Hits.Inc()
 	return c.hit(ctx, w, r, e, &id, meters, now)
 }
 
@@ -62,7 +63,7 @@ const subnetsBefore = 1000
 // subnet. Once it says so, if nothing else has ever come: clients or a rewrite
 // in the Corefile give all queries one.
 func (c *Cache) passSubnet(server string) {
-	c.meters.of(server).subnets.Inc()
+	c.meters.Of(server).Subnets.Inc()
 	if c.past.Add(1) == subnetsBefore && c.sides.Len() == 0 {
 		clog.NewWithPlugin(c.name).Warningf("The cache of %s is empty after %d queries: each had a client subnet (ECS, RFC 7871), so its answer may be for that subnet alone and is not kept. "+
 			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBefore)
@@ -99,7 +100,7 @@ func hasSubnet(r *dns.Msg) bool {
 }
 
 // miss fetches the answer, or waits for another query that does.
-func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters) (int, error) {
+func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters.Meters) (int, error) {
 	if !c.sides.Coalesces(id.Name(), r.Question[0].Qtype) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
@@ -114,7 +115,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	c.flights.wait(ctx, fl)
 	now := c.now()
 	if e, _ := c.sides.Lookup(id, c.sides.Instant(now)); e != nil {
-		meters.coalesced.Inc()
+		meters.Coalesced.Inc()
 		return c.hit(ctx, w, r, e, id, meters, now)
 	}
 	// The leader's answer is not one to share (truncated, refused, an error).
@@ -122,7 +123,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 }
 
 // fetch asks the next plugin, keeps the answer and sends it to the client.
-func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters, fl *flight) (int, error) {
+func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters.Meters, fl *flight) (int, error) {
 	req := refreshOf(r)
 	rec := &recorder{ResponseWriter: w, cache: c, req: req, id: id, meters: meters, flight: fl, wildcard: wildcardOf(ctx)}
 	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
@@ -146,7 +147,7 @@ func refreshOf(r *dns.Msg) *dns.Msg {
 }
 
 // hit answers r from e.
-func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time) (int, error) {
+func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (int, error) {
 	action, ttl, stale := c.sides.Decide(e, c.sides.Instant(now))
 	if action == sides.AskFirst && !mayVerify(ctx) {
 		action = sides.ServeAndRefresh
@@ -161,7 +162,7 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	case sides.Serve, sides.Ask:
 	}
 	if stale {
-		meters.stale.Inc()
+		meters.Stale.Inc()
 	}
 	if w := e.Wildcard(); w != "" {
 		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return w })

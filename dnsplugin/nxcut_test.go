@@ -71,7 +71,7 @@ func TestNXDOMAINCut(t *testing.T) {
 			if (m.Rcode == dns.RcodeNameError) == tt.asked {
 				t.Errorf("%v", m)
 			}
-			if !tt.asked && (len(m.Ns) != 1 || m.Ns[0].Header().Name != "example.org." || value(t, c.meters.of("").cuts) != 1) {
+			if !tt.asked && (len(m.Ns) != 1 || m.Ns[0].Header().Name != "example.org." || value(t, c.meters.Of("").Cuts) != 1) {
 				t.Errorf("%v", m)
 			}
 		})

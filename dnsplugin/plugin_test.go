@@ -69,7 +69,7 @@ func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 10 IN A 192.0.2.1")
 		c := cacheOf(t, Config{Stale: Stale{UpTo: time.Hour}}, s)
-		m := c.meters.of("")
+		m := c.meters.Of("")
 		ask(t, c, question("example.org.", dns.TypeA))
 		ask(t, c, question("example.org.", dns.TypeA))
 		time.Sleep(20 * time.Second)
@@ -84,15 +84,15 @@ func TestMetrics(t *testing.T) {
 			m    prometheus.Metric
 			want float64
 		}{
-			"requests": {m.requests, 6}, "misses": {m.misses, 3}, "stale": {m.stale, 1}, "prefetches": {m.prefetches, 1}, "drops": {m.drops, 1},
-			"success hits": {m.success.hits, 2}, "denial hits": {m.denial.hits, 1},
-			"success entries": {m.success.entries, 1}, "denial entries": {m.denial.entries, 1},
+			"requests": {m.Requests, 6}, "misses": {m.Misses, 3}, "stale": {m.Stale, 1}, "prefetches": {m.Prefetches, 1}, "drops": {m.Drops, 1},
+			"success hits": {m.Success.Hits, 2}, "denial hits": {m.Denial.Hits, 1},
+			"success entries": {m.Success.Entries, 1}, "denial entries": {m.Denial.Entries, 1},
 		} {
 			if got := value(t, tt.m); got != tt.want {
 				t.Errorf("%s: %v, want %v", name, got, tt.want)
 			}
 		}
-		if b := value(t, m.success.bytes); b < 100 || int64(b) != c.sides.Success.Store.Bytes() {
+		if b := value(t, m.Success.Bytes); b < 100 || int64(b) != c.sides.Success.Store.Bytes() {
 			t.Errorf("%v bytes", b)
 		}
 	})
@@ -112,12 +112,12 @@ func TestFloodOfNamesStaysWithinMaxMem(t *testing.T) {
 			ask(t, c, question("popular.", dns.TypeTXT))
 		}
 	}
-	m := c.meters.of("")
+	m := c.meters.Of("")
 	if b := c.sides.Success.Store.Bytes(); b > MinMaxMemory/2 {
 		t.Errorf("%d bytes", b)
 	}
-	if value(t, m.success.evictions) == 0 || value(t, m.success.hits) != 99 {
-		t.Errorf("%v evictions, %v hits", value(t, m.success.evictions), value(t, m.success.hits))
+	if value(t, m.Success.Evictions) == 0 || value(t, m.Success.Hits) != 99 {
+		t.Errorf("%v evictions, %v hits", value(t, m.Success.Evictions), value(t, m.Success.Hits))
 	}
 }
 
@@ -257,8 +257,8 @@ func TestSecondInstanceTakesOverTheMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.meters.of("x").requests.Inc()
-	if got := value(t, b.meters.of("x").requests); got != 1 {
+	a.meters.Of("x").Requests.Inc()
+	if got := value(t, b.meters.Of("x").Requests); got != 1 {
 		t.Errorf("%v", got)
 	}
 	// Something else under one of the names is an error, not a panic.

@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
@@ -19,7 +20,7 @@ type recorder struct {
 	cache              *Cache
 	req                *dns.Msg // what was asked
 	id                 *sides.Ident
-	meters             *meters
+	meters             *meters.Meters
 	flight             *flight       // to land as soon as the answer is kept; may be nil
 	wildcard           func() string // of the request's metadata; may be nil
 
@@ -92,7 +93,7 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	case v.kind == response.ServerError && !usual(w.req):
 		// One client's odd options must not make a name fail for all.
 	case !w.matches(m):
-		w.meters.drops.Inc()
+		w.meters.Drops.Inc()
 	default:
 		with := beside{ede: ede}
 		if w.wildcard != nil {

@@ -9,13 +9,15 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/admission"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
 // refresh fetches the answer for e anew behind the client's back. stale says
 // that e has ended; then only what RFC 8767 accepts may replace it.
-func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time, stale bool) {
+func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time, stale bool) {
 	if !c.sides.Claim(e, c.sides.Instant(c.now()), stale) {
 		return
 	}
@@ -27,7 +29,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 		hitAt += store.Instant(e.Left(hitAt)) * store.Instant(time.Second)
 	}
 	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
-		meters.prefetches.Inc()
+		meters.Prefetches.Inc()
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 		refreshed := !stale || rec.accepted
@@ -45,7 +47,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 
 // verify asks the source before a stale e is served. done means that the
 // client has been answered; otherwise e is to be served.
-func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters, now time.Time) (done bool, rcode int, err error) {
+func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	track := c.sides.TracksVerify()
 	if track && !c.sides.Claim(e, c.sides.Instant(now), true) {
@@ -133,10 +135,10 @@ func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Conte
 	if c.closed {
 		return false
 	}
-	p := new(place)
-	c.background.place(p, 0, sides.NameOf(id.Key), 1)
-	if !c.background.begin(p, c.now()) {
-		c.background.leave(p)
+	p := new(admission.Place)
+	c.background.Assign(p, 0, sides.NameOf(id.Key), 1)
+	if !c.background.Begin(p, c.now()) {
+		c.background.Leave(p)
 		return false
 	}
 	// The request's metadata may change when the request is over: take a copy.
@@ -152,7 +154,7 @@ func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Conte
 			cancel()
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.background.end(p, c.now())
+			c.background.End(p, c.now())
 		}()
 		f(detached)
 	})

@@ -48,7 +48,7 @@ func TestCacheThatNeverHitsSaysSo(t *testing.T) {
 		if got := strings.Count(out, "each had a client subnet"); got != tt.said {
 			t.Errorf("%s: said %d times: %s", tt.what, got, out)
 		}
-		if got := value(t, c.meters.of("").subnets); got != 2*subnetsBefore+10 {
+		if got := value(t, c.meters.Of("").Subnets); got != 2*subnetsBefore+10 {
 			t.Errorf("%s: %v counted", tt.what, got)
 		}
 	}

@@ -46,10 +46,10 @@ func setup(directive string, c *caddy.Controller) error {
 	}
 	place := fmt.Sprintf("%s:%d", c.File(), c.Line())
 	// Blocks of one zone differ by their views, which are known at startup.
-	block := func() string { return blockOf(directive, c) + " " + ca.meters.view }
+	block := func() string { return blockOf(directive, c) + " " + ca.meters.View }
 	c.OnStartup(func() error {
 		server := dnsserver.GetConfig(c)
-		ca.meters.view = server.ViewName
+		ca.meters.View = server.ViewName
 		for _, h := range server.Handlers() {
 			if other, ok := h.(*Cache); ok && other != ca {
 				return plugin.Error(directive, fmt.Errorf("%s - %s and %s in one server block: both are this cache, keep one", place, directive, other.name))

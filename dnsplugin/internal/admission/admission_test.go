@@ -1,4 +1,4 @@
-package dnsplugin
+package admission
 
 import (
 	"fmt"
@@ -16,9 +16,9 @@ import (
 
 // smallLimits make the shares of scripts easy to see: of 120 long ones a zone
 // gets 96, the names below a top level domain 80, those below two labels 60.
-var smallLimits = admissionLimits{
-	quick: 600, long: 120, reserve: 20, queued: 50, groups: 64,
-	longAfter: 100 * time.Millisecond, wait: time.Second,
+var smallLimits = Limits{
+	Quick: 600, Long: 120, Reserve: 20, Queued: 50, Groups: 64,
+	LongAfter: 100 * time.Millisecond, Wait: time.Second,
 }
 
 // admissionScript plays commands on an admission:
@@ -32,18 +32,18 @@ var smallLimits = admissionLimits{
 //
 // Every result ends with the state.
 type admissionScript struct {
-	*admission
+	*Control
 	now     time.Time
-	running map[string][]*place
-	names   map[*place]string
+	running map[string][]*Place
+	names   map[*Place]string
 	n       int
 }
 
-func newAdmissionScript(l admissionLimits) *admissionScript {
-	return &admissionScript{admission: newAdmission(l), now: time.Unix(1e9, 0), running: map[string][]*place{}, names: map[*place]string{}}
+func newAdmissionScript(l Limits) *admissionScript {
+	return &admissionScript{Control: New(l), now: time.Unix(1e9, 0), running: map[string][]*Place{}, names: map[*Place]string{}}
 }
 
-func (s *admissionScript) place(name string) *place {
+func (s *admissionScript) place(name string) *Place {
 	zone, rest, other := strings.Cut(name, ":")
 	if !other {
 		zone, rest = ".", name
@@ -59,8 +59,8 @@ func (s *admissionScript) place(name string) *place {
 		}
 		return wire.AppendName(nil, p)
 	}
-	p := &place{}
-	s.admission.place(p, len(zone), pack(text), len(pack(zone)))
+	p := &Place{}
+	s.Control.Assign(p, len(zone), pack(text), len(pack(zone)))
 	s.names[p] = name
 	return p
 }
@@ -79,19 +79,19 @@ func (s *admissionScript) run(line string) string {
 			p := s.place(name)
 			var ok bool
 			if f[0] == "cached" {
-				ok = s.beginAtOnce(p, s.now)
+				ok = s.BeginAtOnce(p, s.now)
 			} else {
-				ok = s.begin(p, s.now)
+				ok = s.Begin(p, s.now)
 			}
 			switch {
 			case !ok && f[0] != "ask":
-				s.leave(p)
+				s.Leave(p)
 			case !ok:
-				s.wait(p, s.now)
+				s.Wait(p, s.now)
 				waits++
 			case f[0] == "fast":
 				began++
-				s.end(p, s.now)
+				s.End(p, s.now)
 			default:
 				began++
 				s.running[name] = append(s.running[name], p)
@@ -99,7 +99,7 @@ func (s *admissionScript) run(line string) string {
 		}
 	case "end":
 		for _, p := range s.running[name][:count] {
-			s.end(p, s.now)
+			s.End(p, s.now)
 		}
 		s.running[name] = s.running[name][count:]
 	case "after":
@@ -110,12 +110,12 @@ func (s *admissionScript) run(line string) string {
 		s.now = s.now.Add(d)
 	}
 	if f[0] != "ask" {
-		for p := s.next(s.now, probes); p != nil; p = s.next(s.now, probes) {
+		for p := s.StartNext(s.now, Probes); p != nil; p = s.StartNext(s.now, Probes) {
 			s.running[s.names[p]] = append(s.running[s.names[p]], p)
 			began++
 		}
 	}
-	dropped = len(s.takeDropped())
+	dropped = len(s.TakeDropped())
 	out := fmt.Sprintf("began %d", began)
 	if waits-dropped > 0 {
 		out += fmt.Sprintf(" wait %d", waits)
@@ -123,7 +123,7 @@ func (s *admissionScript) run(line string) string {
 	if dropped > 0 {
 		out += fmt.Sprintf(" dropped %d", dropped)
 	}
-	return out + fmt.Sprintf("; quick %d long %d queued %d", s.quick, s.long, s.queued)
+	return out + fmt.Sprintf("; quick %d long %d queued %d", s.Quick, s.Long, s.Queued)
 }
 
 func TestAdmissionScripts(t *testing.T) {
@@ -227,7 +227,7 @@ func TestAdmissionScripts(t *testing.T) {
 // Whatever is asked: counts hold, nothing is lost, and in the end nothing is left.
 func TestAdmissionInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := admissionLimits{quick: 20, long: 12, reserve: 4, queued: 10, groups: 8, longAfter: 100 * time.Millisecond, wait: time.Second}
+		l := Limits{Quick: 20, Long: 12, Reserve: 4, Queued: 10, Groups: 8, LongAfter: 100 * time.Millisecond, Wait: time.Second}
 		s := newAdmissionScript(l)
 		asked, gone := 0, 0
 		names := []string{".", "a.", "n%.a.", "n%.b.a.", "n%.c.b.a.", "x.:n%.x.", "n%."}
@@ -238,43 +238,43 @@ func TestAdmissionInvariants(t *testing.T) {
 				s.now = s.now.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "ms")) * time.Millisecond)
 			case 1:
 				if all := s.running[name]; len(all) > 0 {
-					s.end(all[0], s.now)
+					s.End(all[0], s.now)
 					s.running[name] = all[1:]
 					gone++
 				}
 			default:
 				p := s.place(name)
 				asked++
-				if s.begin(p, s.now) {
+				if s.Begin(p, s.now) {
 					s.running[name] = append(s.running[name], p)
 				} else {
-					s.wait(p, s.now)
+					s.Wait(p, s.now)
 				}
 			}
-			for p := s.next(s.now, probes); p != nil; p = s.next(s.now, probes) {
+			for p := s.StartNext(s.now, Probes); p != nil; p = s.StartNext(s.now, Probes) {
 				s.running[s.names[p]] = append(s.running[s.names[p]], p)
 			}
-			gone += len(s.takeDropped())
+			gone += len(s.TakeDropped())
 			run := 0
 			for _, all := range s.running {
 				run += len(all)
 			}
-			if run != s.quick+s.long || asked-gone != run+s.queued || s.queued > l.queued || s.quick > l.quick || s.quick+s.long >= 2*(l.long+l.reserve)+l.quick || s.tries > maxTries {
-				t.Fatalf("asked %d gone %d run %d: %+v", asked, gone, run, s.admission)
+			if run != s.Quick+s.Long || asked-gone != run+s.Queued || s.Queued > l.Queued || s.Quick > l.Quick || s.Quick+s.Long >= 2*(l.Long+l.Reserve)+l.Quick || s.tries > maxTries {
+				t.Fatalf("asked %d gone %d run %d: %+v", asked, gone, run, s.Control)
 			}
-			if s.idle > l.groups || len(s.groups) > s.idle+levels*(run+s.queued) {
-				t.Fatalf("%d groups for %d queries", len(s.groups), run+s.queued)
+			if s.idle > l.Groups || len(s.groups) > s.idle+maxLevels*(run+s.Queued) {
+				t.Fatalf("%d groups for %d queries", len(s.groups), run+s.Queued)
 			}
 		}
 		for _, all := range s.running {
 			for _, p := range all {
-				s.end(p, s.now)
+				s.End(p, s.now)
 			}
 		}
 		s.now = s.now.Add(time.Hour)
-		for s.queued > 0 {
-			if p := s.next(s.now, probes); p != nil {
-				s.end(p, s.now)
+		for s.Queued > 0 {
+			if p := s.StartNext(s.now, Probes); p != nil {
+				s.End(p, s.now)
 			}
 		}
 		for _, g := range s.groups {
@@ -282,8 +282,8 @@ func TestAdmissionInvariants(t *testing.T) {
 				t.Fatalf("%+v", g)
 			}
 		}
-		if s.quick != 0 || s.long != 0 || s.first != nil || s.last != nil || len(s.waiting) != 0 {
-			t.Fatalf("%+v", s.admission)
+		if s.Quick != 0 || s.Long != 0 || s.first != nil || s.last != nil || len(s.waiting) != 0 {
+			t.Fatalf("%+v", s.Control)
 		}
 	})
 }
@@ -292,9 +292,9 @@ func TestPlaceQueue(t *testing.T) {
 	t.Parallel()
 	var q placeQueue
 	in, out := 0, 0
-	places := make([]*place, 5000)
+	places := make([]*Place, 5000)
 	for i := range places {
-		places[i] = &place{}
+		places[i] = &Place{}
 	}
 	for round := range 40 {
 		for range 100 {

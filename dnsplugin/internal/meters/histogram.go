@@ -1,4 +1,4 @@
-package dnsplugin
+package meters
 
 import (
 	"maps"
@@ -14,14 +14,14 @@ import (
 // observations of the fast path are kept in histograms of our own, and added
 // to CoreDNS's when those are collected: one series, whoever has answered.
 
-// sizeBounds are the bounds of the classic buckets of sizes in CoreDNS.
-var sizeBounds = []float64{0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16e3, 32e3, 48e3, 64e3}
+// SizeBounds are the bounds of the classic buckets of sizes in CoreDNS.
+var SizeBounds = []float64{0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16e3, 32e3, 48e3, 64e3}
 
 // nativeSchema is the resolution of the native buckets that CoreDNS asks for.
 const nativeSchema = 4
 
-// bulk is a histogram of what the fast path has observed.
-type bulk struct {
+// Histogram is a histogram of what the fast path has observed.
+type Histogram struct {
 	bounds  []float64
 	count   uint64
 	sum     float64
@@ -29,12 +29,13 @@ type bulk struct {
 	native  map[int]int64 // by index of the native bucket
 }
 
-func newBulk(bounds []float64) *bulk {
-	return &bulk{bounds: bounds, classic: make([]uint64, len(bounds)+1), native: map[int]int64{}}
+// NewHistogram returns an empty histogram with classic buckets up to bounds.
+func NewHistogram(bounds []float64) *Histogram {
+	return &Histogram{bounds: bounds, classic: make([]uint64, len(bounds)+1), native: map[int]int64{}}
 }
 
-// addSizes adds sizes, which are above 0, with their native buckets.
-func (b *bulk) addSizes(sizes *sizeCounts, native []uint32) {
+// AddSizes adds sizes, which are above 0, with their native buckets.
+func (b *Histogram) AddSizes(sizes *sizeCounts, native []uint32) {
 	b.sum += float64(sizes.sum)
 	for i, n := range sizes.classic {
 		b.classic[i] += uint64(n)
@@ -47,8 +48,9 @@ func (b *bulk) addSizes(sizes *sizeCounts, native []uint32) {
 	}
 }
 
-func (b *bulk) addDurations(d *durations) {
-	b.count += d.count
+// AddDurations adds d with its native buckets.
+func (b *Histogram) AddDurations(d *durations) {
+	b.count += d.Count
 	b.sum += d.sum
 	for i, n := range d.classic {
 		b.classic[i] += n
@@ -60,15 +62,15 @@ func (b *bulk) addDurations(d *durations) {
 	}
 }
 
-// clone returns a copy for use without the publisher's lock.
-func (b *bulk) clone() *bulk {
+// Clone returns a copy for use without the publisher's lock.
+func (b *Histogram) Clone() *Histogram {
 	c := *b
 	c.classic, c.native = slices.Clone(b.classic), maps.Clone(b.native)
 	return &c
 }
 
 // addTo adds b to h, which has the same bounds.
-func (b *bulk) addTo(h *dto.Histogram) {
+func (b *Histogram) addTo(h *dto.Histogram) {
 	h.SampleCount = new(h.GetSampleCount() + b.count)
 	h.SampleSum = new(h.GetSampleSum() + b.sum)
 	cumulative := uint64(0)
@@ -124,22 +126,22 @@ func spansOf(buckets map[int]int64) (spans []*dto.BucketSpan, deltas []int64) {
 	return spans, deltas
 }
 
-// withBulk collects a family of histograms with the observations of the fast path added.
-type withBulk struct {
-	vec  *prometheus.HistogramVec
-	ours func() map[string]*bulk // by labelKey; the caller may keep it
+// Merged collects a family of histograms with the observations of the fast path added.
+type Merged struct {
+	Vec  *prometheus.HistogramVec
+	Ours func() map[string]*Histogram // by labelKey; the caller may keep it
 }
 
 // Describe implements prometheus.Collector.
-func (h *withBulk) Describe(ch chan<- *prometheus.Desc) { h.vec.Describe(ch) }
+func (h *Merged) Describe(ch chan<- *prometheus.Desc) { h.Vec.Describe(ch) }
 
 // Collect implements prometheus.Collector.
-func (h *withBulk) Collect(ch chan<- prometheus.Metric) {
-	ours := h.ours()
+func (h *Merged) Collect(ch chan<- prometheus.Metric) {
+	ours := h.Ours()
 	theirs := make(chan prometheus.Metric)
 	go func() {
 		defer close(theirs)
-		h.vec.Collect(theirs)
+		h.Vec.Collect(theirs)
 	}()
 	for m := range theirs {
 		out := &dto.Metric{}
@@ -151,7 +153,7 @@ func (h *withBulk) Collect(ch chan<- prometheus.Metric) {
 		for _, l := range out.Label {
 			values = append(values, l.GetValue())
 		}
-		if b := ours[labelKey(values)]; b != nil && out.Histogram != nil {
+		if b := ours[LabelKey(values)]; b != nil && out.Histogram != nil {
 			b.addTo(out.Histogram)
 		}
 		ch <- collected{m.Desc(), out}
@@ -173,5 +175,5 @@ func (c collected) Write(out *dto.Metric) error {
 	return nil
 }
 
-// labelKey joins label values; they are addresses and names without NUL.
-func labelKey(values []string) string { return strings.Join(values, "\x00") }
+// LabelKey joins label values; they are addresses and names without NUL.
+func LabelKey(values []string) string { return strings.Join(values, "\x00") }

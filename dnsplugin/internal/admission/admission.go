@@ -1,4 +1,4 @@
-package dnsplugin
+package admission
 
 import (
 	"encoding/binary"
@@ -31,21 +31,21 @@ import (
 // trying is for groups that were quick, so that names which nobody has ever
 // asked for can't take it all.
 
-// admissionLimits bound what an admission lets in.
-type admissionLimits struct {
-	quick   int // queries that have run for less than longAfter
-	long    int // others, as far as groups have no proof of being quick
-	reserve int // beyond both, for groups that try whether they are quick
-	queued  int // queries that wait
-	groups  int // groups that are remembered though nothing of theirs runs
+// Limits bound what an admission lets in.
+type Limits struct {
+	Quick   int // queries that have run for less than longAfter
+	Long    int // others, as far as groups have no proof of being quick
+	Reserve int // beyond both, for groups that try whether they are quick
+	Queued  int // queries that wait
+	Groups  int // groups that are remembered though nothing of theirs runs
 
-	longAfter time.Duration // from then on a query counts as long
-	wait      time.Duration // a query waits for no longer
+	LongAfter time.Duration // from then on a query counts as long
+	Wait      time.Duration // a query waits for no longer
 }
 
 const (
-	// levels is the zone and up to three labels below it.
-	levels = 4
+	// maxLevels is the zone and up to three labels below it.
+	maxLevels = 4
 	// maxScore bounds what quick answers are worth: an attacker who answers
 	// quickly at first gets so many long queries divided by longCost.
 	maxScore = 1024
@@ -54,16 +54,16 @@ const (
 	// maxTries is how many groups may try at a time when the reserve is used
 	// up: at worst, with tries that all take long, 80 more of them a second.
 	maxTries = 8
-	// relief is how long no group must have been full for the next time to count
+	// pressureGap is how long no group must have been full for the next time to count
 	// as another one, in which proofs are made anew.
-	relief = time.Second
-	// probes is how many groups are looked at to find one to run or to forget.
-	probes = 16
+	pressureGap = time.Second
+	// Probes is how many groups are looked at to find one to run or to forget.
+	Probes = 16
 )
 
-// shares are the multiples of the free places that a group may hold, by level:
+// groupShares are the multiples of the free places that a group may hold, by level:
 // four fifths, two thirds, half and half of a pool that nobody else uses.
-var shares = [levels]int{4, 2, 1, 1}
+var groupShares = [maxLevels]int{4, 2, 1, 1}
 
 // group is what is known about the names below a suffix.
 //
@@ -91,59 +91,60 @@ func (g *group) part(n int) int {
 	return n / 2
 }
 
-// placeState says what a place stands for.
-type placeState uint8
+// State says what a place stands for.
+type State uint8
 
 const (
-	placeIdle placeState = iota
-	placeQueued
-	placeQuick
-	placeLong
+	Idle State = iota
+	Queued
+	Quick
+	Long
 )
 
-// place is one query's part in an admission.
-type place struct {
-	path  [levels]*group
+// Place is one query's part in an admission.
+type Place struct {
+	path  [maxLevels]*group
 	n     int // of path; 0: not known to the admission
-	state placeState
+	State State
 	tries bool      // counted in admission.tries
 	since time.Time // when it began to run or, if it is queued, to wait
-	owner any       // set by the caller; the admission does not look at it
+	Owner any       // set by the caller; the admission does not look at it
 
-	before, after *place // of the list of quick ones, in the order of since
+	before, after *Place // of the list of quick ones, in the order of since
 }
 
-// known reports whether p is in its groups.
-func (p *place) known() bool { return p.n > 0 }
+// Known reports whether p is in its groups.
+func (p *Place) Known() bool { return p.n > 0 }
 
-// admission lets queries in. Its methods must not be called concurrently.
+// Control lets queries in. Its methods must not be called concurrently.
 //
 // Invariants: quick <= limits.quick; quick + long < 2*(limits.long +
 // limits.reserve) + limits.quick; tries <= maxTries; queued is the sum of the
 // groups' queues and <= limits.queued.
-type admission struct {
-	limits      admissionLimits
+type Control struct {
+	Limits      Limits
 	groups      map[string]*group
-	quick, long int
-	queued      int
+	Quick, Long int
+	Queued      int
 	idle        int       // groups that are not in use
 	tries       int       // quick ones that were let in beyond the reserve
 	pressure    int       // how often groups became full
 	fullSince   time.Time // the latest time that one was
-	first, last *place    // of the quick ones
+	first, last *Place    // of the quick ones
 	waiting     []*group  // with a queue, in no order
-	turn        int       // where in waiting to look next
-	dropped     []*place  // taken off the queues since takeDropped
+	nextGroup   int       // where in waiting to look next
+	dropped     []*Place  // taken off the queues since takeDropped
 	scratch     []byte
 }
 
-func newAdmission(l admissionLimits) *admission {
-	return &admission{limits: l, groups: map[string]*group{}}
+// New returns a Control that lets queries in up to l.
+func New(l Limits) *Control {
+	return &Control{Limits: l, groups: map[string]*group{}}
 }
 
-// place makes p the place of a query for name, in wire form and lower case,
+// Assign makes p the place of a query for name, in wire form and lower case,
 // in a zone of the listener whose suffix has zoneLen bytes of it.
-func (a *admission) place(p *place, zone int, name []byte, zoneLen int) {
+func (a *Control) Assign(p *Place, zone int, name []byte, zoneLen int) {
 	head := binary.BigEndian.AppendUint16(a.scratch[:0], uint16(zone))
 	p.n = 0
 	a.join(p, head)
@@ -158,14 +159,14 @@ func (a *admission) place(p *place, zone int, name []byte, zoneLen int) {
 		a.join(p, append(head, 0))
 	}
 	// The full name is no group: random names would be one each.
-	for i := labels - 1; i >= 1 && p.n < levels; i-- {
+	for i := labels - 1; i >= 1 && p.n < maxLevels; i-- {
 		a.join(p, append(head, name[starts[i]:]...))
 	}
 	a.scratch = head
 }
 
 // join adds the group of key to the path of p.
-func (a *admission) join(p *place, key []byte) {
+func (a *Control) join(p *Place, key []byte) {
 	g := a.groups[string(key)]
 	if g == nil {
 		g = &group{key: string(key)}
@@ -179,14 +180,14 @@ func (a *admission) join(p *place, key []byte) {
 }
 
 // forget removes the group with the lowest score of some that are not in use.
-func (a *admission) forget() {
+func (a *Control) forget() {
 	var least *group
 	n := 0
 	for _, g := range a.groups { // starts anywhere
 		if g.refs == 0 && (least == nil || g.score < least.score) {
 			least = g
 		}
-		if n++; n == probes {
+		if n++; n == Probes {
 			break
 		}
 	}
@@ -196,9 +197,9 @@ func (a *admission) forget() {
 	}
 }
 
-// leave takes p out of its groups. Of groups that are not in use only known ones
+// Leave takes p out of its groups. Of groups that are not in use only known ones
 // say anything.
-func (a *admission) leave(p *place) {
+func (a *Control) Leave(p *Place) {
 	for _, g := range p.path[:p.n] {
 		if g.refs--; g.refs > 0 {
 			continue
@@ -207,11 +208,11 @@ func (a *admission) leave(p *place) {
 			delete(a.groups, g.key)
 			continue
 		}
-		if a.idle++; a.idle > a.limits.groups {
+		if a.idle++; a.idle > a.Limits.Groups {
 			a.forget()
 		}
 	}
-	p.n, p.state = 0, placeIdle
+	p.n, p.State = 0, Idle
 }
 
 // admitted is the verdict on a place. The zero value lets it begin.
@@ -223,29 +224,29 @@ type admitted struct {
 }
 
 // judge says whether p may begin.
-func (a *admission) judge(p *place) admitted {
+func (a *Control) judge(p *Place) admitted {
 	v := admitted{full: true, pressed: true}
-	most := a.limits.long + a.limits.reserve
-	if a.quick >= a.limits.quick || a.long >= 2*most {
+	most := a.Limits.Long + a.Limits.Reserve
+	if a.Quick >= a.Limits.Quick || a.Long >= 2*most {
 		return v
 	}
-	free := max(0, a.limits.long-a.quick-a.long)
+	free := max(0, a.Limits.Long-a.Quick-a.Long)
 	v = admitted{}
 	for level, g := range p.path[:p.n] {
 		// As in a slow start, each quick answer lets two more try.
 		proved := g.pressure == a.pressure && g.score > 0 && g.quick < 2*g.score
-		held, share := g.quick+g.long, shares[level]*free
+		held, share := g.quick+g.long, groupShares[level]*free
 		if proved {
 			// As many may turn out to be long as its quick answers outweigh.
 			held, share = g.long, max(share, (g.score+longCost-1)/longCost)
 		}
 		switch {
-		case g.quick >= shares[level]*(a.limits.quick-a.quick), held > 0 && held >= share:
+		case g.quick >= groupShares[level]*(a.Limits.Quick-a.Quick), held > 0 && held >= share:
 			v.full, v.at, v.pressed = true, level, true
 		case proved:
 			v.full, v.tries = false, false
 		case !v.full, held > 0:
-		case a.quick+a.long < a.limits.long+g.part(a.limits.reserve):
+		case a.Quick+a.Long < a.Limits.Long+g.part(a.Limits.Reserve):
 			v.full = false
 		case a.tries < g.part(maxTries):
 			v.full, v.tries = false, true
@@ -254,12 +255,12 @@ func (a *admission) judge(p *place) admitted {
 	return v
 }
 
-// begin lets p run, if it may.
-func (a *admission) begin(p *place, now time.Time) bool {
-	a.age(now)
+// Begin lets p run, if it may.
+func (a *Control) Begin(p *Place, now time.Time) bool {
+	a.Age(now)
 	v := a.judge(p)
 	if v.pressed {
-		if now.Sub(a.fullSince) > relief {
+		if now.Sub(a.fullSince) > pressureGap {
 			a.pressure++
 		}
 		a.fullSince = now
@@ -275,20 +276,20 @@ func (a *admission) begin(p *place, now time.Time) bool {
 	return true
 }
 
-// beginAtOnce is begin for a query that will not wait for a source. It is let
+// BeginAtOnce is begin for a query that will not wait for a source. It is let
 // in unless even the reserve is used up.
-func (a *admission) beginAtOnce(p *place, now time.Time) bool {
-	a.age(now)
-	if a.quick >= a.limits.quick || a.long >= 2*(a.limits.long+a.limits.reserve) {
+func (a *Control) BeginAtOnce(p *Place, now time.Time) bool {
+	a.Age(now)
+	if a.Quick >= a.Limits.Quick || a.Long >= 2*(a.Limits.Long+a.Limits.Reserve) {
 		return false
 	}
 	a.start(p, now)
 	return true
 }
 
-func (a *admission) start(p *place, now time.Time) {
-	p.state, p.since = placeQuick, now
-	a.quick++
+func (a *Control) start(p *Place, now time.Time) {
+	p.State, p.since = Quick, now
+	a.Quick++
 	for _, g := range p.path[:p.n] {
 		g.quick++
 	}
@@ -301,35 +302,35 @@ func (a *admission) start(p *place, now time.Time) {
 	a.last = p
 }
 
-// end takes back the place of a query that ran.
-func (a *admission) end(p *place, now time.Time) {
-	a.age(now)
-	switch p.state {
-	case placeQuick:
+// End takes back the place of a query that ran.
+func (a *Control) End(p *Place, now time.Time) {
+	a.Age(now)
+	switch p.State {
+	case Quick:
 		a.unlink(p)
-		a.quick--
+		a.Quick--
 		for _, g := range p.path[:p.n] {
 			g.quick--
 			a.judged(g, 1)
 		}
-	case placeLong:
-		a.long--
+	case Long:
+		a.Long--
 		for _, g := range p.path[:p.n] {
 			g.long--
 		}
-	case placeIdle, placeQueued:
+	case Idle, Queued:
 		return
 	}
-	a.leave(p)
+	a.Leave(p)
 }
 
-// age counts those as long that have run for longAfter.
-func (a *admission) age(now time.Time) {
-	for p := a.first; p != nil && now.Sub(p.since) >= a.limits.longAfter; p = a.first {
+// Age counts those as long that have run for longAfter.
+func (a *Control) Age(now time.Time) {
+	for p := a.first; p != nil && now.Sub(p.since) >= a.Limits.LongAfter; p = a.first {
 		a.unlink(p)
-		p.state = placeLong
-		a.quick--
-		a.long++
+		p.State = Long
+		a.Quick--
+		a.Long++
 		for _, g := range p.path[:p.n] {
 			g.quick--
 			g.long++
@@ -339,7 +340,7 @@ func (a *admission) age(now time.Time) {
 }
 
 // judged adds to the score of g in the pressure of now.
-func (a *admission) judged(g *group, by int) {
+func (a *Control) judged(g *group, by int) {
 	if g.pressure != a.pressure {
 		g.pressure, g.score = a.pressure, 0
 	}
@@ -347,7 +348,7 @@ func (a *admission) judged(g *group, by int) {
 }
 
 // unlink takes p out of the quick ones.
-func (a *admission) unlink(p *place) {
+func (a *Control) unlink(p *Place) {
 	if p.tries {
 		p.tries = false
 		a.tries--
@@ -365,23 +366,23 @@ func (a *admission) unlink(p *place) {
 	p.before, p.after = nil, nil
 }
 
-// wait queues p, which may not begin, behind the others of its group just below
+// Wait queues p, which may not begin, behind the others of its group just below
 // the one that is full: those inside of a full group take turns. The oldest of
 // the group makes room for it, if the group has its share of the queue: its
 // client is the nearest to giving up.
-func (a *admission) wait(p *place, now time.Time) {
+func (a *Control) Wait(p *Place, now time.Time) {
 	g := p.path[min(a.judge(p).at+1, p.n-1)]
-	if g.queue.len() >= shares[0]*(a.limits.queued-a.queued) {
+	if g.queue.len() >= groupShares[0]*(a.Limits.Queued-a.Queued) {
 		if g.queue.len() == 0 {
 			a.drop(p)
 			return
 		}
-		a.queued--
+		a.Queued--
 		a.drop(g.queue.pop())
 	}
-	p.state, p.since = placeQueued, now
+	p.State, p.since = Queued, now
 	g.queue.push(p)
-	a.queued++
+	a.Queued++
 	if !g.waiting {
 		g.waiting = true
 		a.waiting = append(a.waiting, g)
@@ -389,35 +390,35 @@ func (a *admission) wait(p *place, now time.Time) {
 }
 
 // drop gives up on p, which is in no queue any more.
-func (a *admission) drop(p *place) {
-	a.leave(p)
+func (a *Control) drop(p *Place) {
+	a.Leave(p)
 	a.dropped = append(a.dropped, p)
 }
 
-// next starts a query that has waited, nil if none may begin. The groups with
+// StartNext starts a query that has waited, nil if none may begin. The groups with
 // a queue take turns; up to most of them are looked at. Queries that have waited
 // for too long are dropped.
-func (a *admission) next(now time.Time, most int) *place {
-	a.age(now)
+func (a *Control) StartNext(now time.Time, most int) *Place {
+	a.Age(now)
 	for range min(most, len(a.waiting)) {
-		a.turn %= len(a.waiting)
-		g := a.waiting[a.turn]
-		for g.queue.len() > 0 && now.Sub(g.queue.peek().since) >= a.limits.wait {
-			a.queued--
+		a.nextGroup %= len(a.waiting)
+		g := a.waiting[a.nextGroup]
+		for g.queue.len() > 0 && now.Sub(g.queue.peek().since) >= a.Limits.Wait {
+			a.Queued--
 			a.drop(g.queue.pop())
 		}
-		var p *place
-		if g.queue.len() > 0 && a.begin(g.queue.peek(), now) {
+		var p *Place
+		if g.queue.len() > 0 && a.Begin(g.queue.peek(), now) {
 			p = g.queue.pop()
-			a.queued--
+			a.Queued--
 		}
 		if g.queue.len() == 0 {
 			g.waiting, g.queue = false, placeQueue{}
 			end := len(a.waiting) - 1
-			a.waiting[a.turn], a.waiting[end] = a.waiting[end], nil
+			a.waiting[a.nextGroup], a.waiting[end] = a.waiting[end], nil
 			a.waiting = a.waiting[:end]
 		} else {
-			a.turn++
+			a.nextGroup++
 		}
 		if p != nil {
 			return p
@@ -429,9 +430,9 @@ func (a *admission) next(now time.Time, most int) *place {
 	return nil
 }
 
-// takeDropped returns those that were given up since the last call. The slice
+// TakeDropped returns those that were given up since the last call. The slice
 // is used again.
-func (a *admission) takeDropped() []*place {
+func (a *Control) TakeDropped() []*Place {
 	d := a.dropped
 	a.dropped = a.dropped[:0]
 	return d
@@ -439,7 +440,7 @@ func (a *admission) takeDropped() []*place {
 
 // placeQueue is a queue that grows up to the most that was ever in it.
 type placeQueue struct {
-	places []*place
+	places []*Place
 	first  int
 	n      int
 }
@@ -447,11 +448,11 @@ type placeQueue struct {
 func (q *placeQueue) len() int { return q.n }
 
 // peek returns the oldest; there must be one.
-func (q *placeQueue) peek() *place { return q.places[q.first] }
+func (q *placeQueue) peek() *Place { return q.places[q.first] }
 
-func (q *placeQueue) push(p *place) {
+func (q *placeQueue) push(p *Place) {
 	if q.n == len(q.places) {
-		grown := make([]*place, max(16, 2*len(q.places)))
+		grown := make([]*Place, max(16, 2*len(q.places)))
 		for i := range q.n {
 			grown[i] = q.places[(q.first+i)%len(q.places)]
 		}
@@ -462,7 +463,7 @@ func (q *placeQueue) push(p *place) {
 }
 
 // pop returns the oldest; there must be one.
-func (q *placeQueue) pop() *place {
+func (q *placeQueue) pop() *Place {
 	p := q.places[q.first]
 	q.places[q.first] = nil
 	q.first = (q.first + 1) % len(q.places)
