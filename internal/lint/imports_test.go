@@ -31,13 +31,16 @@ var units = map[string][]string{
 	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable"},
 
 	// public, never sideways; S3 has no part in images
-	"soci":      {"internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"soci":      {"soci/internal/tarfile", "internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
 	"dnsplugin": {"internal/invariants", "internal/disk"},
 
 	// command line of all programs
 	"internal/cli": {"internal/bytesize", "internal/printable", "internal/version"},
+
+	// portable: no code that touches a file system
+	"soci/internal/tarfile": {},
 
 	// wiring: here the public packages meet
 	"soci/cmd":      {"soci", "s3stream", "csi", "internal"},
@@ -60,7 +63,7 @@ var units = map[string][]string{
 
 // testSupport may be imported by tests everywhere, by benchmarks, and by
 // nothing that ships.
-var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest", "internal/cli/clitest"}
+var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest", "soci/internal/tarfile/tartest", "internal/cli/clitest"}
 
 // leaks names what must not come into a light package even indirectly, and why.
 var leaks = []struct {
@@ -182,6 +185,10 @@ func TestImportGraphRefuses(t *testing.T) {
 		{"soci", "internal/s3", false, false},
 		{"soci/internal/registry", "internal/httprange", false, true},
 		{"soci", "soci/internal/untar", false, true},
+		{"soci/internal/untar", "soci/internal/tarfile", false, true},
+		{"soci/internal/tarfile", "soci/internal/untar", false, false},
+		{"soci/internal/untar", "soci/internal/tarfile/tartest", false, false},
+		{"soci/internal/untar", "soci/internal/tarfile/tartest", true, true},
 		{"csi/internal/fs", "s3stream", false, false},
 		{"csi/cmd/penstock-csi", "s3stream", false, true},
 		{"dnsplugin", "internal/budget", false, false},

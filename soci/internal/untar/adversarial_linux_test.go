@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 func (s specimen) bytes(t testing.TB) []byte {
@@ -132,4 +134,16 @@ func TestAdversarialEqualsTar(t *testing.T) {
 		})
 	}
 	t.Logf("%d archives compared", compared)
+}
+
+// TestReaderAgrees compares the reader with archive/tar on all archives of the tests here.
+func TestReaderAgrees(t *testing.T) {
+	for _, s := range slices.Concat(stacks, linkedStacks) {
+		for _, l := range s.layers {
+			tartest.Agree(t, archive(t, l...))
+		}
+	}
+	for _, s := range corpus {
+		t.Run(s.name, func(t *testing.T) { tartest.Agree(t, s.bytes(t)) })
+	}
 }

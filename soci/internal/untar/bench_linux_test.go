@@ -57,7 +57,7 @@ func benchExtract(b *testing.B, data []byte) {
 		}
 		before := cpuNanos()
 		b.StartTimer()
-		l, err := Extract(b.Context(), io.Reader(bytes.NewReader(data)), dir, Options{Pool: pool, Meter: NewMeter(DefaultLimits())})
+		l, err := Extract(b.Context(), io.Reader(bytes.NewReader(data)), dir, Options{Pool: pool, Meter: newMeter(DefaultLimits())})
 		b.StopTimer()
 		cpu += cpuNanos() - before
 		if err == nil {

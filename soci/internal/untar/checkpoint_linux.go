@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // errState: a state and a directory do not belong together.
@@ -82,14 +84,14 @@ func (x *extraction) track() error {
 			return err
 		}
 	}
-	x.in.between = x.checkpoint
+	x.in.Between = x.checkpoint
 	return nil
 }
 
 // untrack gives up: something was removed that names may hold.
 func (x *extraction) untrack() {
 	x.void()
-	x.in.between = nil
+	x.in.Between = nil
 }
 
 func (x *extraction) void() {
@@ -100,8 +102,7 @@ func (x *extraction) void() {
 
 // checkpoint is called by the reader between two entries.
 func (x *extraction) checkpoint(at int64) error {
-	g := &x.in.global
-	if g.has != 0 || len(g.attrs) > 0 || !x.checkpoints.Due(at) {
+	if x.in.HasDefaults() || !x.checkpoints.Due(at) {
 		return nil
 	}
 	if err := x.settle(nil); err != nil {
@@ -112,7 +113,7 @@ func (x *extraction) checkpoint(at int64) error {
 		return err
 	}
 	if state == nil { // nor later: it only grows. What was saved before still holds.
-		x.in.between = nil
+		x.in.Between = nil
 		return nil
 	}
 	x.checkpoints.Save(at, state)
@@ -223,7 +224,7 @@ func (x *extraction) purge(ctx context.Context, made []byte) error {
 		id := dirID(i) //nolint:gosec // as above
 		dir := x.dirs.path(id)
 		if st, err := x.tree.lstat(dir); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return fmt.Errorf("%w: directory %q", errState, shorten(dir))
+			return fmt.Errorf("%w: directory %q", errState, tarfile.Shorten(dir))
 		}
 		if err := x.tree.unlock(dir); err != nil {
 			return err

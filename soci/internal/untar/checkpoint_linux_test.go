@@ -187,5 +187,5 @@ func extractCtx(ctx context.Context, t *testing.T, archive []byte, dir string, c
 	t.Helper()
 	pool := NewPool(4, 0)
 	defer pool.Close()
-	return Extract(ctx, bytes.NewReader(archive), dir, Options{Pool: pool, Meter: NewMeter(DefaultLimits()), Checkpoints: c})
+	return Extract(ctx, bytes.NewReader(archive), dir, Options{Pool: pool, Meter: newMeter(DefaultLimits()), Checkpoints: c})
 }

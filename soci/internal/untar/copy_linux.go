@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // copyUp copies a lower file with its metadata: whatever can be linked can be
@@ -16,7 +18,7 @@ func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at fou
 	case unix.S_IFREG:
 		return o.copyFile(ctx, src, from, to)
 	case unix.S_IFDIR:
-		return fmt.Errorf("%w: hard link to directory %q of a lower layer", ErrFormat, shorten(from))
+		return fmt.Errorf("%w: hard link to directory %q of a lower layer", ErrFormat, tarfile.Shorten(from))
 	}
 	target := ""
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {

@@ -2,9 +2,11 @@ package untar
 
 import (
 	"archive/tar"
-	"fmt"
 	"strings"
 	"syscall"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // specimen is a hand-made archive that tries to escape, to confuse or to exhaust.
@@ -30,21 +32,21 @@ var paths = []specimen{
 	{name: "absolute twice", attacks: "strip one slash only", in: []ent{file("//etc//x", "x")}, want: []string{"etc/", "etc/x - x"}, tar: true},
 	{name: "absolute dot dot", attacks: "cleaning before stripping", in: []ent{file("/../evil", "x")}, err: ErrUnsafe},
 	{name: "dots in names", attacks: "a search for .. anywhere", in: []ent{file("..a/b..", "x"), file("...", "y")}, want: []string{"... - y", "..a/", "..a/b.. - x"}, tar: true},
-	{name: "path by pax", attacks: "a check of the short name", raw: records(typePax, "path", "../../out/evil") + rawFile("fine", "x") + theEnd, err: ErrUnsafe},
-	{name: "link by pax", attacks: "a check of the short target", raw: records(typePax, "linkpath", "../../out/victim") + block(typeHardLink, "h", "").with("") + theEnd, err: ErrUnsafe},
-	{name: "path by GNU", attacks: "a check of the short name", raw: long(typeGNUName, "../../out/evil") + rawFile("fine", "x") + theEnd, err: ErrUnsafe},
-	{name: "prefix", attacks: "a check of the name without its prefix", raw: block(typeFile, "evil", "x").put(prefixOff, "../../out").with("x") + theEnd, err: ErrUnsafe},
-	{name: "zero byte in a pax path", attacks: "C programs cut, others do not", raw: records(typePax, "path", "a\x00b") + rawFile("fine", "x") + theEnd, err: ErrFormat},
-	{name: "zero byte in a pax link", attacks: "C programs cut, others do not", raw: records(typePax, "linkpath", "a\x00b") + block(typeSymlink, "l", "").with("") + theEnd, err: ErrFormat},
+	{name: "path by pax", attacks: "a check of the short name", raw: tartest.Records(tarfile.TypePax, "path", "../../out/evil") + tartest.File("fine", "x") + tartest.End, err: ErrUnsafe},
+	{name: "link by pax", attacks: "a check of the short target", raw: tartest.Records(tarfile.TypePax, "linkpath", "../../out/victim") + tartest.Block(tarfile.TypeHardLink, "h", "").With("") + tartest.End, err: ErrUnsafe},
+	{name: "path by GNU", attacks: "a check of the short name", raw: tartest.LongName(tarfile.TypeGNUName, "../../out/evil") + tartest.File("fine", "x") + tartest.End, err: ErrUnsafe},
+	{name: "prefix", attacks: "a check of the name without its prefix", raw: tartest.Block(tarfile.TypeFile, "evil", "x").Put(tartest.PrefixOff, "../../out").With("x") + tartest.End, err: ErrUnsafe},
+	{name: "zero byte in a pax path", attacks: "C programs cut, others do not", raw: tartest.Records(tarfile.TypePax, "path", "a\x00b") + tartest.File("fine", "x") + tartest.End, err: ErrFormat},
+	{name: "zero byte in a pax link", attacks: "C programs cut, others do not", raw: tartest.Records(tarfile.TypePax, "linkpath", "a\x00b") + tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
 	{name: "control characters and bad UTF-8", attacks: "code that believes names are text", in: []ent{file("a\nb", "1")}, want: []string{"a\nb - 1"}, tar: true},
-	{name: "not UTF-8", attacks: "code that believes names are text", raw: rawFile("\xff\xfe/\xc3", "1") + theEnd, want: []string{"\xff\xfe/", "\xff\xfe/\xc3 - 1"}, tar: true},
+	{name: "not UTF-8", attacks: "code that believes names are text", raw: tartest.File("\xff\xfe/\xc3", "1") + tartest.End, want: []string{"\xff\xfe/", "\xff\xfe/\xc3 - 1"}, tar: true},
 	{name: "backslash and drive", attacks: "separators of other systems", in: []ent{file(`..\evil`, "1"), file("C:/x", "2")}, want: []string{`..\evil - 1`, "C:/", "C:/x - 2"}, tar: true},
 	{
 		name: "case and composition", attacks: "tables that fold names",
 		in:   []ent{file("a", "1"), file("A", "2"), file("\u00e9", "3"), file("e\u0301", "4")},
 		want: []string{"A - 2", "a - 1", "e\u0301 - 4", "\u00e9 - 3"}, tar: true,
 	},
-	{name: "empty name", attacks: "an empty path is another error in each call", raw: block(typeFile, "", "x").with("x") + theEnd, err: ErrUnsafe},
+	{name: "empty name", attacks: "an empty path is another error in each call", raw: tartest.Block(tarfile.TypeFile, "", "x").With("x") + tartest.End, err: ErrUnsafe},
 	{name: "root as file", attacks: "replace the root", in: []ent{file(".", "x")}, err: ErrUnsafe},
 	{name: "root as symlink", attacks: "turn the root into a door", in: []ent{symlink("./", "/tmp")}, err: ErrUnsafe},
 	{name: "root by a slash", attacks: "replace the root", in: []ent{dir("/")}, want: nil},
@@ -96,7 +98,7 @@ var doors = []specimen{
 		want: []string{"l -> ../../out", "out/"},
 	},
 	{name: "symlink target too long", attacks: "the kernel's limit, late", in: []ent{symlink("l", strings.Repeat("x", 5000))}, err: ErrFormat},
-	{name: "symlink without target", attacks: "an error in each system", raw: block(typeSymlink, "l", "").with("") + theEnd, err: ErrFormat},
+	{name: "symlink without target", attacks: "an error in each system", raw: tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
 }
 
 // links are hard links.
@@ -127,7 +129,7 @@ var links = []specimen{
 	{name: "hard link beyond a file", attacks: "a file taken for a directory", in: []ent{file("f", "x"), hard("h", "f/x")}, err: ErrFormat},
 	{
 		name: "hard link with a size", attacks: "content where there is none",
-		raw:  rawFile("f", "x") + block(typeHardLink, "h", "12345").put(linkOff, "f").with("") + rawFile("g", "y") + theEnd,
+		raw:  tartest.File("f", "x") + tartest.Block(tarfile.TypeHardLink, "h", "12345").Put(tartest.LinkOff, "f").With("") + tartest.File("g", "y") + tartest.End,
 		want: []string{"f - x", "g - y", "h - x"},
 	},
 }
@@ -170,28 +172,28 @@ var marks = []specimen{
 var fields = []specimen{
 	{name: "lying size", attacks: "room for a terabyte", in: []ent{{name: "f", body: "x", size: 1 << 41}}, err: ErrLimit},
 	{name: "size beyond the end", attacks: "a file that stops early", in: []ent{{name: "f", body: "x", size: 5000}}, err: ErrFormat},
-	{name: "negative size", attacks: "lengths below zero", raw: block(typeFile, "f", "").put(sizeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf0").with("") + theEnd, err: ErrFormat},
-	{name: "negative size by pax", attacks: "lengths below zero", raw: records(typePax, "size", "-512") + rawFile("f", "x") + theEnd, err: ErrFormat},
-	{name: "size beyond 63 bits", attacks: "overflow", raw: block(typeFile, "f", "").put(sizeOff, "\x80\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff").with("") + theEnd, err: ErrFormat},
-	{name: "largest size", attacks: "overflow when padded", raw: records(typePax, "size", "9223372036854775807") + rawFile("f", "x") + theEnd, err: ErrLimit},
-	{name: "largest size of no file", attacks: "overflow when skipped", raw: records(typePax, "size", "9223372036854775807") + block('Z', "f", "").with("") + theEnd, err: ErrLimit},
-	{name: "size in base 256", attacks: "readers that know octal only", raw: block(typeFile, "f", "").put(sizeOff, base256(12, 1)).with("x") + theEnd, want: []string{"f - x"}, tar: true},
-	{name: "time before 1970", attacks: "unsigned times", raw: records(typePax, "mtime", "-1.25") + rawFile("f", "x") + theEnd, want: []string{"f - x"}, tar: true},
-	{name: "time in base 256", attacks: "unsigned times", raw: block(typeFile, "f", "x").put(mtimeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00").with("x") + theEnd, want: []string{"f - x"}, tar: true},
-	{name: "time out of range", attacks: "overflow", raw: records(typePax, "mtime", "99999999999999999999") + rawFile("f", "x") + theEnd, err: ErrFormat},
-	{name: "time at the end of time", attacks: "overflow in nanoseconds", raw: records(typePax, "mtime", "9223372036854775807.999999999") + rawFile("f", "x") + theEnd, want: []string{"f - x"}},
-	{name: "time that is none", attacks: "parsers that stop anywhere", raw: records(typePax, "mtime", "1.5e3") + rawFile("f", "x") + theEnd, err: ErrFormat},
+	{name: "negative size", attacks: "lengths below zero", raw: tartest.Block(tarfile.TypeFile, "f", "").Put(tartest.SizeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf0").With("") + tartest.End, err: ErrFormat},
+	{name: "negative size by pax", attacks: "lengths below zero", raw: tartest.Records(tarfile.TypePax, "size", "-512") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "size beyond 63 bits", attacks: "overflow", raw: tartest.Block(tarfile.TypeFile, "f", "").Put(tartest.SizeOff, "\x80\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff").With("") + tartest.End, err: ErrFormat},
+	{name: "largest size", attacks: "overflow when padded", raw: tartest.Records(tarfile.TypePax, "size", "9223372036854775807") + tartest.File("f", "x") + tartest.End, err: ErrLimit},
+	{name: "largest size of no file", attacks: "overflow when skipped", raw: tartest.Records(tarfile.TypePax, "size", "9223372036854775807") + tartest.Block('Z', "f", "").With("") + tartest.End, err: ErrLimit},
+	{name: "size in base 256", attacks: "readers that know octal only", raw: tartest.Block(tarfile.TypeFile, "f", "").Put(tartest.SizeOff, tartest.Base256(12, 1)).With("x") + tartest.End, want: []string{"f - x"}, tar: true},
+	{name: "time before 1970", attacks: "unsigned times", raw: tartest.Records(tarfile.TypePax, "mtime", "-1.25") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}, tar: true},
+	{name: "time in base 256", attacks: "unsigned times", raw: tartest.Block(tarfile.TypeFile, "f", "x").Put(tartest.MtimeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00").With("x") + tartest.End, want: []string{"f - x"}, tar: true},
+	{name: "time out of range", attacks: "overflow", raw: tartest.Records(tarfile.TypePax, "mtime", "99999999999999999999") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "time at the end of time", attacks: "overflow in nanoseconds", raw: tartest.Records(tarfile.TypePax, "mtime", "9223372036854775807.999999999") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
+	{name: "time that is none", attacks: "parsers that stop anywhere", raw: tartest.Records(tarfile.TypePax, "mtime", "1.5e3") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "owner out of range", attacks: "-1 leaves the owner as it is", in: []ent{{name: "f", edit: func(h *tar.Header) { h.Uid = -1 }}}, err: ErrFormat},
-	{name: "owner 2^32-1 by pax", attacks: "-1 leaves the owner as it is", raw: records(typePax, "uid", "4294967295") + rawFile("f", "x") + theEnd, err: ErrFormat},
-	{name: "owner 2^32 by pax", attacks: "root after truncation", raw: records(typePax, "uid", "4294967296") + rawFile("f", "x") + theEnd, err: ErrFormat},
-	{name: "letters in a number", attacks: "parsers that stop anywhere", raw: block(typeFile, "f", "x").put(sizeOff, "00000000z01").with("x") + theEnd, err: ErrFormat},
+	{name: "owner 2^32-1 by pax", attacks: "-1 leaves the owner as it is", raw: tartest.Records(tarfile.TypePax, "uid", "4294967295") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "owner 2^32 by pax", attacks: "root after truncation", raw: tartest.Records(tarfile.TypePax, "uid", "4294967296") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "letters in a number", attacks: "parsers that stop anywhere", raw: tartest.Block(tarfile.TypeFile, "f", "x").Put(tartest.SizeOff, "00000000z01").With("x") + tartest.End, err: ErrFormat},
 	{name: "device out of range", attacks: "bits of other devices", in: []ent{{name: "w", kind: tar.TypeChar, edit: func(h *tar.Header) { h.Devmajor = 1 << 20 }}}, err: ErrFormat},
-	{name: "signed checksum", attacks: "readers that know one sum only", raw: signedFile() + theEnd, want: []string{"\xe9 - x"}, tar: true},
-	{name: "wrong checksum", attacks: "damage", raw: strings.Replace(rawFile("f", "x"), "f\x00", "g\x00", 1) + theEnd, err: ErrFormat},
+	{name: "signed checksum", attacks: "readers that know one sum only", raw: signedFile() + tartest.End, want: []string{"\xe9 - x"}, tar: true},
+	{name: "wrong checksum", attacks: "damage", raw: strings.Replace(tartest.File("f", "x"), "f\x00", "g\x00", 1) + tartest.End, err: ErrFormat},
 }
 
 func signedFile() string {
-	b := block(typeFile, "\xe9", "x")
-	copy(b[sumOff:], fmt.Sprintf("%06o\x00 ", signedSum(b[:])))
-	return string(b[:]) + "x" + strings.Repeat("\x00", sector-1)
+	b := tartest.Block(tarfile.TypeFile, "\xe9", "x")
+	tartest.SignSigned(b[:])
+	return string(b[:]) + tartest.Padded("x")
 }

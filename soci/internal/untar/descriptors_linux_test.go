@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // watched counts the open descriptors of the process whenever a block is asked for.
 type watched struct {
-	pieces
+	tartest.Blocks
 	t    *testing.T
 	most int
 }
 
 func (w *watched) NextBlock(ctx context.Context) (Block, error) {
 	w.most = max(w.most, descriptors(w.t))
-	return w.pieces.NextBlock(ctx)
+	return w.Blocks.NextBlock(ctx)
 }
 
 func descriptors(t *testing.T) int {
@@ -41,8 +43,8 @@ func TestDescriptors(t *testing.T) {
 		}
 	}
 	before := descriptors(t)
-	src := &watched{pieces: pieces{data: archive(t, in...), n: 32 << 10}, t: t}
-	l, err := Extract(t.Context(), src, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+	src := &watched{Blocks: tartest.Blocks{Data: archive(t, in...), Size: 32 << 10}, t: t}
+	l, err := Extract(t.Context(), src, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"hash/maphash"
 	"slices"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // dirID names a directory of a dirTable.
@@ -25,7 +27,7 @@ type dirTable struct {
 	index []uint32 // open addressing: dirID+1 of a node, 0 for a free slot
 	slots int      // of index that are taken
 	names arena
-	attrs map[dirID][]attr // of the few that have any
+	attrs map[dirID][]tarfile.Attr // of the few that have any
 	seed  maphash.Seed
 	mem   *ledger
 
@@ -274,7 +276,7 @@ func (t *dirTable) path(id dirID) string {
 }
 
 // setAttrs keeps the attributes of a directory.
-func (t *dirTable) setAttrs(id dirID, attrs []attr) error {
+func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 	if len(attrs) == 0 {
 		if t.attrs != nil {
 			delete(t.attrs, id)
@@ -283,13 +285,13 @@ func (t *dirTable) setAttrs(id dirID, attrs []attr) error {
 	}
 	n := int64(64) // bytes of a place in the map
 	for _, a := range attrs {
-		n += int64(len(a.name)+len(a.value)) + 32
+		n += int64(len(a.Name)+len(a.Value)) + 32
 	}
 	if err := t.mem.charge(n); err != nil {
 		return err
 	}
 	if t.attrs == nil {
-		t.attrs = make(map[dirID][]attr)
+		t.attrs = make(map[dirID][]tarfile.Attr)
 	}
 	t.attrs[id] = attrs
 	return nil
@@ -320,8 +322,8 @@ func (t *dirTable) appendTo(b []byte) []byte {
 		attrs := t.attrs[dirID(i)] //nolint:gosec // see add
 		b = binary.AppendUvarint(b, uint64(len(attrs)))
 		for _, a := range attrs {
-			text([]byte(a.name))
-			text([]byte(a.value))
+			text([]byte(a.Name))
+			text([]byte(a.Value))
 		}
 	}
 	return b
@@ -375,9 +377,9 @@ func (t *dirTable) read(b []byte) error {
 		n.mode, n.uid, n.gid = uint16(number()&0o7777), uint32(number()), uint32(number()) //nolint:gosec // as appendTo wrote them
 		n.ansec, n.mnsec = uint32(number()), uint32(number())                              //nolint:gosec // as above
 		n.asec, n.msec = signed(), signed()
-		var attrs []attr
+		var attrs []tarfile.Attr
 		for left := number(); left > 0 && !bad; left-- {
-			attrs = append(attrs, attr{text(), text()})
+			attrs = append(attrs, tarfile.Attr{Name: text(), Value: text()})
 		}
 		if bad {
 			return errTable

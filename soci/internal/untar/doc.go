@@ -4,7 +4,7 @@
 //
 //	pool := untar.NewPool(4, 16<<20)
 //	defer pool.Close()
-//	meter := untar.NewMeter(untar.DefaultLimits())
+//	meter := untar.NewMemory(-1, nil).Meter(untar.DefaultLimits())
 //	base, err := untar.Extract(ctx, r0, dir0, untar.Options{Pool: pool, Meter: meter})
 //	upper, err := untar.Extract(ctx, r1, dir1, untar.Options{Pool: pool, Meter: meter})
 //	err = untar.Merge(ctx, dir0, upper) // dir0 is now both layers

@@ -16,7 +16,7 @@ func ExampleMerge() {
 	defer os.RemoveAll(work)
 	pool := untar.NewPool(2, 0)
 	defer pool.Close()
-	meter := untar.NewMeter(untar.DefaultLimits())
+	meter := untar.NewMemory(-1, nil).Meter(untar.DefaultLimits())
 
 	var layers []*untar.Layer
 	for i, files := range []map[string]string{

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/soci/internal/panics"
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // extraction is one run of Extract. Fields above mu belong to the parser alone.
@@ -26,7 +27,7 @@ type extraction struct {
 	privileged bool
 	keepOwners bool
 	layer      *Layer
-	in         reader
+	in         *tarfile.Reader
 	// dirs is the layer's. It is complete: the layer began empty. So a path that is not
 	// in dirs is no directory, and a logical path that is in dirs crosses no symbolic link.
 	dirs *dirTable
@@ -88,13 +89,12 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	if !ok {
 		src = &copied{r: r, pool: opts.Pool}
 	}
-	x.in.stream = stream{src: src, flush: x.flush}
-	x.in.mem = mem
-	x.in.global.maxAttrs = opts.Meter.limits.Attributes
+	from := tarfile.Options{BeforeWait: x.flush, Charge: mem.change, MaxAttributes: opts.Meter.limits.Attributes}
 	if c := opts.Checkpoints; c != nil && c.From != nil {
-		x.in.pos = c.At
+		from.Offset = c.At
 		err = x.resume(ctx, c.From)
 	}
+	x.in = tarfile.NewReader(src, from)
 	if err == nil {
 		err = x.track()
 	}
@@ -103,7 +103,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	} else {
 		err = &Error{Err: err}
 	}
-	x.in.close()
+	x.in.Close()
 	// Writers hold pieces of this run until they are done, also after a failure.
 	if werr := x.settle(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
@@ -125,7 +125,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 // contained runs a step of the parser; a panic becomes its error.
 func (x *extraction) contained(step func() error) (err error) {
 	if bad := panics.Guard(func() { err = step() }); bad != nil {
-		return &Error{Entry: x.in.hdr.name, Err: bad}
+		return &Error{Entry: x.in.Header().Name, Err: bad}
 	}
 	return err
 }
@@ -135,7 +135,7 @@ var errStopped = errors.New("stopped")
 
 func (x *extraction) parse(ctx context.Context) error {
 	for {
-		hdr, err := x.in.next(ctx)
+		hdr, err := x.in.Next(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -153,18 +153,18 @@ func (x *extraction) parse(ctx context.Context) error {
 			if errors.Is(err, errStopped) {
 				return err
 			}
-			return wrap(hdr.name, x.explain(err))
+			return wrap(hdr.Name, x.explain(err))
 		}
 	}
 }
 
 // entry places one entry.
-func (x *extraction) entry(ctx context.Context, hdr *header) error {
-	name, err := clean(hdr.name)
+func (x *extraction) entry(ctx context.Context, hdr *tarfile.Header) error {
+	name, err := clean(hdr.Name)
 	if err != nil {
 		return err
 	}
-	if err := x.meter.entry(name, hdr.size, len(hdr.attrs)); err != nil {
+	if err := x.meter.entry(name, hdr.Size, len(hdr.Attrs)); err != nil {
 		return err
 	}
 	x.layer.Entries++
@@ -187,7 +187,7 @@ func (x *extraction) entry(ctx context.Context, hdr *header) error {
 	if len(x.links) > 0 {
 		delete(x.links, path)
 	}
-	if hdr.flag == typeDir || hdr.flag == typeGNUDumpDir {
+	if hdr.Type == tarfile.TypeDir || hdr.Type == tarfile.TypeGNUDumpDir {
 		return x.directory(in, path, m)
 	}
 	d, err := x.makeRoom(ctx, path, parent, in)
@@ -195,30 +195,30 @@ func (x *extraction) entry(ctx context.Context, hdr *header) error {
 		return err
 	}
 	o := op{base: base, meta: m, fd: -1}
-	switch hdr.flag {
-	case typeFile, typeFileOld, typeContiguous, typeGNUSparse:
+	switch hdr.Type {
+	case tarfile.TypeFile, tarfile.TypeFileV7, tarfile.TypeContiguous, tarfile.TypeGNUSparse:
 		return x.file(ctx, d, o, hdr)
-	case typeHardLink:
+	case tarfile.TypeHardLink:
 		return x.hardLink(d, o, hdr)
-	case typeSymlink:
-		if hdr.link == "" || len(hdr.link) >= unix.PathMax || strings.IndexByte(hdr.link, 0) >= 0 {
-			return badf("symbolic link with a target of %d bytes, or with a zero byte in it", len(hdr.link))
+	case tarfile.TypeSymlink:
+		if hdr.Link == "" || len(hdr.Link) >= unix.PathMax || strings.IndexByte(hdr.Link, 0) >= 0 {
+			return badf("symbolic link with a target of %d bytes, or with a zero byte in it", len(hdr.Link))
 		}
-		o.kind, o.target = opSymlink, hdr.link
+		o.kind, o.target = opSymlink, hdr.Link
 		return x.add(d, o)
-	case typeFifo:
+	case tarfile.TypeFifo:
 		o.kind, o.node = opNode, unix.S_IFIFO
 		return x.add(d, o)
-	case typeChar, typeBlock:
+	case tarfile.TypeChar, tarfile.TypeBlock:
 		return x.device(d, o, hdr)
 	}
-	x.layer.notes.add(fmt.Sprintf("entry of unknown type %q left out", hdr.flag), hdr.name)
+	x.layer.notes.add(fmt.Sprintf("entry of unknown type %q left out", hdr.Type), hdr.Name)
 	return nil
 }
 
 // root takes the metadata of the root directory from its own entry.
-func (x *extraction) root(hdr *header, m meta) error {
-	if hdr.flag != typeDir && hdr.flag != typeGNUDumpDir {
+func (x *extraction) root(hdr *tarfile.Header, m meta) error {
+	if hdr.Type != tarfile.TypeDir && hdr.Type != tarfile.TypeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
 	}
 	return x.describe(rootDir, m)
@@ -256,7 +256,7 @@ func (x *extraction) described(id dirID) meta {
 	n := &x.dirs.nodes[id]
 	return meta{
 		mode: uint32(n.mode), uid: n.uid, gid: n.gid, attrs: x.dirs.attrs[id],
-		times: [2]unix.Timespec{timespec(stamp{n.asec, int64(n.ansec)}), timespec(stamp{n.msec, int64(n.mnsec)})},
+		times: [2]unix.Timespec{timespec(tarfile.Time{Sec: n.asec, Nsec: int64(n.ansec)}), timespec(tarfile.Time{Sec: n.msec, Nsec: int64(n.mnsec)})},
 	}
 }
 
@@ -306,7 +306,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 		}
 		target, err := readlinkat(d.fd, base)
 		if err == unix.EINVAL { // exists, is no link, and directories are in dirs
-			err = badf("parent %q is not a directory", shorten(phys))
+			err = badf("parent %q is not a directory", tarfile.Shorten(phys))
 		}
 		if err == nil {
 			if len(x.links) >= maxKnown {
@@ -403,15 +403,15 @@ func (x *extraction) forget(id dirID, path string) {
 
 // hardLink makes a second name. A target that is not there may come later or lie in
 // a lower layer.
-func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
-	target, err := clean(hdr.link)
+func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
+	target, err := clean(hdr.Link)
 	if err != nil {
-		return fmt.Errorf("hard link target %q: %w", shorten(hdr.link), err)
+		return fmt.Errorf("hard link target %q: %w", tarfile.Shorten(hdr.Link), err)
 	}
 	if len(target) > maxText {
 		return badf("hard link target of %d bytes", len(target))
 	}
-	o.kind, o.target, o.entry = opLink, target, hdr.name
+	o.kind, o.target, o.entry = opLink, target, hdr.Name
 	dir, base := split(target)
 	parent, in, err := x.resolve(dir, false)
 	if errors.Is(err, unix.ENOENT) {
@@ -421,7 +421,7 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *header) error {
 		return err
 	}
 	if _, ok := x.dirs.child(in, base); ok || base == "." {
-		return badf("hard link to directory %q", shorten(target))
+		return badf("hard link to directory %q", tarfile.Shorten(target))
 	}
 	o.from = base
 	if parent == d.path {

@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -84,6 +86,9 @@ func archive(t testing.TB, ents ...ent) []byte {
 	return out.Bytes()
 }
 
+// newMeter returns a meter at zero whose memory has no limit.
+func newMeter(l Limits) *Meter { return NewMemory(-1, nil).Meter(l) }
+
 type tb struct {
 	testing.TB
 	pool *Pool
@@ -120,15 +125,15 @@ func (x *tb) extractBytes(data []byte, limits Limits) (*Layer, error) {
 	}
 	var r io.Reader = bytes.NewReader(data)
 	if x.blocks > 0 {
-		blocks := &pieces{data: data, n: x.blocks}
+		blocks := &tartest.Blocks{Data: data, Size: x.blocks}
 		defer func() {
-			if out := blocks.out.Load(); out != 0 {
+			if out := blocks.Held(); out != 0 {
 				x.Errorf("%d blocks were not given back", out)
 			}
 		}()
 		r = blocks
 	}
-	return Extract(x.Context(), r, dir, Options{Pool: x.pool, Meter: NewMeter(limits), walk: x.walk})
+	return Extract(x.Context(), r, dir, Options{Pool: x.pool, Meter: newMeter(limits), walk: x.walk})
 }
 
 func (x *tb) extract(ents ...ent) (*Layer, error) {
@@ -321,7 +326,7 @@ func TestCancelEndsWriters(t *testing.T) {
 		data = data[n:]
 		return n, nil
 	})
-	_, err := Extract(ctx, r, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+	_, err := Extract(ctx, r, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
@@ -343,7 +348,7 @@ func TestStreamErrorPasses(t *testing.T) {
 		data = data[n:]
 		return n, nil
 	})
-	_, err := Extract(t.Context(), r, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+	_, err := Extract(t.Context(), r, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 	if !errors.Is(err, broken) || errors.Is(err, ErrFormat) {
 		t.Fatal(err)
 	}

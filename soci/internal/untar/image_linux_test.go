@@ -113,7 +113,7 @@ func (x *tb) open(file string) *Layer {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		x.Fatal(err)
 	}
-	l, err := Extract(x.Context(), f, dir, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+	l, err := Extract(x.Context(), f, dir, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 	if err != nil {
 		x.Fatal(err)
 	}

@@ -4,73 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
-
-// allocated returns the bytes that fn allocates.
-func allocated(fn func()) int64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	fn()
-	runtime.ReadMemStats(&after)
-	return int64(after.TotalAlloc - before.TotalAlloc)
-}
-
-// attrHeaders is extended headers with n attributes each, and a file behind each one.
-func attrHeaders(headers, n int) string {
-	var pairs []string
-	for i := range n {
-		pairs = append(pairs, fmt.Sprintf("SCHILY.xattr.user.%05d", i), "v")
-	}
-	one := records(typePax, pairs...)
-	var out strings.Builder
-	for i := range headers {
-		out.WriteString(one + rawFile(fmt.Sprint("f", i), ""))
-	}
-	return out.String() + theEnd
-}
-
-// TestAttributesAreLinear: an extended header costs a few times its bytes, however many
-// attributes it has. (With a search and a copy for each of them 40,000 took ten seconds.)
-func TestAttributesAreLinear(t *testing.T) {
-	for _, c := range []struct {
-		name       string
-		headers, n int
-		want       error
-	}{
-		{"40,000 attributes", 1, 40_000, ErrLimit},
-		{"as many as Linux can list", 1, 5900, nil},
-		{"10 MB of headers", 60, 5900, nil},
-	} {
-		data := []byte(attrHeaders(c.headers, c.n))
-		var entries int
-		var err error
-		got := allocated(func() { entries, err = readHeaders(t.Context(), data) })
-		if !errors.Is(err, c.want) || err == nil && entries != c.headers {
-			t.Errorf("%s: %d entries, %v", c.name, entries, err)
-		}
-		// The stream and its copy, the text of a header twice, and a list of attributes that
-		// grows with a map beside it.
-		if most := 20 * int64(len(data)); got > most {
-			t.Errorf("%s: %d bytes allocated for an archive of %d", c.name, got, len(data))
-		}
-	}
-}
 
 // TestAttributesCount: attributes are work, and so are bounded as entries are.
 func TestAttributesCount(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Entries = 100
 	x := newTB(t)
-	if _, err := x.extractBytes([]byte(attrHeaders(3, 60)), limits); !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Entries") {
+	if _, err := x.extractBytes([]byte(tartest.AttributeHeaders(3, 60)), limits); !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Entries") {
 		t.Errorf("three files of 60 attributes: %v", err)
 	}
 	limits.Attributes = 200
 	x = newTB(t)
-	if _, err := x.extractBytes([]byte(attrHeaders(1, 60)), limits); !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Attributes") {
+	if _, err := x.extractBytes([]byte(tartest.AttributeHeaders(1, 60)), limits); !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "limit Attributes") {
 		t.Errorf("60 attributes of 11 bytes: %v", err)
 	}
 }
@@ -79,9 +31,9 @@ func TestAttributesCount(t *testing.T) {
 func TestGlobalHeadersAddUp(t *testing.T) {
 	var attrs, holes strings.Builder
 	for i := range 40 {
-		attrs.WriteString(records(typePaxGlobal, fmt.Sprintf("SCHILY.xattr.user.%02d", i), strings.Repeat("v", 50_000)))
+		attrs.WriteString(tartest.Records(tarfile.TypePaxGlobal, fmt.Sprintf("SCHILY.xattr.user.%02d", i), strings.Repeat("v", 50_000)))
 	}
-	holes.WriteString(records(typePaxGlobal, "GNU.sparse.offset", "0", "GNU.sparse.numbytes", ""))
+	holes.WriteString(tartest.Records(tarfile.TypePaxGlobal, "GNU.sparse.offset", "0", "GNU.sparse.numbytes", ""))
 	for what, c := range map[string]struct {
 		in   string
 		want error
@@ -90,7 +42,7 @@ func TestGlobalHeadersAddUp(t *testing.T) {
 		"maps of nothing": {holes.String(), ErrFormat},
 	} {
 		x := newTB(t)
-		if _, err := x.extractBytes([]byte(c.in+theEnd), DefaultLimits()); !errors.Is(err, c.want) {
+		if _, err := x.extractBytes([]byte(c.in+tartest.End), DefaultLimits()); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -103,7 +55,7 @@ func TestWarningsComeByKind(t *testing.T) {
 		pairs = append(pairs, fmt.Sprint("SCHILY.xattr.user.overlay.", i), "v", fmt.Sprint("SCHILY.xattr.none", i, ".x"), "v")
 	}
 	x := newTB(t)
-	l, err := x.extractBytes([]byte(records(typePax, pairs...)+rawFile("f", "")+theEnd), DefaultLimits())
+	l, err := x.extractBytes([]byte(tartest.Records(tarfile.TypePax, pairs...)+tartest.File("f", "")+tartest.End), DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,9 +82,9 @@ func TestForwardLinksAreLinear(t *testing.T) {
 		x := newTB(t)
 		ctx := &counted{Context: t.Context()}
 		data := repeat(n, func(i int) string {
-			return block(typeHardLink, fmt.Sprintf("l%06d", i), "").put(linkOff, fmt.Sprintf("l%06d", i+1)).with("")
+			return tartest.Block(tarfile.TypeHardLink, fmt.Sprintf("l%06d", i), "").Put(tartest.LinkOff, fmt.Sprintf("l%06d", i+1)).With("")
 		})
-		data = data[:len(data)-len(theEnd)] + rawFile(fmt.Sprintf("l%06d", n), "x") + theEnd
+		data = data[:len(data)-len(tartest.End)] + tartest.File(fmt.Sprintf("l%06d", n), "x") + tartest.End
 		l, err := x.extractIn(ctx, NewMemory(-1, nil), data, nil)
 		if err != nil || len(l.lower) > 0 {
 			t.Fatalf("%v, %d links left", err, len(l.lower))

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // forward makes the hard links of an extraction whose target came after them. Links may
@@ -125,7 +127,7 @@ func (f *forward) step(i int) (bool, error) {
 			return false, nil
 		}
 		if _, ok := x.dirs.child(in, base); ok {
-			err = badf("hard link to directory %q", shorten(target))
+			err = badf("hard link to directory %q", tarfile.Shorten(target))
 		} else {
 			err = x.tree.link(join(parent, base), x.tree, l.linkPath(ln))
 		}

@@ -97,6 +97,15 @@ func (l *ledger) charge(n int64) error {
 	return nil
 }
 
+// change is charge for a positive delta, and refund for a negative one.
+func (l *ledger) change(delta int64) error {
+	if delta < 0 {
+		l.refund(-delta)
+		return nil
+	}
+	return l.charge(delta)
+}
+
 // refund takes back a charge of n bytes.
 func (l *ledger) refund(n int64) {
 	if l == nil {

@@ -7,6 +7,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // TestMemoryShares: when the limit is reached, who holds more than a share fails, and
@@ -43,19 +46,21 @@ func TestMemoryShares(t *testing.T) {
 // lots makes archives of n entries that the extraction has to remember.
 var lots = map[string]func(n int) string{
 	"directories": func(n int) string {
-		return repeat(n, func(i int) string { return block(typeDir, fmt.Sprintf("%08d/%050d", i, 0), "").with("") })
+		return repeat(n, func(i int) string {
+			return tartest.Block(tarfile.TypeDir, fmt.Sprintf("%08d/%050d", i, 0), "").With("")
+		})
 	},
 	"whiteouts": func(n int) string {
-		return repeat(n, func(i int) string { return rawFile(fmt.Sprintf(".wh.%090d", i), "") })
+		return repeat(n, func(i int) string { return tartest.File(fmt.Sprintf(".wh.%090d", i), "") })
 	},
 	"links": func(n int) string {
 		return repeat(n, func(i int) string {
-			return block(typeHardLink, fmt.Sprintf("%08d", i), "").put(linkOff, fmt.Sprintf("nowhere/%080d", i)).with("")
+			return tartest.Block(tarfile.TypeHardLink, fmt.Sprintf("%08d", i), "").Put(tartest.LinkOff, fmt.Sprintf("nowhere/%080d", i)).With("")
 		})
 	},
 	"attributes of directories": func(n int) string {
 		return repeat(n, func(i int) string {
-			return records(typePax, "SCHILY.xattr.user.x", strings.Repeat("v", 400)) + block(typeDir, fmt.Sprintf("%08d", i), "").with("")
+			return tartest.Records(tarfile.TypePax, "SCHILY.xattr.user.x", strings.Repeat("v", 400)) + tartest.Block(tarfile.TypeDir, fmt.Sprintf("%08d", i), "").With("")
 		})
 	},
 }
@@ -65,7 +70,7 @@ func repeat(n int, one func(i int) string) string {
 	for i := range n {
 		b.WriteString(one(i))
 	}
-	return b.String() + theEnd
+	return b.String() + tartest.End
 }
 
 func (x *tb) extractIn(ctx context.Context, m *Memory, data string, c *Checkpoints) (*Layer, error) {
@@ -110,7 +115,7 @@ func TestMetadataIsBounded(t *testing.T) {
 // TestNamesWithoutMemory: an extraction whose names have no room in memory goes on, and
 // saves no more states.
 func TestNamesWithoutMemory(t *testing.T) {
-	data := repeat(1200, func(i int) string { return rawFile(fmt.Sprint("f", i), "") })
+	data := repeat(1200, func(i int) string { return tartest.File(fmt.Sprint("f", i), "") })
 	for _, c := range []struct {
 		limit, most int64
 		want        bool
@@ -119,7 +124,7 @@ func TestNamesWithoutMemory(t *testing.T) {
 		late := false
 		saved := 0
 		l, err := x.extractIn(t.Context(), NewMemory(c.limit, nil), data, &Checkpoints{
-			Due:  func(at int64) bool { return at/sector%100 == 0 },
+			Due:  func(at int64) bool { return at/tarfile.BlockSize%100 == 0 },
 			Save: func(at int64, _ []byte) { saved++; late = late || at > int64(len(data))*9/10 },
 			Void: func() {}, Max: c.most,
 		})

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // Merge moves an extracted layer onto the flattened tree in dir, which lies on the
@@ -47,7 +49,7 @@ func (l *Layer) Settle() error {
 var errOpened = errors.New("a layer that was opened can only lie below another")
 
 func (l *Layer) noTarget(ln link) error {
-	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, shorten(l.linkTarget(ln)))
+	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, tarfile.Shorten(l.linkTarget(ln)))
 }
 
 type merge struct {

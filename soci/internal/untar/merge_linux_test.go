@@ -2,7 +2,9 @@ package untar
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -241,7 +243,7 @@ func TestUnprivileged(t *testing.T) {
 		ent{name: "null", kind: tar.TypeChar, edit: func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 }},
 	)
 	l, err := Extract(t.Context(), strings.NewReader(string(data)), x.root,
-		Options{Pool: x.pool, Meter: NewMeter(DefaultLimits()), Unprivileged: true})
+		Options{Pool: x.pool, Meter: newMeter(DefaultLimits()), Unprivileged: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +271,7 @@ func TestSparse(t *testing.T) {
 	copy(want[250_000:], "near-the-end")
 	for _, format := range []string{"gnu", "pax00", "pax01", "pax10"} {
 		x := newTB(t)
-		data := gunzip(t, filepath.Join("testdata", "sparse-"+format+".tar.gz"))
+		data := gunzip(t, filepath.Join("..", "tarfile", "testdata", "sparse-"+format+".tar.gz"))
 		l, err := x.extractBytes(data, DefaultLimits())
 		if err != nil {
 			t.Fatalf("%s: %v", format, err)
@@ -331,4 +333,23 @@ func unlockAll(root string) {
 		}
 		return nil
 	})
+}
+
+// gunzip reads a compressed file.
+func gunzip(t testing.TB, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

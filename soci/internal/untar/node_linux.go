@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // meta is the metadata of an entry in the form of the kernel.
@@ -17,7 +19,7 @@ type meta struct {
 	uid   uint32
 	gid   uint32
 	times [2]unix.Timespec // access, modification
-	attrs []attr
+	attrs []tarfile.Attr
 }
 
 // defaultDirMeta is for directories that no entry describes.
@@ -27,16 +29,16 @@ var defaultDirMeta = meta{mode: defaultDirMode}
 const lendBits = unix.S_ISUID | unix.S_ISGID
 
 // meta reads the metadata of a header.
-func (x *extraction) meta(hdr *header) (meta, error) {
+func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
 	const maxID = 1<<32 - 2 // the kernel reads -1 as "leave it"
-	if hdr.uid < 0 || hdr.gid < 0 || hdr.uid > maxID || hdr.gid > maxID {
-		return meta{}, badf("owner %d:%d out of range", hdr.uid, hdr.gid)
+	if hdr.UID < 0 || hdr.GID < 0 || hdr.UID > maxID || hdr.GID > maxID {
+		return meta{}, badf("owner %d:%d out of range", hdr.UID, hdr.GID)
 	}
 	return meta{
-		mode:  uint32(hdr.mode & 0o7777),
-		uid:   uint32(hdr.uid),
-		gid:   uint32(hdr.gid),
-		times: [2]unix.Timespec{timespec(hdr.atime), timespec(hdr.mtime)},
+		mode:  uint32(hdr.Mode & 0o7777),
+		uid:   uint32(hdr.UID),
+		gid:   uint32(hdr.GID),
+		times: [2]unix.Timespec{timespec(hdr.Atime), timespec(hdr.Mtime)},
 		attrs: x.attrs(hdr),
 	}, nil
 }
@@ -45,16 +47,16 @@ func (x *extraction) meta(hdr *header) (meta, error) {
 // steer overlayfs are never taken from an archive: trusted.overlay.redirect, for one,
 // makes a mount show a directory of the attacker's choice, and the others are what the
 // system itself notes about files. containerd leaves trusted.* out too.
-func (x *extraction) attrs(hdr *header) []attr {
-	keep := hdr.attrs
-	for i, a := range hdr.attrs {
-		if refused(a.name) == "" {
+func (x *extraction) attrs(hdr *tarfile.Header) []tarfile.Attr {
+	keep := hdr.Attrs
+	for i, a := range hdr.Attrs {
+		if refused(a.Name) == "" {
 			continue
 		}
-		keep = append([]attr(nil), hdr.attrs[:i]...)
-		for _, a := range hdr.attrs[i:] {
-			if why := refused(a.name); why != "" {
-				x.layer.notes.add("attribute refused ("+why+")", shorten(hdr.name)+": "+a.name)
+		keep = append([]tarfile.Attr(nil), hdr.Attrs[:i]...)
+		for _, a := range hdr.Attrs[i:] {
+			if why := refused(a.Name); why != "" {
+				x.layer.notes.add("attribute refused ("+why+")", tarfile.Shorten(hdr.Name)+": "+a.Name)
 			} else {
 				keep = append(keep, a)
 			}
@@ -81,8 +83,8 @@ func steersOverlay(name string) bool {
 
 // timespec converts a time; one that the system can not hold (32-bit ones, after
 // 2038) becomes the epoch.
-func timespec(t stamp) unix.Timespec {
-	ts, err := unix.TimeToTimespec(time.Unix(t.sec, t.nsec))
+func timespec(t tarfile.Time) unix.Timespec {
+	ts, err := unix.TimeToTimespec(time.Unix(t.Sec, t.Nsec))
 	if err != nil {
 		return unix.Timespec{}
 	}
@@ -188,7 +190,7 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 		}
 	}
 	for _, a := range m.attrs {
-		if err := x.attr(dir, base, a.name, len(a.value), unix.Fsetxattr(fd, a.name, []byte(a.value), 0)); err != nil {
+		if err := x.attr(dir, base, a.Name, len(a.Value), unix.Fsetxattr(fd, a.Name, []byte(a.Value), 0)); err != nil {
 			return err
 		}
 	}
@@ -262,12 +264,12 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 func (x *extraction) attr(dir, base, name string, n int, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
-		x.layer.notes.add("attribute of "+namespace(name)+" not set ("+err.Error()+")", shorten(join(dir, base))+": "+name)
+		x.layer.notes.add("attribute of "+namespace(name)+" not set ("+err.Error()+")", tarfile.Shorten(join(dir, base))+": "+name)
 		return nil
 	case unix.ERANGE, unix.EINVAL:
-		return fmt.Errorf("%w: attribute %q: %w", ErrFormat, shorten(name), err)
+		return fmt.Errorf("%w: attribute %q: %w", ErrFormat, tarfile.Shorten(name), err)
 	case unix.E2BIG:
-		return badf("attribute %q of %d bytes: Linux allows %d", shorten(name), n, maxAttrValue)
+		return badf("attribute %q of %d bytes: Linux allows %d", tarfile.Shorten(name), n, maxAttrValue)
 	case unix.ENOSPC:
 		var fs unix.Statfs_t
 		if unix.Fstatfs(x.tree.fd, &fs) == nil {
@@ -295,7 +297,7 @@ func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 		return unix.ENOSPC
 	}
 	return fmt.Errorf("%w: %q of %d bytes, and the disk is not full: ext4 has room for one block of attributes of a file, "+
-		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, shorten(name), n)
+		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, tarfile.Shorten(name), n)
 }
 
 // namespace returns the first part of an attribute's name if Linux knows it: names are the
@@ -309,25 +311,25 @@ func namespace(name string) string {
 }
 
 // device makes a device node when that is allowed.
-func (x *extraction) device(d *dirWork, o op, hdr *header) error {
+func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 	const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // bits of dev_t in the kernel
-	if hdr.major < 0 || hdr.major > maxMajor || hdr.minor < 0 || hdr.minor > maxMinor {
-		return badf("device %d:%d out of range", hdr.major, hdr.minor)
+	if hdr.Major < 0 || hdr.Major > maxMajor || hdr.Minor < 0 || hdr.Minor > maxMinor {
+		return badf("device %d:%d out of range", hdr.Major, hdr.Minor)
 	}
-	if hdr.flag == typeChar && hdr.major == 0 && hdr.minor == 0 {
+	if hdr.Type == tarfile.TypeChar && hdr.Major == 0 && hdr.Minor == 0 {
 		// Overlayfs reads this very node as a whiteout: a layer must not smuggle one in.
-		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.name)
+		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.Name)
 		return nil
 	}
 	if !x.privileged {
-		x.layer.notes.add("device node left out (needs root)", hdr.name)
+		x.layer.notes.add("device node left out (needs root)", hdr.Name)
 		return nil
 	}
 	o.kind, o.node = opNode, unix.S_IFCHR
-	if hdr.flag == typeBlock {
+	if hdr.Type == tarfile.TypeBlock {
 		o.node = unix.S_IFBLK
 	}
-	o.dev = unix.Mkdev(uint32(hdr.major), uint32(hdr.minor))
+	o.dev = unix.Mkdev(uint32(hdr.Major), uint32(hdr.Minor))
 	return x.add(d, o)
 }
 
@@ -359,7 +361,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	}
 	for _, a := range m.attrs {
 		where := "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + o.base
-		if err := x.attr(d.path, o.base, a.name, len(a.value), unix.Lsetxattr(where, a.name, []byte(a.value), 0)); err != nil {
+		if err := x.attr(d.path, o.base, a.Name, len(a.Value), unix.Lsetxattr(where, a.Name, []byte(a.Value), 0)); err != nil {
 			return err
 		}
 	}

@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/soci/internal/panics"
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // minedBlocks panics when a number of blocks are out.
 type minedBlocks struct {
-	pieces
+	tartest.Blocks
 	left int
 }
 
@@ -19,25 +20,25 @@ func (m *minedBlocks) NextBlock(ctx context.Context) (Block, error) {
 	if m.left--; m.left < 0 {
 		panic("a bug behind foreign bytes")
 	}
-	return m.pieces.NextBlock(ctx)
+	return m.Blocks.NextBlock(ctx)
 }
 
 // TestPanicsAreContained: a panic of the parser or of a writer is the error of one
 // extraction; its blocks and its memory are given back, and the pool goes on.
 func TestPanicsAreContained(t *testing.T) {
 	x := newTB(t)
-	data := repeat(100, func(i int) string { return rawFile(fmt.Sprint("f", i), big(600)) })
+	data := repeat(100, func(i int) string { return tartest.File(fmt.Sprint("f", i), big(600)) })
 	var held int64
 	m := NewMemory(-1, func(d int64) { held += d })
 	for _, left := range []int{0, 1, 40} {
-		src := &minedBlocks{pieces: pieces{data: []byte(data), n: 1000}, left: left}
+		src := &minedBlocks{Blocks: tartest.Blocks{Data: []byte(data), Size: 1000}, left: left}
 		dir := x.root + fmt.Sprint("/parser", left)
 		mkdir(t, dir)
 		_, err := Extract(t.Context(), src, dir, Options{Pool: x.pool, Meter: m.Meter(DefaultLimits())})
 		if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, panics.Err) || left > 2 && e.Entry == "" {
 			t.Errorf("the parser, after %d blocks: %v", left, err)
 		}
-		if out := src.out.Load(); out != 0 || held != 0 {
+		if out := src.Held(); out != 0 || held != 0 {
 			t.Errorf("%d blocks and %d bytes were not given back", out, held)
 		}
 	}

@@ -2,6 +2,7 @@ package untar
 
 import (
 	"context"
+	"io"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -162,4 +163,33 @@ func (p *Pool) get(ctx context.Context) (*[chunk]byte, error) {
 func (p *Pool) put(b *[chunk]byte) {
 	p.free.Put(b)
 	p.mem.Release(chunk)
+}
+
+// copied is a BlockReader of an ordinary stream. It copies into buffers of the pool.
+type copied struct {
+	r    io.Reader
+	pool *Pool
+	err  error
+}
+
+// NextBlock implements BlockReader.
+func (c *copied) NextBlock(ctx context.Context) (Block, error) {
+	if c.err != nil {
+		return Block{}, c.err
+	}
+	buf, err := c.pool.get(ctx)
+	if err != nil {
+		return Block{}, err
+	}
+	n := 0
+	for n < chunk && c.err == nil {
+		var more int
+		more, c.err = c.r.Read(buf[n:])
+		n += more
+	}
+	if n == 0 {
+		c.pool.put(buf)
+		return Block{}, c.err
+	}
+	return Block{Data: buf[:n], Release: func() { c.pool.put(buf) }}, nil
 }

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // TestPrivFullDisk: an extraction that runs out of bytes or of inodes says at which
@@ -40,22 +43,22 @@ func TestPrivFullDisk(t *testing.T) {
 			var wg sync.WaitGroup
 			var otherErr error
 			wg.Go(func() {
-				half := len(other) / sector / 2 * sector
+				half := len(other) / tarfile.BlockSize / 2 * tarfile.BlockSize
 				r := readerFunc(func(p []byte) (int, error) {
 					if len(other) <= half {
 						<-gate
 					}
-					n := copy(p[:min(len(p), sector)], other)
+					n := copy(p[:min(len(p), tarfile.BlockSize)], other)
 					other = other[n:]
 					if n == 0 {
 						return 0, errors.New("read beyond the end")
 					}
 					return n, nil
 				})
-				_, otherErr = Extract(t.Context(), r, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+				_, otherErr = Extract(t.Context(), r, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 			})
-			blocks := &pieces{data: data, n: 64 << 10}
-			l, err := Extract(t.Context(), blocks, full, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits())})
+			blocks := &tartest.Blocks{Data: data, Size: 64 << 10}
+			l, err := Extract(t.Context(), blocks, full, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 			close(gate)
 			wg.Wait()
 			if l != nil || !errors.Is(err, unix.ENOSPC) {
@@ -65,7 +68,7 @@ func TestPrivFullDisk(t *testing.T) {
 			if !ok || !strings.HasPrefix(e.Entry, tt.entry) || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), "make room") {
 				t.Errorf("error %v", err)
 			}
-			if out := blocks.out.Load(); out != 0 {
+			if out := blocks.Held(); out != 0 {
 				t.Errorf("%d blocks were not given back", out)
 			}
 			if otherErr != nil && !strings.Contains(otherErr.Error(), "beyond the end") {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // Errors that callers tell apart.
@@ -19,9 +21,9 @@ var (
 	// ErrUnsafe: an entry wants to reach outside of the root.
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrLimit: the archive is larger, deeper or longer than the limits allow.
-	ErrLimit = errors.New("limit exceeded")
+	ErrLimit = tarfile.ErrLimit
 	// ErrFormat: the archive is damaged or asks for something impossible.
-	ErrFormat = errors.New("bad archive")
+	ErrFormat = tarfile.ErrFormat
 )
 
 // Error is a failure at one entry of an archive.
@@ -34,19 +36,25 @@ func (e *Error) Error() string {
 	if e.Entry == "" {
 		return "unpack: " + e.Err.Error()
 	}
-	return fmt.Sprintf("unpack %q: %v", shorten(e.Entry), e.Err)
+	return fmt.Sprintf("unpack %q: %v", tarfile.Shorten(e.Entry), e.Err)
 }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// shorten keeps a hostile 1 MiB name out of a one-line message.
-func shorten(name string) string {
-	const most = 120 // bytes: enough to recognise an entry, short enough for one line
-	if len(name) <= most {
-		return name
-	}
-	return name[:most/2] + "..." + name[len(name)-most/2:]
+// badf returns an ErrFormat with a message.
+func badf(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
 }
+
+// Block is a part of a stream.
+type Block = tarfile.Block
+
+// BlockReader is a stream that lends out its memory. If the stream given to [Extract] is a
+// BlockReader, Extract never calls its Read, and writes its bytes to files from where they
+// lie, without a copy. The writers hold the blocks that they have not written yet. A stream
+// with few blocks slows an extraction down, but never blocks an extraction that has given
+// back all blocks but one.
+type BlockReader = tarfile.BlockReader
 
 // Limits bound what an archive may do. Negative means no limit.
 type Limits struct {
@@ -80,9 +88,6 @@ type Meter struct {
 	mem     *Memory
 	held    int64 // of mem; guarded by its lock
 }
-
-// NewMeter returns a meter at zero, with a Memory of its own that has no limit.
-func NewMeter(l Limits) *Meter { return NewMemory(-1, nil).Meter(l) }
 
 // freeAttrs is how many extended attributes an entry may have before each one more counts
 // as an entry: setting one costs about as much as making a file.
@@ -343,7 +348,9 @@ type notes struct {
 	byWhat map[string]*Note
 }
 
-func (n *notes) add(what, where string) { n.merge(Note{What: what, Count: 1, Example: shorten(where)}) }
+func (n *notes) add(what, where string) {
+	n.merge(Note{What: what, Count: 1, Example: tarfile.Shorten(where)})
+}
 
 func (n *notes) merge(more Note) {
 	n.mu.Lock()

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
 // child is the variable that tells a test that it runs as somebody else, and where.
@@ -128,7 +130,7 @@ func TestPrivAsUser(t *testing.T) {
 	}
 	for _, keep := range []bool{false, true} {
 		x := newTB(t)
-		l, err := Extract(t.Context(), &pieces{data: archive(t, menagerie()...), n: 5000}, x.root, Options{Pool: x.pool, Meter: NewMeter(DefaultLimits()), KeepOwners: keep})
+		l, err := Extract(t.Context(), &tartest.Blocks{Data: archive(t, menagerie()...), Size: 5000}, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits()), KeepOwners: keep})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/soci/internal/panics"
+	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
 // dirWork is a directory in which the writers create files. Its operations run in
@@ -35,8 +36,8 @@ type batch struct {
 	x      *extraction
 	d      *dirWork
 	ops    []op
-	hashes []uint32 // of the names
-	pieces []*piece // that the contents lie in
+	hashes []uint32         // of the names
+	pieces []*tarfile.Piece // that the contents lie in
 	left   atomic.Int32
 	done   atomic.Bool
 }
@@ -141,9 +142,9 @@ func (x *extraction) add(d *dirWork, o op) error {
 	b := d.batch
 	b.ops = append(b.ops, o)
 	b.hashes = append(b.hashes, x.hash(o.base))
-	if len(o.data) > 0 && (len(b.pieces) == 0 || b.pieces[len(b.pieces)-1] != x.in.cur) {
-		x.in.cur.hold()
-		b.pieces = append(b.pieces, x.in.cur)
+	if len(o.data) > 0 && (len(b.pieces) == 0 || b.pieces[len(b.pieces)-1] != x.in.Piece()) {
+		x.in.Piece().Hold()
+		b.pieces = append(b.pieces, x.in.Piece())
 	}
 	if o.big != nil {
 		o.big.b = b
@@ -260,7 +261,7 @@ func (b *batch) fill() {
 		}
 	}
 	for _, p := range b.pieces {
-		p.drop()
+		p.Drop()
 	}
 	b.finish()
 }
@@ -360,7 +361,7 @@ type segment struct {
 	f     *bigFile
 	data  []byte
 	off   int64
-	piece *piece
+	piece *tarfile.Piece
 	last  bool // ends the file; no data
 }
 
@@ -378,7 +379,7 @@ func (s *segment) run() {
 		}
 		return nil
 	})
-	s.piece.drop()
+	s.piece.Drop()
 	if err != nil {
 		f.x.fail(join(f.b.d.path, f.base), err)
 	}
@@ -402,32 +403,32 @@ func (f *bigFile) end(ok bool) error {
 }
 
 // file hands the content of a regular file to the writers.
-func (x *extraction) file(ctx context.Context, d *dirWork, o op, hdr *header) error {
+func (x *extraction) file(ctx context.Context, d *dirWork, o op, hdr *tarfile.Header) error {
 	x.layer.Files++
-	x.layer.Bytes += hdr.size
-	if hdr.sparse || !x.in.whole() {
+	x.layer.Bytes += hdr.Size
+	if hdr.Sparse || !x.in.Whole() {
 		return x.bigFile(ctx, d, o, hdr)
 	}
 	var err error
-	if o.data, _, err = x.in.content(ctx, hdr.stored); err != nil {
+	if o.data, _, err = x.in.Content(ctx, hdr.Stored); err != nil {
 		return err
 	}
 	return x.add(d, o)
 }
 
 // bigFile hands a file over piece by piece.
-func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *header) error {
-	f := &bigFile{x: x, base: o.base, meta: o.meta, size: hdr.size, fd: -1}
+func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile.Header) error {
+	f := &bigFile{x: x, base: o.base, meta: o.meta, size: hdr.Size, fd: -1}
 	f.lane.held = true
 	o.big = f
-	extents := hdr.extents
-	if !hdr.sparse {
-		extents = []extent{{0, hdr.stored}}
+	extents := hdr.Extents
+	if !hdr.Sparse {
+		extents = []tarfile.Extent{{Len: hdr.Stored}}
 	}
-	f.tail = hdr.sparse
+	f.tail = hdr.Sparse
 	if len(extents) > 0 {
 		last := extents[len(extents)-1]
-		f.tail = last.off+last.n < hdr.size
+		f.tail = last.Off+last.Len < hdr.Size
 	}
 	err := x.add(d, o)
 	if f.b == nil {
@@ -443,19 +444,19 @@ func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *header)
 	return err
 }
 
-func (x *extraction) feed(ctx context.Context, f *bigFile, extents []extent) error {
+func (x *extraction) feed(ctx context.Context, f *bigFile, extents []tarfile.Extent) error {
 	for _, e := range extents {
-		for e.n > 0 {
-			data, p, err := x.in.content(ctx, min(e.n, chunk))
+		for e.Len > 0 {
+			data, p, err := x.in.Content(ctx, min(e.Len, chunk))
 			if err != nil {
 				return err
 			}
 			if x.failed() {
 				return errStopped
 			}
-			p.hold()
-			x.pool.submit(&f.lane, &segment{f: f, data: data, off: e.off, piece: p})
-			e.off, e.n = e.off+int64(len(data)), e.n-int64(len(data))
+			p.Hold()
+			x.pool.submit(&f.lane, &segment{f: f, data: data, off: e.Off, piece: p})
+			e.Off, e.Len = e.Off+int64(len(data)), e.Len-int64(len(data))
 		}
 	}
 	return nil

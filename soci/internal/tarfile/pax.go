@@ -1,4 +1,4 @@
-package untar
+package tarfile
 
 import (
 	"fmt"
@@ -7,29 +7,30 @@ import (
 	"strings"
 )
 
-// pax is what extended headers say about an entry. A key that was not seen leaves
-// the header's own value.
+// pax holds the records of extended headers that describe an entry. A key that is not in
+// has leaves the value of the entry's own header.
 type pax struct {
 	has        paxKey
 	path, link string
 	size       int64
 	uid, gid   int64
-	mtime      stamp
-	atime      stamp
-	attrs      []attr
-	ownAttrs   bool           // attrs is not shared with the defaults of a global header
-	attrAt     map[string]int // the place of each name in attrs, from manyAttrs on
-	attrNames  int            // bytes of the names of attrs
-	attrBytes  int64          // bytes of all records of attributes
-	maxAttrs   int64          // limit of attrBytes; 0 or less means no limit
+	mtime      Time
+	atime      Time
+	attrs      []Attr
+	ownAttrs   bool           // attrs is not shared with the global defaults
+	attrAt     map[string]int // the index of each name in attrs, if there are manyAttrs
+	attrNames  int            // bytes of the names in attrs
+	attrBytes  int64          // bytes of all attribute records
+	maxAttrs   int64          // bound on attrBytes; 0 or less means no bound
 
-	// GNU's sparse formats: 0.0 and 0.1 have the map here, 1.0 before the content.
+	// The sparse formats of GNU tar: 0.0 and 0.1 store the map in records, 1.0 stores it
+	// before the content.
 	sparseName string
 	realSize   int64
 	major      int64
 	minor      int64
-	extents    []extent
-	halfExtent bool // 0.0: an offset still waits for its length
+	extents    []Extent
+	halfExtent bool // format 0.0: the last offset has no length yet
 }
 
 // paxKey is a set of keys.
@@ -50,8 +51,8 @@ const (
 	hasSparseMinor
 )
 
-// framing keys decide where an entry lies and where it ends. In a global header
-// each reader takes them differently, so no builder writes them there.
+// framing are the keys that decide the name of an entry and where it ends. Readers differ
+// in how they apply them from a global header, and no image builder writes them there.
 const framing = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseMajor | hasSparseMinor
 
 const (
@@ -59,17 +60,17 @@ const (
 	sparsePrefix = "GNU.sparse."
 )
 
-// parse reads the records of an extended header: "length key=value\n" each.
+// parse parses the records of an extended header, each "length key=value\n".
 func (p *pax) parse(text string) error {
 	for text != "" {
 		digits, rest, ok := strings.Cut(text, " ")
 		n, err := strconv.Atoi(digits)
 		if n -= len(digits) + 1; !ok || err != nil || n < len("k=\n") || n > len(rest) || rest[n-1] != '\n' {
-			return badf("extended header: no record at %q", shorten(text))
+			return badf("extended header: malformed record at %q", Shorten(text))
 		}
 		key, value, ok := strings.Cut(rest[:n-1], "=")
 		if !ok || key == "" || strings.IndexByte(key, 0) >= 0 {
-			return badf("extended header: %q is no record", shorten(rest[:n-1]))
+			return badf("extended header: %q is not a record", Shorten(rest[:n-1]))
 		}
 		if err := p.record(key, value); err != nil {
 			return err
@@ -82,7 +83,7 @@ func (p *pax) parse(text string) error {
 	return nil
 }
 
-// record takes one record. An empty value takes back what was said before.
+// record applies one record. An empty value removes the earlier value of its key.
 func (p *pax) record(key, value string) error {
 	switch key {
 	case "path":
@@ -129,14 +130,14 @@ func (p *pax) number(to *int64, bit paxKey, key, value string) error {
 	}
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil {
-		return badf("extended header: %s=%q is no number", key, shorten(value))
+		return badf("extended header: %s=%q is not a number", key, Shorten(value))
 	}
 	*to = n
 	return nil
 }
 
-// time reads decimal seconds with a fraction of any length.
-func (p *pax) time(to *stamp, bit paxKey, key, value string) error {
+// time parses decimal seconds with a fraction of any length.
+func (p *pax) time(to *Time, bit paxKey, key, value string) error {
 	p.mark(bit, value)
 	if value == "" {
 		return nil
@@ -144,26 +145,27 @@ func (p *pax) time(to *stamp, bit paxKey, key, value string) error {
 	whole, fraction, _ := strings.Cut(value, ".")
 	sec, err := strconv.ParseInt(whole, 10, 64)
 	if err != nil || strings.Trim(fraction, "0123456789") != "" {
-		return badf("extended header: %s=%q is no time", key, shorten(value))
+		return badf("extended header: %s=%q is not a time", key, Shorten(value))
 	}
-	const digits = 9 // of nanoseconds; finer is cut off
+	const digits = 9 // more precise fractions are truncated to nanoseconds
 	nsec, _ := strconv.ParseInt((fraction + "000000000")[:digits], 10, 64)
-	if strings.HasPrefix(whole, "-") && nsec > 0 { // -1.5 is half a second before -1
+	if strings.HasPrefix(whole, "-") && nsec > 0 { // -1.5 is -2 + 0.5 s
 		sec, nsec = sec-1, 1e9-nsec
 	}
-	*to = stamp{sec, nsec}
+	*to = Time{sec, nsec}
 	return nil
 }
 
 const (
-	// maxAttrNames is XATTR_LIST_MAX of Linux: a file with more bytes of names has a list
-	// that nothing can read.
+	// maxAttrNames is XATTR_LIST_MAX of Linux: if the names of a file take more bytes, no
+	// program can list them.
 	maxAttrNames = 64 << 10
-	// manyAttrs is the number from which a map finds names sooner than a walk does.
+	// manyAttrs is the number of attributes from which a map is faster than a scan.
 	manyAttrs = 16
 )
 
-// attr keeps the last value of a name. The cost does not depend on how many there are.
+// attr sets an attribute; the last value of a name wins. Its cost does not grow with the
+// number of attributes.
 func (p *pax) attr(name, value string) error {
 	p.attrBytes += int64(len(name) + len(value))
 	if p.maxAttrs > 0 && p.attrBytes > p.maxAttrs {
@@ -173,28 +175,28 @@ func (p *pax) attr(name, value string) error {
 		p.attrs, p.attrAt, p.ownAttrs = slices.Clone(p.attrs), nil, true
 	}
 	if i := p.findAttr(name); i >= 0 {
-		p.attrs[i].value = value
+		p.attrs[i].Value = value
 		return nil
 	}
 	if p.attrNames += len(name) + 1; p.attrNames > maxAttrNames { // each name ends in a zero byte
 		return fmt.Errorf("%w: the names of the extended attributes of one entry take more than the %d bytes that Linux can list", ErrLimit, maxAttrNames)
 	}
-	p.attrs = append(p.attrs, attr{name, value})
+	p.attrs = append(p.attrs, Attr{name, value})
 	if p.attrAt != nil {
 		p.attrAt[name] = len(p.attrs) - 1
 	}
 	return nil
 }
 
-// findAttr returns the place of a name in attrs, or -1.
+// findAttr returns the index of a name in attrs, or -1.
 func (p *pax) findAttr(name string) int {
 	if len(p.attrs) < manyAttrs {
-		return slices.IndexFunc(p.attrs, func(a attr) bool { return a.name == name })
+		return slices.IndexFunc(p.attrs, func(a Attr) bool { return a.Name == name })
 	}
 	if p.attrAt == nil {
 		p.attrAt = make(map[string]int, 2*len(p.attrs))
 		for i, a := range p.attrs {
-			p.attrAt[a.name] = i
+			p.attrAt[a.Name] = i
 		}
 	}
 	if i, ok := p.attrAt[name]; ok {
@@ -203,15 +205,15 @@ func (p *pax) findAttr(name string) int {
 	return -1
 }
 
-// defaults returns what an entry begins with below this global header.
+// defaults returns the records that an entry inherits from this global header.
 func (p *pax) defaults() pax {
 	d := *p
 	d.ownAttrs, d.attrAt = false, nil
 	return d
 }
 
-// attrName undoes how GNU tar writes the two characters that a record's key can
-// not hold.
+// attrName decodes the two characters that GNU tar escapes because the key of a record
+// cannot hold them.
 func attrName(name string) string {
 	if strings.IndexByte(name, '%') < 0 {
 		return name
@@ -219,7 +221,7 @@ func attrName(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "%3D", "="), "%25", "%")
 }
 
-// sparse takes the records of GNU's sparse formats.
+// sparse applies a record of GNU's sparse formats.
 func (p *pax) sparse(name, key, value string) error {
 	var n int64
 	var err error
@@ -237,13 +239,13 @@ func (p *pax) sparse(name, key, value string) error {
 			return badf("extended header: sparse map has two offsets in a row")
 		}
 		err = p.number(&n, hasSparseMap, key, value)
-		p.extents, p.halfExtent = append(p.extents, extent{off: n}), true
+		p.extents, p.halfExtent = append(p.extents, Extent{Off: n}), true
 	case "numbytes":
 		if !p.halfExtent {
 			return badf("extended header: sparse map has a length without an offset")
 		}
 		err = p.number(&n, hasSparseMap, key, value)
-		p.extents[len(p.extents)-1].n, p.halfExtent = n, false
+		p.extents[len(p.extents)-1].Len, p.halfExtent = n, false
 	case "map":
 		p.mark(hasSparseMap, value)
 		p.extents, err = parseSparseMap(value)
@@ -251,82 +253,82 @@ func (p *pax) sparse(name, key, value string) error {
 	return err
 }
 
-// parseSparseMap reads "offset,length,offset,length".
-func parseSparseMap(text string) ([]extent, error) {
-	var out []extent
+// parseSparseMap parses "offset,length,offset,length".
+func parseSparseMap(text string) ([]Extent, error) {
+	var out []Extent
 	for text != "" {
 		var pair [2]int64
 		for i := range pair {
 			digits, rest, _ := strings.Cut(text, ",")
 			n, err := strconv.ParseInt(digits, 10, 64)
 			if err != nil {
-				return nil, badf("extended header: sparse map holds %q", shorten(digits))
+				return nil, badf("extended header: sparse map holds %q", Shorten(digits))
 			}
 			pair[i], text = n, rest
 		}
-		out = append(out, extent{pair[0], pair[1]})
+		out = append(out, Extent{pair[0], pair[1]})
 	}
 	return out, nil
 }
 
-// apply puts what was said into a header.
-func (p *pax) apply(h *header) error {
+// apply copies the records into a header.
+func (p *pax) apply(h *Header) error {
 	if p.has&hasPath != 0 {
-		h.name = p.path
+		h.Name = p.path
 	}
 	if p.has&hasLink != 0 {
-		h.link = p.link
+		h.Link = p.link
 	}
 	if p.has&hasSize != 0 {
-		h.stored = p.size
+		h.Stored = p.size
 	}
 	if p.has&hasUID != 0 {
-		h.uid = p.uid
+		h.UID = p.uid
 	}
 	if p.has&hasGID != 0 {
-		h.gid = p.gid
+		h.GID = p.gid
 	}
 	if p.has&hasMtime != 0 {
-		h.mtime = p.mtime
-		h.atime = p.mtime
+		h.Mtime = p.mtime
+		h.Atime = p.mtime
 	}
 	if p.has&hasAtime != 0 {
-		h.atime = p.atime
+		h.Atime = p.atime
 	}
-	h.attrs = p.attrs
-	h.size = h.stored
-	if h.stored < 0 {
-		return badf("negative size %d", h.stored)
+	h.Attrs = p.attrs
+	h.Size = h.Stored
+	if h.Stored < 0 {
+		return badf("negative size %d", h.Stored)
 	}
 	return nil
 }
 
-// applySparse turns h into a sparse file when the records say so. It reports
-// whether the map comes before the content.
-func (p *pax) applySparse(h *header) (inContent bool, err error) {
+// applySparse marks h as a sparse file if the records say so. It reports whether the map
+// is stored before the content.
+func (p *pax) applySparse(h *Header) (inContent bool, err error) {
 	const version = hasSparseMajor | hasSparseMinor
 	switch {
-	case !h.isRegular() || p.has&(version|hasSparseMap) == 0:
+	case !h.IsRegular() || p.has&(version|hasSparseMap) == 0:
 		return false, nil
-	case p.has&version == 0, p.has&version == version && p.major == 0 && p.minor <= 1: // 0.x may say so
+	case p.has&version == 0, p.has&version == version && p.major == 0 && p.minor <= 1: // 0.x
 	case p.has&version == version && p.major == 1 && p.minor == 0:
 		inContent = true
-	default: // as an ordinary file it would have wrong content
+	default: // extracted as an ordinary file it would have wrong content
 		return false, badf("sparse file of an unknown format (%d.%d)", p.major, p.minor)
 	}
 	if p.has&hasSparseName != 0 {
-		h.name = p.sparseName
+		h.Name = p.sparseName
 	}
 	if p.has&hasRealSize == 0 || p.realSize < 0 {
 		return false, badf("sparse file without its size")
 	}
-	h.sparse, h.size = true, p.realSize
+	h.Sparse, h.Size = true, p.realSize
 	if inContent {
 		return true, nil
 	}
 	if len(p.extents) > maxExtents {
 		return false, tooManyExtents()
 	}
-	h.extents = slices.Clone(p.extents)
+	h.Extents = slices.Clone(p.extents)
 	return false, h.checkExtents()
 }
