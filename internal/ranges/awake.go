@@ -1,29 +1,29 @@
+//penstock:pure
+
 package ranges
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
-// awake is a clock that stands still while the process does: what it was not there to see
-// says nothing of a server. A monitor that looks later than it wanted to has waited for a
-// processor, and so may every lane have; or the machine was suspended. Times are
-// durations since the engine's start. The zero value shows the time as it is.
-type awake struct {
-	due  time.Duration // when the monitor wants to look again; the monitor's alone
-	lost atomic.Int64  // ns by which it came too late, in all
+// An awakeClock stands still while the process doesn't run. A monitor that looks
+// later than it planned to has waited for a processor, or the machine was
+// suspended. The lanes could not see any bytes arrive during that time, so it
+// must not count as a server's silence. Times are durations since the engine's
+// start. The zero value shows the time unchanged.
+type awakeClock struct {
+	due  time.Duration // when the monitor plans to look again
+	lost time.Duration // sum of the delays of its looks
 }
 
-// expect notes when the monitor will look again.
-func (w *awake) expect(due time.Duration) { w.due = due }
+// expect records when the monitor plans to look again.
+func (w *awakeClock) expect(due time.Duration) { w.due = due }
 
-// look is called when it does.
-func (w *awake) look(now time.Duration) {
+// look records that the monitor looks now.
+func (w *awakeClock) look(now time.Duration) {
 	if late := now - w.due; late > 0 {
-		w.lost.Add(int64(late))
+		w.lost += late
 		w.due = now
 	}
 }
 
 // at returns what the clock shows at now.
-func (w *awake) at(now time.Duration) time.Duration { return now - time.Duration(w.lost.Load()) }
+func (w *awakeClock) at(now time.Duration) time.Duration { return now - w.lost }

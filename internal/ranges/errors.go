@@ -1,8 +1,10 @@
 package ranges
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // What callers branch on, through errors.Is.
@@ -65,3 +67,19 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// classify returns the kind of an error, the pause that the server asked for,
+// and whether the connection is to blame.
+func classify(err error) (kind FaultKind, after time.Duration, fresh bool) {
+	var f *Fault
+	if errors.As(err, &f) {
+		return f.Kind, f.RetryAfter, f.Fresh
+	}
+	if errors.Is(err, ErrChanged) {
+		return Changed, 0, false
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
+		return Permanent, 0, false
+	}
+	return Retryable, 0, true
+}

@@ -27,7 +27,8 @@ type gate struct {
 	host string
 	wg   sync.WaitGroup // lanes and the monitor
 
-	awake awake        // by which silence is measured
+	awake awakeClock   // the monitor's alone; see awakeTime
+	lost  atomic.Int64 // awake.lost in nanoseconds, for all goroutines
 	over  atomic.Int64 // requests that ended well
 
 	logging atomic.Bool // a warning about a retry is being written
@@ -44,11 +45,17 @@ type gate struct {
 	idle     []*lane
 	inflight int
 	closed   bool
-	good     time.Duration // when the host last sent a byte of a body, by awake; 0 never
+	good     time.Duration // when the host last sent a byte of a body, by awakeTime; 0 never
 	retryLog RetryLog
 
 	asleep bool          // the monitor waits for wake without a timer
 	wake   chan struct{} // tells the monitor that something began; capacity 1
+}
+
+// awakeTime returns now without the time during which the process didn't run.
+// Silence is measured by it.
+func (g *gate) awakeTime(now time.Duration) time.Duration {
+	return now - time.Duration(g.lost.Load())
 }
 
 func newGate(e *Engine, host string) *gate {
@@ -116,7 +123,7 @@ type task struct {
 	// Guarded by gate.mu while the task is submitted.
 	fails     Retries
 	attempts  int
-	since     time.Duration // when it was submitted, by awake
+	since     time.Duration // when it was submitted, by awakeTime
 	readyAt   time.Duration
 	a         [2]attempt // the request, and its hedge
 	winner    *attempt
@@ -171,7 +178,7 @@ func (g *gate) submit(t *task) {
 		t.complete()
 		return
 	}
-	t.since = g.awake.at(g.e.now())
+	t.since = g.awakeTime(g.e.now())
 	g.push(&t.a[0])
 	g.dispatch()
 	g.mu.Unlock()
@@ -296,7 +303,7 @@ func (g *gate) finish(l *lane, a *attempt) {
 
 	if a.err == nil && !t.decided {
 		g.over.Add(1)
-		g.good = max(g.good, g.awake.at(now))
+		g.good = max(g.good, g.awakeTime(now))
 		g.limiter.done(now, int64(a.n))
 		g.hedger.done(int64(len(a.buf)), now-l.started)
 		if a.n > 0 {
@@ -363,7 +370,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if other.lane != nil {
 		return // the hedge may still win
 	}
-	up, policy := g.awake.at(now), t.o.retryPolicy()
+	up, policy := g.awakeTime(now), t.o.retryPolicy()
 	v := t.fails.Next(policy, Failure{
 		Err: err, Start: l.since, Now: up, Waited: l.since - max(t.since, g.good), Progress: progress,
 		Refused: g.limiter.recent, Rand: rand.Float64(),

@@ -1,3 +1,5 @@
+//penstock:pure
+
 package ranges
 
 import (
@@ -115,7 +117,7 @@ func (h *hedger) usual(n int64) usual {
 }
 
 // running is the hedger's view of one request. Its times are of the clock that stands
-// still while the process does, see awake.
+// still while the process does, see awakeClock.
 type running struct {
 	start    time.Duration // when it was sent
 	lastByte time.Duration // when the last byte came; = start before the first

@@ -32,7 +32,7 @@ type lane struct {
 	current   *attempt
 	active    bool // the fields of current are set up
 	started   time.Duration
-	since     time.Duration // started, by the gate's awake clock
+	since     time.Duration // started, by gate.awakeTime
 	progress  Progress      // of the current attempt
 	overStart int64         // gate.over then
 
@@ -40,7 +40,7 @@ type lane struct {
 
 	// Written by the lane, read by the monitor.
 	got, want atomic.Int64
-	last      atomic.Int64 // time of the last byte, in ns of the gate's awake clock
+	last      atomic.Int64 // time of the last byte, in ns of gate.awakeTime
 	overByte  atomic.Int64 // gate.over then
 }
 
@@ -83,7 +83,7 @@ func (l *lane) setup(a *attempt) (context.Context, Request) {
 	}
 	l.got.Store(0)
 	l.want.Store(int64(len(a.buf)))
-	l.since, l.overStart = g.awake.at(l.started), g.over.Load()
+	l.since, l.overStart = g.awakeTime(l.started), g.over.Load()
 	l.progress = Progress{From: l.since}
 	l.last.Store(int64(l.since))
 	l.overByte.Store(l.overStart)
@@ -209,7 +209,7 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 				l.first = now
 			}
 			a.n += n
-			l.last.Store(int64(l.g.awake.at(now)))
+			l.last.Store(int64(l.g.awakeTime(now)))
 			l.overByte.Store(l.g.over.Load())
 			l.got.Store(int64(a.n))
 			a.t.o.arrived.Add(int64(n))

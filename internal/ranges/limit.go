@@ -1,3 +1,5 @@
+//penstock:pure
+
 package ranges
 
 import "time"

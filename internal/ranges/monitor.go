@@ -28,6 +28,7 @@ func (g *gate) monitor() {
 		}
 		now := g.e.now()
 		g.awake.look(now)
+		g.lost.Store(int64(g.awake.lost))
 		busy, next := g.check(now)
 		if busy {
 			quiet = 0
@@ -84,7 +85,7 @@ func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
 
 // watch looks at one running request.
 func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
-	up, over, last := g.awake.at(now), g.over.Load(), l.last.Load()
+	up, over, last := g.awakeTime(now), g.over.Load(), l.last.Load()
 	// What happened before the clock was put back happened now.
 	l.since = min(l.since, up)
 	if last > int64(up) {

@@ -1,3 +1,5 @@
+//penstock:pure
+
 package ranges
 
 // plan cuts a span into parts. It has no clock and no I/O.

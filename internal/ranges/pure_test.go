@@ -178,7 +178,7 @@ func TestHedgerScript(t *testing.T) {
 
 func TestAwakeScript(t *testing.T) {
 	datadriven.RunTest(t, "testdata/awake", func(t *testing.T, d *datadriven.TestData) string {
-		var w awake
+		var w awakeClock
 		var out strings.Builder
 		for line := range strings.Lines(d.Input) {
 			var ms, next int64

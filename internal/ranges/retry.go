@@ -1,7 +1,8 @@
+//penstock:pure
+
 package ranges
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -244,19 +245,3 @@ const wrongSizes = 3
 
 // statusPreconditionFailed is HTTP's 412; this package does not import net/http.
 const statusPreconditionFailed = 412
-
-// classify returns the kind of an error, the pause that the server asked for,
-// and whether the connection is to blame.
-func classify(err error) (kind FaultKind, after time.Duration, fresh bool) {
-	var f *Fault
-	if errors.As(err, &f) {
-		return f.Kind, f.RetryAfter, f.Fresh
-	}
-	if errors.Is(err, ErrChanged) {
-		return Changed, 0, false
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
-		return Permanent, 0, false
-	}
-	return Retryable, 0, true
-}

@@ -1,3 +1,5 @@
+//penstock:pure
+
 package topology
 
 // leaderTries is how often one worker asks the leader before it gives up. The
