@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,15 +83,15 @@ func self(t *testing.T) string {
 }
 
 // program starts the program; its output is complete when wait returns.
-func program(t *testing.T, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+func program(t *testing.T, args ...string) (cmd *exec.Cmd, out *output) {
 	t.Helper()
 	return run(t, self(t), args...)
 }
 
 // run starts a program that is this one or CoreDNS's own.
-func run(t *testing.T, bin string, args ...string) (cmd *exec.Cmd, out *bytes.Buffer) {
+func run(t *testing.T, bin string, args ...string) (cmd *exec.Cmd, out *output) {
 	t.Helper()
-	cmd, out = exec.Command(bin, args...), &bytes.Buffer{}
+	cmd, out = exec.Command(bin, args...), &output{}
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
@@ -98,6 +99,24 @@ func run(t *testing.T, bin string, args ...string) (cmd *exec.Cmd, out *bytes.Bu
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return cmd, out
+}
+
+// output is the output of a running program. It is safe for concurrent use.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
 }
 
 func write(t *testing.T, dir, name, text string) string {
@@ -166,7 +185,7 @@ www IN A 192.0.2.2
 // server is a running program that answers at addr.
 type server struct {
 	cmd   *exec.Cmd
-	out   *bytes.Buffer // complete when ended is closed
+	out   *output // complete when ended is closed
 	ended chan struct{}
 	err   error // of Wait; set when ended is closed
 }
