@@ -10,8 +10,7 @@ import (
 
 	"github.com/containerd/platforms"
 
-	"github.com/penstock/penstock/soci/internal/checkpoint"
-	"github.com/penstock/penstock/soci/internal/flow"
+	"github.com/penstock/penstock/internal/disk"
 	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -31,12 +30,12 @@ func (j *job) prepare(ctx context.Context) error {
 	}
 	n := len(img.Layers)
 	j.unpacked, j.names, j.copies = make([]*untar.Layer, n), make([]string, n), make([][]int, n)
-	j.checkpoints = make([]*checkpoint.File, n)
+	j.parts = make([]*partFile, n)
 	sizes := make([]int64, n)
 	var total int64
-	first := make(map[layerKey]int)
+	first := make(map[flightKey]int)
 	for i, l := range img.Layers {
-		key := layerKey{l.Digest, l.DiffID}
+		key := flightKey{digest: l.Digest, diffID: l.DiffID}
 		k, again := first[key]
 		if again {
 			j.copies[k] = append(j.copies[k], i)
@@ -73,7 +72,7 @@ func (j *job) prepare(ctx context.Context) error {
 	// The windows of the layers in progress share the budget, less the buffers of the
 	// writers and rings.
 	w := int64(min(j.opts.Parallelism, max(1, n)))
-	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*flow.RingBytes)/w)
+	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*ringBytes)/w)
 	j.opts.Progress.Start(j.res.Reference, sizes)
 	for i := range j.unpacked {
 		if j.unpacked[i] != nil {
@@ -117,18 +116,18 @@ func (j *job) reuse(ctx context.Context, i int) (bool, error) {
 func (j *job) openCheckpoint(i int) (bool, error) {
 	name := j.names[i]
 	there := j.stage.ClaimUnfinished(name)
-	file := checkpoint.NewFile(j.stage.Checkpoint(name), j.opts.CheckpointBytes, j.opts.maxState())
+	part := &partFile{path: j.stage.Checkpoint(name), boot: disk.BootID(), every: j.opts.CheckpointBytes, most: j.opts.maxState()}
 	if there {
-		file.Open(j.img.Layers[i])
+		part.open(j.img.Layers[i])
 	}
 	// A store without BlobResumer needs the whole blob.
 	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil {
-		j.checkpoints[i] = file
+		j.parts[i] = part
 	} else {
-		file.Restart()
+		part.from = nil
 	}
-	if there && file.Resume() == nil {
-		file.Drop()
+	if there && part.from == nil {
+		part.drop()
 		return false, untar.RemoveAll(j.dir(i))
 	}
 	return there, nil

@@ -75,6 +75,7 @@ func (c *command) registryFlags() {
 	f.StringVar(&o.HostsDir, "hosts-dir", "", "`DIR` with registry hosts and certificates, as containerd's config_path; or none")
 	cli.ShowDefault(f, "hosts-dir", "/etc/containerd/certs.d")
 	f.DurationVar(&o.Patience, "patience", defaultPatience, "`DURATION` without a usable answer of a registry after which its image is left to containerd; 0: after a minute of retries")
+	cli.OutageFlag(f, &o.Outage, "registry")
 	cli.InterfacesFlag(f, &o.Interfaces)
 }
 

@@ -41,8 +41,8 @@ func TestFlags(t *testing.T) {
 		{"--root /a --address /b --image-service /c --containerd /d --http none", func(c *command, _ soci.Options) bool {
 			return c.snapshotter.Root == "/a" && c.listen.Socket == "/b" && c.images == "/c" && c.containerd == "/d" && c.listen.HTTP == ""
 		}, ""},
-		{"--plain-http --patience 0 --memory 512MB --layers 3", func(c *command, o soci.Options) bool {
-			return o.PlainHTTP && o.Patience == 0 && o.Memory == 512_000_000 && c.snapshotter.Layers == 3 && o.Parallelism == 3
+		{"--plain-http --outage 90s --patience 0 --memory 512MB --layers 3", func(c *command, o soci.Options) bool {
+			return o.PlainHTTP && o.Outage == 90*time.Second && o.Patience == 0 && o.Memory == 512_000_000 && c.snapshotter.Layers == 3 && o.Parallelism == 3
 		}, ""},
 		{"--memory 512MiB --checkpoint none --no-sync", func(c *command, o soci.Options) bool {
 			return o.Memory == 512<<20 && o.CheckpointBytes == -1 && c.snapshotter.NoSync

@@ -1,4 +1,4 @@
-package indexdir
+package soci
 
 import (
 	"fmt"
@@ -10,8 +10,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
-// TestIndexPrune checks that the most recently used indexes stay, and files of other
-// programs as well.
+// TestIndexPrune: the indexes that were used last stay; what is not ours stays too.
 func TestIndexPrune(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -25,13 +24,14 @@ func TestIndexPrune(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("old"+suffix, 3*time.Hour)
-	put("new"+suffix, time.Hour)
-	put("middle"+suffix, 2*time.Hour)
+	put("old"+indexSuffix, 3*time.Hour)
+	put("new"+indexSuffix, time.Hour)
+	put("middle"+indexSuffix, 2*time.Hour)
 	put("README", 9*time.Hour)
-	put(tempPrefix+"dead", 2*stage.KeepDead)
-	put(tempPrefix+"alive", 0)
-	if err := Open(dir, nil).prune(250); err != nil {
+	put(tempIndex+"dead", 2*stage.KeepDead)
+	put(tempIndex+"alive", 0)
+	x := &indexes{dir: dir}
+	if err := x.prune(250); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -39,7 +39,7 @@ func TestIndexPrune(t *testing.T) {
 	for _, n := range names {
 		got = append(got, n.Name())
 	}
-	want := []string{tempPrefix + "alive", "README", "middle" + suffix, "new" + suffix}
+	want := []string{tempIndex + "alive", "README", "middle" + indexSuffix, "new" + indexSuffix}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", got, want)
 	}

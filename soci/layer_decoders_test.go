@@ -1,4 +1,4 @@
-package flow
+package soci
 
 import (
 	"testing"
@@ -7,8 +7,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate"
 )
 
-// TestDecoders checks that half of the cores decode, in at most a quarter of the
-// memory, and that decoders never waits for memory.
+// TestDecoders: half of the cores, in at most a quarter of the memory, and no waiting.
 func TestDecoders(t *testing.T) {
 	t.Parallel()
 	const worker = inflate.WorkerMemory
