@@ -15,20 +15,20 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	opts = opts.withDefaults()
+	opts.setDefaults()
 	st, err := openStore(ctx, opts.S3)
 	if err != nil {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.Memory), Hedge: hedge, Retry: opts.S3.retry(), Log: opts.S3.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.MemoryBytes), Hedge: hedge, Retry: opts.S3.retry(), Log: opts.S3.Log})
 	if err != nil {
 		return nil, err
 	}
 	defer engine.Close()
 	began := time.Now()
-	m := &manifest{BlockBytes: DefaultBlockBytes}
-	if opts.Memory < minMemory(m.BlockBytes) {
+	m := &Manifest{BlockBytes: DefaultBlockBytes}
+	if opts.MemoryBytes < minMemory(m.BlockBytes) {
 		m.BlockBytes = MinBlockBytes
 	}
 	if m.Objects, err = st.resolve(ctx, opts.URIs); err != nil {
@@ -44,21 +44,25 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 	defer out.close()
 	it := newItems(m)
 	d := newDelivery(it, out)
-	f := newFeeder(it, st, engine, divide(opts.Memory, m.BlockBytes))
-	progress, reported := newProgressMeter(opts.Progress, m), began
+	f := newFeeder(it, st, engine, divide(opts.MemoryBytes, m.BlockBytes))
+	told := began
+	tell := func(now time.Time) {
+		if told = now; opts.Progress != nil {
+			opts.Progress(d.bytes.Load(), m.Bytes())
+		}
+	}
 	err = f.run(ctx, func(_ context.Context, it ring.Item) error {
 		defer it.Release()
 		err := d.item(ctx, it)
-		if now := time.Now(); now.Sub(reported) >= statusEvery {
-			reported = now
-			progress.set(d.bytes.Load())
+		if now := time.Now(); now.Sub(told) >= statusEvery {
+			tell(now)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	progress.done(d.bytes.Load())
+	tell(time.Now())
 	s := engine.Stats()
 	return &Report{
 		Objects: len(m.Objects), Bytes: d.bytes.Load(), Elapsed: time.Since(began), Hash: d.digest.String(),

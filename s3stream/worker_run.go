@@ -27,9 +27,8 @@ type workerRun struct {
 	delivery *delivery
 	budget   *budget.Budget
 	began    time.Time
-	progress *progressMeter // used by tell, and by run when tell has ended
-	bye      chan struct{}  // closed when the leader has let us go
-	ready    sync.Once      // waits for the planned children
+	bye      chan struct{} // closed when the leader has let us go
+	ready    sync.Once     // waits for the planned children
 	sums     *leaderSums
 
 	mu        sync.Mutex // guards what follows
@@ -43,7 +42,7 @@ type workerRun struct {
 	hash      string        // of what was delivered; "" before
 }
 
-// statusEvery is how often the leader and Progress receive our state.
+// statusEvery is how often the leader and the Progress callback hear of us.
 const statusEvery = 250 * time.Millisecond
 
 // run does the job. When it returns, its goroutines have ended, its
@@ -85,11 +84,10 @@ func (w *workerRun) run(ctx context.Context, l net.Listener) (*Report, error) {
 	stop()
 	w.node.ring.Close(context.Canceled)
 	w.delivery.sink.close()
+	w.progress()
 	if err != nil {
-		w.progress.set(w.delivery.bytes.Load())
 		return nil, err
 	}
-	w.progress.done(w.delivery.bytes.Load())
 	return w.report(), nil
 }
 
@@ -113,7 +111,7 @@ func (w *workerRun) await(delivered <-chan struct{}) error {
 	// from us; what our children still lack fails with them.
 	err := w.life.reason()
 	if isLeaderLost(err) {
-		w.w.opts.Log.Warn("leader lost after everything was delivered", "err", err)
+		w.w.opts.Log.Warn("leader lost after everything was delivered", "error", err)
 		return nil
 	}
 	return err
@@ -215,7 +213,13 @@ func (w *workerRun) tell(ctx context.Context) {
 		case <-t.C:
 		}
 		_ = w.ctrl.WriteJSON(wire.Status, w.status())
-		w.progress.set(w.delivery.bytes.Load())
+		w.progress()
+	}
+}
+
+func (w *workerRun) progress() {
+	if w.w.opts.Progress != nil {
+		w.w.opts.Progress(w.delivery.bytes.Load(), w.items.m.Bytes())
 	}
 }
 

@@ -53,3 +53,11 @@ func (c *Command) Logger(w io.Writer) *slog.Logger {
 	}
 	return log
 }
+
+// DefaultLogLevel changes the default level after the flags are parsed, for
+// commands whose default depends on other flags.
+func (c *Command) DefaultLogLevel(level slog.Level) {
+	if !c.Changed("log-level") {
+		c.logs.level = strings.ToLower(level.String())
+	}
+}

@@ -245,7 +245,7 @@ func TestVirtualHostAdvice(t *testing.T) {
 	answerWith(c, func(*http.Request) (*http.Response, error) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "models.s3.corp.test", IsNotFound: true}}
 	})
-	want := "if s3.corp.test has no host name for each bucket, put the bucket into the path: penstock-cast -path-style, penstock-csi --force-path-style, or addressing_style = path in the profile"
+	want := "if s3.corp.test has no host name for each bucket, put the bucket into the path: --path-style of penstock-cast and penstock-csi, or addressing_style = path in the profile"
 	_, err = c.Head(t.Context(), "models", "k")
 	wantText(t, err, want)
 	_, _, err = get(t.Context(), c.Source("models", "k", SourceOptions{}), ranges.Request{Len: 1})

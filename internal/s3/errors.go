@@ -142,9 +142,9 @@ func (e *Error) reason() string {
 		}
 	case e.Op == opHead && e.Code == "" && e.Status == http.StatusBadRequest:
 		text = "refused without a reason, since the answer to a HEAD has no body: perhaps the object is encrypted with a customer key " +
-			"(penstock-cast -sse-customer-key-file, penstock-csi mount --sse-customer-key-file)"
+			"(penstock-cast --sse-customer-key-file, penstock-csi mount --sse-customer-key-file)"
 	case e.Code == "InvalidRequest" && strings.Contains(e.Message, "Server Side Encryption"):
-		text = "the object is encrypted with a customer key: give it by penstock-cast -sse-customer-key-file or penstock-csi mount --sse-customer-key-file"
+		text = "the object is encrypted with a customer key: give it by penstock-cast --sse-customer-key-file or penstock-csi mount --sse-customer-key-file"
 	case text == "" && e.Op == opHeadBucket && e.Status == http.StatusNotFound:
 		text = advice["NoSuchBucket"]
 	case text == "" && e.Code == "" && e.Status == http.StatusForbidden:
@@ -214,7 +214,7 @@ func (e *Error) transportReason() (string, bool) {
 }
 
 // pathAdvice says how to keep the bucket out of the host's name.
-const pathAdvice = "put the bucket into the path: penstock-cast -path-style, penstock-csi --force-path-style, or addressing_style = path in the profile"
+const pathAdvice = "put the bucket into the path: --path-style of penstock-cast and penstock-csi, or addressing_style = path in the profile"
 
 func hostOf(endpoint string) string {
 	_, host, _ := strings.Cut(endpoint, "://")

@@ -37,7 +37,7 @@ func TestSSECustomerKeyFile(t *testing.T) {
 	}
 	c := connect(t, origin, Options{})
 	_, err := c.Head(t.Context(), "data", "k")
-	wantText(t, err, "perhaps the object is encrypted with a customer key (penstock-cast -sse-customer-key-file")
+	wantText(t, err, "perhaps the object is encrypted with a customer key (penstock-cast --sse-customer-key-file")
 	_, _, err = get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
 	wantFault(t, err, ranges.Permanent, "the object is encrypted with a customer key: give it by")
 	for _, text := range []string{"", "hunter2", strings.Repeat("h", 33)} {

@@ -20,8 +20,12 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/csi"
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/testorigin"
 )
+
+// discard are streams that no test reads.
+var discard = cli.Streams{Out: io.Discard, Err: io.Discard}
 
 // asProgram makes the test binary run as the program itself.
 const asProgram = "PENSTOCK_CSI_AS_PROGRAM"
@@ -39,8 +43,9 @@ func TestUsage(t *testing.T) {
 		"fly":                           `command "fly" is unknown`,
 		"mount":                         "mount BUCKET[/PREFIX] DIR",
 		"mount a b c":                   "not 3 arguments",
-		"mount b /tmp --bogus":          "-bogus",
-		"mount b /tmp --memory x":       "512MiB",
+		"mount b /tmp --bogus":          "--bogus",
+		"mount b /tmp --interfaces no0": `"no0"`,
+		"mount b /tmp --memory x":       "64MiB",
 		"mount b /tmp --memory 1KiB":    "use at least",
 		"mount b /tmp --read-only=no":   "read-only",
 		"mount b /tmp --read-only=f":    "writing is not supported",
@@ -52,31 +57,25 @@ func TestUsage(t *testing.T) {
 		"mount --endpoint x b /tmp":               "is not a URL",
 		"mount /x /tmp":                           "no bucket",
 		"node":                                    "no endpoint",
-		"node x":                                  "flags alone",
+		"node x":                                  "only flags",
 		"node --endpoint tcp://x":                 "use unix://",
 	} {
 		var stdout, stderr bytes.Buffer
 		t.Setenv("NODE_NAME", "")
 		code := run(t.Context(), strings.Fields(args), &stdout, &stderr)
-		if code != exitUsage || !strings.Contains(stderr.String(), want) || strings.Count(stderr.String(), "\n") != 1 {
-			t.Errorf("%q: status %d, %q; want %d and one line with %q", args, code, stderr.String(), exitUsage, want)
-		}
-	}
-	for _, args := range []string{"help", "version", "mount -h", "node --help"} {
-		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), strings.Fields(args), &stdout, &stderr); code != exitDone || stdout.Len()+stderr.Len() == 0 {
-			t.Errorf("%q: status %d, %q", args, code, stdout.String()+stderr.String())
+		if code != cli.ExitUsage || !strings.Contains(stderr.String(), want) || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%q: status %d, %q; want %d and one line with %q", args, code, stderr.String(), cli.ExitUsage, want)
 		}
 	}
 }
 
 func TestMountOptions(t *testing.T) {
-	var stderr bytes.Buffer
-	got, _, err := mountOptions(strings.Fields(
-		"s3://models/a/b /mnt --endpoint http://127.0.0.1:9 --memory 64MiB --metadata-ttl 0s --file-mode 440 --uid 7 --allow-other"), &stderr)
+	c, err := parseMount(strings.Fields(
+		"s3://models/a/b /mnt --endpoint http://127.0.0.1:9 --memory 64MiB --metadata-ttl 0s --file-mode 440 --uid 7 --allow-other"), discard)
 	if err != nil {
 		t.Fatal(err)
 	}
+	got := c.options
 	want := csi.MountOptions{
 		BucketOptions: csi.BucketOptions{
 			Bucket: "models", Prefix: "a/b", S3: csi.S3Options{Endpoint: "http://127.0.0.1:9", Outage: time.Minute}, Memory: 64 << 20,
@@ -150,12 +149,13 @@ func mounted(t *testing.T, dir string) bool {
 	return bytes.Contains(table, []byte(" "+dir+" "))
 }
 
-// TestPrivMountCommand: the program says when it is ready, serves, and a signal ends it cleanly; also with a file open.
+// TestPrivMountCommand wants the program to report that it is ready, to serve,
+// and to unmount after a signal, also while a file is open.
 func TestPrivMountCommand(t *testing.T) {
 	o := origin(t)
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		dir := t.TempDir()
-		cmd, lines := program(t, "mount", "models/dir", dir, "--read-only", "--endpoint", o.URL(), "--json")
+		cmd, lines := program(t, "mount", "models/dir", dir, "--read-only", "--endpoint", o.URL(), "--log-format=json")
 		var ready struct{ Msg, Bucket, Dir string }
 		if !lines.Scan() {
 			t.Fatal("no line on standard error")
@@ -180,15 +180,16 @@ func TestPrivMountCommand(t *testing.T) {
 		if mounted(t, dir) {
 			t.Errorf("%v left the mount", sig)
 		}
-		_ = f.Close() // of a mount that is gone
+		_ = f.Close() // the mount no longer exists
 	}
 }
 
-// TestPrivExecute: a program runs from the mount, so mappings of a file work and not only reads. The program is this test
-// itself.
+// TestPrivExecute runs a program from the mount, which needs mappings of a file
+// in addition to reads. The program is this test itself.
 //
-// Neither mount nor origin may be in the process that starts it: the Go runtime can stand still until the kernel has read
-// a program that it starts, and then nobody would serve the program's bytes. So a shell starts it.
+// A shell starts it, because the process that starts it must contain neither the
+// mount nor the origin: the Go runtime can stop until the kernel has read a
+// program that it starts, and then no goroutine would serve the program's bytes.
 func TestPrivExecute(t *testing.T) {
 	o := origin(t)
 	exe, err := os.Executable()
@@ -216,7 +217,8 @@ func TestPrivExecute(t *testing.T) {
 	}
 }
 
-// TestPrivMountFails: what can't be mounted fails with one line and status 1, and leaves nothing.
+// TestPrivMountFails wants a mount that cannot succeed to fail with one line and
+// exit code 1, and to leave no mount behind.
 func TestPrivMountFails(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
@@ -224,7 +226,7 @@ func TestPrivMountFails(t *testing.T) {
 		"no such bucket":            {"mount", "missing", dir, "--endpoint", o.URL()},
 		"no such file or directory": {"mount", "models", dir + "/missing", "--endpoint", o.URL()},
 		"already a mount point":     {"mount", "models", "/proc", "--endpoint", o.URL()},
-		"access denied":             {"mount", "models", dir, "--endpoint", o.URL(), "--no-sign-request"},
+		"access denied":             {"mount", "models", dir, "--endpoint", o.URL(), "--anonymous"},
 	} {
 		cmd, lines := program(t, args...)
 		var text []string
@@ -232,7 +234,7 @@ func TestPrivMountFails(t *testing.T) {
 			text = append(text, lines.Text())
 		}
 		err := cmd.Wait()
-		if cmd.ProcessState.ExitCode() != exitFailed || len(text) != 1 || !strings.Contains(text[0], want) {
+		if cmd.ProcessState.ExitCode() != cli.ExitFailed || len(text) != 1 || !strings.Contains(text[0], want) {
 			t.Errorf("%v: %v, %q; want one line with %q", args, err, text, want)
 		}
 		if mounted(t, dir) {
@@ -241,7 +243,8 @@ func TestPrivMountFails(t *testing.T) {
 	}
 }
 
-// TestPrivNodeCommand: the driver as a program, ended by SIGTERM as kubelet does.
+// TestPrivNodeCommand runs the driver as a program and ends it by SIGTERM, as
+// kubelet does.
 func TestPrivNodeCommand(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
@@ -251,7 +254,7 @@ func TestPrivNodeCommand(t *testing.T) {
 		t.Fatalf("first line %q", lines.Text())
 	}
 	var said bytes.Buffer
-	if code := run(t.Context(), []string{"probe", "--endpoint", "unix://" + sock}, io.Discard, &said); code != exitDone {
+	if code := run(t.Context(), []string{"probe", "--endpoint", "unix://" + sock}, io.Discard, &said); code != cli.ExitOK {
 		t.Errorf("probe: status %d, %q", code, said.String())
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -262,7 +265,7 @@ func TestPrivNodeCommand(t *testing.T) {
 	}
 	said.Reset()
 	code := run(t.Context(), []string{"probe", "--endpoint", "unix://" + sock, "--timeout", "1s"}, io.Discard, &said)
-	if code != exitFailed || strings.Count(said.String(), "\n") != 1 {
+	if code != cli.ExitFailed || strings.Count(said.String(), "\n") != 1 {
 		t.Errorf("probe after the end: status %d, %q", code, said.String())
 	}
 	if _, err := os.Lstat(sock); !os.IsNotExist(err) {
@@ -270,7 +273,8 @@ func TestPrivNodeCommand(t *testing.T) {
 	}
 }
 
-// TestInterruptedWhileOpening: a store that does not answer does not keep the program.
+// TestInterruptedWhileOpening wants an interrupt to end the program while the
+// store does not answer.
 func TestInterruptedWhileOpening(t *testing.T) {
 	o, err := testorigin.Start(testorigin.Options{Faults: []testorigin.Fault{{Action: testorigin.ActStall}}})
 	if err != nil {
@@ -280,8 +284,8 @@ func TestInterruptedWhileOpening(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, []string{"mount", "models", t.TempDir(), "--endpoint", o.URL(), "--no-sign-request"}, &stdout, &stderr)
-	if code != exitFailed || strings.Count(stderr.String(), "\n") != 1 {
+	code := run(ctx, []string{"mount", "models", t.TempDir(), "--endpoint", o.URL(), "--anonymous"}, &stdout, &stderr)
+	if code != cli.ExitFailed || strings.Count(stderr.String(), "\n") != 1 {
 		t.Errorf("status %d, %q", code, stderr.String())
 	}
 }
@@ -306,8 +310,9 @@ func container(t *testing.T, manifest, name string) (text string, args []string)
 	return text, args
 }
 
-// TestDeployMatchesFlags: the manifests start the driver with flags that it has, under the name it registers, and with a
-// memory limit that its bound (docs/semantics.md) fits into; the liveness probe is a command that it has.
+// TestDeployMatchesFlags wants the manifests to start the driver with flags that
+// it has, under the name that it registers, and with a memory limit above its
+// bound (docs/semantics.md). The liveness probe must be a command that it has.
 func TestDeployMatchesFlags(t *testing.T) {
 	manifest, err := os.ReadFile("../../deploy/daemonset.yaml")
 	if err != nil {
@@ -317,10 +322,11 @@ func TestDeployMatchesFlags(t *testing.T) {
 	if len(args) == 0 {
 		t.Fatal("no args")
 	}
-	opts, _, err := nodeOptions(args[1:], io.Discard)
-	if err != nil || args[0] != "node" {
+	c, err := parseNode(args[1:], discard)
+	if err != nil || args[0] != "node" || !c.LogsJSON() {
 		t.Fatalf("%q: %v", args, err)
 	}
+	opts := c.options
 	if err := opts.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -345,13 +351,13 @@ func TestDeployMatchesFlags(t *testing.T) {
 	_, probe, found := strings.Cut(text, `command: ["/penstock-csi", `)
 	probe, _, _ = strings.Cut(probe, "]")
 	words := strings.Split(strings.ReplaceAll(probe, `"`, ""), ", ")
-	if o, err := parseProbe(words[1:], io.Discard); !found || words[0] != "probe" || err != nil || o.endpoint != opts.Endpoint {
+	if o, err := parseProbe(words[1:], discard); !found || words[0] != "probe" || err != nil || o.endpoint != opts.Endpoint {
 		t.Errorf("liveness probe %q: %v", words, err)
 	}
 }
 
-// TestDeployIsPinned: no image is one that changes under the same name, and what is not privileged has no more rights than
-// it needs.
+// TestDeployIsPinned wants every image to have a version or a digest, and every
+// unprivileged container to have no more rights than it needs.
 func TestDeployIsPinned(t *testing.T) {
 	pinned := regexp.MustCompile(`(:v\d+(\.\d+)*|@sha256:[0-9a-f]{64})$`)
 	manifest, err := os.ReadFile("../../deploy/daemonset.yaml")

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
@@ -153,7 +154,7 @@ func TestPrivSecondDriver(t *testing.T) {
 			said = append(said, lines.Text())
 		}
 		err := cmd.Wait()
-		if cmd.ProcessState.ExitCode() != exitFailed || len(said) != 1 || !strings.Contains(said[0], c.want) {
+		if cmd.ProcessState.ExitCode() != cli.ExitFailed || len(said) != 1 || !strings.Contains(said[0], c.want) {
 			t.Errorf("%s: %v, %q; want one line with %q", what, err, said, c.want)
 		}
 		untouched(what)

@@ -5,14 +5,14 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/penstock/penstock/internal/cli"
 )
 
 // probeOptions say which driver to ask, and how long.
@@ -21,10 +21,11 @@ type probeOptions struct {
 	timeout  time.Duration
 }
 
-// runProbe asks a driver on this node whether it serves, as a liveness probe does: through the socket that kubelet uses, so
-// that a socket file that was lost shows as well.
-func runProbe(ctx context.Context, args []string, stderr io.Writer) error {
-	opts, err := parseProbe(args, stderr)
+// runProbe asks a driver on this node whether it serves, as a liveness probe
+// does. It goes through the socket that kubelet uses, so that a lost socket file
+// shows as well.
+func runProbe(ctx context.Context, args []string, s cli.Streams) error {
+	opts, err := parseProbe(args, s)
 	if err != nil {
 		return err
 	}
@@ -41,21 +42,28 @@ func runProbe(ctx context.Context, args []string, stderr io.Writer) error {
 	return conn.Close()
 }
 
-func parseProbe(args []string, stderr io.Writer) (probeOptions, error) {
-	var o probeOptions
-	fs := flag.NewFlagSet("probe", flag.ContinueOnError)
-	fs.StringVar(&o.endpoint, "endpoint", "", "where the driver serves: `unix:///path`")
-	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "how `long` to wait for its answer")
-	rest, err := parse(fs, args, stderr)
+func parseProbe(args []string, s cli.Streams) (o probeOptions, err error) {
+	c := cli.New("penstock-csi probe", cli.Help{
+		Usage: []string{"--endpoint unix:///csi/csi.sock [flags]"},
+		About: "Asks a driver on this node whether it serves.",
+		Exit:  "0 the driver serves, 1 it does not, 2 wrong command line",
+	})
+	f := c.Group("Flags")
+	f.StringVar(&o.endpoint, "endpoint", "", "`unix:///PATH` of the socket on which the driver serves")
+	f.DurationVar(&o.timeout, "timeout", probeTimeout, "`DURATION` to wait for the answer")
+	rest, err := c.Parse(args, s.Out)
 	switch {
 	case err != nil:
 		return o, err
 	case len(rest) > 0:
-		return o, usageError{fmt.Errorf("probe takes flags alone, not %q", rest[0])}
+		return o, cli.Usage(fmt.Errorf("probe takes only flags, but there is %q", rest[0]))
 	case o.endpoint == "":
-		return o, usageError{errors.New("no endpoint: give the one of the driver, for example --endpoint unix:///csi/csi.sock")}
+		return o, cli.Usage(errors.New("no endpoint: give the driver's, for example --endpoint unix:///csi/csi.sock"))
 	case o.timeout <= 0:
-		return o, usageError{fmt.Errorf("timeout %v: use a positive duration such as 10s", o.timeout)}
+		return o, cli.Usage(fmt.Errorf("timeout %v: use a positive duration such as 10s", o.timeout))
 	}
+	c.PrintOld(s.Err)
 	return o, nil
 }
+
+const probeTimeout = 10 * time.Second
