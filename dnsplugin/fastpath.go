@@ -1,6 +1,7 @@
 package dnsplugin
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
-	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
@@ -39,7 +39,7 @@ type registry struct {
 
 // listener is a group of sockets with the instance that it serves.
 type listener struct {
-	group   *fastpath.Group
+	group   *fastpath.Group   // nil at an address of TLS
 	opts    fastpath.Options  // of the group
 	streams *fastpath.Streams // nil if there are none
 	server  *fastServer
@@ -87,20 +87,32 @@ func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
 	if !ok {
 		return errUnreadable
 	}
-	plans, why := planListener(zones)
-	if why == "" && decorated {
+	why := ""
+	if decorated {
 		why = "another plugin writes the replies"
+	}
+	return c.openListener(s, zones, nil, why)
+}
+
+// openListener opens sockets at the address of s, whose server blocks are
+// zones, or takes over those that are there. With config they speak TLS. why
+// says why the whole listener is for the chain; the zones may have reasons too.
+func (c *Cache) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, config *tls.Config, why string) error {
+	plans, planned := planListener(zones)
+	if why == "" {
+		why = planned
 	}
 	f, err := newFastServer(s, c, plans)
 	if err != nil {
 		return err
 	}
+	f.config = config
 	f.announce(why)
 	switch {
 	case why != "":
 		listeners.withdraw(f)
 		err = errors.New(why)
-	case !f.useful():
+	case !f.useful(), config != nil && !f.direct():
 		err = listeners.serve(f, errAllDecline.Error())
 	default:
 		err = listeners.serve(f, "")
@@ -142,8 +154,11 @@ func (r *registry) serve(f *fastServer, why string) error {
 		return errors.New(why)
 	}
 	opts := f.socketOptions()
+	if f.config != nil {
+		return r.serveTLS(f, opts)
+	}
 	f.prepare(opts.Workers)
-	g, err := fastpath.Listen(strings.TrimPrefix(f.addr, transport.DNS+"://"), opts, f)
+	g, err := fastpath.Listen(socketAddr(f.addr), opts, f)
 	if err != nil {
 		return err
 	}
@@ -162,6 +177,24 @@ func (r *registry) serve(f *fastServer, why string) error {
 	l.openStreams()
 	f.publish()
 	return nil
+}
+
+// serveTLS opens the listeners of f, which speaks TLS. r.mu must be held.
+func (r *registry) serveTLS(f *fastServer, opts fastpath.Options) error {
+	l := &listener{opts: opts, server: f}
+	l.openStreams()
+	if l.streams == nil {
+		return errors.New(f.tcpMissing)
+	}
+	r.byAddr[f.addr] = l
+	f.publish()
+	return nil
+}
+
+// socketAddr is the host and port of the address of a server.
+func socketAddr(addr string) string {
+	_, at, _ := strings.Cut(addr, "://")
+	return at
 }
 
 // withdraw closes the sockets at the address of f, which must not have any:
@@ -209,13 +242,17 @@ func (l *listener) adopt(f *fastServer) {
 		l.expiry.Stop()
 		l.expiry = nil
 	}
-	f.prepare(l.group.Workers())
+	if l.group != nil {
+		f.prepare(l.group.Workers())
+	}
 	if l.heir == f.home {
 		l.heir = nil // another has announced itself meanwhile: the sockets must outlive f as well
 	}
 	l.server = f
-	l.group.Swap(f)
-	f.udp = l.group
+	if l.group != nil {
+		l.group.Swap(f)
+		f.udp = l.group
+	}
 	l.openStreams()
 	f.publish()
 	// The server's own sockets are others from now on.
@@ -255,26 +292,41 @@ func (f *fastServer) socketOptions() fastpath.Options {
 	return opts
 }
 
-// claim announces that c is about to serve at the addresses of cfg. Sockets
-// there stay open when their instance ends.
-func (r *registry) claim(c *Cache, cfg *dnsserver.Config) {
+// claim announces that c is about to serve at the addresses of cfg, and at
+// those of the other keys of its server block. Sockets there stay open when
+// their instance ends.
+func (r *registry) claim(c *Cache, cfg *dnsserver.Config, keys ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.turns++
 	c.turn = r.turns
-	if cfg.Transport != transport.DNS {
-		return
-	}
-	for _, host := range cfg.ListenHosts {
-		// As CoreDNS makes the addresses of its servers.
-		addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, cfg.Port))
-		if err != nil {
-			continue
-		}
-		if l := r.byAddr[cfg.Transport+"://"+addr.String()]; l != nil && l.server.home != c {
+	for _, addr := range listenAddrs(cfg, keys) {
+		if l := r.byAddr[addr]; l != nil && l.server.home != c {
 			l.heir = c
 		}
 	}
+}
+
+// listenAddrs returns the addresses of the servers of a server block with keys
+// such as "tls://example.org.:853". cfg is the configuration of the first key.
+func listenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
+	add := func(proto, port string) {
+		for _, host := range cfg.ListenHosts {
+			// As CoreDNS makes the addresses of its servers.
+			addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
+			if err == nil {
+				addrs = append(addrs, proto+"://"+addr.String())
+			}
+		}
+	}
+	add(cfg.Transport, cfg.Port)
+	for _, key := range keys {
+		proto, rest, ok := strings.Cut(key, "://")
+		if at := strings.LastIndexByte(rest, ':'); ok && at >= 0 {
+			add(proto, rest[at+1:])
+		}
+	}
+	return addrs
 }
 
 // disclaim forgets announcements by instances after c: the reload failed, and
@@ -336,7 +388,10 @@ func (r *registry) expire(addr string, l *listener) {
 // can: that waits for connections to end.
 func (r *registry) close(addr string, l *listener) (rest func() error) {
 	delete(r.byAddr, addr)
-	err := l.group.Close()
+	var err error
+	if l.group != nil {
+		err = l.group.Close()
+	}
 	return func() error {
 		err = errors.Join(err, l.closeStreams())
 		l.server.retire()

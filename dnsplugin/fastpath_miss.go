@@ -417,10 +417,11 @@ func (b *backlog) levels() (quick, long, after, queued int) {
 
 // late answers a job that has waited, from the cache if it can.
 func (f *fastServer) late(j *job, buf []byte) bool {
-	w := f.workers[len(f.workers)-1]
+	workers := f.workers
 	if j.conn != nil {
-		w = f.streams[len(f.streams)-1]
+		workers = f.streams
 	}
+	w := workers[len(workers)-1]
 	w.Mu.Lock()
 	defer w.Mu.Unlock()
 	reply, a, why := f.answer(w, j.packet, buf, f.now())

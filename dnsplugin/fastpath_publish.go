@@ -240,17 +240,21 @@ func (p *publisher) backlogSeries(f *fastServer) {
 // socketSeries says what the kernel does with packets and connections now, and
 // adds the replies that it did not take.
 func (p *publisher) socketSeries(f *fastServer) {
-	if p.vec == nil || f.udp == nil {
+	if p.vec == nil {
 		return
 	}
-	p.vec.unsent.WithLabelValues(f.addr).Add(float64(f.udp.TakeUnsent()))
+	if f.udp != nil {
+		p.vec.unsent.WithLabelValues(f.addr).Add(float64(f.udp.TakeUnsent()))
+	}
 	if !f.retired.IsZero() {
 		return
 	}
-	_, why := f.udp.Steered()
-	p.steeredSeries(f.addr, "udp", why)
+	if f.udp != nil {
+		_, why := f.udp.Steered()
+		p.steeredSeries(f.addr, "udp", why)
+	}
 	if f.tcp != nil {
-		_, why = f.tcp.Steered()
+		_, why := f.tcp.Steered()
 		p.steeredSeries(f.addr, "tcp", why)
 	}
 }

@@ -3,17 +3,16 @@ package dnsplugin
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
-	"github.com/coredns/coredns/plugin/pkg/transport"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
@@ -46,6 +45,7 @@ type fastServer struct {
 	streams    []*fastWorker // for who serves a connection, and one for the waiters of misses
 	tcp        *fastpath.Streams
 	tcpMissing string          // why tcp is nil
+	config     *tls.Config     // of connections over TLS, or nil for UDP and plain TCP
 	ctx        context.Context //nolint:containedctx // the parent of every query's, with the server in it
 	atOnceCtx  context.Context //nolint:containedctx // the same for queries that must not wait for a source
 	againCtx   context.Context //nolint:containedctx // the same for queries that must not wait for an equal one
@@ -115,7 +115,7 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 	}
 	f.atOnceCtx, f.againCtx = atOnce(f.ctx), again(f.ctx)
 	f.backlog = newBacklog(f)
-	local, err := net.ResolveUDPAddr("udp", strings.TrimPrefix(s.Addr, transport.DNS+"://"))
+	local, err := net.ResolveUDPAddr("udp", socketAddr(s.Addr))
 	if err != nil {
 		return nil, err
 	}

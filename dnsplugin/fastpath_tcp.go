@@ -1,12 +1,11 @@
 package dnsplugin
 
 import (
+	"crypto/tls"
 	"net"
 	"runtime"
-	"strings"
 
 	clog "github.com/coredns/coredns/plugin/pkg/log"
-	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
@@ -19,11 +18,15 @@ import (
 // answer may be as long as a message, and what goes through the chain is
 // answered over the connection in the order in which it gets done.
 
-// openStreams makes the fast path of l one for TCP too, with as many listeners
-// as it has workers, or takes over those that are there. It goes on without.
+// openStreams makes the fast path of l one for TCP too, or for TLS, with as
+// many listeners as it has workers, or takes over those that are there. If that
+// fails, tcpMissing of the server says why.
 func (l *listener) openStreams() {
 	f := l.server
-	workers := l.group.Workers()
+	workers, proto := l.opts.Workers, "TLS"
+	if l.group != nil {
+		workers, proto = l.group.Workers(), "TCP"
+	}
 	f.prepareStreams(workers)
 	if !f.direct() {
 		f.tcpMissing = errAllDecline.Error()
@@ -31,17 +34,18 @@ func (l *listener) openStreams() {
 	log := clog.NewWithPlugin(f.home.name)
 	switch {
 	case l.streams != nil:
+		l.streams.SwapTLS(f.config)
 		l.streams.Swap(f, f.limits())
 	case f.direct():
 		var err error
-		l.streams, err = fastpath.ListenStreams(strings.TrimPrefix(f.addr, transport.DNS+"://"),
-			fastpath.StreamOptions{Listeners: workers, Report: f.report("TCP"), Limits: f.limits()}, f)
+		l.streams, err = fastpath.ListenStreams(socketAddr(f.addr),
+			fastpath.StreamOptions{Listeners: workers, Report: f.report(proto), Limits: f.limits(), TLS: f.config}, f)
 		if err != nil {
 			l.streams, f.tcpMissing = nil, err.Error()
-			log.Warningf("Fast path at %s: not over TCP: %v", f.addr, err)
+			log.Warningf("Fast path at %s: not over %s: %v", f.addr, proto, err)
 			return
 		}
-		log.Infof("Fast path at %s: over TCP too", f.addr)
+		log.Infof("Fast path at %s: over %s too", f.addr, proto)
 		if steered, err := l.streams.Steered(); !steered {
 			log.Warningf("Fast path at %s: connections are not steered to it (%v), so other sockets of the address get their share", f.addr, err)
 		}
@@ -179,6 +183,9 @@ func (w *streamWriter) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// ConnectionState implements dns.ConnectionStater. It is nil over plain TCP.
+func (w *streamWriter) ConnectionState() *tls.ConnectionState { return w.job.conn.ConnectionState() }
 
 // Close implements dns.ResponseWriter: it ends the connection for all its queries.
 func (w *streamWriter) Close() error { return w.job.conn.Close() }

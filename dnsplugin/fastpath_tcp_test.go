@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -24,11 +25,27 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 )
 
-// streamClient is a client over one TCP connection.
+// streamClient is a client over one TCP connection, with TLS if the server
+// speaks it.
 type streamClient struct {
 	*net.TCPConn
-	t  testing.TB
-	in *bufio.Reader
+	over net.Conn // what the client writes to and reads from
+	t    testing.TB
+	in   *bufio.Reader
+}
+
+// Write writes to the connection.
+func (c *streamClient) Write(p []byte) (int, error) { return c.over.Write(p) }
+
+// Read reads from the connection.
+func (c *streamClient) Read(p []byte) (int, error) { return c.over.Read(p) }
+
+// CloseWrite says that nothing more will be sent.
+func (c *streamClient) CloseWrite() error {
+	if over, ok := c.over.(*tls.Conn); ok {
+		return over.CloseWrite()
+	}
+	return c.TCPConn.CloseWrite()
 }
 
 func (s *testServer) dial() *streamClient {
@@ -39,7 +56,11 @@ func (s *testServer) dial() *streamClient {
 	}
 	s.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(inTime))
-	return &streamClient{c.(*net.TCPConn), s.t, bufio.NewReader(c)}
+	over := c
+	if s.over == "tls" {
+		over = tls.Client(c, clientTLS())
+	}
+	return &streamClient{c.(*net.TCPConn), over, s.t, bufio.NewReader(over)}
 }
 
 // frame puts the length of each message before it.
@@ -108,7 +129,7 @@ func messageOf(t testing.TB, b []byte) *dns.Msg {
 func (s *testServer) streamsOf() *fastpath.Streams {
 	listeners.mu.Lock()
 	defer listeners.mu.Unlock()
-	if l := listeners.byAddr["dns://"+s.addr]; l != nil {
+	if l := listeners.byAddr[s.over+"://"+s.addr]; l != nil {
 		return l.streams
 	}
 	return nil
@@ -184,15 +205,17 @@ func TestFastPathWithoutTCP(t *testing.T) {
 			t.Error("no reason")
 		}
 	}
-	if why := (&testServer{t: t, addr: "127.0.0.1:" + s.port}).tcpReason(); why != second.tcpMissing {
+	if why := (&testServer{t: t, addr: "127.0.0.1:" + s.port, over: "dns"}).tcpReason(); why != second.tcpMissing {
 		t.Errorf("metric: %q", why)
 	}
 }
 
 // Hits, misses and odd messages of several connections, many under way at
 // once: each gets one answer, with its identifier and question.
-func TestPipelining(t *testing.T) {
-	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
+func TestPipelining(t *testing.T) { overTCPAndTLS(t, testPipelining) }
+
+func testPipelining(t *testing.T, block string) {
+	s := start(t, fmt.Sprintf(block, "prometheus 127.0.0.1:0\n    loadbalance", ""), map[string]*source{"A": variety()})
 	const conns, each = 4, 2000
 	var wg sync.WaitGroup
 	for n := range conns {
@@ -241,9 +264,13 @@ func TestPipelining(t *testing.T) {
 
 // What is not a plain query gets the reply of CoreDNS's own server.
 func TestOddMessagesGetTheRepliesOfTheChain(t *testing.T) {
+	overTCPAndTLS(t, testOddMessagesGetTheRepliesOfTheChain)
+}
+
+func testOddMessagesGetTheRepliesOfTheChain(t *testing.T, block string) {
 	named := map[string]*source{"A": says(nil, "www.example.org. 60 IN A 192.0.2.1")}
-	on := start(t, fmt.Sprintf(simple, "", ""), named)
-	off := start(t, strings.Replace(fmt.Sprintf(simple, "", ""), "fastpath on", "fastpath off", 1), named)
+	on := start(t, fmt.Sprintf(block, "", ""), named)
+	off := start(t, strings.Replace(fmt.Sprintf(block, "", ""), "fastpath on", "fastpath off", 1), named)
 	if on.streamsOf() == nil || off.streamsOf() != nil {
 		t.Fatal("fast path")
 	}
@@ -277,7 +304,9 @@ func TestOddMessagesGetTheRepliesOfTheChain(t *testing.T) {
 
 // Answers of any length come from the cache, whole, and as the chain sends
 // them; one that no message holds is truncated by the chain.
-func TestLongAnswersOverTCP(t *testing.T) {
+func TestLongAnswersOverTCP(t *testing.T) { overTCPAndTLS(t, testLongAnswersOverTCP) }
+
+func testLongAnswersOverTCP(t *testing.T, block string) {
 	for _, tt := range []struct {
 		records   int
 		hit       bool
@@ -297,7 +326,7 @@ func TestLongAnswersOverTCP(t *testing.T) {
 			}
 			return 0, w.WriteMsg(m)
 		}
-		s := start(t, fmt.Sprintf(simple, "loadbalance", "maxmem 64MiB"), map[string]*source{"A": src})
+		s := start(t, fmt.Sprintf(block, "loadbalance", "maxmem 64MiB"), map[string]*source{"A": src})
 		c := s.dial()
 		for range 3 {
 			r := question("www.example.org.", dns.TypeA)
@@ -362,9 +391,13 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 
 // A client that closes its side after its questions gets all answers.
 func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
+	overTCPAndTLS(t, testHalfClosedClientGetsItsAnswers)
+}
+
+func testHalfClosedClientGetsItsAnswers(t *testing.T, block string) {
 	src, open := gated()
 	defer open()
-	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": src})
 	c := s.dial()
 	c.send(wireOf(t, question("a.example.org.", dns.TypeA)), wireOf(t, question("b.example.org.", dns.TypeA)))
 	if err := c.CloseWrite(); err != nil {
@@ -384,9 +417,13 @@ func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
 
 // Jobs that are dropped give their connection free.
 func TestShedJobsReleaseTheirConnection(t *testing.T) {
+	overTCPAndTLS(t, testShedJobsReleaseTheirConnection)
+}
+
+func testShedJobsReleaseTheirConnection(t *testing.T, block string) {
 	src, open := gated()
 	defer open()
-	s := start(t, fmt.Sprintf(simple, "", "coalesce 1"), map[string]*source{"A": src})
+	s := start(t, fmt.Sprintf(block, "", "coalesce 1"), map[string]*source{"A": src})
 	b := s.fast().backlog
 	empty := b.fill(t)
 	lead := wireOf(t, question("lead.example.org.", dns.TypeA))
@@ -437,9 +474,11 @@ func transferred(messages int) *source {
 
 // A transfer is many messages in their order, as fast as the client takes
 // them, and takes no place of other queries.
-func TestTransfersGoThroughTheChain(t *testing.T) {
+func TestTransfersGoThroughTheChain(t *testing.T) { overTCPAndTLS(t, testTransfersGoThroughTheChain) }
+
+func testTransfersGoThroughTheChain(t *testing.T, block string) {
 	const messages = 400 // 20 MB: no kernel takes so many
-	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": transferred(messages)})
+	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": transferred(messages)})
 	b := s.fast().backlog
 	empty := b.fill(t)
 	c := s.dial()
@@ -468,8 +507,10 @@ func TestTransfersGoThroughTheChain(t *testing.T) {
 }
 
 // Reloads lose no query over open connections, and leave them open.
-func TestReloadKeepsConnections(t *testing.T) {
-	corefile := fmt.Sprintf(simple, "", "")
+func TestReloadKeepsConnections(t *testing.T) { overTCPAndTLS(t, testReloadKeepsConnections) }
+
+func testReloadKeepsConnections(t *testing.T, block string) {
+	corefile := fmt.Sprintf(block, "", "")
 	s := start(t, corefile, map[string]*source{"A": variety()})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -520,7 +561,7 @@ func (s *testServer) tcpReason() string {
 	s.t.Helper()
 	const family = "coredns_penstock_fastpath_tcp{why="
 	var all []string
-	for name, m := range gathered(s.t, "dns://"+s.addr) {
+	for name, m := range gathered(s.t, s.over+"://"+s.addr) {
 		why, ok := strings.CutPrefix(name, family)
 		if why = strings.TrimSuffix(why, "}"); !ok {
 			continue
@@ -537,8 +578,10 @@ func (s *testServer) tcpReason() string {
 }
 
 // A chain that must see every query has CoreDNS's own listener, until a reload.
-func TestReloadOpensListeners(t *testing.T) {
-	corefile := fmt.Sprintf(simple, "", "")
+func TestReloadOpensListeners(t *testing.T) { overTCPAndTLS(t, testReloadOpensListeners) }
+
+func testReloadOpensListeners(t *testing.T, block string) {
+	corefile := fmt.Sprintf(block, "", "")
 	acl := strings.Replace(corefile, "errors", "errors\n    acl {\n allow\n }", 1)
 	s := start(t, acl, map[string]*source{"A": variety()})
 	if s.streamsOf() != nil || s.tcpReason() != errAllDecline.Error() {
@@ -605,9 +648,13 @@ func TestReloadToTSIGGivesTheListenersBack(t *testing.T) {
 
 // The end of the server answers what is under way and leaves no goroutine.
 func TestShutdownAnswersWhatIsUnderWay(t *testing.T) {
+	overTCPAndTLS(t, testShutdownAnswersWhatIsUnderWay)
+}
+
+func testShutdownAnswersWhatIsUnderWay(t *testing.T, block string) {
 	src, open := gated()
 	defer open()
-	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": src})
+	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": src})
 	streams := s.streamsOf()
 	c, idle := s.dial(), s.dial()
 	c.send(wireOf(t, question("www.example.org.", dns.TypeA)))
@@ -638,8 +685,10 @@ func TestShutdownAnswersWhatIsUnderWay(t *testing.T) {
 }
 
 // Limits of the plugin timeouts hold here too.
-func TestTimeoutsOfTheServerHold(t *testing.T) {
-	s := start(t, fmt.Sprintf(simple, "timeouts {\n read 1h\n idle 1h\n maxtcpqueries 2\n}", ""), map[string]*source{"A": variety()})
+func TestTimeoutsOfTheServerHold(t *testing.T) { overTCPAndTLS(t, testTimeoutsOfTheServerHold) }
+
+func testTimeoutsOfTheServerHold(t *testing.T, block string) {
+	s := start(t, fmt.Sprintf(block, "timeouts {\n read 1h\n idle 1h\n maxtcpqueries 2\n}", ""), map[string]*source{"A": variety()})
 	want := fastpath.StreamLimits{Read: time.Hour, Idle: time.Hour, Write: 5 * time.Second, Messages: 2}
 	if got := s.fast().limits(); got != want {
 		t.Errorf("%+v", got)

@@ -91,6 +91,7 @@ var withSource = sync.OnceFunc(func() {
 type testServer struct {
 	t    testing.TB
 	addr string
+	over string // the transport: "dns", or "tls" where the Corefile says so
 	inst *caddy.Instance
 	runs int // instances so far
 }
@@ -130,7 +131,10 @@ func start(t testing.TB, corefile string, named map[string]*source) *testServer 
 	for name, s := range named {
 		sources.Store(name, s)
 	}
-	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t)}
+	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t), over: "dns"}
+	if strings.HasPrefix(corefile, "tls://") {
+		s.over = "tls"
+	}
 	if err := s.run(func() (*caddy.Instance, error) { return caddy.Start(s.input(corefile)) }); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +171,14 @@ func (s *testServer) run(begin func() (*caddy.Instance, error)) error {
 		return err
 	}
 	s.inst = inst
-	until(s.t, "the servers", func() bool { return serving(s.t, name) == 2*len(inst.Servers()) })
+	loops := 0
+	for _, l := range inst.Servers() {
+		loops++ // for TCP
+		if _, secure := serverOf[dnsserver.ServerTLS](l); !secure {
+			loops++ // for UDP
+		}
+	}
+	until(s.t, "the servers", func() bool { return serving(s.t, name) == loops })
 	return nil
 }
 
@@ -218,7 +229,7 @@ func (s *testServer) fast() *fastServer {
 func (s *testServer) listener() *listener {
 	listeners.mu.Lock()
 	defer listeners.mu.Unlock()
-	return listeners.byAddr["dns://"+s.addr]
+	return listeners.byAddr[s.over+"://"+s.addr]
 }
 
 // raw sends a packet and returns the reply, nil if there is none within wait.

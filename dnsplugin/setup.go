@@ -75,7 +75,7 @@ func setup(directive string, c *caddy.Controller) error {
 			}
 			ca.keepWarm()
 		}
-		listeners.claim(ca, server)
+		listeners.claim(ca, server, c.ServerBlockKeys...)
 		return nil
 	})
 	// The callbacks of an instance run one after the other.

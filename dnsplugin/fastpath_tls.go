@@ -1,0 +1,94 @@
+package dnsplugin
+
+import (
+	"crypto/tls"
+	"reflect"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+)
+
+// The fast path over TLS (DoT): listeners as over plain TCP, whose connections
+// speak TLS with the configuration of the server block. The decision, the
+// order of replies and the counters are the same as over TCP.
+//
+// CoreDNS has no hook for a server of TLS, as it has for one of UDP. When an
+// instance has started, caddy tells its event hooks, and the instance knows its
+// servers.
+
+func init() { caddy.RegisterEventHook("penstock", openSecureServers) }
+
+// openSecureServers opens the fast path of the TLS servers of an instance that
+// has started.
+func openSecureServers(event caddy.EventName, info any) error {
+	inst, ok := info.(*caddy.Instance)
+	if event != caddy.InstanceStartupEvent || !ok {
+		return nil
+	}
+	for _, l := range inst.Servers() {
+		if s, ok := serverOf[dnsserver.ServerTLS](l); ok {
+			openSecureServer(s.Server)
+		}
+	}
+	return nil
+}
+
+// openSecureServer opens the fast path of s, a server of TLS, if a cache of
+// ours has a part in it.
+func openSecureServer(s *dnsserver.Server) {
+	zones, _ := zonesOf(s)
+	home := homeOf(zones)
+	if home == nil {
+		return
+	}
+	config, why := secureConfig(zones)
+	if err := home.openListener(s, zones, config, why); err != nil {
+		home.say("%s: %v; all queries go through the plugin chain", s.Addr, err)
+	}
+}
+
+// serverOf returns the server of l if it is an S. Caddy does not export it; if
+// a later one keeps it otherwise, ok is false.
+func serverOf[S any](l caddy.ServerListener) (s *S, ok bool) {
+	v := reflect.ValueOf(l).FieldByName("server")
+	if !v.IsValid() || v.Kind() != reflect.Interface || v.Elem().Type() != reflect.TypeFor[*S]() {
+		return nil, false
+	}
+	return (*S)(v.Elem().UnsafePointer()), true
+}
+
+// homeOf returns the cache that answers for a listener with zones: of those in
+// its server blocks, the one that has claimed the address last. It is nil if
+// there is no cache of ours.
+func homeOf(zones map[string][]*dnsserver.Config) (home *Cache) {
+	for _, configs := range zones {
+		for _, c := range configs {
+			for _, h := range c.Handlers() {
+				if ca, ok := h.(*Cache); ok && (home == nil || ca.turn > home.turn) {
+					home = ca
+				}
+			}
+		}
+	}
+	return home
+}
+
+// secureConfig returns the TLS configuration of a listener with zones. why is
+// set if its connections are for CoreDNS's own server.
+func secureConfig(zones map[string][]*dnsserver.Config) (config *tls.Config, why string) {
+	for _, configs := range zones {
+		for _, c := range configs {
+			// CoreDNS lets blocks share a listener only if they agree in all of this.
+			config = c.TLSConfig
+		}
+	}
+	switch {
+	case config == nil:
+		return nil, "no certificate: the listener speaks plain TCP"
+	case config.ClientAuth != tls.NoClientCert:
+		return nil, "plugin tls asks clients for certificates"
+	case config.GetConfigForClient != nil, config.VerifyPeerCertificate != nil, config.VerifyConnection != nil:
+		return nil, "another plugin looks at each TLS connection"
+	}
+	return config.Clone(), ""
+}
