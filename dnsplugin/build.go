@@ -10,10 +10,10 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
-// modulePath is where this package's source is found.
+// modulePath is the module that this package belongs to.
 const modulePath = "github.com/penstock/penstock"
 
-// unrecorded stands for what a build does not tell.
+// unrecorded stands for a value that the build does not record.
 const unrecorded = "devel"
 
 // build is the version and the commit of this package in the running program.
@@ -32,8 +32,8 @@ func Version() string {
 	return version
 }
 
-// buildOf reads what the linker has recorded. The commit is known where the
-// program belongs to the same module only.
+// buildOf extracts the build from the linker's record. The commit is known only
+// if the program belongs to the same module.
 func buildOf(info *debug.BuildInfo) (version, commit string) {
 	version = unrecorded
 	if info == nil {
@@ -70,10 +70,11 @@ func buildOf(info *debug.BuildInfo) (version, commit string) {
 	return version, commit
 }
 
-// publishBuild makes the build a series of reg, beside that of CoreDNS.
+// publishBuild registers a metric that describes the build, like the one that
+// CoreDNS has for itself.
 func publishBuild(reg prometheus.Registerer) error {
 	var v *prometheus.GaugeVec
-	if err := (meters.Registrar{Into: reg, Flush: published.flush}).Gauge(&v, "penstock", "build_info", "Always 1; the labels say what the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
+	if err := (meters.Registrar{Into: reg, Flush: published.flush}).Gauge(&v, "penstock", "build_info", "Always 1; the labels hold the version and commit that the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
 		return err
 	}
 	version, commit := build()

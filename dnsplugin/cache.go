@@ -20,40 +20,40 @@ import (
 )
 
 const (
-	// maxBackground bounds the refreshes that run behind the clients' backs.
-	// Each is one goroutine and one upstream query; beyond it an entry is
-	// simply refreshed a little later, by a query that finds a free place. They
-	// are shared by names as the places in the chain are (admission.go), so that
-	// the entries of a source which is silent keep no others from being refreshed.
+	// maxBackground bounds the refreshes that run in the background. Each is
+	// one goroutine and one upstream query. Beyond the bound an entry is
+	// refreshed a little later, by a query that finds a free place. Names share
+	// the places as they share the chain (internal/admission), so the entries of
+	// a silent source do not prevent others from being refreshed.
 	maxBackground = 1024
 
-	// closeGrace is how long Close waits for refreshes that do not heed
-	// their cancelled context. CoreDNS gives its servers 5 s to stop.
+	// closeGrace is how long Close waits for refreshes that ignore their
+	// cancelled context. CoreDNS gives its servers 5 s to stop.
 	closeGrace = 5 * time.Second
 )
 
-// Cache is a CoreDNS plugin handler that answers from stored responses. Make
-// one with [New], set Next, and Close it in the end.
+// Cache is a CoreDNS plugin handler that answers from stored responses. Create
+// one with [New], set Next, and Close it when it is no longer needed.
 type Cache struct {
-	// Next is the handler that is asked for what is not in the cache.
+	// Next answers the queries that the cache does not.
 	Next plugin.Handler
 
 	name    string
 	cfg     Config
 	zones   plugin.Zones
-	bypass  plugin.Zones // zones that an authoritative plugin changes at run time
+	bypass  plugin.Zones // zones that another plugin may change at run time
 	sides   *sides.Sides
 	flights *flights // nil if misses are not coalesced
 	meters  meters.Set
 	now     func() time.Time
 
-	life    context.Context // ends with Close; parent of nothing but refreshes
+	life    context.Context // ends with Close; only refreshes derive from it
 	die     context.CancelFunc
-	past    atomic.Uint64 // queries with a client subnet, which go past the cache
-	warmNow chan struct{} // asks for a snapshot out of turn
+	past    atomic.Uint64 // queries that bypassed the cache because of a client subnet
+	warmNow chan struct{} // requests a snapshot before the next tick
 
 	// Guarded by the lock of listeners.
-	turn     uint64 // later instances have higher ones
+	turn     uint64 // ordinal of the instance; later ones are higher
 	released bool   // the instance has ended
 
 	mu         sync.Mutex // guards closed, background, and refreshes against Add after Wait
@@ -62,8 +62,8 @@ type Cache struct {
 	refreshes  sync.WaitGroup
 }
 
-// New returns a Cache for cfg. Its metrics go to the default registry, where
-// the prometheus plugin finds them.
+// New returns a Cache for cfg. It registers its metrics with the default
+// registry, which the prometheus plugin serves.
 func New(cfg Config) (*Cache, error) {
 	return newCache("penstock", cfg, prometheus.DefaultRegisterer)
 }
@@ -102,7 +102,8 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 	return c, nil
 }
 
-// Close ends the refreshes in the background and waits for them.
+// Close cancels the background refreshes and waits for them. It returns
+// context.DeadlineExceeded if some have not ended after a few seconds.
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -126,8 +127,8 @@ func (c *Cache) Close() error {
 // Name implements plugin.Handler.
 func (c *Cache) Name() string { return c.name }
 
-// identify returns what the cache knows about the question of r; the key goes
-// to buf. It is not ok when the name can't be packed: no entry can have it.
+// identify returns the cache's form of r's question, whose key it appends to
+// buf. It is not ok if the name cannot be packed; no entry has such a name.
 func (c *Cache) identify(r *dns.Msg, buf []byte) (id sides.Ident, ok bool) {
 	q := &r.Question[0]
 	var name [wire.MaxNameLen + 1]byte
@@ -141,22 +142,22 @@ func (c *Cache) identify(r *dns.Msg, buf []byte) (id sides.Ident, ok bool) {
 	return id, true
 }
 
-// beside is what is kept beside a response.
-type beside struct {
+// extras are stored together with a response.
+type extras struct {
 	wildcard string // the wildcard record that made it
-	ede      []byte // its extended errors, as of edeOf
+	ede      []byte // its extended errors, packed by edeOf
 }
 
-// put stores m, the response of verdict v to id, for ttl seconds. It returns
-// the entry, nil if the response can't be or must not be kept.
-func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now store.Instant, with beside, meters *meters.Meters) *store.Entry {
+// put stores m, the response to id that classify judged as v, for ttl seconds.
+// It returns the entry, or nil if the response cannot or must not be kept.
+func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now store.Instant, with extras, meters *meters.Meters) *store.Entry {
 	s, counts := &c.sides.Success, &meters.Success
 	if v.denial() {
 		s, counts = &c.sides.Denial, &meters.Denial
 	}
 	if s.Disabled.Contain(id.Name()) {
-		// What exists no longer must not live on as stale only because its
-		// denial is not kept. A failure says nothing of the kind.
+		// The denial is not kept, but it must still end the answer that it
+		// supersedes. A failure does not supersede anything.
 		if v.denial() && v.kind != response.ServerError && !c.cfg.Stale.PreferPositive {
 			c.sides.Success.Store.Delete(id.Hash, id.Key)
 		}
@@ -189,9 +190,9 @@ func (c *Cache) put(m *dns.Msg, v verdict, id *sides.Ident, ttl uint32, now stor
 	return e
 }
 
-// keepLastGood keeps the answering entry of id, which is about to be replaced
-// by one that does not answer, under a key of its own: see answering. One that
-// answers takes the place of both.
+// keepLastGood moves the answering entry of id to a second key if the response
+// that is about to replace it does not answer; sides.Lookup finds it there. A
+// response that answers replaces both entries.
 func (c *Cache) keepLastGood(id *sides.Ident, answering bool, now store.Instant) {
 	s := c.sides.Success.Store
 	if answering {
@@ -212,23 +213,23 @@ func (c *Cache) keepLastGood(id *sides.Ident, answering bool, now store.Instant)
 	id.Key[0] |= store.Variant
 	kept, _ := s.Put(s.Hash(id.Key), id.Key, rec, now)
 	id.Key[0] &^= store.Variant
-	if kept != nil { // it is as popular as ever, and a pause goes on
+	if kept != nil { // popularity and the pause move along
 		kept.LastHit.Store(e.LastHit.Load())
 		kept.Hits.Store(e.Hits.Load())
 		kept.RetryAfter.Store(e.RetryAfter.Load())
 	}
 }
 
-// plainLen is how long m is without compression: as it goes out to most
-// clients, and as prometheus counts it.
+// plainLen returns the length of m without compression, which is the form that
+// most clients receive and that the prometheus plugin counts.
 func plainLen(m *dns.Msg) int {
 	s := *m
 	s.Compress = false
 	return s.Len()
 }
 
-// pack turns a response into a stored answer. It is not ok for a response
-// that can't be packed, or not be understood again: no hit can fail later.
+// pack turns a response into a stored answer. It is not ok for a response that
+// cannot be packed or cannot be unpacked again, so that no hit fails later.
 func pack(m *dns.Msg) (*wire.Answer, bool) {
 	s := *m
 	s.Id, s.Zero, s.Compress = 0, false, true

@@ -9,11 +9,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// This file decides, from a response alone, whether and for how long it is
-// kept. The rules are those of CoreDNS's cache, but where README.md lists a
-// difference. Nothing here has state or asks for the time.
+// This file decides, from a response alone, whether it is kept and for how
+// long. It follows the rules of CoreDNS's cache, except for the differences
+// listed in README.md. All functions are pure.
 
-// verdict is what classify says about a response.
+// verdict is the result of classify.
 type verdict struct {
 	kind      response.Type
 	cacheable bool
@@ -25,7 +25,7 @@ func (v verdict) denial() bool {
 	return v.kind == response.NameError || v.kind == response.NoData || v.kind == response.ServerError
 }
 
-// classify looks at m as a response to its own question.
+// classify judges m as a response to its own question.
 func classify(m *dns.Msg, now time.Time) verdict {
 	kind, _ := response.Typify(m, now.UTC())
 	v := verdict{kind: kind, answering: answers(m)}
@@ -43,12 +43,12 @@ func classify(m *dns.Msg, now time.Time) verdict {
 func storable(v verdict, m *dns.Msg, soa bool) bool {
 	switch v.kind {
 	case response.NoError:
-		// A chain that does not end in the type, and no SOA: the upstream
-		// did not finish. An empty answer section is legitimate: some
-		// plugins (whoami) answer in the additional section.
+		// If a chain does not end in the type and there is no SOA, the
+		// upstream did not finish. An empty answer section is legitimate,
+		// because some plugins (whoami) answer in the additional section.
 		return v.answering || len(m.Answer) == 0
 	case response.NameError:
-		return soa // RFC 2308, section 5: no SOA, no negative caching
+		return soa // RFC 2308, section 5: required for negative caching
 	case response.NoData, response.ServerError, response.Delegation:
 		return true
 	}
@@ -83,12 +83,12 @@ func keepFor(m *dns.Msg, v verdict, cfg *Config, now time.Time) time.Duration {
 	}
 }
 
-// messageTTL is the smallest TTL of the message, at most limit.
+// messageTTL returns the smallest TTL of the message, at most limit.
 func messageTTL(m *dns.Msg, v verdict, limit time.Duration, now time.Time) time.Duration {
 	switch v.kind {
 	case response.NoError, response.NameError, response.NoData:
 	default:
-		return DefaultMinTTL // a referral, or an error whose records nobody should rely on
+		return DefaultMinTTL // a referral, or an error, whose records are unreliable
 	}
 	ttl, found := limit, false
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
@@ -109,7 +109,7 @@ func messageTTL(m *dns.Msg, v verdict, limit time.Duration, now time.Time) time.
 	return ttl
 }
 
-// seconds turns a TTL into a duration. One with the top bit set means zero
+// seconds converts a TTL to a duration. A TTL with the top bit set means zero
 // (RFC 2181, section 8).
 func seconds(ttl uint32) time.Duration {
 	if ttl > maxTTLSeconds {
@@ -118,9 +118,9 @@ func seconds(ttl uint32) time.Duration {
 	return time.Duration(ttl) * time.Second
 }
 
-// signatureLeft is how long sig is still valid: records must not be served
-// beyond that (RFC 4035, section 5.3.3). One that is expired already says
-// nothing here: an answer with it is judged by whoever validates.
+// signatureLeft returns how long sig is still valid; records must not be served
+// for longer (RFC 4035, section 5.3.3). A signature that has already expired
+// sets no limit, because a validator rejects the answer anyway.
 func signatureLeft(sig *dns.RRSIG, now time.Time) time.Duration {
 	// Serial number arithmetic (RFC 4034, section 3.1.5).
 	left := int32(sig.Expiration - uint32(now.Unix()))
@@ -130,9 +130,9 @@ func signatureLeft(sig *dns.RRSIG, now time.Time) time.Duration {
 	return time.Duration(left) * time.Second
 }
 
-// answers reports whether a NOERROR response has an answer to its question:
-// a record of the type asked for at the end of the CNAME chain that starts at
-// the name asked for (RFC 1034, section 3.6.2).
+// answers reports whether a NOERROR response answers its question, which takes
+// a record of the question's type at the end of the CNAME chain that starts at
+// the question's name (RFC 1034, section 3.6.2).
 func answers(m *dns.Msg) bool {
 	if m.Rcode != dns.RcodeSuccess || len(m.Question) == 0 || len(m.Answer) == 0 {
 		return false
@@ -144,7 +144,7 @@ func answers(m *dns.Msg) bool {
 		target, ok := aliasOf(m.Answer, name, q.Qclass)
 		return ok && target != ""
 	default:
-		// The chain has at most one step per record; more means a loop.
+		// The chain has at most one step per record; more steps mean a loop.
 		for range len(m.Answer) + 1 {
 			target, ok := aliasOf(m.Answer, name, q.Qclass)
 			if !ok {
@@ -169,8 +169,8 @@ func hasType(rrs []dns.RR, name string, q dns.Question) bool {
 	return false
 }
 
-// aliasOf returns what owner is an alias of, "" if it is none. It is not ok
-// for an owner to have two different targets (RFC 2181, section 10.1).
+// aliasOf returns the target of owner's CNAME, or "" if there is no CNAME. It
+// is not ok if owner has two different targets (RFC 2181, section 10.1).
 func aliasOf(rrs []dns.RR, owner string, class uint16) (target string, ok bool) {
 	for _, rr := range rrs {
 		c, isCNAME := rr.(*dns.CNAME)

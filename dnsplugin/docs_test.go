@@ -63,7 +63,7 @@ func TestDocumentedDefaultsAreTheCodes(t *testing.T) {
 		{"servfail", manual, fmt.Sprintf("(default %v, at most %dm, 0: not at all)", DefaultServFail, MaxServFail/time.Minute)},
 		{"serve_stale", manual, fmt.Sprintf("(default %dh)", DefaultStale/time.Hour)},
 		{"prefetch", manual, fmt.Sprintf("(10%% to 90%%, default %d%%)", defaultPrefetchPercentage)},
-		{"subnets", manual, fmt.Sprintf("a warning says so after %d questions", subnetsBefore)},
+		{"subnets", manual, fmt.Sprintf("a warning says so after %d questions", subnetsBeforeWarning)},
 	} {
 		if !strings.Contains(tt.in, tt.want) {
 			t.Errorf("%s: no %q", tt.what, tt.want)

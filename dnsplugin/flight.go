@@ -6,19 +6,18 @@ import (
 	"time"
 )
 
-// flightWait is how long a query waits for another one's answer before it
-// asks by itself. Stub resolvers give up after 5 s (RES_TIMEOUT), so later
-// nobody listens any more.
+// flightWait is how long a query waits for another query's answer before it
+// asks the source itself. Stub resolvers give up after 5 s (RES_TIMEOUT).
 const flightWait = 5 * time.Second
 
-// leadFor is how long a query may lead the others of its key alone. The source
-// may have dropped it, so from then on the next query asks as well. A source
-// that is merely slow gets one question more a second for the name.
+// leadFor is how long one query leads all others of its key. The source may
+// have dropped it, so after that time the next query asks as well. A source
+// that is only slow receives one more question per second for the name.
 const leadFor = time.Second
 
-// flights lets the first query of a key fetch and the others of that key wait
-// for it. It bounds the waiters, not the flights: each flight is a goroutine
-// that the server has started anyway.
+// flights lets the first query of a key fetch while the others of that key
+// wait. It bounds the waiters, but not the flights, because each flight is a
+// goroutine that the server has already started.
 type flights struct {
 	mu      sync.Mutex // guards all below; held for map operations only
 	byKey   map[string]*flight
@@ -26,17 +25,17 @@ type flights struct {
 	limit   int
 }
 
-// flight is one fetch under way. done is closed when its answer is stored, or
-// when it is certain that there is none to share.
+// flight is one running fetch. done is closed when its answer is stored, or
+// when it has failed to bring an answer that can be shared.
 type flight struct {
 	key    string
 	since  time.Time
-	before *flight // a slower one of the same key, whose waiters this one's answer is for as well
+	before *flight // a slower one of the same key; the answer is for its waiters as well
 	done   chan struct{}
 	once   sync.Once
 }
 
-// newFlights returns flights for at most limit waiters, nil for limit <= 0.
+// newFlights returns flights for at most limit waiters, or nil if limit <= 0.
 func newFlights(limit int) *flights {
 	if limit <= 0 {
 		return nil
@@ -44,10 +43,10 @@ func newFlights(limit int) *flights {
 	return &flights{byKey: map[string]*flight{}, limit: limit}
 }
 
-// join returns the flight of key, and whether the caller leads it: a leader
-// must call land. A flight that has lasted for leadFor gets no more waiters,
-// and one that asks again never waits. It returns nil when there are too many
-// waiters already; then the caller fetches without being in a flight.
+// join returns the flight of key and whether the caller leads it. A leader must
+// call finish. A flight that is older than leadFor accepts no more waiters, and
+// a query that asks again never waits. join returns nil if there are too many
+// waiters; the caller then fetches outside of any flight.
 func (f *flights) join(key string, again bool, now time.Time) (fl *flight, leads bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,9 +63,9 @@ func (f *flights) join(key string, again bool, now time.Time) (fl *flight, leads
 	return fl, true
 }
 
-// land ends fl, and those before it, and wakes the waiters. It may be called
-// more than once.
-func (f *flights) land(fl *flight) {
+// finish ends fl and the slower flights before it, and wakes their waiters. It
+// may be called more than once.
+func (f *flights) finish(fl *flight) {
 	for ; fl != nil; fl = fl.before {
 		fl.once.Do(func() {
 			f.mu.Lock()
@@ -79,7 +78,7 @@ func (f *flights) land(fl *flight) {
 	}
 }
 
-// wait returns when fl has landed, ctx has ended or flightWait is over.
+// wait returns when fl is finished, ctx has ended or flightWait is over.
 func (f *flights) wait(ctx context.Context, fl *flight) {
 	t := time.NewTimer(flightWait)
 	defer t.Stop()
@@ -93,21 +92,21 @@ func (f *flights) wait(ctx context.Context, fl *flight) {
 	f.mu.Unlock()
 }
 
-// askAgain is the key of a context value that marks a query which asks although
-// another one of its key is on its way.
+// askAgain is the key of a context value that marks a query which asks the
+// source even though another query of its key is waiting for it.
 type askAgain struct{}
 
-// again returns ctx with that mark.
+// again returns ctx with the mark of askAgain.
 func again(ctx context.Context) context.Context { return context.WithValue(ctx, askAgain{}, true) }
 
-// inFlight is the key of a context value that marks everything that happens
-// on behalf of a leader.
+// inFlight is the key of a context value that marks all work on behalf of a
+// leader.
 type inFlight struct{}
 
 // leading returns ctx marked for a leader.
 func leading(ctx context.Context) context.Context { return context.WithValue(ctx, inFlight{}, true) }
 
-// mayWait reports whether a query with ctx may wait for a flight. A query
-// that some plugin makes while it works for a leader (to resolve a CNAME, say)
-// must not: it could wait for its own leader, or two leaders for one another.
+// mayWait reports whether a query with ctx may wait for a flight. A query that
+// a plugin makes while it works for a leader, for example to resolve a CNAME,
+// may not: it could wait for its own leader, or two leaders for each other.
 func mayWait(ctx context.Context) bool { return ctx.Value(inFlight{}) == nil }

@@ -17,14 +17,14 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// wildcardLabel is the metadata label under which the file plugin and its
-// like publish the wildcard record that made an answer.
+// wildcardLabel is the metadata label under which plugins such as file publish
+// the wildcard record that an answer was made from.
 const wildcardLabel = "zone/wildcard"
 
 // ServeDNS implements plugin.Handler.
 func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	// One exact question or none of our business. An UPDATE has the zone's
-	// name in the place of the question; ANY has no right answer to keep.
+	// Only queries with one exact question are cached. An UPDATE has the zone's
+	// name in place of the question, and ANY has no single right answer.
 	if r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 || !wire.Cacheable(r.Question[0].Qtype) {
 		return plugin.NextOrFailure(c.name, c.Next, ctx, w, r)
 	}
@@ -55,18 +55,18 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	return c.hit(ctx, w, r, e, &id, meters, now)
 }
 
-// subnetsBefore is how many queries may go past a cache before it is remarked
-// on that it has nothing.
-const subnetsBefore = 1000
+// subnetsBeforeWarning is how many queries may bypass an empty cache before it
+// logs a warning.
+const subnetsBeforeWarning = 1000
 
-// passSubnet counts a query that goes past the cache since it has a client
-// subnet. Once it says so, if nothing else has ever come: clients or a rewrite
-// in the Corefile give all queries one.
+// passSubnet counts a query that bypasses the cache because it has a client
+// subnet. It warns once if the cache is still empty after many of them: then
+// the clients, or a rewrite in the Corefile, give every query a subnet.
 func (c *Cache) passSubnet(server string) {
 	c.meters.Of(server).Subnets.Inc()
-	if c.past.Add(1) == subnetsBefore && c.sides.Len() == 0 {
+	if c.past.Add(1) == subnetsBeforeWarning && c.sides.Len() == 0 {
 		clog.NewWithPlugin(c.name).Warningf("The cache of %s is empty after %d queries: each had a client subnet (ECS, RFC 7871), so its answer may be for that subnet alone and is not kept. "+
-			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBefore)
+			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBeforeWarning)
 	}
 }
 
@@ -81,9 +81,9 @@ func wantsDNSSEC(r *dns.Msg) bool {
 	return opt != nil && opt.Do()
 }
 
-// hasSubnet reports whether r has a client subnet (RFC 7871) that matters.
-// The answer may be meant for that subnet alone, so it must not come from the
-// cache nor go there. A prefix of 0 asks for an answer for everyone.
+// hasSubnet reports whether r has a client subnet (RFC 7871) other than the
+// whole network. Its answer may be meant for that subnet alone, so it neither
+// comes from the cache nor is stored. A prefix of 0 stands for all clients.
 func hasSubnet(r *dns.Msg) bool {
 	for _, rr := range r.Extra {
 		opt, ok := rr.(*dns.OPT)
@@ -109,7 +109,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	case fl == nil:
 		return c.fetch(ctx, w, r, id, meters, nil)
 	case leads:
-		defer c.flights.land(fl)
+		defer c.flights.finish(fl)
 		return c.fetch(leading(ctx), w, r, id, meters, fl)
 	}
 	c.flights.wait(ctx, fl)
@@ -118,18 +118,18 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 		meters.Coalesced.Inc()
 		return c.hit(ctx, w, r, e, id, meters, now)
 	}
-	// The leader's answer is not one to share (truncated, refused, an error).
+	// The leader's answer cannot be shared (truncated, refused, an error).
 	return c.fetch(ctx, w, r, id, meters, nil)
 }
 
-// fetch asks the next plugin, keeps the answer and sends it to the client.
+// fetch asks the next plugin, stores the answer and sends it to the client.
 func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters.Meters, fl *flight) (int, error) {
 	req := refreshOf(r)
 	rec := &recorder{ResponseWriter: w, cache: c, req: req, id: id, meters: meters, flight: fl, wildcard: wildcardOf(ctx)}
 	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
-	// The next plugin may fail without writing a response (forward, when all
-	// upstreams time out). Without an entry every retry would ask again. A
-	// client that went away is not an upstream that failed.
+	// The next plugin may fail without writing a response, as forward does when
+	// all upstreams time out. Store the failure, or every retry would ask again.
+	// A context that has ended means that the client left, not that it failed.
 	if err != nil && rcode == dns.RcodeServerFailure && ctx.Err() == nil && !rec.wrote {
 		failure := new(dns.Msg)
 		failure.SetRcode(req, dns.RcodeServerFailure)
@@ -138,8 +138,8 @@ func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id 
 	return rcode, err
 }
 
-// refreshOf returns the query that goes upstream for r. It asks for the AD
-// bit, since the answer is kept for clients that want it and that don't.
+// refreshOf returns the query to send upstream for r. It requests the AD bit,
+// because the stored answer also serves clients that want it.
 func refreshOf(r *dns.Msg) *dns.Msg {
 	req := r.Copy()
 	req.AuthenticatedData = true
@@ -177,7 +177,7 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 		ede = appendStale(make([]byte, 0, maxStaleEDE), ede, a.Rcode())
 	}
 	addEDE(w, m, r, ede)
-	// As in every plugin of CoreDNS: a client that can't be written to is not our failure.
+	// Like every plugin of CoreDNS, ignore a client that cannot be written to.
 	_ = w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
 }

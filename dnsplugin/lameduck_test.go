@@ -149,7 +149,7 @@ func stale(t *testing.T, c *Cache, r *dns.Msg) {
 		t.Fatal("no key")
 	}
 	now := c.now()
-	if c.put(m, classify(m, now), id.Clone(), 60, c.sides.Instant(now)-120*1e9, beside{}, c.meters.Of("")) == nil {
+	if c.put(m, classify(m, now), id.Clone(), 60, c.sides.Instant(now)-120*1e9, extras{}, c.meters.Of("")) == nil {
 		t.Fatal("not kept")
 	}
 }

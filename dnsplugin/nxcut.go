@@ -91,7 +91,7 @@ func (n *NXCut) cuts(m *dns.Msg, v verdict, id *sides.Ident) bool {
 }
 
 // putCut keeps m as a cut beside the entry that it has become.
-func (c *Cache) putCut(m *dns.Msg, id *sides.Ident, ttl uint32, now store.Instant, with beside) {
+func (c *Cache) putCut(m *dns.Msg, id *sides.Ident, ttl uint32, now store.Instant, with extras) {
 	cut := *m
 	cut.Question = []dns.Question{m.Question[0]}
 	cut.Question[0].Qtype = cutType

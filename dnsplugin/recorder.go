@@ -13,37 +13,37 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// recorder is the writer that the next plugin answers to: it keeps the answer
-// in the cache and passes it on, but for refreshes, which have no client.
+// recorder is the writer that the next plugin answers to. It stores the answer
+// in the cache and passes it on to the client; a refresh has no client.
 type recorder struct {
 	dns.ResponseWriter // the client's; nil in a refresh
 	cache              *Cache
-	req                *dns.Msg // what was asked
+	req                *dns.Msg // the query that was sent
 	id                 *sides.Ident
 	meters             *meters.Meters
-	flight             *flight       // to land as soon as the answer is kept; may be nil
-	wildcard           func() string // of the request's metadata; may be nil
+	flight             *flight       // to finish as soon as the answer is stored; may be nil
+	wildcard           func() string // reads the request's metadata; may be nil
 
-	// only, if set, decides which responses count at all; others are dropped.
+	// only, if set, decides which responses are used; others are dropped.
 	only func(*dns.Msg, verdict) acceptance
 
 	wrote    bool         // a response has been written
 	accepted bool         // the latest one counted as a refresh
-	last     *dns.Msg     // the latest one as the client would get it
-	entry    *store.Entry // made from the latest one; nil if it was not kept
+	last     *dns.Msg     // the latest one in the form for the client
+	entry    *store.Entry // of the latest one; nil if it was not stored
 }
 
-// acceptance is what becomes of a response to a refresh.
+// acceptance says how a response to a refresh is used.
 type acceptance int
 
 const (
-	drop     acceptance = iota // as if it had not come
+	drop     acceptance = iota // ignored
 	keepOnly                   // kept, but does not count as a refresh
 	accept                     // kept and counted
 )
 
-// refreshAddr is the address of refreshes, which no client has asked for. The
-// type says TCP to the plugins behind, so that none truncates for us.
+// refreshAddr is the client address of refreshes. Its type means TCP to the
+// next plugins, so that they do not truncate.
 var refreshAddr = &net.TCPAddr{}
 
 // WriteMsg implements dns.ResponseWriter.
@@ -76,9 +76,8 @@ func (w *recorder) WriteMsg(res *dns.Msg) error {
 	return w.ResponseWriter.WriteMsg(m)
 }
 
-// keep stores res if it may be stored, and returns a copy of it with the TTLs
-// that the cache gives it: otherwise the first client would see one TTL and
-// the second, a moment later, quite another.
+// keep stores res if it may be stored, and returns a copy with the TTLs of the
+// cache, so that the first client sees the same TTL as the clients after it.
 func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	c, now := w.cache, w.cache.now()
 	m := res.Copy()
@@ -91,11 +90,11 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	switch {
 	case !v.cacheable || ttl == 0 || answersForSubnet(res):
 	case v.kind == response.ServerError && !usual(w.req):
-		// One client's odd options must not make a name fail for all.
+		// A failure may be due to the options of this one client.
 	case !w.matches(m):
 		w.meters.Drops.Inc()
 	default:
-		with := beside{ede: ede}
+		with := extras{ede: ede}
 		if w.wildcard != nil {
 			with.wildcard = w.wildcard()
 		}
@@ -103,32 +102,34 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 		w.afterPut(v)
 	}
 	if w.flight != nil {
-		c.flights.land(w.flight)
+		c.flights.finish(w.flight)
 	}
 	addEDE(w.ResponseWriter, m, w.req, ede)
 	return m
 }
 
-// afterPut sets what the entry has beside its bytes.
+// afterPut removes the denial that the new entry supersedes.
 func (w *recorder) afterPut(v verdict) {
 	c := w.cache
 	if w.entry == nil || v.denial() {
 		return
 	}
-	// A refresh that found data is newer than a denial of it.
+	// Data from a refresh is newer than the denial.
 	refresh := w.ResponseWriter == nil || w.only != nil
 	if (refresh && !c.cfg.Stale.PreferPositive) || (c.cfg.Stale.PreferPositive && v.answering) {
 		c.sides.Denial.Store.Delete(w.id.Hash, w.id.Key)
 	}
 }
 
-// matches reports whether res answers the question that was asked (RFC 5452, section 9.1).
+// matches reports whether res has the question that was sent (RFC 5452,
+// section 9.1).
 func (w *recorder) matches(res *dns.Msg) bool {
 	state := request.Request{Req: w.req}
 	return state.Match(res)
 }
 
-// answersForSubnet reports whether res says that it is for some clients only (RFC 7871).
+// answersForSubnet reports whether res is for the clients of one subnet only
+// (RFC 7871).
 func answersForSubnet(res *dns.Msg) bool {
 	for _, rr := range res.Extra {
 		opt, ok := rr.(*dns.OPT)
@@ -144,8 +145,8 @@ func answersForSubnet(res *dns.Msg) bool {
 	return false
 }
 
-// setTTL sets the TTL of rrs, which are the caller's own, and takes out OPT,
-// which is between two hosts and not kept but for its extended errors.
+// setTTL sets the TTL of rrs, which the caller owns, and removes OPT records:
+// these belong to one hop, and only their extended errors are stored.
 func setTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 	kept := rrs[:0]
 	for _, rr := range rrs {
@@ -158,7 +159,7 @@ func setTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 	return kept
 }
 
-// Write implements dns.ResponseWriter: packed bytes pass unseen.
+// Write implements dns.ResponseWriter. Packed bytes are passed on unread.
 func (w *recorder) Write(b []byte) (int, error) {
 	w.wrote = true
 	if w.ResponseWriter == nil {
@@ -167,7 +168,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// The rest makes a recorder without client well defined.
+// The remaining methods also work for a recorder without a client.
 
 // RemoteAddr implements dns.ResponseWriter.
 func (w *recorder) RemoteAddr() net.Addr {

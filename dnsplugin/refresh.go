@@ -15,8 +15,9 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// refresh fetches the answer for e anew behind the client's back. stale says
-// that e has ended; then only what RFC 8767 accepts may replace it.
+// refresh fetches a new answer for e in the background, unless another refresh
+// of e runs or has just failed. If e is stale, only a response that RFC 8767
+// accepts may replace it.
 func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time, stale bool) {
 	if !c.sides.Claim(e, c.sides.Instant(c.now()), stale) {
 		return
@@ -25,7 +26,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 	hitAt := c.sides.Instant(now)
 	if stale {
 		rec.only = c.accepts
-		// A hit on a stale entry counts as one in its last second, as in CoreDNS.
+		// A hit on a stale entry counts as a hit in its last second, as in CoreDNS.
 		hitAt += store.Instant(e.Left(hitAt)) * store.Instant(time.Second)
 	}
 	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
@@ -34,7 +35,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 		refreshed := !stale || rec.accepted
 		if refreshed && rec.entry != nil {
-			// The new entry takes over how popular the old one was.
+			// The new entry inherits the popularity of the old one.
 			rec.entry.LastHit.Store(int64(hitAt))
 			rec.entry.Hits.Store(e.Hits.Load())
 		}
@@ -45,8 +46,8 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 	}
 }
 
-// verify asks the source before a stale e is served. done means that the
-// client has been answered; otherwise e is to be served.
+// verify asks the source before a stale e is served. If done is true the client
+// has its reply; otherwise the caller serves e.
 func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	track := c.sides.TracksVerify()
@@ -65,8 +66,8 @@ func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e 
 	return rec.accepted, rcode, err
 }
 
-// verifyFor asks the source in the background and waits for VerifyTimeout. If
-// the source is slower, it goes on and refreshes the cache when it is done.
+// verifyFor asks the source in the background and waits for VerifyTimeout. A
+// slower source still refreshes the cache when it answers.
 func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, rec *recorder) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	finished := make(chan struct{})
@@ -105,9 +106,9 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 	}
 }
 
-// accepts says which responses may take the place of a stale answer: those
-// that say something about the name (RFC 8767, section 4). Under
-// prefer_positive only an answer does; what else comes is kept beside it.
+// accepts decides whether a response may replace a stale answer: it must make a
+// statement about the name (RFC 8767, section 4). With prefer_positive only an
+// answer replaces it, and any other response is stored in addition to it.
 func (c *Cache) accepts(res *dns.Msg, v verdict) acceptance {
 	if res.Truncated {
 		return drop
@@ -126,9 +127,8 @@ func (c *Cache) accepts(res *dns.Msg, v verdict) acceptance {
 }
 
 // spawn runs f, which refreshes id, in the background with a context that
-// outlives the request but not the cache. It reports false, and runs nothing,
-// when the names of id have their share of maxBackground already or the cache
-// is closed.
+// outlives the request but not the cache. It does not run f, and reports false,
+// if the names of id use up their share of maxBackground or the cache is closed.
 func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Context)) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +141,7 @@ func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Conte
 		c.background.Leave(p)
 		return false
 	}
-	// The request's metadata may change when the request is over: take a copy.
+	// Copy the request's metadata, which may change when the request is over.
 	detached := metadata.ContextWithMetadata(context.WithoutCancel(ctx))
 	for label, value := range metadata.ValueFuncs(ctx) {
 		metadata.SetValueFunc(detached, label, value)
@@ -161,8 +161,8 @@ func (c *Cache) spawn(ctx context.Context, id *sides.Ident, f func(context.Conte
 	return true
 }
 
-// wildcardOf returns a function that reads the wildcard record that made an
-// answer from the metadata of ctx. It must be called after the answer is there.
+// wildcardOf returns a function that reads from the metadata of ctx which
+// wildcard record an answer was made from. Call it after the answer has arrived.
 func wildcardOf(ctx context.Context) func() string {
 	return func() string {
 		if f := metadata.ValueFunc(ctx, wildcardLabel); f != nil {

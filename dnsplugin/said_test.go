@@ -41,14 +41,14 @@ func TestCacheThatNeverHitsSaysSo(t *testing.T) {
 			for range tt.others {
 				ask(t, c, question("a.example.org.", dns.TypeA))
 			}
-			for range 2*subnetsBefore + 10 {
+			for range 2*subnetsBeforeWarning + 10 {
 				ask(t, c, question("a.example.org.", dns.TypeA, withSubnet))
 			}
 		})
 		if got := strings.Count(out, "each had a client subnet"); got != tt.said {
 			t.Errorf("%s: said %d times: %s", tt.what, got, out)
 		}
-		if got := value(t, c.meters.Of("").Subnets); got != 2*subnetsBefore+10 {
+		if got := value(t, c.meters.Of("").Subnets); got != 2*subnetsBeforeWarning+10 {
 			t.Errorf("%s: %v counted", tt.what, got)
 		}
 	}

@@ -1,16 +1,16 @@
 // Package dropin registers the plugin as the CoreDNS directive "cache", in
-// the place of CoreDNS's own. One changed line of plugin.cfg is enough:
+// place of CoreDNS's own. To use it, change one line of plugin.cfg:
 //
 //	cache:github.com/penstock/penstock/dnsplugin/dropin
 //
-// Every Corefile goes on working; package dnsplugin says what its options do
-// and where the behaviour differs on purpose.
+// It accepts every Corefile that CoreDNS's cache accepts. Package dnsplugin
+// describes the options, and the intended differences.
 //
-// A binary must not link both this package and CoreDNS's plugin/cache: the
-// one that is initialised second panics, since a directive has one owner.
+// A binary must not link both this package and CoreDNS's plugin/cache. A
+// directive has one owner, so the package that is initialised second panics.
 //
-// Concurrency and failures are those of package dnsplugin. This package has
-// no API: it exists to be imported for its effect.
+// Package dnsplugin also describes concurrency and failures. This package has
+// no API; import it for its effect.
 package dropin
 
 import "github.com/penstock/penstock/dnsplugin"
