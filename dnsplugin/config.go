@@ -14,8 +14,8 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// Limits and defaults. Those that CoreDNS's cache has too have its values,
-// so that a Corefile means the same with either.
+// Limits and defaults. Where CoreDNS's cache has the same setting, the value is
+// the same, so that a Corefile means the same with either cache.
 const (
 	// DefaultSuccessTTL and DefaultDenialTTL cap how long answers are kept.
 	DefaultSuccessTTL = time.Hour
@@ -29,9 +29,9 @@ const (
 	// DefaultStale is how long after its end an answer may still be served
 	// when serve_stale is given without a duration.
 	DefaultStale = time.Hour
-	// RFCStale is how long that is with the option stale, and what comes with
-	// it (RFC 8767, section 5): the source is asked first, for 1.8 s, stale
-	// answers have a TTL of 30 s, and a source that failed is left alone for 30 s.
+	// RFCStale is that duration for the option stale. The option also asks the
+	// source first, for 1.8 s, gives stale answers a TTL of 30 s, and does not
+	// ask a source again for 30 s after it failed (RFC 8767, section 5).
 	RFCStale       = 24 * time.Hour
 	rfcClientTimer = 1800 * time.Millisecond
 	rfcStaleTTL    = 30 * time.Second
@@ -42,19 +42,19 @@ const (
 	DefaultMaxMemory = 2 * store.DefaultBytes
 	// MinMaxMemory leaves each side room for a few of the largest messages.
 	MinMaxMemory = 2 * store.MinBytes
-	// DefaultCoalesce is how many queries may wait for an answer that is
-	// already on its way. In the fast path so many of one name may, and twice
-	// as many of all names, at 400 bytes each. Elsewhere a waiting query costs a
-	// goroutine of about 8 KiB that CoreDNS has started for it anyway: 512 MiB
-	// at the very worst, which CoreDNS would need as well.
+	// DefaultCoalesce is how many queries may wait for an answer that another
+	// query has requested. In the fast path this number applies to one name, and
+	// twice the number to all names together, at 400 bytes each. In the chain a
+	// waiting query holds a goroutine of about 8 KiB. CoreDNS starts one for
+	// each query in any case, so the worst case of 512 MiB is not an addition.
 	DefaultCoalesce = 1 << 16
 	// DefaultBatch is how many queries one system call takes from a socket.
-	// From 32 on the cost of the call no longer shows; 64 let a burst of the
-	// default socket buffer (about 270 small queries) through in five rounds.
+	// From 32 on the cost of the call is negligible. 64 empty a full socket
+	// buffer of the default size (about 270 small queries) in five calls.
 	DefaultBatch = 64
-	// MaxBatch and MaxWorkers keep a typing error from taking all memory: a
-	// place in a batch has 8.5 KiB of buffers, and sockets in a group cost every
-	// packet's steering.
+	// MaxBatch and MaxWorkers keep a typing error from using up all memory. A
+	// place in a batch has 8.5 KiB of buffers, and each socket of a group makes
+	// the steering of every packet more expensive.
 	MaxBatch   = 1024
 	MaxWorkers = 1024
 	// MinCapacity is the fewest entries of a side; smaller numbers are
@@ -71,44 +71,44 @@ const (
 	maxTTLSeconds = 1<<31 - 1 // RFC 2181, section 8
 )
 
-// Config says how a [Cache] behaves. The zero value caches everything with
-// the defaults. Zero always means the default, a negative value means off.
+// Config says how a [Cache] behaves. The zero value caches everything with the
+// defaults. A zero field means its default, and a negative one means off.
 type Config struct {
-	Zones    []string // names to cache, with everything below; nil: all
+	Zones    []string // names to cache, with all names below; nil means all names
 	Success  Side     // NOERROR answers with data, and referrals
 	Denial   Side     // NXDOMAIN, NODATA, and SERVFAIL
 	ServFail time.Duration
 	Prefetch Prefetch
 	Stale    Stale
-	KeepTTL  bool  // answer with the TTL as it was stored instead of what is left
+	KeepTTL  bool  // reply with the stored TTL instead of the remaining one
 	MaxMem   int64 // bytes for both sides together, half each
 	Coalesce int   // queries that may wait for a running one of the same key
 	FastPath FastPath
-	Warm     string // file that keeps the entries over a restart; "": none
+	Warm     string // file that keeps the entries over a restart, if not empty
 	NXCut    NXCut
-	Control  string // UNIX socket to dump and flush entries by, absolute path; "": none
+	Control  string // absolute path of a UNIX socket to dump and flush entries, if not empty
 }
 
-// FastPath configures the sockets of our own, from which cached answers go
-// out without passing through the plugin chain.
+// FastPath configures the fast path: additional sockets, from which cached
+// answers are sent without the plugin chain.
 type FastPath struct {
 	Mode    FastPathMode
-	Workers int // sockets and threads; 0: one for each CPU that Go may use
-	Batch   int // queries taken from a socket at once; 0: DefaultBatch
+	Workers int // sockets, each with a goroutine; 0 means one for each CPU that Go may use
+	Batch   int // queries taken from a socket at once; 0 means DefaultBatch
 }
 
 // FastPathMode says whether there is a fast path.
 type FastPathMode int
 
-// The modes. Where the fast path is not possible, the chain answers all
-// queries in every mode; they differ in what is said about it in the log.
+// The modes. If the fast path is not possible, the chain answers all queries in
+// every mode. The modes then differ in their log message.
 const (
-	FastPathAuto FastPathMode = iota // where possible; an info says why not
-	FastPathOn                       // likewise, but a warning says why not
+	FastPathAuto FastPathMode = iota // where possible; an info message gives the reason if not
+	FastPathOn                       // where possible; a warning gives the reason if not
 	FastPathOff
 )
 
-// String returns the word that stands for the mode in a Corefile.
+// String returns the mode as it is written in a Corefile.
 func (m FastPathMode) String() string {
 	switch m {
 	case FastPathOn:
@@ -122,30 +122,31 @@ func (m FastPathMode) String() string {
 
 // Side configures one of the two halves of the cache.
 type Side struct {
-	Capacity int           // most entries; 0: as many as fit into the memory
-	TTL      time.Duration // cap of the time that an answer is kept
-	MinTTL   time.Duration // floor of that time
-	Disable  []string      // zones that are not kept
+	Capacity int           // most entries; 0 means as many as fit into the memory
+	TTL      time.Duration // longest time that an answer is kept
+	MinTTL   time.Duration // shortest time
+	Disable  []string      // zones whose responses are not kept
 }
 
 // Prefetch configures the refreshing of popular entries before they end.
 type Prefetch struct {
-	Amount     int           // queries that make an entry popular; 0: no prefetching
+	Amount     int           // queries that make an entry popular; 0 turns prefetching off
 	Duration   time.Duration // the longest gap between them
-	Percentage int           // of the TTL that must be left at most
+	Percentage int           // of the TTL: refresh an entry once no more than this is left
 }
 
 // Stale configures the serving of answers past their end (RFC 8767).
 type Stale struct {
-	UpTo           time.Duration // how long past its end; 0: not at all
+	UpTo           time.Duration // how long after its TTL; 0 turns stale answers off
 	Verify         bool          // ask the source first, instead of afterwards
-	VerifyTimeout  time.Duration // how long to ask before answering stale; 0: until the source gives up
+	VerifyTimeout  time.Duration // how long to wait for it; 0 waits until the source answers or fails
 	ResponseTTL    time.Duration // TTL of stale answers, whole seconds
 	Recheck        time.Duration // pause after a failed refresh
 	PreferPositive bool          // a positive answer, even stale, goes before any denial
 }
 
-// Validate says what is wrong with the configuration and what is allowed.
+// Validate returns an error that names the wrong setting and the values that it
+// may have.
 func (c Config) Validate() error {
 	switch {
 	case c.Success.Capacity < 0 || c.Denial.Capacity < 0:
@@ -171,7 +172,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("control %q: give an absolute path of at most %d bytes, such as /run/coredns/cache.sock", c.Control, controlPathLen)
 	}
 	if c.Control != "" && c.Warm != "" && realPath(c.Control) == realPath(c.Warm) {
-		return fmt.Errorf("control and warm on one path, %s: give each a path of its own", c.Control)
+		return fmt.Errorf("control and warm have the same path, %s: give each a path of its own", c.Control)
 	}
 	return errors.Join(c.Prefetch.validate(), c.Stale.validate(), c.FastPath.validate(), c.NXCut.validate(c.Zones))
 }
@@ -214,37 +215,38 @@ func (s Stale) validate() error {
 	return nil
 }
 
-// typicalEntry is what an answer of a cluster takes, place in the table included.
+// typicalEntry is the size of an answer of a cluster in bytes, with its place in
+// the table.
 const typicalEntry = 200
 
-// remarks says what becomes of options that don't go together. They are no
-// mistakes: the cache runs, but not as somebody may have thought.
+// remarks returns warnings about options that have no effect together. The
+// cache runs with them, but perhaps not as intended.
 func (c Config) remarks() (all []string) {
 	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	if f := c.FastPath; f.Mode == FastPathOff && (f.Workers != 0 || f.Batch != 0) {
-		say("workers and batch without effect: fastpath is off")
+		say("workers and batch have no effect: fastpath is off")
 	}
 	for _, s := range []struct {
 		name string
 		Side
 	}{{"success", c.Success}, {"denial", c.Denial}} {
 		if most := c.MaxMem / 2 / typicalEntry; c.MaxMem > 0 && int64(s.Capacity) > most {
-			say("%s %d: half of maxmem %d holds about %d entries of %d bytes, so memory ends first", s.name, s.Capacity, c.MaxMem, most, typicalEntry)
+			say("%s %d: half of maxmem %d holds about %d entries of %d bytes, so the memory limits it first", s.name, s.Capacity, c.MaxMem, most, typicalEntry)
 		}
 		if s.MinTTL > s.TTL && s.TTL > 0 {
-			say("%s: the floor of %v is above the cap of %v: the cap holds", s.name, s.MinTTL, s.TTL)
+			say("%s: the floor of %v is above the cap of %v, which applies", s.name, s.MinTTL, s.TTL)
 		}
 	}
 	if c.NXCut.On && slices.Contains(c.Denial.Disable, ".") {
-		say("nxcut without effect: denials are disabled")
+		say("nxcut has no effect: denials are disabled")
 	}
 	if c.Stale.UpTo > 0 && slices.Contains(c.Success.Disable, ".") && slices.Contains(c.Denial.Disable, ".") {
-		say("serving stale answers without effect: both sides are disabled")
+		say("serving stale answers has no effect: both sides are disabled")
 	}
 	return all
 }
 
-// withDefaults returns c with every zero replaced by what it stands for.
+// withDefaults returns c with every zero field set to its default.
 func (c Config) withDefaults() Config {
 	if c.Zones == nil {
 		c.Zones = []string{"."}
@@ -299,8 +301,8 @@ func (c Config) policy() sides.Policy {
 	}
 }
 
-// storeOptions sizes the store of one side. Without maxmem a CAPACITY gets
-// the memory that so many entries usually need.
+// storeOptions sizes the store of one side. Without maxmem, a CAPACITY gets the
+// memory that this number of entries usually needs.
 func (c Config) storeOptions(s Side) store.Options {
 	bytes := c.MaxMem / 2
 	if bytes == 0 {

@@ -15,20 +15,20 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// The control answers HTTP on a UNIX socket: what is in the cache under a name
-// (GET /dump), and away with it (POST /flush). This file is what it answers;
-// control_socket.go is about the socket.
+// The control serves HTTP on a UNIX socket: GET /dump shows the entries of a
+// name or zone, and POST /flush removes them. This file handles the requests;
+// control_socket.go owns the socket.
 
 const controlHelp = `GET /dump or POST /flush, with name=NAME, zone=ZONE or all, and type=TYPE to narrow it`
 
-// selector says which entries are meant.
+// selector selects entries.
 type selector struct {
 	name  []byte // in wire form and lower case
-	below bool   // also what is below name
-	qtype uint16 // 0: all types
+	below bool   // also the names below name
+	qtype uint16 // 0 means all types
 }
 
-// parseSelector reads a query string. Its errors are for whoever sent it.
+// parseSelector reads a query string. Its errors are written for the client.
 func parseSelector(raw string) (s selector, err error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -92,11 +92,11 @@ func typeOf(text string) (uint16, error) {
 	return 0, fmt.Errorf("type %q is unknown: give for example A, AAAA or TYPE65280", text)
 }
 
-// matches reports whether the entry of key is meant.
+// matches reports whether s selects the entry of key.
 func (s *selector) matches(key []byte) bool {
 	name := sides.NameOf(key)
 	if isCut(key) && (sides.Suffixes{name}).Contain(s.name) {
-		return true // it answers for what is meant, whatever the type
+		return true // it answers for the selected names, of every type
 	}
 	if s.qtype != 0 && !isCut(key) && (key[1] != byte(s.qtype>>8) || key[2] != byte(s.qtype)) {
 		return false
@@ -126,14 +126,14 @@ func (c *Cache) controlled(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if method == http.MethodPost {
-		// Nothing is to be done about a client that has gone.
+		// The client may have disconnected; ignore that.
 		_, _ = fmt.Fprintf(w, "flushed %d entries\n", c.flush(&sel))
 		return
 	}
 	c.dump(w, &sel)
 }
 
-// flush removes the entries that sel means and returns their number.
+// flush removes the entries that sel selects and returns their number.
 func (c *Cache) flush(sel *selector) (n int) {
 	for _, s := range c.sides.Both() {
 		s.Store.Range(func(key []byte, _ *store.Entry) bool {
@@ -144,7 +144,7 @@ func (c *Cache) flush(sel *selector) (n int) {
 		})
 	}
 	c.meters.Resize(c.sides.Success.Store.Len(), c.sides.Denial.Store.Len())
-	// A snapshot from before must not bring back what is flushed.
+	// An older snapshot must not bring back the entries.
 	select {
 	case c.warmNow <- struct{}{}:
 	default:
@@ -152,7 +152,7 @@ func (c *Cache) flush(sel *selector) (n int) {
 	return n
 }
 
-// dump writes the entries that sel means and that may still be served.
+// dump writes the entries that sel selects and that may still be served.
 func (c *Cache) dump(w http.ResponseWriter, sel *selector) {
 	n, now := 0, c.sides.Instant(c.now())
 	var err error
@@ -166,19 +166,19 @@ func (c *Cache) dump(w http.ResponseWriter, sel *selector) {
 			return err == nil
 		})
 		if err != nil {
-			return // the client has gone
+			return // the client has disconnected
 		}
 	}
 	_, _ = fmt.Fprintf(w, "; %d entries\n", n)
 }
 
-// appendDump appends e as a comment with what the cache knows, and its records
-// as in a zone file.
+// appendDump appends e to b: a comment with the state of the entry, and its
+// records as in a zone file.
 func appendDump(b []byte, bits byte, kind sides.Kind, e *store.Entry, now store.Instant) []byte {
 	a := e.Answer()
 	var m dns.Msg
 	if err := m.Unpack(a.Msg()); err != nil { // unreachable: checked by pack
-		return fmt.Appendf(b, "; an entry that can't be read: %v\n", err)
+		return fmt.Appendf(b, "; an entry that cannot be read: %v\n", err)
 	}
 	q := m.Question[0]
 	b = fmt.Appendf(b, "; %s %s %s: %s, %s", q.Name, dns.Class(q.Qclass), dns.Type(q.Qtype), kind, dns.RcodeToString[m.Rcode])

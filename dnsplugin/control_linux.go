@@ -7,9 +7,8 @@ import (
 	"syscall"
 )
 
-// listenPrivately listens at path with a socket that nobody else may connect
-// to, not even for a moment: Linux gives the file the mode that the socket has
-// when it is bound.
+// listenPrivately listens at path with a socket that other users can never
+// connect to: Linux gives the file the mode that the socket has when it is bound.
 func listenPrivately(path string) (net.Listener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var chmod error

@@ -9,8 +9,9 @@ import (
 	"os"
 )
 
-// listenPrivately listens at path with a socket that nobody else may connect
-// to. Between the two calls the umask decides: put it into a directory of its own.
+// listenPrivately listens at path with a socket that other users cannot connect
+// to. Between its two calls only the umask protects the socket, so the path
+// should be in a private directory.
 func listenPrivately(path string) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", path)
 	if err != nil {

@@ -18,38 +18,38 @@ import (
 )
 
 const (
-	// controlMode lets nobody in but the user of the server, and root.
+	// controlMode admits only the user of the server, and root.
 	controlMode = 0o600
-	// controlTimeout is how long a client of the control may take to send a
-	// request, and controlDump how long to read the answer.
+	// controlTimeout is how long a client may take to send a request, and
+	// controlDump how long to read the reply.
 	controlTimeout = 5 * time.Second
 	controlDump    = time.Minute
-	// controlAwait is how often a socket that the process before this one has
-	// is tried for.
+	// controlAwait is the pause between two attempts to open a socket that an
+	// earlier process still holds.
 	controlAwait = 200 * time.Millisecond
-	// controlGrace is how long requests may go on when the socket is closed.
+	// controlGrace is how long requests may run after the socket is closed.
 	controlGrace = time.Second
-	// controlPathLen is what the shortest sun_path of all systems holds.
+	// controlPathLen is the length of the shortest sun_path of all systems.
 	controlPathLen = 103
 )
 
-// controls are the control sockets of this process. On a reload a socket goes
+// controls are the control sockets of this process. On a reload a socket passes
 // from one instance to the next without being closed.
 var controls = controlSet{byPath: map[string]*control{}, awaiting: map[*Cache]bool{}}
 
 type controlSet struct {
 	mu     sync.Mutex // guards all but owner of the controls
 	byPath map[string]*control
-	// awaiting are instances whose socket another process has yet.
+	// awaiting are instances whose socket another process still holds.
 	awaiting map[*Cache]bool
 }
 
 // control is one socket.
 type control struct {
-	owner   atomic.Pointer[Cache] // whose entries it shows
-	before  *Cache                // owner until the reload that is under way; nil: there was no socket
-	offered bool                  // the owner is about to be replaced
-	fresh   bool                  // claimed in this reload, which may still fail
+	owner   atomic.Pointer[Cache] // the instance whose entries it shows
+	before  *Cache                // owner before the running reload; nil if there was no socket
+	offered bool                  // a reload is about to replace the owner
+	fresh   bool                  // claimed in the running reload, which may still fail
 
 	server *http.Server
 	served chan struct{} // closed when the server has ended
@@ -70,7 +70,7 @@ func (s *controlSet) claim(c *Cache) error {
 		var err error
 		ctl, err = openControl(path, c)
 		if errors.Is(err, errControlTaken) && caddy.IsUpgrade() {
-			// The process before this one has it until it ends (SIGUSR2).
+			// In an upgrade (SIGUSR2) the old process holds it until it ends.
 			s.awaiting[c] = true
 			go s.await(c)
 			return nil
@@ -88,7 +88,7 @@ func (s *controlSet) claim(c *Cache) error {
 	return nil
 }
 
-// await makes c the owner of its socket when the process that has it has ended.
+// await makes c the owner of its socket once the process that holds it has ended.
 func (s *controlSet) await(c *Cache) {
 	t := time.NewTicker(controlAwait)
 	defer t.Stop()
@@ -116,7 +116,7 @@ func (s *controlSet) inherit(c *Cache) (done bool, err error) {
 		return true, nil
 	}
 	if s.byPath[path] != nil {
-		return false, errControlTaken // by the instance before c, which ends
+		return false, errControlTaken // by the previous instance, which is ending
 	}
 	ctl, err := openControl(path, c)
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *controlSet) inherit(c *Cache) (done bool, err error) {
 	return true, nil
 }
 
-// has reports whether path is that of a control socket.
+// has reports whether there is a control socket at path.
 func (s *controlSet) has(path string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,7 +139,7 @@ func (s *controlSet) has(path string) bool {
 	return false
 }
 
-// offer lets the next instance claim what c has.
+// offer lets the next instance claim the socket of c.
 func (s *controlSet) offer(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *controlSet) offer(c *Cache) {
 	}
 }
 
-// rollback undoes what the instance of a failed reload has claimed.
+// rollback undoes the claims of a failed reload.
 func (s *controlSet) rollback() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *controlSet) rollback() {
 	}
 }
 
-// release closes the socket of c, unless another instance has it by now.
+// release closes the socket of c, unless another instance has claimed it.
 func (s *controlSet) release(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,11 +215,11 @@ func openControl(path string, c *Cache) (*control, error) {
 	return ctl, nil
 }
 
-// errControlTaken is what opening a control fails with while a process listens there.
+// errControlTaken says that a process listens at the path of a control.
 var errControlTaken = errors.New("another process listens there: stop it, or give another path")
 
-// clearStale removes the socket that a killed process has left. It touches
-// nothing that is in use or is no socket.
+// clearStale removes the socket of a killed process. It does not remove a
+// socket that is in use, or any other file.
 func clearStale(path string) error {
 	st, err := os.Lstat(path)
 	switch {
@@ -228,7 +228,7 @@ func clearStale(path string) error {
 	case err != nil:
 		return err
 	case st.Mode()&os.ModeSocket == 0:
-		return errors.New("there is something that is not a socket: remove it, or give another path")
+		return errors.New("the file there is not a socket: remove it, or give another path")
 	}
 	d := net.Dialer{Timeout: controlTimeout}
 	conn, err := d.DialContext(context.Background(), "unix", path)
@@ -238,12 +238,12 @@ func clearStale(path string) error {
 	return os.Remove(path)
 }
 
-// close removes the socket and returns when its requests have ended.
+// close removes the socket and waits until its requests have ended.
 func (ctl *control) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), controlGrace)
 	defer cancel()
 	if ctl.server.Shutdown(ctx) != nil {
-		_ = ctl.server.Close() // what still runs finds its connection closed
+		_ = ctl.server.Close() // requests that still run find their connection closed
 	}
 	<-ctl.served
 	ctl.gate.Lock()

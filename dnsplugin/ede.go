@@ -9,21 +9,21 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// Extended errors (EDE, RFC 8914) are the one thing in an OPT that is about
-// the answer and not about two hosts: why a name can't be resolved or is
-// filtered. They are kept behind the answer's bytes as the options of an OPT,
-// and given to every client whose query has an OPT.
+// Extended errors (EDE, RFC 8914) are the only part of an OPT that is about the
+// answer and not about one hop: they say why a name cannot be resolved or is
+// filtered. They are stored behind the answer's bytes as options of an OPT, and
+// sent to every client whose query has an OPT.
 
-// edeHead is what an EDE takes without its text: code and length of the
+// edeHead is the length of an EDE without its text: code and length of the
 // option, and the error.
 const edeHead = 4 + 2
 
 // optLen is the length of an OPT without options.
 const optLen = 11
 
-// edeOf returns the extended errors of m as packed options, nil if there are
-// none. A text that would make them longer than an entry may hold is left
-// out, and the error kept: the text is for people, and optional.
+// edeOf returns the extended errors of m as packed options, or nil if there are
+// none. If an entry cannot hold a text, it keeps only the error, because the
+// text is optional.
 func edeOf(m *dns.Msg) []byte {
 	opt := m.IsEdns0()
 	if opt == nil {
@@ -50,7 +50,7 @@ func edeOf(m *dns.Msg) []byte {
 	return b
 }
 
-// edeOptions unpacks what edeOf has packed. It is not ok for anything else.
+// edeOptions unpacks the options of edeOf. It is not ok for other bytes.
 func edeOptions(b []byte) (options []dns.EDNS0, ok bool) {
 	for len(b) > 0 {
 		if len(b) < edeHead || binary.BigEndian.Uint16(b) != dns.EDNS0EDE {
@@ -66,9 +66,9 @@ func edeOptions(b []byte) (options []dns.EDNS0, ok bool) {
 	return options, true
 }
 
-// addEDE gives m, the reply to r over w, the extended errors of ede in an OPT,
-// whose other fields the server sets. What would push an answer out of the
-// message is left out: texts first, then the errors (RFC 8914, section 3).
+// addEDE adds to m, the reply to r over w, an OPT with the extended errors of
+// ede; the server sets its other fields. It leaves out the texts, and then the
+// errors, if records would not fit otherwise (RFC 8914, section 3).
 func addEDE(w dns.ResponseWriter, m, r *dns.Msg, ede []byte) {
 	if len(ede) == 0 || r.IsEdns0() == nil {
 		return
@@ -86,7 +86,8 @@ func addEDE(w dns.ResponseWriter, m, r *dns.Msg, ede []byte) {
 	m.Extra = append(m.Extra, &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: options})
 }
 
-// sizeOf is how long m is when the server sends it to a client that is short of room.
+// sizeOf returns the length of m with compression, which the server applies if
+// the client accepts only short messages.
 func sizeOf(m *dns.Msg) int {
 	compress := m.Compress
 	m.Compress = true
@@ -95,8 +96,8 @@ func sizeOf(m *dns.Msg) int {
 	return n
 }
 
-// fitting returns of options what fits into room bytes: all, all without
-// their texts, or nothing.
+// fitting returns the options that fit into room bytes: all of them, all of them
+// without their texts, or none.
 func fitting(options []dns.EDNS0, room int) []dns.EDNS0 {
 	texts := 0
 	for _, o := range options {

@@ -8,12 +8,12 @@ import (
 	"github.com/coredns/caddy"
 )
 
-// On a reload the next instance goes on with the entries of the one before, if
-// it is configured alike: the stores are bound by their own locks, not by an
-// instance, so both may use them until the old one has ended. Nothing is
-// copied, and no second cache takes memory.
+// On a reload the next instance takes over the stores of the old one if it has
+// the same configuration. The stores have their own locks, so both instances may
+// use them until the old one has ended. No entry is copied, and there is no
+// second cache in memory.
 
-// handovers are the caches of this process that are about to be replaced.
+// handovers are the caches of this process that a reload is about to replace.
 var handovers = handoverSet{byBlock: map[string]*Cache{}}
 
 type handoverSet struct {
@@ -21,7 +21,7 @@ type handoverSet struct {
 	byBlock map[string]*Cache
 }
 
-// blockOf names the server block that a directive stands in.
+// blockOf returns a name for the server block of a directive.
 func blockOf(directive string, c *caddy.Controller) string {
 	return directive + " " + strings.Join(c.ServerBlockKeys, " ")
 }
@@ -40,8 +40,8 @@ func (h *handoverSet) withdraw(block string, c *Cache) {
 	}
 }
 
-// take lets c go on with what is offered for block. It reports false if there
-// is nothing, or if entries were stored under other rules than c's.
+// take makes c use the stores that are offered for block. It reports false if
+// none are, or if their entries were stored under other rules than c's.
 func (h *handoverSet) take(block string, c *Cache) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -11,37 +11,37 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
 
-// The collector lets the heap grow by GOGC percent of what is live before it
-// runs again, so that its work stays in proportion. Its work is to follow
-// pointers. Entries have none: they take no work, but as much headroom as
-// everything else, and a cache of 150 MB made a process of 370 MB. So after each
-// collection GOGC is set such that the heap may grow by what is live beside the
-// entries. Who has set GOGC to another value, or sets it while we run, is left alone.
+// The garbage collector lets the heap grow by GOGC percent of the live heap
+// before it runs again, so that its work, following pointers, stays in
+// proportion. Entries have no pointers and cause no work, but would get the same
+// headroom: a cache of 150 MB made a process of 370 MB. So after each collection
+// we set GOGC such that the heap may grow by the live memory without the
+// entries. If the program sets GOGC to another value at any time, we leave it.
 
-// minHeadroom is how much the heap may grow in any case: twice what Go grants
-// a program that keeps nothing.
+// minHeadroom is the least that the heap may grow: twice as much as Go grants a
+// program with an empty heap.
 const minHeadroom = 8 << 20
 
-// goDefault is GOGC where nobody has set it.
+// goDefault is GOGC if it is not set.
 const goDefault = 100
 
-// heap is the collector as a headroom sees and moves it.
+// heap is the interface of the collector that a headroom needs.
 type heap interface {
 	read() (live int64, percent int)
 	set(percent int)
 }
 
-// headroom moves the collector's target for the stores of running instances.
+// headroom adapts the collector's target to the stores of running instances.
 type headroom struct {
 	heap heap
 
 	mu     sync.Mutex                  // guards all below
-	stores []weak.Pointer[store.Store] // weak for those of an instance whose start fails later on
+	stores []weak.Pointer[store.Store] // weak, because the start of an instance may fail later
 	base   int                         // GOGC without us
-	last   int                         // as we have set it; 0: not at work
+	last   int                         // GOGC as we set it, or 0 while inactive
 }
 
-// headrooms is that of this process.
+// headrooms adapts the collector of this process.
 var headrooms = &headroom{heap: goHeap{}}
 
 // add takes the stores of c into account.
@@ -52,13 +52,13 @@ func (h *headroom) add(c *Cache) {
 		_, h.base = h.heap.read()
 		h.last = h.base
 		if h.base == goDefault {
-			h.watch()
+			h.watchLocked()
 		}
 	}
 	h.stores = append(h.stores, weak.Make(c.sides.Success.Store), weak.Make(c.sides.Denial.Store))
 }
 
-// remove forgets the stores of c. Without any, all is as it was.
+// remove forgets the stores of c, and restores GOGC if no others are left.
 func (h *headroom) remove(c *Cache) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,38 +68,38 @@ func (h *headroom) remove(c *Cache) {
 		}
 	}
 	if len(h.stores) == 0 {
-		h.end()
+		h.restoreLocked()
 	}
 }
 
-// end leaves GOGC as it was. The caller holds the lock.
-func (h *headroom) end() {
+// restoreLocked restores the original GOGC. mu must be held.
+func (h *headroom) restoreLocked() {
 	if _, now := h.heap.read(); now == h.last && now != h.base {
 		h.heap.set(h.base)
 	}
 	h.last = 0
 }
 
-// watch lets adjust run after the next collection. The caller holds the lock.
-func (h *headroom) watch() {
-	type mark struct{ _ *mark } // a pointer keeps it out of the allocator of tiny objects
+// watchLocked lets adjust run after the next collection. mu must be held.
+func (h *headroom) watchLocked() {
+	type mark struct{ _ *mark } // a pointer, so that it is not allocated together with other tiny objects
 	runtime.AddCleanup(new(mark), (*headroom).adjust, h)
 }
 
-// adjust sets the target anew, if it is worth it.
+// adjust sets the target again if it has changed by more than a tenth.
 func (h *headroom) adjust() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	live, now := h.heap.read()
 	if h.last == 0 || now != h.last {
-		return // over, or somebody else's from here on
+		return // inactive, or the program has set GOGC itself
 	}
 	h.stores = slices.DeleteFunc(h.stores, func(p weak.Pointer[store.Store]) bool { return p.Value() == nil })
 	if len(h.stores) == 0 {
-		h.end()
+		h.restoreLocked()
 		return
 	}
-	// Some are there twice: a new instance goes on with the stores of the one before.
+	// A store is listed twice while a new instance takes it over from the old one.
 	kept, seen := int64(0), map[*store.Store]bool{}
 	for _, p := range h.stores {
 		if s := p.Value(); s != nil && !seen[s] {
@@ -107,16 +107,16 @@ func (h *headroom) adjust() {
 			kept += s.Bytes()
 		}
 	}
-	// Setting it stops the program for a moment.
+	// Setting GOGC stops the program for a moment.
 	if want := percentFor(live, kept, h.base); want < now*9/10 || want > now*11/10 {
 		h.heap.set(want)
 		h.last = want
 	}
-	h.watch()
+	h.watchLocked()
 }
 
-// percentFor is the GOGC at which a heap of live bytes, of which kept have no
-// pointers, grows by base percent of the rest.
+// percentFor returns the GOGC at which a heap of live bytes, of which kept have
+// no pointers, grows by base percent of the remaining bytes.
 func percentFor(live, kept int64, base int) int {
 	rest := max(live-kept, minHeadroom)
 	if rest >= live {
@@ -125,13 +125,13 @@ func percentFor(live, kept int64, base int) int {
 	return max(1, int(int64(base)*rest/live))
 }
 
-// goHeap is Go's.
+// goHeap is the heap of the Go runtime.
 type goHeap struct{}
 
 func (goHeap) read() (live int64, percent int) {
 	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/gogc:percent"}}
 	metrics.Read(s)
-	// GOGC=off is the largest number there.
+	// For GOGC=off the value is the largest number.
 	if p := s[1].Value.Uint64(); p < 1<<31 {
 		percent = int(p)
 	}

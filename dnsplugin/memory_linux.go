@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// memoryLimit returns how much memory this process may use: the least of the
-// machine's and those of its cgroups. It is 0 when that can't be found out.
+// memoryLimit returns how much memory this process may use, which is the
+// smallest of the machine's memory and the limits of its cgroups, or 0 if it
+// cannot be determined.
 // root is "/" except in tests.
 func memoryLimit(root string) (least int64) {
 	lower := func(n int64) {
@@ -25,13 +26,13 @@ func memoryLimit(root string) (least int64) {
 	}
 	for line := range strings.Lines(read("proc/meminfo")) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64) // 0: unknown
+			kib, _ := strconv.ParseInt(f[1], 10, 64) // 0 if unknown
 			lower(kib << 10)
 		}
 	}
 	const mount = "sys/fs/cgroup"
 	limit := func(name string) {
-		n, _ := strconv.ParseInt(strings.TrimSpace(read(name)), 10, 64) // "max", or there is none
+		n, _ := strconv.ParseInt(strings.TrimSpace(read(name)), 10, 64) // 0 for "max" or no file
 		lower(n)
 	}
 	for line := range strings.Lines(read("proc/self/cgroup")) {
@@ -51,7 +52,7 @@ func memoryLimit(root string) (least int64) {
 			}
 		}
 	}
-	// What a container with a cgroup namespace of its own sees.
+	// The path in a container with a cgroup namespace of its own.
 	limit(filepath.Join(mount, "memory.max"))
 	limit(filepath.Join(mount, "memory", "memory.limit_in_bytes"))
 	return least

@@ -17,30 +17,30 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// NXDOMAIN cut (RFC 8020): a name that does not exist has nothing below it, and
-// no type. Believed of the wrong answer this hides names that are there: local.
-// is denied by the root of the DNS while cluster.local. is served beside it. So
-// it is off unless asked for, and then believed of zones that the operator
-// names, or of answers that the source has validated.
+// NXDOMAIN cut (RFC 8020): if a name does not exist, no name below it exists
+// either, of any type. Applied to the wrong answer, this hides existing names:
+// the root of the DNS denies local., but a cluster serves cluster.local. So the
+// option is off by default, and applies only to zones that the operator lists,
+// or to answers that the source has validated.
 
 // NXCut says whose denials count for all types and all names below.
 type NXCut struct {
 	On    bool
-	Zones []string // denials from these; nil: those that the source has validated (AD)
+	Zones []string // whose denials count; nil means denials that the source has validated (AD)
 }
 
-// cutType takes the place of the type in the key of a cut. No question that may
-// be cached has it.
+// cutType stands for the type in the key of a cut. Questions of this type are
+// never cached.
 const cutType = 0
 
-// leastCutLabels keeps what is denied by the root from being a cut when it was
-// validated: a network may well have names of its own there.
+// leastCutLabels excludes top level domains from cuts that rest on validation:
+// a network may use names below one that the root denies.
 const leastCutLabels = 2
 
 func (n NXCut) validate(cached []string) error {
 	for _, z := range n.Zones {
 		if z == "." {
-			return errors.New("nxcut of the root would believe every denial: name the zones to trust, or none to trust what the source has validated")
+			return errors.New("nxcut of the root would believe every denial: name the zones to trust, or none to trust answers that the source has validated")
 		}
 		if _, ok := dns.IsDomainName(z); !ok || !dns.IsFqdn(z) {
 			return fmt.Errorf("nxcut: zone %q is not a full domain name: give one that ends with a dot", z)
@@ -65,11 +65,11 @@ func parseNXCut(c *caddy.Controller, args []string, n *NXCut) error {
 	return nil
 }
 
-// cuts reports whether m, a response of verdict v, says that nothing is below
-// its question's name.
+// cuts reports whether m, which classify judged as v, denies all names below its
+// question's name.
 func (n *NXCut) cuts(m *dns.Msg, v verdict, id *sides.Ident) bool {
-	// With a CNAME the code is about its target (RFC 6604), and a question with
-	// CD may have got what no validation would let through.
+	// With a CNAME the code is about its target (RFC 6604). The answer to a
+	// question with CD may have failed validation.
 	if !n.On || v.kind != response.NameError || len(m.Answer) > 0 || id.CD {
 		return false
 	}
@@ -80,17 +80,17 @@ func (n *NXCut) cuts(m *dns.Msg, v verdict, id *sides.Ident) bool {
 	}
 	by := strings.ToLower(soa.Hdr.Name)
 	if by == name || !dns.IsSubDomain(by, name) {
-		return false // who denies it is not above it
+		return false // the denial is not from a zone above the name
 	}
 	if n.Zones == nil {
 		return m.AuthenticatedData && dns.CountLabel(name) >= leastCutLabels
 	}
-	// The zone itself must say so: a parent that denies it knows of no
-	// delegation, which says nothing where the zone is served aside.
+	// The listed zone itself must deny the name. A denial by its parent only
+	// means that the zone is not delegated, but it may be served locally.
 	return plugin.Zones(n.Zones).Matches(by) != ""
 }
 
-// putCut keeps m as a cut beside the entry that it has become.
+// putCut stores m as a cut, in addition to its entry.
 func (c *Cache) putCut(m *dns.Msg, id *sides.Ident, ttl uint32, now store.Instant, with extras) {
 	cut := *m
 	cut.Question = []dns.Question{m.Question[0]}
@@ -101,7 +101,7 @@ func (c *Cache) putCut(m *dns.Msg, id *sides.Ident, ttl uint32, now store.Instan
 	}
 	key := bytes.Clone(id.Key)
 	key[1], key[2] = 0, cutType
-	rec := store.NewRecord(a, now, ttl, 0) // never stale: what is new below would be hidden
+	rec := store.NewRecord(a, now, ttl, 0) // never stale, because it would hide new names
 	rec.EDE, rec.Plain = with.ede, plainLen(m)
 	c.sides.Denial.Store.Put(c.sides.Hash(key), key, rec, now)
 }
@@ -120,7 +120,7 @@ func (c *Cache) eachAbove(id *sides.Ident, f func(hash uint64, key []byte) bool)
 	}
 }
 
-// cutAbove returns the cut that the name of id, which has no entry, is under.
+// cutAbove returns the cut at or above the name of id, which has no entry.
 func (c *Cache) cutAbove(id *sides.Ident, now store.Instant) (cut *store.Entry) {
 	if !c.cfg.NXCut.On || id.CD || c.sides.Denial.Disabled.Contain(id.Name()) {
 		return nil
@@ -132,8 +132,7 @@ func (c *Cache) cutAbove(id *sides.Ident, now store.Instant) (cut *store.Entry) 
 	return cut
 }
 
-// liftCuts removes the cuts that the name of id is under: it has turned out to
-// be there.
+// liftCuts removes the cuts above the name of id, which has turned out to exist.
 func (c *Cache) liftCuts(id *sides.Ident, now store.Instant) {
 	both := *id
 	both.Key = bytes.Clone(id.Key)
@@ -148,8 +147,8 @@ func (c *Cache) liftCuts(id *sides.Ident, now store.Instant) {
 	}
 }
 
-// answerByCut answers r by the denial of a name above, or of another type. Its
-// proof (NSEC, NSEC3) covers all below just as well.
+// answerByCut answers r by the denial of a name above, or of another type. The
+// proof of the denial (NSEC, NSEC3) covers all names below as well.
 func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, id *sides.Ident, now time.Time) (int, error) {
 	ttl := c.sides.FreshTTL(cut.Left(c.sides.Instant(now)), cut.TTL)
 	a := cut.Answer()
@@ -162,5 +161,5 @@ func (c *Cache) answerByCut(w dns.ResponseWriter, r *dns.Msg, cut *store.Entry, 
 	return dns.RcodeSuccess, nil
 }
 
-// isCut reports whether key is that of a cut.
+// isCut reports whether key is the key of a cut.
 func isCut(key []byte) bool { return key[1] == 0 && key[2] == cutType }

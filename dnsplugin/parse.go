@@ -13,14 +13,14 @@ import (
 	"github.com/miekg/dns"
 )
 
-// options lists the names that may stand in a block, for messages.
+// options lists the names of a block's options, for error messages.
 const options = "success, denial, prefetch, serve_stale, serve_stale_policy, servfail, disable, keepttl, maxmem, coalesce, warm, control, stale, fastpath, workers, batch, nxcut"
 
-// onceOptions may stand in a block only once.
+// onceOptions may occur only once in a block.
 var onceOptions = []string{"serve_stale_policy", "maxmem", "coalesce", "warm", "control", "stale", "fastpath", "workers", "batch", "nxcut"}
 
-// Parse reads one directive with its block from c. It changes nothing but the
-// position of c, and every error names file, line, option and what is allowed.
+// Parse reads one directive with its block from c. It changes only the position
+// of c. Every error names the file, the line, the option and its valid form.
 func Parse(c *caddy.Controller) (Config, error) {
 	var cfg Config
 	if !c.Next() {
@@ -39,7 +39,7 @@ func Parse(c *caddy.Controller) (Config, error) {
 		return cfg, fmt.Errorf("%s:%d - %w", c.File(), c.Line(), plugin.ErrOnce)
 	}
 	if seen["serve_stale_policy"] && !seen["serve_stale"] {
-		return cfg, c.Err("serve_stale_policy needs serve_stale beside it")
+		return cfg, c.Err("serve_stale_policy needs serve_stale in the same block")
 	}
 	if err := cfg.Validate(); err != nil {
 		return cfg, c.Err(err.Error())
@@ -47,11 +47,11 @@ func Parse(c *caddy.Controller) (Config, error) {
 	return cfg, nil
 }
 
-// parseHead reads what follows the directive on its line: [TTL] [ZONES...].
+// parseHead reads the rest of the directive's line: [TTL] [ZONES...].
 func parseHead(c *caddy.Controller, cfg *Config) error {
 	args := c.RemainingArgs()
 	if len(args) > 0 {
-		// A number is the TTL, all else is a zone.
+		// A number is the TTL, and anything else is a zone.
 		if _, err := strconv.Atoi(args[0]); err == nil {
 			ttl, err := parseTTL(c, "TTL", args[0], 1)
 			if err != nil {
@@ -74,8 +74,8 @@ func parseHead(c *caddy.Controller, cfg *Config) error {
 func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 	name := c.Val()
 	args := c.RemainingArgs()
-	// CoreDNS's cache lets the last of several lines win, so that must stay
-	// for the options it knows, but for the one that it refuses itself.
+	// In CoreDNS's cache the last of several lines applies, except for one
+	// option that it refuses. Keep that for the options that it has.
 	if seen[name] && slices.Contains(onceOptions, name) {
 		return c.Errf("%s is given twice: keep one", name)
 	}
@@ -89,7 +89,7 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 		return parsePrefetch(c, args, &cfg.Prefetch)
 	case "serve_stale":
 		if seen["stale"] {
-			return c.Err("serve_stale beside stale: keep one, they set the same")
+			return c.Err("serve_stale together with stale: keep one, they set the same")
 		}
 		return parseStale(c, args, &cfg.Stale)
 	case "serve_stale_policy":
@@ -113,7 +113,7 @@ func parseOption(c *caddy.Controller, cfg *Config, seen map[string]bool) error {
 	case "fastpath":
 		return parseFastPath(c, args, &cfg.FastPath)
 	case "workers":
-		return parseCount(c, name, "sockets with a thread each", args, MaxWorkers, &cfg.FastPath.Workers)
+		return parseCount(c, name, "sockets with a worker each", args, MaxWorkers, &cfg.FastPath.Workers)
 	case "batch":
 		return parseCount(c, name, "queries taken from a socket at once", args, MaxBatch, &cfg.FastPath.Batch)
 	case "warm":
@@ -145,7 +145,7 @@ func parseSide(c *caddy.Controller, name string, args []string, s *Side) error {
 	if err != nil || n < 0 {
 		return c.Errf("%s: capacity %q is not a number of entries: give for example 10000", name, args[0])
 	}
-	// 0 is rounded up like every other small number, as in CoreDNS.
+	// As in CoreDNS, 0 is rounded up like every other small number.
 	s.Capacity = max(n, 1)
 	if len(args) > 1 {
 		if s.TTL, err = parseTTL(c, name+" TTL", args[1], 1); err != nil {
@@ -234,7 +234,7 @@ func parseStale(c *caddy.Controller, args []string, s *Stale) error {
 // parseRFC8767 reads [DURATION]: serve_stale as RFC 8767 recommends it.
 func parseRFC8767(c *caddy.Controller, args []string, cfg *Config, seen map[string]bool) error {
 	if seen["serve_stale"] {
-		return c.Err("stale beside serve_stale: keep one, they set the same")
+		return c.Err("stale together with serve_stale: keep one, they set the same")
 	}
 	up := RFCStale
 	if len(args) > 1 {
@@ -264,7 +264,7 @@ func parseServFail(c *caddy.Controller, args []string, cfg *Config) error {
 		return c.Errf("servfail: %q: give a duration from 0 (SERVFAIL is not cached) to %v, the most that RFC 2308 permits", args[0], MaxServFail)
 	}
 	cfg.ServFail = d
-	// Below a second there is nothing to keep: TTLs are whole seconds.
+	// TTLs are whole seconds, so less than one means not to keep failures.
 	if d < time.Second {
 		cfg.ServFail = -1
 	}

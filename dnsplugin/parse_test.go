@@ -236,14 +236,14 @@ func TestRemarks(t *testing.T) {
 		"maxmem 2MiB\nsuccess 5000":                      "",
 		"nxcut\ndisable denial a.example.org":            "",
 		"stale\ndisable denial":                          "",
-		"fastpath off\nworkers 2":                        "workers and batch without effect: fastpath is off",
-		"batch 8\nfastpath off":                          "workers and batch without effect: fastpath is off",
-		"maxmem 2MiB\nsuccess 10000":                     "success 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so memory ends first",
-		"maxmem 2MiB\ndenial 10000":                      "denial 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so memory ends first",
-		"denial 2000 10 20":                              "denial: the floor of 20s is above the cap of 10s: the cap holds",
-		"nxcut\ndisable denial":                          "nxcut without effect: denials are disabled",
-		"stale\ndisable denial\ndisable success":         "serving stale answers without effect: both sides are disabled",
-		"serve_stale\ndisable denial\ndisable success .": "serving stale answers without effect: both sides are disabled",
+		"fastpath off\nworkers 2":                        "workers and batch have no effect: fastpath is off",
+		"batch 8\nfastpath off":                          "workers and batch have no effect: fastpath is off",
+		"maxmem 2MiB\nsuccess 10000":                     "success 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so the memory limits it first",
+		"maxmem 2MiB\ndenial 10000":                      "denial 10000: half of maxmem 2097152 holds about 5242 entries of 200 bytes, so the memory limits it first",
+		"denial 2000 10 20":                              "denial: the floor of 20s is above the cap of 10s, which applies",
+		"nxcut\ndisable denial":                          "nxcut has no effect: denials are disabled",
+		"stale\ndisable denial\ndisable success":         "serving stale answers has no effect: both sides are disabled",
+		"serve_stale\ndisable denial\ndisable success .": "serving stale answers has no effect: both sides are disabled",
 	} {
 		cfg, err := parse("penstock {\n" + lines + "\n}")
 		if got := strings.Join(cfg.remarks(), "; "); got != want || err != nil {

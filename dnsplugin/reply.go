@@ -11,16 +11,16 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// errRecord can't happen to an answer that pack has let through.
-var errRecord = errors.New("a stored record can't be unpacked")
+// errRecord cannot occur for an answer that pack has accepted.
+var errRecord = errors.New("a stored record cannot be unpacked")
 
 // reply makes the message that answers r from a, with ttl in every record.
 //
-// The plugins before us (log, rewrite, loadbalance, prometheus ...) work on
-// messages, so the bytes become one again. Nothing of it is shared with other
-// replies: they may change it as they like. It equals what Msg.Unpack makes
-// of the bytes, at a quarter of its price: the records of common types come
-// out of two allocations, and a name is decoded once however often it occurs.
+// The plugins before the cache (log, rewrite, loadbalance, prometheus ...) work
+// on messages, so it unpacks the bytes. The message shares no memory with other
+// replies, and plugins may change it. It equals the result of Msg.Unpack at a
+// quarter of the cost, because the records of common types share two
+// allocations, and each name is decoded only once.
 func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error) {
 	b := a.Msg()
 	flags := binary.BigEndian.Uint16(b[2:])
@@ -49,9 +49,8 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 		return &m.Msg, nil
 	}
 	d := decoder{b: b, off: wire.HeaderLen + len(a.Question()), ttl: ttl}
-	// Most owners are the name asked for or a zone above it. If this client
-	// has written it as the one whose question got the answer, its string
-	// serves for them.
+	// Most owners are the question's name or a zone above it. If this client's
+	// spelling equals the stored one, its string serves for these owners too.
 	if spelt(a.Question(), r.Question[0].Name) {
 		d.asked = r.Question[0].Name
 	}
@@ -67,23 +66,23 @@ func reply(a *wire.Answer, r *dns.Msg, ttl uint32, keepAD bool) (*dns.Msg, error
 			return nil, errRecord
 		}
 	}
-	// Capacities end with the sections, so that appending to one (an OPT, say)
-	// can't run into the next.
+	// The capacity of a section ends with it, so that appending a record does not
+	// overwrite the next section.
 	an := int(binary.BigEndian.Uint16(b[6:]))
 	ns := an + int(binary.BigEndian.Uint16(b[8:]))
 	m.Answer, m.Ns, m.Extra = rrs[:an:an], rrs[an:ns:ns], rrs[ns:n:room]
 	return &m.Msg, nil
 }
 
-// message holds a message in one piece, with room for what most replies have:
-// a record, and the OPT of the client.
+// message is a message in one allocation, with room for the records of most
+// replies: one record, and the OPT of the client.
 type message struct {
 	dns.Msg
 	question [1]dns.Question
 	records  [2]dns.RR
 }
 
-// addressA and addressAAAA hold a record with its address in one piece.
+// addressA and addressAAAA are a record and its address in one allocation.
 type addressA struct {
 	dns.A
 	ip [net.IPv4len]byte
@@ -100,12 +99,12 @@ type decoder struct {
 	off int // where the next record starts
 	ttl uint32
 
-	asked string // the name in the question; "" if it is not to be used
+	asked string // the question's name, or "" if it cannot be used
 
 	as    []addressA
 	aaaas []addressAAAA
 
-	// names that have been decoded, by the offset of their first label.
+	// names that are decoded, by the offset of their first label.
 	names [6]struct {
 		at   int
 		text string
@@ -113,7 +112,7 @@ type decoder struct {
 	known int
 }
 
-// count allocates the address records at once.
+// count counts the address records and allocates them together.
 func (d *decoder) count(a *wire.Answer) {
 	var as, aaaas int
 	for i := range a.Records() {
@@ -132,8 +131,8 @@ func (d *decoder) count(a *wire.Answer) {
 	}
 }
 
-// record decodes the record at d.off, whose TTL is at ttlAt, and goes to the
-// next. It returns nil if miekg/dns doesn't understand the record's data.
+// record decodes the record at d.off, whose TTL is at ttlAt, and advances to the
+// next. It returns nil if miekg/dns does not understand the record's data.
 func (d *decoder) record(ttlAt int) dns.RR {
 	start, data := d.off, ttlAt+6
 	h := dns.RR_Header{
@@ -188,7 +187,7 @@ func (d *decoder) record(ttlAt int) dns.RR {
 	return d.other(start)
 }
 
-// other leaves a record to miekg/dns.
+// other decodes a record with miekg/dns.
 func (d *decoder) other(start int) dns.RR {
 	rr, _, err := dns.UnpackRR(d.b, start)
 	if err != nil {
@@ -198,7 +197,7 @@ func (d *decoder) other(start int) dns.RR {
 	return rr
 }
 
-// after returns the offset behind the name at off.
+// after returns the offset of the first byte after the name at off.
 func (d *decoder) after(off int) int {
 	for {
 		switch c := int(d.b[off]); {
@@ -212,7 +211,7 @@ func (d *decoder) after(off int) int {
 	}
 }
 
-// name decodes the name at off. Its form has been checked by wire.NewAnswer.
+// name decodes the name at off, which wire.NewAnswer has validated.
 func (d *decoder) name(off int) string {
 	for d.b[off] >= 0xc0 {
 		off = int(binary.BigEndian.Uint16(d.b[off:]) & 0x3fff)
@@ -220,8 +219,8 @@ func (d *decoder) name(off int) string {
 	if d.b[off] == 0 {
 		return "."
 	}
-	// A label's length byte takes the place of the dot before its text, so
-	// offsets in the question and in the text go together.
+	// The length byte of a label and the dot before its text are at the same
+	// position, so an offset in the question is an offset in the text.
 	if at := off - wire.HeaderLen; at < len(d.asked) {
 		return d.asked[at:]
 	}
@@ -241,8 +240,8 @@ func (d *decoder) name(off int) string {
 	return text
 }
 
-// spelt reports whether text is the name at the start of b, letter for
-// letter. It says no to names with escapes, which are rare.
+// spelt reports whether text is the name at the start of b, with the same letter
+// case. It returns false for names with escapes, which are rare.
 func spelt(b []byte, text string) bool {
 	at := 0
 	for n := int(b[0]); n != 0; n = int(b[at]) {

@@ -18,29 +18,28 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// A snapshot is a file with what was in the cache, from which the next process
-// starts warm:
+// A snapshot is a file with the entries of the cache, from which the next
+// process starts warm:
 //
 //	magic, with a version | entries | SHA-256 of all before
 //
-// Each entry is a head of fixed size, the wildcard, the extended errors and
-// the message. Times are
-// those of the wall clock. What is read is checked like an answer from the
-// network; a file of another version, or a damaged one, is ignored as a whole.
+// Each entry is a head of fixed size, the wildcard, the extended errors and the
+// message. Times are by the wall clock. A snapshot is checked like an answer
+// from the network; one that is damaged or of another version is ignored whole.
 
 const (
 	warmFamily = "penstock-warm-"
 	warmMagic  = warmFamily + "1\n"
-	// warmEvery is the time between two snapshots: at most so much is lost
-	// when the process is killed, and writing 32 MiB takes a few milliseconds.
+	// warmEvery is the time between two snapshots, and so the most that is lost
+	// when the process is killed. Writing 32 MiB takes a few milliseconds.
 	warmEvery = 5 * time.Minute
 
 	warmHead    = 1 + 1 + 8 + 8 + 4 + 4 + 1 + 1 + 2
 	warmLongest = warmHead + 255 + 255 + 1<<16 - 1
 
-	// warmBuffer is what reading and writing gather for a system call. With
-	// an entry, and its parts while they are checked, a snapshot takes below
-	// 1 MiB beside the cache, however large that is.
+	// warmBuffer is the size of the buffers for reading and writing. With one
+	// entry and its parts, a snapshot takes less than 1 MiB of memory in addition
+	// to the cache, however large the cache is.
 	warmBuffer = 64 << 10
 )
 
@@ -51,8 +50,8 @@ const (
 
 var errWarm = errors.New("not a usable snapshot")
 
-// writeSnapshot writes everything that is worth keeping to w. Failures of the
-// source are not: they may be over by then.
+// writeSnapshot writes all entries to w, except for failures of the source,
+// which may be over when the snapshot is read.
 func (c *Cache) writeSnapshot(w io.Writer) error {
 	sum := sha256.New()
 	out := bufio.NewWriterSize(io.MultiWriter(w, sum), warmBuffer)
@@ -65,7 +64,7 @@ func (c *Cache) writeSnapshot(w io.Writer) error {
 	for kind, s := range c.sides.Both() {
 		s.Store.Range(func(key []byte, e *store.Entry) bool {
 			a := e.Answer()
-			// Cuts come back with the next denial that makes one.
+			// The next denial makes the cut again.
 			if e.Dead <= c.sides.Instant(now) || a.Rcode() == dns.RcodeServerFailure || isCut(key) {
 				return true
 			}
@@ -106,9 +105,10 @@ func appendWarm(b []byte, bits byte, e *store.Entry, a *wire.Answer, epoch time.
 	return append(b, msg...)
 }
 
-// readSnapshot stores what r, a whole snapshot of size bytes, has. It returns
-// the number of entries; after an error nothing has been stored. It reads twice,
-// once to check and once to store, and holds one entry at a time.
+// readSnapshot stores the entries of r, a whole snapshot of size bytes, and
+// returns their number. It reads r twice, to check it and to store the entries,
+// so that it stores none if the snapshot is damaged. It holds one entry in
+// memory at a time.
 func (c *Cache) readSnapshot(r io.ReaderAt, size int64) (int, error) {
 	check := func(*warmEntry) {}
 	if err := scanSnapshot(r, size, check); err != nil {
@@ -174,7 +174,7 @@ func warmLength(head []byte) int {
 type warmEntry struct {
 	flags, bits byte
 	stored      int64 // nanoseconds of the wall clock
-	life        int64 // nanoseconds until it is dead
+	life        int64 // nanoseconds until it is dead, see store.Entry.Dead
 	ttl, plain  uint32
 	wildcard    string
 	ede         []byte
@@ -203,7 +203,7 @@ func parseWarm(b []byte) (w warmEntry, n int, err error) {
 	if w.answer, _, err = wire.NewAnswer(msg); err != nil {
 		return w, 0, err
 	}
-	// The chain serves messages: what it can't unpack later is not kept.
+	// The chain must be able to unpack the message later.
 	var m dns.Msg
 	if err = m.Unpack(msg); err != nil {
 		return w, 0, err
@@ -212,8 +212,9 @@ func parseWarm(b []byte) (w warmEntry, n int, err error) {
 	return w, n, err
 }
 
-// restore stores w if it is still alive and allowed. An entry from the future
-// (the clock was set back) has an age that nobody knows and is left out.
+// restore stores w if it is still alive and the configuration allows it. It
+// rejects an entry from the future, whose age is unknown because the clock was
+// set back.
 func (c *Cache) restore(w *warmEntry) bool {
 	now := c.now()
 	age := now.UnixNano() - w.stored
@@ -264,8 +265,8 @@ func (c *Cache) keepWarm() {
 			case <-t.C:
 			case <-c.warmNow:
 			}
-			// Else the next instance has the file, or in an upgrade still the
-			// process before this one.
+			// Otherwise the next instance owns the file, or in an upgrade still
+			// the old process.
 			if warms.mayWrite(c) {
 				if err := c.saveWarm(); err != nil {
 					log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)

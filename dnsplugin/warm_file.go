@@ -16,16 +16,16 @@ import (
 	"github.com/penstock/penstock/internal/disk"
 )
 
-// The file of a snapshot. It has one owner at a time, in this process and
-// beyond; it is a regular file or nothing, and what is something else is never
-// replaced. It is believed if nobody but us or root could have written it.
+// The file of a snapshot. It has one owner at a time, among all processes. Only
+// a regular file is ever replaced, and a snapshot is read only if no user except
+// ours and root could have written it.
 
 const (
-	// warmSync is after how many bytes what has been written goes to the disk:
-	// until then it counts as memory of the container.
+	// warmSync is the number of written bytes after which they are synced to the
+	// disk. Until then they count as memory of the container.
 	warmSync = 16 << 20
-	// warmFileMode is for the user of the server: names that were asked for
-	// are nobody else's business.
+	// warmFileMode admits only the user of the server, because queried names are
+	// private.
 	warmFileMode = 0o600
 )
 
@@ -40,14 +40,14 @@ type warmSet struct {
 // warmFile is a FILE with its owner.
 type warmFile struct {
 	owner   *Cache
-	place   string // of the owner in the Corefile
-	before  *Cache // owner until the reload that is under way; nil: there was none
-	offered bool   // the owner is about to be replaced
-	fresh   bool   // claimed in this reload, which may still fail
-	unlock  func() // nil: another process has the file yet, see lock
+	place   string // the owner's position in the Corefile
+	before  *Cache // owner before the running reload; nil if there was none
+	offered bool   // a reload is about to replace the owner
+	fresh   bool   // claimed in the running reload, which may still fail
+	unlock  func() // nil while another process holds the file, see lock
 }
 
-// claim makes c, configured at place, the owner of its FILE, which is checked.
+// claim makes c, configured at place, the owner of its FILE, after checking it.
 func (s *warmSet) claim(c *Cache, place string) error {
 	path, err := checkWarm(c.cfg.Warm)
 	if err != nil {
@@ -62,8 +62,8 @@ func (s *warmSet) claim(c *Cache, place string) error {
 	switch {
 	case w == nil:
 		w = &warmFile{}
-		// In an upgrade (SIGUSR2) the process before this one has the file
-		// until it ends; snapshots begin then.
+		// In an upgrade (SIGUSR2) the old process holds the file until it ends;
+		// our snapshots start then.
 		if err := w.lock(path); err != nil && !(caddy.IsUpgrade() && errors.Is(err, errLocked)) {
 			return fmt.Errorf("warm %s: %w", c.cfg.Warm, err)
 		}
@@ -77,10 +77,11 @@ func (s *warmSet) claim(c *Cache, place string) error {
 	return nil
 }
 
-// errLocked is what locking fails with while another process has the file.
+// errLocked says that another process holds the file.
 var errLocked = errors.New("another process has this file: give each a FILE of its own, or stop that process")
 
-// lock keeps other processes off path, and removes what a killed one has left.
+// lock locks path against other processes, and removes the unfinished files of
+// killed ones.
 func (w *warmFile) lock(path string) error {
 	unlock, err := lockFile(path + ".lock")
 	if err != nil {
@@ -95,7 +96,7 @@ func (w *warmFile) lock(path string) error {
 	return nil
 }
 
-// close lets others have the file.
+// close unlocks the file.
 func (w *warmFile) close() error {
 	if w.unlock != nil {
 		w.unlock()
@@ -104,11 +105,11 @@ func (w *warmFile) close() error {
 	return nil
 }
 
-// leftovers are the unfinished snapshots beside path: PATH.NUMBER.tmp.
+// leftovers lists the unfinished snapshots of path: PATH.NUMBER.tmp.
 func leftovers(path string) (all []string) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
-		return nil // it was read a moment ago
+		return nil // unlikely: it was read a moment ago
 	}
 	for _, e := range entries {
 		middle, ours := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
@@ -120,7 +121,7 @@ func leftovers(path string) (all []string) {
 	return all
 }
 
-// offer lets the next instance claim what c has.
+// offer lets the next instance claim the file of c.
 func (s *warmSet) offer(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +133,7 @@ func (s *warmSet) offer(c *Cache) {
 	}
 }
 
-// rollback undoes what the instance of a failed reload has claimed.
+// rollback undoes the claims of a failed reload.
 func (s *warmSet) rollback() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +149,7 @@ func (s *warmSet) rollback() {
 	}
 }
 
-// release gives back the file of c, unless another instance has it by now.
+// release unlocks the file of c, unless another instance has claimed it.
 func (s *warmSet) release(c *Cache) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,15 +161,15 @@ func (s *warmSet) release(c *Cache) {
 	}
 }
 
-// has reports whether path is that of a snapshot.
+// has reports whether an instance keeps a snapshot at path.
 func (s *warmSet) has(path string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.byPath[realPath(path)] != nil
 }
 
-// mayWrite reports whether c is the owner of its file. It tries for the lock
-// that another process had.
+// mayWrite reports whether c owns its file. It retries the lock if another
+// process held it before.
 func (s *warmSet) mayWrite(c *Cache) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,8 +181,8 @@ func (s *warmSet) mayWrite(c *Cache) bool {
 	return false
 }
 
-// realPath follows the links of the directory, so that a file has one path. It
-// returns path where that can't be done.
+// realPath resolves the links of the directory, so that a file has one path. It
+// returns path if that fails.
 func realPath(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -194,7 +195,8 @@ func realPath(path string) string {
 	return filepath.Join(dir, filepath.Base(abs))
 }
 
-// checkWarm says what is wrong with path as the place of a snapshot. It returns the real path.
+// checkWarm returns the real path of a snapshot, or an error if it cannot be
+// written there.
 func checkWarm(path string) (string, error) {
 	dir := filepath.Dir(path)
 	st, err := os.Stat(dir)
@@ -209,10 +211,10 @@ func checkWarm(path string) (string, error) {
 	if err := replaceable(path); err != nil {
 		return "", err
 	}
-	// Only a file tells whether one can be written: ACLs, read-only mounts, quotas.
+	// Create a file to find out: ACLs, mounts and quotas also matter.
 	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.tmp")
 	if err != nil {
-		return "", fmt.Errorf("nothing can be written beside it: %w", err)
+		return "", fmt.Errorf("the directory is not writable: %w", err)
 	}
 	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
 		return "", err
@@ -220,7 +222,7 @@ func checkWarm(path string) (string, error) {
 	return realPath(path), nil
 }
 
-// replaceable says why a snapshot must not take the place of what is at path.
+// replaceable says why a snapshot must not replace the file at path.
 func replaceable(path string) error {
 	st, err := os.Lstat(path)
 	switch {
@@ -234,7 +236,7 @@ func replaceable(path string) error {
 	return nil
 }
 
-// kindOf names what is no regular file.
+// kindOf names the kind of a file that is not a regular one.
 func kindOf(m fs.FileMode) string {
 	switch {
 	case m&fs.ModeSymlink != 0:
@@ -253,7 +255,7 @@ func kindOf(m fs.FileMode) string {
 
 // openWarm opens the snapshot at path if it can be trusted.
 func openWarm(path string) (*os.File, int64, error) {
-	// Nothing is followed, and a FIFO doesn't make us wait.
+	// Links are not followed, and opening a FIFO does not block.
 	f, err := os.OpenFile(path, os.O_RDONLY|openSafely, 0)
 	if err != nil {
 		return nil, 0, err
@@ -272,8 +274,8 @@ func openWarm(path string) (*os.File, int64, error) {
 	return f, st.Size(), nil
 }
 
-// isSnapshot reports whether what is at path is a snapshot, of any version,
-// or nothing at all. Another file was not written by us.
+// isSnapshot returns an error if the file at path is not a snapshot of any
+// version. A path without a file is fine.
 func isSnapshot(path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|openSafely, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -294,8 +296,8 @@ func isSnapshot(path string) error {
 	return err
 }
 
-// saveWarm writes the snapshot beside its place and then moves it there, so
-// that there is a whole one at all times.
+// saveWarm writes the snapshot to a temporary file and renames that, so that the
+// file at path is complete at all times.
 func (c *Cache) saveWarm() error {
 	path := c.cfg.Warm
 	if err := errors.Join(replaceable(path), isSnapshot(path)); err != nil {
@@ -308,7 +310,7 @@ func (c *Cache) saveWarm() error {
 	}, func(f *os.File) error { return c.writeSnapshot(&syncing{f: f}) })
 }
 
-// syncing writes to a file and lets the disk have it bit by bit.
+// syncing writes to a file and syncs it every warmSync bytes.
 type syncing struct {
 	f     *os.File
 	dirty int
@@ -324,14 +326,14 @@ func (s *syncing) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// loadWarm fills the cache from the snapshot, if there is one that is usable.
+// loadWarm fills the cache from the snapshot, if there is a usable one.
 func (c *Cache) loadWarm() {
 	log := clog.NewWithPlugin(c.name)
 	n, err := c.readWarm()
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // the first start
 	case err != nil && n > 0:
-		log.Warningf("warm %s: %v; what was read before, %d entries, is kept", c.cfg.Warm, err, n)
+		log.Warningf("warm %s: %v; %d entries were read and are kept", c.cfg.Warm, err, n)
 	case err != nil:
 		log.Warningf("warm %s: %v; starting with an empty cache", c.cfg.Warm, err)
 	default:
@@ -345,8 +347,8 @@ func (c *Cache) readWarm() (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	// Messages and heads take less in the file than in memory, so a longer
-	// file is none of ours, or has more than fits.
+	// Entries take less in the file than in memory, so a longer file is not a
+	// snapshot, or holds more than fits.
 	if limit := max(c.cfg.MaxMem, DefaultMaxMemory) * 4; size > limit {
 		return 0, fmt.Errorf("%w: %d bytes, more than the %d that could fit", errWarm, size, limit)
 	}

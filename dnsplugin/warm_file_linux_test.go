@@ -262,7 +262,7 @@ func TestWarmFileHasOneOwner(t *testing.T) {
 func TestControlAndWarmOnOnePath(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x")
-	if err := (Config{Control: path, Warm: dir + "/./x"}).Validate(); err == nil || !strings.Contains(err.Error(), "control and warm on one path") {
+	if err := (Config{Control: path, Warm: dir + "/./x"}).Validate(); err == nil || !strings.Contains(err.Error(), "control and warm have the same path") {
 		t.Errorf("%v", err)
 	}
 	// Of two blocks.
@@ -294,8 +294,8 @@ func TestTrustInASnapshot(t *testing.T) {
 		{0o600, 1000, 1000, ""},
 		{0o644, 0, 0, ""},
 		{0o600, 65534, 1000, "belongs to user 65534"},
-		{0o666, 1000, 1000, "everybody may write"},
-		{0o602, 0, 0, "everybody may write"},
+		{0o666, 1000, 1000, "all users may write"},
+		{0o602, 0, 0, "all users may write"},
 		{0o660, 1000, 2000, ""}, // fsGroup of Kubernetes
 		{0o660, 1000, 3000, "group 3000 may write"},
 		{0o640, 1000, 3000, ""},

@@ -9,12 +9,12 @@ import (
 	"syscall"
 )
 
-// openSafely opens what is there and nothing that it leads to, and does not
-// wait for the other end of a FIFO.
+// openSafely are flags to open a file without following a link and without
+// waiting for the other end of a FIFO.
 const openSafely = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
 // lockFile takes the lock at path, which is a file. It fails with errLocked
-// while another process has it. unlock removes the file.
+// while another process holds it. unlock removes the file.
 func lockFile(path string) (unlock func(), err error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|openSafely, warmFileMode)
@@ -31,7 +31,7 @@ func lockFile(path string) (unlock func(), err error) {
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
-		// The one that had it may have removed the file after we opened it.
+		// The previous holder may have removed the file after we opened it.
 		now, err := os.Lstat(path)
 		if err == nil && os.SameFile(st, now) {
 			return func() {
@@ -59,7 +59,8 @@ func flock(f *os.File) error {
 	}
 }
 
-// ownedByTrusted says why a file may have been written by others than us and root.
+// ownedByTrusted returns an error if another user than ours and root may have
+// written the file.
 func ownedByTrusted(st fs.FileInfo) error {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -72,15 +73,15 @@ func ownedByTrusted(st fs.FileInfo) error {
 	return trust(st.Mode().Perm(), int(sys.Uid), int(sys.Gid), os.Geteuid(), append(groups, os.Getegid()))
 }
 
-// trust decides about a file's mode and owner for a process of user euid in groups.
+// trust judges the mode and owner of a file for a process of user euid in groups.
 func trust(mode fs.FileMode, uid, gid, euid int, groups []int) error {
 	switch {
 	case uid != euid && uid != 0:
-		return fmt.Errorf("%w: it belongs to user %d, and this process is of user %d: only its own files and root's are believed", errWarm, uid, euid)
+		return fmt.Errorf("%w: it belongs to user %d, and this process to user %d: only files of its own user and of root are read", errWarm, uid, euid)
 	case mode&0o002 != 0:
-		return fmt.Errorf("%w: everybody may write to it (mode %04o): take that away (chmod o-w)", errWarm, mode)
+		return fmt.Errorf("%w: all users may write to it (mode %04o): remove that permission (chmod o-w)", errWarm, mode)
 	case mode&0o020 != 0 && !slices.Contains(groups, gid):
-		return fmt.Errorf("%w: group %d may write to it (mode %04o), which is not one of this process: take that away (chmod g-w)", errWarm, gid, mode)
+		return fmt.Errorf("%w: group %d may write to it (mode %04o), and this process is not in that group: remove that permission (chmod g-w)", errWarm, gid, mode)
 	}
 	return nil
 }

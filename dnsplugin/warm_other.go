@@ -4,11 +4,11 @@ package dnsplugin
 
 import "io/fs"
 
-// openSafely has no equal everywhere; what is there is looked at before and after.
+// openSafely is 0, because not all systems have such flags.
 const openSafely = 0
 
-// lockFile has no lock of processes on this system.
+// lockFile does not lock on this system.
 func lockFile(string) (unlock func(), err error) { return func() {}, nil }
 
-// ownedByTrusted knows nothing of owners on this system.
+// ownedByTrusted does not check owners on this system.
 func ownedByTrusted(fs.FileInfo) error { return nil }
