@@ -62,7 +62,7 @@ func TestLameduckAnswersEverything(t *testing.T) {
 `
 	withSource()
 	sources.Store("A", src)
-	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t)}
+	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t), over: "dns"}
 	if err := s.run(func() (*caddy.Instance, error) { return caddy.Start(s.input(corefile)) }); err != nil {
 		t.Fatal(err)
 	}
