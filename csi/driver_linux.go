@@ -265,7 +265,7 @@ func sweep(opts Options) error {
 			continue
 		}
 		if err := unix.Rmdir(path); err != nil {
-			opts.Log.Warn("a directory in the state directory is not ours or not empty: left alone", "path", path, "error", err)
+			opts.Log.Warn("a directory in the state directory is not ours or not empty: left alone", "path", path, "err", err)
 		}
 	}
 	return nil
@@ -317,7 +317,7 @@ func intercept(log *slog.Logger) grpc.UnaryServerInterceptor {
 				resp, err = nil, status.Errorf(codes.Internal, "%s: internal error, see the driver's log", method)
 			}
 			if err != nil {
-				log.Warn("call failed", "call", method, "took", time.Since(start), "error", err)
+				log.Warn("call failed", "call", method, "took", time.Since(start), "err", err)
 			} else {
 				log.Debug("call", "call", method, "took", time.Since(start))
 			}

@@ -180,7 +180,7 @@ func acceptLoop(ctx context.Context, l net.Listener, token string, log *slog.Log
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			log.Warn("accept failed", "error", err)
+			log.Warn("accept failed", "err", err)
 			a.makeRoom() // out of descriptors, most likely
 			select {
 			case <-time.After(acceptPause):
@@ -194,7 +194,7 @@ func acceptLoop(ctx context.Context, l net.Listener, token string, log *slog.Log
 			err := contain(func() error { a.serve(ctx, id, nc); return nil })
 			if err != nil {
 				nc.Close()
-				log.Error("a peer's connection failed", "peer", nc.RemoteAddr().String(), "error", err)
+				log.Error("a peer's connection failed", "peer", nc.RemoteAddr().String(), "err", err)
 			}
 		})
 	}
@@ -223,12 +223,12 @@ var errCrowded = errors.New("it had said nothing yet, and its place was needed f
 
 // turnedAway logs that a peer was turned away: the first at once, then one in a while with the number of the others.
 func (a *acceptor) turnedAway(now time.Duration, peer string, err error) {
-	a.log.Debug("peer turned away", "peer", peer, "error", err)
+	a.log.Debug("peer turned away", "peer", peer, "err", err)
 	a.mu.Lock()
 	others, due := a.away.Due(now)
 	a.mu.Unlock()
 	if due {
-		a.log.Warn("peer turned away", "peer", peer, "error", err, "others", others)
+		a.log.Warn("peer turned away", "peer", peer, "err", err, "others", others)
 	}
 }
 

@@ -334,7 +334,7 @@ func (r *leaderRun) left(ctx context.Context, m *member, err error) {
 	r.mu.Unlock()
 	r.announce()
 	if lost || !started {
-		r.l.opts.Log.Warn("worker left", "worker", m.String(), "error", err)
+		r.l.opts.Log.Warn("worker left", "worker", m.String(), "err", err)
 	}
 	if lost {
 		r.tellLost(m)

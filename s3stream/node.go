@@ -390,7 +390,7 @@ func (c *child) leave(ctx context.Context, err error) {
 		return
 	}
 	e := &Error{Op: "send", Peer: c.n.name(c.id), Err: err}
-	c.n.log.Warn("child left", "error", e)
+	c.n.log.Warn("child left", "err", e)
 	if errors.Is(err, ErrDetached) && c.n.detached != nil {
 		c.n.detached(int(c.id), e)
 	}

@@ -63,7 +63,7 @@ func (w *workerRun) broken(parent int, err error) error {
 	p := w.items.at(min(w.node.ring.Head(), w.items.total()-1))
 	o := &w.items.m.Objects[p.object]
 	e := &Error{Op: "receive", Peer: w.node.name(uint32(parent)), Object: o.String(), Off: p.off, Err: plain(err)}
-	w.w.opts.Log.Warn("parent failed", "error", e)
+	w.w.opts.Log.Warn("parent failed", "err", e)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.repairs = append(w.repairs, Repair{Peer: e.Peer, Object: e.Object, Off: e.Off, Err: e})

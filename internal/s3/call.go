@@ -113,12 +113,12 @@ func (c *Client) attempt(ctx context.Context, seen *witness, f func(context.Cont
 
 // logRetry tells of a retry: the rate of warnings is limited.
 func (c *Client) logRetry(e *Error, attempt int, wait time.Duration) {
-	c.log.Debug("s3 request retried", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "error", e)
+	c.log.Debug("s3 request retried", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "err", e)
 	c.retryMu.Lock()
 	others, due := c.retryLog.Due(time.Since(c.made))
 	c.retryMu.Unlock()
 	if due {
-		c.log.Warn("s3 request failed, retrying", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "others", others, "error", e)
+		c.log.Warn("s3 request failed, retrying", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "others", others, "err", e)
 	}
 }
 

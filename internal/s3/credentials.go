@@ -169,7 +169,7 @@ func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, er
 		s.state.fail(err, judge(err), now, rand.Float64())
 		if s.state.have {
 			s.log.Warn("s3: credentials can't be renewed", "source", chain.source, "failures", s.state.fails,
-				"valid", s.state.usable(now), "next", s.state.next.Sub(now).Round(time.Millisecond), "error", words(err))
+				"valid", s.state.usable(now), "next", s.state.next.Sub(now).Round(time.Millisecond), "err", words(err))
 		}
 	case keys.AccessKeyID == "":
 		s.state.watch(now, watched)

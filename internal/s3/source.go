@@ -180,7 +180,7 @@ func (s *source) dropVersion(p *place, e *Error) bool {
 		s.gone.Store(true) // deleted, or a delete marker now: other versions may be there
 	case e.Status == http.StatusForbidden && (e.Code == "AccessDenied" || e.Code == ""), e.Status == http.StatusNotImplemented, e.Status == http.StatusBadRequest && e.Code == "InvalidArgument":
 		if !p.noVersions.Swap(true) {
-			s.c.log.Debug("s3: versions can't be read here, the ETag pins alone", "bucket", s.bucket, "error", e)
+			s.c.log.Debug("s3: versions can't be read here, the ETag pins alone", "bucket", s.bucket, "err", e)
 		}
 	default:
 		return false

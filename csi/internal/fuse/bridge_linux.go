@@ -87,7 +87,7 @@ func (b *bridge) report(level slog.Level, what string, err error, errno syscall.
 	if !log {
 		return
 	}
-	args := []any{"mount", b.dir, "error", err, "errno", errno.Error()}
+	args := []any{"mount", b.dir, "err", err, "errno", errno.Error()}
 	if unlogged > 0 {
 		args = append(args, "unlogged", unlogged)
 	}

@@ -259,7 +259,7 @@ func (s *Server) settle(log *slog.Logger) error {
 func (s *Server) setReadAhead(log *slog.Logger) int {
 	knob := filepath.Join("/sys/class/bdi", s.device, "read_ahead_kb")
 	if err := os.WriteFile(knob, []byte(strconv.Itoa(readAheadKiB)), 0); err != nil {
-		log.Info("kernel read-ahead stays small, sequential reads cost more CPU", "error", err)
+		log.Info("kernel read-ahead stays small, sequential reads cost more CPU", "err", err)
 	}
 	b, err := os.ReadFile(knob)
 	if err != nil {
