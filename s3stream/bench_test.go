@@ -43,7 +43,7 @@ func BenchmarkBroadcast(b *testing.B) {
 func broadcast(b *testing.B, o *testorigin.Origin, workers int) {
 	b.Helper()
 	leader, err := s3stream.NewLeader(s3stream.LeaderOptions{
-		URIs: []string{"s3://b/model"}, Workers: workers, Listen: "127.0.0.1:0", MemoryBytes: 256 << 20,
+		URIs: []string{"s3://b/model"}, Workers: workers, Listen: "127.0.0.1:0", Memory: 256 << 20,
 		S3: s3stream.S3{Endpoint: o.URL(), AccessKeyID: testorigin.AccessKey, SecretAccessKey: testorigin.SecretKey},
 	})
 	if err != nil {
@@ -53,7 +53,7 @@ func broadcast(b *testing.B, o *testorigin.Origin, workers int) {
 	for range workers {
 		wg.Go(func() {
 			w, err := s3stream.NewWorker(s3stream.WorkerOptions{
-				Leader: leader.Addr(), Listen: "127.0.0.1:0", MemoryBytes: 128 << 20,
+				Leader: leader.Addr(), Listen: "127.0.0.1:0", Memory: 128 << 20,
 				Output: s3stream.Output{OnBlock: func(s3stream.Block) error { return nil }},
 			})
 			if err == nil {

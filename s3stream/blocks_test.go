@@ -51,7 +51,7 @@ func (c *cutParts) Close() error { return nil }
 func TestBlocksOfAnyParts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		data := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "data")
-		m := &Manifest{BlockBytes: rapid.Int64Range(1, 60).Draw(t, "block"), Objects: []Object{{Size: int64(len(data))}}}
+		m := &manifest{BlockBytes: rapid.Int64Range(1, 60).Draw(t, "block"), Objects: []Object{{Size: int64(len(data))}}}
 		c := &cutParts{b: budget.New(1 << 30), data: data}
 		at := 0
 		for at < len(data) {
@@ -85,7 +85,7 @@ func TestBlocksOfAnyParts(t *testing.T) {
 }
 
 func TestBlocksOfAWrongStream(t *testing.T) {
-	m := &Manifest{BlockBytes: 4, Objects: []Object{{Size: 10}}}
+	m := &manifest{BlockBytes: 4, Objects: []Object{{Size: 10}}}
 	for name, c := range map[string]struct {
 		data string
 		fail error

@@ -96,8 +96,8 @@ func newCast(t testing.TB, o s3stream.LeaderOptions) *cast {
 	if o.BlockBytes == 0 {
 		o.BlockBytes = 64 << 10
 	}
-	if o.MemoryBytes == 0 {
-		o.MemoryBytes = 64 << 20
+	if o.Memory == 0 {
+		o.Memory = 64 << 20
 	}
 	o.Token = "secret-of-the-test"
 	o.Log = logTo(t)
@@ -119,7 +119,7 @@ func (c *cast) start(n int) {
 	for i := range n {
 		o := s3stream.WorkerOptions{
 			Leader: c.addr, Output: s3stream.Output{Dir: c.t.TempDir()}, Listen: testport.Addr(c.t), Name: fmt.Sprintf("w%d", i+1),
-			Rank: i + 1, Token: "secret-of-the-test", MemoryBytes: 16 << 20, Wait: stall, Log: logTo(c.t),
+			Rank: i + 1, Token: "secret-of-the-test", Memory: 16 << 20, Wait: stall, Log: logTo(c.t),
 		}
 		if c.opts != nil {
 			c.opts(i, &o)
@@ -209,7 +209,9 @@ func TestBroadcast(t *testing.T) {
 			}
 			put(t, o, "bucket", "models/v2/other", tree[:10])
 			put(t, o, "bucket", "models/v1/folder/", nil) // a console's folder mark
-			c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://bucket/models/v1/"}, S3: s3, Workers: 8, Topology: shape})
+			sent, received := new(progress), [8]progress{}
+			c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://bucket/models/v1/"}, S3: s3, Workers: 8, Topology: shape, Progress: sent})
+			c.opts = func(i int, o *s3stream.WorkerOptions) { o.Progress = &received[i] }
 			c.start(8)
 			lead := <-c.lead
 			if lead.err != nil {
@@ -224,6 +226,12 @@ func TestBroadcast(t *testing.T) {
 					t.Errorf("worker %d: %+v, leader %+v", i, r.rep, lead.rep)
 				}
 				c.wantFiles(i, want)
+				if got := received[i-1]; got != (progress{len(want), size, size, 1}) {
+					t.Errorf("progress of worker %d: %+v, want %d objects and %d bytes", i, got, len(want), size)
+				}
+			}
+			if *sent != (progress{len(want), size, size, 1}) {
+				t.Errorf("progress of the leader: %+v, want %d objects and %d bytes", *sent, len(want), size)
 			}
 			for _, w := range lead.rep.Workers {
 				if !w.HashOK || w.Bytes != size || w.Err != nil {
@@ -298,6 +306,24 @@ func TestOutputs(t *testing.T) {
 	wantDir(t, "leader", own, map[string][]byte{"model.bin": data})
 }
 
+// progress records the calls of a Progress.
+type progress struct {
+	objects      int
+	total, bytes int64
+	done         int
+}
+
+func (p *progress) Start(objects int, bytes int64) {
+	if *p != (progress{}) {
+		panic("Start after another call")
+	}
+	p.objects, p.total = objects, bytes
+}
+
+func (p *progress) Advance(bytes int64) { p.bytes += bytes }
+
+func (p *progress) Done() { p.done++ }
+
 func TestGet(t *testing.T) {
 	o, s3 := origin(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -313,19 +339,19 @@ func TestGet(t *testing.T) {
 		size += int64(len(data))
 	}
 	dir := filepath.Join(t.TempDir(), "new")
-	var last int64
+	got := new(progress)
 	rep, err := s3stream.Get(t.Context(), s3stream.GetOptions{
-		URIs: []string{"s3://b/p/"}, S3: s3, Output: s3stream.Output{Dir: dir}, MemoryBytes: 64 << 20,
-		Progress: func(done, total int64) { last = done },
+		URIs: []string{"s3://b/p/"}, S3: s3, Output: s3stream.Output{Dir: dir}, Memory: 64 << 20,
+		Progress: got,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rep.Bytes != size || rep.Objects != len(want) || last != size {
-		t.Errorf("%+v, progress ended at %d, want %d bytes", rep, last, size)
+	if rep.Bytes != size || rep.Objects != len(want) || *got != (progress{len(want), size, size, 1}) {
+		t.Errorf("%+v, progress %+v, want %d objects and %d bytes", rep, *got, len(want), size)
 	}
 	wantDir(t, "get", dir, want)
-	if got := o.TotalBytes("b/p/"); got > size+size/100 {
-		t.Errorf("the origin sent %d bytes of %d", got, size)
+	if sent := o.TotalBytes("b/p/"); sent > size+size/100 {
+		t.Errorf("the origin sent %d bytes of %d", sent, size)
 	}
 }

@@ -23,7 +23,7 @@
 // whole job, so that one number says how far a node is. A node's parent sends
 // to it, its children receive from it; its ancestors are its backup parents. A
 // ring is where a node holds the items that a child, or a child of a child,
-// may still need; it is as large as MemoryBytes allows.
+// may still need; it is as large as Memory allows.
 //
 //	S3 --ranged GETs--> leader --blocks--> worker 1 --blocks--> worker 2 ...
 //	                      |                  |                    |

@@ -118,7 +118,7 @@ func TestTwoDeadNeighbours(t *testing.T) {
 	o, s3 := origin(t)
 	put(t, o, "b", "model", data)
 	var once sync.Once
-	c := newChain(t, 5, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, MemoryBytes: 4 << 20}, func(c *chainOf, i int) func(int, int64, []byte) {
+	c := newChain(t, 5, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Memory: 4 << 20}, func(c *chainOf, i int) func(int, int64, []byte) {
 		if i != 3 {
 			return nil
 		}
@@ -192,7 +192,7 @@ func TestFrozenLink(t *testing.T) {
 	data := goTree(t, 24<<20)
 	o, s3 := origin(t)
 	put(t, o, "b", "model", data)
-	c := newChain(t, 4, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, StallTimeout: 2 * time.Second, MemoryBytes: 16 << 20},
+	c := newChain(t, 4, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, StallTimeout: 2 * time.Second, Memory: 16 << 20},
 		func(c *chainOf, i int) func(int, int64, []byte) {
 			if i != 2 {
 				return nil
@@ -213,10 +213,10 @@ func TestStuckOutput(t *testing.T) {
 	data := goTree(t, 32<<20)
 	o, s3 := origin(t)
 	put(t, o, "b", "model", data)
-	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 4, Topology: "chain", StallTimeout: 2 * time.Second, MemoryBytes: 16 << 20})
+	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 4, Topology: "chain", StallTimeout: 2 * time.Second, Memory: 16 << 20})
 	release := make(chan struct{})
 	c.opts = func(i int, o *s3stream.WorkerOptions) {
-		o.MemoryBytes = 4 << 20
+		o.Memory = 4 << 20
 		if i == 1 {
 			o.Output = s3stream.Output{OnBlock: func(b s3stream.Block) error {
 				if b.Off > 1<<20 {
@@ -275,7 +275,7 @@ func TestLeaderDies(t *testing.T) {
 	inner := c.opts
 	c.opts = func(i int, o *s3stream.WorkerOptions) {
 		inner(i, o)
-		o.MemoryBytes = 64 * 64 << 10
+		o.Memory = 64 * 64 << 10
 	}
 	c.start(4)
 	for i := 1; i <= 4; i++ {
@@ -294,7 +294,7 @@ func TestInterrupted(t *testing.T) {
 	data := goTree(t, 8<<20)
 	o, s3 := origin(t)
 	put(t, o, "b", "model", data)
-	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 3, MemoryBytes: 8 << 20})
+	c := newCast(t, s3stream.LeaderOptions{URIs: []string{"s3://b/model"}, S3: s3, Workers: 3, Memory: 8 << 20})
 	ctx, cancel := context.WithCancel(t.Context())
 	c.ctx = ctx
 	workers, stop := context.WithCancel(t.Context())
@@ -564,7 +564,7 @@ func TestRandomDeaths(t *testing.T) {
 			}
 			t.Logf("%s, deaths %v", shape, die)
 			var dead sync.Map
-			c := newChain(t, n, s3stream.LeaderOptions{URIs: []string{"s3://b/model", "s3://b/small/"}, S3: s3, MemoryBytes: 4 << 20, Topology: shape},
+			c := newChain(t, n, s3stream.LeaderOptions{URIs: []string{"s3://b/model", "s3://b/small/"}, S3: s3, Memory: 4 << 20, Topology: shape},
 				func(c *chainOf, i int) func(int, int64, []byte) {
 					at, ok := die[i]
 					if !ok {
@@ -583,7 +583,7 @@ func TestRandomDeaths(t *testing.T) {
 			inner := c.opts
 			c.opts = func(i int, o *s3stream.WorkerOptions) {
 				inner(i, o)
-				o.MemoryBytes = 4 << 20
+				o.Memory = 4 << 20
 			}
 			c.start(n)
 			lead := <-c.lead

@@ -15,20 +15,20 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	opts.setDefaults()
+	opts = opts.withDefaults()
 	st, err := openStore(ctx, opts.S3)
 	if err != nil {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.MemoryBytes), Hedge: hedge, Retry: opts.S3.retry(), Log: opts.S3.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(opts.Memory), Hedge: hedge, Retry: opts.S3.retry(), Log: opts.S3.Log})
 	if err != nil {
 		return nil, err
 	}
 	defer engine.Close()
 	began := time.Now()
-	m := &Manifest{BlockBytes: DefaultBlockBytes}
-	if opts.MemoryBytes < minMemory(m.BlockBytes) {
+	m := &manifest{BlockBytes: DefaultBlockBytes}
+	if opts.Memory < minMemory(m.BlockBytes) {
 		m.BlockBytes = MinBlockBytes
 	}
 	if m.Objects, err = st.resolve(ctx, opts.URIs); err != nil {
@@ -44,25 +44,21 @@ func Get(ctx context.Context, opts GetOptions) (*Report, error) {
 	defer out.close()
 	it := newItems(m)
 	d := newDelivery(it, out)
-	f := newFeeder(it, st, engine, divide(opts.MemoryBytes, m.BlockBytes))
-	told := began
-	tell := func(now time.Time) {
-		if told = now; opts.Progress != nil {
-			opts.Progress(d.bytes.Load(), m.Bytes())
-		}
-	}
+	f := newFeeder(it, st, engine, divide(opts.Memory, m.BlockBytes))
+	progress, reported := newProgressMeter(opts.Progress, m), began
 	err = f.run(ctx, func(_ context.Context, it ring.Item) error {
 		defer it.Release()
 		err := d.item(ctx, it)
-		if now := time.Now(); now.Sub(told) >= statusEvery {
-			tell(now)
+		if now := time.Now(); now.Sub(reported) >= statusEvery {
+			reported = now
+			progress.set(d.bytes.Load())
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	tell(time.Now())
+	progress.done(d.bytes.Load())
 	s := engine.Stats()
 	return &Report{
 		Objects: len(m.Objects), Bytes: d.bytes.Load(), Elapsed: time.Since(began), Hash: d.digest.String(),

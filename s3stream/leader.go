@@ -36,7 +36,7 @@ func NewLeader(opts LeaderOptions) (*Leader, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	opts.setDefaults()
+	opts = opts.withDefaults()
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), "tcp", opts.Listen)
 	if err != nil {
@@ -63,7 +63,7 @@ func (l *Leader) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer st.close()
-	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.MemoryBytes), Hedge: hedge, Retry: l.opts.S3.retry(), Log: l.opts.S3.Log})
+	engine, err := ranges.New(ranges.Options{Budget: budget.New(l.opts.Memory), Hedge: hedge, Retry: l.opts.S3.retry(), Log: l.opts.S3.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +122,8 @@ type leaderRun struct {
 	job     string
 	began   time.Time
 
+	progress *progressMeter // used by drive alone
+
 	mu      sync.Mutex // guards what follows; taken before a member's connection is written to, never during
 	members []*member  // in order of joining; in node order once started
 	started bool
@@ -129,7 +131,7 @@ type leaderRun struct {
 
 // drive is the leader's job in order.
 func (r *leaderRun) drive(ctx context.Context) error {
-	m := &Manifest{Job: rand.Text(), Epoch: 1, BlockBytes: r.l.opts.BlockBytes}
+	m := &manifest{Job: rand.Text(), Epoch: 1, BlockBytes: r.l.opts.BlockBytes}
 	found := make(chan error, 1)
 	r.life.wg.Go(func() {
 		found <- contain(func() (err error) {
@@ -179,7 +181,7 @@ func (r *leaderRun) gather(ctx context.Context, found <-chan error) error {
 }
 
 // start plans the broadcast and tells the workers.
-func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
+func (r *leaderRun) start(ctx context.Context, m *manifest) error {
 	r.mu.Lock()
 	r.order()
 	members := slices.Clone(r.members)
@@ -199,7 +201,7 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 		}
 		r.local = newDelivery(newItems(m), s)
 	}
-	mem := divide(r.l.opts.MemoryBytes, m.BlockBytes)
+	mem := divide(r.l.opts.Memory, m.BlockBytes)
 	r.items, r.job = newItems(m), m.Job
 	r.feed = newFeeder(r.items, r.store, r.engine, mem)
 	r.feed.digests = r.l.opts.Digest == DigestSHA256
@@ -227,7 +229,7 @@ func (r *leaderRun) start(ctx context.Context, m *Manifest) error {
 	if b, err := json.Marshal(s); err != nil || len(b) > wire.MaxControl-64 { // the node's number is still to come
 		return fmt.Errorf("the names and addresses of %d workers do not fit one message of %d bytes: give them shorter names", len(members), wire.MaxControl)
 	}
-	r.began = time.Now()
+	r.began, r.progress = time.Now(), newProgressMeter(r.l.opts.Progress, m)
 	close(r.node)
 	var wg sync.WaitGroup
 	for i, x := range members {
@@ -304,7 +306,7 @@ func (r *leaderRun) send(ctx context.Context) error {
 	for {
 		settled := r.settled()
 		if settled && wait == 0 {
-			r.progress()
+			r.progress.done(r.feed.read.Load())
 			return nil
 		}
 		if settled && r.local == nil {
@@ -327,7 +329,7 @@ func (r *leaderRun) send(ctx context.Context) error {
 		case <-r.news:
 		case <-r.serving.moved: // children's progress matters only to a relay
 		case now := <-tick.C:
-			r.progress()
+			r.progress.set(r.feed.read.Load())
 			r.giveUp(now, fed == nil)
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -337,12 +339,6 @@ func (r *leaderRun) send(ctx context.Context) error {
 
 // errAllLost stops the feed when nobody is left to send to.
 var errAllLost = errors.New("every worker was lost")
-
-func (r *leaderRun) progress() {
-	if r.l.opts.Progress != nil {
-		r.l.opts.Progress(r.feed.read.Load(), r.items.m.Bytes())
-	}
-}
 
 // report is the end of a run that was not aborted.
 func (r *leaderRun) report() (*Report, error) {

@@ -35,9 +35,9 @@ type Object struct {
 // String returns the object's URI.
 func (o *Object) String() string { return "s3://" + o.Bucket + "/" + o.Key }
 
-// Manifest is what a job delivers. It is fixed before the first byte is sent,
+// manifest is what a job delivers. It is fixed before the first byte is sent,
 // and every node has the same one.
-type Manifest struct {
+type manifest struct {
 	Job        string   `json:"job"`   // random, tells runs apart
 	Epoch      uint32   `json:"epoch"` // counts the leaders of a job; 1 for the first
 	BlockBytes int64    `json:"blockBytes"`
@@ -47,7 +47,7 @@ type Manifest struct {
 }
 
 // Bytes returns the size of all objects together.
-func (m *Manifest) Bytes() int64 {
+func (m *manifest) Bytes() int64 {
 	var n int64
 	for i := range m.Objects {
 		n += m.Objects[i].Size
@@ -91,7 +91,7 @@ func (o *Object) bytes() int64 {
 
 // add appends a piece of the manifest that came from the leader, which announced so many objects, and refuses what a
 // leader of ours does not send before it takes memory.
-func (m *Manifest) add(piece []objectMsg, announced int, limit int64) error {
+func (m *manifest) add(piece []objectMsg, announced int, limit int64) error {
 	if len(m.Objects)+len(piece) > announced {
 		return fmt.Errorf("more than the %d objects announced", announced)
 	}
@@ -122,7 +122,7 @@ func (o *Object) check() error {
 }
 
 // check says what is wrong with a manifest that came from outside.
-func (m *Manifest) check() error {
+func (m *manifest) check() error {
 	if m.BlockBytes < MinBlockBytes || m.BlockBytes > MaxBlockBytes {
 		return fmt.Errorf("block size %d is not between %d and %d bytes", m.BlockBytes, MinBlockBytes, MaxBlockBytes)
 	}
@@ -144,7 +144,7 @@ func (m *Manifest) check() error {
 }
 
 // checkNames says whether every object has a place of its own in a directory.
-func (m *Manifest) checkNames() error {
+func (m *manifest) checkNames() error {
 	names := make([]string, 0, len(m.Objects))
 	of := func(name string) string { // the URIs of the first two objects with the name
 		var uris []string
@@ -201,11 +201,11 @@ func checkName(n string) error {
 // the same at every node; block i of an object covers its bytes from
 // i*BlockBytes on.
 type items struct {
-	m     *Manifest
+	m     *manifest
 	first []uint64 // first[i] is the first item of object i; one more entry for the total
 }
 
-func newItems(m *Manifest) *items {
+func newItems(m *manifest) *items {
 	it := &items{m: m, first: make([]uint64, len(m.Objects)+1)}
 	for i := range m.Objects {
 		it.first[i+1] = it.first[i] + it.blocks(i) + 1

@@ -12,7 +12,7 @@ import (
 // TestItems compares the item numbers with a walk over everything.
 func TestItems(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &Manifest{BlockBytes: rapid.Int64Range(1, 10).Draw(t, "block")}
+		m := &manifest{BlockBytes: rapid.Int64Range(1, 10).Draw(t, "block")}
 		for i := range rapid.IntRange(1, 6).Draw(t, "objects") {
 			m.Objects = append(m.Objects, Object{Size: rapid.Int64Range(0, 35).Draw(t, fmt.Sprint(i))})
 		}
@@ -38,7 +38,7 @@ func TestItems(t *testing.T) {
 
 func TestManifestCheck(t *testing.T) {
 	big := Object{Bucket: "b", Key: "k", Size: maxTotal}
-	for name, m := range map[string]*Manifest{
+	for name, m := range map[string]*manifest{
 		"block too small": {BlockBytes: 1},
 		"block too large": {BlockBytes: MaxBlockBytes + 1},
 		"negative size":   {BlockBytes: MinBlockBytes, Objects: []Object{{Size: -1}}},
@@ -50,7 +50,7 @@ func TestManifestCheck(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if err := (&Manifest{BlockBytes: MinBlockBytes, Objects: []Object{big}}).check(); err != nil {
+	if err := (&manifest{BlockBytes: MinBlockBytes, Objects: []Object{big}}).check(); err != nil {
 		t.Error(err)
 	}
 }
@@ -76,7 +76,7 @@ func TestCheckNames(t *testing.T) {
 		{[]string{"a", "a-b", "a/b"}, false},
 		{[]string{"d/" + tempPrefix + "x"}, false},
 	} {
-		m := &Manifest{}
+		m := &manifest{}
 		for _, n := range c.names {
 			m.Objects = append(m.Objects, Object{Name: n})
 		}
@@ -173,7 +173,7 @@ func FuzzStart(f *testing.F) {
 		if json.Unmarshal(start, &s) != nil || json.Unmarshal(objects, &o) != nil || s.check() != nil {
 			return
 		}
-		m := &Manifest{Job: s.Job, BlockBytes: s.BlockBytes}
+		m := &manifest{Job: s.Job, BlockBytes: s.BlockBytes}
 		if m.add(o.Objects, s.Objects, minManifest) != nil || len(m.Objects) < s.Objects || m.check() != nil {
 			return
 		}
@@ -202,13 +202,13 @@ func TestLeaderIsNotBelieved(t *testing.T) {
 		"key":      {Bucket: "b", Key: long, Name: "k"},
 		"name":     {Bucket: "b", Key: "k", Name: long},
 	} {
-		m := &Manifest{}
+		m := &manifest{}
 		if err := m.add([]objectMsg{{Object: o}}, 1, minManifest); err == nil || len(m.Objects) > 0 {
 			t.Errorf("a %s of %d bytes was taken", name, len(long))
 		}
 	}
 	// Many allowed objects stop at the limit, which is the worker's memory.
-	m := &Manifest{}
+	m := &manifest{}
 	piece := []objectMsg{newObjectMsg(Object{Bucket: "b", Key: strings.Repeat("k", maxKey), Name: "n"})}
 	limit := maxManifest(1)
 	var err error

@@ -34,7 +34,7 @@ func feedFixture(t *testing.T) (*feeder, *node, map[string][]byte) {
 	t.Helper()
 	big := bytes.Repeat([]byte("0123456789abcdef"), 40<<10) // 640 KiB: 40 blocks
 	data := map[string][]byte{"big": big, "small": []byte("x")}
-	m := &Manifest{Job: "j", BlockBytes: MinBlockBytes, Objects: []Object{
+	m := &manifest{Job: "j", BlockBytes: MinBlockBytes, Objects: []Object{
 		{Key: "big", Name: "big", Size: int64(len(big))}, {Key: "small", Name: "small", Size: 1},
 	}}
 	e, err := ranges.New(ranges.Options{Budget: budget.New(minMemory(m.BlockBytes))})

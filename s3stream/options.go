@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/budget"
-	"github.com/penstock/penstock/internal/nic"
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/s3"
 	"github.com/penstock/penstock/s3stream/internal/topology"
 )
 
@@ -76,16 +76,34 @@ type S3 struct {
 	Log *slog.Logger
 }
 
-// checkInterfaces validates S3.Interfaces on this host.
-func (s *S3) checkInterfaces() error {
-	if err := nic.Check(s.Interfaces); err != nil {
-		return fmt.Errorf("interfaces: %w", err)
+// Validate returns the first mistake in the options, and how to correct it.
+func (s S3) Validate() error {
+	switch {
+	case (s.AccessKeyID == "") != (s.SecretAccessKey == ""):
+		return errors.New("half of a key pair: give both AccessKeyID and SecretAccessKey, or neither")
+	case s.SessionToken != "" && s.AccessKeyID == "":
+		return errors.New("session token without a key pair: give AccessKeyID and SecretAccessKey as well")
 	}
-	return nil
+	return s.client().Validate()
 }
 
-// retry is the policy of all requests to the store.
-func (s *S3) retry() ranges.RetryPolicy { return ranges.RetryPolicy{Outage: s.Outage} }
+// client returns the options of the client.
+func (s S3) client() s3.Options {
+	o := s3.Options{
+		Endpoint: s.Endpoint, Region: s.Region, Profile: s.Profile, Anonymous: s.Anonymous,
+		PathStyle:     s.PathStyle,
+		RequesterPays: s.RequesterPays, ExpectedBucketOwner: s.ExpectedBucketOwner, CABundle: s.CABundle,
+		SSECustomerKeyFile: s.SSECustomerKeyFile, Interfaces: s.Interfaces,
+		Retry: s.retry(), Log: s.Log,
+	}
+	if s.AccessKeyID != "" {
+		o.Credentials = s3.StaticCredentials(s.AccessKeyID, s.SecretAccessKey, s.SessionToken)
+	}
+	return o
+}
+
+// retry returns the policy of all requests to the store.
+func (s S3) retry() ranges.RetryPolicy { return ranges.RetryPolicy{Outage: s.Outage} }
 
 // LeaderOptions configures a Leader. Only URIs has no default.
 type LeaderOptions struct {
@@ -108,9 +126,9 @@ type LeaderOptions struct {
 	Topology string
 	// BlockBytes is the unit of forwarding; 0 means DefaultBlockBytes.
 	BlockBytes int64
-	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// Memory bounds the buffers; 0 means a quarter of the memory that the
 	// process may use, at most 1 GiB.
-	MemoryBytes int64
+	Memory int64
 	// StallTimeout is how long a peer may be silent or take nothing before it
 	// counts as lost; 0 means DefaultStall. It holds for all nodes of the job.
 	StallTimeout time.Duration
@@ -121,15 +139,14 @@ type LeaderOptions struct {
 	Digest string
 	// Output of the leader itself; none by default.
 	Output Output
-	// Progress is called a few times a second with the bytes sent and their
-	// total, from one goroutine at a time. nil: not at all.
-	Progress func(done, total int64)
+	// Progress receives the bytes that were sent, or is nil.
+	Progress Progress
 	// Log gets warnings about members and repairs. nil is silent.
 	Log *slog.Logger
 }
 
-// Validate says what is wrong with the options.
-func (o *LeaderOptions) Validate() error {
+// Validate returns the first mistakes in the options, and how to correct them.
+func (o LeaderOptions) Validate() error {
 	if len(o.URIs) == 0 {
 		return errors.New("nothing to send: give at least one s3://bucket/key")
 	}
@@ -153,17 +170,18 @@ func (o *LeaderOptions) Validate() error {
 	if err := checkListen(o.Listen); err != nil {
 		return err
 	}
-	return errors.Join(o.S3.checkInterfaces(), checkWait(o.Wait), checkSizes(o.BlockBytes, o.MemoryBytes), o.Output.validate(false), checkToken(o.Token, o.Insecure, o.Listen))
+	return errors.Join(o.S3.Validate(), checkWait(o.Wait), checkSizes(o.BlockBytes, o.Memory), o.Output.validate(false), checkToken(o.Token, o.Insecure, o.Listen))
 }
 
-func (o *LeaderOptions) setDefaults() {
+func (o LeaderOptions) withDefaults() LeaderOptions {
 	o.S3.Log = logger(cmp.Or(o.S3.Log, o.Log))
 	o.Wait = cmp.Or(o.Wait, DefaultWait)
 	o.Listen = cmp.Or(o.Listen, ":"+strconv.Itoa(DefaultPort))
 	o.BlockBytes = cmp.Or(o.BlockBytes, DefaultBlockBytes)
 	o.StallTimeout = cmp.Or(o.StallTimeout, DefaultStall)
-	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, o.BlockBytes)
+	o.Memory = memoryFor(o.Memory, maxLeaderMemory, o.BlockBytes)
 	o.Log = logger(o.Log)
+	return o
 }
 
 // WorkerOptions configures a Worker. Leader and an Output are required.
@@ -187,18 +205,17 @@ type WorkerOptions struct {
 	Insecure bool
 	// Wait bounds how long the leader may take to appear; 0 means DefaultWait.
 	Wait time.Duration
-	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// Memory bounds the buffers; 0 means a quarter of the memory that the
 	// process may use, at most 256 MiB.
-	MemoryBytes int64
-	// Progress is called a few times a second with the bytes delivered and
-	// their total, from one goroutine at a time. nil: not at all.
-	Progress func(done, total int64)
+	Memory int64
+	// Progress receives the bytes that were delivered, or is nil.
+	Progress Progress
 	// Log gets warnings about peers and repairs. nil is silent.
 	Log *slog.Logger
 }
 
-// Validate says what is wrong with the options.
-func (o *WorkerOptions) Validate() error {
+// Validate returns the first mistakes in the options, and how to correct them.
+func (o WorkerOptions) Validate() error {
 	if o.Leader == "" {
 		return errors.New("no leader: give its host:port")
 	}
@@ -216,11 +233,11 @@ func (o *WorkerOptions) Validate() error {
 			return fmt.Errorf("advertised address %q: want host or host:port", o.Advertise)
 		}
 	}
-	return errors.Join(checkWait(o.Wait), checkSizes(0, o.MemoryBytes), o.Output.validate(true), checkToken(o.Token, o.Insecure, o.listen()))
+	return errors.Join(checkWait(o.Wait), checkSizes(0, o.Memory), o.Output.validate(true), checkToken(o.Token, o.Insecure, o.listen()))
 }
 
 // listen returns the address to listen on. A worker without a token whose leader is on this machine stays on it too.
-func (o *WorkerOptions) listen() string {
+func (o WorkerOptions) listen() string {
 	if o.Listen != "" {
 		return o.Listen
 	}
@@ -230,15 +247,16 @@ func (o *WorkerOptions) listen() string {
 	return ":0"
 }
 
-func (o *WorkerOptions) setDefaults() {
+func (o WorkerOptions) withDefaults() WorkerOptions {
 	o.Wait = cmp.Or(o.Wait, DefaultWait)
 	o.Listen = o.listen()
-	o.MemoryBytes = memoryFor(o.MemoryBytes, maxWorkerMemory, 0)
+	o.Memory = memoryFor(o.Memory, maxWorkerMemory, 0)
 	o.Leader, _ = withPort(o.Leader)
 	if o.Name == "" {
 		o.Name, _ = os.Hostname()
 	}
 	o.Log = logger(o.Log)
+	return o
 }
 
 // GetOptions configures Get. URIs and an Output are required.
@@ -246,28 +264,28 @@ type GetOptions struct {
 	URIs   []string // as LeaderOptions.URIs
 	S3     S3
 	Output Output
-	// MemoryBytes bounds the buffers; 0 means a quarter of the memory that the
+	// Memory bounds the buffers; 0 means a quarter of the memory that the
 	// process may use, at most 1 GiB.
-	MemoryBytes int64
-	// Progress is called a few times a second with the bytes delivered and
-	// their total, from one goroutine at a time. nil: not at all.
-	Progress func(done, total int64)
+	Memory int64
+	// Progress receives the bytes that were delivered, or is nil.
+	Progress Progress
 	Log      *slog.Logger // nil is silent
 }
 
-// Validate says what is wrong with the options.
-func (o *GetOptions) Validate() error {
-	l := LeaderOptions{URIs: o.URIs, S3: o.S3, MemoryBytes: o.MemoryBytes, Insecure: true} // it does not listen
+// Validate returns the first mistakes in the options, and how to correct them.
+func (o GetOptions) Validate() error {
+	l := LeaderOptions{URIs: o.URIs, S3: o.S3, Memory: o.Memory, Insecure: true} // it does not listen
 	if err := l.Validate(); err != nil {
 		return err
 	}
 	return o.Output.validate(true)
 }
 
-func (o *GetOptions) setDefaults() {
+func (o GetOptions) withDefaults() GetOptions {
 	o.S3.Log = logger(cmp.Or(o.S3.Log, o.Log))
-	o.MemoryBytes = memoryFor(o.MemoryBytes, maxLeaderMemory, DefaultBlockBytes)
+	o.Memory = memoryFor(o.Memory, maxLeaderMemory, DefaultBlockBytes)
 	o.Log = logger(o.Log)
+	return o
 }
 
 // MinToken is the least length of a token in bytes. A listener that is not ours learns from a worker's proof whether

@@ -71,7 +71,7 @@ type sink interface {
 }
 
 // open makes the sink, after the manifest is known and before the first block.
-func (o *Output) open(m *Manifest) (sink, error) {
+func (o *Output) open(m *manifest) (sink, error) {
 	switch {
 	case o.Dir != "":
 		if err := m.checkNames(); err != nil {

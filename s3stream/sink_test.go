@@ -15,7 +15,7 @@ func TestDirNeverLeavesItsDirectory(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manifest{Objects: []Object{{Name: "link/x", Size: 1}}}
+	m := &manifest{Objects: []Object{{Name: "link/x", Size: 1}}}
 	s, err := (&Output{Dir: dir}).open(m)
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestDirReplacesWhole(t *testing.T) {
 	if err := os.WriteFile(name, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manifest{Objects: []Object{{Name: "x", Size: 3}}}
+	m := &manifest{Objects: []Object{{Name: "x", Size: 3}}}
 	o := &m.Objects[0]
 	for _, finish := range []bool{false, true} {
 		s, err := (&Output{Dir: dir}).open(m)
@@ -77,7 +77,7 @@ func TestDirThatCannotBe(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manifest{Objects: []Object{{Name: "a"}, {Name: "b"}}}
+	m := &manifest{Objects: []Object{{Name: "a"}, {Name: "b"}}}
 	if _, err := (&Output{Dir: filepath.Join(file, "sub")}).open(m); err == nil {
 		t.Error("a directory below a file was opened")
 	}
@@ -94,7 +94,7 @@ func TestFileThatIsNone(t *testing.T) {
 	if err := os.Symlink("elsewhere", link); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manifest{Objects: []Object{{Bucket: "b", Key: "k", Name: "k", Size: 1}}}
+	m := &manifest{Objects: []Object{{Bucket: "b", Key: "k", Name: "k", Size: 1}}}
 	for _, file := range []string{os.DevNull, link, dir} {
 		before, err := os.Lstat(file)
 		if err != nil {
@@ -115,7 +115,7 @@ func TestFileThatIsNone(t *testing.T) {
 // writes stays, and so does anything else.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
-	m := &Manifest{Objects: []Object{{Name: "x", Size: 1}}}
+	m := &manifest{Objects: []Object{{Name: "x", Size: 1}}}
 	living, err := (&Output{Dir: dir}).open(m)
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestDirKeepsWhatIsNoFile(t *testing.T) {
 	if err := os.Symlink("elsewhere", filepath.Join(dir, "x")); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manifest{Objects: []Object{{Name: "x"}}}
+	m := &manifest{Objects: []Object{{Name: "x"}}}
 	s, err := (&Output{Dir: dir}).open(m)
 	if err != nil {
 		t.Fatal(err)

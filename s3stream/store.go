@@ -16,16 +16,7 @@ type s3Store struct{ c *s3.Client }
 
 // openStore makes the client; it makes no request yet.
 func openStore(ctx context.Context, o S3) (*s3Store, error) {
-	opts := s3.Options{
-		Retry: o.retry(), Log: o.Log,
-		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, PathStyle: o.PathStyle, Anonymous: o.Anonymous,
-		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle,
-		SSECustomerKeyFile: o.SSECustomerKeyFile, Interfaces: o.Interfaces,
-	}
-	if o.AccessKeyID != "" {
-		opts.Credentials = s3.StaticCredentials(o.AccessKeyID, o.SecretAccessKey, o.SessionToken)
-	}
-	c, err := s3.New(ctx, opts)
+	c, err := s3.New(ctx, o.client())
 	if err != nil {
 		return nil, err
 	}

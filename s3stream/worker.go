@@ -28,7 +28,7 @@ func NewWorker(opts WorkerOptions) (*Worker, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	opts.setDefaults()
+	opts = opts.withDefaults()
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), "tcp", opts.Listen)
 	if err != nil {
@@ -88,7 +88,7 @@ const joinPause = 200 * time.Millisecond
 // join connects to the leader, patiently: the members of a job start in any order.
 func (w *Worker) join(ctx context.Context) (*wire.Conn, error) {
 	deadline := time.Now().Add(w.opts.Wait)
-	req := wire.Request{Role: wire.Join, Name: w.opts.Name, Addr: w.advertised(), Rank: w.opts.Rank, Mem: w.opts.MemoryBytes}
+	req := wire.Request{Role: wire.Join, Name: w.opts.Name, Addr: w.advertised(), Rank: w.opts.Rank, Mem: w.opts.Memory}
 	if req.Rank == 0 {
 		req.Rank = -1
 	}
@@ -132,10 +132,10 @@ func worthWaiting(err error) bool {
 
 // awaitStart waits for the job to begin and reads the manifest. The leader
 // pings while it waits for other workers.
-func (w *Worker) awaitStart(ctx context.Context, ctrl *wire.Conn) (*startMsg, *Manifest, error) {
+func (w *Worker) awaitStart(ctx context.Context, ctrl *wire.Conn) (*startMsg, *manifest, error) {
 	unhook := context.AfterFunc(ctx, func() { _ = ctrl.SetReadDeadline(time.Unix(1, 0)) })
 	defer unhook()
-	start, m := (*startMsg)(nil), &Manifest{}
+	start, m := (*startMsg)(nil), &manifest{}
 	for {
 		_ = ctrl.SetReadDeadline(time.Now().Add(DefaultStall))
 		if ctx.Err() != nil { // the deadline above may have undone that of the hook
@@ -157,11 +157,11 @@ func (w *Worker) awaitStart(ctx context.Context, ctrl *wire.Conn) (*startMsg, *M
 			if err = ctrl.ReadJSON(h, start); err == nil {
 				err = start.check()
 			}
-			*m = Manifest{Job: start.Job, Epoch: start.Epoch, BlockBytes: start.BlockBytes}
+			*m = manifest{Job: start.Job, Epoch: start.Epoch, BlockBytes: start.BlockBytes}
 		case h.Type == wire.Objects && start != nil:
 			var more objectsMsg
 			if err = ctrl.ReadJSON(h, &more); err == nil {
-				err = m.add(more.Objects, start.Objects, maxManifest(w.opts.MemoryBytes))
+				err = m.add(more.Objects, start.Objects, maxManifest(w.opts.Memory))
 			}
 		case h.Type == wire.Lost: // said again once everybody has started
 		default:
@@ -188,7 +188,7 @@ func (w *Worker) refused(err error) error {
 }
 
 // prepare makes everything that can fail before the first byte.
-func (w *Worker) prepare(s *startMsg, m *Manifest, ctrl *wire.Conn) (*workerRun, error) {
+func (w *Worker) prepare(s *startMsg, m *manifest, ctrl *wire.Conn) (*workerRun, error) {
 	for i := range m.Objects {
 		if _, err := parseChecksum(m.Objects[i].Checksum); err != nil {
 			return nil, fmt.Errorf("%s: %w", &m.Objects[i], err)
@@ -198,9 +198,9 @@ func (w *Worker) prepare(s *startMsg, m *Manifest, ctrl *wire.Conn) (*workerRun,
 	if err != nil {
 		return nil, err
 	}
-	slots := workerSlots(w.opts.MemoryBytes, m.BlockBytes)
+	slots := workerSlots(w.opts.Memory, m.BlockBytes)
 	if slots < minSlots || s.Report > uint64(slots/reportShare) {
-		return nil, fmt.Errorf("memory of %d bytes is too little for blocks of %d: give at least %d", w.opts.MemoryBytes, m.BlockBytes, minMemory(m.BlockBytes))
+		return nil, fmt.Errorf("memory of %d bytes is too little for blocks of %d: give at least %d", w.opts.Memory, m.BlockBytes, minMemory(m.BlockBytes))
 	}
 	out, err := w.opts.Output.open(m)
 	if err != nil {
@@ -217,8 +217,9 @@ func (w *Worker) prepare(s *startMsg, m *Manifest, ctrl *wire.Conn) (*workerRun,
 	}
 	wr := &workerRun{
 		w: w, start: s, plan: plan, ctrl: ctrl, node: n, items: it, delivery: newDelivery(it, out),
-		budget: budget.New(w.opts.MemoryBytes), lost: make(map[int]bool), sums: newLeaderSums(), bye: make(chan struct{}), began: time.Now(),
+		budget: budget.New(w.opts.Memory), lost: make(map[int]bool), sums: newLeaderSums(), bye: make(chan struct{}), began: time.Now(),
 	}
+	wr.progress = newProgressMeter(w.opts.Progress, m)
 	n.detached = wr.tellDetached
 	wr.delivery.proof = wr.proof
 	if s.Digest == DigestSHA256 {

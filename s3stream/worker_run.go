@@ -27,8 +27,9 @@ type workerRun struct {
 	delivery *delivery
 	budget   *budget.Budget
 	began    time.Time
-	bye      chan struct{} // closed when the leader has let us go
-	ready    sync.Once     // waits for the planned children
+	progress *progressMeter // used by tell, and by run when tell has ended
+	bye      chan struct{}  // closed when the leader has let us go
+	ready    sync.Once      // waits for the planned children
 	sums     *leaderSums
 
 	mu        sync.Mutex // guards what follows
@@ -42,7 +43,7 @@ type workerRun struct {
 	hash      string        // of what was delivered; "" before
 }
 
-// statusEvery is how often the leader and the Progress callback hear of us.
+// statusEvery is how often the leader and Progress receive our state.
 const statusEvery = 250 * time.Millisecond
 
 // run does the job. When it returns, its goroutines have ended, its
@@ -84,10 +85,11 @@ func (w *workerRun) run(ctx context.Context, l net.Listener) (*Report, error) {
 	stop()
 	w.node.ring.Close(context.Canceled)
 	w.delivery.sink.close()
-	w.progress()
 	if err != nil {
+		w.progress.set(w.delivery.bytes.Load())
 		return nil, err
 	}
+	w.progress.done(w.delivery.bytes.Load())
 	return w.report(), nil
 }
 
@@ -111,7 +113,7 @@ func (w *workerRun) await(delivered <-chan struct{}) error {
 	// from us; what our children still lack fails with them.
 	err := w.life.reason()
 	if isLeaderLost(err) {
-		w.w.opts.Log.Warn("leader lost after everything was delivered", "error", err)
+		w.w.opts.Log.Warn("leader lost after everything was delivered", "err", err)
 		return nil
 	}
 	return err
@@ -213,13 +215,7 @@ func (w *workerRun) tell(ctx context.Context) {
 		case <-t.C:
 		}
 		_ = w.ctrl.WriteJSON(wire.Status, w.status())
-		w.progress()
-	}
-}
-
-func (w *workerRun) progress() {
-	if w.w.opts.Progress != nil {
-		w.w.opts.Progress(w.delivery.bytes.Load(), w.items.m.Bytes())
+		w.progress.set(w.delivery.bytes.Load())
 	}
 }
 

@@ -130,6 +130,24 @@ func hashFiles(ctx context.Context, files []file) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// jobProgress passes a running total to a job.
+type jobProgress struct {
+	job   *job
+	bytes int64
+}
+
+// Start implements [s3stream.Progress].
+func (p *jobProgress) Start(int, int64) {}
+
+// Advance implements [s3stream.Progress].
+func (p *jobProgress) Advance(bytes int64) {
+	p.bytes += bytes
+	p.job.at(p.bytes)
+}
+
+// Done implements [s3stream.Progress].
+func (p *jobProgress) Done() {}
+
 // broadcast runs the leader here and the workers as processes.
 func broadcast(ctx context.Context, env *environment, j *job) (*s3stream.Report, []workerResult, error) {
 	token := rand.Text()
@@ -137,7 +155,7 @@ func broadcast(ctx context.Context, env *environment, j *job) (*s3stream.Report,
 		URIs:    []string{"s3://" + bucketName},
 		S3:      s3stream.S3{Endpoint: env.origin.URL(), Region: "us-east-1", AccessKeyID: testorigin.AccessKey, SecretAccessKey: testorigin.SecretKey},
 		Workers: env.workers, Wait: 20 * time.Second, Listen: "127.0.0.1:0", Token: token,
-		Progress: func(done, _ int64) { j.at(done) },
+		Progress: &jobProgress{job: j},
 	})
 	if err != nil {
 		return nil, nil, err

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/s3stream"
@@ -20,10 +19,10 @@ type command struct {
 	sync      bool
 	json      bool
 
-	uris    []string
-	log     *slog.Logger
-	meter   *cli.Meter
-	started sync.Once // the meter
+	uris  []string
+	log   *slog.Logger
+	meter *cli.Meter
+	done  int64 // bytes
 }
 
 func (c *command) base() *command { return c }
@@ -91,7 +90,7 @@ func (c *getCommand) finish(_ map[string]string, s cli.Streams) (err error) {
 		c.out = "."
 	}
 	o := &c.options
-	o.URIs, o.MemoryBytes, o.Progress, o.Log = c.uris, c.memory, c.show, c.log
+	o.URIs, o.Memory, o.Progress, o.Log = c.uris, c.memory, (*castProgress)(c.base()), c.log
 	if o.Output, err = c.output(s.Out); err != nil {
 		return err
 	}
@@ -129,7 +128,7 @@ func newLeader() job {
 
 func (c *leaderCommand) finish(env map[string]string, s cli.Streams) error {
 	o := &c.options
-	o.URIs, o.MemoryBytes, o.BlockBytes, o.Progress, o.Log = c.uris, c.memory, c.block, c.show, c.log
+	o.URIs, o.Memory, o.BlockBytes, o.Progress, o.Log = c.uris, c.memory, c.block, (*castProgress)(c.base()), c.log
 	place, err := s3stream.PlacementFromEnv(env)
 	if err == nil {
 		err = place.FillLeader(o)
@@ -181,7 +180,7 @@ func (c *workerCommand) finish(env map[string]string, s cli.Streams) error {
 		return errors.New("no output: give -o DIR, -f FILE, or -o - for standard output")
 	}
 	o := &c.options
-	o.MemoryBytes, o.Progress, o.Log = c.memory, c.show, c.log
+	o.Memory, o.Progress, o.Log = c.memory, (*castProgress)(c.base()), c.log
 	place, err := s3stream.PlacementFromEnv(env)
 	if err == nil {
 		err = place.FillWorker(o)

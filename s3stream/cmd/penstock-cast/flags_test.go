@@ -66,15 +66,15 @@ func TestGetFlags(t *testing.T) {
 		{"--output=d s3://b/k", func(c *getCommand) bool { return c.options.Output.Dir == "d" }, ""},
 		{"-f x s3://b/k", func(c *getCommand) bool { return c.options.Output.File == "x" && c.options.Output.Dir == "" }, ""},
 		{"-o - s3://b/k", func(c *getCommand) bool { return c.options.Output.Writer != nil }, ""},
-		{"s3://b/k --memory 64MB", func(c *getCommand) bool { return c.options.MemoryBytes == 64_000_000 }, ""},
-		{"s3://b/k --memory 64M", func(c *getCommand) bool { return c.options.MemoryBytes == 64<<20 }, ""},
-		{"s3://b/k --endpoint http://h --region r --profile p --path-style --ca-bundle f --anonymous", func(c *getCommand) bool {
+		{"s3://b/k --memory 64MB", func(c *getCommand) bool { return c.options.Memory == 64_000_000 }, ""},
+		{"s3://b/k --memory 64M", func(c *getCommand) bool { return c.options.Memory == 64<<20 }, ""},
+		{"s3://b/k --endpoint http://h --region r --profile p --path-style --ca-bundle f", func(c *getCommand) bool {
 			s := c.options.S3
-			return s.Endpoint == "http://h" && s.Region == "r" && s.Profile == "p" && s.PathStyle && s.CABundle == "f" && s.Anonymous
+			return s.Endpoint == "http://h" && s.Region == "r" && s.Profile == "p" && s.PathStyle && s.CABundle == "f" && !s.Anonymous
 		}, ""},
-		{"s3://b/k --sse-customer-key-file f --requester-pays --expected-bucket-owner 12 --outage 5s --interfaces lo,127.0.0.1", func(c *getCommand) bool {
+		{"s3://b/k --sse-customer-key-file f --requester-pays --expected-bucket-owner 123456789012 --anonymous --outage 5s --interfaces lo,127.0.0.1", func(c *getCommand) bool {
 			s := c.options.S3
-			return s.SSECustomerKeyFile == "f" && s.RequesterPays && s.ExpectedBucketOwner == "12" && s.Outage == 5*time.Second && len(s.Interfaces) == 2
+			return s.SSECustomerKeyFile == "f" && s.RequesterPays && s.ExpectedBucketOwner == "123456789012" && s.Anonymous && s.Outage == 5*time.Second && len(s.Interfaces) == 2
 		}, ""},
 		{"s3://b/k -q --json -v", func(c *getCommand) bool {
 			return !c.meter.On() && c.json && c.log.Enabled(t.Context(), slog.LevelDebug)
@@ -82,7 +82,7 @@ func TestGetFlags(t *testing.T) {
 		{"s3://b/k --progress plain", func(c *getCommand) bool { return c.meter.On() }, ""},
 		// The spellings of the releases before pflag.
 		{"-memory 1GiB -path-style -anonymous s3://b/k", func(c *getCommand) bool {
-			return c.options.MemoryBytes == 1<<30 && c.options.S3.PathStyle && c.options.S3.Anonymous
+			return c.options.Memory == 1<<30 && c.options.S3.PathStyle && c.options.S3.Anonymous
 		}, "-memory is now --memory, -path-style is now --path-style, -anonymous is now --anonymous"},
 		{"-json -q -sse-customer-key-file=f s3://b/k", func(c *getCommand) bool { return c.json && c.options.S3.SSECustomerKeyFile == "f" }, "-json is now --json"},
 		{"--o d --v s3://b/k", func(c *getCommand) bool { return c.options.Output.Dir == "d" }, "--o is now -o, --v is now -v"},
@@ -119,7 +119,7 @@ func TestWorkerFlags(t *testing.T) {
 		}, ""},
 		{"--leader h --listen :2 --advertise a:3 --name n --rank 4 --wait 3s --memory 16MiB -o -", func(c *workerCommand) bool {
 			o := c.options
-			return o.Listen == ":2" && o.Advertise == "a:3" && o.Name == "n" && o.Rank == 4 && o.Wait == 3*time.Second && o.MemoryBytes == 16<<20 && o.Output.Writer != nil
+			return o.Listen == ":2" && o.Advertise == "a:3" && o.Name == "n" && o.Rank == 4 && o.Wait == 3*time.Second && o.Memory == 16<<20 && o.Output.Writer != nil
 		}, ""},
 		{"-leader h:1 -insecure -o d", func(c *workerCommand) bool {
 			return c.options.Leader == "h:1" && c.options.Insecure

@@ -63,14 +63,24 @@ func (c *workerCommand) run(ctx context.Context, _ cli.Streams) (*s3stream.Repor
 	return w.Run(ctx)
 }
 
-// show is a Progress callback.
-func (c *command) show(done, total int64) {
-	if total == 0 {
-		return
+// castProgress shows the progress of a command on its meter.
+type castProgress command
+
+// Start implements [s3stream.Progress].
+func (p *castProgress) Start(_ int, bytes int64) {
+	if bytes > 0 {
+		p.meter.Start("", "", bytes)
 	}
-	c.started.Do(func() { c.meter.Start("", "", total) })
-	c.meter.Set(done, nil, nil)
 }
+
+// Advance implements [s3stream.Progress].
+func (p *castProgress) Advance(bytes int64) {
+	p.done += bytes
+	p.meter.Set(p.done, nil, nil)
+}
+
+// Done implements [s3stream.Progress]. perform ends the meter, for failures too.
+func (p *castProgress) Done() {}
 
 // print writes the result: JSON on standard output for programs, or a table of
 // the workers or a line for people. Text for people goes to standard error, so
