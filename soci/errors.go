@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/flow"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
@@ -83,6 +84,7 @@ func (e *Error) Unwrap() error { return e.Err }
 var sentinels = []struct{ from, to error }{
 	{ranges.ErrNotFound, ErrNotFound},
 	{ranges.ErrDenied, ErrDenied},
+	{flow.ErrDigest, ErrDigest},
 	{registry.ErrDigest, ErrDigest},
 	{registry.ErrPlatform, ErrPlatform},
 	{registry.ErrUnsupported, ErrUnsupported},

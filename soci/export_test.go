@@ -1,19 +1,9 @@
 package soci
 
-// MemoryUse tells tests what the budget saw.
+// MemoryUse returns the state of the budget, without the buffers of the writers.
 func (p *Puller) MemoryUse() (limit, peak, inUse int64) {
 	return p.mem.Limit(), p.mem.Peak(), p.mem.InUse() - p.writers.Bytes()
 }
 
-// Waiting tells tests how many directories wait for flights.
-func (p *Puller) Waiting() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 0
-	for _, f := range p.flights {
-		f.mu.Lock()
-		n += len(f.sinks)
-		f.mu.Unlock()
-	}
-	return n
-}
+// Waiting returns the number of directories that wait for a layer.
+func (p *Puller) Waiting() int { return int(p.fetcher.Stats().Targets) }

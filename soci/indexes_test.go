@@ -14,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/indexdir"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
@@ -34,7 +35,7 @@ func newIndexed(t *testing.T) *indexed {
 	h, _ := l.Digest()
 	x.blob = h.String()
 	x.ref = push(t, x.o, "go/compile:1", image(t, here, l))
-	x.file = filepath.Join(x.dir, soci.IndexName(digest.Digest(x.blob)))
+	x.file = filepath.Join(x.dir, indexdir.Name(digest.Digest(x.blob)))
 	return x
 }
 

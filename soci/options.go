@@ -14,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/nic"
+	"github.com/penstock/penstock/soci/internal/flow"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -192,16 +193,10 @@ const (
 	minCheckpoint     = mib // with less, writing checkpoints would dominate
 	// defaultRatio is above the ratios of real layers (sparse disk images with some
 	// content reach about 60) and a fourth of deflate's maximum (1032).
-	defaultRatio = 250
-	// The bounds of the default of RatioFree. 256 MiB are inflated in a second; 16 GiB of
-	// zeros take about a minute and a half of one processor.
-	minRatioFree, maxRatioFree = 256 * mib, 16 << 30
-	// ratioFreeShare of the free disk is what one layer may take whatever its ratio. So
-	// many layers at once together leave some of it: the share is of what is free now.
-	ratioFreeShare = 8
-	defaultWindow  = 128 * mib
-	minWindow      = 1 << 10 // the smallest window of a zstd frame
-	minMetadata    = 1 * mib
+	defaultRatio  = 250
+	defaultWindow = 128 * mib
+	minWindow     = 1 << 10 // the smallest window of a zstd frame
+	minMetadata   = 1 * mib
 	// defaultHosts is the directory that containerd's documentation recommends.
 	defaultHosts = "/etc/containerd/certs.d"
 )
@@ -336,38 +331,8 @@ func (l Limits) untar() untar.Limits {
 	return untar.Limits{Entries: l.Entries, Depth: l.Depth, NameLen: l.NameLen, TotalSize: l.TotalSize, Attributes: l.Attributes}
 }
 
-// ratioFree returns how many bytes of tar a layer may have whatever its ratio, when free
-// bytes of its disk are free; a negative number means that this is not known.
-func (l Limits) ratioFree(free int64) int64 {
-	if l.RatioFree != 0 {
-		return l.RatioFree
-	}
-	return min(max(free/ratioFreeShare, minRatioFree), maxRatioFree)
-}
-
-// beyondRatio reports whether so many compressed bytes should not become so many of tar.
-func (l Limits) beyondRatio(compressed, tar int64) bool {
-	return l.Ratio >= 0 && float64(tar) > l.Ratio*float64(compressed)
-}
-
-// expansion judges a layer of which so many compressed bytes have become tar bytes.
-func (l Limits) expansion(compressed, tar, free int64) error {
-	if !l.beyondRatio(compressed, tar) {
-		return nil
-	}
-	most := l.ratioFree(free)
-	if most < 0 || tar <= most {
-		return nil
-	}
-	why := "limit RatioFree"
-	if l.RatioFree == 0 {
-		why = "default of limit RatioFree"
-		if free >= 0 {
-			why += fmt.Sprintf(" with %d MiB of disk free", free/mib)
-		}
-	}
-	return fmt.Errorf("%w: layer expands more than %g times (limit Ratio), to more than %d MiB (%s): raise one of the two if the image is trusted",
-		untar.ErrLimit, l.Ratio, most/mib, why)
+func (l Limits) flow() flow.Limits {
+	return flow.Limits{Window: l.Window, Ratio: l.Ratio, RatioFree: l.RatioFree}
 }
 
 // registry returns the options of the registry client.

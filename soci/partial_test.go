@@ -22,6 +22,7 @@ import (
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/indexdir"
 )
 
 // checkpointing has checkpoints that are near each other, for test layers.
@@ -254,7 +255,7 @@ func TestResumeManyCores(t *testing.T) {
 		t.Fatal(err)
 	}
 	digest, _ := l.Digest()
-	file := filepath.Join(indexes, soci.IndexName(godigest.Digest(digest.String())))
+	file := filepath.Join(indexes, indexdir.Name(godigest.Digest(digest.String())))
 	before, err := os.ReadFile(file)
 	must(t, err)
 	begin(t, l, indexed).goesOn(t, folder, "by an index")

@@ -10,7 +10,8 @@ import (
 
 	"github.com/containerd/platforms"
 
-	"github.com/penstock/penstock/internal/disk"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
+	"github.com/penstock/penstock/soci/internal/flow"
 	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
@@ -30,12 +31,12 @@ func (j *job) prepare(ctx context.Context) error {
 	}
 	n := len(img.Layers)
 	j.unpacked, j.names, j.copies = make([]*untar.Layer, n), make([]string, n), make([][]int, n)
-	j.parts = make([]*partFile, n)
+	j.checkpoints = make([]*checkpoint.File, n)
 	sizes := make([]int64, n)
 	var total int64
-	first := make(map[flightKey]int)
+	first := make(map[layerKey]int)
 	for i, l := range img.Layers {
-		key := flightKey{digest: l.Digest, diffID: l.DiffID}
+		key := layerKey{l.Digest, l.DiffID}
 		k, again := first[key]
 		if again {
 			j.copies[k] = append(j.copies[k], i)
@@ -72,7 +73,7 @@ func (j *job) prepare(ctx context.Context) error {
 	// The windows of the layers in progress share the budget, less the buffers of the
 	// writers and rings.
 	w := int64(min(j.opts.Parallelism, max(1, n)))
-	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*ringBytes)/w)
+	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*flow.RingBytes)/w)
 	j.opts.Progress.Start(j.res.Reference, sizes)
 	for i := range j.unpacked {
 		if j.unpacked[i] != nil {
@@ -116,18 +117,18 @@ func (j *job) reuse(ctx context.Context, i int) (bool, error) {
 func (j *job) openCheckpoint(i int) (bool, error) {
 	name := j.names[i]
 	there := j.stage.ClaimUnfinished(name)
-	part := &partFile{path: j.stage.Checkpoint(name), boot: disk.BootID(), every: j.opts.CheckpointBytes, most: j.opts.maxState()}
+	file := checkpoint.NewFile(j.stage.Checkpoint(name), j.opts.CheckpointBytes, j.opts.maxState())
 	if there {
-		part.open(j.img.Layers[i])
+		file.Open(j.img.Layers[i])
 	}
 	// A store without BlobResumer needs the whole blob.
 	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil {
-		j.parts[i] = part
+		j.checkpoints[i] = file
 	} else {
-		part.from = nil
+		file.Restart()
 	}
-	if there && part.from == nil {
-		part.drop()
+	if there && file.Resume() == nil {
+		file.Drop()
 		return false, untar.RemoveAll(j.dir(i))
 	}
 	return there, nil

@@ -7,17 +7,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/penstock/penstock/internal/budget"
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
+	"github.com/penstock/penstock/soci/internal/flow"
+	"github.com/penstock/penstock/soci/internal/indexdir"
 	"github.com/penstock/penstock/soci/internal/panics"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/stage"
@@ -33,17 +37,8 @@ type Puller struct {
 	client   *registry.Client
 	writers  *untar.Pool
 	names    *untar.Memory
-	windows  *windows
-	lineup   *lineup  // nil with cores enough for all layers
-	indexes  *indexes // nil without a directory for them
-
-	life context.Context //nolint:containedctx // of flights, which outlive the pull that began them
-	end  context.CancelFunc
-	wg   sync.WaitGroup // flights
-
-	mu      sync.Mutex // guards flights; taken before a flight's
-	flights map[flightKey]*flight
-	counts  counts
+	fetcher  *flow.Fetcher
+	pulls    atomic.Int64 // in progress
 }
 
 // New returns a Puller.
@@ -52,7 +47,7 @@ func New(opts Options) (*Puller, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	p := &Puller{opts: opts, mem: budget.New(opts.Memory), flights: make(map[flightKey]*flight)}
+	p := &Puller{opts: opts, mem: budget.New(opts.Memory)}
 	var err error
 	if p.platform, err = registry.ParsePlatform(opts.Platform); err != nil {
 		return nil, err
@@ -67,7 +62,6 @@ func New(opts Options) (*Puller, error) {
 	// Without buffers of their own: files are written from the blocks of the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
-	p.windows = newWindows(p.mem, opts.Limits.Window)
 	p.names = untar.NewMemory(opts.Limits.Metadata, func(delta int64) {
 		if delta > 0 {
 			p.mem.Force(delta)
@@ -75,20 +69,17 @@ func New(opts Options) (*Puller, error) {
 			p.mem.Release(-delta)
 		}
 	})
-	if runtime.GOMAXPROCS(0) < fewCores {
-		p.lineup = new(lineup)
-	}
+	fo := flow.Options{Client: p.client, Engine: p.engine, Memory: p.mem, Limits: opts.Limits.flow(), Log: opts.Log}
 	if opts.IndexDir != "" {
-		p.indexes = &indexes{dir: opts.IndexDir, log: opts.Log}
+		fo.Indexes = indexdir.Open(opts.IndexDir, opts.Log)
 	}
-	p.life, p.end = context.WithCancel(context.Background())
+	p.fetcher = flow.New(fo)
 	return p, nil
 }
 
 // Close ends the Puller's goroutines and connections. All pulls must have returned.
 func (p *Puller) Close() error {
-	p.end()
-	p.wg.Wait()
+	p.fetcher.Close()
 	err := p.engine.Close()
 	p.client.Close()
 	p.writers.Close()
@@ -127,10 +118,10 @@ type job struct {
 	window int64 // bytes fetched ahead for each layer
 	res    *Result
 
-	names    []string       // of the layers' directories in the stage
-	unpacked []*untar.Layer // by layer; nil until it is unpacked and verified
-	parts    []*partFile    // by layer; nil without checkpoints
-	copies   [][]int        // by layer: the places of the same layer further up; nil for those copies
+	names       []string           // of the layers' directories in the stage
+	unpacked    []*untar.Layer     // by layer; nil until it is unpacked and verified
+	checkpoints []*checkpoint.File // by layer; nil without checkpoints
+	copies      [][]int            // by layer: the places of the same layer further up; nil for those copies
 
 	mu sync.Mutex // guards the stage and Result.Warnings
 }
@@ -142,8 +133,8 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 	if err != nil {
 		return nil, &Error{Op: "parse", Err: err}
 	}
-	p.counts.pulls.Add(1)
-	defer p.counts.pulls.Add(-1)
+	p.pulls.Add(1)
+	defer p.pulls.Add(-1)
 	j := &job{Puller: p, ref: ref, meter: p.names.Meter(p.opts.Limits.untar())}
 	defer func() {
 		for _, l := range j.unpacked {
@@ -226,10 +217,10 @@ func (j *job) layers(ctx context.Context) error {
 	slices.SortStableFunc(order, func(a, b int) int {
 		return cmp.Compare(j.img.Layers[b].Size, j.img.Layers[a].Size)
 	})
-	done := make(map[flightKey]bool)
+	done := make(map[layerKey]bool)
 	for _, i := range order {
 		l := j.img.Layers[i]
-		key := flightKey{digest: l.Digest, diffID: l.DiffID}
+		key := layerKey{l.Digest, l.DiffID}
 		if done[key] {
 			continue
 		}
@@ -242,7 +233,7 @@ func (j *job) layers(ctx context.Context) error {
 			if wctx.Err() != nil {
 				return context.Cause(wctx)
 			}
-			return fail(wctx, "layer", j.ref, l.Digest.String(), contained(func() error { return j.layer(wctx, want) }))
+			return fail(wctx, "layer", j.ref, l.Digest.String(), j.recoveredLayer(wctx, want))
 		})
 	}
 	if err := work.Wait(); err != nil {
@@ -254,8 +245,11 @@ func (j *job) layers(ctx context.Context) error {
 	return nil
 }
 
+// layerKey identifies equal layers of an image.
+type layerKey struct{ digest, diffID digest.Digest }
+
 // missing returns the places of a layer in the image that are not unpacked yet.
-func (j *job) missing(key flightKey) []int {
+func (j *job) missing(key layerKey) []int {
 	var want []int
 	for i, l := range j.img.Layers {
 		if l.Digest == key.digest && l.DiffID == key.diffID && j.unpacked[i] == nil {
@@ -265,19 +259,29 @@ func (j *job) missing(key flightKey) []int {
 	return want
 }
 
+// recoveredLayer is layer, with a panic as its error.
+func (j *job) recoveredLayer(ctx context.Context, places []int) (err error) {
+	defer panics.Recover(&err)
+	return j.layer(ctx, places)
+}
+
 // layer fetches a layer and unpacks it at every place where the image has it.
 func (j *job) layer(ctx context.Context, places []int) error {
-	sinks := make([]*sink, len(places))
+	targets := make([]*flow.Target, len(places))
 	for k, i := range places {
-		sinks[k] = &sink{ctx: ctx, dir: j.dir(i), opts: untar.Options{Pool: j.writers, Meter: j.meter}, notify: ignoreBytes, resumed: ignoreBytes}
+		targets[k] = &flow.Target{Ctx: ctx, Dir: j.dir(i), Untar: untar.Options{Pool: j.writers, Meter: j.meter}, Notify: ignoreBytes, Resumed: ignoreBytes}
 	}
 	main := places[0]
 	if len(places) == 1 {
-		sinks[0].part = j.parts[main]
+		targets[0].Checkpoint = j.checkpoints[main]
 	}
-	sinks[0].notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
-	sinks[0].resumed = sinks[0].notify
-	f, err := j.fly(ctx, request{ref: j.ref, desc: j.img.Layers[main], window: j.window, store: j.opts.Store}, sinks...)
+	targets[0].Notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
+	targets[0].Resumed = targets[0].Notify
+	req := flow.Request{Ref: j.ref, Layer: j.img.Layers[main], Window: j.window}
+	if j.opts.Store != nil {
+		req.Blobs = blobs{j.opts.Store}
+	}
+	f, err := j.fetcher.Fetch(ctx, req, targets...)
 	if err != nil {
 		return err
 	}
@@ -288,14 +292,14 @@ func (j *job) layer(ctx context.Context, places []int) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.res.Warnings = append(j.res.Warnings, f.notes...)
+	j.res.Warnings = append(j.res.Warnings, f.Warnings...)
 	for k, i := range places {
-		j.unpacked[i] = sinks[k].layer
-		j.res.Layers[i] = f.result(sinks[k])
+		j.unpacked[i] = targets[k].Layer
+		j.res.Layers[i] = layerOf(req.Layer, f, targets[k].Layer)
 		if k > 0 {
 			j.res.Layers[i].Copy, j.res.Layers[i].Timing = true, Timing{}
 		}
-		err := j.stage.Finish(j.names[i], &j.res.Layers[i], sinks[k].layer)
+		err := j.stage.Finish(j.names[i], &j.res.Layers[i], targets[k].Layer)
 		if errors.Is(err, untar.ErrTooLarge) {
 			j.opts.Log.Debug("layer not kept for a later attempt", "digest", j.res.Layers[i].Digest, "err", err)
 		} else if err != nil {
@@ -309,25 +313,25 @@ func (j *job) layer(ctx context.Context, places []int) error {
 // ignoreBytes discards progress in bytes.
 func ignoreBytes(int64, int64) {}
 
-// result describes a fetched layer.
-func (f *flight) result(s *sink) Layer {
-	p := f.pl
-	out := Layer{
-		Digest:          f.desc.Digest.String(),
-		DiffID:          f.desc.DiffID.String(),
-		MediaType:       f.desc.MediaType,
-		Compression:     p.format.String(),
-		Special:         special(f.desc.Descriptor),
-		ResumedAt:       p.resumedAt(),
-		CompressedBytes: p.received,
-		TarBytes:        p.tarBytes,
-		FileBytes:       s.layer.Bytes,
-		Files:           s.layer.Files,
-		Entries:         s.layer.Entries,
-		Timing:          p.timing,
+// layerOf describes a layer that was fetched and unpacked.
+func layerOf(l registry.Layer, f *flow.Result, u *untar.Layer) Layer {
+	return Layer{
+		Digest:          l.Digest.String(),
+		DiffID:          l.DiffID.String(),
+		MediaType:       l.MediaType,
+		Compression:     f.Compression,
+		Special:         special(l.Descriptor),
+		ResumedAt:       f.ResumedAt,
+		CompressedBytes: f.Received,
+		TarBytes:        f.Tar,
+		FileBytes:       u.Bytes,
+		Files:           u.Files,
+		Entries:         u.Entries,
+		Timing: Timing{
+			Network: f.Timing.Network, Inflate: f.Timing.Inflate, Hash: f.Timing.Hash, Write: u.Write, Wall: f.Timing.Wall,
+			blocked: f.Timing.Blocked, lastHash: f.Timing.LastHash,
+		},
 	}
-	out.Timing.Write = s.layer.Write
-	return out
 }
 
 // tree arranges the layers as the caller wants them, and returns the directory to

@@ -1,7 +1,5 @@
 package soci
 
-import "sync/atomic"
-
 // Stats counts the work of a Puller since it was created, for metrics.
 type Stats struct {
 	Pulls   int64 // calls of Pull and PullLayers in progress
@@ -23,19 +21,12 @@ type Stats struct {
 	MemoryLimit, MemoryUse, MemoryPeak int64 // bytes of buffers
 }
 
-// counts are the Puller's own.
-type counts struct{ pulls, layers, failed, wrong, tar atomic.Int64 }
-
 // Stats returns the counters. They are read one after another, so they need not
 // describe the same moment.
 func (p *Puller) Stats() Stats {
-	e := p.engine.Stats()
-	p.mu.Lock()
-	flights := int64(len(p.flights))
-	p.mu.Unlock()
+	e, f := p.engine.Stats(), p.fetcher.Stats()
 	return Stats{
-		Pulls: p.counts.pulls.Load(), Flights: flights, Layers: p.counts.layers.Load(),
-		Failed: p.counts.failed.Load(), Wrong: p.counts.wrong.Load(), Tar: p.counts.tar.Load(),
+		Pulls: p.pulls.Load(), Flights: f.Transfers, Layers: f.Layers, Failed: f.Failed, Wrong: f.Wrong, Tar: f.Tar,
 		Requests: e.Requests, Retries: e.Retries, Resumes: e.Resumes, Hedges: e.Hedges,
 		Throttled: e.Throttled, Stalls: e.Stalls, Received: e.Received, Again: e.Wasted,
 		MemoryLimit: p.mem.Limit(), MemoryUse: p.mem.InUse(), MemoryPeak: p.mem.Peak(),

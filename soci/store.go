@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock/penstock/internal/disk"
+	"github.com/penstock/penstock/soci/internal/flow"
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
@@ -46,6 +47,23 @@ type BlobResumer interface {
 	// Resume goes on behind the first n bytes of a blob, and writes these to check first.
 	// It fails if it does not have so many, and returns nil if it has all of the blob.
 	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
+}
+
+// blobs is a BlobStore as package flow takes it.
+type blobs struct{ store BlobStore }
+
+// Create implements [flow.Blobs].
+func (b blobs) Create(ctx context.Context, d ocispec.Descriptor) (flow.BlobWriter, error) {
+	return b.store.Create(ctx, d)
+}
+
+// Resume implements [flow.Blobs].
+func (b blobs) Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (flow.BlobWriter, error) {
+	store, ok := b.store.(BlobResumer)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return store.Resume(ctx, d, n, check)
 }
 
 // Layout is a [BlobStore] and [BlobResumer] in a directory: an OCI image layout (image-layout.md of

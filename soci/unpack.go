@@ -13,7 +13,8 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/penstock/penstock/internal/disk"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
+	"github.com/penstock/penstock/soci/internal/flow"
 	"github.com/penstock/penstock/soci/internal/registry"
 	"github.com/penstock/penstock/soci/internal/stage"
 	"github.com/penstock/penstock/soci/internal/untar"
@@ -129,16 +130,16 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	}
 	desc := img.img.Layers[i]
 	wrap := func(op string, err error) error { return fail(ctx, op, img.ref, desc.Digest.String(), err) }
-	var part *partFile
+	var file *checkpoint.File
 	if opts.Checkpoint != "" {
-		part = &partFile{path: opts.Checkpoint, boot: disk.BootID(), every: p.opts.CheckpointBytes, most: p.opts.maxState()}
+		file = checkpoint.NewFile(opts.Checkpoint, p.opts.CheckpointBytes, p.opts.maxState())
 	}
-	layer, err := part.target(dir, desc)
+	found, layer, err := prepareDir(file, dir, desc)
 	if err != nil {
 		return nil, wrap("target", err)
 	}
 	defer func() {
-		if err == nil || part.kept() {
+		if err == nil || file.Exists() {
 			return
 		}
 		if rerr := untar.RemoveAll(dir); rerr != nil {
@@ -153,21 +154,21 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	}
 	out := &UnpackedLayer{}
 	if layer != nil {
-		out.Layer = *part.done.Finished
+		out.Layer = *found
 		out.Timing, out.Resumed = Timing{}, true
 		img.meter.Resume(layer)
 		opts.Resumed(out.CompressedBytes, out.TarBytes)
 	} else {
-		if out, layer, err = p.extract(ctx, img, desc, dir, part, opts); err != nil {
+		if out, layer, err = p.extract(ctx, img, desc, dir, file, opts); err != nil {
 			return nil, wrap("layer", err)
 		}
-		if err := part.finish(&out.Layer, layer); err != nil { // only a later attempt loses by it
+		if err := file.Finish(desc, &out.Layer, layer); err != nil { // only a later attempt loses by it
 			p.opts.Log.Debug("no checkpoint", "digest", out.Digest, "err", err)
-			part.drop()
+			file.Drop()
 		}
 	}
 	defer layer.Release()
-	if err := overlay(ctx, layer, part, opts); err != nil {
+	if err := overlay(ctx, layer, file, opts); err != nil {
 		return nil, wrap("merge", err)
 	}
 	if p.opts.Sync {
@@ -184,28 +185,33 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	return out, nil
 }
 
-// target creates the directory of a layer, unless an earlier attempt has left one
-// that can be resumed. If that attempt had finished the layer, target returns it.
-func (f *partFile) target(dir string, l registry.Layer) (*untar.Layer, error) {
-	if !f.kept() {
-		return nil, makeTarget(dir, l.Size)
+// prepareDir creates the directory of a layer, unless an earlier attempt has left one
+// that can be resumed. If that attempt had finished the layer, prepareDir returns it.
+func prepareDir(file *checkpoint.File, dir string, l registry.Layer) (*Layer, *untar.Layer, error) {
+	if !file.Exists() {
+		return nil, nil, makeTarget(dir, l.Size)
 	}
-	f.open(l)
+	file.Open(l)
 	if fi, err := os.Lstat(dir); err == nil && fi.IsDir() {
-		if f.from != nil {
-			return nil, nil
+		if file.Resume() != nil {
+			return nil, nil, nil
 		}
-		if f.done != nil {
-			if layer, err := untar.Load(dir, f.done.State); err == nil {
-				return layer, nil
+		if s := file.Finished(); s != nil {
+			res := new(Layer)
+			layer, err := untar.Load(dir, s.Untar)
+			if err == nil {
+				err = json.Unmarshal(s.Finished, res)
+			}
+			if err == nil {
+				return res, layer, nil
 			}
 		}
 	}
-	f.drop()
+	file.Drop()
 	if err := untar.RemoveAll(dir); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return nil, makeTarget(dir, l.Size)
+	return nil, nil, makeTarget(dir, l.Size)
 }
 
 // makeTarget creates the directory of a layer if the disk has room for its blob.
@@ -224,27 +230,30 @@ func makeTarget(dir string, size int64) error {
 }
 
 // extract runs the pipeline of one layer into a directory.
-func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, part *partFile, opts UnpackOptions) (*UnpackedLayer, *untar.Layer, error) {
+func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, file *checkpoint.File, opts UnpackOptions) (*UnpackedLayer, *untar.Layer, error) {
 	// A share of the budget, less the buffers of the writers and rings.
 	n := int64(p.opts.Parallelism)
-	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*ringBytes)/n)
+	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*flow.RingBytes)/n)
 	if b := p.opts.Budget; b != nil {
-		if err := b.Acquire(ctx, window+ringBytes); err != nil {
+		if err := b.Acquire(ctx, window+flow.RingBytes); err != nil {
 			return nil, nil, err
 		}
-		defer b.Release(window + ringBytes)
+		defer b.Release(window + flow.RingBytes)
 	}
-	sk := &sink{ctx: ctx, dir: dir, opts: untar.Options{Pool: p.writers, Meter: img.meter}, notify: opts.Notify, resumed: opts.Resumed, watch: opts.Watch, part: part}
-	f, err := p.fly(ctx, request{ref: img.ref, desc: desc, window: window}, sk)
+	target := &flow.Target{
+		Ctx: ctx, Dir: dir, Untar: untar.Options{Pool: p.writers, Meter: img.meter},
+		Notify: opts.Notify, Resumed: opts.Resumed, Watch: opts.Watch, Checkpoint: file,
+	}
+	f, err := p.fetcher.Fetch(ctx, flow.Request{Ref: img.ref, Layer: desc, Window: window}, target)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &UnpackedLayer{Layer: f.result(sk), Warnings: f.notes}, sk.layer, nil
+	return &UnpackedLayer{Layer: layerOf(desc, f, target.Layer), Warnings: f.Warnings}, target.Layer, nil
 }
 
 // overlay converts a layer to the form that overlayfs expects above its lower
 // directories.
-func overlay(ctx context.Context, l *untar.Layer, part *partFile, opts UnpackOptions) error {
+func overlay(ctx context.Context, l *untar.Layer, file *checkpoint.File, opts UnpackOptions) error {
 	form := untar.TrustedXattr
 	if opts.UserXattr || os.Geteuid() != 0 {
 		form = untar.UserXattr
@@ -263,6 +272,6 @@ func overlay(ctx context.Context, l *untar.Layer, part *partFile, opts UnpackOpt
 			lower = append(lower, below)
 		}
 	}
-	part.drop() // from here on the directory no longer matches the checkpoint
+	file.Drop() // from here on the directory no longer matches the checkpoint
 	return l.Overlay(ctx, form, lower)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
 )
 
 // begunFolder is what the layers of these tests hold: some checkpoints, and no more, for each
@@ -57,7 +58,7 @@ func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
 	if _, err := u.p.UnpackLayer(ctx, u.img, 0, u.dir, opts); !errors.Is(err, want) {
 		t.Fatal(err)
 	}
-	if !soci.Unfinished(u.file) {
+	if !checkpoint.Usable(u.file) {
 		t.Fatal("there is nothing to go on from")
 	}
 	u.o.Reset()

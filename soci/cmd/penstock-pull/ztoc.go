@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/penstock/penstock/internal/cli"
-	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/indexdir"
 	"github.com/penstock/penstock/soci/internal/inflate"
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 	"github.com/penstock/penstock/soci/internal/inflate/ztoc"
@@ -136,7 +136,7 @@ func (c *ztocCommand) learned(d digest.Digest) (*index.Index, error) {
 	if c.indexes == "" {
 		return nil, nil
 	}
-	name := filepath.Join(c.indexes, soci.IndexName(d))
+	name := filepath.Join(c.indexes, indexdir.Name(d))
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

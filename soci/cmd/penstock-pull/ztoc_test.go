@@ -19,7 +19,7 @@ import (
 
 	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/testorigin"
-	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/indexdir"
 	"github.com/penstock/penstock/soci/internal/inflate"
 )
 
@@ -45,7 +45,7 @@ func TestZtoc(t *testing.T) {
 		t.Fatal(err)
 	}
 	learn(t, dir, indexes, packed.Bytes())
-	learned := filepath.Join(indexes, soci.IndexName(digest.FromBytes(packed.Bytes())))
+	learned := filepath.Join(indexes, indexdir.Name(digest.FromBytes(packed.Bytes())))
 	if _, err := os.Lstat(learned); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
@@ -56,7 +57,7 @@ func beginLayer(t *testing.T, l v1.Layer) *begun {
 		_, err := b.m.prepare(t.Context(), s, 0)
 		asked <- err
 	}()
-	until(t, "there is a checkpoint", func() bool { return soci.Unfinished(b.part()) })
+	until(t, "there is a checkpoint", func() bool { return checkpoint.Usable(b.part()) })
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/internal/disk"
-	"github.com/penstock/penstock/soci"
+	"github.com/penstock/penstock/soci/internal/checkpoint"
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
@@ -378,7 +378,7 @@ func (s *store) recoverWork(userXattr bool) (begun []digest.Digest, err error) {
 		case err != nil:
 			return nil, err
 		case moved:
-		case c != "" && soci.Unfinished(s.part(c)):
+		case c != "" && checkpoint.Usable(s.part(c)):
 			begun = append(begun, c)
 		default:
 			if err := os.RemoveAll(dir); err != nil {

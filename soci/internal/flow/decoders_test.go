@@ -1,4 +1,4 @@
-package soci
+package flow
 
 import (
 	"testing"
@@ -7,7 +7,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate"
 )
 
-// TestDecoders: half of the cores, in at most a quarter of the memory, and no waiting.
+// TestDecoders checks that half of the cores decode, in at most a quarter of the
+// memory, and that decoders never waits for memory.
 func TestDecoders(t *testing.T) {
 	t.Parallel()
 	const worker = inflate.WorkerMemory

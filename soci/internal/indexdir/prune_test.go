@@ -1,4 +1,4 @@
-package soci
+package indexdir
 
 import (
 	"fmt"
@@ -10,7 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
-// TestIndexPrune: the indexes that were used last stay; what is not ours stays too.
+// TestIndexPrune checks that the most recently used indexes stay, and files of other
+// programs as well.
 func TestIndexPrune(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -24,14 +25,13 @@ func TestIndexPrune(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("old"+indexSuffix, 3*time.Hour)
-	put("new"+indexSuffix, time.Hour)
-	put("middle"+indexSuffix, 2*time.Hour)
+	put("old"+suffix, 3*time.Hour)
+	put("new"+suffix, time.Hour)
+	put("middle"+suffix, 2*time.Hour)
 	put("README", 9*time.Hour)
-	put(tempIndex+"dead", 2*stage.KeepDead)
-	put(tempIndex+"alive", 0)
-	x := &indexes{dir: dir}
-	if err := x.prune(250); err != nil {
+	put(tempPrefix+"dead", 2*stage.KeepDead)
+	put(tempPrefix+"alive", 0)
+	if err := Open(dir, nil).prune(250); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -39,7 +39,7 @@ func TestIndexPrune(t *testing.T) {
 	for _, n := range names {
 		got = append(got, n.Name())
 	}
-	want := []string{tempIndex + "alive", "README", "middle" + indexSuffix, "new" + indexSuffix}
+	want := []string{tempPrefix + "alive", "README", "middle" + suffix, "new" + suffix}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", got, want)
 	}

@@ -1,4 +1,4 @@
-package soci
+package flow
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// TestWindows: windows together take half of the budget at most, those that find no room
-// wait in order, and whoever gives up leaves nothing.
+// TestWindows checks that windows together take at most half of the budget, that
+// further ones wait in order, and that a cancelled wait takes no memory.
 func TestWindows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := budget.New(64 * mib)
@@ -41,7 +41,7 @@ func TestWindows(t *testing.T) {
 		go func() { _, err := w.reserve(ctx, 32*mib); gone <- err }()
 		synctest.Wait()
 		if len(got) > 0 {
-			t.Error("a window beside one that leaves no room")
+			t.Error("a second window was granted without room for it")
 		}
 		cancel(errStopped)
 		if err := <-gone; !errors.Is(err, errStopped) {
@@ -60,7 +60,8 @@ func TestWindows(t *testing.T) {
 	})
 }
 
-// TestWindowErrors: the error says which option would let the image pass.
+// TestWindowErrors checks that the error names the option that would let the image
+// pass.
 func TestWindowErrors(t *testing.T) {
 	t.Parallel()
 	large := fmt.Errorf("%w: a frame wants 64 MiB", inflate.ErrWindow)

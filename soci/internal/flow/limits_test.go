@@ -1,6 +1,7 @@
-package soci
+package flow
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"testing"
@@ -8,7 +9,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// TestExpansion: a layer is judged by its ratio, its size and the room on the disk.
+// TestExpansion checks layers by their ratio, their size and the free disk.
 func TestExpansion(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
@@ -30,7 +31,8 @@ func TestExpansion(t *testing.T) {
 		"own ratio":                              {Limits{Ratio: 2}, 1 * gib, 3 * gib, 8 * gib, "more than 2 times (limit Ratio), to more than 1024 MiB"},
 		"own size":                               {Limits{RatioFree: mib}, 1000, 2 * mib, 100 * gib, "more than 1 MiB (limit RatioFree)"},
 	} {
-		err := Options{Limits: c.limits}.withDefaults().Limits.expansion(c.compressed, c.tar, c.free)
+		c.limits.Ratio = cmp.Or(c.limits.Ratio, 250) // the default of soci.Limits
+		err := c.limits.checkExpansion(c.compressed, c.tar, c.free)
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)

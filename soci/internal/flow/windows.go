@@ -1,4 +1,4 @@
-package soci
+package flow
 
 import (
 	"context"
@@ -13,21 +13,22 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// windows hands out memory for the histories of zstd decoders: half of the budget, so that
-// together with what the collector has not freed yet they fit it. What is handed out is
-// taken from the parts that are fetched ahead; each layer keeps its first one.
+// windows allocates memory for the histories of zstd decoders. It hands out at most
+// half of the budget, because garbage that the collector has not freed yet takes as
+// much again. Its memory comes from the parts that are fetched ahead; each layer
+// keeps its first part.
 //
-// No deadlock: a layer asks while it holds no window, and one that holds one waits for its
-// own parts and the kernel only, until its frame or the layer ends.
+// It cannot deadlock: a layer asks only while it holds no window, and a layer with a
+// window waits only for its own parts and the kernel, until its frame ends.
 type windows struct {
 	mem   *budget.Budget
-	most  int64 // the largest
+	most  int64 // bytes of the largest window
 	limit int64 // Limits.Window
 	sem   *semaphore.Weighted
 }
 
-// windowCost is how many bytes a window takes for each of its own: the collector lets as
-// much garbage grow beside it.
+// windowCost is the memory taken per byte of a window, because the collector lets as
+// much garbage accumulate.
 const windowCost = 2
 
 func newWindows(mem *budget.Budget, limit int64) *windows {
@@ -42,8 +43,8 @@ func (w *windows) reserve(ctx context.Context, n int64) (release func(), err err
 	}
 	w.mem.Force(windowCost * n)
 	return func() {
-		// What the next layers fetch lies outside the heap: the collector would not see
-		// that it takes the place of what is garbage now.
+		// The parts that take the place of the window lie outside of the heap, so the
+		// collector would not run because of them.
 		const large = 8 * mib
 		if n >= large {
 			debug.FreeOSMemory()
@@ -53,7 +54,7 @@ func (w *windows) reserve(ctx context.Context, n int64) (release func(), err err
 	}, nil
 }
 
-// explain says which option a window exceeds.
+// explain adds to an error about a window the option that it exceeds.
 func (w *windows) explain(err error) error {
 	if !errors.Is(err, inflate.ErrWindow) {
 		return err

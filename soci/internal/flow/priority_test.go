@@ -1,4 +1,4 @@
-package soci
+package flow
 
 import (
 	"context"
@@ -9,42 +9,40 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// lined returns a pipeline of a layer of so many bytes with so many free blocks.
-func lined(l *lineup, size int64, free int) *pipeline {
-	p := &pipeline{lineup: l, free: make(chan *block, ringBlocks), eased: make(chan struct{}, 1)}
-	p.desc = registry.Layer{}
-	p.desc.Size = size
-	for range free {
-		p.free <- &block{}
-	}
-	l.enter(p)
+// entered returns a pipeline of a layer with size bytes, none of whose blocks are
+// free, that has entered q.
+func entered(q *priority, size int64) *pipeline {
+	p := &pipeline{priority: q, ring: ring{free: make(chan *block, ringBlocks), freed: make(chan struct{}, 1)}}
+	p.layer = registry.Layer{}
+	p.layer.Size = size
+	q.enter(p)
 	return p
 }
 
 func TestLargestLayerLeads(t *testing.T) {
 	t.Parallel()
-	l := new(lineup)
-	small, large, equal := lined(l, 10, 0), lined(l, 30, 0), lined(l, 30, 0)
+	q := new(priority)
+	small, large, equal := entered(q, 10), entered(q, 30), entered(q, 30)
 	for _, want := range []*pipeline{large, equal, small, nil} {
-		if got := l.leader(); got != want {
+		if got := q.leader(); got != want {
 			t.Fatalf("leader is %p, want %p", got, want)
 		}
 		if want != nil {
-			l.leave(want)
+			q.leave(want)
 		}
 	}
 }
 
-// A smaller layer waits while the leader has no room, goes on at once when it has, and
-// waits for nobody longer than maxYield.
+// TestYieldToTheLeader checks that a smaller layer waits while the leader has no
+// room, continues as soon as it has, and never waits longer than maxYield.
 func TestYieldToTheLeader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := new(lineup)
-		lead, other := lined(l, 2, 0), lined(l, 1, 0)
+		q := new(priority)
+		lead, other := entered(q, 2), entered(q, 1)
 		waits := func(ctx context.Context, p *pipeline) time.Duration {
 			start := time.Now()
-			l.yield(ctx, p)
+			q.yield(ctx, p)
 			return time.Since(start)
 		}
 		if d := waits(t.Context(), lead); d != 0 {
@@ -63,7 +61,7 @@ func TestYieldToTheLeader(t *testing.T) {
 			for range ringBlocks / 2 {
 				b := &block{}
 				b.uses.Store(1)
-				lead.done(b, &lead.lastTar)
+				lead.ring.release(b, &lead.ring.lastTar)
 			}
 		}()
 		if d := waits(t.Context(), other); d != maxYield/2 {

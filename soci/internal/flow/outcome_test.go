@@ -1,4 +1,4 @@
-package soci
+package flow
 
 import (
 	"crypto/sha256"
@@ -15,13 +15,14 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// TestJudge: what went wrong first is the outcome, not what it made of the others.
-func TestJudge(t *testing.T) {
+// TestPipelineOutcome checks that the outcome is the first failure, not one of those
+// that it caused in other steps.
+func TestPipelineOutcome(t *testing.T) {
 	t.Parallel()
 	corrupt := fmt.Errorf("%w: %w", inflate.ErrCorrupt, io.ErrUnexpectedEOF)
 	full := fmt.Errorf("write: %w", syscall.ENOSPC)
 	network := errors.New("the network is gone")
-	for name, tt := range map[string]struct{ fetch, inflated, untarred, why, want error }{
+	for name, tt := range map[string]struct{ fetched, inflated, untarred, cause, want error }{
 		"disk full":                         {errCut, errStopped, full, full, full},
 		"disk full, inflate waits for more": {errCut, corrupt, full, full, full},
 		"disk full, nothing left to fetch":  {nil, errStopped, full, full, full},
@@ -30,8 +31,9 @@ func TestJudge(t *testing.T) {
 		"damaged":                           {nil, corrupt, io.ErrUnexpectedEOF, corrupt, inflate.ErrCorrupt},
 		"well":                              {nil, nil, nil, nil, nil},
 	} {
-		p := &pipeline{why: tt.why, digest: sha256.New(), diffID: sha256.New(), desc: registry.Layer{Descriptor: ocispec.Descriptor{Digest: digest.FromString("")}, DiffID: digest.FromString("")}}
-		if err := p.judge(t.Context(), t.Context(), tt.fetch, tt.inflated, tt.untarred); !errors.Is(err, tt.want) {
+		p := &pipeline{diffID: sha256.New(), layer: registry.Layer{Descriptor: ocispec.Descriptor{Digest: digest.FromString("")}, DiffID: digest.FromString("")}}
+		p.source.digest, p.stop.cause = sha256.New(), tt.cause
+		if err := p.outcome(t.Context(), t.Context(), tt.fetched, tt.inflated, tt.untarred); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
