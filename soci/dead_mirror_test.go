@@ -19,8 +19,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestDeadMirror: what a mirror that is no use costs a pull whose registry is well, and the
-// pull after it. Time is fake: nothing else takes any.
+// TestDeadMirror measures the time that a dead mirror costs a pull from a healthy
+// registry, and the next pull. Time is fake, so nothing else takes any.
 func TestDeadMirror(t *testing.T) {
 	layer := tarOf(t, "f", "x")
 	dropped := func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
@@ -41,14 +41,14 @@ func TestDeadMirror(t *testing.T) {
 	}
 	const (
 		stagger = 2 * time.Second        // until the next host is asked as well
-		hedge   = 400 * time.Millisecond // until a layer's late request is made again elsewhere
-		attempt = 10 * time.Second       // until a silent one is given up
+		hedge   = 400 * time.Millisecond // until a late request for a layer is sent to another host
+		attempt = 10 * time.Second       // until a silent host is given up
 	)
 	for _, tt := range []struct {
 		name   string
-		dial   func(context.Context) (net.Conn, error) // nil: an origin with the faults
+		dial   func(context.Context) (net.Conn, error) // nil means an origin with the faults
 		faults []testorigin.Fault
-		most   []time.Duration // of one pull after the other
+		most   []time.Duration // of consecutive pulls
 	}{
 		{"packets dropped", dropped, nil, []time.Duration{time.Second, 0}}, // its dial_timeout
 		{"silent", silent, nil, []time.Duration{stagger, 0}},

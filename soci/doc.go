@@ -17,7 +17,7 @@
 // together, lowest first, and whiteouts applied: that is the flattened tree. A
 // part is one ranged request.
 //
-// # What is promised
+// # Guarantees
 //
 // The target becomes visible only after both digests of every layer and all
 // sizes of the manifest have been verified. A pull that fails removes everything

@@ -20,8 +20,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// wantError pulls, expects failure with the sentinel and words, one line, and nothing
-// left behind.
+// wantError pulls and expects an error on one line, with the sentinel and words, and
+// no files left behind.
 func wantError(t *testing.T, p *soci.Puller, ref string, as error, words ...string) *soci.Error {
 	t.Helper()
 	dir, clean := target(t)
@@ -53,7 +53,7 @@ func wantError(t *testing.T, p *soci.Puller, ref string, as error, words ...stri
 	return e
 }
 
-// TestMisbehavingRegistry: what may pass must not fail a pull, and must not cost a
+// TestMisbehavingRegistry checks that transient faults neither fail a pull nor cost a
 // second download.
 func TestMisbehavingRegistry(t *testing.T) {
 	img := mediumImage(t)
@@ -61,7 +61,7 @@ func TestMisbehavingRegistry(t *testing.T) {
 		name     string
 		registry testorigin.RegistryOptions
 		faults   []testorigin.Fault
-		waste    float64 // most bytes asked for again, as a share
+		waste    float64 // largest share of bytes that may be requested twice
 	}{
 		{"truncated", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActTruncate, At: testorigin.AtRandom}}, 0.02},
 		{"reset", testorigin.RegistryOptions{}, []testorigin.Fault{{Op: "GetBlob", Every: 3, Action: testorigin.ActReset, At: testorigin.AtRandom}}, 0.5},
@@ -110,8 +110,8 @@ func TestMisbehavingRegistry(t *testing.T) {
 	}
 }
 
-// TestAuthorizationStays: the second host refuses requests with Authorization, and
-// sees where they come from without any query.
+// TestAuthorizationStays checks that the host behind a redirect receives no
+// Authorization, and a Referer without a query.
 func TestAuthorizationStays(t *testing.T) {
 	var mu sync.Mutex
 	var fetches, leaks int
@@ -149,8 +149,8 @@ func TestAuthorizationStays(t *testing.T) {
 	}
 }
 
-// TestOneRefresh: when a token runs out under many requests at once, one new token
-// is fetched for all of them.
+// TestOneRefresh checks that one new token is fetched when a token expires under many
+// concurrent requests.
 func TestOneRefresh(t *testing.T) {
 	var clock atomic.Int64 // seconds ahead
 	var held atomic.Int32
@@ -163,7 +163,7 @@ func TestOneRefresh(t *testing.T) {
 			if e.Op != "GetBlob" || e.Done || len(e.Header["Authorization"]) == 0 {
 				return
 			}
-			// The first few layer requests wait for each other; then their token is old.
+			// The first few layer requests wait for each other until their token is old.
 			if n := held.Add(1); n == together+1 { // the first is for the config
 				clock.Store(3600)
 				close(release)
@@ -184,7 +184,7 @@ func TestOneRefresh(t *testing.T) {
 			tokens += c.Requests
 		}
 	}
-	// With a password the first request of each is the OAuth2 POST.
+	// With a password each login tries the OAuth2 POST first.
 	if tokens != 2 {
 		t.Errorf("%d token requests, want 2: one at first, one for all when it ran out", tokens)
 	}
@@ -229,18 +229,18 @@ func TestLyingSize(t *testing.T) {
 		}
 		says := fmt.Sprint("manifest says ", m.Layers[0].Size, " bytes")
 		if by == 0 {
-			says = "(0 bytes)" // nothing was asked for
+			says = "(0 bytes)" // no byte was requested
 		}
 		wantError(t, puller(t, nil), ref, soci.ErrDigest, says)
 	}
 }
 
-// hugeWindow is a zstd frame of one byte that wants 2 GiB for its history (RFC 8878, section
-// 3.1.1.1.2: an exponent of 21).
+// hugeWindow is a zstd frame of one byte that needs 2 GiB for its history (RFC 8878,
+// section 3.1.1.1.2: an exponent of 21).
 var hugeWindow = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1<<3 | 1, 0, 0, 'x'}
 
-// hugeSegment is one that says to be a single segment of 4 GiB less one byte, which then is
-// its window.
+// hugeSegment is a zstd frame that claims to be a single segment of 4 GiB less one
+// byte, which is then its window.
 var hugeSegment = []byte{0x28, 0xb5, 0x2f, 0xfd, 2<<6 | 1<<5, 0xff, 0xff, 0xff, 0xff, 1<<3 | 1, 0, 0, 'x'}
 
 func TestDamagedLayers(t *testing.T) {
@@ -321,7 +321,7 @@ func TestCancel(t *testing.T) {
 	for _, after := range []int64{0, 1 << 20, 2 << 20} {
 		o := origin(t, testorigin.Options{})
 		ref := push(t, o, "go/tree:1", mediumImage(t))
-		// The registry never ends the last layer, so that the pull can't either.
+		// The registry never ends the last layer, so the pull cannot end either.
 		layers, _ := mediumImage(t).Layers()
 		last, _ := layers[2].Digest()
 		o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "*@" + last.String(), Every: 1, Action: testorigin.ActStall, At: 1000})
@@ -343,7 +343,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce: pulls of one Puller share its memory and do not mix.
+// TestManyAtOnce checks that concurrent pulls of one Puller share its memory and do
+// not mix their layers.
 func TestManyAtOnce(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "go/tree:1", mediumImage(t))
@@ -366,7 +367,7 @@ func TestManyAtOnce(t *testing.T) {
 	if !shared.TryAcquire(64 << 20) {
 		t.Error("the shared budget was not given back")
 	}
-	// Each layer at work may overdraw by its ring and its first part.
+	// Each layer in progress may exceed the budget by its ring and its first part.
 	const atWork, ring = 4 * 3, 6 * 256 << 10
 	if limit, peak, inUse := p.MemoryUse(); peak > limit+atWork*(ring+partBytes) || inUse != 0 {
 		t.Errorf("memory: limit %d, peak %d, in use at the end %d", limit, peak, inUse)

@@ -35,21 +35,21 @@ import (
 )
 
 const (
-	// giantBytes sets the size of TestGiantLayer's tar; giantDir where it is unpacked.
+	// giantBytes sets the size of TestGiantLayer's tar; giantDir sets its directory.
 	giantBytes = "PENSTOCK_GIANT_BYTES"
 	giantDir   = "PENSTOCK_GIANT_DIR"
-	// giantPull is what the re-executed test binary pulls.
+	// giantPull is the image that the re-executed test binary pulls.
 	giantPull = "PENSTOCK_TEST_GIANT_PULL"
 
 	giantMemory = 64 << 20 // the puller's budget
 	giantPiece  = 4 << 20  // bytes of a file
 )
 
-// giant is a layer that lies nowhere: the same compressed pieces of real files again and
-// again, with headers between them, as one gzip member.
+// giant is a layer that is generated on the fly: compressed pieces of real files,
+// repeated many times with headers between them, as one gzip member.
 type giant struct {
 	pieces [][]byte
-	ends   []int64 // offset behind each piece
+	ends   []int64 // end offset of each piece
 	tar    int64
 	digest digest.Digest
 	diffID digest.Digest
@@ -61,7 +61,7 @@ type giantMaker struct {
 	sum        uint32
 }
 
-// raw adds bytes of the blob that are no output.
+// raw adds bytes of the blob that produce no output.
 func (g *giantMaker) raw(p []byte) {
 	g.blob.Write(p)
 	last := int64(0)
@@ -79,7 +79,7 @@ func (g *giantMaker) add(p, packed []byte) {
 	g.raw(packed)
 }
 
-// deflated ends with a byte; only the last one of a stream is closed.
+// deflated ends on a byte boundary. Only the last piece of a stream is closed.
 func deflated(t *testing.T, p []byte, last bool) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -141,7 +141,7 @@ func (g *giant) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// serve is a registry with an image of this layer; sent counts the layer's bytes.
+// serve starts a registry with an image of this layer. sent counts the layer's bytes.
 func (g *giant) serve(t *testing.T, sent *atomic.Int64) (ref string) {
 	t.Helper()
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: strings.TrimPrefix(here, "linux/")}}
@@ -173,7 +173,7 @@ func (g *giant) serve(t *testing.T, sent *atomic.Int64) (ref string) {
 	return strings.TrimPrefix(s.URL, "http://") + "/giant:1"
 }
 
-// counted counts what is written to a body.
+// counted counts the bytes written to a body.
 type counted struct {
 	http.ResponseWriter
 	n *atomic.Int64
@@ -185,8 +185,8 @@ func (c *counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// cost is what the kernel says of the helper, in bytes, and how many requests were not
-// the first ones for their bytes.
+// cost holds the kernel's counters of the helper process, in bytes, and the number of
+// repeated requests.
 type cost struct{ Peak, Written, Disk, Extra int64 }
 
 // TestGiantHelper is the process that TestGiantLayer measures.
@@ -234,8 +234,8 @@ func procField(t *testing.T, file, field string) int64 {
 	return 0
 }
 
-// TestGiantLayer: memory does not grow with a layer; its tree is written once, and its
-// blob received once and never written.
+// TestGiantLayer checks that memory does not grow with the size of a layer, that its
+// tree is written once, and that its blob is received once and never written.
 func TestGiantLayer(t *testing.T) {
 	size := int64(512 << 20)
 	if s := os.Getenv(giantBytes); s != "" {
@@ -275,13 +275,13 @@ func TestGiantLayer(t *testing.T) {
 	if most := g.tar + g.tar/50; max(c.Written, c.Disk) > most {
 		t.Errorf("%d bytes written, %d to the disk: want no more than %d", c.Written, c.Disk, most)
 	}
-	if sent.Load() != g.size() && c.Extra == 0 { // a busy machine makes late answers
+	if sent.Load() != g.size() && c.Extra == 0 { // on a busy machine late answers cause extra requests
 		t.Errorf("%d bytes sent of a blob of %d", sent.Load(), g.size())
 	}
 }
 
-// TestMoreThan4GiB: the size at the end of a gzip member is that of its content modulo 2^32, and is
-// compared so, by one core and by several.
+// TestMoreThan4GiB checks a gzip member with more than 4 GiB, whose trailer holds the
+// size modulo 2^32, with one core and with several.
 func TestMoreThan4GiB(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		t.Skip("decodes 4 GiB twice")

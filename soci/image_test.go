@@ -31,13 +31,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// layer is a layer whose bytes the test made; it may lie about them.
+// layer is a layer made by the test, whose descriptor may be wrong.
 type layer struct {
 	data      []byte // as stored
 	tar       []byte
 	mediaType types.MediaType
-	size      int64   // "" : the truth
-	diffID    v1.Hash // zero: the truth
+	size      int64   // 0 means the true size
+	diffID    v1.Hash // zero means the true DiffID
 }
 
 func (l *layer) Digest() (v1.Hash, error) {
@@ -89,11 +89,11 @@ func zstdOf(data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
-// gzLayer is an honest layer.
+// gzLayer returns a gzip layer with a correct descriptor.
 func gzLayer(t []byte) *layer { return &layer{tar: t, data: gz(t)} }
 
-// tarOf packs small files; a name that ends in "/" is a directory, a body that begins
-// with "->" a symbolic link.
+// tarOf packs small files. A name that ends in "/" makes a directory, a body that
+// starts with "->" a symbolic link.
 func tarOf(t testing.TB, pairs ...string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -120,7 +120,7 @@ func tarOf(t testing.TB, pairs ...string) []byte {
 	return buf.Bytes()
 }
 
-// goTree packs folders of the Go source tree: real files of all sizes.
+// goTree packs folders of the Go source tree, which hold real files of all sizes.
 func goTree(t testing.TB, folders ...string) []byte {
 	t.Helper()
 	root := filepath.Join(goroot(t), "src")
@@ -142,7 +142,7 @@ func goTree(t testing.TB, folders ...string) []byte {
 			h.Name, _ = filepath.Rel(root, p)
 			h.Name = "go/" + h.Name
 			h.Format = tar.FormatPAX                  // keeps nanoseconds
-			h.Uid, h.Gid = os.Geteuid(), os.Getegid() // so that a normal user can unpack it without a warning
+			h.Uid, h.Gid = os.Geteuid(), os.Getegid() // an ordinary user can unpack it without a warning
 			if err := w.WriteHeader(h); err != nil || !fi.Mode().IsRegular() {
 				return err
 			}
@@ -206,8 +206,8 @@ func sameTree(t *testing.T, folder, got string) (files int) {
 	return files
 }
 
-// medium is an image of several layers of real files, about 6 MB of tar, made once.
-// Folders with large files: a test is about bytes, and many small files only cost time.
+// medium is an image of several layers of real files, about 6 MB of tar, made once. It
+// uses folders with large files, because many small files would only cost time.
 var medium = sync.OnceValue(func() [][]byte {
 	t := &testing.B{}
 	return [][]byte{
@@ -217,7 +217,7 @@ var medium = sync.OnceValue(func() [][]byte {
 	}
 })
 
-// image builds an image for linux/amd64, or whatever platform says.
+// image builds an image for platform, by default linux/amd64.
 func image(t testing.TB, platform string, layers ...v1.Layer) v1.Image {
 	t.Helper()
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
@@ -279,11 +279,11 @@ func push(t testing.TB, o *testorigin.Origin, ref string, img v1.Image) string {
 	if err := remote.Write(r, img, remoteOptions(t)...); err != nil {
 		t.Fatal(err)
 	}
-	o.Reset() // counters tell of the pull alone
+	o.Reset() // the counters then cover only the pull
 	return r.Name()
 }
 
-// rawManifest is a manifest as the test wrote it.
+// rawManifest is a manifest with bytes chosen by the test.
 type rawManifest struct {
 	data      []byte
 	mediaType types.MediaType
@@ -292,7 +292,7 @@ type rawManifest struct {
 func (r rawManifest) RawManifest() ([]byte, error)        { return r.data, nil }
 func (r rawManifest) MediaType() (types.MediaType, error) { return r.mediaType, nil }
 
-// pushRaw stores a manifest as it is.
+// pushRaw stores a manifest unchanged.
 func pushRaw(t testing.TB, o *testorigin.Origin, ref string, mediaType types.MediaType, doc any) string {
 	t.Helper()
 	data, ok := doc.([]byte)
@@ -313,7 +313,7 @@ func pushRaw(t testing.TB, o *testorigin.Origin, ref string, mediaType types.Med
 	return r.Name()
 }
 
-// hardLink is an archive with a link whose target is nowhere.
+// hardLink returns an archive with a hard link whose target does not exist.
 func hardLink(t testing.TB) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -325,7 +325,7 @@ func hardLink(t testing.TB) []byte {
 	return buf.Bytes()
 }
 
-// exampleTar is an archive of one file.
+// exampleTar returns an archive of one file.
 func exampleTar(name, body string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -335,7 +335,7 @@ func exampleTar(name, body string) []byte {
 	return buf.Bytes()
 }
 
-// goroot asks the go command where its tree is.
+// goroot asks the go command for the path of its tree.
 func goroot(t testing.TB) string {
 	t.Helper()
 	dir, err := gorootOnce()

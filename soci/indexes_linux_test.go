@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestIndexFifo: what is no file is not waited for.
+// TestIndexFifo checks that a pull does not wait for a fifo in place of an index.
 func TestIndexFifo(t *testing.T) {
 	x := newIndexed(t)
 	if err := syscall.Mkfifo(x.file, 0o600); err != nil {

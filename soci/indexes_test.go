@@ -39,8 +39,8 @@ func newIndexed(t *testing.T) *indexed {
 	return x
 }
 
-// pull pulls and compares; it returns what the layer cost the registry, and how many
-// requests of it were not the first ones for their bytes.
+// pull pulls the image and compares the tree. It returns the requests and bytes that
+// the layer cost the registry, and the number of repeated requests.
 func (x *indexed) pull(t *testing.T, indexDir string) (requests, sent, extra int64) {
 	t.Helper()
 	x.o.Reset()
@@ -58,7 +58,7 @@ func (x *indexed) pull(t *testing.T, indexDir string) (requests, sent, extra int
 	return c.Requests, c.Bytes, res.Network.Hedges + res.Network.Retries
 }
 
-// inode tells a file from one that was written in its place.
+// inode distinguishes a file from another one written in its place.
 func inode(t *testing.T, name string) os.FileInfo {
 	t.Helper()
 	fi, err := os.Stat(name)
@@ -68,19 +68,19 @@ func inode(t *testing.T, name string) os.FileInfo {
 	return fi
 }
 
-// TestIndexDir: a pull leaves an index; the next one uses it, which the registry does
-// not notice.
+// TestIndexDir checks that a pull leaves an index and that the next one uses it, with
+// the same requests to the registry.
 func TestIndexDir(t *testing.T) {
 	x := newIndexed(t)
 	requests, sent, extra := x.pull(t, "")
 	for range 2 {
 		first, err := os.Stat(x.file)
-		// On a busy machine answers are late, and asked for twice.
+		// On a busy machine late answers are requested twice.
 		if n, s, e := x.pull(t, x.dir); extra+e == 0 && (n != requests || s != sent) {
 			t.Errorf("%d requests, %d bytes; without indexes %d, %d", n, s, requests, sent)
 		}
 		if err == nil && !os.SameFile(first, inode(t, x.file)) {
-			t.Error("a good index was written anew")
+			t.Error("a valid index was replaced")
 		}
 	}
 	if size := inode(t, x.file).Size(); size > sent/50 {
@@ -109,8 +109,8 @@ func load(t *testing.T, name string) *index.Index {
 	return idx
 }
 
-// TestIndexHostile: whatever lies in place of an index, the tree is right, and the file is
-// gone or good afterwards.
+// TestIndexHostile checks that the tree is right with any file in place of an index,
+// and that the file is afterwards gone or valid.
 func TestIndexHostile(t *testing.T) {
 	x := newIndexed(t)
 	x.pull(t, x.dir)
@@ -138,7 +138,8 @@ func TestIndexHostile(t *testing.T) {
 	lastBlock := func(idx *index.Index) *index.Point { return &idx.Points[len(idx.Points)-1] }
 	for name, tt := range map[string]struct {
 		data []byte
-		// lies: only decoding tells; such a file is removed, and recorded by the pull after.
+		// Only decoding detects a wrong offset. The file is removed, and the next pull
+		// records a new one.
 		lies bool
 	}{
 		"empty":         {nil, false},
@@ -163,7 +164,7 @@ func TestIndexHostile(t *testing.T) {
 			}
 			x.pull(t, x.dir)
 		}
-		// Where points lie depends on how many cores have decoded.
+		// The offsets of points depend on the number of cores that decode.
 		if idx := load(t, x.file); idx.Digest != x.blob || idx.DiffID != diffID {
 			t.Errorf("%s: there is an index of another layer now: %+v", name, idx.Blob)
 		}
@@ -173,7 +174,7 @@ func TestIndexHostile(t *testing.T) {
 	}
 }
 
-// TestIndexDirGone: a directory that can't be written to is no reason to fail.
+// TestIndexDirGone checks that a pull succeeds without write access to the directory.
 func TestIndexDirGone(t *testing.T) {
 	x := newIndexed(t)
 	x.dir = filepath.Join(x.dir, "gone")

@@ -16,8 +16,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// memNet is a network in memory, for fake time: who waits for a socket of the kernel keeps
-// the time of a bubble from passing.
+// memNet is a network in memory, for fake time: a goroutine that waits for a socket of
+// the kernel would keep the time of a synctest bubble from advancing.
 type memNet struct {
 	mu        sync.Mutex
 	listeners map[string]*memListener // by port
@@ -32,7 +32,7 @@ func (n *memNet) Listen(context.Context, string, string) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial is for soci.Options; every name is this machine's.
+// Dial is for soci.Options. Every name resolves to this machine.
 func (n *memNet) Dial(ctx context.Context, _, address string) (net.Conn, error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -78,10 +78,10 @@ func (l *memListener) Close() error {
 
 func (l *memListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port} }
 
-// inBubble runs a test in fake time, with a registry that has the medium image as go/tree:1,
-// and a Puller that finds it.
+// inBubble runs a test in fake time, with a registry that has the medium image as
+// go/tree:1, and a Puller for it.
 func inBubble(t *testing.T, opts testorigin.Options, test func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller)) {
-	layers := medium() // it runs the go command
+	layers := medium() // outside of the bubble, because it runs the go command
 	synctest.Test(t, func(t *testing.T) {
 		n := &memNet{listeners: make(map[string]*memListener)}
 		opts.Listen = n.Listen

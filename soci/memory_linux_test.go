@@ -22,20 +22,20 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// The variables that make a process of this binary pull one image: see TestMemoryChild.
+// Variables that make a process of this binary pull one image, see TestMemoryChild.
 const (
 	childRef    = "PENSTOCK_TEST_PULL"
 	childDir    = "PENSTOCK_TEST_DIR"
 	childMemory = "PENSTOCK_TEST_MEMORY"
 )
 
-// TestMemoryChild is what TestPrivMemoryBound runs in a process of its own.
+// TestMemoryChild is the process that TestPrivMemoryBound measures.
 func TestMemoryChild(t *testing.T) {
 	ref := os.Getenv(childRef)
 	if ref == "" {
 		t.Skip("runs as a child of TestPrivMemoryBound")
 	}
-	// Not before the parent has put us where we are measured.
+	// The parent first moves this process into the cgroup.
 	if _, err := io.ReadAll(os.Stdin); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestMemoryChild(t *testing.T) {
 	fmt.Println("PEAK", kib, "RESULT", err)
 }
 
-// many is a layer of n entries that one makes.
+// many returns a layer of n entries.
 func many(t *testing.T, n int, one func(i int) tar.Header) *layer {
 	t.Helper()
 	var plain, packed bytes.Buffer
@@ -71,7 +71,7 @@ func many(t *testing.T, n int, one func(i int) tar.Header) *layer {
 	return &layer{tar: plain.Bytes(), data: packed.Bytes()}
 }
 
-// windowed is a layer of n bytes whose zstd frame has a window of so many.
+// windowed returns a layer of n bytes whose zstd frame has a window of n bytes.
 func windowed(t *testing.T, n, window int, seed byte) *layer {
 	t.Helper()
 	body := make([]byte, n)
@@ -91,8 +91,8 @@ func windowed(t *testing.T, n, window int, seed byte) *layer {
 	return &layer{tar: plain, data: packed.Bytes(), mediaType: types.OCILayerZStd}
 }
 
-// memoryGroup makes a cgroup with a limit of memory and returns how a process joins it;
-// nil where there is none to be had.
+// memoryGroup creates a cgroup with a memory limit and returns a function by which a
+// process joins it, or nil if the system does not allow one.
 func memoryGroup(t *testing.T, limit int64) func(pid int) error {
 	t.Helper()
 	name := fmt.Sprintf("penstock-test-%d", os.Getpid())
@@ -125,9 +125,8 @@ func memoryGroup(t *testing.T, limit int64) func(pid int) error {
 	return nil
 }
 
-// TestPrivMemoryBound: a process that pulls with Memory stays below it and 64 MiB for
-// everything else, whatever the image is made for, and in a cgroup of as much is not
-// killed.
+// TestPrivMemoryBound checks that a pulling process stays below Memory plus 64 MiB for
+// any image, and is not killed in a cgroup with that limit.
 func TestPrivMemoryBound(t *testing.T) {
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("needs root for a cgroup, and some seconds")

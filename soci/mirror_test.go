@@ -34,8 +34,8 @@ func serve(t *testing.T, h http.Handler) (addr string, stop func()) {
 	return l.Addr().String(), func() { _ = s.Close(); wg.Wait() }
 }
 
-// mirrors are origins with one image, behind the name of a registry that does
-// not exist: the last is the registry itself.
+// mirrors are origins with one image, behind the name of a registry that does not
+// exist. The last one stands for the registry itself.
 func mirrors(t *testing.T, folder string, os_ ...*testorigin.Origin) (ref string, with func(*soci.Options)) {
 	t.Helper()
 	img := mediumImage(t)
@@ -58,8 +58,8 @@ func mirrors(t *testing.T, folder string, os_ ...*testorigin.Origin) (ref string
 	return "registry.example/" + folder + ":1", func(o *soci.Options) { o.HostsDir = dir }
 }
 
-// TestMirrorDies: parts that a dying mirror cannot bring come from the next host, and
-// what it brought is not asked for again.
+// TestMirrorDies checks that the missing parts of a dying mirror come from the next
+// host, and that received parts are not requested again.
 func TestMirrorDies(t *testing.T) {
 	dying := origin(t, testorigin.Options{})
 	good := origin(t, testorigin.Options{})
@@ -83,8 +83,8 @@ func TestMirrorDies(t *testing.T) {
 	}
 }
 
-// TestWrongMirror: a mirror that serves wrong bytes is named, the layer comes from
-// elsewhere, and the mirror is asked last from then on.
+// TestWrongMirror checks that a mirror with wrong bytes is named, that the layer comes
+// from another host, and that the mirror is asked last from then on.
 func TestWrongMirror(t *testing.T) {
 	wrong := origin(t, testorigin.Options{})
 	good := origin(t, testorigin.Options{})
@@ -110,7 +110,7 @@ func TestWrongMirror(t *testing.T) {
 	if p.Stats().Wrong == 0 {
 		t.Errorf("%+v", p.Stats())
 	}
-	// Not asked again while the other one answers.
+	// The mirror is not asked again while the other one answers.
 	wrong.Reset()
 	dir, _ = target(t)
 	if _, err := p.Pull(t.Context(), ref, dir); err != nil {
@@ -120,12 +120,12 @@ func TestWrongMirror(t *testing.T) {
 		t.Errorf("the wrong mirror was asked again: %+v", n)
 	}
 
-	// All of them wrong: the last one is named, and nothing is left.
+	// If all are wrong, the last one is named, and no files are left.
 	good.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "*@" + digest.String(), Every: 1, Action: testorigin.ActFlip, At: 5_000})
 	wantError(t, puller(t, with), ref, soci.ErrDigest, "expected "+digest.String(), "got sha256:", good.Host())
 }
 
-// TestRetryAfter: both forms of Retry-After are obeyed.
+// TestRetryAfter checks that both forms of Retry-After are obeyed.
 func TestRetryAfter(t *testing.T) {
 	const wish = 20 * time.Second
 	for _, date := range []bool{false, true} {
@@ -141,7 +141,7 @@ func TestRetryAfter(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// A date has whole seconds: what is left of the first one is lost.
+				// A date has whole seconds, so the rest of the first second is lost.
 				if d := res.Timing.Wall; d < wish-time.Second || d > wish+time.Second || p.Stats().Throttled != 1 || res.Network.Retries != 1 {
 					t.Errorf("status %d, date %v: %v, %+v", status, date, d, p.Stats())
 				}
@@ -150,10 +150,10 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestSilentBody: a body that falls silent is given up and goes on at that byte, on another
-// connection; nothing comes twice but what is hedged.
+// TestSilentBody checks that a body that falls silent is resumed at that byte on
+// another connection, and that only hedged bytes arrive twice.
 func TestSilentBody(t *testing.T) {
-	const silent = 3 // of the first requests: more than may be hedged
+	const silent = 3 // of the first requests, which is more than may be hedged
 	inBubble(t, testorigin.Options{}, func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller) {
 		t.Helper()
 		o.SetFaults(testorigin.Fault{Op: "GetBlob", After: 1, Max: silent, Every: 1, Action: testorigin.ActStall, At: 100_000})
@@ -174,14 +174,14 @@ func TestSilentBody(t *testing.T) {
 		if most := res.CompressedBytes + 64<<10 + res.Network.Hedges*partBytes; sent < res.CompressedBytes || sent > most {
 			t.Errorf("%d bytes sent for %d: more than %d", sent, res.CompressedBytes, most)
 		}
-		if d := res.Timing.Wall; d > 15*time.Second { // one StallTimeout for all, and the parts behind
+		if d := res.Timing.Wall; d > 15*time.Second { // one StallTimeout for all, and the remaining parts
 			t.Errorf("took %v", d)
 		}
 	})
 }
 
-// TestRangeRefused: 416 for bytes that must be there, and multipart answers, are
-// errors that end.
+// TestRangeRefused checks that 416 for existing bytes, and multipart answers, fail the
+// pull without endless retries.
 func TestRangeRefused(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(goTree(t, "archive"))
@@ -199,7 +199,8 @@ func TestRangeRefused(t *testing.T) {
 	wantError(t, puller(t, nil), ref, soci.ErrDigest, "the manifest says")
 }
 
-// TestURLsNeverValid: presigned URLs that are all refused end the pull after a few requests.
+// TestURLsNeverValid checks that a pull whose presigned URLs are all refused fails
+// after a few requests.
 func TestURLsNeverValid(t *testing.T) {
 	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{RedirectBlobs: true, RedirectTTL: -time.Second}})
 	ref := push(t, o, "expired:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
@@ -215,10 +216,10 @@ func TestURLsNeverValid(t *testing.T) {
 	}
 }
 
-// TestBadDay is everything at once: 1 % truncated bodies, 1 % 503, presigned URLs that
-// run out all the time, a mirror that dies. At most 2 % of the bytes are sent again.
+// TestBadDay combines the faults: 1 % truncated bodies, 1 % 503, presigned URLs that
+// keep expiring, a mirror that dies. At most 2 % of the bytes are sent again.
 func TestBadDay(t *testing.T) {
-	var clock atomic.Int64 // seconds: each request takes ten, so that URLs run out after three
+	var clock atomic.Int64 // seconds; each request takes ten, so that URLs expire after three
 	opts := testorigin.Options{
 		Seed:     7,
 		Registry: testorigin.RegistryOptions{RedirectBlobs: true, RedirectTTL: 30 * time.Second, Auth: "token"},

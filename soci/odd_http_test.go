@@ -14,12 +14,12 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// oddHTTP stands before a registry and answers for its blobs in forms that HTTP allows and
+// oddHTTP is a proxy that sends the blobs of a registry in forms that HTTP allows and
 // few registries use. It counts the bytes of blobs.
 type oddHTTP struct {
 	to   string
-	clip int64 // bytes of an answer; 0: the whole blob, without a length
-	cut  int64 // bytes after which the body ends as if it were whole; 0: none
+	clip int64 // bytes of an answer; 0 sends the whole blob without a length
+	cut  int64 // bytes after which the body ends as if it were whole; 0 cuts nothing
 	sent atomic.Int64
 }
 
@@ -47,7 +47,7 @@ func (o *oddHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Del("Content-Length")
 	}
 	w.WriteHeader(resp.StatusCode)
-	_ = http.NewResponseController(w).Flush() // from here on it is chunked where no length is told
+	_ = http.NewResponseController(w).Flush() // from here on an answer without a length becomes chunked
 	body := io.Reader(resp.Body)
 	if blob && o.cut > 0 {
 		body = io.LimitReader(body, o.cut)
@@ -58,8 +58,8 @@ func (o *oddHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestOddHTTP: blobs that come whole and without a length, and in smaller pieces than asked for,
-// are pulled as any other.
+// TestOddHTTP pulls blobs that arrive whole and without a length, or in smaller pieces
+// than requested.
 func TestOddHTTP(t *testing.T) {
 	img := mediumImage(t)
 	o := origin(t, testorigin.Options{})
@@ -69,7 +69,7 @@ func TestOddHTTP(t *testing.T) {
 		odd   *oddHTTP
 		waste float64
 	}{
-		{"chunked", &oddHTTP{}, 3}, // parts that are asked for ahead, before the first answer
+		{"chunked", &oddHTTP{}, 3}, // parts are requested ahead, before the first answer
 		{"clipped", &oddHTTP{clip: 100_000}, 0.02},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestOddHTTP(t *testing.T) {
 			}
 		})
 	}
-	// Without a length only size and digest tell that a body is not whole.
+	// Without a length only size and digest show that a body is truncated.
 	addr, stop := serve(t, &oddHTTP{to: o.URL(), cut: 50_000})
 	defer stop()
 	p := puller(t, func(o *soci.Options) { o.Outage = -1 })

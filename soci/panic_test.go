@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestPanicFailsOneLayer: a panic among the goroutines of a layer is its error, names it,
-// leaves nothing behind, and the Puller goes on.
+// TestPanicFailsOneLayer checks that a panic in a goroutine of a layer becomes an error
+// with the layer's digest, leaves no files behind, and does not harm the Puller.
 func TestPanicFailsOneLayer(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(goTree(t, "bufio"))

@@ -25,17 +25,17 @@ import (
 	"github.com/penstock/penstock/soci/internal/indexdir"
 )
 
-// checkpointing has checkpoints that are near each other, for test layers.
+// checkpointing sets a short distance between checkpoints, for test layers.
 func checkpointing(o *soci.Options) { o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 1<<20) }
 
-// halfway has the only checkpoint of begunFolder behind its middle.
+// halfway puts the only checkpoint of resumeFolder behind its middle.
 func halfway(o *soci.Options) { o.CheckpointBytes = 2 << 20 }
 
-// brief reports whether a case is left out in short mode, which the race detector makes ten
-// times as long: those that are named run in it.
+// brief reports whether a case is left out in short mode. The cases named in run are
+// not. The race detector, under which all cases take ten times as long, runs in it.
 func brief(name string, run ...string) bool { return testing.Short() && !slices.Contains(run, name) }
 
-// part is what tests read and forge of a checkpoint.
+// part is a checkpoint that tests read and forge.
 type part map[string]any
 
 func readPart(t *testing.T, path string) part {
@@ -54,7 +54,7 @@ func readPart(t *testing.T, path string) part {
 	return p
 }
 
-// write writes a checkpoint that looks as if it was ours.
+// write writes a checkpoint with a valid checksum.
 func (p part) write(t *testing.T, path string) {
 	t.Helper()
 	body, err := json.Marshal(p)
@@ -67,8 +67,8 @@ func (p part) write(t *testing.T, path string) {
 	}
 }
 
-// begun is a pull that was ended in the middle of its only layer.
-type begun struct {
+// cancelledPull is a pull that was cancelled in the middle of its only layer.
+type cancelledPull struct {
 	o         *testorigin.Origin
 	ref, blob string
 	size      int64
@@ -77,27 +77,27 @@ type begun struct {
 	edit      func(*soci.Options)
 }
 
-// evil puts a file there that a process may have left that had got wrong bytes.
-func (b *begun) evil(t *testing.T) {
+// evil adds a file that an earlier process with wrong bytes could have left.
+func (b *cancelledPull) evil(t *testing.T) {
 	t.Helper()
 	name := filepath.Join(filepath.Dir(filepath.Dir(b.file)), "layers", filepath.Base(b.file), "go", "evil")
 	must(t, os.WriteFile(name, nil, 0o644))
 }
 
-// begin pulls until a checkpoint is there, and ends the pull.
-func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *begun {
+// begin pulls until there is a checkpoint, and cancels the pull.
+func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *cancelledPull {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
-	b := &begun{o: origin(t, testorigin.Options{}), edit: func(o *soci.Options) {
+	b := &cancelledPull{o: origin(t, testorigin.Options{}), edit: func(o *soci.Options) {
 		for _, e := range append(edit, checkpointing) {
 			e(o)
 		}
 	}}
 	h, _ := l.Digest()
 	b.blob, b.size = h.String(), int64(len(l.data))
-	b.ref = push(t, b.o, "go/begun:1", image(t, here, l))
+	b.ref = push(t, b.o, "go/cancelled:1", image(t, here, l))
 	b.dir, b.clean = target(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -115,8 +115,7 @@ func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *begun {
 	return b
 }
 
-// endAt ends a pull when so many bytes are inflated, and there is a checkpoint that is
-// not far behind.
+// endAt cancels a pull when tar bytes are inflated and there is a recent checkpoint.
 type endAt struct {
 	t      *testing.T
 	tar    int64
@@ -125,8 +124,8 @@ type endAt struct {
 	done   atomic.Int64
 }
 
-// behind waits for a checkpoint behind half of what is inflated: what unpacks
-// goes on while inflate is held up here.
+// behind waits for a checkpoint behind half of the inflated bytes. The extraction
+// continues while inflate is held up here.
 func (e *endAt) behind() {
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		names, _ := filepath.Glob(filepath.Join(e.parts, "*"))
@@ -155,8 +154,8 @@ func (e *endAt) Advance(_ int, _, tar int64) {
 	}
 }
 
-// finish pulls again and compares; it returns what was fetched of the layer.
-func (b *begun) finish(t *testing.T, folder string) (soci.Layer, int64) {
+// finish pulls again and compares the tree. It returns the bytes fetched of the layer.
+func (b *cancelledPull) finish(t *testing.T, folder string) (soci.Layer, int64) {
 	t.Helper()
 	p := puller(t, b.edit)
 	res, err := p.Pull(t.Context(), b.ref, b.dir)
@@ -170,11 +169,11 @@ func (b *begun) finish(t *testing.T, folder string) (soci.Layer, int64) {
 	if res.Layers[0].CompressedBytes != b.size {
 		t.Errorf("%d bytes of %d", res.Layers[0].CompressedBytes, b.size)
 	}
-	// A hedge, which only a slow machine causes, may ask for some bytes again.
-	return res.Layers[0], b.o.Coverage("go/begun@" + b.blob).Unique
+	// On a slow machine a hedge may request some bytes again.
+	return res.Layers[0], b.o.Coverage("go/cancelled@" + b.blob).Unique
 }
 
-// TestResumeInside: a layer that was begun is gone on with from its last checkpoint.
+// TestResumeInside checks that an unfinished layer resumes from its last checkpoint.
 func TestResumeInside(t *testing.T) {
 	const folder = "cmd/compile"
 	data := goTree(t, folder)
@@ -193,21 +192,21 @@ func TestResumeInside(t *testing.T) {
 	}
 }
 
-// goesOn wants a layer to be gone on with near where it was.
-func (b *begun) goesOn(t *testing.T, folder, name string) {
+// goesOn expects a layer to resume near the point of its cancellation.
+func (b *cancelledPull) goesOn(t *testing.T, folder, name string) {
 	t.Helper()
 	b.evil(t)
 	got, sent := b.finish(t, folder)
 	if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
-		t.Errorf("%s: what came after the checkpoint is there", name)
+		t.Errorf("%s: files behind the checkpoint are still there", name)
 	}
-	t.Logf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+	t.Logf("%s: resumed at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
 	if got.ResumedAt < b.size/4 || sent > b.size-got.ResumedAt+4*partBytes {
-		t.Errorf("%s: gone on with at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
+		t.Errorf("%s: resumed at byte %d of %d, %d fetched", name, got.ResumedAt, b.size, sent)
 	}
 }
 
-// framesOf is data in zstd frames of 1 MiB.
+// framesOf returns data in zstd frames of 1 MiB.
 func framesOf(data []byte) (blob []byte) {
 	for part := range slices.Chunk(data, 1<<20) {
 		blob = append(blob, zstdOf(part)...)
@@ -215,8 +214,8 @@ func framesOf(data []byte) (blob []byte) {
 	return blob
 }
 
-// TestResumeOneFrame: a zstd layer of one frame is fetched and decoded again; what was
-// written is not written again.
+// TestResumeOneFrame checks that a zstd layer of one frame is fetched and decoded
+// again, but that its written files are not written again.
 func TestResumeOneFrame(t *testing.T) {
 	const folder = "cmd/compile"
 	data := goTree(t, folder)
@@ -226,7 +225,7 @@ func TestResumeOneFrame(t *testing.T) {
 	before, err := os.Lstat(name)
 	must(t, err)
 	if got, sent := b.finish(t, folder); got.ResumedAt != 0 || sent != b.size {
-		t.Errorf("gone on with at byte %d, %d of %d fetched", got.ResumedAt, sent, b.size)
+		t.Errorf("resumed at byte %d, %d of %d fetched", got.ResumedAt, sent, b.size)
 	}
 	after, err := os.Lstat(filepath.Join(b.dir, "go", folder, "doc.go"))
 	must(t, err)
@@ -234,12 +233,13 @@ func TestResumeOneFrame(t *testing.T) {
 		t.Error("a file was written again")
 	}
 	if _, err := os.Lstat(filepath.Join(b.dir, "go", "evil")); err == nil {
-		t.Error("what came after the checkpoint is there")
+		t.Error("files behind the checkpoint are still there")
 	}
 }
 
-// TestResumeManyCores: there are checkpoints also where several cores decode a layer, by an
-// index and without one; what is learned on the way is not taken for an index of the layer.
+// TestResumeManyCores checks that there are checkpoints when several cores decode a
+// layer, with and without an index, and that the points of a resumed layer are not
+// saved as its index.
 func TestResumeManyCores(t *testing.T) {
 	const folder = "cmd/compile"
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
@@ -251,7 +251,7 @@ func TestResumeManyCores(t *testing.T) {
 	begin(t, l, many).goesOn(t, folder, "guessing")
 	learn := origin(t, testorigin.Options{})
 	dir, _ := target(t)
-	if _, err := puller(t, indexed).Pull(t.Context(), push(t, learn, "go/begun:1", image(t, here, l)), dir); err != nil {
+	if _, err := puller(t, indexed).Pull(t.Context(), push(t, learn, "go/cancelled:1", image(t, here, l)), dir); err != nil {
 		t.Fatal(err)
 	}
 	digest, _ := l.Digest()
@@ -266,9 +266,9 @@ func TestResumeManyCores(t *testing.T) {
 	}
 }
 
-// TestCheckpointHostile: whatever a checkpoint says, the tree is that of the image.
+// TestCheckpointHostile checks that the tree is right with any content of a checkpoint.
 func TestCheckpointHostile(t *testing.T) {
-	const folder = begunFolder
+	const folder = resumeFolder
 	l := gzLayer(goTree(t, folder))
 	var other []byte // the state of another digest
 	h := godigest.SHA256.Hash()
@@ -314,13 +314,14 @@ func TestCheckpointHostile(t *testing.T) {
 		b := begin(t, l, halfway)
 		spoil(t, b.file)
 		if got, _ := b.finish(t, folder); got.ResumedAt != 0 {
-			t.Errorf("%s: gone on with at byte %d", name, got.ResumedAt)
+			t.Errorf("%s: resumed at byte %d", name, got.ResumedAt)
 		}
 	}
 }
 
-// TestResumeStore: with a copy of the blobs a layer is gone on with if the copy is there, and
-// begun anew if it is not, is too short, or is not what was received, or if the store can't.
+// TestResumeStore checks that a layer with a copy in a store resumes if the copy holds
+// the received bytes. It restarts if the copy is missing, too short or different, or if
+// the store is not a BlobResumer.
 func TestResumeStore(t *testing.T) {
 	const folder = "cmd/compile"
 	l := gzLayer(goTree(t, folder))
@@ -348,7 +349,7 @@ func TestResumeStore(t *testing.T) {
 		if left, _ := os.ReadDir(blobs); len(left) > 0 {
 			t.Fatalf("a pull that has ended left %v", left)
 		}
-		// What a killed one leaves: all that had come.
+		// A killed pull leaves all received bytes.
 		_, hex, _ := strings.Cut(b.blob, ":")
 		if data := tt.spoil(bytes.Clone(l.data[:len(l.data)*9/10])); data != nil {
 			must(t, os.WriteFile(filepath.Join(blobs, ".penstock-"+hex), data, 0o600))
@@ -358,7 +359,7 @@ func TestResumeStore(t *testing.T) {
 		}
 		got, sent := b.finish(t, folder)
 		if goes := got.ResumedAt > 0 && sent < b.size; goes != tt.goes {
-			t.Errorf("%s: gone on with at byte %d, %d of %d fetched", name, got.ResumedAt, sent, b.size)
+			t.Errorf("%s: resumed at byte %d, %d of %d fetched", name, got.ResumedAt, sent, b.size)
 		}
 		if data, err := os.ReadFile(filepath.Join(blobs, hex)); err != nil || !bytes.Equal(data, l.data) {
 			t.Errorf("%s: %d bytes in the store, %v", name, len(data), err)
@@ -369,7 +370,7 @@ func TestResumeStore(t *testing.T) {
 	}
 }
 
-// TestSweepLayout: the beginning of a blob that nobody came back to for a day goes.
+// TestSweepLayout checks that an unfinished blob is removed after a day.
 func TestSweepLayout(t *testing.T) {
 	where := t.TempDir()
 	blobs := filepath.Join(where, "blobs", "sha256")

@@ -17,15 +17,15 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// login gives the origin's credentials.
+// login returns the origin's credentials.
 func login(context.Context, string, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 
-// partBytes makes even test layers take several requests.
+// partBytes is so small that test layers take several requests.
 const partBytes = 256 << 10
 
-// puller has small parts, so that even test layers take several requests.
+// puller returns a Puller with small parts.
 func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	t.Helper()
 	opts := soci.Options{Credentials: login, HostsDir: "none", Memory: 32 << 20, PartBytes: partBytes}
@@ -44,8 +44,8 @@ func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	return p
 }
 
-// target returns a directory path to pull to, and a check that its parent holds
-// nothing else.
+// target returns the path of a directory to pull to, and a check that its parent holds
+// no other files.
 func target(t testing.TB) (dir string, clean func(want ...string)) {
 	t.Helper()
 	parent := t.TempDir()
@@ -60,7 +60,7 @@ func target(t testing.TB) (dir string, clean func(want ...string)) {
 			got = append(got, n.Name())
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("left beside the target: %q, want %q", got, want)
+			t.Errorf("left next to the target: %q, want %q", got, want)
 		}
 	}
 }
@@ -105,8 +105,8 @@ func TestPull(t *testing.T) {
 			t.Errorf("result %+v", res)
 		}
 		for i, l := range res.Layers {
-			// Read once: each blob's bytes left the registry exactly once.
-			// (A hedge, which only a slow machine causes, may ask for one part again.)
+			// The bytes of each blob left the registry exactly once. (On a slow machine a
+			// hedge may request one part again.)
 			got := o.Count("GetBlob", "go/tree@"+l.Digest).Bytes + o.Count("FetchBlob", "go/tree@"+l.Digest).Bytes
 			if got < l.CompressedBytes || got > l.CompressedBytes+res.Network.Hedges*partBytes {
 				t.Errorf("%+v: layer %d: %d bytes sent for a blob of %d", opts, i, got, l.CompressedBytes)
@@ -167,7 +167,7 @@ func TestPullLayers(t *testing.T) {
 	}
 }
 
-// TestFormats: compression is what the bytes say.
+// TestFormats checks that the compression is detected from the bytes.
 func TestFormats(t *testing.T) {
 	lower := tarOf(t, "etc/", "", "etc/a", "old", "etc/b", "gone")
 	upper := tarOf(t, "etc/a", "new", "etc/.wh.b", "", "link", "->etc/a")
@@ -188,7 +188,7 @@ func TestFormats(t *testing.T) {
 		{"padded", gzLayer(padded), "gzip"},
 		{"more behind the end", gzLayer(slices.Concat(upper, tarOf(t, "etc/a", "hidden"), []byte("and no tar"))), "gzip"},
 	}
-	// Layers in which nothing is: an archive without entries, and no byte at all.
+	// Empty layers: an archive without entries, and a blob without bytes.
 	for name, l := range map[string]*layer{"empty archive": gzLayer(tarOf(t)), "no byte": gzLayer(nil), "no byte, not packed": {tar: []byte{}, data: []byte{}}} {
 		ref := push(t, o, "formats/"+strings.ReplaceAll(strings.ReplaceAll(name, " ", "-"), ",", ""), image(t, here, gzLayer(upper), l))
 		dir, clean := target(t)

@@ -23,10 +23,10 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// killedPull is what the re-executed test binary does: it pulls until it is killed.
+// killedPull makes the re-executed test binary pull until it is killed.
 const killedPull = "PENSTOCK_TEST_KILLED_PULL"
 
-// killRounds is how often TestKilled kills; "100" is the full run.
+// killRounds is the number of rounds of TestKilled; the full run has 100.
 const killRounds = "PENSTOCK_KILL_ROUNDS"
 
 // TestKilledHelper is the process that TestKilled kills.
@@ -44,7 +44,7 @@ func TestKilledHelper(t *testing.T) {
 	os.Exit(0)
 }
 
-// manyLayers is an image of layers of unequal size.
+// manyLayers returns an image with layers of different sizes.
 func manyLayers(t testing.TB) v1.Image {
 	t.Helper()
 	var layers []v1.Layer
@@ -54,12 +54,12 @@ func manyLayers(t testing.TB) v1.Image {
 	return image(t, here, layers...)
 }
 
-// finishedLayers reads the digests that a dead pull's journal calls finished.
+// finishedLayers reads the digests of the finished layers in a dead pull's journal.
 func finishedLayers(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	f, err := os.Open(filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".penstock", "journal"))
 	if err != nil {
-		return nil // killed before there was one, or after the end
+		return nil // killed before the journal existed, or after the end
 	}
 	defer f.Close()
 	done := make(map[string]bool)
@@ -81,9 +81,9 @@ func finishedLayers(t *testing.T, dir string) map[string]bool {
 	}
 }
 
-// TestKilled kills a process that pulls, at moments drawn from a seed, and pulls again:
-// nothing unverified is ever visible, finished layers are not fetched again, and
-// nothing is left.
+// TestKilled kills a pulling process at random moments and pulls again. Unverified
+// files are never visible, finished layers are not fetched again, and no files are
+// left.
 func TestKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
@@ -97,7 +97,7 @@ func TestKilled(t *testing.T) {
 	}
 	img := manyLayers(t)
 	var finished, redone int64
-	var sent, kept int64 // of layers that were gone on with
+	var sent, kept int64 // of resumed layers
 	killed, resumed := 0, 0
 	for seed := range rounds {
 		k := kill(t, img, uint64(seed))
@@ -127,8 +127,8 @@ type killing struct {
 	sent, kept       int64
 }
 
-// kill does one round. The moment is when a number of requests, drawn from the seed,
-// has reached the registry, and a few microseconds of work more.
+// kill runs one round. It kills the process a few microseconds after a random number
+// of requests has reached the registry.
 func kill(t *testing.T, img v1.Image, seed uint64) (k killing) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -160,7 +160,7 @@ func kill(t *testing.T, img v1.Image, seed uint64) (k killing) {
 	var err error
 	select {
 	case <-moment:
-		for range rnd.IntN(2_000_000) { // some work, so that the moment is no request's
+		for range rnd.IntN(2_000_000) { // some work, so that the kill does not coincide with a request
 			_ = rnd.Uint64()
 		}
 		_ = cmd.Process.Kill()
@@ -224,12 +224,12 @@ func checkWhole(t *testing.T, dir string) {
 	}
 }
 
-// TestKeepFailed: what a failed pull had finished is there for the next one.
+// TestKeepFailed checks that the next pull reuses the finished layers of a failed one.
 func TestKeepFailed(t *testing.T) {
 	img := mediumImage(t)
 	layers, _ := img.Layers()
-	last, _ := layers[1].Digest() // the smallest: it is fetched last
-	// The answer that fails the pull waits for a layer that is finished: on a busy
+	last, _ := layers[1].Digest() // the smallest one, which is fetched last
+	// The answer that fails the pull waits until a layer is finished, because on a busy
 	// machine unpacking is far behind the network.
 	finished := make(chan struct{})
 	o := origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
@@ -247,7 +247,7 @@ func TestKeepFailed(t *testing.T) {
 	}
 	clean(".root.penstock")
 
-	// While somebody works there, nobody else does.
+	// The directory belongs to one pull at a time.
 	o.Reset()
 	o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActStall})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -299,8 +299,8 @@ func (*firstDone) Start(string, []int64)     {}
 func (*firstDone) Advance(int, int64, int64) {}
 func (f *firstDone) Done(int)                { f.once.Do(func() { close(f.done) }) }
 
-// TestSweep: the stage of a dead pull goes with the next pull beside it, once its
-// target is there or nobody came back for a day.
+// TestSweep checks that the next pull in the same parent removes the stage of a dead
+// pull, once the target exists or the stage is a day old.
 func TestSweep(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "small:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
@@ -326,7 +326,7 @@ func TestSweep(t *testing.T) {
 	if want := "[.young.penstock done root]"; fmt.Sprint(got) != want {
 		t.Errorf("%v, want %s", got, want)
 	}
-	// Something else of that name is not ours to use.
+	// A file of that name belongs to another program.
 	if err := os.WriteFile(filepath.Join(parent, ".mine.penstock"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestSHA512(t *testing.T) {
 		t.Errorf("%v in the store, %v", blobs, err)
 	}
 
-	// A wrong byte is found, in the layer and in the manifest.
+	// A wrong byte is detected in the layer and in the manifest.
 	p = puller(t, nil)
 	for op, digest := range map[string]godigest.Digest{"GetBlob": godigest.SHA512.FromBytes(lower), "GetManifest": manifest} {
 		o.SetFaults(testorigin.Fault{Op: op, Key: "*" + digest.String(), Every: 1, Action: testorigin.ActFlip, At: 20})

@@ -21,8 +21,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// oneBlock compresses to a single block of fixed codes without a repetition, as some encoders'
-// fastest level does: there is no place inside where decoding could begin.
+// oneBlock compresses to a single block of fixed codes without a repetition, like the
+// fastest level of some encoders. Decoding can start only at its beginning.
 func oneBlock(data []byte) []byte {
 	out := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
 	var acc uint64
@@ -42,17 +42,17 @@ func oneBlock(data []byte) []byte {
 			put(uint64(bits.Reverse16((0x190+uint16(c)-144)<<7)), 9)
 		}
 	}
-	put(0, 7) // its end
-	put(0, 7) // and the rest of the byte
+	put(0, 7) // end of block
+	put(0, 7) // padding of the last byte
 	out = binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(data))
 	return binary.LittleEndian.AppendUint32(out, uint32(len(data)))
 }
 
-// TestOneBlock: a layer of one block is decoded by one core, from its beginning, and the index that
-// a pull leaves of it does no harm to the next.
+// TestOneBlock checks that one core decodes a layer of one block from its beginning,
+// and that the index of such a layer does not harm the next pull.
 func TestOneBlock(t *testing.T) {
 	content := goTree(t, "bufio")
-	content = bytes.Repeat(content, 1+17<<20/len(content)) // an index is of 16 MiB and more
+	content = bytes.Repeat(content, 1+17<<20/len(content)) // layers below 16 MiB have no index
 	data := tarOf(t, "large", string(content))
 	l := &layer{tar: data, data: oneBlock(data)}
 	if z, err := gzip.NewReader(bytes.NewReader(l.data)); err != nil {
@@ -76,8 +76,8 @@ func TestOneBlock(t *testing.T) {
 	}
 }
 
-// TestProxyThatCompresses: a proxy that compresses what is stored compressed, though identity was
-// asked for, costs the pull and not a byte of the tree.
+// TestProxyThatCompresses checks that a proxy that compresses blobs although identity
+// was requested fails the pull, without a wrong byte in the tree.
 func TestProxyThatCompresses(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(tarOf(t, "f", strings.Repeat("some text\n", 5000)))

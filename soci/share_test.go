@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestShare: what runs at once by processors and open files.
+// TestShare checks the defaults for concurrency by processors and open files.
 func TestShare(t *testing.T) {
 	for _, tc := range []struct {
 		cpus, files                 int

@@ -23,7 +23,7 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestSameLayerTwice: an image that has a layer twice fetches it once.
+// TestSameLayerTwice checks that a layer that an image has twice is fetched once.
 func TestSameLayerTwice(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	twice := gzLayer(goTree(t, "strings"))
@@ -57,8 +57,8 @@ func TestSameLayerTwice(t *testing.T) {
 	}
 }
 
-// together starts n unpackings of one layer, which the registry answers when all wait
-// for it, and returns their errors. Those with a cancel are cancelled before that.
+// together unpacks one layer n times concurrently and returns the errors. The registry
+// answers when all wait for it. Calls with a cancel are cancelled before that.
 func together(t *testing.T, o *testorigin.Origin, hold *sync.WaitGroup, p *soci.Puller, ref string, cancelled int, n int) []error {
 	t.Helper()
 	img, err := p.Resolve(t.Context(), ref)
@@ -106,9 +106,9 @@ func together(t *testing.T, o *testorigin.Origin, hold *sync.WaitGroup, p *soci.
 	return errs
 }
 
-// TestOneFlight: who wants a layer at the same time gets it from one fetch, and
-// one who leaves does not end it for the others, not even who began it.
-func TestOneFlight(t *testing.T) {
+// TestSharedTransfer checks that concurrent requests for a layer share one fetch, and
+// that a request that leaves, even the first one, does not end it for the others.
+func TestSharedTransfer(t *testing.T) {
 	var hold sync.WaitGroup
 	o := origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
 		if e.Op == "GetBlob" && !e.Done && e.Range != "" {
@@ -135,8 +135,8 @@ func TestOneFlight(t *testing.T) {
 	}
 }
 
-// TestStore: blobs, config and manifest go into an image layout while they are
-// pulled, from one fetch; wrong ones do not.
+// TestStore checks that blobs, config and manifest are stored in an image layout while
+// they are pulled, from one fetch, and that wrong ones are not.
 func TestStore(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	img := mediumImage(t)
@@ -170,7 +170,7 @@ func TestStore(t *testing.T) {
 	if len(m.Manifests) != 1 || m.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != ref || m.Manifests[0].Digest.String() != res.Manifest {
 		t.Errorf("%+v", m)
 	}
-	// Once more: nothing is new, and the reference stays one.
+	// A second pull adds no blobs, and the reference stays unique.
 	dir2, _ := target(t)
 	if _, err := puller(t, tee).Pull(t.Context(), ref, dir2); err != nil {
 		t.Fatal(err)
@@ -193,8 +193,8 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// TestForeignLayer: a layer that the registry does not have comes from the URLs of the
-// manifest, without credentials; one without URLs is an error that says so.
+// TestForeignLayer checks that a layer missing in the registry comes from the URLs of
+// the manifest, without credentials, and that the error names a layer without URLs.
 func TestForeignLayer(t *testing.T) {
 	l := gzLayer(goTree(t, "fmt"))
 	var leaked bool
@@ -212,7 +212,7 @@ func TestForeignLayer(t *testing.T) {
 	l.mediaType = types.OCIRestrictedLayer
 	img := image(t, here, l)
 	m, _ := img.Manifest()
-	push(t, o, "foreign:0", image(t, here)) // so that the repository is there
+	push(t, o, "foreign:0", image(t, here)) // creates the repository
 	config, _ := img.RawConfigFile()
 	o.PutBlob("foreign", config)
 	for _, tt := range []struct {
@@ -241,8 +241,8 @@ func TestForeignLayer(t *testing.T) {
 	}
 }
 
-// TestSpecialLayers: eStargz and zstd:chunked announce themselves by annotations, and
-// are unpacked as what they are too.
+// TestSpecialLayers checks that eStargz and zstd:chunked layers are recognized by their
+// annotations and unpacked as plain gzip and zstd.
 func TestSpecialLayers(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	body := tarOf(t, "f", "x")

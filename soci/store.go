@@ -21,31 +21,31 @@ import (
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
-// BlobStore takes the blobs of an image while they are pulled: a containerd content
-// store, or a [Layout]. It is called from several goroutines at once.
+// BlobStore receives the blobs of an image while they are pulled: a containerd
+// content store, or a [Layout]. Its methods are called concurrently.
 type BlobStore interface {
 	// Has reports whether the store has a blob.
 	Has(ctx context.Context, d ocispec.Descriptor) (bool, error)
-	// Create begins a blob; nil if the store has it already.
+	// Create starts a blob. It returns nil if the store has the blob.
 	Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, error)
-	// Image tells that all blobs of an image are there, and by what name it was asked
-	// for.
+	// Image is called when all blobs of an image are stored. reference is the name
+	// that the image was pulled by.
 	Image(ctx context.Context, reference string, manifest ocispec.Descriptor) error
 }
 
-// BlobWriter takes one blob, in order. Commit is called when digest and size have
-// been found right; Close always, at the end, and drops what was not committed.
+// BlobWriter receives one blob, in order. Commit is called once digest and size are
+// verified. Close is always called last, and discards an uncommitted blob.
 type BlobWriter interface {
 	io.WriteCloser
 	Commit() error
 }
 
-// A BlobResumer is a [BlobStore] that may hold the beginning of a blob whose writer was
-// killed. With one, a pull goes on inside a layer; with another store it begins the layer
-// anew.
+// A BlobResumer is a [BlobStore] that may hold the first bytes of a blob whose writer
+// was killed. With it, a pull resumes inside a layer; with any other store unfinished
+// layers restart.
 type BlobResumer interface {
-	// Resume goes on behind the first n bytes of a blob, and writes these to check first.
-	// It fails if it does not have so many, and returns nil if it has all of the blob.
+	// Resume continues a blob behind its first n bytes, after writing them to check. It
+	// fails if the store has fewer bytes, and returns nil if it has the whole blob.
 	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
 }
 
@@ -66,14 +66,14 @@ func (b blobs) Resume(ctx context.Context, d ocispec.Descriptor, n int64, check 
 	return store.Resume(ctx, d, n, check)
 }
 
-// Layout is a [BlobStore] and [BlobResumer] in a directory: an OCI image layout (image-layout.md of
-// the image spec), which skopeo, crane, ctr and others read.
+// Layout is a [BlobStore] and [BlobResumer] in a directory: an OCI image layout
+// (image-layout.md of the image spec), which skopeo, crane, ctr and others read.
 type Layout struct {
 	dir string
 	mu  sync.Mutex // guards index.json
 }
 
-// OpenLayout opens or makes a layout in dir, whose parent must exist.
+// OpenLayout opens or creates a layout in dir, whose parent must exist.
 func OpenLayout(dir string) (*Layout, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs"), 0o755); err != nil {
 		return nil, fmt.Errorf("image layout: %w", err)
@@ -94,7 +94,8 @@ func OpenLayout(dir string) (*Layout, error) {
 	return l, nil
 }
 
-// sweep removes what killed processes have left of blobs that nobody came back to for a day.
+// sweep removes the unfinished blobs of killed processes that are older than
+// stage.KeepDead.
 func (l *Layout) sweep() {
 	names, err := filepath.Glob(filepath.Join(stage.EscapeGlob(l.dir), "blobs", "*", tempBlob+"*"))
 	if err != nil {
@@ -105,7 +106,7 @@ func (l *Layout) sweep() {
 			continue
 		}
 		if f, err := stage.Lock(name); err == nil && f != nil {
-			_ = errors.Join(os.Remove(name), f.Close()) // a courtesy: what cannot be removed is not ours to report
+			_ = errors.Join(os.Remove(name), f.Close()) // best effort: the layout does not depend on it
 		}
 	}
 }
@@ -135,8 +136,8 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := stage.Lock(begunBlob(to))
-	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another one writes it, or has just done so
+	f, err := stage.Lock(partialBlob(to))
+	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another process writes the blob, or has just done so
 		f, err = os.CreateTemp(filepath.Dir(to), tempBlob)
 	}
 	if err != nil {
@@ -149,11 +150,12 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 	return w, nil
 }
 
-// tempBlob is how the names of files begin that are not blobs yet.
+// tempBlob starts the names of unfinished blobs.
 const tempBlob = ".penstock-"
 
-// begunBlob is the name of a blob that is being written. A lock says whether it is still.
-func begunBlob(to string) string {
+// partialBlob returns the name of a blob that is being written. The file is locked as
+// long as its writer lives.
+func partialBlob(to string) string {
 	return filepath.Join(filepath.Dir(to), tempBlob+filepath.Base(to))
 }
 
@@ -163,10 +165,10 @@ func (l *Layout) Resume(ctx context.Context, d ocispec.Descriptor, n int64, chec
 		return nil, err
 	}
 	to := l.path(d)
-	if _, err := os.Lstat(begunBlob(to)); err != nil {
+	if _, err := os.Lstat(partialBlob(to)); err != nil {
 		return nil, err
 	}
-	f, err := stage.Lock(begunBlob(to))
+	f, err := stage.Lock(partialBlob(to))
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +177,7 @@ func (l *Layout) Resume(ctx context.Context, d ocispec.Descriptor, n int64, chec
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close()) // for Create
+			err = errors.Join(err, f.Close()) // the file stays for Create
 		}
 	}()
 	if _, err := io.CopyN(check, f, n); err != nil {
@@ -209,14 +211,14 @@ func (w *layoutWriter) Commit() error {
 // Close implements [BlobWriter].
 func (w *layoutWriter) Close() error {
 	var err error
-	if !w.committed { // while it is locked: then it may be another's
+	if !w.committed { // before the lock goes: afterwards another process may own the file
 		err = os.Remove(w.Name())
 	}
 	return errors.Join(err, w.File.Close())
 }
 
-// Image implements [BlobStore]: it puts the manifest into index.json, under the
-// reference as ref.name.
+// Image implements [BlobStore]. It adds the manifest to index.json, with the
+// reference as its ref.name.
 func (l *Layout) Image(_ context.Context, reference string, manifest ocispec.Descriptor) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -242,18 +244,18 @@ func (l *Layout) Image(_ context.Context, reference string, manifest ocispec.Des
 	return replaceFile(name, data)
 }
 
-// replaceFile writes a file that others see whole or not at all.
+// replaceFile writes a file so that readers see it whole or not at all.
 func replaceFile(name string, data []byte) error {
 	return disk.Replace(name, disk.Options{
 		Mode:  0o644,
 		Temp:  tempBlob + "*",
-		Check: func() error { return regularOrNothing(name) },
+		Check: func() error { return checkReplaceable(name) },
 	}, disk.Bytes(data))
 }
 
-// regularOrNothing says why a file must not take the place of what is at name:
-// a link or a device was put there by somebody who wanted something else.
-func regularOrNothing(name string) error {
+// checkReplaceable fails if the file at name is not a regular file. A link or a device
+// was put there on purpose and must not be replaced.
+func checkReplaceable(name string) error {
 	st, err := os.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -98,8 +98,8 @@ type UnpackOptions struct {
 	// the layer. After a kill, a cancellation or a network failure, dir and the file
 	// stay, and the next UnpackLayer with both resumes from them. After a reboot the
 	// file is ignored and the layer restarts. UnpackLayer removes the file when it
-	// succeeds. Whoever can write the file must be trusted like a writer of dir. If it
-	// is empty, a failed UnpackLayer removes dir.
+	// succeeds. Only users that may write to dir may write to the file. Without a
+	// Checkpoint a failed UnpackLayer removes dir.
 	Checkpoint string
 	// Resumed, if set, receives the bytes received and inflated by an earlier
 	// UnpackLayer that this one resumes.

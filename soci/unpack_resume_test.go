@@ -17,27 +17,27 @@ import (
 	"github.com/penstock/penstock/soci/internal/checkpoint"
 )
 
-// begunFolder is what the layers of these tests hold: some checkpoints, and no more, for each
-// of many attempts to spoil one.
-const begunFolder = "net"
+// resumeFolder is the content of the layers of these tests. It is just large enough for
+// a few checkpoints, because many cases unpack it.
+const resumeFolder = "net"
 
-// unpacking is a layer that was ended in the middle.
+// unpacking is a layer that was cancelled in the middle.
 type unpacking struct {
 	o         *testorigin.Origin
 	p         *soci.Puller
 	img       *soci.Image
-	dir, file string // of the layer, its checkpoint
+	dir, file string // the layer's directory and its checkpoint
 }
 
-// unpackBegun unpacks until a checkpoint is there, and ends it; a lower that is not nil ends it
-// when it has been extracted.
-func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
+// unpackCancelled unpacks until there is a checkpoint, and cancels. With lower it cancels
+// when the layer has been extracted.
+func unpackCancelled(t *testing.T, l *layer, lower error) *unpacking {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
 	}
 	u := &unpacking{o: origin(t, testorigin.Options{})}
-	ref := push(t, u.o, "go/begun:1", image(t, here, l))
+	ref := push(t, u.o, "go/cancelled:1", image(t, here, l))
 	parts := t.TempDir()
 	u.dir, u.file = filepath.Join(t.TempDir(), "layer"), filepath.Join(parts, "part")
 	u.p = puller(t, halfway)
@@ -65,7 +65,8 @@ func unpackBegun(t *testing.T, l *layer, lower error) *unpacking {
 	return u
 }
 
-// finish goes on and compares; it returns what was told to be there from before, compressed.
+// finish resumes and compares the tree. It returns the compressed bytes that were
+// reported as resumed.
 func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64) {
 	t.Helper()
 	got, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{
@@ -75,7 +76,7 @@ func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := sameTree(t, begunFolder, filepath.Join(u.dir, "go", begunFolder)); n < 100 {
+	if n := sameTree(t, resumeFolder, filepath.Join(u.dir, "go", resumeFolder)); n < 100 {
 		t.Fatalf("only %d files", n)
 	}
 	if _, err := os.Lstat(filepath.Join(u.dir, "go", "evil")); err == nil {
@@ -87,9 +88,9 @@ func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64
 	return got, resumed
 }
 
-func (u *unpacking) sent() int64 { return u.o.TotalBytes("go/begun@" + u.img.Layers[0].Digest) }
+func (u *unpacking) sent() int64 { return u.o.TotalBytes("go/cancelled@" + u.img.Layers[0].Digest) }
 
-// evil puts a file there that a process may have left that had got wrong bytes.
+// evil adds a file that an earlier process with wrong bytes could have left.
 func (u *unpacking) evil(t *testing.T) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(u.dir, "go", "evil"), nil, 0o644); err != nil {
@@ -97,16 +98,16 @@ func (u *unpacking) evil(t *testing.T) {
 	}
 }
 
-// TestUnpackResume: with a checkpoint, a layer is gone on with inside, and one that is all
-// there is not fetched again.
+// TestUnpackResume checks that a layer resumes from its checkpoint, and that a finished
+// layer is not fetched again.
 func TestUnpackResume(t *testing.T) {
-	l := gzLayer(goTree(t, begunFolder))
+	l := gzLayer(goTree(t, resumeFolder))
 	size := int64(len(l.data))
-	u := unpackBegun(t, l, nil)
+	u := unpackCancelled(t, l, nil)
 	u.evil(t)
 	got, resumed := u.finish(t)
 	if got.ResumedAt < size/4 || resumed < got.ResumedAt || u.sent() > size-got.ResumedAt+4*partBytes {
-		t.Errorf("gone on with at byte %d of %d, told of %d, %d fetched", got.ResumedAt, size, resumed, u.sent())
+		t.Errorf("resumed at byte %d of %d, %d reported as resumed, %d fetched", got.ResumedAt, size, resumed, u.sent())
 	}
 	again, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{Checkpoint: u.file})
 	if !errors.Is(err, soci.ErrTarget) {
@@ -114,19 +115,20 @@ func TestUnpackResume(t *testing.T) {
 	}
 
 	below := errors.New("the layer below is gone")
-	u = unpackBegun(t, l, below)
+	u = unpackCancelled(t, l, below)
 	whole, resumed := u.finish(t)
 	if !whole.Resumed || resumed != size || u.sent() > 0 {
-		t.Errorf("a finished layer: %+v, told of %d, %d fetched", whole, resumed, u.sent())
+		t.Errorf("a finished layer: %+v, %d reported as resumed, %d fetched", whole, resumed, u.sent())
 	}
 	if whole.Files != got.Files || whole.TarBytes != got.TarBytes || whole.Inodes != got.Inodes {
 		t.Errorf("%+v, want %+v", whole, got)
 	}
 }
 
-// TestUnpackCheckpointHostile: whatever the checkpoint says, the layer is that of the image.
+// TestUnpackCheckpointHostile checks that the layer is right with any content of the
+// checkpoint.
 func TestUnpackCheckpointHostile(t *testing.T) {
-	l := gzLayer(goTree(t, begunFolder))
+	l := gzLayer(goTree(t, resumeFolder))
 	set := func(key string, value any) func(*testing.T, *unpacking) {
 		return func(t *testing.T, u *unpacking) {
 			t.Helper()
@@ -148,7 +150,7 @@ func TestUnpackCheckpointHostile(t *testing.T) {
 		"the directory is gone": {nil, func(t *testing.T, u *unpacking) { t.Helper(); must(t, os.RemoveAll(u.dir)) }},
 		"a file is gone": {nil, func(t *testing.T, u *unpacking) {
 			t.Helper()
-			must(t, os.RemoveAll(filepath.Join(u.dir, "go", begunFolder, "addrselect.go")))
+			must(t, os.RemoveAll(filepath.Join(u.dir, "go", resumeFolder, "addrselect.go")))
 		}},
 		"the directory is a link": {nil, func(t *testing.T, u *unpacking) {
 			t.Helper()
@@ -158,10 +160,10 @@ func TestUnpackCheckpointHostile(t *testing.T) {
 		if brief(name, "no state, finished", "torn", "a file is gone") {
 			continue
 		}
-		u := unpackBegun(t, l, tt.lower)
+		u := unpackCancelled(t, l, tt.lower)
 		tt.spoil(t, u)
 		if got, _ := u.finish(t); got.ResumedAt != 0 || got.Resumed {
-			t.Errorf("%s: gone on with at byte %d", name, got.ResumedAt)
+			t.Errorf("%s: resumed at byte %d", name, got.ResumedAt)
 		}
 		if got := u.sent(); got < int64(len(l.data)) {
 			t.Errorf("%s: only %d bytes fetched", name, got)
@@ -176,32 +178,32 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestResumeGoesAlone: who goes on from a checkpoint does not join a fetch of the same layer,
-// which would give it what it has already.
+// TestResumeGoesAlone checks that a resumed layer does not share the transfer of the
+// same layer.
 func TestResumeGoesAlone(t *testing.T) {
-	l := gzLayer(goTree(t, begunFolder))
-	u := unpackBegun(t, l, nil)
+	l := gzLayer(goTree(t, resumeFolder))
+	u := unpackCancelled(t, l, nil)
 	u.evil(t)
 	other := filepath.Join(t.TempDir(), "layer")
 	var hold, wg sync.WaitGroup
 	hold.Add(1)
-	begun := make(chan struct{})
+	started := make(chan struct{})
 	var once sync.Once
 	wg.Go(func() {
 		_, err := u.p.UnpackLayer(t.Context(), u.img, 0, other, soci.UnpackOptions{Notify: func(int64, int64) {
-			once.Do(func() { close(begun) })
-			hold.Wait() // it has no block yet: whoever comes may join
+			once.Do(func() { close(started) })
+			hold.Wait() // before its first block, so that other requests may join
 		}})
 		if err != nil {
 			t.Error(err)
 		}
 	})
-	<-begun
+	<-started
 	got, _ := u.finish(t)
 	hold.Done()
 	wg.Wait()
 	if got.ResumedAt == 0 {
-		t.Error("it was not gone on with")
+		t.Error("the layer was not resumed")
 	}
-	sameTree(t, begunFolder, filepath.Join(other, "go", begunFolder))
+	sameTree(t, resumeFolder, filepath.Join(other, "go", resumeFolder))
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestUnpackLayer extracts the layers of an image at the same time, the upper ones
-// waiting for the lower ones, as a snapshotter does.
+// TestUnpackLayer extracts the layers of an image concurrently like a snapshotter, with
+// the upper ones waiting for the lower ones.
 func TestUnpackLayer(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "stack:1", image(t, here,
@@ -73,7 +73,7 @@ func TestUnpackLayer(t *testing.T) {
 		}
 	}
 	if compressed.Load() != size || tar.Load() != tarSize {
-		t.Errorf("told of %d and %d bytes, want %d and %d", compressed.Load(), tar.Load(), size, tarSize)
+		t.Errorf("%d and %d bytes were reported, want %d and %d", compressed.Load(), tar.Load(), size, tarSize)
 	}
 	sameTree(t, "strings", filepath.Join(dirs[1], "go", "strings"))
 	if fi, err := os.Lstat(filepath.Join(dirs[2], "etc", "b")); os.Geteuid() == 0 && (err != nil || fi.Mode()&fs.ModeCharDevice == 0) {

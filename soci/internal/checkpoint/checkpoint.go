@@ -98,7 +98,7 @@ type File struct {
 	MaxState int64
 
 	path     string
-	every    int64 // bytes of tar between two checkpoints; negative: only finished layers are saved
+	every    int64 // bytes of tar between two checkpoints, see NewFile
 	boot     string
 	resume   *State // of an unfinished layer
 	finished *State // of a finished layer

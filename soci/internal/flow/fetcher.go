@@ -66,7 +66,7 @@ type BlobWriter interface {
 type Result struct {
 	Compression string // gzip, zstd or none
 	ResumedAt   int64  // offset in the blob at which fetching resumed, or 0
-	Received    int64  // compressed bytes, including those of an earlier attempt
+	Received    int64  // compressed bytes, including bytes of an earlier attempt
 	Tar         int64  // bytes of tar
 	Timing      Timing
 	Warnings    []string
