@@ -23,7 +23,14 @@ type S3Options struct {
 	// Anonymous sends unsigned requests, for public buckets.
 	Anonymous bool
 
-	PathStyle           bool   // bucket in the path; the default for endpoints that are not Amazon's
+	// PathStyle puts the bucket into the path of URLs, and VirtualHostStyle into the host name. Without either, the
+	// profile's addressing_style decides, and without that the endpoint: the host name for Amazon's, the path for others.
+	PathStyle, VirtualHostStyle bool
+	// Accelerate uses the bucket's endpoint of S3 Transfer Acceleration.
+	Accelerate bool
+	// DualStack uses Amazon's endpoints that have IPv4 and IPv6 addresses, and FIPS the endpoints validated for FIPS 140.
+	DualStack, FIPS bool
+
 	RequesterPays       bool   // agree to pay for requests and traffic
 	ExpectedBucketOwner string // account that must own the bucket; "" is any
 	CABundle            string // PEM file of authorities to trust in addition to the system's
@@ -55,7 +62,8 @@ func (o S3Options) Validate() error {
 // client returns the options of the client below.
 func (o S3Options) client(log *slog.Logger) s3.Options {
 	c := s3.Options{
-		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous, PathStyle: o.PathStyle,
+		Endpoint: o.Endpoint, Region: o.Region, Profile: o.Profile, Anonymous: o.Anonymous,
+		PathStyle: o.PathStyle, VirtualHostStyle: o.VirtualHostStyle, Accelerate: o.Accelerate, DualStack: o.DualStack, FIPS: o.FIPS,
 		RequesterPays: o.RequesterPays, ExpectedBucketOwner: o.ExpectedBucketOwner, CABundle: o.CABundle, Log: log,
 		SSECustomerKeyFile: o.SSECustomerKeyFile, Interfaces: o.Interfaces,
 		Retry: ranges.RetryPolicy{Outage: o.Outage},

@@ -40,13 +40,18 @@ var (
 		"metadata-ttl":          func(o *BucketOptions, v string) (err error) { o.MetadataTTL, err = parseTTL(v); return err },
 	}
 	switches = map[string]func(*BucketOptions){
-		"read-only":        func(*BucketOptions) {}, // every mount is
-		"ro":               func(*BucketOptions) {},
-		"allow-empty":      func(o *BucketOptions) { o.AllowEmpty = true },
-		"allow-other":      func(*BucketOptions) {}, // a pod's user is never ours, so it always holds
-		"force-path-style": func(o *BucketOptions) { o.S3.PathStyle = true },
-		"requester-pays":   func(o *BucketOptions) { o.S3.RequesterPays = true },
-		"no-sign-request":  func(o *BucketOptions) { o.S3.Anonymous = true },
+		"read-only":       func(*BucketOptions) {}, // every mount is
+		"ro":              func(*BucketOptions) {},
+		"allow-empty":     func(o *BucketOptions) { o.AllowEmpty = true },
+		"allow-other":     func(*BucketOptions) {}, // a pod's user is never ours, so it always holds
+		"requester-pays":  func(o *BucketOptions) { o.S3.RequesterPays = true },
+		"no-sign-request": func(o *BucketOptions) { o.S3.Anonymous = true },
+		// A volume's style replaces the driver's.
+		"force-path-style":      func(o *BucketOptions) { o.S3.PathStyle, o.S3.VirtualHostStyle = true, false },
+		"virtual-host-style":    func(o *BucketOptions) { o.S3.PathStyle, o.S3.VirtualHostStyle = false, true },
+		"transfer-acceleration": func(o *BucketOptions) { o.S3.Accelerate = true },
+		"dual-stack":            func(o *BucketOptions) { o.S3.DualStack = true },
+		"fips":                  func(o *BucketOptions) { o.S3.FIPS = true },
 	}
 	// writing are options of other drivers that ask for what this one does not do. A volume that needs them must fail to
 	// mount, not to write.

@@ -51,8 +51,16 @@ type S3 struct {
 	// the environment; Anonymous sends no credentials at all.
 	AccessKeyID, SecretAccessKey, SessionToken string
 	Anonymous                                  bool
-	PathStyle                                  bool // bucket in the path; the default for endpoints that are not Amazon's
-	RequesterPays                              bool
+	// PathStyle puts the bucket into the path of URLs, and VirtualHostStyle into
+	// the host name. Without either, the profile's addressing_style decides, and
+	// without that the endpoint: the host name for Amazon's, the path for others.
+	PathStyle, VirtualHostStyle bool
+	// Accelerate uses the bucket's endpoint of S3 Transfer Acceleration.
+	Accelerate bool
+	// DualStack uses Amazon's endpoints that have IPv4 and IPv6 addresses, and
+	// FIPS the endpoints validated for FIPS 140.
+	DualStack, FIPS bool
+	RequesterPays   bool
 	// ExpectedBucketOwner makes the store refuse if the bucket belongs to
 	// another account.
 	ExpectedBucketOwner string
@@ -91,7 +99,7 @@ func (s S3) Validate() error {
 func (s S3) client() s3.Options {
 	o := s3.Options{
 		Endpoint: s.Endpoint, Region: s.Region, Profile: s.Profile, Anonymous: s.Anonymous,
-		PathStyle:     s.PathStyle,
+		PathStyle: s.PathStyle, VirtualHostStyle: s.VirtualHostStyle, Accelerate: s.Accelerate, DualStack: s.DualStack, FIPS: s.FIPS,
 		RequesterPays: s.RequesterPays, ExpectedBucketOwner: s.ExpectedBucketOwner, CABundle: s.CABundle,
 		SSECustomerKeyFile: s.SSECustomerKeyFile, Interfaces: s.Interfaces,
 		Retry: s.retry(), Log: s.Log,

@@ -133,6 +133,8 @@ func (o Options) Validate() error {
 		return errors.New("s3: path style and virtual-host style exclude each other: give at most one")
 	case o.Accelerate && (o.PathStyle || o.Endpoint != ""):
 		return errors.New("s3: accelerate works with AWS endpoints in virtual-host style only: leave out the endpoint and path style")
+	case o.Accelerate && o.FIPS:
+		return errors.New("s3: accelerate has no FIPS endpoints: give one of the two")
 	case (o.DualStack || o.FIPS) && o.Endpoint != "":
 		return errors.New("s3: dual stack and FIPS choose an AWS endpoint: leave out the endpoint")
 	case o.ExpectedBucketOwner != "" && !ownerRE.MatchString(o.ExpectedBucketOwner):

@@ -1,12 +1,16 @@
 package s3
 
 import (
+	"context"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/testorigin"
 )
 
 // TestTargets pins the URLs that come out of endpoints, styles, names and ARNs,
@@ -33,6 +37,10 @@ func TestTargets(t *testing.T) {
 		{name: "dual stack", o: Options{DualStack: true}, bucket: "data", key: "k", want: "https://data.s3.dualstack.us-east-1.amazonaws.com/k"},
 		{name: "FIPS", o: Options{FIPS: true}, bucket: "data", key: "k", want: "https://data.s3-fips.us-east-1.amazonaws.com/k"},
 		{name: "accelerate", o: Options{Accelerate: true}, bucket: "data", key: "k", want: "https://data.s3-accelerate.amazonaws.com/k"},
+		{name: "accelerate and dual stack", o: Options{Accelerate: true, DualStack: true}, bucket: "data", key: "k", want: "https://data.s3-accelerate.dualstack.amazonaws.com/k"},
+		{name: "FIPS and dual stack", o: Options{FIPS: true, DualStack: true, Region: "us-gov-west-1"}, bucket: "data", key: "k", want: "https://data.s3-fips.dualstack.us-gov-west-1.amazonaws.com/k", region: "us-gov-west-1"},
+		{name: "dual stack by environment", env: map[string]string{"AWS_USE_DUALSTACK_ENDPOINT": "true"}, bucket: "data", key: "k", want: "https://data.s3.dualstack.us-east-1.amazonaws.com/k"},
+		{name: "FIPS by environment", env: map[string]string{"AWS_USE_FIPS_ENDPOINT": "true"}, bucket: "data", key: "k", want: "https://data.s3-fips.us-east-1.amazonaws.com/k"},
 		{name: "IPv4 endpoint", o: Options{Endpoint: "http://127.0.0.1:9000"}, bucket: "data", key: "k", want: "http://127.0.0.1:9000/data/k"},
 		{name: "IPv6 endpoint", o: Options{Endpoint: "http://[::1]:9000/"}, bucket: "data", key: "k", want: "http://[::1]:9000/data/k"},
 		{name: "localhost endpoint", o: Options{Endpoint: "http://localhost:9000"}, bucket: "data", key: "k", want: "http://localhost:9000/data/k"},
@@ -101,6 +109,37 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestVirtualHostStyle reads, lists and writes where the bucket is in the host
+// name, which the origin serves below .localhost.
+func TestVirtualHostStyle(t *testing.T) {
+	origin := start(t, testorigin.Options{})
+	addr := strings.TrimPrefix(origin.URL(), "http://")
+	_, port, _ := net.SplitHostPort(addr)
+	var hosts []string
+	c := connect(t, origin, Options{
+		Endpoint: "http://localhost:" + port, VirtualHostStyle: true,
+		DialContext: func(ctx context.Context, network, host string) (net.Conn, error) {
+			hosts = append(hosts, host)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	})
+	if _, err := c.Put(t.Context(), "data", "dir/k", strings.NewReader("bytes"), PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := c.Head(t.Context(), "data", "dir/k"); err != nil || info.Size != 5 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if got, err := collect(t.Context(), c, "data", ListOptions{}); err != nil || !slices.Equal(got, []string{"dir/k"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, _, err := get(t.Context(), c.Source("data", "dir/k", SourceOptions{}), ranges.Request{Len: 5}); err != nil || string(got) != "bytes" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if want := "data.localhost:" + port; len(hosts) == 0 || slices.ContainsFunc(hosts, func(h string) bool { return h != want }) {
+		t.Errorf("dialed %q, want %s", hosts, want)
+	}
+}
+
 func TestTargetErrors(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})
@@ -137,6 +176,7 @@ func TestOptions(t *testing.T) {
 		{Options{PathStyle: true, VirtualHostStyle: true}, "exclude each other"},
 		{Options{Accelerate: true, Endpoint: "http://h"}, "accelerate"},
 		{Options{FIPS: true, Endpoint: "http://h"}, "FIPS"},
+		{Options{Accelerate: true, FIPS: true}, "accelerate has no FIPS endpoints"},
 		{Options{ExpectedBucketOwner: "me"}, "12 digits"},
 		{Options{SSE: "rot13"}, "AES256, aws:kms or aws:kms:dsse"},
 		{Options{SSEKMSKeyID: "k"}, "needs server-side encryption"},
