@@ -18,15 +18,13 @@ import (
 
 // Operations, as they appear in errors.
 const (
-	opGet         = "get"
-	opHead        = "head"
-	opHeadBucket  = "head bucket"
-	opListBuckets = "list buckets"
-	opList        = "list"
-	opPut         = "put"
-	opUpload      = "upload"
-	opCopy        = "copy"
-	opDelete      = "delete"
+	opGet    = "get"
+	opHead   = "head"
+	opList   = "list"
+	opPut    = "put"
+	opUpload = "upload"
+	opCopy   = "copy"
+	opDelete = "delete"
 )
 
 const (
@@ -43,10 +41,8 @@ const (
 //
 // f is called with a context and an option that every SDK call inside must get.
 func (c *Client) call(ctx context.Context, op, bucket, key string, f func(context.Context, func(*awss3.Options)) error) error {
-	if op != opListBuckets {
-		if err := CheckBucket(bucket); err != nil {
-			return &Error{Op: op, Bucket: bucket, Key: key, Err: err, kind: ranges.Permanent}
-		}
+	if err := CheckBucket(bucket); err != nil {
+		return &Error{Op: op, Bucket: bucket, Key: key, Err: err, kind: ranges.Permanent}
 	}
 	var history ranges.Retries
 	begin := time.Now()

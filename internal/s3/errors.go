@@ -80,7 +80,7 @@ func (e *Error) Is(target error) bool {
 	case ErrNotFound:
 		return e.kind == ranges.NotFound
 	case ErrNoBucket:
-		return e.Code == "NoSuchBucket" || e.Op == opHeadBucket && e.Status == http.StatusNotFound
+		return e.Code == "NoSuchBucket"
 	case ErrDenied:
 		return e.kind == ranges.Denied
 	case ErrPrecondition, ranges.ErrChanged:
@@ -145,8 +145,6 @@ func (e *Error) reason() string {
 			"(penstock-cast --sse-customer-key-file, penstock-csi mount --sse-customer-key-file)"
 	case e.Code == "InvalidRequest" && strings.Contains(e.Message, "Server Side Encryption"):
 		text = "the object is encrypted with a customer key: give it by penstock-cast --sse-customer-key-file or penstock-csi mount --sse-customer-key-file"
-	case text == "" && e.Op == opHeadBucket && e.Status == http.StatusNotFound:
-		text = advice["NoSuchBucket"]
 	case text == "" && e.Code == "" && e.Status == http.StatusForbidden:
 		text = advice["AccessDenied"]
 	case text == "" && e.Status == http.StatusNotFound:

@@ -3,7 +3,6 @@ package s3
 import (
 	"context"
 	"errors"
-	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -110,61 +109,4 @@ func archived(class, status, restore string) bool {
 		return false
 	}
 	return !strings.Contains(restore, `ongoing-request="false"`)
-}
-
-// BucketInfo is what a service says about a bucket.
-type BucketInfo struct {
-	Name    string
-	Region  string
-	Created time.Time // of listings only
-}
-
-// HeadBucket checks that a bucket exists and may be used.
-func (c *Client) HeadBucket(ctx context.Context, bucket string) (BucketInfo, error) {
-	var out *awss3.HeadBucketOutput
-	err := c.call(ctx, opHeadBucket, bucket, "", func(ctx context.Context, region func(*awss3.Options)) (err error) {
-		out, err = c.sdk.HeadBucket(ctx, &awss3.HeadBucketInput{Bucket: aws.String(bucket)}, region)
-		return err
-	})
-	if err != nil {
-		return BucketInfo{}, err
-	}
-	info := BucketInfo{Name: bucket, Region: aws.ToString(out.BucketRegion)}
-	if info.Region == "" {
-		info.Region = c.region(bucket)
-	}
-	return info, nil
-}
-
-// ListBuckets lists the account's buckets, a page at a time.
-func (c *Client) ListBuckets(ctx context.Context) iter.Seq2[BucketInfo, error] {
-	return func(yield func(BucketInfo, error) bool) {
-		var progress tokens
-		in := &awss3.ListBucketsInput{MaxBuckets: aws.Int32(pageKeys)}
-		for {
-			var out *awss3.ListBucketsOutput
-			err := c.call(ctx, opListBuckets, "", "", func(ctx context.Context, region func(*awss3.Options)) (err error) {
-				out, err = c.sdk.ListBuckets(ctx, in, region)
-				return err
-			})
-			if err != nil {
-				yield(BucketInfo{}, err)
-				return
-			}
-			for _, b := range out.Buckets {
-				info := BucketInfo{Name: aws.ToString(b.Name), Region: aws.ToString(b.BucketRegion), Created: aws.ToTime(b.CreationDate)}
-				if !yield(info, nil) {
-					return
-				}
-			}
-			in.ContinuationToken = out.ContinuationToken
-			if aws.ToString(out.ContinuationToken) == "" {
-				return
-			}
-			if !progress.advance(*out.ContinuationToken) {
-				yield(BucketInfo{}, stuck(opListBuckets, "", ""))
-				return
-			}
-		}
-	}
 }

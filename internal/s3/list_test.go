@@ -177,27 +177,10 @@ func TestTokensAdvance(t *testing.T) {
 	})
 }
 
-func TestBuckets(t *testing.T) {
-	origin := start(t, testorigin.Options{})
-	if err := origin.CreateBucket("far", testorigin.BucketOptions{Region: "eu-west-3"}); err != nil {
-		t.Fatal(err)
-	}
-	c := connect(t, origin, Options{})
-	var names []string
-	for b, err := range c.ListBuckets(t.Context()) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, b.Name)
-	}
-	if !slices.Equal(names, []string{"data", "far"}) {
-		t.Errorf("buckets %q", names)
-	}
-	if b, err := c.HeadBucket(t.Context(), "far"); err != nil || b.Region != "eu-west-3" {
-		t.Errorf("%+v, %v", b, err)
-	}
-	_, err := c.HeadBucket(t.Context(), "none")
-	wantText(t, err, "s3: head bucket s3://none: no such bucket")
+func TestMissingBucketAndKey(t *testing.T) {
+	c := connect(t, start(t, testorigin.Options{}), Options{})
+	_, err := collect(t.Context(), c, "none", ListOptions{})
+	wantText(t, err, "s3: list s3://none: no such bucket")
 	if !errors.Is(err, ErrNoBucket) || !errors.Is(err, ErrNotFound) {
 		t.Errorf("sentinels of %v", err)
 	}

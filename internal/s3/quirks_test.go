@@ -3,9 +3,11 @@ package s3
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +40,6 @@ func everyRead(t *testing.T, c *Client) map[string]error {
 	out := map[string]error{}
 	_, out["head"] = c.Head(t.Context(), "data", "k")
 	_, out["list"] = collect(t.Context(), c, "data", ListOptions{Delimiter: "/"})
-	_, out["head bucket"] = c.HeadBucket(t.Context(), "data")
 	_, _, out["get"] = get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
 	long := c.Source("data", "k", SourceOptions{}).(*source)
 	p, err := long.locate(t.Context())
@@ -84,8 +85,8 @@ func TestAcceptEncodingIsNotSigned(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if len(sent) < 5 {
-		t.Errorf("operations: %v", sent)
+	if ops := slices.Sorted(maps.Keys(sent)); !slices.Equal(ops, []string{"GetObject", "HeadObject", "ListObjectsV2", "PutObject"}) {
+		t.Errorf("operations: %v", ops)
 	}
 	for op, s := range sent {
 		if strings.Contains(s, "accept-encoding") {
@@ -237,8 +238,8 @@ func TestClockOfHead(t *testing.T) {
 			switch op {
 			case "head":
 				_, err = c.Head(t.Context(), "data", "k")
-			case "head bucket":
-				_, err = c.HeadBucket(t.Context(), "data")
+			case "list":
+				_, err = collect(t.Context(), c, "data", ListOptions{})
 			case "get":
 				_, _, err = get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
 			}

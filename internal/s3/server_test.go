@@ -27,10 +27,7 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.HeadBucket(t.Context(), bucket); err != nil {
-		t.Fatal(err)
-	}
-	_, err = c.HeadBucket(t.Context(), bucket+"-none-such")
+	_, err = collect(t.Context(), c, bucket+"-none-such", ListOptions{})
 	if !errors.Is(err, ErrNoBucket) {
 		t.Errorf("missing bucket: %v", err)
 	}
