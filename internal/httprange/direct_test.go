@@ -268,7 +268,7 @@ func TestDirectTLS(t *testing.T) {
 }
 
 // What the short way can't do goes to net/http.
-func TestDirectLongWay(t *testing.T) {
+func TestDirectFallsBack(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %s", r.Method, r.Host, b)

@@ -37,7 +37,7 @@ func get(t *testing.T, c *http.Client, url string) (int, string) {
 
 // An answer that nobody asked for, on an idle connection, is not taken for the answer to
 // the next request; nor does a connection that the server has closed cost a request.
-func TestUnaskedAnswersAreDropped(t *testing.T) {
+func TestUnrequestedAnswersAreDropped(t *testing.T) {
 	plain := httptest.NewUnstartedServer(nil)
 	secure := httptest.NewTLSServer(nil)
 	defer plain.Close()

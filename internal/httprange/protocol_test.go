@@ -14,7 +14,7 @@ import (
 
 // Requests at the same time have a connection each, of HTTP/1.1, though the server would rather
 // have one of HTTP/2 for all: with its flow control, and an end of it (GOAWAY) for all.
-func TestAConnectionForEach(t *testing.T) {
+func TestOneConnectionPerRequest(t *testing.T) {
 	const together = 4
 	var all sync.WaitGroup
 	all.Add(together)

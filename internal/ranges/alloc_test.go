@@ -10,8 +10,8 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// quiet is a source that allocates nothing itself, so that what is counted is
-// the engine's.
+// quiet is a source that allocates nothing, so that a test counts the engine's
+// allocations alone.
 type quiet struct {
 	size   int64
 	bodies sync.Pool
@@ -43,8 +43,8 @@ func (b *quietBody) Read(p []byte) (int, error) {
 
 func (b *quietBody) Close() error { b.q.bodies.Put(b); return nil }
 
-// Pooled buffers, tasks and lanes: a part costs no allocation once the stream
-// runs. The source above and the race detector's pools are the rest.
+// Buffers, tasks and lanes are reused, so a part costs no allocation once the
+// stream runs.
 func TestAllocsPerPart(t *testing.T) {
 	const part = 64 * kib
 	e := newEngine(t, ranges.Options{PartBytes: part, Budget: budget.New(8 * mib), Hedge: noHedge.Hedge})

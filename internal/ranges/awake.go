@@ -25,5 +25,5 @@ func (w *awakeClock) look(now time.Duration) {
 	}
 }
 
-// at returns what the clock shows at now.
+// at returns the time that the clock shows at now.
 func (w *awakeClock) at(now time.Duration) time.Duration { return now - w.lost }

@@ -11,23 +11,23 @@ import (
 
 // Options configures an [Engine]. The zero value works.
 type Options struct {
-	// Budget bounds the bytes of all buffers. nil: the process's budget.
+	// Budget bounds the bytes of all buffers; nil means the process's budget.
 	Budget *budget.Budget
-	// PartBytes is the most that one request of a stream asks for. 0 means 8
-	// MiB: large enough that signing, headers and first-byte latency vanish,
-	// small enough that a lost one is cheap (S3's guide: 8 to 16 MiB). Streams
-	// use smaller parts, down to 2 MiB, where the host answers quicker.
+	// PartBytes is the largest request of a stream. 0 means 8 MiB, which is large
+	// enough that signing, headers and first-byte latency hardly count, and small
+	// enough that a lost part is cheap (S3's guide recommends 8 to 16 MiB).
+	// Streams use smaller parts, down to 2 MiB, if the host answers faster.
 	PartBytes int64
 	// TargetRate in bytes a second sets the number of requests to start with.
-	// 0 means 1.25e9 (10 Gbit/s): 15 requests at once for each host.
+	// 0 means 1.25e9 (10 Gbit/s), which is 15 concurrent requests for each host.
 	TargetRate int64
-	// MaxConns bounds the requests at once to one host. 0 means 256.
+	// MaxConns bounds the concurrent requests to one host. 0 means 256.
 	MaxConns int
-	// Hedge and Retry: see their types.
+	// Hedge and Retry are the policies for late and for failed requests.
 	Hedge HedgePolicy
 	Retry RetryPolicy
 	// Log receives retries at warn level, at most one line every 10 s for each
-	// host, and all retries and hedges at debug level. nil is silent.
+	// host, and all retries and hedges at debug level. nil discards them.
 	Log *slog.Logger
 }
 
@@ -35,14 +35,14 @@ const (
 	defaultPart  = 8 << 20
 	defaultRate  = 1_250_000_000
 	defaultConns = 256
-	// minConns is the least number of requests at once: two that stall and
-	// their hedges.
+	// minConns is the least number of concurrent requests, enough for two that
+	// stall and for their hedges.
 	minConns = 4
-	// maxPart keeps an offset inside a part in an int on 32-bit systems.
+	// maxPart lets an int hold an offset inside a part on 32-bit systems.
 	maxPart = 1 << 30
 )
 
-// Validate says what is wrong with the options.
+// Validate reports the first mistake in the options, and how to correct it.
 func (o *Options) Validate() error {
 	switch {
 	case o.PartBytes < 0 || o.PartBytes > maxPart:
@@ -81,15 +81,15 @@ func (o *Options) setDefaults() {
 	o.Retry = o.Retry.WithDefaults()
 }
 
-// Engine moves ranges of objects under one set of limits. One engine serves a
-// whole process: the limits for each host hold over all its objects.
+// Engine moves ranges of objects under one set of limits. Its limits for a host
+// hold over all objects of that host, so a process that makes several engines
+// multiplies them. An Engine is safe for concurrent use.
 type Engine struct {
 	opts    Options
-	start   time.Time // all times inside are durations since then
+	start   time.Time // the engine's times are durations since start
 	stats   counters
 	fetches sync.Pool // *fetch
-	// windows are the open readers that hold memory.
-	windows windows
+	windows windows   // of the open readers
 
 	mu     sync.Mutex // guards gates and closed; taken before a gate's lock
 	gates  map[string]*gate
@@ -114,7 +114,7 @@ func (e *Engine) Budget() *budget.Budget { return e.opts.Budget }
 // PartBytes returns the size of a part in bytes.
 func (e *Engine) PartBytes() int64 { return e.opts.PartBytes }
 
-// gate returns the gate of a host and counts one user of it.
+// gate returns the gate of a host, and makes it on first use.
 func (e *Engine) gate(host string) *gate {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -123,14 +123,14 @@ func (e *Engine) gate(host string) *gate {
 		g = newGate(e, host)
 		e.gates[host] = g
 		if e.closed {
-			g.shut()
+			g.close()
 		}
 	}
 	return g
 }
 
-// Close cancels what is still running and returns when all goroutines of the
-// engine have ended.
+// Close cancels all requests and returns when all goroutines of the engine have
+// ended. Later requests fail with [ErrClosed].
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -140,7 +140,7 @@ func (e *Engine) Close() error {
 	}
 	e.mu.Unlock()
 	for _, g := range gates {
-		g.shut()
+		g.close()
 	}
 	for _, g := range gates {
 		g.wg.Wait()

@@ -44,10 +44,11 @@ func newEngine(t testing.TB, opts ranges.Options) *ranges.Engine {
 	return e
 }
 
-// noHedge keeps a busy machine from adding requests to those that a test counts.
+// noHedge turns hedges off in tests that count requests, because a busy machine
+// causes some.
 var noHedge = ranges.Options{Hedge: ranges.HedgePolicy{Quantile: -1}}
 
-// unknown is the Spec of an object of which nothing is known.
+// unknown is the Spec of an object without size, pin and checksum.
 var unknown = ranges.Spec{Name: "mem://o", Host: "mem", Size: -1}
 
 func readAll(t *testing.T, s *ranges.Stream) []byte {
@@ -103,13 +104,13 @@ func TestStreamFaultsTogether(t *testing.T) {
 		}
 		st := e.Stats()
 		if d := time.Since(start); d > 4*time.Second {
-			t.Errorf("took %v: a 5 s stall was waited for; %+v", d, st)
+			t.Errorf("took %v: the stream waited for a 5 s stall; %+v", d, st)
 		}
 		if st.Wasted*20 > int64(len(src.Data)) {
-			t.Errorf("more than 5 %% of the bytes came twice: %+v", st)
+			t.Errorf("more than 5 %% of the bytes arrived twice: %+v", st)
 		}
 		if st.Hedges == 0 || st.Throttled == 0 || st.Resumes == 0 {
-			t.Errorf("not all faults were met: %+v", st)
+			t.Errorf("not all faults occurred: %+v", st)
 		}
 		if st.Hedges*20 > st.Requests+20 {
 			t.Errorf("hedges above their budget: %+v", st)
@@ -117,7 +118,7 @@ func TestStreamFaultsTogether(t *testing.T) {
 	})
 }
 
-func TestChangedIsNeverMixed(t *testing.T) {
+func TestVersionsAreNeverMixed(t *testing.T) {
 	src := &rangestest.Source{Data: rangestest.Random(4*mib, 3), Pin: "etag:1"}
 	src.Fault = func(n int, req ranges.Request) rangestest.Action {
 		if n >= 20 {

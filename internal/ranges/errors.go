@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// What callers branch on, through errors.Is.
+// Errors that callers test for with errors.Is.
 var (
 	ErrChanged  = errors.New("object changed while it was read")
 	ErrNotFound = errors.New("object not found")
@@ -18,33 +18,33 @@ var (
 	ErrSize     = errors.New("object does not have the expected size")
 )
 
-// What ends an attempt that makes too little progress, see [RetryPolicy].
+// Errors that end an attempt with too little progress, see [RetryPolicy].
 var (
 	ErrStalled = errors.New("no bytes received for too long")
 	ErrSlow    = errors.New("bytes came too slowly")
 )
 
-// errShort is the cause of an attempt whose body ended early.
+// errShort is the failure of an attempt whose body ended early.
 var errShort = errors.New("body ended before its last byte")
 
-// errClipped is the outcome of an attempt whose answer held less than it was asked
-// for, and was complete: progress rather than a failure.
+// errClipped is the outcome of an attempt whose answer was complete and held fewer
+// bytes than requested. It counts as progress rather than as a failure.
 var errClipped = errors.New("server sent a shorter range than asked for")
 
-// errNoLength is the cause of NoRanges when not even a plain stream is possible.
-var errNoLength = errors.New("server ignored the range and did not tell the length, and the size of the object is not known")
+// errNoLength is the failure of an answer that can't even be read as a plain body.
+var errNoLength = errors.New("server ignored the range and sent no length, and the size of the object is not known")
 
-// errNothingKnown is the cause of an answer without anything to compare.
+// errNothingKnown is the failure of an answer that nothing ties to the object.
 var errNothingKnown = errors.New("answer has neither a range nor a length nor a validator")
 
-// Error is what the engine returns: which operation on which object and bytes
-// failed, after how many attempts, and why.
+// Error is a failed operation of the engine. It names the operation, the object,
+// the bytes, the number of attempts and the cause.
 type Error struct {
 	Op       string // "fetch", "stream", "read"
 	Object   string // the Spec's Name
-	Off, Len int64  // the bytes of the request that failed; Len < 0: to the end
+	Off, Len int64  // the bytes of the failed request; Len < 0 means to the end
 	Attempts int    // requests made for these bytes, hedges included
-	Status   int    // HTTP status of the last answer; 0 none
+	Status   int    // HTTP status of the last answer, or 0
 	Err      error  // the last cause
 }
 

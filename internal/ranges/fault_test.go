@@ -16,9 +16,9 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-// A request that stalls is asked again for the rest only, and the first to
-// finish wins.
-func TestHedgeAsksForTheRest(t *testing.T) {
+// A hedge of a stalled request fetches only the bytes that have not arrived, and
+// the first attempt to finish wins.
+func TestHedgeRequestsRemainingBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
 		src.Fault = func(n int, req ranges.Request) rangestest.Action {
@@ -52,8 +52,8 @@ func TestHedgeAsksForTheRest(t *testing.T) {
 	})
 }
 
-// A consumer that does not read is no server that does not send: nothing is hedged,
-// and no byte comes twice, however long it takes.
+// A consumer that stops reading must not look like a silent server: no request is
+// hedged, and no byte arrives twice.
 func TestStalledConsumerIsNotHedged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(4*mib, 14), Pin: "etag:1"}
@@ -76,9 +76,9 @@ func TestStalledConsumerIsNotHedged(t *testing.T) {
 	})
 }
 
-// A host that gets slower for all is not hedged: a second request would only add to its
-// load. One request that is stuck while the others get on is.
-func TestHedgeIsForTheOneThatIsStuck(t *testing.T) {
+// Requests are not hedged when the whole host slows down, because hedges would add
+// to its load. A single request is hedged if it is stuck while others progress.
+func TestOnlyStuckRequestIsHedged(t *testing.T) {
 	const parts, before = 256, 100
 	for name, stuck := range map[string]bool{"all slow": false, "one stuck": true} {
 		t.Run(name, func(t *testing.T) {
@@ -114,16 +114,16 @@ func TestHedgeIsForTheOneThatIsStuck(t *testing.T) {
 	}
 }
 
-// With the hedge budget spent, a silent body still ends after RetryPolicy.Stall,
-// whatever the whole transfer may take.
-func TestStallIsProgressNotTotalTime(t *testing.T) {
+// Without hedges a silent body ends after RetryPolicy.Stall, and a slow body that
+// is never silent for so long may take any time.
+func TestStallMeasuresSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 2), Pin: "etag:1"}
 		src.Fault = func(n int, req ranges.Request) rangestest.Action {
 			if n == 0 {
 				return rangestest.Action{Stall: time.Hour, StallAt: 300 * kib}
 			}
-			// 64 KiB in 4 s: slow for a minute, never silent for 5 s.
+			// slow for a minute, but never silent for 5 s
 			return rangestest.Action{BytesRate: 16 * kib}
 		}
 		e := newEngine(t, ranges.Options{PartBytes: mib, Retry: ranges.RetryPolicy{Stall: 5 * time.Second}, Hedge: noHedge.Hedge})
@@ -140,7 +140,7 @@ func TestStallIsProgressNotTotalTime(t *testing.T) {
 	})
 }
 
-// When everything stalls, hedges stay within their budget.
+// Hedges stay within their budget when all requests stall.
 func TestHedgesAreBudgeted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(4*mib, 3), Pin: "etag:1"}
@@ -159,8 +159,8 @@ func TestHedgesAreBudgeted(t *testing.T) {
 	})
 }
 
-// The head of line outranks what was queued before it.
-func TestHeadOfLineFirst(t *testing.T) {
+// The head that the consumer waits for runs before queued read-ahead.
+func TestHeadBeforeReadAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		big := &rangestest.Source{Data: rangestest.Random(8*mib, 4), Pin: "etag:1"}
 		small := &rangestest.Source{Data: rangestest.Random(10*kib, 5), Pin: "etag:1"}
@@ -169,7 +169,7 @@ func TestHeadOfLineFirst(t *testing.T) {
 		e := newEngine(t, ranges.Options{MaxConns: 4, PartBytes: 64 * kib, Hedge: noHedge.Hedge})
 		s := e.Object(big, ranges.Spec{Name: "big", Size: 8 * mib}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
 		defer s.Close()
-		for range 8 { // the window grows: far more is queued than runs
+		for range 8 { // the window grows until far more parts are queued than run
 			p, err := s.Next(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -191,7 +191,7 @@ func TestThrottleShrinksConcurrency(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(16*mib, 6), Pin: "etag:1"}
 		src.Fault = func(n int, req ranges.Request) rangestest.Action {
 			a := rangestest.Action{Delay: 50 * time.Millisecond}
-			if src.Running() > 6 { // the host takes six at once
+			if src.Running() > 6 { // the host accepts six concurrent requests
 				a.Err = &ranges.Fault{Kind: ranges.Throttled, Status: 503}
 			}
 			return a
@@ -229,7 +229,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	})
 }
 
-// Errors that asking again can't mend end at once, with all that is known.
+// Errors that a retry can't mend end the read at once, with status and cause.
 func TestPermanentErrors(t *testing.T) {
 	for kind, want := range map[ranges.FaultKind]error{ranges.NotFound: ranges.ErrNotFound, ranges.Denied: ranges.ErrDenied, ranges.Permanent: nil} {
 		src := &rangestest.Source{Data: make([]byte, kib)}
@@ -269,17 +269,17 @@ func TestGivesUpAfterAttempts(t *testing.T) {
 	})
 }
 
-// Every way in which an answer can lie about its bytes ends in a retry or an
-// error, never in wrong bytes.
-func TestLyingAnswers(t *testing.T) {
+// An answer that is wrong about its bytes leads to a retry or an error, never to
+// wrong bytes.
+func TestWrongAnswersAreRejected(t *testing.T) {
 	for name, act := range map[string]rangestest.Action{
 		"wrong offset":    {WrongOff: 1},
 		"fewer bytes":     {Short: 10},
-		"other validator": {OtherPin: "etag:2"}, // once is no proof
+		"other validator": {OtherPin: "etag:2"}, // a single answer is retried
 		"other size":      {OtherSize: new(int64(62))},
 		"a proxy's page":  {OtherSize: new(int64(62)), Whole: true, NoPin: true},
 		"an empty body":   {OtherSize: new(int64(0)), Whole: true},
-		"no validator":    {NoPin: true}, // not a lie: same bytes
+		"no validator":    {NoPin: true}, // the bytes are right
 		"cut":             {Cut: true, CutAt: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -307,9 +307,9 @@ func TestLyingAnswers(t *testing.T) {
 	}
 }
 
-// A server that stops serving ranges in the middle: the stream goes on with
-// the whole-object answer where little has to be thrown away, else it says so.
-func TestRangesEndMidway(t *testing.T) {
+// A server stops serving ranges during a stream. The stream continues with the
+// whole-object answer if it has to discard few bytes, and fails otherwise.
+func TestServerStopsServingRanges(t *testing.T) {
 	for after, wantErr := range map[int64]bool{mib: false, 7 * mib: true} {
 		src := &rangestest.Source{Data: rangestest.Random(8*mib, 9), Pin: "etag:1"}
 		src.Fault = func(_ int, req ranges.Request) rangestest.Action { return rangestest.Action{Whole: req.Off >= after} }
@@ -384,9 +384,9 @@ func TestCancelAndClose(t *testing.T) {
 	}
 }
 
-// A consumer that keeps its parts waits for memory, not for ever, and others
-// are not starved of their first window.
-func TestConsumerThatKeepsParts(t *testing.T) {
+// A consumer that holds its parts waits for memory until its context ends, and
+// other streams still get a first window.
+func TestConsumerHoldsParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := budget.New(4 * 64 * kib)
 		src := &rangestest.Source{Data: rangestest.Random(mib, 12), Pin: "etag:1"}
@@ -470,9 +470,9 @@ func Example() {
 	// weights <nil>
 }
 
-// The first answer's head tells the size: the other parts start then, not when
-// the first part's bytes have come.
-func TestFirstHeadStartsTheOthers(t *testing.T) {
+// The first answer's header has the size. The other parts start then, and don't
+// wait for the first part's bytes.
+func TestFirstAnswerStartsOtherParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 14), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action {
@@ -492,9 +492,8 @@ func TestFirstHeadStartsTheOthers(t *testing.T) {
 	})
 }
 
-// While the head of line is silent the other slots go on: what they bring waits
-// for it, as far as the window allows.
-func TestLateHeadLetsOthersGoOn(t *testing.T) {
+// While the head is silent the other slots fetch more parts, up to the window.
+func TestLateHeadWidensWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(16*mib, 15), Pin: "etag:1"}
 		src.Fault = func(n int, _ ranges.Request) rangestest.Action {
@@ -510,7 +509,7 @@ func TestLateHeadLetsOthersGoOn(t *testing.T) {
 		go func() { done <- readAll(t, s) }()
 		time.Sleep(500 * time.Millisecond)
 		synctest.Wait()
-		// 20 parts before it; after it 4 slots, a spare and 2, and 7 more for the wait.
+		// 20 parts before the head; after it 4 slots, a spare and 2, and 7 more while waiting
 		if n := len(src.Requests()); n < 32 {
 			t.Errorf("%d requests while the head stalls", n)
 		}
@@ -520,8 +519,8 @@ func TestLateHeadLetsOthersGoOn(t *testing.T) {
 	})
 }
 
-// An object of unknown size may be small: its first part is, and then the parts are
-// what they are elsewhere.
+// The first part of an object of unknown size is small, and the later parts have
+// the usual size.
 func TestSmallFirstPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(9*mib, 16), Pin: "etag:1"}
@@ -542,8 +541,9 @@ func TestSmallFirstPart(t *testing.T) {
 	})
 }
 
-// A hedge of a request whose answer was clipped asks for the rest of the range, not for the rest of that answer.
-func TestHedgeOfAClippedAnswer(t *testing.T) {
+// A hedge of a request with a clipped answer requests the rest of the range, not
+// the rest of that answer.
+func TestHedgeOfClippedAnswer(t *testing.T) {
 	for verb, read := range verbs {
 		synctest.Test(t, func(t *testing.T) {
 			src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}

@@ -33,9 +33,9 @@ func (e *Engine) putFetch(f *fetch) {
 	e.fetches.Put(f)
 }
 
-// Fetch reads len(p) bytes at offset off of the object into p. Ranges longer
-// than a part are fetched as parts at the same time. It returns fewer bytes
-// only with an error, which is io.EOF at the end of the object.
+// Fetch reads len(p) bytes at offset off of the object into p. It fetches ranges
+// longer than a part as concurrent parts. It returns fewer bytes only with an
+// error, which is io.EOF at the end of the object.
 func (o *Object) Fetch(ctx context.Context, p []byte, off int64) (int, error) {
 	size, _ := o.known()
 	var eof error

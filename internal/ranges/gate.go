@@ -12,44 +12,47 @@ import (
 	"github.com/penstock/penstock/internal/budget"
 )
 
-// gate is the door to one host: it holds the queue of attempts, the limiter and
-// the hedger of the host, and the lanes (goroutines) that make the requests.
+// A gate schedules the requests to one host. It holds the host's queue of
+// attempts, its limiter and hedger, and the lanes (goroutines) that make the
+// requests.
 //
 // Lock order: Engine.mu, then gate.mu. A gate's lock is never held during I/O,
-// while another gate's is taken, or while an owner of a task is called.
+// while another gate's lock is taken, or while taskOwner.started or
+// taskOwner.answered runs.
 //
-// No deadlock: an attempt waits for a slot only while other attempts hold all
-// of them, an attempt that holds one ends by success, failure, RetryPolicy.Over or
-// cancellation, and then passes its slot on. Attempts hold no other resource
-// that an attempt waits for (buffers are reserved before an attempt is queued).
+// Attempts can't deadlock. An attempt waits for a slot only while other attempts
+// hold all slots. An attempt that holds a slot ends by success, failure,
+// RetryPolicy.CheckProgress or cancellation, and then passes its slot on.
+// Attempts wait for no other resource: buffers are reserved before an attempt is
+// queued.
 type gate struct {
 	e    *Engine
 	host string
 	wg   sync.WaitGroup // lanes and the monitor
 
-	awake awakeClock   // the monitor's alone; see awakeTime
-	lost  atomic.Int64 // awake.lost in nanoseconds, for all goroutines
-	over  atomic.Int64 // requests that ended well
+	awake     awakeClock   // the monitor's alone; see awakeTime
+	lost      atomic.Int64 // awake.lost in nanoseconds, for all goroutines
+	completed atomic.Int64 // requests that ended well
 
-	logging atomic.Bool // a warning about a retry is being written
+	logging atomic.Bool // a goroutine is writing a warning about a retry
 
-	mu       sync.Mutex // guards everything below and the tasks' fields that say so
-	looked   int        // inflight at the monitor's last look: many that end at once leave none alone
-	limiter  limiter
-	hedger   hedger
-	pace     pace
-	urgent   list // heads of line and hedges, oldest first
-	ahead    list // prefetch, oldest first
-	delayed  list // retries that wait for their time, unordered
-	lanes    []*lane
-	idle     []*lane
-	inflight int
-	closed   bool
-	good     time.Duration // when the host last sent a byte of a body, by awakeTime; 0 never
-	retryLog RetryLog
+	mu           sync.Mutex // guards the fields below, and fields of tasks and lanes that say so
+	inflightSeen int        // inflight at the monitor's last look; a request is not alone if many others have just ended
+	limiter      limiter
+	hedger       hedger
+	pace         pace
+	urgent       list // tasks that a consumer waits for, and hedges; oldest first
+	ahead        list // prefetch, oldest first
+	delayed      list // retries whose pause has not ended; unordered
+	lanes        []*lane
+	idle         []*lane
+	inflight     int
+	closed       bool
+	lastGood     time.Duration // awakeTime when the host last sent enough bytes of a body; 0 if never
+	retryLog     RetryLog
 
 	asleep bool          // the monitor waits for wake without a timer
-	wake   chan struct{} // tells the monitor that something began; capacity 1
+	wake   chan struct{} // wakes the monitor; capacity 1
 }
 
 // awakeTime returns now without the time during which the process didn't run.
@@ -101,8 +104,8 @@ func (ignoreEvents) retried()  {}
 func (ignoreEvents) late()     {}
 
 // task is one range and the buffer that its bytes go into. Its owner fills the
-// first block, submits it, and may touch it again after ended. Tasks are reused;
-// nothing in here is allocated for a part.
+// first block, submits it, and may touch it again after taskOwner.ended. Tasks
+// are reused, and running one allocates nothing.
 type task struct {
 	owner  taskOwner
 	o      *Object
@@ -110,24 +113,25 @@ type task struct {
 	n      int64  // bytes asked for
 	buf    []byte // where the bytes go; len = n. Set by owner.started at the latest
 	sum    ChecksumAlgorithm
-	urgent bool // its consumer waits for it; guarded by gate.mu while submitted
-	// wantsBody: hand the whole answer over when the server ignored the range.
+	urgent bool // a consumer waits for it; guarded by gate.mu while submitted
+	// wantsBody makes the gate hand the whole answer over, in body, if the server
+	// ignores the range.
 	wantsBody bool
 
 	// Results, valid after ended.
 	got  int    // bytes in buf; less than len(buf) only at the end of the object
 	crc  uint64 // checksum of buf[:got]
 	err  error
-	body plainBody // set when the server ignored the range: the answer itself
+	body plainBody // the answer itself, if the server ignored the range
 
 	// Guarded by gate.mu while the task is submitted.
 	fails     Retries
 	attempts  int
-	since     time.Duration // when it was submitted, by awakeTime
+	since     time.Duration // awakeTime when it was submitted
 	readyAt   time.Duration
 	a         [2]attempt // the request, and its hedge
 	winner    *attempt
-	spare     *budget.Buf // where the hedge puts its bytes; index 0 is t.off
+	spare     *budget.Buf // receives the hedge's bytes; its index 0 is t.off
 	decided   bool        // the result is known; only running attempts are waited for
 	startSent bool        // owner.started was called
 }
@@ -141,10 +145,10 @@ type attempt struct {
 	in         *list
 
 	// Guarded by gate.mu.
-	lane      *lane // runs it now; nil: not running
+	lane      *lane // that runs it now, or nil
 	fresh     bool
 	cancelled bool
-	clipped   bool // the answer ends before the range does; the lane's alone
+	clipped   bool // the answer ends before the range does; written by the lane alone
 
 	// Set before the lane starts, then written by the lane alone.
 	off int64  // object offset of buf[0]
@@ -156,15 +160,15 @@ type attempt struct {
 
 func (a *attempt) queued() bool { return a.in != nil }
 
-// policy returns how many requests the host gets at once now, and the size of
-// a part of at most most bytes.
+// policy returns how many requests the host may get at once now, and how large a
+// part should be, at most most bytes.
 func (g *gate) policy(most int64) (slots int, part int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return int(g.limiter.limit), g.pace.part(most)
+	return int(g.limiter.limit), g.pace.partBytes(most)
 }
 
-// submit queues a new task.
+// submit queues a new task, and starts it if there is a slot.
 func (g *gate) submit(t *task) {
 	t.got, t.crc, t.err, t.body = 0, 0, nil, plainBody{}
 	t.fails, t.attempts, t.winner, t.decided, t.startSent = Retries{}, 0, nil, false, false
@@ -179,12 +183,13 @@ func (g *gate) submit(t *task) {
 		return
 	}
 	t.since = g.awakeTime(g.e.now())
-	g.push(&t.a[0])
-	g.dispatch()
+	g.enqueueLocked(&t.a[0])
+	g.dispatchLocked()
 	g.mu.Unlock()
 }
 
-func (g *gate) push(a *attempt) {
+// enqueueLocked adds an attempt to the queue of its priority. mu must be held.
+func (g *gate) enqueueLocked(a *attempt) {
 	if a.t.urgent || a.hedge {
 		g.urgent.pushBack(a)
 	} else {
@@ -192,8 +197,8 @@ func (g *gate) push(a *attempt) {
 	}
 }
 
-// promote makes a task outrank prefetch: its consumer waits for it. It reports
-// whether the task waits for a retry.
+// promote moves a task before the read-ahead, because a consumer waits for it. It
+// reports whether the task waits for a retry.
 func (g *gate) promote(t *task) (retried bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -208,7 +213,7 @@ func (g *gate) promote(t *task) (retried bool) {
 	return a.in == &g.delayed
 }
 
-// cancel ends a task; its owner learns it when no lane works on it any more.
+// cancel ends a task. Its owner is notified when no lane works on it any more.
 func (g *gate) cancel(t *task, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -216,12 +221,12 @@ func (g *gate) cancel(t *task, cause error) {
 		return
 	}
 	t.decided, t.err = true, cause
-	g.stop(t)
+	g.stopLocked(t)
 }
 
-// stop takes the attempts of an ended task out of the queues, cancels the
-// running ones and finishes the task if there are none.
-func (g *gate) stop(t *task) {
+// stopLocked takes the attempts of a decided task out of the queues, cancels the
+// running ones, and completes the task if none runs. mu must be held.
+func (g *gate) stopLocked(t *task) {
 	running := false
 	for i := range t.a {
 		a := &t.a[i]
@@ -244,8 +249,9 @@ func (g *gate) stop(t *task) {
 	}
 }
 
-// dispatch hands queued attempts to lanes while there are slots.
-func (g *gate) dispatch() {
+// dispatchLocked hands queued attempts to lanes while there are slots. mu must be
+// held.
+func (g *gate) dispatchLocked() {
 	now := g.e.now()
 	for {
 		a := g.urgent.head
@@ -257,17 +263,17 @@ func (g *gate) dispatch() {
 		}
 		if g.inflight >= g.limiter.slots(now) {
 			g.limiter.wanted()
-			g.poke() // the monitor looks again when a pause ends
+			g.wakeIfAsleepLocked() // the monitor looks again when a pause ends
 			return
 		}
 		a.in.remove(a)
 		g.inflight++
-		g.run(a, now)
+		g.startLocked(a, now)
 	}
 }
 
-// run gives an attempt to an idle or a new lane.
-func (g *gate) run(a *attempt, now time.Duration) {
+// startLocked gives an attempt to an idle or a new lane. mu must be held.
+func (g *gate) startLocked(a *attempt, now time.Duration) {
 	var l *lane
 	if n := len(g.idle); n > 0 {
 		l = g.idle[n-1]
@@ -278,58 +284,59 @@ func (g *gate) run(a *attempt, now time.Duration) {
 		g.wg.Go(l.loop)
 	}
 	if !a.hedge {
-		g.hedger.begun()
+		g.hedger.requestSent()
 	}
 	a.lane, a.n, a.err, a.crc, a.cancelled, a.clipped = l, 0, nil, 0, false, false
 	l.current, l.active, l.started = a, false, now
 	l.work <- a
-	g.poke()
+	g.wakeIfAsleepLocked()
 }
 
-// finish takes the outcome of an attempt whose lane has let go of its body.
-// It runs on the lane.
-func (g *gate) finish(l *lane, a *attempt) {
+// finishAttempt records the outcome of an attempt whose body is closed. It runs
+// on the attempt's lane.
+func (g *gate) finishAttempt(l *lane, a *attempt) {
 	t := a.t
 	g.mu.Lock()
 	now := g.e.now()
 	g.inflight--
 	a.lane, l.current, l.active = nil, nil, false
-	l.renew()
+	l.renewContextLocked()
 	g.idle = append(g.idle, l)
 	g.e.stats.received.Add(int64(a.n))
 	if a.n >= leastGain {
-		g.good = max(g.good, time.Duration(l.last.Load()))
+		g.lastGood = max(g.lastGood, time.Duration(l.last.Load()))
 	}
 
 	if a.err == nil && !t.decided {
-		g.over.Add(1)
-		g.good = max(g.good, g.awakeTime(now))
+		g.completed.Add(1)
+		g.lastGood = max(g.lastGood, g.awakeTime(now))
 		g.limiter.done(now, int64(a.n))
 		g.hedger.done(int64(len(a.buf)), now-l.started)
 		if a.n > 0 {
 			g.pace.done(l.started, l.first, now, int64(a.n))
 		}
 		t.winner, t.decided = a, true
-		g.stopOther(t, a)
+		g.stopOtherLocked(t, a)
 	} else if !t.decided {
-		g.failed(l, t, a, now)
+		g.attemptFailedLocked(l, t, a, now)
 	} else if w := t.winner; w != nil && a != w {
 		twice := int64(a.n)
-		if w.hedge { // what precedes the hedge is used
+		if w.hedge { // the bytes before the hedge's first one are used
 			twice = max(0, a.off+twice-w.off)
 		}
 		g.e.stats.wasted.Add(twice)
 	}
 	complete := t.decided && t.a[0].lane == nil && t.a[1].lane == nil
-	g.dispatch()
+	g.dispatchLocked()
 	g.mu.Unlock()
 	if complete {
 		t.complete()
 	}
 }
 
-// stopOther cancels the loser of a hedged pair.
-func (g *gate) stopOther(t *task, won *attempt) {
+// stopOtherLocked cancels the other attempt of a task that won has decided. mu
+// must be held.
+func (g *gate) stopOtherLocked(t *task, won *attempt) {
 	other := &t.a[0]
 	if won == other {
 		other = &t.a[1]
@@ -346,8 +353,9 @@ func (g *gate) stopOther(t *task, won *attempt) {
 	}
 }
 
-// failed decides what becomes of a task one of whose attempts failed.
-func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
+// attemptFailedLocked decides how a task continues after one of its attempts has
+// failed. mu must be held.
+func (g *gate) attemptFailedLocked(l *lane, t *task, a *attempt, now time.Duration) {
 	err := a.err
 	kind, after, _ := classify(err)
 	if kind == Throttled {
@@ -366,13 +374,13 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 		g.e.stats.wasted.Add(int64(a.n))
 		return
 	}
-	progress := g.adopt(t, a)
+	progress := g.adoptBytesLocked(t, a)
 	if other.lane != nil {
 		return // the hedge may still win
 	}
 	up, policy := g.awakeTime(now), t.o.retryPolicy()
 	v := t.fails.Next(policy, Failure{
-		Err: err, Start: l.since, Now: up, Waited: l.since - max(t.since, g.good), Progress: progress,
+		Err: err, Start: l.since, Now: up, Waited: l.since - max(t.since, g.lastGood), Progress: progress,
 		Refused: g.limiter.recent, Rand: rand.Float64(),
 	})
 	if !v.Retry {
@@ -382,7 +390,7 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 			g.hedger.refund()
 		}
 		if kind == Retryable || kind == Throttled {
-			g.giveUp(l.since, err)
+			g.failQueuedLocked(l.since, err)
 		}
 		return
 	}
@@ -393,8 +401,8 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	p := &t.a[0]
 	p.fresh = v.Fresh
 	if a.clipped && errors.Is(err, errClipped) && v.After == 0 {
-		t.urgent = true // it goes on with its slot
-		g.push(p)
+		t.urgent = true // it keeps its slot
+		g.enqueueLocked(p)
 		return
 	}
 	t.owner.retried()
@@ -402,38 +410,38 @@ func (g *gate) failed(l *lane, t *task, a *attempt, now time.Duration) {
 	if t.got > 0 {
 		g.e.stats.resumes.Add(1)
 	}
-	g.logRetry(now, retry{object: t.o.spec.Name, offset: t.off + int64(t.got), attempt: t.attempts, after: v.After, err: err})
+	g.logRetryLocked(now, retry{object: t.o.spec.Name, offset: t.off + int64(t.got), attempt: t.attempts, after: v.After, err: err})
 	if v.After > 0 {
 		t.readyAt = now + v.After
 		g.delayed.pushBack(p)
-		g.nudge() // its pause may be shorter than the monitor's nap
+		g.wakeMonitorLocked() // the pause may end before the monitor's next look
 	} else {
-		t.urgent = true // it has waited long enough
-		g.push(p)
+		t.urgent = true // it has waited already
+		g.enqueueLocked(p)
 	}
 }
 
-// giveUp fails the queued tasks whose time was up when the attempt that has just
-// failed for good began: it was the last one for them too. Otherwise a long queue
-// on a dead host would take as many times the bound of one request as the queue is
-// longer than the number of slots. The caller holds g.mu.
-func (g *gate) giveUp(began time.Duration, err error) {
+// failQueuedLocked fails the queued tasks whose outage was already over when an
+// attempt started that has now failed for good: that attempt was the last one for
+// them, too. Otherwise the queue of a dead host would drain one request's bound
+// at a time, slot by slot. mu must be held.
+func (g *gate) failQueuedLocked(started time.Duration, err error) {
 	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
 		for a := q.head; a != nil; {
 			t, after := a.t, a.next
-			if outage := t.o.retryPolicy().Outage; !a.hedge && !t.decided && began-max(t.since, g.good) >= outage {
+			if outage := t.o.retryPolicy().Outage; !a.hedge && !t.decided && started-max(t.since, g.lastGood) >= outage {
 				t.decided = true
 				t.err = &Fault{Kind: Retryable, Err: fmt.Errorf("host %s has not answered for %v; another request failed: %w", g.host, outage, err)}
-				g.stop(t)
+				g.stopLocked(t)
 			}
 			a = after
 		}
 	}
 }
 
-// adopt keeps the bytes of a failed attempt where they continue those that the
-// task has, and returns how many are new.
-func (g *gate) adopt(t *task, a *attempt) int64 {
+// adoptBytesLocked keeps the bytes of a failed attempt that continue the task's
+// bytes, and returns how many are new. mu must be held.
+func (g *gate) adoptBytesLocked(t *task, a *attempt) int64 {
 	end := a.off - t.off + int64(a.n) // task offset of the end of a's bytes
 	fresh := end - int64(t.got)
 	if a.n == 0 || fresh <= 0 || a.off-t.off > int64(t.got) {
@@ -451,13 +459,13 @@ func (g *gate) adopt(t *task, a *attempt) int64 {
 	return fresh
 }
 
-// complete publishes a task that ended and that no lane works on.
+// complete publishes the result of a decided task on which no lane works.
 func (t *task) complete() {
 	if w := t.winner; w != nil {
 		t.err = nil
 		if w.hedge {
-			// The hedge started inside the part: what precedes it is in
-			// t.buf already, written by the first attempt before.
+			// The hedge started inside the range. The first attempt has
+			// written the bytes before it to t.buf.
 			from := int(w.off - t.off)
 			t.got = from + copy(t.buf[from:], w.buf[:w.n])
 			t.crc = t.sum.update(0, t.buf[:t.got])
@@ -472,8 +480,9 @@ func (t *task) complete() {
 	t.owner.ended()
 }
 
-// shut ends the gate: queued tasks fail, running ones are cancelled.
-func (g *gate) shut() {
+// close ends the gate: queued tasks fail with ErrClosed, running ones are
+// cancelled. Its goroutines end when their requests have ended.
+func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -485,7 +494,7 @@ func (g *gate) shut() {
 			t := a.t
 			if !t.decided {
 				t.decided, t.err = true, ErrClosed
-				g.stop(t)
+				g.stopLocked(t)
 			} else {
 				q.remove(a)
 			}
@@ -494,29 +503,30 @@ func (g *gate) shut() {
 	for _, l := range g.lanes {
 		if a := l.current; a != nil && a.lane == l && !a.t.decided {
 			a.t.decided, a.t.err = true, ErrClosed
-			g.stop(a.t)
+			g.stopLocked(a.t)
 		}
 		close(l.work)
 	}
 	close(g.wake)
 }
 
-// poke wakes the monitor if it sleeps without a timer.
-func (g *gate) poke() {
+// wakeIfAsleepLocked wakes the monitor if it sleeps without a timer. mu must be
+// held.
+func (g *gate) wakeIfAsleepLocked() {
 	if g.asleep {
-		g.nudge()
+		g.wakeMonitorLocked()
 	}
 }
 
-// nudge makes the monitor look again now. The caller holds g.mu.
-func (g *gate) nudge() {
+// wakeMonitorLocked makes the monitor look again now. mu must be held.
+func (g *gate) wakeMonitorLocked() {
 	if g.closed {
 		return
 	}
 	g.asleep = false
 	select {
 	case g.wake <- struct{}{}:
-	default: // it will look anyway
+	default: // it is about to look
 	}
 }
 

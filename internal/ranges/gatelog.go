@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// retry is what the log says of one retry.
+// retry is a log entry about one retry.
 type retry struct {
 	object  string
 	offset  int64
@@ -14,9 +14,9 @@ type retry struct {
 	err     error
 }
 
-// logRetry logs a retry. The caller holds g.mu, so the warning is written by
-// another goroutine: a log that nobody reads must not hold up the host.
-func (g *gate) logRetry(now time.Duration, r retry) {
+// logRetryLocked logs a retry. mu must be held; therefore another goroutine writes
+// the warning, so that a blocked log doesn't hold up the host.
+func (g *gate) logRetryLocked(now time.Duration, r retry) {
 	log := g.e.opts.Log
 	log.Debug("range retried", "object", r.object, "offset", r.offset, "attempt", r.attempt, "after", r.after, "err", r.err)
 	if g.logging.Load() {

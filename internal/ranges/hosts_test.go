@@ -9,8 +9,8 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-// A host that sends everybody away holds up all objects of this host until the time it named,
-// not only the part that it answered so, and no object of another one.
+// A host that throttles all requests delays all of its objects until the time that
+// it names, and no object of another host.
 func TestThrottleIsPerHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const later = 30 * time.Second
@@ -27,7 +27,7 @@ func TestThrottleIsPerHost(t *testing.T) {
 			_, err := e.Object(src, ranges.Spec{Name: name, Host: host, Size: kib}).Fetch(t.Context(), make([]byte, kib), 0)
 			return err
 		}
-		ended := make(chan error, 24) // so many that it is no single odd answer
+		ended := make(chan error, 24) // enough to throttle the whole host
 		for range cap(ended) {
 			go func() { ended <- fetch(busy, "mem://busy/one", "busy") }()
 		}

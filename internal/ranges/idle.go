@@ -6,22 +6,24 @@ import (
 	"time"
 )
 
-// idleAfter is how long a reader must have done nothing before its window may go to another: far longer than a program
-// that reads in order needs between two reads, so that readers at work never take from each other.
+// idleAfter is how long a reader must have been idle before another reader may
+// take the memory of its window. It is far longer than the time between two reads
+// of a program that reads in order, so active readers never lose their windows.
 const idleAfter = time.Second
 
-// mayReclaim decides whether the window of a reader may be given to others.
+// mayReclaim decides whether a reader may lose its window.
 func mayReclaim(now, used time.Duration, reading bool) bool {
 	return !reading && now-used >= idleAfter
 }
 
-// windows are the readers of an engine that hold a window, least recently used first.
+// windows are the readers of an engine that hold a window, least recently used
+// first.
 type windows struct {
 	mu   sync.Mutex // guards list and the readers' elem and used; taken after a reader's lock
 	list lru.List   // of *Reader
 }
 
-// use notes that r reads now. A reader without a window is in no list.
+// use records that r, which holds a window, reads now.
 func (w *windows) use(r *Reader, now time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -33,13 +35,14 @@ func (w *windows) use(r *Reader, now time.Duration) {
 	}
 }
 
-// remove takes r, which holds no window any more, out of the list.
+// remove takes r, which has given up its window, out of the list.
 func (w *windows) remove(r *Reader) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.removeLocked(r)
 }
 
+// removeLocked is remove. mu must be held.
 func (w *windows) removeLocked(r *Reader) {
 	if r.elem != nil {
 		w.list.Remove(r.elem)
@@ -47,20 +50,21 @@ func (w *windows) removeLocked(r *Reader) {
 	}
 }
 
-// reclaim drops the window of the reader that has been idle longest, and reports whether there was one. The caller may
-// hold the lock of another reader: this one waits for no reader's lock.
+// reclaim drops the window of the reader that has been idle longest, and reports
+// whether there was one. It waits for no reader's lock, so the caller may hold
+// one.
 func (w *windows) reclaim(now time.Duration) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for e := w.list.Front(); e != nil; e = e.Next() {
 		r, ok := e.Value.(*Reader)
 		if !ok || now-r.used < idleAfter {
-			return false // those behind it are busier
+			return false // the later ones have been idle for less time
 		}
 		if !mayReclaim(now, r.used, r.reading.Load() > 0) || !r.mu.TryLock() {
 			continue
 		}
-		r.dropSegments()
+		r.dropSegmentsLocked()
 		r.mu.Unlock()
 		w.removeLocked(r)
 		return true

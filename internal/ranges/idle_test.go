@@ -11,9 +11,10 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-// TestIdleWindowsAreGivenBack: readers that have read in order and stay open hold the whole budget. One that comes later
-// runs ahead all the same, with the memory of those that do nothing, and the budget is never exceeded.
-func TestIdleWindowsAreGivenBack(t *testing.T) {
+// TestIdleWindowsAreReclaimed opens readers that read in order, stay open, and hold
+// the whole budget. A later reader still fetches ahead, with the memory of idle
+// readers, and the budget is never exceeded.
+func TestIdleWindowsAreReclaimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(8*mib, 7), Pin: "etag:1"}
 		b := budget.New(4 * mib)
@@ -47,7 +48,7 @@ func TestIdleWindowsAreGivenBack(t *testing.T) {
 		before := len(src.Requests())
 		read(late, 32)
 		if n := len(src.Requests()) - before; n < 16 {
-			t.Errorf("%d requests for 32 reads: nobody was idle for long, so nothing can be taken", n)
+			t.Errorf("%d requests for 32 reads: no reader was idle for long, so none may lose its window", n)
 		}
 		time.Sleep(2 * time.Second) // fake time
 		later := o.Reader(ranges.ReaderOptions{})
@@ -55,12 +56,12 @@ func TestIdleWindowsAreGivenBack(t *testing.T) {
 		before = len(src.Requests())
 		read(later, 64)
 		if n := len(src.Requests()) - before; n > 24 {
-			t.Errorf("%d requests for 64 reads in order: the windows of idle readers were not given back", n)
+			t.Errorf("%d requests for 64 reads in order: the windows of idle readers were not reclaimed", n)
 		}
 		if b.Peak() > b.Limit() {
 			t.Errorf("%d bytes at the peak, of %d", b.Peak(), b.Limit())
 		}
-		// A reader that lost its window goes on.
+		// A reader that lost its window can still read.
 		first := o.Reader(ranges.ReaderOptions{})
 		defer first.Close()
 		read(first, 64)

@@ -10,38 +10,38 @@ import (
 )
 
 const (
-	// chunk is the most that one Read of a body may return: large enough that
-	// system calls do not matter, and a megabyte still is in the cache when
-	// the checksum reads it again.
+	// chunk is the most that one Read of a body may return. It is large enough
+	// that the cost of system calls doesn't matter, and small enough that the
+	// bytes are still in the cache when the checksum reads them.
 	chunk = 1 << 20
-	// skipMax is how much of a whole-object answer is read and thrown away to
-	// get to a range that the server ignored.
+	// skipMax is how many bytes of a whole-object answer are read and discarded
+	// to reach the range that the server has ignored.
 	skipMax = 1 << 20
 )
 
-// lane is a goroutine that makes one request at a time. It lives as long as
-// its gate and keeps its context from request to request, so that a request
-// costs no allocation; only a cancelled context is replaced.
+// A lane is a goroutine that makes one request at a time. It lives as long as its
+// gate. It keeps its context from one request to the next, so that a request
+// costs no allocation, and replaces only a cancelled one.
 type lane struct {
 	g    *gate
-	work chan *attempt // capacity 1; closed by shut
+	work chan *attempt // capacity 1; closed by gate.close
 
 	// Guarded by g.mu.
-	ctx       context.Context //nolint:containedctx // the lane's own lifetime, never a caller's
-	cancel    context.CancelCauseFunc
-	current   *attempt
-	active    bool // the fields of current are set up
-	started   time.Duration
-	since     time.Duration // started, by gate.awakeTime
-	progress  Progress      // of the current attempt
-	overStart int64         // gate.over then
+	ctx              context.Context //nolint:containedctx // the lane's own lifetime, never a caller's
+	cancel           context.CancelCauseFunc
+	current          *attempt
+	active           bool // the fields of current are set up
+	started          time.Duration
+	since            time.Duration // started in gate.awakeTime
+	progress         Progress      // of the current attempt
+	completedAtStart int64         // gate.completed then
 
 	first time.Duration // time of the first byte; the lane's alone
 
 	// Written by the lane, read by the monitor.
-	got, want atomic.Int64
-	last      atomic.Int64 // time of the last byte, in ns of gate.awakeTime
-	overByte  atomic.Int64 // gate.over then
+	got, want       atomic.Int64
+	last            atomic.Int64 // gate.awakeTime of the last byte, in nanoseconds
+	completedAtByte atomic.Int64 // gate.completed then
 }
 
 func newLane(g *gate) *lane {
@@ -50,8 +50,8 @@ func newLane(g *gate) *lane {
 	return l
 }
 
-// renew replaces a cancelled context. The caller holds g.mu.
-func (l *lane) renew() {
+// renewContextLocked replaces a cancelled context. g.mu must be held.
+func (l *lane) renewContextLocked() {
 	if l.ctx.Err() != nil {
 		l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	}
@@ -61,15 +61,14 @@ func (l *lane) loop() {
 	for a := range l.work {
 		ctx, req := l.setup(a)
 		a.err = l.attempt(ctx, a, req)
-		l.g.finish(l, a)
+		l.g.finishAttempt(l, a)
 	}
 	l.g.mu.Lock()
 	l.cancel(nil) // releases the context
 	l.g.mu.Unlock()
 }
 
-// setup fixes the range of an attempt and makes the lane visible to the
-// monitor.
+// setup fixes the range of an attempt and shows the lane to the monitor.
 func (l *lane) setup(a *attempt) (context.Context, Request) {
 	t, g := a.t, l.g
 	if !t.startSent {
@@ -83,10 +82,10 @@ func (l *lane) setup(a *attempt) (context.Context, Request) {
 	}
 	l.got.Store(0)
 	l.want.Store(int64(len(a.buf)))
-	l.since, l.overStart = g.awakeTime(l.started), g.over.Load()
+	l.since, l.completedAtStart = g.awakeTime(l.started), g.completed.Load()
 	l.progress = Progress{From: l.since}
 	l.last.Store(int64(l.since))
-	l.overByte.Store(l.overStart)
+	l.completedAtByte.Store(l.completedAtStart)
 	l.active = true
 	req := Request{Off: a.off, Len: int64(len(a.buf)), Pin: t.o.pinned(), Fresh: a.fresh, Attempt: t.attempts}
 	t.attempts++
@@ -98,7 +97,7 @@ func (l *lane) setup(a *attempt) (context.Context, Request) {
 }
 
 // attempt makes one request and reads its body into a.buf. On success a.buf is
-// full, or was shortened to the end of the object.
+// full; it is shortened if the object ends inside it.
 func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	o := a.t.o
 	body, info, err := o.src.Open(ctx, req)
@@ -117,7 +116,7 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 		switch {
 		case size < 0:
 			return errors.Join(&Fault{Kind: NoRanges, Err: errNoLength}, body.Close())
-		case info.Pin == "" && req.Pin != "": // it could be anything
+		case info.Pin == "" && req.Pin != "": // it may be another object
 			return errors.Join(&Fault{Kind: Retryable, Fresh: true, Err: errNothingKnown}, body.Close())
 		}
 		body, info.Size, info.Len = &sizedBody{ReadCloser: body, left: size}, size, size
@@ -136,8 +135,8 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	return err
 }
 
-// beyond judges an answer that the range starts after the end (416). Not every
-// server tells the size along with it.
+// beyond handles the answer that the range starts after the end (416), with which
+// some servers don't send the size.
 func (l *lane) beyond(a *attempt, req Request, info Info, f *Fault) error {
 	o := a.t.o
 	if err := o.observe(info); err != nil {
@@ -151,16 +150,16 @@ func (l *lane) beyond(a *attempt, req Request, info Info, f *Fault) error {
 	return nil
 }
 
-// fit makes the attempt's buffer and the answer's range agree. It reports true
-// when the body was handed to the task's owner.
+// fit adapts the attempt's buffer to the range of the answer. It reports true if
+// it handed the body to the task's owner.
 func (l *lane) fit(ctx context.Context, a *attempt, req Request, body io.ReadCloser, info Info) (handed bool, err error) {
 	if info.Off == req.Off && info.Len <= req.Len {
 		if a.t.o.noRanges.Load() {
-			a.t.o.noRanges.Store(false) // it was one odd answer, or another server behind the name
+			a.t.o.noRanges.Store(false) // that was one odd answer, or another server of the same name
 		}
 		if info.Len < req.Len {
-			// A server may send less than it was asked for (RFC 9110 section
-			// 15.3.7): these bytes are taken, and the rest is asked for.
+			// A server may send fewer bytes than requested (RFC 9110 section
+			// 15.3.7). They are kept, and the rest is requested again.
 			size, _ := a.t.o.known()
 			a.clipped = size < 0 || info.Off+info.Len < size
 			a.buf = a.buf[:info.Len]
@@ -210,7 +209,7 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 			}
 			a.n += n
 			l.last.Store(int64(l.g.awakeTime(now)))
-			l.overByte.Store(l.g.over.Load())
+			l.completedAtByte.Store(l.g.completed.Load())
 			l.got.Store(int64(a.n))
 			a.t.o.arrived.Add(int64(n))
 		}
@@ -224,8 +223,8 @@ func (l *lane) receive(ctx context.Context, a *attempt, body io.Reader) error {
 	return nil
 }
 
-// blame returns the cause of a failure: our own cancellation rather than what
-// the transport made of it.
+// blame returns the cause of a failure. If the lane's context was cancelled, that
+// is the cause, and not the error that the transport derives from it.
 func (l *lane) blame(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		if cause := context.Cause(ctx); cause == ErrStalled || cause == ErrSlow { //nolint:errorlint // the monitor's own, bare
@@ -236,7 +235,8 @@ func (l *lane) blame(ctx context.Context, err error) error {
 	return err
 }
 
-// plainBody is a whole-object answer that the engine got instead of a range.
+// plainBody is the answer of a server that sent the whole object instead of a
+// range.
 type plainBody struct {
 	rc     io.ReadCloser
 	info   Info
@@ -247,7 +247,7 @@ type plainBody struct {
 func (p *plainBody) close() {
 	if p.rc != nil {
 		p.cancel(nil)
-		_ = p.rc.Close() // a body that we stop reading: nothing to learn
+		_ = p.rc.Close() // the rest of the body isn't needed
 		p.rc = nil
 	}
 }

@@ -5,27 +5,29 @@ package ranges
 import "time"
 
 const (
-	// perConn is what one S3 connection carries, 85 to 90 MB/s by the S3
-	// performance guide; the start is TargetRate / perConn requests at once.
-	perConn = 85_000_000
+	// connRate is the rate of one S3 connection in bytes a second: 85 to 90 MB/s
+	// by the S3 performance guide. A limiter starts with TargetRate / connRate
+	// concurrent requests.
+	connRate = 85_000_000
 	// A throttle answer decreases the limit by half of the share of such answers
-	// among the recent ones (DCTCP's rule, RFC 8257 section 3.3): a host that
-	// refuses everything halves it each time, one front-end of many that does
-	// costs little. The least is leastDecrease.
+	// among the recent ones (DCTCP's rule, RFC 8257 section 3.3), at least by
+	// leastDecrease. A host that refuses everything halves the limit each time,
+	// and a single front end among many that does costs little.
 	leastDecrease = 1.0 / 16
-	// hold is how long the limit stays below the one that was throttled last
-	// before it is tried again: capacity behind such answers grows in minutes.
-	hold = 2 * time.Second
-	// gain is the rise of the throughput that justifies more requests.
-	gain = 1.05
-	// patience is the number of epochs after which a limit that brought no
-	// gain is tried again: the network may have got better.
-	patience = 16
+	// ceilingHold is how long the limit stays below the one that was throttled
+	// last. The capacity behind such answers grows in minutes.
+	ceilingHold = 2 * time.Second
+	// minGain is the least rise of the throughput that justifies more requests.
+	minGain = 1.05
+	// retryEpochs is the number of epochs after which a larger limit that brought
+	// no gain is tried again, because the network may have improved.
+	retryEpochs = 16
 )
 
-// limiter decides how many requests one host gets at once: it starts from the
+// A limiter decides how many concurrent requests one host gets. It starts from the
 // target rate, grows while the throughput grows, and falls by a factor when the
-// host says that it has had enough. No clock, no I/O; the gate's lock guards it.
+// host throttles. An epoch ends when as many requests have ended as the limit
+// allows at once. The gate's lock guards it.
 type limiter struct {
 	limit    float64 // requests at once; min <= limit <= max
 	min, max float64
@@ -33,14 +35,14 @@ type limiter struct {
 	epochStart time.Duration
 	epochBytes int64
 	epochDone  int
-	hungry     bool // somebody had to wait for a slot during this epoch
+	starved    bool // a request had to wait for a slot during this epoch
 	lastRate   float64
 	idle       int // epochs since the limit last moved
 
 	lastDecrease time.Duration
-	throttled    bool    // a decrease ever happened
-	ceiling      float64 // the limit that was throttled last; 0 none
-	// recent is the share of throttle answers, an exponential average over
+	throttled    bool    // there has been a decrease
+	ceiling      float64 // the limit that was throttled last; 0 if none
+	// recent is the share of throttle answers, as an exponential average over
 	// about 16 answers.
 	recent      float64
 	pausedUntil time.Duration
@@ -48,7 +50,7 @@ type limiter struct {
 
 func newLimiter(targetRate int64, minConns, maxConns int) limiter {
 	l := limiter{min: float64(minConns), max: float64(maxConns)}
-	l.limit = min(max(float64(targetRate)/perConn, l.min), l.max)
+	l.limit = min(max(float64(targetRate)/connRate, l.min), l.max)
 	return l
 }
 
@@ -60,8 +62,8 @@ func (l *limiter) slots(now time.Duration) int {
 	return int(l.limit)
 }
 
-// wanted notes that a request had to wait for a slot.
-func (l *limiter) wanted() { l.hungry = true }
+// wanted records that a request had to wait for a slot.
+func (l *limiter) wanted() { l.starved = true }
 
 // done records a request that ended well with n bytes.
 func (l *limiter) done(now time.Duration, n int64) {
@@ -77,32 +79,33 @@ func (l *limiter) done(now time.Duration, n int64) {
 	l.endEpoch(now)
 }
 
+// endEpoch compares the epoch's throughput with the last one, and moves the limit.
 func (l *limiter) endEpoch(now time.Duration) {
 	if d := now - l.epochStart; d > 0 {
 		rate := float64(l.epochBytes) / d.Seconds()
 		switch {
-		case !l.hungry:
-			// More requests would not have been used.
-		case rate > l.lastRate*gain:
+		case !l.starved:
+			// No request waited, so more slots would not have been used.
+		case rate > l.lastRate*minGain:
 			l.grow(now)
 			l.lastRate, l.idle = rate, 0
 		default:
-			if l.idle++; l.idle >= patience {
-				l.lastRate = rate / gain / gain // one more step may be tried
+			if l.idle++; l.idle >= retryEpochs {
+				l.lastRate = rate / minGain / minGain // the next epoch may grow
 				l.idle = 0
 			}
 		}
 	}
-	l.epochStart, l.epochBytes, l.epochDone, l.hungry = now, 0, 0, false
+	l.epochStart, l.epochBytes, l.epochDone, l.starved = now, 0, 0, false
 }
 
-// grow raises the limit by an eighth; within hold of a decrease it stays below
-// the limit that was too much.
+// grow raises the limit by an eighth. Within ceilingHold of a decrease it stays
+// below the limit that was throttled.
 func (l *limiter) grow(now time.Duration) {
 	next := min(l.limit+max(1, l.limit/8), l.max)
 	if l.ceiling > 0 && next >= l.ceiling {
-		if now-l.lastDecrease < hold {
-			l.lastRate = 0 // keep looking
+		if now-l.lastDecrease < ceilingHold {
+			l.lastRate = 0 // the next epoch may grow
 			return
 		}
 		l.ceiling = 0
@@ -110,11 +113,11 @@ func (l *limiter) grow(now time.Duration) {
 	l.limit = next
 }
 
-// throttle records an answer that asked for fewer requests. retryAfter is the
-// pause that it named, 0 none; sent is when its request went out. One such
-// answer slows its own request only; when half of the recent answers are such,
-// the whole host gets the pause. Answers to requests that were sent before the
-// last decrease are no news and decrease nothing.
+// throttle records an answer that demands fewer requests. retryAfter is the pause
+// that it names, or 0; sent is the time of its request. The pause delays that
+// request alone, and the whole host only if half of its recent answers throttle.
+// Answers to requests from before the last decrease don't decrease the limit
+// again.
 func (l *limiter) throttle(now, sent, retryAfter time.Duration) {
 	l.recent += (1 - l.recent) / 16
 	if retryAfter > 0 && l.recent >= 0.5 {
@@ -125,6 +128,6 @@ func (l *limiter) throttle(now, sent, retryAfter time.Duration) {
 	}
 	l.throttled, l.lastDecrease, l.ceiling = true, now, l.limit
 	l.limit = max(l.limit*(1-max(l.recent/2, leastDecrease)), l.min)
-	l.lastRate = 0 // what came before is no measure for what follows
+	l.lastRate = 0 // rates at different limits don't compare
 	l.epochStart, l.epochBytes, l.epochDone = now, 0, 0
 }

@@ -3,20 +3,21 @@ package ranges
 import "time"
 
 const (
-	// tick is how often running requests are looked at: a tenth of the
+	// tick is the time between two looks at running requests: an eighth of the
 	// shortest time after which a hedge is due.
 	tick = 5 * time.Millisecond
-	// idleTicks without anything to watch before the monitor sleeps: waking it
-	// for each single read of an otherwise idle mount would cost more.
+	// idleTicks is how many looks without a request the monitor makes before it
+	// sleeps. Waking it for every single read of an otherwise idle mount would
+	// cost more than these looks.
 	idleTicks = 200
-	// lateHead is how long the head of a stream may be silent before its other
-	// slots are given more to do: longer than a receiver may sit on bytes (8 ms),
-	// a fraction of the time until a hedge.
+	// lateHead is how long the head of a stream may be silent before the stream
+	// requests more parts for its other slots. It is longer than a receiver may
+	// hold bytes back (8 ms), and a fraction of the time until a hedge.
 	lateHead = 15 * time.Millisecond
 )
 
-// monitor is the goroutine that looks at the clock for a gate: it queues
-// retries whose pause is over, asks late requests again, and ends silent ones.
+// monitor is the goroutine of a gate that reads the clock. It queues retries whose
+// pause has ended, hedges late requests, and ends silent ones.
 func (g *gate) monitor() {
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
@@ -29,7 +30,7 @@ func (g *gate) monitor() {
 		now := g.e.now()
 		g.awake.look(now)
 		g.lost.Store(int64(g.awake.lost))
-		busy, next := g.check(now)
+		busy, next := g.checkLocked(now)
 		if busy {
 			quiet = 0
 		} else {
@@ -50,21 +51,21 @@ func (g *gate) monitor() {
 		timer.Reset(next)
 		select {
 		case <-timer.C:
-		case <-g.wake: // closed; the loop's head sees it
+		case <-g.wake: // a new pause, or the gate is closed
 		}
 	}
 }
 
-// check does what the time asks for. It reports whether there is anything left
-// to watch, and when to look again. The caller holds g.mu.
-func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
+// checkLocked does one look of the monitor. It reports whether requests run or
+// wait, and the time until the next look. mu must be held.
+func (g *gate) checkLocked(now time.Duration) (busy bool, next time.Duration) {
 	next = tick
 	for a := g.delayed.head; a != nil; {
 		after := a.next
 		if a.t.readyAt <= now {
 			g.delayed.remove(a)
-			a.t.urgent = true // it has waited long enough
-			g.push(a)
+			a.t.urgent = true // it has waited already
+			g.enqueueLocked(a)
 		} else {
 			next = min(next, a.t.readyAt-now)
 		}
@@ -72,33 +73,34 @@ func (g *gate) check(now time.Duration) (busy bool, next time.Duration) {
 	}
 	for _, l := range g.lanes {
 		if a := l.current; a != nil && l.active && !a.t.decided && !a.cancelled {
-			g.watch(l, a, now)
+			g.watchLocked(l, a, now)
 		}
 	}
-	g.dispatch()
-	g.looked = g.inflight
+	g.dispatchLocked()
+	g.inflightSeen = g.inflight
 	if wait := g.limiter.pausedUntil - now; wait > 0 {
 		next = min(next, wait)
 	}
 	return g.inflight > 0 || g.delayed.head != nil || g.urgent.head != nil || g.ahead.head != nil, next
 }
 
-// watch looks at one running request.
-func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
-	up, over, last := g.awakeTime(now), g.over.Load(), l.last.Load()
-	// What happened before the clock was put back happened now.
+// watchLocked ends or hedges one running request if that is due. mu must be held.
+func (g *gate) watchLocked(l *lane, a *attempt, now time.Duration) {
+	up, over, last := g.awakeTime(now), g.completed.Load(), l.last.Load()
+	// The awake clock may have been put back; times that it has not reached again
+	// become the present.
 	l.since = min(l.since, up)
 	if last > int64(up) {
 		l.last.CompareAndSwap(last, int64(up))
 	}
 	r := running{
 		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
-		others: max(g.inflight, g.looked) - 1, sinceStart: over - l.overStart, sinceByte: over - l.overByte.Load(),
+		others: max(g.inflight, g.inflightSeen) - 1, sinceStart: over - l.completedAtStart, sinceByte: over - l.completedAtByte.Load(),
 	}
 	if r.got >= leastGain {
-		g.good = max(g.good, r.lastByte)
+		g.lastGood = max(g.lastGood, r.lastByte)
 	}
-	if err := g.e.opts.Retry.Over(&l.progress, up, r.lastByte, r.got); err != nil {
+	if err := g.e.opts.Retry.CheckProgress(&l.progress, up, r.lastByte, r.got); err != nil {
 		a.cancelled = true
 		l.cancel(err)
 		return
@@ -112,15 +114,15 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 		return
 	}
 	if t.spare == nil {
-		// A hedge takes bytes from the budget like any request; when there are
-		// none, memory is the bottleneck and a second copy would not help.
+		// A hedge takes its buffer from the budget like any request. If the budget
+		// is empty, memory is the bottleneck, and a second copy would not help.
 		if t.spare = g.e.opts.Budget.TryGet(len(t.buf)); t.spare == nil {
 			g.hedger.refund()
 			return
 		}
 	}
-	// What the first attempt has received is final: the hedge asks for the rest of
-	// the range, also when the answer to the first one ends before.
+	// The bytes that the first attempt has received are final. The hedge requests
+	// the rest of the range, even if the first answer ends before the range does.
 	from, end := int(a.off-t.off)+int(r.got), len(t.buf)
 	if size, _ := t.o.known(); size >= 0 {
 		end = int(min(int64(end), size-t.off))
@@ -131,5 +133,5 @@ func (g *gate) watch(l *lane, a *attempt, now time.Duration) {
 	}
 	h.off, h.buf, h.fresh = t.off+int64(from), t.spare.Bytes()[from:end], true
 	g.e.opts.Log.Debug("range hedged", "object", t.o.spec.Name, "offset", h.off, "after", now-l.started)
-	g.push(h)
+	g.enqueueLocked(h)
 }

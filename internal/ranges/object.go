@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// Spec is what is known of an object beforehand.
+// Spec is the caller's knowledge of an object before its first request.
 type Spec struct {
-	// Name is for messages: no secrets.
+	// Name identifies the object in messages. It must hold no secret.
 	Name string
-	// Host is the key of the limits: all objects of one Host share them.
+	// Host is the key of the limits, which all objects of one Host share.
 	Host string
 	// Size in bytes; negative when unknown.
 	Size int64
-	// Pin is the validator that every answer must have; "" pins to the first.
+	// Pin is the validator that every answer must have; if empty, the first
+	// answer's validator becomes the pin.
 	Pin string
 	// Outage replaces the engine's RetryPolicy.Outage for this object; 0 keeps it.
 	Outage time.Duration
-	// Sum is the checksum of the whole object, if known.
+	// Sum is the checksum of the whole object, or the zero Checksum.
 	Sum Checksum
 }
 
@@ -32,23 +33,24 @@ type Object struct {
 	e    *Engine
 	g    *gate
 	src  Source
-	spec Spec // Name and Host do not change; the rest is the start of what follows
+	spec Spec // as given; the fields below hold later knowledge
 
-	mu   sync.Mutex // guards what follows; a leaf lock
-	size int64      // -1 unknown
+	mu   sync.Mutex // guards size, pin, sum and standIn; a leaf lock
+	size int64      // -1 if unknown
 	pin  string
 	sum  Checksum
-	// standIn is the first Info.StandIn, for answers that have nothing to compare with pin.
+	// standIn is the first Info.StandIn; answers that can't be compared with pin
+	// are compared with it.
 	standIn string
 
-	noRanges atomic.Bool // a request for a range was answered with everything
-	flights  flights
+	noRanges atomic.Bool // the last answer to a range was the whole object
+	reads    sharedReads
 
 	arrived atomic.Int64
 }
 
-// Arrived returns how many bytes of bodies have come for the object, also of parts that are not
-// complete. Bytes that come a second time count again.
+// Arrived returns how many bytes of bodies have been received for the object,
+// also for incomplete parts. Bytes received twice count twice.
 func (o *Object) Arrived() int64 { return o.arrived.Load() }
 
 // Object returns a handle for reading from src.
@@ -57,11 +59,11 @@ func (e *Engine) Object(src Source, spec Spec) *Object {
 		spec.Size = -1
 	}
 	o := &Object{e: e, g: e.gate(spec.Host), src: src, spec: spec, size: spec.Size, pin: spec.Pin, sum: spec.Sum}
-	o.flights.o = o
+	o.reads.o = o
 	return o
 }
 
-// Name returns the Spec's name.
+// Name returns the name in the object's Spec.
 func (o *Object) Name() string { return o.spec.Name }
 
 // retryPolicy is the policy for requests of this object.
@@ -80,18 +82,18 @@ func (o *Object) pinned() string {
 	return o.pin
 }
 
-// known returns what is known of the object.
+// known returns the object's size, or -1, and its checksum, if known.
 func (o *Object) known() (size int64, sum Checksum) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.size, o.sum
 }
 
-// observe takes what an answer says of the object. The first answer pins it; a
-// later one with another validator means that the object has changed. An answer
-// that does not fit and has no validator to prove anything, such as the page of a
-// proxy, is a failed attempt; one with the right validator is a doubt. Neither is remembered: the next answer is judged
-// for itself.
+// observe compares an answer with the object and learns from it. The first answer
+// pins the object. A later answer with another validator means that the object
+// has changed. An answer of another size is a failed attempt if it has no
+// validator, as the error page of a proxy has none, and WrongSize if it has the
+// right one. Neither failure is remembered; it says nothing about the next answer.
 func (o *Object) observe(info Info) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -109,7 +111,7 @@ func (o *Object) observe(info Info) error {
 		return &Fault{Kind: kind, Fresh: true, Err: fmt.Errorf("answer is about an object of %d bytes, this one has %d", info.Size, o.size)}
 	}
 	if info.Pin != "" && (o.pin == "" || !strings.HasPrefix(info.Pin, PinETag+"W/")) {
-		o.pin = info.Pin // later requests send it in the spelling of the object's own answer
+		o.pin = info.Pin // later requests send the spelling of the object's own answer
 	}
 	if info.Pin == "" && o.standIn == "" {
 		o.standIn = info.StandIn

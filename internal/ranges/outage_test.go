@@ -17,7 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-// awayKinds are the ways in which a store can be away, for requests during the outage.
+// awayKinds are the kinds of outages, as actions for the requests during them.
 var awayKinds = map[string]rangestest.Action{
 	"refused":     {Err: errors.New("connection refused")},
 	"503":         {Err: &ranges.Fault{Kind: ranges.Throttled, Status: 503}},
@@ -52,8 +52,9 @@ var verbs = map[string]func(context.Context, *ranges.Object, int) ([]byte, error
 	},
 }
 
-// The figures of docs/configuration.md: an outage of a minute is survived by every verb,
-// one without end is an error in a bounded time, and the log tells of both.
+// This test holds the figures of docs/configuration.md: every verb survives an
+// outage of a minute, fails in bounded time if the outage doesn't end, and logs
+// both.
 func TestOutagesOfRanges(t *testing.T) {
 	for kind, action := range awayKinds {
 		for verb, read := range verbs {
@@ -73,7 +74,7 @@ func TestOutagesOfRanges(t *testing.T) {
 					o := e.Object(src, ranges.Spec{Name: "mem://o", Host: "mem", Size: int64(len(src.Data))})
 					got, err := read(t.Context(), o, len(src.Data))
 					if err != nil || !bytes.Equal(got, src.Data) {
-						t.Errorf("an outage of %v was not survived: %d bytes, %v after %v", ranges.DefaultOutage, len(got), err, time.Since(start))
+						t.Errorf("the read failed in an outage of %v: %d bytes, %v after %v", ranges.DefaultOutage, len(got), err, time.Since(start))
 					}
 					if n := strings.Count(log.String(), "level=WARN"); n < 1 || n > 9 {
 						t.Errorf("%d warnings:\n%s", n, log.String())
@@ -111,9 +112,9 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// A thousand reads of a silent host end together: those that wait for a slot do not each
-// wait out the bound of their own.
-func TestQueueOfASilentHostEnds(t *testing.T) {
+// A thousand reads of a silent host fail together. Those that wait for a slot don't
+// run into their own bound one after the other.
+func TestQueueOfSilentHostFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(4*mib, 3), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: time.Hour} }
@@ -139,8 +140,8 @@ func TestQueueOfASilentHostEnds(t *testing.T) {
 	})
 }
 
-// An object can have a bound of its own.
-func TestOutageOfOneObject(t *testing.T) {
+// Spec.Outage replaces the engine's bound for one object.
+func TestOutagePerObject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(100, 3), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return awayKinds["refused"] }
@@ -155,8 +156,8 @@ func TestOutageOfOneObject(t *testing.T) {
 	})
 }
 
-// A log that nobody reads holds up no request.
-func TestBlockedLogHoldsUpNothing(t *testing.T) {
+// A log handler that blocks delays no request.
+func TestBlockedLogDelaysNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 3), Pin: "etag:1"}
 		src.Fault = func(n int, _ ranges.Request) rangestest.Action {

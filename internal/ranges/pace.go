@@ -8,41 +8,41 @@ import (
 )
 
 const (
-	// payload is how many times its first-byte latency a request should spend
-	// on its bytes: then latency costs a fifth of a connection, and nothing of
-	// the whole while there are enough connections.
-	payload = 4
-	// paceSamples before parts grow: the first requests of a host wait for new
-	// connections, which says nothing of the later ones.
+	// bodyToLatency is how many times its first-byte latency a request should
+	// spend on its body. Then latency takes a fifth of a connection's time, and
+	// costs no throughput while there are enough connections.
+	bodyToLatency = 4
+	// paceSamples is the number of requests before parts grow. The first requests
+	// to a host wait for new connections, so their latency is not typical.
 	paceSamples = 16
-	// leastPart bounds parts from below: at 2 MiB the cost of a request (about
-	// 40 us of CPU over loopback) is a tenth of the cost of its bytes.
+	// leastPart is the smallest part. At 2 MiB the cost of a request (about 40 us
+	// of CPU over loopback) is a tenth of the cost of its bytes.
 	leastPart = 2 << 20
 )
 
-// pace measures how quick a host answers, and sizes parts by it. A part that
-// is larger than the latency asks for only holds memory and pushes others out
-// of the cache: with fixed sizes, in turns over loopback, 16 parts of 8 MiB cost
-// 0.6 to 0.8 CPU-s/GB and 16 of 2 MiB 0.3. S3's 30 ms need the 8 MiB. No clock;
-// the gate's lock guards it.
+// A pace measures the latency of a host, and sizes parts by it. A part that is
+// larger than the latency requires holds memory and displaces other parts from
+// the cache: with fixed sizes over loopback, 16 parts of 8 MiB cost 0.6 to 0.8
+// CPU-s/GB, and 16 parts of 2 MiB 0.3. S3's 30 ms require 8 MiB. The gate's lock
+// guards it.
 type pace struct {
-	// The least first-byte latency of this period and of the one before: what
-	// the host and the path need, without the queues that we make ourselves.
+	// The least first-byte latencies of this period and of the previous one. The
+	// least one has no delay from queues that we cause.
 	first, before time.Duration
 	period        time.Duration // start of this period
-	// Bytes a second of one request from its start to its end, an exponential
-	// average. Counted from the first byte it would be the rate of a burst: on
-	// few cores the readers take turns, and each drains its socket at once.
+	// The bytes a second of one request from its start to its end, as an
+	// exponential average. From its first byte on it would be the rate of a burst,
+	// because readers on few cores take turns, and each drains a full socket.
 	rate    float64
 	samples int
 }
 
-// pacePeriod is how long a least latency counts, one to two times: the figure
-// by which BBR looks for the path's round trip.
+// pacePeriod is how long a least latency counts, between one and two times. BBR
+// searches for a path's round-trip time with the same period.
 const pacePeriod = 10 * time.Second
 
-// done records a request that was sent at start, got its first byte at first
-// and its last of n bytes at end.
+// done records a request of n bytes by the times of its start, its first byte and
+// its last byte.
 func (p *pace) done(start, first, end time.Duration, n int64) {
 	lat := max(first-start, time.Microsecond)
 	if end-p.period >= pacePeriod {
@@ -52,7 +52,7 @@ func (p *pace) done(start, first, end time.Duration, n int64) {
 		p.first = lat
 	}
 	if n < 256<<10 || end <= start {
-		return // too short to tell a rate
+		return // too short to measure a rate
 	}
 	p.samples++
 	rate := float64(n) / (end - start).Seconds()
@@ -70,13 +70,14 @@ func (p *pace) latency() time.Duration {
 	return p.first
 }
 
-// part returns the size of a part, a power of two between leastPart and most;
-// the least while nothing is known: buffers that prove too large stay in the pool.
-func (p *pace) part(most int64) int64 {
+// partBytes returns the size of a part, a power of two between leastPart and most.
+// It is leastPart until enough requests have ended, because buffers that turn out
+// too large stay in the pool.
+func (p *pace) partBytes(most int64) int64 {
 	if p.samples < paceSamples || most <= leastPart {
 		return min(most, leastPart)
 	}
-	want := int64(payload * p.latency().Seconds() * p.rate)
+	want := int64(bodyToLatency * p.latency().Seconds() * p.rate)
 	if want >= most {
 		return most
 	}

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// What a stream does when the server ignores ranges and sends everything.
+// This file is for servers that ignore ranges and send the whole object.
 
-// reaskHead asks for the head again, this time ready to take a whole-object
-// answer: it was queued as prefetch, when ranges were still served.
-func (s *Stream) reaskHead(head *part) {
+// refetchHead requests the head again, this time accepting a whole-object answer.
+// The head was submitted behind other parts, when the server still sent ranges.
+func (s *Stream) refetchHead(head *part) {
 	off := head.off
-	s.drop()
-	s.plan.next = off
+	s.dropParts()
+	s.plan.off = off
 }
 
-// goPlain continues the stream on an answer that carries the whole object, if
-// no more of it has to be thrown away than is left to read.
-func (s *Stream) goPlain(head *part) error {
+// switchToPlain continues the stream with a whole-object answer, if it has to
+// discard no more of it than remains to be read.
+func (s *Stream) switchToPlain(head *part) error {
 	body := head.body
 	head.body = plainBody{}
-	s.drop()
+	s.dropParts()
 	if s.at > max(body.info.Size-s.at, skipMax) && s.broken == 0 {
 		body.close()
 		return &Error{
@@ -31,18 +31,18 @@ func (s *Stream) goPlain(head *part) error {
 			Err: fmt.Errorf("%w: it answered with all %d bytes", ErrNoRanges, body.info.Size),
 		}
 	}
-	s.plain, s.plainPace = body, plainPace{}
-	s.plan.next = s.at
+	s.plain, s.plainProgress = body, plainProgress{}
+	s.plan.off = s.at
 	if s.at == 0 {
 		return nil
 	}
-	if _, err := io.CopyN(io.Discard, watched{s, body.rc}, s.at); err != nil {
-		return s.plainBroke(err)
+	if _, err := io.CopyN(io.Discard, watchedBody{s, body.rc}, s.at); err != nil {
+		return s.plainBodyBroke(err)
 	}
 	return nil
 }
 
-// nextPlain reads the next part from the whole-object answer.
+// nextPlain returns the next part of the whole-object answer.
 func (s *Stream) nextPlain(ctx context.Context) (Part, error) {
 	n := s.opts.PartBytes
 	if s.plan.end >= 0 {
@@ -50,55 +50,56 @@ func (s *Stream) nextPlain(ctx context.Context) (Part, error) {
 	}
 	if n <= 0 {
 		s.plain.close()
-		return Part{}, s.end()
+		return Part{}, s.endError()
 	}
 	buf, err := s.acct.Get(ctx, int(n))
 	if err != nil {
 		return Part{}, &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: n, Err: err}
 	}
 	unhook := context.AfterFunc(s.life, func() { s.plain.cancel(context.Cause(s.life)) })
-	got, err := io.ReadFull(watched{s, s.plain.rc}, buf.Bytes())
+	got, err := io.ReadFull(watchedBody{s, s.plain.rc}, buf.Bytes())
 	unhook()
 	if err != nil {
 		buf.Release()
 		if cause := context.Cause(s.life); cause != nil {
 			return Part{}, s.closedErr()
 		}
-		if err := s.plainBroke(err); err != nil {
+		if err := s.plainBodyBroke(err); err != nil {
 			return Part{}, err
 		}
-		return s.next(ctx)
+		return s.nextPart(ctx)
 	}
 	s.o.e.stats.received.Add(int64(got))
 	off := s.at
-	if err := s.count(int64(got), s.algorithm().update(0, buf.Bytes())); err != nil {
+	if err := s.addDelivered(int64(got), s.algorithm().update(0, buf.Bytes())); err != nil {
 		buf.Release()
 		return Part{}, err
 	}
 	return Part{Off: off, Buf: buf}, nil
 }
 
-// plainBroke goes back to ranges from where the body broke; the server may
-// answer with everything again, and then the start is thrown away.
-func (s *Stream) plainBroke(err error) error {
+// plainBodyBroke makes the stream request ranges again, from the offset where the
+// body broke. The server may send the whole object again.
+func (s *Stream) plainBodyBroke(err error) error {
 	s.plain.close()
 	if s.broken++; s.broken > maxPlainBreaks {
 		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Attempts: s.broken, Err: fmt.Errorf("%w: %w", errShort, err)}
 	}
 	s.o.e.stats.retries.Add(1)
-	s.plan.next = s.at
+	s.plan.off = s.at
 	return nil
 }
 
-// watched reads a plain body and ends it when it makes too little progress by the
-// engine's RetryPolicy. Time that the consumer takes between reads does not count.
-type watched struct {
+// watchedBody reads a plain body, and ends it if its progress is too slow for the
+// engine's RetryPolicy. The time between reads, which the consumer takes, doesn't
+// count.
+type watchedBody struct {
 	s  *Stream
 	rc io.Reader
 }
 
-func (w watched) Read(p []byte) (int, error) {
-	policy, pace := w.s.o.e.opts.Retry, &w.s.plainPace
+func (w watchedBody) Read(p []byte) (int, error) {
+	policy, progress := w.s.o.e.opts.Retry, &w.s.plainProgress
 	if policy.Stall > 0 {
 		cancel := w.s.plain.cancel
 		t := time.AfterFunc(policy.Stall, func() { cancel(ErrStalled) })
@@ -106,28 +107,28 @@ func (w watched) Read(p []byte) (int, error) {
 	}
 	start := w.s.o.e.now()
 	n, err := w.rc.Read(p[:min(len(p), chunk)])
-	pace.spent += w.s.o.e.now() - start
-	pace.got += int64(n)
+	progress.spent += w.s.o.e.now() - start
+	progress.got += int64(n)
 	w.s.o.arrived.Add(int64(n))
 	if err == nil {
-		err = policy.Over(&pace.progress, pace.spent, pace.spent, pace.got)
+		err = policy.CheckProgress(&progress.progress, progress.spent, progress.spent, progress.got)
 	}
 	return n, err
 }
 
-// plainPace is how a plain body gets on, in time spent reading it.
-type plainPace struct {
+// plainProgress is the progress of a plain body in the time spent reading it.
+type plainProgress struct {
 	progress Progress
 	spent    time.Duration
 	got      int64
 }
 
-// sizedBody is a body whose server did not tell its length, of an object whose size
-// is known: it yields exactly that many bytes or an error. The last ones are given
-// out once the end has been seen.
+// sizedBody is a body without a length, of an object whose size is known. It yields
+// exactly that many bytes or an error. It returns the last bytes only after it
+// has seen the end.
 type sizedBody struct {
 	io.ReadCloser
-	left int64
+	left int64 // bytes of the object still to come
 }
 
 // Read implements io.Reader.

@@ -2,27 +2,26 @@
 
 package ranges
 
-// plan cuts a span into parts. It has no clock and no I/O.
+// A plan cuts a span into parts.
 type plan struct {
-	next int64 // offset of the next part
-	end  int64 // end of the span; -1 unknown
-	part int64 // bytes of a part
+	off       int64 // offset of the next part
+	end       int64 // end of the span; -1 if unknown
+	partBytes int64
 }
 
-// take returns the next part, n == 0 at the end of the span. Parts after the
-// first end at multiples of the part size, so that equal spans of one object
-// make equal requests whatever their start, and caches between us and the
-// object see the same ranges.
+// take returns the next part; n is 0 at the end of the span. Parts end at
+// multiples of the part size, so that streams from different offsets make the
+// same requests, which caches on the way can answer.
 func (p *plan) take() (off, n int64) {
-	off = p.next
-	n = p.part - off%p.part
+	off = p.off
+	n = p.partBytes - off%p.partBytes
 	if p.end >= 0 {
 		n = min(n, p.end-off)
 	}
 	n = max(n, 0)
-	p.next += n
+	p.off += n
 	return off, n
 }
 
-// more reports whether parts are left.
-func (p *plan) more() bool { return p.end < 0 || p.next < p.end }
+// more reports whether parts remain.
+func (p *plan) more() bool { return p.end < 0 || p.off < p.end }

@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The decision types have no clock and no goroutines: their tests are the
-// scripts in testdata, which print each decision and the state after it.
+// The decision types are pure. Their tests are the scripts in testdata, which print
+// each decision and the state after it.
 
 func TestWindowScript(t *testing.T) {
 	datadriven.RunTest(t, "testdata/window", func(t *testing.T, d *datadriven.TestData) string {
@@ -148,16 +148,16 @@ func TestHedgerScript(t *testing.T) {
 			case "done":
 				scan(t, line, "done bytes=%d ms=%d times=%d", &n, &ms, &times)
 				for range times {
-					h.begun()
+					h.requestSent()
 					h.done(n, at(ms))
 				}
-				u := h.usual(n)
+				u := h.typical(n)
 				fmt.Fprintf(&out, "%s -> quantile=%v median=%v tokens=%.2f\n", strings.TrimSpace(line), u.quantile, u.median, h.tokens)
 			case "due":
 				scan(t, line, "due now=%d last=%d got=%d want=%d", &ms, &last, &got, &want)
 				due := h.due(at(ms), running{start: 0, lastByte: at(last), got: got, want: want})
 				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), due)
-			case "among": // as due, beside others, of which some have ended since the start and the last byte
+			case "among": // like due, with other requests, some of which have ended since the start and the last byte
 				var others int
 				var ended int64
 				scan(t, line, "among others=%d ended=%d now=%d last=%d got=%d want=%d", &others, &ended, &ms, &last, &got, &want)
@@ -199,8 +199,10 @@ func TestAwakeScript(t *testing.T) {
 	})
 }
 
-// Each line is an attempt: how it ended, how many bytes it brought and how long it took. The next one begins after the
-// pause of the verdict; "until" repeats the line until the operation fails and prints the last attempts only.
+// Each line of the script is an attempt: how it ended, how many bytes it received
+// and how long it took. The next one starts after the pause of the verdict.
+// "until" repeats the line until the operation fails, and prints the last
+// attempts only.
 func TestRetryScript(t *testing.T) {
 	errs := map[string]error{
 		"throttled": &Fault{Kind: Throttled, Status: 503},
@@ -269,8 +271,8 @@ func TestRetryScript(t *testing.T) {
 	})
 }
 
-func TestOverScript(t *testing.T) {
-	datadriven.RunTest(t, "testdata/over", func(t *testing.T, d *datadriven.TestData) string {
+func TestCheckProgressScript(t *testing.T) {
+	datadriven.RunTest(t, "testdata/progress", func(t *testing.T, d *datadriven.TestData) string {
 		var stall, rate int64
 		d.ScanArgs(t, "stall", &stall)
 		d.ScanArgs(t, "rate", &rate)
@@ -280,7 +282,7 @@ func TestOverScript(t *testing.T) {
 		for line := range strings.Lines(d.Input) {
 			var ms, last, got int64
 			scan(t, line, "now=%d last=%d got=%d", &ms, &last, &got)
-			fmt.Fprintf(&out, "%s -> %v (window from %v)\n", strings.TrimSpace(line), p.Over(&g, at(ms), at(last), got), g.From)
+			fmt.Fprintf(&out, "%s -> %v (window from %v)\n", strings.TrimSpace(line), p.CheckProgress(&g, at(ms), at(last), got), g.From)
 		}
 		return out.String()
 	})
@@ -306,14 +308,14 @@ func TestPaceScript(t *testing.T) {
 		d.ScanArgs(t, "most", &most)
 		var p pace
 		var out strings.Builder
-		fmt.Fprintf(&out, "start: part=%d\n", p.part(most))
+		fmt.Fprintf(&out, "start: part=%d\n", p.partBytes(most))
 		for line := range strings.Lines(d.Input) {
 			var start, first, end, n, times int64
 			scan(t, line, "done start=%d first=%d end=%d bytes=%d times=%d", &start, &first, &end, &n, &times)
 			for range times {
 				p.done(at(start), at(first), at(end), n)
 			}
-			fmt.Fprintf(&out, "%s -> latency=%v rate=%.0f part=%d\n", strings.TrimSpace(line), p.latency(), p.rate, p.part(most))
+			fmt.Fprintf(&out, "%s -> latency=%v rate=%.0f part=%d\n", strings.TrimSpace(line), p.latency(), p.rate, p.partBytes(most))
 		}
 		return out.String()
 	})
@@ -333,7 +335,7 @@ func TestPlanCoversTheSpanOnce(t *testing.T) {
 		part := rapid.Int64Range(1, 1000).Draw(t, "part")
 		off := rapid.Int64Range(0, 5000).Draw(t, "off")
 		end := off + rapid.Int64Range(0, 10000).Draw(t, "n")
-		p := plan{next: off, end: end, part: part}
+		p := plan{off: off, end: end, partBytes: part}
 		for at := off; ; {
 			o, n := p.take()
 			if n == 0 {
@@ -364,7 +366,7 @@ func TestCombine(t *testing.T) {
 	})
 }
 
-// The known answer of the NVM Command Set specification and of RFC 3720.
+// The values are from the NVM Command Set specification and from RFC 3720.
 func TestChecksumVectors(t *testing.T) {
 	if got := CRC64NVME.update(0, make([]byte, 4096)); got != 0x6482d367eb22b64e {
 		t.Errorf("CRC64NVME of 4 KiB of zeros is %016x", got)

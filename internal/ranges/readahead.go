@@ -16,7 +16,7 @@ func newReadAhead(partBytes, limit int64) readAhead {
 	return readAhead{off: limit < 0, window: newReaderWindow(partBytes, limit), pattern: newPattern()}
 }
 
-// read records a read of [off, off+n) and says what it is.
+// read records a read of [off, off+n) and classifies it.
 func (r *readAhead) read(off, n int64) access {
 	if r.off {
 		return accessRandom

@@ -16,36 +16,36 @@ import (
 // ReaderOptions is the policy of one random-access reader. The zero value
 // works.
 type ReaderOptions struct {
-	// WindowBytes bounds what is fetched ahead of sequential reads. 0 means a
-	// quarter of the budget. Negative: nothing is fetched ahead.
+	// WindowBytes bounds the bytes that are fetched ahead of sequential reads. 0
+	// means a quarter of the budget, negative no read-ahead.
 	WindowBytes int64
 }
 
-// Reader is one consumer's view of an object at any offset: a file handle. It
-// fetches just what is asked for until the reads turn out to be sequential, and
-// then runs ahead of them. ReadAt may be called from several goroutines.
+// Reader reads an object at any offset for one consumer, as a file handle does. It
+// fetches exactly the requested bytes until the reads are sequential, and then
+// also the bytes after them. ReadAt is safe for concurrent use.
 //
-// What is fetched ahead stays within the budget: a reader for which there is no
-// room takes a smaller window, then that of a reader that has been idle, and
-// reads without one in the end, straight into the caller's buffer. So a reader
-// never waits for memory, and any number of them may be open.
+// The bytes that are fetched ahead stay within the budget. Without room a reader
+// takes the memory of an idle reader, then shrinks its window, and finally reads
+// straight into the caller's buffer. A reader therefore never waits for memory,
+// and any number of readers may be open.
 type Reader struct {
-	o    *Object
-	part int64
+	o         *Object
+	partBytes int64
 
-	reading atomic.Int32  // calls of ReadAt under way
+	reading atomic.Int32  // running calls of ReadAt
 	used    time.Duration // guarded by windows.mu
-	elem    *lru.Element  // guarded by windows.mu; nil: no window
+	elem    *lru.Element  // guarded by windows.mu; nil without a window
 
-	mu     sync.Mutex // guards what follows; taken before a gate's lock
-	ahead  readAhead
-	segs   []*segment // fetched ahead, in order, without gaps
-	next   int64      // offset after the last segment
-	closed bool
-	wg     sync.WaitGroup // segments whose request still runs
+	mu        sync.Mutex // guards the fields below; taken before a gate's lock
+	ahead     readAhead
+	segs      []*segment // fetched ahead, in order, without gaps
+	fetchedTo int64      // offset after the last segment
+	closed    bool
+	wg        sync.WaitGroup // segments whose task has not ended
 }
 
-// segment is one part that is fetched ahead.
+// segment is a task of a reader's window.
 type segment struct {
 	task
 	ignoreEvents
@@ -62,12 +62,12 @@ func (s *segment) ended() {
 	s.r.wg.Done()
 }
 
-// keepBehind is how far behind the run's end a segment is kept, for reads that
-// come late.
+// keepBehind is how far behind the end of the run segments are kept, for reads
+// that arrive out of order.
 const keepBehind = reorderBytes
 
-// minSegment is the least to fetch ahead in one request: below it the request
-// costs more than the bytes.
+// minSegment is the smallest request that fetches ahead. Below it the request
+// costs more than its bytes.
 const minSegment = 128 << 10
 
 // Reader returns a new reader of the object. Close it.
@@ -77,7 +77,7 @@ func (o *Object) Reader(ro ReaderOptions) *Reader {
 		limit = o.e.opts.Budget.Limit() / 4
 	}
 	part := o.e.opts.PartBytes
-	return &Reader{o: o, part: part, ahead: newReadAhead(part, limit)}
+	return &Reader{o: o, partBytes: part, ahead: newReadAhead(part, limit)}
 }
 
 // ReadAt reads len(p) bytes at off. It returns fewer bytes only with an error,
@@ -109,16 +109,16 @@ func (r *Reader) readAt(ctx context.Context, p []byte, off, size int64) (int, er
 	var segs []*segment
 	switch a := r.ahead.read(off, int64(len(p))); {
 	case a == accessSeek:
-		r.dropAll()
+		r.dropAllLocked()
 	case a == accessSequential && size >= 0:
-		segs = r.advance(off, int64(len(p)), size)
+		segs = r.advanceLocked(off, int64(len(p)), size)
 	}
 	if len(r.segs) > 0 {
 		r.o.e.windows.use(r, r.o.e.now())
 	}
 	r.mu.Unlock()
 	if segs == nil {
-		return r.random(ctx, p, off)
+		return r.readRandom(ctx, p, off)
 	}
 	total := 0
 	for _, s := range segs {
@@ -133,7 +133,7 @@ func (r *Reader) readAt(ctx context.Context, p []byte, off, size int64) (int, er
 			rest.release()
 		}
 		if errors.Is(err, errAgain) {
-			n, err := r.random(ctx, p[total:], off+int64(total))
+			n, err := r.readRandom(ctx, p[total:], off+int64(total))
 			return total + n, err
 		}
 		return total, err
@@ -144,19 +144,18 @@ func (r *Reader) readAt(ctx context.Context, p []byte, off, size int64) (int, er
 	return total, nil
 }
 
-// random reads without the window.
-func (r *Reader) random(ctx context.Context, p []byte, off int64) (int, error) {
-	if int64(len(p)) > r.part {
+// readRandom reads without the window.
+func (r *Reader) readRandom(ctx context.Context, p []byte, off int64) (int, error) {
+	if int64(len(p)) > r.partBytes {
 		return r.o.Fetch(ctx, p, off)
 	}
-	return r.o.flights.read(ctx, p, off)
+	return r.o.reads.read(ctx, p, off)
 }
 
 func (s *segment) release() { s.mem.Release() }
 
-// copyFrom waits for a segment and copies out of it. When the reader itself
-// gave the segment up, or it had failed before anybody asked for its bytes, the
-// error is errAgain.
+// copyFrom waits for a segment and copies out of it. The error is errAgain if the
+// reader has given the segment up, or if the segment had failed before the call.
 func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64) (int, error) {
 	waited := false
 	select {
@@ -191,31 +190,31 @@ func (r *Reader) copyFrom(ctx context.Context, s *segment, p []byte, from int64)
 	return n, nil
 }
 
-// advance makes the segments cover [off, off+n) and the window beyond it, and
-// returns those that hold the range, each with a reference for the caller. nil
-// when the range can't be had from the window. The caller holds r.mu.
-func (r *Reader) advance(off, n, size int64) []*segment {
+// advanceLocked makes the segments cover [off, off+n) and the window beyond it, and
+// returns the segments of the range, each with a reference for the caller. It
+// returns nil if the window can't hold the range. mu must be held.
+func (r *Reader) advanceLocked(off, n, size int64) []*segment {
 	if len(r.segs) == 0 {
-		r.next = off
+		r.fetchedTo = off
 	}
-	if off < r.first() {
-		return nil // a late one from behind the window
+	if off < r.firstOffset() {
+		return nil // the read is behind the window
 	}
-	// One that comes early, beyond what has been asked for, pulls the window up
-	// to itself: the reads before it are on their way.
-	r.dropBehind(min(off, r.ahead.expected-keepBehind))
+	// A read beyond the window, ahead of reads that are still to come, moves the
+	// window up to itself.
+	r.dropBehindLocked(min(off, r.ahead.expected-keepBehind))
 	end := min(off+n+r.ahead.bytes(), size)
-	for r.next < end {
-		if r.next >= off+n && end-r.next < min(r.part, r.ahead.bytes())/2 && end < size {
-			break // wait until a whole request's worth is missing
+	for r.fetchedTo < end {
+		if r.fetchedTo >= off+n && end-r.fetchedTo < min(r.partBytes, r.ahead.bytes())/2 && end < size {
+			break // the rest is too small for a request of its own
 		}
-		length := min(max(end-r.next, minSegment), r.part-r.next%r.part, size-r.next)
-		if !r.fetch(length) && !(r.dropBehind(off) && r.fetch(length)) && (length <= minSegment || !r.fetch(minSegment)) {
+		length := min(max(end-r.fetchedTo, minSegment), r.partBytes-r.fetchedTo%r.partBytes, size-r.fetchedTo)
+		if !r.fetchLocked(length) && !(r.dropBehindLocked(off) && r.fetchLocked(length)) && (length <= minSegment || !r.fetchLocked(minSegment)) {
 			r.ahead.budgetEmpty()
 			break
 		}
 	}
-	if r.next < off+n {
+	if r.fetchedTo < off+n {
 		return nil
 	}
 	var out []*segment
@@ -228,16 +227,17 @@ func (r *Reader) advance(off, n, size int64) []*segment {
 	return out
 }
 
-func (r *Reader) first() int64 {
+// firstOffset returns the offset of the first segment. mu must be held.
+func (r *Reader) firstOffset() int64 {
 	if len(r.segs) == 0 {
-		return r.next
+		return r.fetchedTo
 	}
 	return r.segs[0].off
 }
 
-// fetch asks for the next n bytes; false when there is no memory for them, not
-// even in the windows of idle readers.
-func (r *Reader) fetch(n int64) bool {
+// fetchLocked requests the next n bytes. It returns false if there is no memory
+// for them, not even in the windows of idle readers. mu must be held.
+func (r *Reader) fetchLocked(n int64) bool {
 	buf := r.o.e.opts.Budget.TryGet(int(n))
 	for buf == nil && r.o.e.windows.reclaim(r.o.e.now()) {
 		buf = r.o.e.opts.Budget.TryGet(int(n))
@@ -246,65 +246,65 @@ func (r *Reader) fetch(n int64) bool {
 		return false
 	}
 	s := &segment{r: r, mem: buf, ready: make(chan struct{})}
-	s.owner, s.o, s.off, s.n = s, r.o, r.next, n
+	s.owner, s.o, s.off, s.n = s, r.o, r.fetchedTo, n
 	buf.Retain() // the request's reference
 	r.wg.Add(1)
 	r.segs = append(r.segs, s)
-	r.next += n
+	r.fetchedTo += n
 	r.o.g.submit(&s.task)
 	return true
 }
 
-// dropBehind gives up segments that end at or before limit, and reports whether
-// there were any.
-func (r *Reader) dropBehind(limit int64) bool {
+// dropBehindLocked drops the segments that end at or before limit, and reports
+// whether there were any. mu must be held.
+func (r *Reader) dropBehindLocked(limit int64) bool {
 	i := 0
 	for i < len(r.segs) && r.segs[i].off+r.segs[i].n <= limit {
-		r.drop(r.segs[i])
+		r.dropSegment(r.segs[i])
 		i++
 	}
 	r.segs = append(r.segs[:0], r.segs[i:]...)
 	return i > 0
 }
 
-func (r *Reader) dropAll() {
-	r.dropSegments()
+// dropAllLocked drops the window. mu must be held.
+func (r *Reader) dropAllLocked() {
+	r.dropSegmentsLocked()
 	r.o.e.windows.remove(r)
 }
 
-// dropSegments is dropAll for who has taken the reader off the list. The
-// caller holds r.mu.
-func (r *Reader) dropSegments() {
+// dropSegmentsLocked drops all segments, and leaves it to the caller to take the
+// reader out of windows. mu must be held.
+func (r *Reader) dropSegmentsLocked() {
 	for _, s := range r.segs {
-		r.drop(s)
+		r.dropSegment(s)
 	}
 	clear(r.segs)
 	r.segs = r.segs[:0]
 }
 
-// forget drops the window when s, which has failed, is still in it: the failure
-// is that of one request, and the next read of the range makes another.
+// forget drops the window if s, which has failed, is still in it. The next read of
+// the range then makes another request.
 func (r *Reader) forget(s *segment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Contains(r.segs, s) {
-		r.dropAll()
+		r.dropAllLocked()
 	}
 }
 
-// drop cancels a segment's request, if it still runs, and gives up the
-// reader's reference; readers that wait for it hold their own.
-func (r *Reader) drop(s *segment) {
+// dropSegment cancels a segment's request, if it still runs, and releases the
+// reader's reference. Calls that wait for the segment hold their own.
+func (r *Reader) dropSegment(s *segment) {
 	r.o.g.cancel(&s.task, context.Canceled)
 	s.release()
 }
 
-// Close gives up what was fetched ahead and returns when no request of this
-// reader runs any more.
+// Close drops the window and returns when the requests of the reader have ended.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	r.closed = true
-	r.dropAll()
+	r.dropAllLocked()
 	r.mu.Unlock()
 	r.wg.Wait()
 	return nil

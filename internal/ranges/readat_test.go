@@ -18,7 +18,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-func TestReaderRandomFetchesWhatIsAsked(t *testing.T) {
+func TestRandomReadsFetchRequestedBytes(t *testing.T) {
 	src := &rangestest.Source{Data: rangestest.Random(32*mib, 1), Pin: "etag:1"}
 	e := newEngine(t, ranges.Options{PartBytes: mib, Hedge: noHedge.Hedge})
 	r := e.Object(src, unknown).Reader(ranges.ReaderOptions{})
@@ -42,7 +42,7 @@ func TestReaderRandomFetchesWhatIsAsked(t *testing.T) {
 	}
 }
 
-func TestReaderSequentialFetchesOnceAndAhead(t *testing.T) {
+func TestSequentialReadsFetchAhead(t *testing.T) {
 	src := &rangestest.Source{Data: rangestest.Random(16*mib+7, 2), Pin: "etag:1"}
 	e := newEngine(t, ranges.Options{PartBytes: mib, Hedge: noHedge.Hedge})
 	r := e.Object(src, unknown).Reader(ranges.ReaderOptions{})
@@ -70,7 +70,8 @@ func TestReaderSequentialFetchesOnceAndAhead(t *testing.T) {
 	}
 }
 
-// Kernel read-ahead comes from several threads, a little out of order.
+// The kernel's read-ahead requests arrive from several threads, slightly out of
+// order.
 func TestReaderOutOfOrderSequential(t *testing.T) {
 	src := &rangestest.Source{Data: rangestest.Random(16*mib, 3), Pin: "etag:1"}
 	e := newEngine(t, ranges.Options{PartBytes: mib, Hedge: noHedge.Hedge})
@@ -82,10 +83,10 @@ func TestReaderOutOfOrderSequential(t *testing.T) {
 		offs[i] = int64(i) * step
 	}
 	rnd := rand.New(rand.NewPCG(3, 4))
-	for i := 4; i+8 <= len(offs); i += 8 { // a megabyte at a time, in any order
+	for i := 4; i+8 <= len(offs); i += 8 { // in any order within each megabyte
 		rnd.Shuffle(8, func(a, b int) { offs[i+a], offs[i+b] = offs[i+b], offs[i+a] })
 	}
-	for batch := range slices.Chunk(offs, 8) { // eight threads, none far behind
+	for batch := range slices.Chunk(offs, 8) { // eight threads at about the same offset
 		var wg sync.WaitGroup
 		for _, off := range batch {
 			wg.Go(func() {
@@ -116,7 +117,7 @@ func TestEqualReadsShareOneRequest(t *testing.T) {
 				r := o.Reader(ranges.ReaderOptions{})
 				defer r.Close()
 				p := make([]byte, 10*kib)
-				off := int64(100*kib + i%2*1024) // some inside the first
+				off := int64(100*kib + i%2*1024) // some ranges lie inside the first one
 				if i%2 == 1 {
 					p = p[:kib]
 				}
@@ -133,7 +134,7 @@ func TestEqualReadsShareOneRequest(t *testing.T) {
 	})
 }
 
-func TestAdjacentReadsJoinWhileTheyWait(t *testing.T) {
+func TestQueuedAdjacentReadsJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 5), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: 100 * time.Millisecond} }
@@ -167,7 +168,7 @@ func TestAdjacentReadsJoinWhileTheyWait(t *testing.T) {
 	})
 }
 
-func TestCancelOfOneSharedReadLeavesTheOther(t *testing.T) {
+func TestCancelOfSharedReadSparesOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 6), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: time.Second} }
@@ -239,16 +240,15 @@ func TestManyReadersOneBudget(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// The first part of each stream is granted above the limit; readers keep to
-	// it.
+	// Each stream may get its first part above the limit; readers may not.
 	if most := b.Limit() + 8*256*kib; b.Peak() > most {
 		t.Errorf("%d bytes in use at the peak, want at most %d", b.Peak(), most)
 	}
 }
 
-// What was fetched ahead and failed in an outage is asked for again by the next read,
-// also when the failure came before any read of it.
-func TestFailedReadAheadIsAskedForAgain(t *testing.T) {
+// After a segment has failed in an outage, the next read of its range makes another
+// request, even if no read waited for the segment when it failed.
+func TestFailedReadAheadIsRefetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(8*mib, 1), Pin: "etag:1"}
 		var down atomic.Bool

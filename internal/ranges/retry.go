@@ -8,52 +8,50 @@ import (
 	"time"
 )
 
-// RetryPolicy is the deadline policy of every request: ranges, and with package
-// s3 also metadata, listings and credentials. It bounds one attempt (Stall,
+// RetryPolicy is the deadline policy of every request: of ranges, and in package
+// s3 also of metadata, listings and credentials. It bounds one attempt (Stall,
 // LeastRate) and one operation with all its attempts (Outage). The zero value
-// works. It has no clock: its methods and those of [Retries] and [Progress] take
-// times as durations since any fixed moment.
+// works. Times are durations since any fixed moment.
 //
-// An operation that gets nothing fails after Outage plus one attempt: 60 to 70 s
-// by default. Every outage that ends within Outage is survived, because the last
-// attempt starts no earlier than that. A host that names a time (Retry-After) can
+// An operation without progress fails after Outage plus one attempt, which is 60
+// to 70 s by default. It survives every outage that ends within Outage, because
+// its last attempt starts no earlier. A host that names a pause (Retry-After) can
 // add half of Outage.
 type RetryPolicy struct {
-	// Outage is how long an operation is repeated while it makes no progress. 0
-	// means 60 s: rolling restarts of stores and registries take 10 to 60 s.
-	// Negative: nothing is repeated.
+	// Outage is how long an operation without progress is retried. 0 means 60 s,
+	// because rolling restarts of stores and registries take 10 to 60 s. Negative
+	// means no retries.
 	Outage time.Duration
-	// Stall ends an attempt that has received no byte for this long; the operation
-	// continues at that byte on a new connection. 0 means 10 s (most clients of S3
-	// answer within 1 s; the slowest answers measured there take 5 s). Negative:
-	// never.
+	// Stall ends an attempt that has received no byte for this long. The operation
+	// continues at that byte on a new connection. 0 means 10 s (S3 usually answers
+	// within 1 s; the slowest measured answers took 5 s). Negative means never.
 	Stall time.Duration
-	// LeastRate, in bytes per second, ends an attempt that is slower than that over
-	// three times Stall: a server that sends a byte every few seconds is never
-	// silent and would hold its slot for ever. Progress slower than that does not
-	// end an outage either. 0 means 1 KiB/s. Negative: any rate is accepted.
+	// LeastRate, in bytes per second, ends an attempt that is slower over three
+	// times Stall. A server that sends a byte every few seconds is never silent,
+	// and would hold its slot without end. Slower progress doesn't end an outage
+	// either. 0 means 1 KiB/s. Negative means any rate is accepted.
 	LeastRate int64
-	// Base is the longest first pause; it doubles with each failure in a row up
-	// to Max. 0 means 20 ms and 5 s: a first 503 is most often one front end's, and
-	// 5 s is how late the end of an outage may be noticed.
+	// Base is the longest first pause. It doubles with each consecutive failure,
+	// up to Max. 0 means 20 ms and 5 s: a first 503 usually comes from a single
+	// front end, and the end of an outage should be noticed within 5 s.
 	Base, Max time.Duration
-	// Attempts also bounds the number of failures in a row. 0 means that only time
-	// does. Negative: 1.
+	// Attempts also bounds the number of consecutive failures. 0 means no bound;
+	// negative means 1.
 	Attempts int
 }
 
 const (
-	// DefaultOutage and DefaultStall are what zero means in a RetryPolicy.
+	// DefaultOutage and DefaultStall are the values of zero in a RetryPolicy.
 	DefaultOutage = 60 * time.Second
 	DefaultStall  = 10 * time.Second
 
 	defaultLeastRate = 1 << 10
-	// slowStalls is the window of LeastRate in units of Stall: 30 s, as dnf's and
-	// other downloaders' low-speed limits.
+	// slowStalls is the window of LeastRate in units of Stall. The result, 30 s, is
+	// the low-speed limit of dnf and other downloaders.
 	slowStalls = 3
-	// leastGain is how many bytes an attempt must bring to count as progress: a
-	// server that sends a few bytes for each connection must not keep us for ever,
-	// and 128 requests for a part of 8 MiB are bearable.
+	// leastGain is how many bytes make an attempt count as progress. A server that
+	// sends a few bytes for each connection must not keep an operation alive
+	// without end, and 128 requests for a part of 8 MiB are bearable.
 	leastGain = 64 << 10
 )
 
@@ -80,7 +78,7 @@ func (p RetryPolicy) WithDefaults() RetryPolicy {
 	return p
 }
 
-// Validate says what is wrong with the policy.
+// Validate reports the first mistake in the policy.
 func (p RetryPolicy) Validate() error {
 	if p.Base < 0 || p.Max < 0 {
 		return fmt.Errorf("negative pause in the retry policy (base %v, max %v): use 0 for the defaults", p.Base, p.Max)
@@ -88,7 +86,7 @@ func (p RetryPolicy) Validate() error {
 	return nil
 }
 
-// hostPause bounds how long one Retry-After may hold up all requests to a host.
+// hostPause bounds the pause by which one Retry-After delays all requests to a host.
 func (p RetryPolicy) hostPause(wish time.Duration) time.Duration {
 	if p.Outage > 0 {
 		return min(wish, p.Outage/2)
@@ -96,11 +94,11 @@ func (p RetryPolicy) hostPause(wish time.Duration) time.Duration {
 	return wish
 }
 
-// Over returns why an attempt that last received a byte at lastByte has to be
-// given up at now, or nil. Start a new Progress at the start of each attempt; got
-// is the number of bytes since then. It is cheap enough to be called every few
-// milliseconds.
-func (p RetryPolicy) Over(g *Progress, now, lastByte time.Duration, got int64) error {
+// CheckProgress returns [ErrStalled] or [ErrSlow] if an attempt that last received
+// a byte at lastByte must end at now, else nil. g is the attempt's own, made at
+// its start, and got is the number of bytes since then. CheckProgress is cheap
+// enough to be called every few milliseconds.
+func (p RetryPolicy) CheckProgress(g *Progress, now, lastByte time.Duration, got int64) error {
 	if p.Stall < 0 {
 		return nil
 	}
@@ -118,57 +116,57 @@ func (p RetryPolicy) Over(g *Progress, now, lastByte time.Duration, got int64) e
 	return nil
 }
 
-// Progress is how far an attempt was at the start of the window over which its
+// Progress is the state of an attempt at the start of the window over which its
 // rate is measured.
 type Progress struct {
 	From time.Duration // start of the window
 	Got  int64         // bytes received by then
 }
 
-// Retries is the history of one operation. It is a value without a clock; the
-// zero value is an operation that has not failed yet.
+// Retries is the history of one operation. The zero value is an operation without
+// a failure.
 type Retries struct {
 	inRow  int           // failures since the last progress
 	since  time.Duration // when the outage began
-	gained int64         // bytes since then
-	doubts int           // verdicts that one more answer has to confirm
+	gained int64         // bytes since the outage began
+	doubts int           // answers whose meaning another answer has to confirm
 }
 
-// Failure is how one attempt ended.
+// Failure is the end of one failed attempt.
 type Failure struct {
 	Err        error
-	Start, Now time.Duration // when the attempt began and ended
-	// Waited is how long the operation had waited for its host when the attempt
-	// began, if that was the first one. It counts as part of the outage.
+	Start, Now time.Duration // start and end of the attempt
+	// Waited is how long the operation had waited for its host before its first
+	// attempt. It counts as a part of the outage.
 	Waited   time.Duration
-	Progress int64 // new bytes that the attempt has brought
-	// Refused is the share of throttle answers among the host's last ones, Rand a
-	// random number in [0,1) for the jitter.
+	Progress int64 // new bytes that the attempt received
+	// Refused is the share of throttle answers among the host's recent ones. Rand
+	// is a random number in [0,1) for the jitter.
 	Refused, Rand float64
 }
 
-// Verdict says what to do after a failed attempt.
+// Verdict is the decision after a failed attempt.
 type Verdict struct {
 	Retry bool
 	After time.Duration // pause before the next attempt
 	Fresh bool          // on a new connection
 }
 
-// A host that refuses few answers is not full: the limiter slows us down by that
-// share, and the slot of the refused request goes to another one at once. To
-// make the refused range wait as for a full host would only hold up who reads
-// in order. It is asked again sooner, unless it is refused again and again: then
-// it is the range (S3 limits rates by prefix).
+// A host that refuses a small share of requests is not full. The limiter slows down
+// by that share, and another request takes the slot of the refused one at once. A
+// long pause would only hold up the reader that needs the refused range next, so
+// the pause is short, unless the same range is refused several times. Then the
+// host limits that range (S3 limits rates by prefix).
 const (
-	seldom   = 0.25 // share of refused answers
-	fewInRow = 3
+	rareRefusals = 0.25 // share of refused answers
+	fewFailures  = 3
 )
 
-// Next decides about a failed attempt.
+// Next records a failed attempt and decides whether another one follows.
 func (r *Retries) Next(p RetryPolicy, f Failure) Verdict {
 	kind, wish, fresh := classify(f.Err)
 	r.gained += f.Progress
-	progress := r.enough(p, f)
+	progress := r.outageEnded(p, f)
 	if r.inRow == 0 || progress {
 		r.since, r.gained = f.Start-max(f.Waited, 0), 0
 		if progress {
@@ -180,30 +178,32 @@ func (r *Retries) Next(p RetryPolicy, f Failure) Verdict {
 		return Verdict{}
 	}
 	v := Verdict{Retry: true, Fresh: fresh || kind != Throttled && !errors.Is(f.Err, errClipped)}
-	// A body that broke after bringing bytes says nothing of the server's load:
-	// continue at once from the received offset.
+	// A body that broke after progress is not a sign of load, so the next attempt
+	// continues at the received offset without a pause.
 	if !progress || kind == Throttled {
 		ceil := min(p.Base<<min(r.inRow-1, 30), p.Max)
 		if ceil <= 0 {
 			ceil = p.Max
 		}
-		if kind == Throttled && f.Refused < seldom && r.inRow <= fewInRow {
+		if kind == Throttled && f.Refused < rareRefusals && r.inRow <= fewFailures {
 			ceil = min(ceil, p.Base/4)
 		}
-		// Full jitter between a half and the whole: all clients of a throttled
-		// host must not come back together, none may come back at once.
+		// The pause is between a half and the whole of the ceiling, so that the
+		// clients of a throttled host don't return together, and none returns at
+		// once.
 		v.After = ceil/2 + time.Duration(f.Rand*float64(ceil/2))
 	}
 	v.After = max(v.After, wish)
-	// The last attempt starts when the time is up, not before, and not much later.
+	// The last attempt starts when the outage has lasted for Outage, not earlier,
+	// and not much later.
 	if left := r.since + p.Outage - f.Now; v.After > left {
 		v.After = max(left, min(v.After, p.Base))
 	}
 	return v
 }
 
-// enough reports whether the bytes since the outage began end it.
-func (r *Retries) enough(p RetryPolicy, f Failure) bool {
+// outageEnded reports whether the bytes received since the outage began end it.
+func (r *Retries) outageEnded(p RetryPolicy, f Failure) bool {
 	if f.Progress == 0 {
 		return false
 	}
@@ -214,10 +214,10 @@ func (r *Retries) enough(p RetryPolicy, f Failure) bool {
 	return r.gained >= leastGain && (p.LeastRate < 0 || float64(r.gained) >= float64(p.LeastRate)*(f.Now-since).Seconds())
 }
 
-// mayRetry reports whether another attempt may help. That an object has changed, that
-// it ends before it should, or that its server ignores ranges is believed when a second
-// answer says so: caches and proxies answer oddly now and then. 412 needs no second answer, because the
-// server compared the validators itself.
+// mayRetry reports whether another attempt may help. Caches and proxies sometimes
+// answer wrongly, so a second answer has to confirm that an object has changed,
+// that it ends early, or that its server ignores ranges. A 412 needs no
+// confirmation, because the server compared the validators itself.
 func (r *Retries) mayRetry(kind FaultKind, err error) bool {
 	switch kind {
 	case Retryable, Throttled:
@@ -225,7 +225,7 @@ func (r *Retries) mayRetry(kind FaultKind, err error) bool {
 	case Changed, NoRanges, OutOfRange, WrongSize:
 		most := 1
 		if kind == WrongSize {
-			most = wrongSizes
+			most = maxWrongSizes
 		}
 		var f *Fault
 		if r.doubts >= most || errors.As(err, &f) && f.Status == statusPreconditionFailed {
@@ -238,10 +238,10 @@ func (r *Retries) mayRetry(kind FaultKind, err error) bool {
 	return false
 }
 
-// wrongSizes is how many answers of another size are repeated before the size that
-// was expected is believed to be wrong. Stores have been seen to send empty bodies
-// now and then; a manifest that states a wrong size has to fail soon.
-const wrongSizes = 3
+// maxWrongSizes is how many answers of another size are retried before the expected
+// size counts as wrong. Some stores send an empty body now and then, and a
+// manifest that states a wrong size has to fail soon.
+const maxWrongSizes = 3
 
 // statusPreconditionFailed is HTTP's 412; this package does not import net/http.
 const statusPreconditionFailed = 412

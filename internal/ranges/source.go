@@ -7,45 +7,49 @@ import (
 	"time"
 )
 
-// A Source is one object at one place. It makes one request for each call and
-// never loops: retries, hedges and their limits are the engine's. It is called
-// from many goroutines at once.
+// A Source is one object on one server. Each call makes one request. A Source must
+// not retry, because retries, hedges and their limits belong to the engine. It
+// must be safe for concurrent use.
 type Source interface {
-	// Open asks for one range. The body yields exactly info.Len bytes and then
-	// io.EOF, or an error: a short body must not end in io.EOF. With info.Len -1
-	// the answer is the whole object and does not tell its length: the body ends in
-	// io.EOF at an end that the protocol marks. Cancelling ctx
-	// ends a blocked Open and a blocked Read of the body. Errors are classified
-	// by wrapping a *Fault; any other error counts as Retryable.
+	// Open requests one range. The body yields exactly info.Len bytes and then
+	// io.EOF, or an error; a short body must not end in io.EOF. If info.Len is
+	// -1, the answer is the whole object without a length, and the body ends in
+	// io.EOF where the protocol marks its end. Cancelling ctx must end a blocked
+	// Open and a blocked Read of the body. Open classifies an error by wrapping a
+	// *Fault; any other error counts as Retryable.
 	//
-	// With a *Fault of kind OutOfRange, info.Size tells the size if it is known.
+	// With a *Fault of kind OutOfRange, info.Size is the object's size or -1.
 	Open(ctx context.Context, req Request) (body io.ReadCloser, info Info, err error)
 }
 
 // Request is one ranged read.
 type Request struct {
-	Off, Len int64  // bytes [Off, Off+Len); Len > 0; may reach beyond the end of an object of unknown size
+	Off, Len int64  // bytes [Off, Off+Len); Len > 0; may exceed an object of unknown size
 	Pin      string // validator that the answer must have; "" while the object is not pinned
-	Fresh    bool   // use a new connection: the last one stalled or broke, or this is a hedge
-	Attempt  int    // 0 for the first try of these bytes
+	Fresh    bool   // use a new connection, because the last one stalled or broke, or for a hedge
+	Attempt  int    // number of earlier requests for these bytes
 }
 
-// Info is what an answer says of the object and of its own body.
+// Info describes the object and the body of one answer.
 type Info struct {
-	Size     int64  // size of the whole object in bytes; -1 unknown
-	Off, Len int64  // what the body carries: the request or its beginning, or 0, Size when the server ignored the range; Len -1: see Open
+	Size int64 // size of the whole object in bytes; -1 if unknown
+	// Off and Len are the range of the body: the requested range or its
+	// beginning, or 0 and Size if the server ignored the range. See Open for a
+	// Len of -1.
+	Off, Len int64
 	Pin      string // validator of the answer; "" if it has none
-	// StandIn is another validator, for an answer that cannot be compared with the pin and whose server has not compared
-	// it either. The answers of one object must have the same.
+	// StandIn is another validator, for an answer that can't be compared with the
+	// pin and whose server hasn't compared it either. All answers of an object
+	// must have the same StandIn.
 	StandIn string
-	Sum     Checksum // checksum of the whole object, if the answer tells one
+	Sum     Checksum // checksum of the whole object, if the answer has one
 }
 
 // ChecksumAlgorithm names a checksum of a whole object.
 type ChecksumAlgorithm uint8
 
-// The algorithms that combine in constant time, so that parts can be summed in
-// parallel and joined in order.
+// The checksum algorithms. Their values for two parts combine without the bytes,
+// so that parts are summed in parallel and joined in order.
 const (
 	NoChecksum ChecksumAlgorithm = iota
 	CRC32C                       // RFC 3720 section B.4, Castagnoli
@@ -63,7 +67,7 @@ func (a ChecksumAlgorithm) String() string {
 	}
 }
 
-// Checksum is a value of an algorithm; the zero Checksum is "none known".
+// Checksum is the value of an algorithm. The zero Checksum is unknown.
 type Checksum struct {
 	Algorithm ChecksumAlgorithm
 	Value     uint64
@@ -80,20 +84,20 @@ func (c Checksum) String() string {
 	}
 }
 
-// FaultKind says what the engine may do about a failed request.
+// FaultKind tells the engine how to react to a failed request.
 type FaultKind uint8
 
 // The kinds of fault.
 const (
-	Retryable  FaultKind = iota // broken connection, 5xx: ask again after a back-off
-	Throttled                   // 429, 503 SlowDown: ask again, with fewer requests at once
-	Changed                     // the object is no longer the pinned one
-	NotFound                    // no such object
+	Retryable  FaultKind = iota // broken connection, 5xx: retry after a back-off
+	Throttled                   // 429, 503 SlowDown: retry, with fewer concurrent requests
+	Changed                     // the object isn't the pinned version
+	NotFound                    // the object doesn't exist
 	Denied                      // credentials missing, wrong or without the right
 	OutOfRange                  // the range starts at or after the end (416)
 	NoRanges                    // the server can't serve ranges of this object
-	Permanent                   // anything else that asking again won't mend
-	WrongSize                   // the answer has the right validator and is about an object of another size
+	Permanent                   // any other failure that a retry can't mend
+	WrongSize                   // the right validator, but an object of another size
 )
 
 var kindNames = [...]string{"retryable", "throttled", "changed", "not found", "denied", "out of range", "no ranges", "permanent", "wrong size"}
@@ -108,10 +112,10 @@ func (k FaultKind) String() string {
 // Fault is a classified failure of one request, made by a Source.
 type Fault struct {
 	Kind       FaultKind
-	Status     int           // HTTP status; 0 when there was no answer
-	RetryAfter time.Duration // the server's wish; 0 none
-	Fresh      bool          // the connection is to blame: ask again on a new one
-	Err        error         // what went wrong; secrets already redacted
+	Status     int           // HTTP status; 0 without an answer
+	RetryAfter time.Duration // pause that the server requested, or 0
+	Fresh      bool          // the connection is to blame: retry on a new one
+	Err        error         // cause, without secrets
 }
 
 func (f *Fault) Error() string {

@@ -13,71 +13,72 @@ import (
 
 // StreamOptions is the policy of one stream. The zero value works.
 type StreamOptions struct {
-	// PartBytes is the most that one request asks for; 0 means the engine's.
+	// PartBytes is the largest request; 0 means the engine's PartBytes.
 	PartBytes int64
-	// WindowBytes bounds what is fetched ahead of the consumer. 0 means half of
-	// the budget. The window starts at two parts and doubles whenever the
+	// WindowBytes bounds the bytes that are fetched ahead of the consumer. 0 means
+	// half of the budget. The window starts at two parts and doubles whenever the
 	// consumer has to wait.
 	WindowBytes int64
-	// Sum is the checksum to compute over the delivered bytes. 0 means the one
-	// that the object has, else CRC64NVME.
+	// Sum is the checksum of the delivered bytes. 0 means the object's algorithm,
+	// or CRC64NVME if the object has none.
 	Sum ChecksumAlgorithm
-	// NoVerify turns the checksum off altogether.
+	// NoVerify turns the checksum off.
 	NoVerify bool
 }
 
-// Part is a piece of a stream: the bytes of Buf stand at offset Off of the
-// object. Whoever gets a Part owns one reference of Buf and releases it.
+// Part is a piece of a stream: the bytes of Buf at offset Off of the object. The
+// receiver of a Part owns one reference of Buf and has to release it.
 type Part struct {
 	Off int64
 	Buf *budget.Buf
 }
 
-// Stream delivers a span of an object in order while its parts are fetched at
-// the same time. One goroutine reads; Close may be called from another.
+// Stream delivers a span of an object in order while its parts are fetched
+// concurrently. One goroutine may read; another one may call Close.
 type Stream struct {
 	o    *Object
 	opts StreamOptions
-	span struct{ off, n int64 } // as asked for; n < 0 to the end
+	span struct{ off, n int64 } // as requested; n < 0 means to the end
 	acct *budget.Account
 	life context.Context //nolint:containedctx // bounds Read and WriteTo, which have no argument for it
 	stop context.CancelCauseFunc
 
-	answered chan struct{} // capacity 1: the first answer's head has come
+	answered chan struct{} // capacity 1; receives when an answer may have told the size
 
-	line line
+	backlog backlog
 
 	mu     sync.Mutex // guards parts and closed; taken before a gate's lock
-	parts  []*part    // in order; parts[0] is the head of line
+	parts  []*part    // in order; parts[0] is the head
 	closed bool
 
-	// The consumer's alone.
-	plan      plan
-	win       window
-	stretch   int   // deliveries for which the whole window is used: a head had to be retried
-	at        int64 // offset of the next byte to deliver
-	cur       Part  // what Read has not yet handed out
-	curRest   []byte
-	sum       Checksum
-	spare     []*part // finished bookkeeping, for reuse
-	plain     plainBody
-	plainPace plainPace
-	broken    int // plain bodies that broke
-	err       error
+	// Used by the consumer alone.
+	plan            plan
+	win             window
+	fullWindowParts int   // number of parts for which the whole window is used, see retryParts
+	at              int64 // offset of the next byte to deliver
+	cur             Part  // the part that Read is copying from
+	curRest         []byte
+	sum             Checksum
+	spare           []*part // delivered parts, for reuse
+	plain           plainBody
+	plainProgress   plainProgress
+	broken          int // number of plain bodies that broke
+	err             error
 }
 
 // part is a task of a stream, with its buffer.
 type part struct {
 	task
-	s         *Stream
-	mem       *budget.Buf
-	tellsSize bool          // its answer is the first to tell the object's size
-	retry     chan struct{} // capacity 1; receives when another attempt follows
-	done      chan struct{} // capacity 1; receives once when the task has ended
-	over      bool          // done was received
+	s            *Stream
+	mem          *budget.Buf
+	tellsSize    bool          // the object's size was unknown when the part was submitted
+	retry        chan struct{} // capacity 1; receives when another attempt follows
+	done         chan struct{} // capacity 1; receives once when the task has ended
+	doneReceived bool
 }
 
-func (p *part) started() { p.buf = p.mem.Bytes() } // memory is taken up when the request gets a slot
+// started takes the memory up no earlier than the request gets its slot.
+func (p *part) started() { p.buf = p.mem.Bytes() }
 
 func (p *part) answered() {
 	if p.tellsSize {
@@ -87,38 +88,30 @@ func (p *part) answered() {
 
 func (p *part) retried() { signal(p.retry) }
 
-func (p *part) late() { p.s.line.behind() }
+func (p *part) late() { p.s.backlog.headIsLate() }
 
 func (p *part) ended() {
-	line := &p.s.line // the part may be in use again once done has been received
+	b := &p.s.backlog // the part may be in use again once done has been received
 	p.done <- struct{}{}
-	line.finished()
+	b.partEnded()
 }
 
-// signal sends a token to a channel of capacity 1, unless it holds one.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// firstPart bounds the first part of an object whose size is not known: it may
-// be small, and all memory that a buffer gets has to be cleared first.
+// firstPart bounds the first part of an object of unknown size. The object may be
+// small, and the kernel has to clear all memory of a buffer.
 const firstPart = 1 << 20
 
-// retryParts is for how many parts a stream uses its whole window after its
-// head had to wait for a retry: what is ready bridges such a time, and trouble
-// seldom comes alone. (A hedge is no such sign: it may be a busy processor.)
+// retryParts is the number of parts for which a stream uses its whole window after
+// its head had to be retried. Finished parts bridge the time of further retries,
+// which are likely. (A hedge doesn't count, because a busy processor causes some.)
 const retryParts = 64
 
-// maxPlainBreaks bounds how often a whole-object answer that broke is asked
-// for again: each time all of it comes from the start.
+// maxPlainBreaks bounds how often a broken whole-object answer is requested again,
+// because each one starts from the beginning.
 const maxPlainBreaks = 3
 
-// Stream starts reading n bytes at off; n < 0 reads to the end of the object.
-// It returns at once; the first error comes from Read, WriteTo or Next. The
-// stream ends with ctx. Close it.
+// Stream starts reading n bytes at off; n < 0 reads to the end of the object. It
+// returns at once; Read, WriteTo and Next return the first error. The stream ends
+// with ctx. The caller must close it.
 func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *Stream {
 	if so.PartBytes <= 0 {
 		so.PartBytes = o.e.opts.PartBytes
@@ -128,11 +121,11 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 	}
 	s := &Stream{o: o, opts: so, at: off, acct: o.e.opts.Budget.Account()}
 	s.span.off, s.span.n = off, n
-	s.plan = plan{next: off, end: -1, part: so.PartBytes}
-	s.setEnd()
+	s.plan = plan{off: off, end: -1, partBytes: so.PartBytes}
+	s.updateEnd()
 	s.win = newStreamWindow(so.PartBytes, so.WindowBytes)
 	s.answered = make(chan struct{}, 1)
-	s.line.told = make(chan struct{}, 1)
+	s.backlog.wake = make(chan struct{}, 1)
 	s.sum.Algorithm = so.Sum
 	s.life, s.stop = context.WithCancelCause(ctx)
 	context.AfterFunc(s.life, s.cancelParts)
@@ -144,8 +137,8 @@ func (o *Object) Stream(ctx context.Context, off, n int64, so StreamOptions) *St
 	return s
 }
 
-// setEnd fixes the end of the plan as soon as the object's size is known.
-func (s *Stream) setEnd() {
+// updateEnd sets the end of the plan by the object's size, if that is known.
+func (s *Stream) updateEnd() {
 	size, _ := s.o.known()
 	switch {
 	case s.span.n >= 0 && size >= 0:
@@ -160,36 +153,37 @@ func (s *Stream) setEnd() {
 	}
 }
 
-// fill asks for parts until the window is full. Reservations are made in
-// offset order and never wait here: the head's is granted when nothing else of
-// this stream is held, and without room for more the window shrinks.
+// fill requests parts until the window is full. It reserves memory in the order of
+// offsets and never waits for it. The budget always grants the reservation of a
+// stream that holds no other part; without room for more the window shrinks.
 func (s *Stream) fill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size, _ := s.o.known()
-	alone := size < 0 || s.o.noRanges.Load() // one request until its answer tells more
+	alone := size < 0 || s.o.noRanges.Load() // one request, until its answer tells the size
 	var slots int
-	slots, s.plan.part = s.o.g.policy(s.opts.PartBytes)
+	slots, s.plan.partBytes = s.o.g.policy(s.opts.PartBytes)
 	if size < 0 {
-		s.plan.part = min(s.plan.part, firstPart)
+		s.plan.partBytes = min(s.plan.partBytes, firstPart)
 	}
 	limit := s.win.size
-	if s.stretch == 0 {
-		// What the host's limit lets run, a quarter for parts that end out of
-		// order, and two to keep the slots busy. More would only wait, and finished
-		// ones would pile up: fresh pages to clear, and cold ones to write to.
+	if s.fullWindowParts == 0 {
+		// As many parts as the host's limit lets run, a quarter more for parts that
+		// end out of order, and two to keep the slots busy. More would only wait.
+		// Finished parts would pile up, so that new ones would get fresh pages,
+		// which have to be cleared, and cold ones.
 		spare := slots / 4
-		if s.line.wanted.Load() > 0 && s.line.late.Load() {
-			// The consumer waits for a head that does not come, and once as many
-			// parts as run at once have overtaken it, their slots are idle. (Fewer
-			// overtake it whenever the processors are busy.)
-			over := int(s.line.over.Load())
-			if over >= slots {
-				spare = min(over, 2*slots)
+		if s.backlog.wakeAt.Load() > 0 && s.backlog.headLate.Load() {
+			// The consumer waits for a late head. Once as many parts as there are
+			// slots have overtaken it, the slots are idle. (Fewer parts overtake a
+			// head whenever the processors are busy.)
+			ended := int(s.backlog.ended.Load())
+			if ended >= slots {
+				spare = min(ended, 2*slots)
 			}
-			s.line.want(int64(max(over+1, slots)))
+			s.backlog.wakeWhen(int64(max(ended+1, slots)))
 		}
-		limit = min(limit, int64(slots+spare+2)*s.plan.part)
+		limit = min(limit, int64(slots+spare+2)*s.plan.partBytes)
 	}
 	var ahead int64
 	for _, p := range s.parts {
@@ -207,13 +201,13 @@ func (s *Stream) fill() {
 			return
 		}
 		s.plan = next
-		s.submit(off, buf)
+		s.submitLocked(off, buf)
 		ahead += n
 	}
 }
 
-// submit queues a part. The caller holds s.mu.
-func (s *Stream) submit(off int64, buf *budget.Buf) {
+// submitLocked queues a part. mu must be held.
+func (s *Stream) submitLocked(off int64, buf *budget.Buf) {
 	var p *part
 	if n := len(s.spare); n > 0 {
 		p, s.spare = s.spare[n-1], s.spare[:n-1]
@@ -222,10 +216,10 @@ func (s *Stream) submit(off int64, buf *budget.Buf) {
 		p.owner = p
 	}
 	select {
-	case <-p.retry: // of its last use
+	case <-p.retry: // left from its last use
 	default:
 	}
-	p.mem, p.over = buf, false
+	p.mem, p.doneReceived = buf, false
 	p.o, p.off, p.n, p.buf = s.o, off, int64(buf.Len()), nil
 	p.urgent = len(s.parts) == 0
 	p.wantsBody = p.urgent
@@ -251,20 +245,21 @@ func (s *Stream) algorithm() ChecksumAlgorithm {
 }
 
 // Next returns the next part without copying it. The error is io.EOF after the
-// last one. The whole object's checksum, if known, is compared before its last
-// part is returned.
+// last part. If the checksum of the whole object is known, Next compares it
+// before it returns the last part.
 func (s *Stream) Next(ctx context.Context) (Part, error) {
 	if s.err != nil {
 		return Part{}, s.err
 	}
-	p, err := s.next(ctx)
+	p, err := s.nextPart(ctx)
 	if err != nil && ctx.Err() == nil {
 		s.err = err
 	}
 	return p, err
 }
 
-func (s *Stream) next(ctx context.Context) (Part, error) {
+// nextPart is Next without the stream's final error.
+func (s *Stream) nextPart(ctx context.Context) (Part, error) {
 	for {
 		if s.plain.rc != nil {
 			return s.nextPlain(ctx)
@@ -275,20 +270,20 @@ func (s *Stream) next(ctx context.Context) (Part, error) {
 			return Part{}, err
 		}
 		if head == nil {
-			return Part{}, s.end()
+			return Part{}, s.endError()
 		}
-		if err := s.await(ctx, head); err != nil {
+		if err := s.awaitHead(ctx, head); err != nil {
 			return Part{}, err
 		}
-		s.setEnd()
+		s.updateEnd()
 		if head.body.rc != nil {
-			if err := s.goPlain(head); err != nil {
+			if err := s.switchToPlain(head); err != nil {
 				return Part{}, err
 			}
 			continue
 		}
 		if errors.Is(head.err, ErrNoRanges) && !head.wantsBody {
-			s.reaskHead(head)
+			s.refetchHead(head)
 			continue
 		}
 		if head.err != nil {
@@ -302,8 +297,8 @@ func (s *Stream) next(ctx context.Context) (Part, error) {
 	}
 }
 
-// head returns the first part that is not yet delivered; nil at the end. It
-// waits for memory when the consumer still holds earlier parts.
+// head returns the first undelivered part, or nil at the end. It waits for memory
+// while the consumer holds earlier parts.
 func (s *Stream) head(ctx context.Context) (*part, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -321,13 +316,13 @@ func (s *Stream) head(ctx context.Context) (*part, error) {
 		s.mu.Lock()
 		switch {
 		case err != nil:
-			s.plan.next = off
+			s.plan.off = off
 			return nil, &Error{Op: "stream", Object: s.o.spec.Name, Off: off, Len: n, Err: err}
 		case s.closed:
 			buf.Release()
 			return nil, s.closedErr()
 		}
-		s.submit(off, buf)
+		s.submitLocked(off, buf)
 	}
 	if len(s.parts) == 0 {
 		return nil, nil
@@ -335,6 +330,7 @@ func (s *Stream) head(ctx context.Context) (*part, error) {
 	return s.parts[0], nil
 }
 
+// closedErr returns the error of a stream that has ended before its span.
 func (s *Stream) closedErr() error {
 	cause := context.Cause(s.life)
 	if cause == nil {
@@ -343,38 +339,38 @@ func (s *Stream) closedErr() error {
 	return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: cause}
 }
 
-// await waits for the head of line, whose consumer we are.
-func (s *Stream) await(ctx context.Context, head *part) error {
-	if head.over {
+// awaitHead waits until the head has ended.
+func (s *Stream) awaitHead(ctx context.Context, head *part) error {
+	if head.doneReceived {
 		return nil
 	}
 	select {
 	case <-head.done:
-		head.over = true
+		head.doneReceived = true
 		return nil
 	default:
 	}
 	s.win.consumerWaited()
 	if s.o.g.promote(&head.task) {
-		s.stretch = retryParts
+		s.fullWindowParts = retryParts
 	}
-	s.line.wanted.Store(math.MaxInt64)
-	defer s.line.wanted.Store(0)
+	s.backlog.wakeAt.Store(math.MaxInt64)
+	defer s.backlog.wakeAt.Store(0)
 	s.fill()
 	for {
 		select {
 		case <-head.done:
-			head.over = true
+			head.doneReceived = true
 			return nil
 		case <-s.answered:
-			// The size is known before the first part's bytes have come: the
+			// The size is known before the first part's bytes have arrived, so the
 			// other parts need not wait for them.
-			s.setEnd()
+			s.updateEnd()
 			s.fill()
 		case <-head.retry:
-			s.stretch = retryParts
+			s.fullWindowParts = retryParts
 			s.fill()
-		case <-s.line.told:
+		case <-s.backlog.wake:
 			s.win.consumerWaited()
 			s.fill()
 		case <-ctx.Done():
@@ -383,8 +379,8 @@ func (s *Stream) await(ctx context.Context, head *part) error {
 	}
 }
 
-// pop takes the head out of the line and returns its buffer.
-func (s *Stream) pop() *budget.Buf {
+// popHead removes the head from parts and returns its buffer.
+func (s *Stream) popHead() *budget.Buf {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.parts[0]
@@ -393,20 +389,20 @@ func (s *Stream) pop() *budget.Buf {
 	s.parts = s.parts[:len(s.parts)-1]
 	buf := p.mem
 	p.mem, p.buf, p.o = nil, nil, nil
-	s.line.over.Add(-1)
-	s.line.late.Store(false)
+	s.backlog.ended.Add(-1)
+	s.backlog.headLate.Store(false)
 	s.spare = append(s.spare, p)
 	return buf
 }
 
-// deliver hands the finished head out.
+// deliver returns the head, which has ended well.
 func (s *Stream) deliver(head *part) (Part, error) {
 	off, got, asked, crc, alg := head.off, head.got, int(head.n), head.crc, head.sum
-	buf := s.pop()
+	buf := s.popHead()
 	buf.Truncate(got)
-	s.stretch = max(s.stretch-1, 0)
+	s.fullWindowParts = max(s.fullWindowParts-1, 0)
 	if want := s.algorithm(); want != alg {
-		// The first answer told an algorithm that we did not expect.
+		// The first answer has named another algorithm.
 		crc = want.update(0, buf.Bytes())
 	}
 	if got < asked {
@@ -414,22 +410,22 @@ func (s *Stream) deliver(head *part) (Part, error) {
 			buf.Release()
 			return Part{}, &Error{Op: "stream", Object: s.o.spec.Name, Off: off, Len: int64(asked), Err: io.ErrUnexpectedEOF}
 		}
-		s.plan.next, s.plan.end = off+int64(got), off+int64(got)
+		s.plan.off, s.plan.end = off+int64(got), off+int64(got)
 	}
 	if got == 0 {
 		buf.Release()
-		return Part{}, s.end()
+		return Part{}, s.endError()
 	}
-	if err := s.count(int64(got), crc); err != nil {
+	if err := s.addDelivered(int64(got), crc); err != nil {
 		buf.Release()
 		return Part{}, err
 	}
 	return Part{Off: off, Buf: buf}, nil
 }
 
-// count adds n delivered bytes to the checksum, and compares it when they are
-// the last of a whole object.
-func (s *Stream) count(n int64, crc uint64) error {
+// addDelivered adds n delivered bytes to the checksum, and compares it after the
+// last byte of a whole object.
+func (s *Stream) addDelivered(n int64, crc uint64) error {
 	s.at += n
 	if s.opts.NoVerify {
 		return nil
@@ -439,6 +435,7 @@ func (s *Stream) count(n int64, crc uint64) error {
 	return s.verify()
 }
 
+// verify compares the checksum once the whole object is delivered.
 func (s *Stream) verify() error {
 	size, want := s.o.known()
 	if s.opts.NoVerify || s.span.off != 0 || s.at != size || want.Algorithm == NoChecksum || want.Algorithm != s.sum.Algorithm {
@@ -453,8 +450,8 @@ func (s *Stream) verify() error {
 	return nil
 }
 
-// end returns what follows the last part.
-func (s *Stream) end() error {
+// endError returns the error after the last part.
+func (s *Stream) endError() error {
 	size, _ := s.o.known()
 	if s.plan.end >= 0 && s.at < s.plan.end && s.at < size {
 		return &Error{Op: "stream", Object: s.o.spec.Name, Off: s.at, Len: -1, Err: io.ErrUnexpectedEOF}
@@ -462,7 +459,7 @@ func (s *Stream) end() error {
 	return io.EOF
 }
 
-// Sum returns the checksum of the bytes delivered so far; false with NoVerify.
+// Sum returns the checksum of the bytes delivered so far, and false with NoVerify.
 func (s *Stream) Sum() (Checksum, bool) {
 	return Checksum{Algorithm: s.algorithm(), Value: s.sum.Value}, !s.opts.NoVerify
 }
@@ -473,7 +470,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if len(s.curRest) == 0 {
-		s.dropCur()
+		s.releaseCurrent()
 		part, err := s.Next(s.life)
 		if err != nil {
 			return 0, err
@@ -485,14 +482,15 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (s *Stream) dropCur() {
+// releaseCurrent releases the part that Read is copying from.
+func (s *Stream) releaseCurrent() {
 	if s.cur.Buf != nil {
 		s.cur.Buf.Release()
 		s.cur, s.curRest = Part{}, nil
 	}
 }
 
-// WriteTo writes what is left of the stream to w (io.WriterTo).
+// WriteTo writes the rest of the stream to w (io.WriterTo).
 func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	if len(s.curRest) > 0 {
@@ -503,7 +501,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 			return total, err
 		}
 	}
-	s.dropCur()
+	s.releaseCurrent()
 	for {
 		p, err := s.Next(s.life)
 		if err != nil {
@@ -521,7 +519,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
-// cancelParts ends all parts; run when the stream's life ends.
+// cancelParts cancels all parts. It runs when the stream's context ends.
 func (s *Stream) cancelParts() {
 	cause := context.Cause(s.life)
 	s.mu.Lock()
@@ -532,20 +530,20 @@ func (s *Stream) cancelParts() {
 	}
 }
 
-// Close ends the stream and returns when none of its requests runs any more.
-// It may be called more than once, but not while another goroutine is in Read,
-// WriteTo or Next, unless that one's context or the stream's ended.
+// Close ends the stream and returns when its requests have ended. It may be called
+// more than once. It must not be called while another goroutine is in Read,
+// WriteTo or Next, unless the context of that call or of the stream has ended.
 func (s *Stream) Close() error {
 	s.stop(ErrClosed)
 	s.cancelParts()
 	s.plain.close()
-	s.dropCur()
+	s.releaseCurrent()
 	s.mu.Lock()
 	parts := s.parts
 	s.parts = nil
 	s.mu.Unlock()
 	for _, p := range parts {
-		if !p.over {
+		if !p.doneReceived {
 			<-p.done
 		}
 		p.body.close()
@@ -557,23 +555,23 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// drop cancels all parts from the head on and takes them out of the line.
-func (s *Stream) drop() {
+// dropParts cancels and removes all parts.
+func (s *Stream) dropParts() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.parts {
-		if !p.over {
+		if !p.doneReceived {
 			s.o.g.cancel(&p.task, context.Canceled)
 		}
 	}
 	for i, p := range s.parts {
-		if !p.over {
+		if !p.doneReceived {
 			<-p.done
 		}
 		p.body.close()
 		p.mem.Release()
 		p.mem, p.buf, p.o = nil, nil, nil
-		s.line.over.Add(-1)
+		s.backlog.ended.Add(-1)
 		s.spare = append(s.spare, p)
 		s.parts[i] = nil
 	}

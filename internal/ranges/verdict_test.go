@@ -15,9 +15,9 @@ import (
 	"github.com/penstock/penstock/internal/ranges/rangestest"
 )
 
-// Two answers with another validator are a change, and end the read at once. The
-// verdict is about those answers: the object is not condemned.
-func TestChangedTakesTwoAnswers(t *testing.T) {
+// Two answers with another validator end a read with ErrChanged at once. Later reads
+// of the same Object are not affected.
+func TestChangedNeedsTwoAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(100, 1), Pin: "etag:\"1\""}
 		odd := true
@@ -36,7 +36,7 @@ func TestChangedTakesTwoAnswers(t *testing.T) {
 		odd = false
 		p := make([]byte, 100)
 		if _, err := o.Fetch(t.Context(), p, 0); err != nil || !bytes.Equal(p, src.Data) {
-			t.Errorf("the object is condemned: %v", err)
+			t.Errorf("a later read failed: %v", err)
 		}
 		if pin := src.Requests()[2].Pin; pin != "etag:1" {
 			t.Errorf("asked with pin %q before the object's own answer", pin)
@@ -47,9 +47,9 @@ func TestChangedTakesTwoAnswers(t *testing.T) {
 	})
 }
 
-// Answers that do not fit and prove nothing are failed attempts, for as long as they
-// come; in the end the error says what came.
-func TestOddAnswersAreNoVerdict(t *testing.T) {
+// Answers of a wrong size without a validator are failed attempts. If they don't
+// stop, the error describes the last one.
+func TestUnpinnedWrongAnswersAreRetried(t *testing.T) {
 	page := int64(62)
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
@@ -77,9 +77,9 @@ func TestOddAnswersAreNoVerdict(t *testing.T) {
 	})
 }
 
-// Answers with the right validator and another size are repeated three times: the size
-// that was expected may be wrong.
-func TestWrongSizeTakesFourAnswers(t *testing.T) {
+// Answers with the right validator and another size are retried three times. Then
+// the expected size counts as wrong.
+func TestWrongSizeNeedsFourAnswers(t *testing.T) {
 	other, empty := int64(62), int64(0)
 	for name, act := range map[string]rangestest.Action{
 		"an empty body":  {OtherSize: &empty, Whole: true},
@@ -105,19 +105,19 @@ func TestWrongSizeTakesFourAnswers(t *testing.T) {
 				t.Errorf("%s, four times: %v", name, err)
 			}
 			if _, err := o.Fetch(t.Context(), p, 0); err != nil {
-				t.Errorf("%s: the object is condemned: %v", name, err)
+				t.Errorf("%s: a later read failed: %v", name, err)
 			}
 		})
 	}
 }
 
-// A server may send less than it was asked for: what came is taken and the rest asked
-// for, on the same connection and without a pause.
+// If a server sends fewer bytes than requested, they are kept, and the rest is
+// requested on the same connection without a pause.
 func TestClippedAnswers(t *testing.T) {
 	for _, size := range []int64{mib, -1} {
 		for verb, read := range verbs {
 			if size < 0 && verb == "read" {
-				continue // reads the size first
+				continue // the verb requests the size first
 			}
 			synctest.Test(t, func(t *testing.T) {
 				src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1", HideSize: size < 0}
@@ -142,8 +142,9 @@ func TestClippedAnswers(t *testing.T) {
 	}
 }
 
-// One that sends a byte at a time is given up when an outage would be.
-func TestByteAtATimeIsNoProgress(t *testing.T) {
+// A server that sends one byte for each request makes no progress, so the read fails
+// when an outage would be over.
+func TestSingleBytesAreNotProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(mib, 1), Pin: "etag:1"}
 		src.Fault = func(int, ranges.Request) rangestest.Action { return rangestest.Action{Clip: 1} }
@@ -156,8 +157,8 @@ func TestByteAtATimeIsNoProgress(t *testing.T) {
 	})
 }
 
-// A whole-object answer without a length is read where the size is known, and no byte
-// of one that is longer or shorter than the object passes for the end of it.
+// A whole-object answer without a length is accepted if the size is known. One that
+// is longer or shorter than the object is an error.
 func TestWholeAnswerWithoutLength(t *testing.T) {
 	for _, extra := range []int64{0, 1, 1000, -1, -1000} {
 		for verb, read := range verbs {
@@ -172,12 +173,12 @@ func TestWholeAnswerWithoutLength(t *testing.T) {
 					t.Errorf("%s: %d bytes, %v", verb, len(got), err)
 				}
 				if extra != 0 && (err == nil || len(got) >= 200_000) {
-					t.Errorf("%s: a body with %d bytes too many was taken", verb, extra)
+					t.Errorf("%s: a body with %d bytes too many was accepted", verb, extra)
 				}
 			})
 		}
 	}
-	t.Run("no validator", func(t *testing.T) { // the page of a proxy must not pass for a pinned object
+	t.Run("no validator", func(t *testing.T) { // the error page of a proxy must not be taken for a pinned object
 		synctest.Test(t, func(t *testing.T) {
 			src := &rangestest.Source{Data: rangestest.Random(200_000, 1), Pin: "etag:1"}
 			src.Fault = func(n int, _ ranges.Request) rangestest.Action {
@@ -185,7 +186,7 @@ func TestWholeAnswerWithoutLength(t *testing.T) {
 			}
 			e := newEngine(t, ranges.Options{})
 			got, err := verbs["stream"](t.Context(), e.Object(src, ranges.Spec{Name: "o", Host: "h", Size: 200_000, Pin: "etag:1"}), 200_000)
-			// Which range met the page depends on the order of the requests; that range is asked for again, whole.
+			// The range that got the page depends on the order of the requests. It must be requested again as a whole.
 			reqs := src.Requests()
 			again := slices.ContainsFunc(reqs[1:], func(r ranges.Request) bool { return r.Off == reqs[0].Off && r.Attempt == 1 })
 			if err != nil || !bytes.Equal(got, src.Data) || !again {
@@ -204,8 +205,8 @@ func TestWholeAnswerWithoutLength(t *testing.T) {
 	})
 }
 
-// A 416 ends an object of unknown size also when it does not tell the size, and is an odd
-// answer inside one whose size is known.
+// A 416 without a size ends an object of unknown size. Inside an object of known
+// size it is a wrong answer.
 func TestUnsatisfiableWithoutSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(128*kib, 1), Pin: "etag:1", HideSize: true} // two whole parts
@@ -231,8 +232,8 @@ func TestUnsatisfiableWithoutSize(t *testing.T) {
 	})
 }
 
-// One whole-object answer does not make an object one without ranges.
-func TestOneWholeAnswerIsForgotten(t *testing.T) {
+// After a single whole-object answer the engine still requests ranges.
+func TestWholeAnswerIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &rangestest.Source{Data: rangestest.Random(8*mib, 1), Pin: "etag:1"}
 		src.Fault = func(n int, _ ranges.Request) rangestest.Action {

@@ -7,11 +7,10 @@ import (
 	"time"
 )
 
-// A pin is a validator of one version of an object, as a string: its kind, a colon,
-// and the value. Pins of a kind that is not here are opaque.
+// A pin is a validator of one version of an object, as a string of its kind, a
+// colon and the value. Pins of other kinds than these are opaque.
 const (
-	// PinETag is the kind of an entity tag in the spelling of the answer that it
-	// comes from.
+	// PinETag is the kind of an entity tag, in the spelling of its answer.
 	PinETag = "etag:"
 	// PinModified is the kind of a time of last change in HTTP's form (RFC 9110
 	// section 5.6.7), for objects without an entity tag.
@@ -34,8 +33,8 @@ func SamePin(a, b string) bool {
 
 // SameETag reports whether two spellings of an entity tag mean the same version:
 // some stores leave out the quotes in listings, and proxies mark a tag as weak
-// (W/"...") when they might compress the body, which the engine never asks for.
-// The empty tag is none and equals nothing.
+// (W/"...") if they may compress the body, which the engine never requests. An
+// empty tag equals no tag.
 func SameETag(a, b string) bool {
 	tag := opaqueTag(a)
 	return tag != "" && tag == opaqueTag(b)
@@ -53,16 +52,16 @@ func opaqueTag(s string) string {
 	return s
 }
 
-// Version is what a listing or an answer tells of one version of an object.
+// Version describes one version of an object, as a listing or an answer does.
 type Version struct {
 	ETag     string // "" if the store gave none
 	Modified time.Time
 	Size     int64
 }
 
-// Same reports whether two answers are about the same version. Entity tags decide
-// if both have one; else size and time do. HTTP dates have whole seconds and
-// listings have fractions, so a time is compared to the second.
+// Same reports whether v and w are the same version. Entity tags decide if both
+// have one; otherwise size and time do. Times are compared in whole seconds,
+// because HTTP dates have no fractions and listings have some.
 func (v Version) Same(w Version) bool {
 	if v.ETag != "" && w.ETag != "" {
 		return SameETag(v.ETag, w.ETag)

@@ -18,7 +18,7 @@ func TestSamePin(t *testing.T) {
 		{`etag:"7f"`, `etag:"7F"`, false},  // tags are case-sensitive
 		{`etag:"7f`, `etag:"7f"`, false},   // half a pair of quotes belongs to the tag
 		{`etag:`, `etag:`, true},           // equal strings
-		{`etag:`, `etag:""`, false},        // no tag is no evidence
+		{`etag:`, `etag:""`, false},        // an empty tag equals no tag
 		{`version:7f`, `etag:"7f"`, false}, // kinds differ
 		{`version:"7f"`, `version:7f`, false},
 		{`modified:Tue, 01 Dec 2026 10:00:00 GMT`, `modified:Tue, 01 Dec 2026 10:00:00 GMT`, true},
@@ -38,7 +38,7 @@ func TestSameVersion(t *testing.T) {
 		want bool
 	}{
 		{Version{ETag: `"7f"`, Modified: at, Size: 5}, true},
-		{Version{ETag: `"7f"`, Modified: at.Add(time.Hour), Size: 5}, true}, // metadata were set anew
+		{Version{ETag: `"7f"`, Modified: at.Add(time.Hour), Size: 5}, true}, // metadata was set again
 		{Version{ETag: `"7e"`, Modified: at, Size: 5}, false},
 		{Version{Modified: at.Truncate(time.Second), Size: 5}, true}, // a HEAD without a tag, in whole seconds
 		{Version{Modified: at.Add(time.Second), Size: 5}, false},

@@ -183,7 +183,7 @@ func (w *watch) look() {
 		return
 	}
 	now, last := time.Since(w.begin), time.Duration(w.last.Load())
-	if err := w.policy.Over(&w.progress, now, last, w.got.Load()); err != nil {
+	if err := w.policy.CheckProgress(&w.progress, now, last, w.got.Load()); err != nil {
 		w.timer = nil
 		w.cancel(fmt.Errorf("%w (%v)", err, w.policy.Stall))
 		return

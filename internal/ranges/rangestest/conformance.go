@@ -11,19 +11,19 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// Target says how to get sources of the implementation under test.
+// Target makes sources of the implementation under test.
 type Target struct {
-	// Open returns a source of an object that has just this content.
+	// Open returns a source of an object with this content.
 	Open func(t *testing.T, data []byte) ranges.Source
-	// Missing returns a source of an object that does not exist; nil: not tested.
+	// Missing returns a source of an object that does not exist. Nil skips the test.
 	Missing func(t *testing.T) ranges.Source
-	// Replace gives the object of a source new content; nil: not tested.
+	// Replace gives the object of a source new content. Nil skips the test.
 	Replace func(t *testing.T, src ranges.Source, data []byte)
-	// NoPin: the implementation has no validator (content-addressed objects).
+	// NoPin means that the implementation has no validator (content-addressed objects).
 	NoPin bool
 }
 
-// Conform checks that a Source keeps the contract that the engine relies on.
+// Conform checks that a Source keeps the contract of [ranges.Source].
 func Conform(t *testing.T, target Target) {
 	data := Random(3<<20+17, 42)
 	src := target.Open(t, data)

@@ -15,34 +15,35 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// Action is what happens to one request.
+// Action describes the answer to one request.
 type Action struct {
 	Err       error         // Open fails with it
 	Delay     time.Duration // before the answer
-	StallAt   int64         // with Stall: after so many bytes of the body
-	Stall     time.Duration // how long the body is silent there
-	CutAt     int64         // with Cut: the body breaks after so many bytes
-	Cut       bool
-	Whole     bool   // answer with the whole object
-	WrongOff  int64  // shift of the range that the answer claims
-	OtherPin  string // validator of the answer
-	NoPin     bool   // answer without a validator
-	Short     int64  // the answer has so many bytes fewer than asked for
-	Clip      int64  // the answer has at most so many bytes; 0 no bound
-	OtherSize *int64 // size of the object that the answer claims, and with Whole has
-	NoLength  bool   // with Whole: the answer does not tell its length
-	Extra     int64  // with NoLength: zeros behind the object's bytes; negative: bytes that are missing
-	BytesRate int64  // bytes a second; 0 no limit
+	StallAt   int64         // bytes of the body before the Stall
+	Stall     time.Duration // how long the body is silent
+	CutAt     int64         // bytes of the body before the Cut
+	Cut       bool          // the body breaks
+	Whole     bool          // the answer is the whole object
+	WrongOff  int64         // offset error of the answer's range
+	OtherPin  string        // validator of the answer
+	NoPin     bool          // answer without a validator
+	Short     int64         // number of bytes missing at the end of the answer
+	Clip      int64         // largest answer in bytes; 0 means no bound
+	OtherSize *int64        // size of the object in the answer; with Whole also of the body
+	NoLength  bool          // a Whole answer has no length
+	Extra     int64         // zeros after a NoLength answer; a negative number of bytes is missing
+	BytesRate int64         // bytes a second; 0 means no limit
 }
 
 // Source serves Data. Its zero value with Data set has no faults.
 type Source struct {
 	Data []byte
 	Pin  string
-	Sum  ranges.ChecksumAlgorithm // told with every answer
-	// HideSize answers with Size -1.
+	Sum  ranges.ChecksumAlgorithm // part of every answer
+	// HideSize makes all answers have Size -1.
 	HideSize bool
-	// Fault decides about request number n (from 0) for req. nil: no faults.
+	// Fault returns the action for request number n, which starts at 0. Nil means
+	// no faults.
 	Fault func(n int, req ranges.Request) Action
 
 	mu       sync.Mutex
@@ -62,20 +63,20 @@ func Random(n int, seed uint64) []byte {
 	return p
 }
 
-// Requests returns all requests so far, in the order of their arrival.
+// Requests returns all requests in the order of their arrival.
 func (s *Source) Requests() []ranges.Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]ranges.Request(nil), s.requests...)
 }
 
-// Sent returns the bytes that bodies yielded.
+// Sent returns the number of bytes that bodies have yielded.
 func (s *Source) Sent() int64 { s.mu.Lock(); defer s.mu.Unlock(); return s.sent }
 
-// Peak returns the most requests that ran at once.
+// Peak returns the largest number of concurrent requests.
 func (s *Source) Peak() int { s.mu.Lock(); defer s.mu.Unlock(); return s.peak }
 
-// Running returns the requests whose bodies are not closed.
+// Running returns the number of requests whose bodies are not closed.
 func (s *Source) Running() int { s.mu.Lock(); defer s.mu.Unlock(); return s.running }
 
 func (s *Source) begin(req ranges.Request) int {
