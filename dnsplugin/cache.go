@@ -41,7 +41,6 @@ type Cache struct {
 	name    string
 	cfg     Config
 	zones   plugin.Zones
-	bypass  plugin.Zones // zones that another plugin may change at run time
 	sides   *sides.Sides
 	flights *flights // nil if misses are not coalesced
 	meters  meters.Set
@@ -52,9 +51,7 @@ type Cache struct {
 	past    atomic.Uint64 // queries that bypassed the cache because of a client subnet
 	warmNow chan struct{} // requests a snapshot before the next tick
 
-	// Guarded by the lock of listeners.
-	turn     uint64 // ordinal of the instance; later ones are higher
-	released bool   // the instance has ended
+	front *Instance // as the fast path knows it
 
 	mu         sync.Mutex // guards closed, background, and refreshes against Add after Wait
 	closed     bool
@@ -73,7 +70,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: published.flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +95,11 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		warmNow: make(chan struct{}, 1),
 	}
 	c.meters.Vec, c.meters.Zones = vec, strings.Join(cfg.Zones, ",")
+	c.front = listeners.join(&Instance{
+		Handler: c, Name: name, Mode: Mode(cfg.FastPath.Mode), Workers: cfg.FastPath.Workers, Batch: cfg.FastPath.Batch,
+		Coalesce: cfg.Coalesce, Zones: cfg.Zones, Sides: both, Meters: c.meters.Of,
+		Now: func() time.Time { return c.now() },
+	})
 	c.life, c.die = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -18,11 +18,11 @@ import (
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: published.flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fast, err := newFastVectors(meters.Registrar{Into: reg, Flush: published.flush})
+	fast, err := newFastVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
 	if err != nil {
 		t.Fatal(err)
 	}

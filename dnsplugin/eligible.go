@@ -50,9 +50,9 @@ const whyNoCache = "no cache"
 
 // zonePlan is what is decided for one zone of a listener.
 type zonePlan struct {
-	zone  string // as configured, lower case, ends with a dot
-	why   string // why its queries are for the chain; "" if they may be ours
-	cache *Cache // nil if the zone has none
+	zone  string    // as configured, lower case, ends with a dot
+	why   string    // why its queries are for the chain; "" if they may be ours
+	cache *Instance // nil if the zone has none
 
 	meters.Zone        // counted if prometheus is in the chain
 	next        string // the plugin after prometheus, under which it counts answers
@@ -71,7 +71,7 @@ var watchers = map[string]bool{"log": true, "dnstap": true}
 
 // planListener decides for a listener whose server blocks are zones. why is
 // set when the listener as a whole is for the chain.
-func planListener(zones map[string][]*dnsserver.Config) (plans []*zonePlan, why string) {
+func (r *registry) planListener(zones map[string][]*dnsserver.Config) (plans []*zonePlan, why string) {
 	if edns.SupportedOption(dns.EDNS0COOKIE) || edns.SupportedOption(dns.EDNS0PADDING) {
 		return nil, "a plugin returns EDNS cookies or padding"
 	}
@@ -88,7 +88,7 @@ func planListener(zones map[string][]*dnsserver.Config) (plans []*zonePlan, why 
 				return nil, "plugin dynupdate: other opcodes than QUERY are served"
 			}
 		}
-		plans = append(plans, planZone(strings.ToLower(zone), configs, zones))
+		plans = append(plans, r.planZone(strings.ToLower(zone), configs, zones))
 	}
 	// The longest zone that holds a name is the one that answers for it.
 	slices.SortFunc(plans, func(a, b *zonePlan) int {
@@ -101,7 +101,7 @@ func planListener(zones map[string][]*dnsserver.Config) (plans []*zonePlan, why 
 }
 
 // planZone decides for one zone.
-func planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsserver.Config) *zonePlan {
+func (r *registry) planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsserver.Config) *zonePlan {
 	p := &zonePlan{zone: zone}
 	if len(configs) != 1 || len(configs[0].FilterFuncs) > 0 || configs[0].ViewName != "" {
 		p.why = "view: which server block answers depends on the query"
@@ -109,19 +109,15 @@ func planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsser
 	}
 	c := configs[0]
 	handlers := c.Handlers()
-	at := slices.IndexFunc(handlers, func(h plugin.Handler) bool { _, ok := h.(*Cache); return ok })
+	at := slices.IndexFunc(handlers, func(h plugin.Handler) bool { return r.find(h) != nil })
 	if at < 0 {
 		p.why = whyNoCache
 		return p
 	}
-	cache, ok := handlers[at].(*Cache)
-	if !ok {
-		p.why = whyNoCache
-		return p
-	}
+	cache := r.find(handlers[at])
 	p.cache = cache
 	switch {
-	case cache.cfg.FastPath.Mode == FastPathOff:
+	case cache.Mode == ModeOff:
 		p.why = "fastpath off"
 		return p
 	case len(handlers) != len(c.Plugin):
@@ -149,7 +145,7 @@ func planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsser
 	if watcher != "" {
 		p.why, p.watched = mustSee(watcher), true
 	}
-	p.all = slices.ContainsFunc(cache.zones, func(z string) bool { return dns.IsSubDomain(z, zone) }) && len(cache.bypass) == 0
+	p.all = slices.ContainsFunc(cache.Zones, func(z string) bool { return dns.IsSubDomain(z, zone) }) && len(cache.Bypass) == 0
 	return p
 }
 

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // The fast path: sockets of our own in the groups of a listener's, for UDP and
@@ -29,13 +31,34 @@ const adoptWithin = 5 * time.Second
 // listeners are the sockets of this process by address. They are no part of a
 // Cache since they outlive it: on a reload the next instance takes them over
 // with everything that is queued in them, so that no packet is lost.
-var listeners = registry{byAddr: map[string]*listener{}}
+var listeners = newRegistry(func(h plugin.Handler) *Instance {
+	if c, ok := h.(*Cache); ok {
+		return c.front
+	}
+	return nil
+})
 
 type registry struct {
+	find      func(plugin.Handler) *Instance // nil if the handler is not a cache of ours
+	published publisher
+
 	mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
 	byAddr map[string]*listener
-	turns  uint64 // of the latest claim
+	orders uint64 // of the latest claim
 }
+
+func newRegistry(find func(plugin.Handler) *Instance) *registry {
+	return &registry{find: find, byAddr: map[string]*listener{}, published: publisher{bulks: map[string]map[string]*meters.Histogram{}}}
+}
+
+// join makes i an instance of r.
+func (r *registry) join(i *Instance) *Instance {
+	i.registry = r
+	return i
+}
+
+// flush adds to the series of Prometheus what the workers have counted.
+func (r *registry) flush() { r.published.flush() }
 
 // listener is a group of sockets with the instance that it serves.
 type listener struct {
@@ -43,13 +66,13 @@ type listener struct {
 	opts    fastpath.Options  // of the group
 	streams *fastpath.Streams // nil if there are none
 	server  *fastServer
-	heir    *Cache      // an instance that is starting and will take over; nil if there is none
+	heir    *Instance   // an instance that is starting and will take over; nil if there is none
 	expiry  *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
 }
 
 // decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
 // fast path, unless prev has something to do with writing.
-func (c *Cache) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
+func (c *Instance) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
 	return func(s *dnsserver.Server) dns.DecorateWriter {
 		var others dns.DecorateWriter
 		if prev != nil {
@@ -62,18 +85,6 @@ func (c *Cache) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*
 	}
 }
 
-// say logs what becomes of the fast path: loudly if it was asked for.
-func (c *Cache) say(format string, args ...any) {
-	log := clog.NewWithPlugin(c.name)
-	switch c.cfg.FastPath.Mode {
-	case FastPathOff:
-	case FastPathOn:
-		log.Warningf("No fast path at "+format, args...)
-	case FastPathAuto:
-		log.Infof("No fast path at "+format, args...)
-	}
-}
-
 var (
 	errAllDecline = errors.New("no zone can have one")
 	errUnreadable = errors.New("this version of CoreDNS keeps its zones in an unknown way")
@@ -82,7 +93,7 @@ var (
 // openFastPath opens sockets beside the one of s, or takes over those that are
 // there. An error means that there are none. decorated says that another
 // plugin has a part in writing what goes out of the socket of s.
-func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
+func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
 	zones, ok := zonesOf(s)
 	if !ok {
 		return errUnreadable
@@ -97,9 +108,9 @@ func (c *Cache) openFastPath(s *dnsserver.Server, decorated bool) error {
 // openListener opens sockets at the address of s, whose server blocks are
 // zones, or takes over those that are there. With config they speak TLS. why
 // says why the whole listener is for the chain; the zones may have reasons too.
-func (c *Cache) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, config *tls.Config, why string) error {
-	plans, planned := planListener(zones)
-	if why == "" {
+func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, config *tls.Config, why string) error {
+	plans, planned := c.registry.planListener(zones)
+	if planned != "" {
 		why = planned
 	}
 	f, err := newFastServer(s, c, plans)
@@ -110,15 +121,15 @@ func (c *Cache) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.
 	f.announce(why)
 	switch {
 	case why != "":
-		listeners.withdraw(f)
+		c.registry.withdraw(f)
 		err = errors.New(why)
 	case !f.useful(), config != nil && !f.direct():
-		err = listeners.serve(f, errAllDecline.Error())
+		err = c.registry.serve(f, errAllDecline.Error())
 	default:
-		err = listeners.serve(f, "")
+		err = c.registry.serve(f, "")
 	}
 	if err != nil {
-		published.describe(s.Addr, zones, plans, err.Error())
+		c.registry.published.describe(s.Addr, zones, plans, err.Error())
 	}
 	return err
 }
@@ -135,7 +146,7 @@ func (r *registry) serve(f *fastServer, why string) error {
 		return nil
 	}
 	if l := r.byAddr[f.addr]; l != nil {
-		if l.server.home.turn > f.home.turn {
+		if l.server.home.order > f.home.order {
 			return nil
 		}
 		if l.server.home == f.home {
@@ -164,7 +175,7 @@ func (r *registry) serve(f *fastServer, why string) error {
 	}
 	l := &listener{group: g, opts: opts, server: f}
 	r.byAddr[f.addr] = l
-	log := clog.NewWithPlugin(f.home.name)
+	log := clog.NewWithPlugin(f.home.Name)
 	what := "Fast path"
 	if !f.direct() {
 		what = "Batches for the plugin chain"
@@ -203,7 +214,7 @@ func (r *registry) withdraw(f *fastServer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.byAddr[f.addr]
-	if l == nil || f.home.released || l.server.home.turn > f.home.turn {
+	if l == nil || f.home.released || l.server.home.order > f.home.order {
 		return
 	}
 	if l.expiry != nil {
@@ -222,7 +233,7 @@ func (r *registry) withdraw(f *fastServer) {
 // The caller holds the registry's lock.
 func (l *listener) remark(f *fastServer) {
 	if text := notApplied(f.socketOptions(), l.opts); text != "" {
-		clog.NewWithPlugin(f.home.name).Warningf("Fast path at %s: %s", f.addr, text)
+		clog.NewWithPlugin(f.home.Name).Warningf("Fast path at %s: %s", f.addr, text)
 	}
 }
 
@@ -261,7 +272,7 @@ func (l *listener) adopt(f *fastServer) {
 
 // report returns what logs a change that the sockets of f report.
 func (f *fastServer) report(proto string) func(bool, string) {
-	log, addr := clog.NewWithPlugin(f.home.name), f.addr
+	log, addr := clog.NewWithPlugin(f.home.Name), f.addr
 	return func(better bool, text string) {
 		say := log.Warningf
 		if better {
@@ -279,11 +290,11 @@ func (f *fastServer) socketOptions() fastpath.Options {
 		if !z.batched() {
 			continue
 		}
-		opts.Batch = max(opts.Batch, z.cache.cfg.FastPath.Batch)
-		opts.Workers = max(opts.Workers, z.cache.cfg.FastPath.Workers)
+		opts.Batch = max(opts.Batch, z.cache.Batch)
+		opts.Workers = max(opts.Workers, z.cache.Workers)
 	}
 	if opts.Workers > most {
-		clog.NewWithPlugin(f.home.name).Warningf("workers %d: Go may use %d CPUs (cgroup, affinity, GOMAXPROCS), so there are %d workers", opts.Workers, most, most)
+		clog.NewWithPlugin(f.home.Name).Warningf("workers %d: Go may use %d CPUs (cgroup, affinity, GOMAXPROCS), so there are %d workers", opts.Workers, most, most)
 		opts.Workers = most
 	}
 	if opts.Workers == 0 {
@@ -295,11 +306,11 @@ func (f *fastServer) socketOptions() fastpath.Options {
 // claim announces that c is about to serve at the addresses of cfg, and at
 // those of the other keys of its server block. Sockets there stay open when
 // their instance ends.
-func (r *registry) claim(c *Cache, cfg *dnsserver.Config, keys ...string) {
+func (r *registry) claim(c *Instance, cfg *dnsserver.Config, keys ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.turns++
-	c.turn = r.turns
+	r.orders++
+	c.order = r.orders
 	for _, addr := range listenAddrs(cfg, keys) {
 		if l := r.byAddr[addr]; l != nil && l.server.home != c {
 			l.heir = c
@@ -331,12 +342,12 @@ func listenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
 
 // disclaim forgets announcements by instances after c: the reload failed, and
 // c goes on. Where c has not come to serve yet, it is the heir again.
-func (r *registry) disclaim(c *Cache) {
+func (r *registry) disclaim(c *Instance) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.byAddr {
 		switch {
-		case l.heir == nil || l.heir.turn <= c.turn:
+		case l.heir == nil || l.heir.order <= c.order:
 		case l.server.home == c:
 			l.heir = nil
 		default:
@@ -346,7 +357,7 @@ func (r *registry) disclaim(c *Cache) {
 }
 
 // release closes the sockets of c, but those that have an heir.
-func (r *registry) release(c *Cache) error {
+func (r *registry) release(c *Instance) error {
 	var errs []error
 	for _, rest := range r.releaseSockets(c) {
 		errs = append(errs, rest())
@@ -355,7 +366,7 @@ func (r *registry) release(c *Cache) error {
 }
 
 // releaseSockets is release but for what takes time.
-func (r *registry) releaseSockets(c *Cache) (rests []func() error) {
+func (r *registry) releaseSockets(c *Instance) (rests []func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.released = true
@@ -395,7 +406,7 @@ func (r *registry) close(addr string, l *listener) (rest func() error) {
 	return func() error {
 		err = errors.Join(err, l.closeStreams())
 		l.server.retire()
-		published.closed(addr)
+		r.published.closed(addr)
 		if err != nil {
 			return fmt.Errorf("fast path at %s: %w", addr, err)
 		}

@@ -15,12 +15,12 @@ type answerer struct{ server *fastServer }
 
 // newAnswerer returns the answerer of s, or an error that says why every query
 // must take the plugin chain. The caller closes it when s ends.
-func (c *Cache) newAnswerer(s *dnsserver.Server) (*answerer, error) {
+func (c *Instance) newAnswerer(s *dnsserver.Server) (*answerer, error) {
 	zones, ok := zonesOf(s)
 	if !ok {
 		return nil, errUnreadable
 	}
-	plans, why := planListener(zones)
+	plans, why := c.registry.planListener(zones)
 	if why != "" {
 		return nil, errors.New(why)
 	}

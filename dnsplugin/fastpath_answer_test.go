@@ -14,7 +14,7 @@ import (
 // caller what is not in the cache.
 func TestAnswererRepliesAsTheChain(t *testing.T) {
 	b := bareServer(t, Config{}, variety())
-	a, err := b.cache.newAnswerer(b.server)
+	a, err := b.cache.front.newAnswerer(b.server)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func (s *succession) instance() *fastServer {
 	s.t.Helper()
 	b := bareServer(s.t, Config{}, variety())
 	b.addr = "dns://127.0.0.1:" + s.port
-	s.r.claim(b.cache, &dnsserver.Config{ListenHosts: []string{"127.0.0.1"}, Port: s.port, Transport: "dns"})
+	s.r.claim(b.cache.front, &dnsserver.Config{ListenHosts: []string{"127.0.0.1"}, Port: s.port, Transport: "dns"})
 	return b.fastServer
 }
 

@@ -62,11 +62,11 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 	if !ok {
 		t.Fatal("zones")
 	}
-	plans, why := planListener(zones)
+	plans, why := listeners.planListener(zones)
 	if why != "" || plans[0].why != "" {
 		t.Fatal(why, plans[0].why)
 	}
-	if b.fastServer, err = newFastServer(s, b.cache, plans); err != nil {
+	if b.fastServer, err = newFastServer(s, b.cache.front, plans); err != nil {
 		t.Fatal(err)
 	}
 	b.prepare(1)

@@ -166,7 +166,7 @@ func (b *backlog) joinLocked(j *job, now time.Time) (joined bool) {
 		return false
 	}
 	w := b.waiters[j.key]
-	switch free := 2*j.zone.cache.cfg.Coalesce - b.waits; {
+	switch free := 2*j.zone.cache.Coalesce - b.waits; {
 	case w == nil:
 		b.waiters[j.key] = &waiting{leaders: 1, since: now}
 		return false

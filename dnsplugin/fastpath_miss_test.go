@@ -191,7 +191,7 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 }
 
 // retireForTest publishes what was counted so far.
-func (f *fastServer) retireForTest() { published.flush() }
+func (f *fastServer) retireForTest() { listeners.flush() }
 
 // metersOf returns the meters of the cache of the first zone.
 func (s *testServer) metersOf() *meters.Meters { return s.fast().zones[0].meters }
@@ -264,7 +264,7 @@ func TestSocketsCloseWithTheirInstance(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
 	l := s.listener()
 	listeners.mu.Lock()
-	l.heir = &Cache{}
+	l.heir = &Instance{}
 	listeners.mu.Unlock()
 	if err := listeners.release(l.server.home); err != nil || l.expiry == nil {
 		t.Fatal(err)

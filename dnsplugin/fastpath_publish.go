@@ -19,11 +19,9 @@ import (
 // those are collected. So the series are exact at every scrape, and no query
 // pays for more than its own additions.
 
-// published are the servers of the fast path of this process. It is no part
-// of a Cache because the registry and the series are none either: they go on
-// counting over reloads.
-var published = publisher{bulks: map[string]map[string]*meters.Histogram{}}
-
+// publisher brings the counters of the fast path's servers to Prometheus. It
+// belongs to the process and not to a Cache, because the series continue over
+// reloads.
 type publisher struct {
 	mu      sync.Mutex // guards all below
 	servers []*fastServer
@@ -94,7 +92,7 @@ func newFastVectors(r meters.Registrar) (*fastVectors, error) {
 
 // publish makes the counters of f part of what is collected from now on.
 func (f *fastServer) publish() {
-	p := &published
+	p := &f.home.registry.published
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.servers = append(p.servers, f)
@@ -180,7 +178,7 @@ func (p *publisher) hook(reg prometheus.Registerer) {
 
 // retire says that f gets no more batches.
 func (f *fastServer) retire() {
-	p := &published
+	p := &f.home.registry.published
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f.retired = time.Now()

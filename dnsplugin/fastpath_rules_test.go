@@ -71,7 +71,7 @@ func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", "workers 1"), map[string]*source{"A": src})
 	defer open()
 	warm := question("warm.example.org.", dns.TypeA)
-	remember(t, s.fast().zones[0].cache, warm)
+	remember(t, cacheIn(s.fast()), warm)
 	c, err := net.Dial("udp", s.addr)
 	if err != nil {
 		t.Fatal(err)

@@ -24,8 +24,8 @@ import (
 // or through the chain of the server.
 type fastServer struct {
 	server *dnsserver.Server
-	addr   string // the server's, as in the label "server"
-	home   *Cache // whose instance opened it
+	addr   string    // the server's, as in the label "server"
+	home   *Instance // whose instance opened it
 	zones  []*fastZone
 	root   *fastZone            // the only zone, if that is the root; else nil
 	byName map[string]*fastZone // by suffix; read only
@@ -85,8 +85,8 @@ type fastWorker struct {
 	_     [128]byte
 }
 
-func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastServer, error) {
-	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.now, ctx: chainContext(s)}
+func newFastServer(s *dnsserver.Server, home *Instance, plans []*zonePlan) (*fastServer, error) {
+	f := &fastServer{server: s, addr: s.Addr, home: home, byName: map[string]*fastZone{}, now: home.Now, ctx: chainContext(s)}
 	for i, p := range plans {
 		p.Index = i
 		z := &fastZone{zonePlan: p}
@@ -97,16 +97,16 @@ func newFastServer(s *dnsserver.Server, home *Cache, plans []*zonePlan) (*fastSe
 		f.zones = append(f.zones, z)
 		f.byName[string(z.suffix)] = z
 		if p.cache != nil {
-			z.sides = p.cache.sides
+			z.sides = p.cache.Sides
 		}
 		if p.why != "" && !p.watched {
 			continue
 		}
-		z.meters = p.cache.meters.Of(s.Addr)
-		if z.only, err = sides.NewSuffixes(p.cache.zones); err != nil {
+		z.meters = p.cache.Meters(s.Addr)
+		if z.only, err = sides.NewSuffixes(p.cache.Zones); err != nil {
 			return nil, err
 		}
-		if z.never, err = sides.NewSuffixes(p.cache.bypass); err != nil {
+		if z.never, err = sides.NewSuffixes(p.cache.Bypass); err != nil {
 			return nil, err
 		}
 	}
@@ -136,7 +136,7 @@ func (f *fastServer) direct() bool {
 }
 
 // batched reports whether z has a cache that may have sockets of its own.
-func (z *fastZone) batched() bool { return z.cache != nil && z.cache.cfg.FastPath.Mode != FastPathOff }
+func (z *fastZone) batched() bool { return z.cache != nil && z.cache.Mode != ModeOff }
 
 // announce logs once which zones are for the chain, and why.
 func (f *fastServer) announce(why string) {
@@ -382,5 +382,5 @@ func (f *fastServer) newJob(a *asked, why meters.Reason, pkt []byte) *job {
 
 // debugf logs what is of interest to nobody but developers.
 func (f *fastServer) debugf(format string, args ...any) {
-	clog.NewWithPlugin(f.home.name).Debugf(format, args...)
+	clog.NewWithPlugin(f.home.Name).Debugf(format, args...)
 }

@@ -31,7 +31,7 @@ func (l *listener) openStreams() {
 	if !f.direct() {
 		f.tcpMissing = errAllDecline.Error()
 	}
-	log := clog.NewWithPlugin(f.home.name)
+	log := clog.NewWithPlugin(f.home.Name)
 	switch {
 	case l.streams != nil:
 		l.streams.SwapTLS(f.config)

@@ -169,7 +169,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0", ""), map[string]*source{"A": variety()})
 	c := s.dial()
 	c.ask(question("one.example.org.", dns.TypeA))
-	published.flush()
+	listeners.flush()
 	series := gathered(t, "dns://"+s.addr)
 	if got := series["coredns_penstock_fastpath_connections{}"]; got.GetGauge().GetValue() != 1 {
 		t.Errorf("connections: %v", got)

@@ -407,7 +407,7 @@ func planned(t *testing.T, src *source) (plans []*zonePlan, why string) {
 	if !ok {
 		t.Fatal("zones can't be read")
 	}
-	return planListener(zones)
+	return listeners.planListener(zones)
 }
 
 // A zone whose chain is not eligible goes through the chain, its neighbour on
@@ -591,7 +591,7 @@ func TestProxyProtocolKeepsTheListenerForTheChain(t *testing.T) {
 	// Some policy; its type belongs to a module that is none of ours.
 	policy := reflect.ValueOf(c).Elem().FieldByName("ProxyProtoConnPolicy")
 	policy.Set(reflect.MakeFunc(policy.Type(), func([]reflect.Value) []reflect.Value { return nil }))
-	if _, why := planListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
+	if _, why := listeners.planListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
 		t.Errorf("%q", why)
 	}
 }
@@ -619,3 +619,6 @@ func TestEveryPluginBeforeTheCacheIsDecidedAbout(t *testing.T) {
 		}
 	}
 }
+
+// cacheIn returns the cache of the first zone of f.
+func cacheIn(f *fastServer) *Cache { return f.zones[0].cache.Handler.(*Cache) }

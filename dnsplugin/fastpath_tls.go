@@ -16,18 +16,16 @@ import (
 // instance has started, caddy tells its event hooks, and the instance knows its
 // servers.
 
-func init() { caddy.RegisterEventHook("penstock", openSecureServers) }
-
 // openSecureServers opens the fast path of the TLS servers of an instance that
 // has started.
-func openSecureServers(event caddy.EventName, info any) error {
+func (r *registry) openSecureServers(event caddy.EventName, info any) error {
 	inst, ok := info.(*caddy.Instance)
 	if event != caddy.InstanceStartupEvent || !ok {
 		return nil
 	}
 	for _, l := range inst.Servers() {
 		if s, ok := serverOf[dnsserver.ServerTLS](l); ok {
-			openSecureServer(s.Server)
+			r.openSecureServer(s.Server)
 		}
 	}
 	return nil
@@ -35,9 +33,9 @@ func openSecureServers(event caddy.EventName, info any) error {
 
 // openSecureServer opens the fast path of s, a server of TLS, if a cache of
 // ours has a part in it.
-func openSecureServer(s *dnsserver.Server) {
+func (r *registry) openSecureServer(s *dnsserver.Server) {
 	zones, _ := zonesOf(s)
-	home := homeOf(zones)
+	home := r.homeOf(zones)
 	if home == nil {
 		return
 	}
@@ -60,11 +58,11 @@ func serverOf[S any](l caddy.ServerListener) (s *S, ok bool) {
 // homeOf returns the cache that answers for a listener with zones: of those in
 // its server blocks, the one that has claimed the address last. It is nil if
 // there is no cache of ours.
-func homeOf(zones map[string][]*dnsserver.Config) (home *Cache) {
+func (r *registry) homeOf(zones map[string][]*dnsserver.Config) (home *Instance) {
 	for _, configs := range zones {
 		for _, c := range configs {
 			for _, h := range c.Handlers() {
-				if ca, ok := h.(*Cache); ok && (home == nil || ca.turn > home.turn) {
+				if ca := r.find(h); ca != nil && (home == nil || ca.order > home.order) {
 					home = ca
 				}
 			}

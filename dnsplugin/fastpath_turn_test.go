@@ -8,7 +8,7 @@ import "testing"
 func TestLateInstanceTakesNoSockets(t *testing.T) {
 	const addr = "dns://127.0.0.1:53"
 	server := func(turn uint64, released bool) *fastServer {
-		return &fastServer{addr: addr, home: &Cache{turn: turn, released: released}}
+		return &fastServer{addr: addr, home: &Instance{order: turn, released: released}}
 	}
 	newest := server(3, false)
 	r := &registry{byAddr: map[string]*listener{addr: {server: newest}}}

@@ -72,7 +72,7 @@ func (c *Cache) passSubnet(server string) {
 
 // responsible reports whether answers for name are cached here.
 func (c *Cache) responsible(name string) bool {
-	return c.zones.Contains(name) && !c.bypass.Contains(name)
+	return c.zones.Contains(name) && !plugin.Zones(c.front.Bypass).Contains(name)
 }
 
 // wantsDNSSEC reports whether r has the DO bit.

@@ -103,7 +103,7 @@ func TestLameduckAnswersEverything(t *testing.T) {
 		}
 	}
 	// An entry that has ended is refreshed from its source.
-	stale(t, s.fast().zones[0].cache, question("stale.example.org.", dns.TypeA))
+	stale(t, cacheIn(s.fast()), question("stale.example.org.", dns.TypeA))
 	if m := s.ask(question("stale.example.org.", dns.TypeA)); len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != "192.0.2.99" {
 		t.Errorf("not refreshed: %v", m)
 	}

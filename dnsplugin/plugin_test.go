@@ -124,7 +124,7 @@ func TestFloodOfNamesStaysWithinMaxMem(t *testing.T) {
 func TestZonesAndBypass(t *testing.T) {
 	s := says(nil)
 	c := cacheOf(t, Config{Zones: []string{"example.org."}}, s)
-	c.bypass = []string{"dyn.example.org."}
+	c.front.Bypass = []string{"dyn.example.org."}
 	for name, want := range map[string]int{"www.example.org.": 1, "Example.Org.": 1, "example.com.": 2, "a.dyn.example.org.": 2} {
 		before := s.count()
 		ask(t, c, question(name, dns.TypeA))

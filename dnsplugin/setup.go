@@ -13,7 +13,10 @@ import (
 // Directive is the name under which this package registers itself.
 const Directive = "penstock"
 
-func init() { Register(Directive) }
+func init() {
+	Register(Directive)
+	caddy.RegisterEventHook("penstock", listeners.openSecureServers)
+}
 
 // Register makes the plugin known to CoreDNS as a directive. The package does
 // so under [Directive] by itself; dropin does it under "cache".
@@ -55,7 +58,7 @@ func setup(directive string, c *caddy.Controller) error {
 				return plugin.Error(directive, fmt.Errorf("%s - %s and %s in one server block: both are this cache, keep one", place, directive, other.name))
 			}
 			if b, ok := h.(bypasser); ok {
-				ca.bypass = append(ca.bypass, b.CacheBypassZones()...)
+				ca.front.Bypass = append(ca.front.Bypass, b.CacheBypassZones()...)
 			}
 		}
 		taken := handovers.take(block(), ca)
@@ -75,7 +78,7 @@ func setup(directive string, c *caddy.Controller) error {
 			}
 			ca.keepWarm()
 		}
-		listeners.claim(ca, server, c.ServerBlockKeys...)
+		listeners.claim(ca.front, server, c.ServerBlockKeys...)
 		return nil
 	})
 	// The callbacks of an instance run one after the other.
@@ -89,10 +92,10 @@ func setup(directive string, c *caddy.Controller) error {
 	})
 	// Also with fastpath off: a reload may have to take over sockets.
 	server := dnsserver.GetConfig(c)
-	server.UDPDecorateWriterFunc = ca.decorate(server.UDPDecorateWriterFunc)
+	server.UDPDecorateWriterFunc = ca.front.decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
 		restarting = false
-		listeners.disclaim(ca)
+		listeners.disclaim(ca.front)
 		handovers.withdraw(block(), ca)
 		controls.rollback()
 		warms.rollback()
@@ -101,7 +104,7 @@ func setup(directive string, c *caddy.Controller) error {
 	end := func() error {
 		handovers.withdraw(block(), ca)
 		controls.release(ca)
-		if err := listeners.release(ca); err != nil {
+		if err := listeners.release(ca.front); err != nil {
 			log.Warning(err)
 		}
 		if err := ca.Close(); err != nil {
