@@ -13,7 +13,7 @@ import (
 type Help struct {
 	// Usage lists the forms of the command line without the program's name.
 	Usage []string
-	// About says in one or two sentences what the command does.
+	// About describes the command in one or two sentences.
 	About string
 	// Notes are further paragraphs, printed after the flags.
 	Notes string

@@ -97,8 +97,8 @@ func TestFlagErrors(t *testing.T) {
 	}
 }
 
-// TestOldSpellings lists what the releases before the common command line
-// accepted, what it means now, and what the log says.
+// TestOldSpellings lists the spellings that the releases before the common command
+// line accepted, their new forms, and the text of the log.
 func TestOldSpellings(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -60,7 +60,7 @@ const defaultOutage = "1m"
 
 // OutageFlag adds --outage for the peer that may be away.
 func OutageFlag(f *pflag.FlagSet, p *time.Duration, peer string) {
-	f.DurationVar(p, "outage", *p, "`DURATION` for which an outage of the "+peer+" is survived; negative: one attempt")
+	f.DurationVar(p, "outage", *p, "`DURATION` for which an outage of the "+peer+" is survived; a negative one means one attempt")
 	ShowDefault(f, "outage", defaultOutage)
 }
 

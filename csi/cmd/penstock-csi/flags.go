@@ -23,8 +23,8 @@ func logFlags(c *cli.Command, level slog.Level) {
 	c.Old(cli.Old{Flag: "--json", New: "--log-format=json"})
 }
 
-// s3Flags returns the flags of the S3 store; the customer key is not among
-// them.
+// s3Flags returns the flags of the S3 store without the customer key, which only
+// mount takes.
 func s3Flags(o *csi.S3Options) cli.S3 {
 	o.Outage = defaultOutage
 	return cli.S3{

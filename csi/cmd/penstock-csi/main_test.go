@@ -120,7 +120,8 @@ func program(t *testing.T, args ...string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-// origin returns a loopback S3 with one file, or skips the test where nothing can be mounted.
+// origin returns a loopback S3 with one file. It skips the test where mounts are
+// not possible.
 func origin(t *testing.T) *testorigin.Origin {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -290,7 +291,7 @@ func TestInterruptedWhileOpening(t *testing.T) {
 	}
 }
 
-// container returns the text of a container of the manifest, and its arguments.
+// container returns the text of one container in the manifest, and its arguments.
 func container(t *testing.T, manifest, name string) (text string, args []string) {
 	t.Helper()
 	_, after, found := strings.Cut(manifest, "- name: "+name+"\n")
@@ -365,7 +366,7 @@ func TestDeployIsPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range regexp.MustCompile(`(?m)^\s*image: (\S+)`).FindAllStringSubmatch(string(manifest), -1) {
-		if m[1] != "penstock-csi" && !pinned.MatchString(m[1]) { // kustomization.yaml names that one
+		if m[1] != "penstock-csi" && !pinned.MatchString(m[1]) { // kustomization.yaml pins our image
 			t.Errorf("image %s is not pinned", m[1])
 		}
 	}

@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memoryGroup makes a control group with a memory limit, and returns how to put a process into it. Without one to be had
-// the test is skipped.
+// memoryGroup makes a control group with a memory limit, and returns a function
+// that puts a process into it. It skips the test where control groups are not
+// available.
 func memoryGroup(t *testing.T, limit int64) (enter func(pid int)) {
 	t.Helper()
 	root, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes" // version 1
@@ -44,7 +45,7 @@ func memoryGroup(t *testing.T, limit int64) (enter func(pid int)) {
 	}
 }
 
-// peak returns the largest resident memory that a process had, in MiB.
+// peak returns the largest resident memory of a process so far, in MiB.
 func peak(t *testing.T, pid int) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -64,9 +65,11 @@ func peak(t *testing.T, pid int) int {
 	return 0
 }
 
-// TestPrivManyOpenFiles: 2,000 files that were read in order and stay open keep the process within three times its memory
-// for reads and 64 MiB (docs/semantics.md), in a control group that would kill it beyond. Opens beyond the limit fail by
-// name, and other programs go on reading.
+// TestPrivManyOpenFiles keeps 2,000 files open after reading them in order. The
+// process stays within three times its memory for reads plus 64 MiB
+// (docs/semantics.md), in a control group that kills it above that bound. Opens
+// beyond the limit fail with an error that names the limit, and other programs
+// continue to read.
 func TestPrivManyOpenFiles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: 1 GB through a mount")
@@ -102,7 +105,7 @@ func TestPrivManyOpenFiles(t *testing.T) {
 		said <- all.String()
 	}()
 
-	// O_DIRECT: each handle has its bytes from the process, and none from the page cache that another one filled.
+	// With O_DIRECT each handle gets its bytes from the process, and not from the page cache that another one filled.
 	open := func(i int) (int, error) {
 		return unix.Open(fmt.Sprintf("%s/many/%d", dir, i%files), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	}
@@ -136,7 +139,7 @@ func TestPrivManyOpenFiles(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// As many threads as they like, each of which waits for replies of the largest size, again and again.
+	// Many threads, each of which repeatedly waits for replies of the largest size.
 	for i := range 300 {
 		wg.Go(func() {
 			p, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON) // aligned

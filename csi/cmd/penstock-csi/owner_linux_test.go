@@ -21,19 +21,19 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// process is a driver as a process of its own.
+// process is a driver in a process of its own.
 type process struct {
 	cmd  *exec.Cmd
-	said string // log lines up to and with "serving", or all of them
+	said string // log lines up to "serving", or all lines
 	node spec.NodeClient
 }
 
-// nodeArgs are the arguments of a driver in dir.
+// nodeArgs returns the arguments of a driver in dir.
 func nodeArgs(dir, sock string, o *testorigin.Origin, more ...string) []string {
 	return append([]string{"node", "--endpoint", "unix://" + sock, "--node-id", "n", "--kubelet-dir", dir, "--s3-endpoint", o.URL()}, more...)
 }
 
-// drive starts a driver and waits until it serves.
+// drive starts a driver and waits until it serves or ends.
 func drive(t *testing.T, sock string, args []string) *process {
 	t.Helper()
 	p := &process{}
@@ -104,8 +104,9 @@ func ours(t *testing.T, dir string) []string {
 	return found
 }
 
-// TestPrivSecondDriver: a second start of the driver, on the socket of a running one or beside it under another name,
-// touches nothing of the running one: its mounts stay as they are, new readers and files that are open go on.
+// TestPrivSecondDriver starts the driver a second time, on the socket of a running
+// driver or under another name. The running driver is not affected: its mounts
+// stay, new files can be opened, and open files can be read further.
 func TestPrivSecondDriver(t *testing.T) {
 	o := origin(t)
 	if err := o.Put("models", "big", make([]byte, 4<<20)); err != nil {
@@ -181,8 +182,9 @@ func TestPrivSecondDriver(t *testing.T) {
 	}
 }
 
-// TestPrivKilledDriver: a driver that is killed leaves dead mounts; the next one takes them away with their directories,
-// leaves those of another driver alone, and publishes again at the same target.
+// TestPrivKilledDriver kills a driver, which leaves dead mounts. The next start
+// removes these mounts and their directories, leaves the mounts of another driver
+// alone, and publishes again at the same target.
 func TestPrivKilledDriver(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
@@ -200,7 +202,7 @@ func TestPrivKilledDriver(t *testing.T) {
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = p.cmd.Wait() // killed, as it was told
+		_ = p.cmd.Wait() // it reports the kill
 		if _, err := os.ReadFile(target + "/dir/file"); !errors.Is(err, syscall.ENOTCONN) {
 			t.Errorf("after the kill: got %v, want ENOTCONN", err)
 		}
@@ -229,8 +231,9 @@ func TestPrivKilledDriver(t *testing.T) {
 	}
 }
 
-// TestPrivMountAgain: after a kill the same command mounts over what is dead; a mount whose server is only stopped is
-// left alone, and the command ends in bounded time.
+// TestPrivMountAgain wants the same command, after a kill, to replace the dead
+// mount. A mount whose server is only stopped stays, and the command ends in
+// bounded time.
 func TestPrivMountAgain(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
@@ -251,7 +254,7 @@ func TestPrivMountAgain(t *testing.T) {
 	if err := killed.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = killed.cmd.Wait() // killed, as it was told
+	_ = killed.cmd.Wait() // it reports the kill
 	again := start()
 	if !strings.Contains(again.said, "replacing a dead mount") {
 		t.Errorf("said %q", again.said)
@@ -282,8 +285,9 @@ func TestPrivMountAgain(t *testing.T) {
 	}
 }
 
-// TestPrivSignalTwice: a signal that comes twice, as timeout(1) and container runtimes send it, ends the program as one
-// does: by unmounting, with status 0.
+// TestPrivSignalTwice sends a signal twice, as timeout(1) and container runtimes
+// do. The program ends as after one signal, with its bucket unmounted and exit
+// code 0.
 func TestPrivSignalTwice(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
@@ -297,7 +301,7 @@ func TestPrivSignalTwice(t *testing.T) {
 				if err := cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 					t.Fatal(err)
 				}
-				time.Sleep(gap) // real time: the gaps at which the second signal was met
+				time.Sleep(gap) // real time: gaps at which the second signal once arrived too early
 			}
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("gap %v: %v", gap, err)
@@ -310,7 +314,8 @@ func TestPrivSignalTwice(t *testing.T) {
 	}
 }
 
-// TestPrivMountSaysWhy: a program that reads gets EIO and no more; the mount says why, without any flag.
+// TestPrivMountSaysWhy wants the mount to log, without any flag, why a read
+// failed, because the reading program sees only EIO.
 func TestPrivMountSaysWhy(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()

@@ -15,7 +15,7 @@ import (
 	"github.com/penstock/penstock/internal/cli"
 )
 
-// probeOptions say which driver to ask, and how long.
+// probeOptions name the driver to ask and the time to wait for it.
 type probeOptions struct {
 	endpoint string
 	timeout  time.Duration

@@ -27,8 +27,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// flagCase is a command line, what its options must satisfy, and what the log
-// says of old spellings.
+// flagCase is a command line, a check of its options, and the text that the log
+// contains about old spellings, if any.
 type flagCase[J job] struct {
 	line  string
 	check func(j J) bool

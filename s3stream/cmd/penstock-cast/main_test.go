@@ -127,7 +127,7 @@ func TestProcesses(t *testing.T) {
 	var dirs []string
 	for i := range 8 {
 		dirs = append(dirs, t.TempDir())
-		// No -leader: the address comes from the environment.
+		// The address comes from the environment, without --leader.
 		workers = append(workers, startProcess(t, []string{"PENSTOCK_LEADER=" + leader.addr}, "worker", "-o", dirs[i], "--name", fmt.Sprint("w", i), "--memory", "16MiB"))
 	}
 	for i, w := range workers {

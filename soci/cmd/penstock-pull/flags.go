@@ -103,7 +103,7 @@ func parsePull(args []string, s cli.Streams) (*pullCommand, error) {
 	return c, nil
 }
 
-// check checks what the flags say together with the positional arguments.
+// check checks the flags together with the positional arguments.
 func (c *pullCommand) check(rest []string) error {
 	switch {
 	case c.root == "" && c.layers == "" && c.config == "":

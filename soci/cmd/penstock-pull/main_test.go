@@ -287,7 +287,7 @@ func TestFewDescriptors(t *testing.T) {
 	if _, err := o.PutImage("many", "1", digest.SHA256, ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, layers...); err != nil {
 		t.Fatal(err)
 	}
-	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 8 << 20}) // so that requests pile up
+	o.SetFaults(testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 8 << 20}) // so that many requests run at once
 	cmd := exec.Command("sh", "-c", `ulimit -n 64 && exec "$@"`, "sh", os.Args[0], "--root", filepath.Join(t.TempDir(), "root"), "--hosts-dir", "none", "--progress=none", o.Host()+"/many:1")
 	cmd.Env = append(os.Environ(), asMain+"=1", "GOMAXPROCS=16")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// TestPrivAlerts reads the alert rules, and wants every metric in them, with its labels, to be one that the
-// daemon has.
+// TestPrivAlerts wants the daemon to have every metric and label that the alert
+// rules name.
 func TestPrivAlerts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")

@@ -31,7 +31,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// tool finds a program that scripts/setup.sh installs.
+// tool returns the path of a program that scripts/setup.sh installs.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	if p, err := filepath.Abs(filepath.Join("../../../.tools/bin", name)); err == nil {
@@ -54,7 +54,7 @@ type node struct {
 	namespace string
 }
 
-// config is soci/deploy/containerd.toml in a directory of its own.
+// config writes soci/deploy/containerd.toml to a directory of its own.
 func config(t *testing.T, dir string) []byte {
 	t.Helper()
 	text, err := os.ReadFile("../../deploy/containerd.toml")
@@ -70,8 +70,8 @@ func config(t *testing.T, dir string) []byte {
 	return fmt.Appendf(text, "[grpc]\n  address = %q\n", filepath.Join(dir, "c.sock"))
 }
 
-// containerd starts a containerd that uses the socket in dir. more is added to its
-// configuration, with arguments.
+// containerd starts a containerd that uses the socket in dir. The format more,
+// filled with args, is added to its configuration.
 func containerd(t *testing.T, dir, more string, args ...any) *node {
 	t.Helper()
 	n := &node{t: t, dir: dir, ctr: tool(t, "ctr"), namespace: "penstock"}
@@ -125,13 +125,13 @@ func (n *node) do(args ...string) string {
 	return out
 }
 
-// run runs the command of an image and returns what it printed.
+// run runs the command of an image and returns its output.
 func (n *node) run(ref, id string) string {
 	n.t.Helper()
 	return n.do("run", "--rm", "--snapshotter", "penstock", ref, id)
 }
 
-// program is a static program that shows a file of another layer.
+// program builds a static program that prints a file of another layer.
 func program(t *testing.T) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -154,7 +154,7 @@ func main() {
 		os.Stdout.WriteString("uid " + strconv.Itoa(int(s.Uid)) + ", gid " + strconv.Itoa(int(s.Gid)))
 		return
 	}
-	if len(os.Args) > 1 { // the container of a sandbox: it only is there
+	if len(os.Args) > 1 { // in the container of a sandbox it only waits
 		end := make(chan os.Signal, 1)
 		signal.Notify(end, syscall.SIGTERM)
 		<-end
@@ -182,7 +182,7 @@ func main() {
 	return data
 }
 
-// file is a layer of one file.
+// file returns a layer with one file.
 func file(t *testing.T, path string, data []byte) v1.Layer {
 	t.Helper()
 	var buf bytes.Buffer
@@ -201,13 +201,13 @@ func file(t *testing.T, path string, data []byte) v1.Layer {
 	return l
 }
 
-// push stores an image that runs /bin/hello.
+// push stores an image that runs /bin/hello, and returns its reference.
 func push(t *testing.T, o *testorigin.Origin, ref string, layers ...v1.Layer) string {
 	t.Helper()
 	return pushCommand(t, o, ref, []string{"/bin/hello"}, layers...)
 }
 
-// imageOf is an image that runs a command.
+// imageOf returns an image that runs a command.
 func imageOf(t *testing.T, command []string, layers []v1.Layer) v1.Image {
 	t.Helper()
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
@@ -240,7 +240,7 @@ func pushCommand(t *testing.T, o *testorigin.Origin, ref string, command []strin
 	if err := remote.Write(r, img, remote.WithContext(t.Context()), remote.WithAuth(&authn.Basic{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword})); err != nil {
 		t.Fatal(err)
 	}
-	o.Reset() // counters tell of the pull alone
+	o.Reset() // so that the counters show only the pull
 	return r.Name()
 }
 
@@ -249,7 +249,7 @@ func key(l v1.Layer) string {
 	return "app@" + d.String()
 }
 
-// fetched returns how many bytes of layers were served.
+// fetched returns the number of bytes of layers that were served.
 func fetched(o *testorigin.Origin, layers ...v1.Layer) (n int64) {
 	for _, l := range layers {
 		n += o.Count("GetBlob", key(l)).Bytes
@@ -265,13 +265,13 @@ func size(layers ...v1.Layer) (n int64) {
 	return n
 }
 
-// entries counts what a directory of the daemon's root holds.
+// entries counts the entries of a directory below the daemon's root.
 func (d *daemon) entries(dir string) int {
 	e, _ := os.ReadDir(filepath.Join(d.root, dir))
 	return len(e)
 }
 
-// TestPrivContainerd is the proof with the real programs.
+// TestPrivContainerd pulls, runs, kills and removes with the real containerd.
 func TestPrivContainerd(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd, runc")
@@ -314,7 +314,7 @@ func TestPrivContainerd(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
-	// Pulled by the client, whose labels do not say where from: containerd does the work.
+	// The client pulls. Its labels do not name the image, so containerd fetches the layers.
 	three := []v1.Layer{motd("three\n"), hello}
 	third := push(t, o, "app:3", three...)
 	pull(third, "--local")
@@ -337,8 +337,8 @@ func TestPrivContainerd(t *testing.T) {
 	}
 }
 
-// userns runs an image in two user namespaces with ranges of IDs of their own. Its files belong to
-// the root of each, and there is no copy of the image for either.
+// userns runs an image in two user namespaces with different ranges of IDs. The
+// image's files belong to the root of each namespace without a copy.
 func (n *node) userns(d *daemon, ref string) {
 	t := n.t
 	t.Helper()
@@ -346,7 +346,7 @@ func (n *node) userns(d *daemon, ref string) {
 		t.Log("the kernel has no ID-mapped overlayfs: containerd copies the image, as it does with its own snapshotter")
 		return
 	}
-	if err := os.Chmod(n.dir, 0o711); err != nil { // the container's root is nobody to the node, and must get to its rootfs
+	if err := os.Chmod(n.dir, 0o711); err != nil { // the container's root, an unprivileged user of the node, must reach its rootfs
 		t.Fatal(err)
 	}
 	before := d.entries("snapshots")
@@ -360,13 +360,13 @@ func (n *node) userns(d *daemon, ref string) {
 	until(t, "the containers' snapshots are gone", func() bool { return d.entries("snapshots") <= before })
 }
 
-// killed kills the daemon while the upper layer is in work and pulls again.
+// killed kills the daemon while it extracts the upper layer, and pulls again.
 func (n *node) killed(o *testorigin.Origin, d *daemon, hello, motd v1.Layer) {
 	t := n.t
 	t.Helper()
 	filler := make([]byte, 0, 64*300)
 	for i := range 300 {
-		filler = fmt.Appendf(filler, "%063d\n", i*i) // real text is elsewhere; this only has to take a while
+		filler = fmt.Appendf(filler, "%063d\n", i*i) // the content is irrelevant, it only has to take a while
 	}
 	slow := file(t, "usr/share/table", filler)
 	ref := push(t, o, "app:4", hello, motd, slow)
@@ -385,7 +385,7 @@ func (n *node) killed(o *testorigin.Origin, d *daemon, hello, motd v1.Layer) {
 	o.Reset()
 	again := start(t, n.dir)
 	until(t, "containerd has connected again", func() bool {
-		_, err := n.try("snapshots", "--snapshotter", "penstock", "ls") // it backs off for a second
+		_, err := n.try("snapshots", "--snapshotter", "penstock", "ls") // containerd backs off for a second
 		return err == nil
 	})
 	n.do("images", "pull", "--snapshotter", "penstock", "--plain-http", ref)
@@ -404,7 +404,7 @@ func (n *node) killed(o *testorigin.Origin, d *daemon, hello, motd v1.Layer) {
 	}
 }
 
-// prefetch pulls with penstock-pull, and sees how far the daemon is.
+// prefetch pulls by penstock-pull.
 func (n *node) prefetch(o *testorigin.Origin, d *daemon, layers ...v1.Layer) {
 	t := n.t
 	t.Helper()

@@ -17,8 +17,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// criConfig is what a node of this test has beside soci/deploy/containerd.toml: an image
-// for sandboxes that is here, and no AppArmor, which containers in containers lack.
+// criConfig is added to soci/deploy/containerd.toml: a sandbox image from this
+// test's registry, and no AppArmor, which containers in containers lack.
 const criConfig = `
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = %q
@@ -28,7 +28,7 @@ const criConfig = `
   tolerate_missing_hugetlb_controller = true
 `
 
-// kubelet talks to containerd as kubelet does.
+// kubelet is a CRI client that talks to containerd as kubelet does.
 type kubelet struct {
 	t       *testing.T
 	images  cri.ImageServiceClient
@@ -59,8 +59,8 @@ func (k *kubelet) remove(ref string) {
 	}
 }
 
-// pod runs the command of an image in a pod on the node's network and returns what it
-// printed.
+// pod runs the command of an image in a pod on the node's network and returns
+// its output.
 func (k *kubelet) pod(ref, logs string) string {
 	t := k.t
 	t.Helper()
@@ -115,7 +115,7 @@ func (k *kubelet) pod(ref, logs string) string {
 	return string(out)
 }
 
-// blobs counts what containerd's content store has of layers.
+// blobs counts the layers in containerd's content store.
 func (n *node) blobs(layers ...v1.Layer) (count int) {
 	n.t.Helper()
 	all := n.do("content", "ls", "--quiet")
@@ -126,8 +126,8 @@ func (n *node) blobs(layers ...v1.Layer) (count int) {
 	return count
 }
 
-// TestPrivCRI pulls and runs as kubelet does: a pod with a container, images that need
-// a secret, removal.
+// TestPrivCRI pulls and runs as kubelet does: a pod with a container, images that
+// need a secret, and removal.
 func TestPrivCRI(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd, runc")
@@ -178,8 +178,9 @@ func TestPrivCRI(t *testing.T) {
 	}
 }
 
-// secrets pulls an image that needs a login: without one it fails, with one its layers
-// come through the snapshotter, and past the image service they come through containerd.
+// secrets pulls an image that needs a login. Without a login the pull fails. With
+// one, the snapshotter fetches the layers, or containerd does if the pull bypasses
+// the image service.
 func (k *kubelet) secrets(n *node, o *testorigin.Origin, ref string) {
 	t := k.t
 	t.Helper()
@@ -199,7 +200,7 @@ func (k *kubelet) secrets(n *node, o *testorigin.Origin, ref string) {
 	}
 }
 
-// filesystem wants containerd to tell kubelet the disk that the snapshots are on.
+// filesystem wants containerd to report the disk of the snapshots to kubelet.
 func (k *kubelet) filesystem(d *daemon) {
 	t := k.t
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// pinned is an image of a version or a digest.
+// pinned matches our image with a version or a digest.
 var pinned = regexp.MustCompile(`^ghcr\.io/penstock/penstock-soci(:v\d+(\.\d+)*|@sha256:[0-9a-f]{64})$`)
 
 // TestManifests reads the manifests as strictly as the API server does.
@@ -39,7 +39,7 @@ func TestManifests(t *testing.T) {
 		if d.APIVersion != "apps/v1" || d.Kind != "DaemonSet" || d.Spec.Selector.MatchLabels["app"] != d.Spec.Template.Labels["app"] {
 			t.Errorf("%s: %s %s, selector %v, labels %v", name, d.APIVersion, d.Kind, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels)
 		}
-		for _, c := range pod.Containers { // what stays when the work is done
+		for _, c := range pod.Containers { // the containers that remain after the init containers
 			sc := c.SecurityContext
 			if sc == nil || sc.Privileged != nil || !*sc.RunAsNonRoot || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || len(sc.Capabilities.Drop) != 1 || len(c.VolumeMounts) > 0 {
 				t.Errorf("%s: container %s stays with more rights than it needs: %+v", name, c.Name, sc)
@@ -58,8 +58,8 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// TestService wants the unit's command line to be one that the program takes, its bounds to be there,
-// and systemd, where it is, to understand all of it.
+// TestService wants the program to accept the unit's command line, the unit to
+// have its bounds, and systemd, if it is installed, to accept the unit.
 func TestService(t *testing.T) {
 	data, err := os.ReadFile("../../deploy/penstock-snapshotter.service")
 	if err != nil {
@@ -84,7 +84,7 @@ func TestService(t *testing.T) {
 	}
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
-		t.Log("systemd-analyze is not here: the unit's words are not checked")
+		t.Log("systemd-analyze is not installed: the unit's syntax is not checked")
 		return
 	}
 	file := filepath.Join(t.TempDir(), "penstock-snapshotter.service")
@@ -96,9 +96,9 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestPrivNode installs, upgrades and uninstalls as the DaemonSet does, with everything at
-// its real path in a mount namespace of its own: the unit's command is run, and containerd
-// with the configuration that was written.
+// TestPrivNode installs, upgrades and uninstalls as the DaemonSet does, with all
+// files at their real paths in a mount namespace of its own. It runs the unit's
+// command, and containerd with the configuration that install.sh wrote.
 func TestPrivNode(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: mount namespaces, containerd")
@@ -116,7 +116,7 @@ func TestPrivNode(t *testing.T) {
 	kept := push(t, o, "app:kept", file(t, "bin/hello", program(t)), file(t, "etc/motd", []byte("kept\n")))
 	state := shortDir(t)
 	t.Cleanup(func() {
-		made, _ := os.ReadFile(filepath.Join(state, "made")) // folders of this machine, to mount over
+		made, _ := os.ReadFile(filepath.Join(state, "made")) // mount points that node.sh made on this machine
 		for dir := range strings.FieldsSeq(string(made)) {
 			if err := os.Remove(dir); err != nil {
 				t.Error(err)

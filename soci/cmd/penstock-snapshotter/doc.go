@@ -6,7 +6,7 @@
 //	penstock-snapshotter [--root DIR] [--address SOCKET] [flags]
 //	penstock-snapshotter capabilities
 //
-// containerd knows it by this in its configuration (version 3):
+// containerd's configuration (version 3) names it:
 //
 //	[proxy_plugins.penstock]
 //	  type = "snapshot"
@@ -19,12 +19,13 @@
 //	  platform = "linux"
 //	  snapshotter = "penstock"
 //
-// (soci/deploy/containerd.toml is the whole of it. "penstock-snapshotter capabilities" prints
-// what belongs into capabilities on this kernel.)
-// Then "ctr images pull --snapshotter penstock REF" goes through it, and so does
-// Kubernetes when it is the snapshotter of the CRI plugin. See docs/soci.md.
+// soci/deploy/containerd.toml is the complete file, and "penstock-snapshotter
+// capabilities" prints the capabilities for this kernel. With this configuration,
+// "ctr images pull --snapshotter penstock REF" pulls through the daemon, and so
+// does Kubernetes if penstock is the snapshotter of the CRI plugin. See
+// docs/soci.md.
 //
-// It logs to standard error and runs in the foreground. SIGINT or SIGTERM ends all
-// pulls; layers that are ready are kept for the next run. The exit code is 0 after a
-// signal, 1 when it failed, 2 when the command line is wrong.
+// The daemon logs to standard error and runs in the foreground. SIGINT or SIGTERM
+// ends all pulls; finished layers are kept for the next run. The exit code is 0
+// after a signal, 1 after a failure, and 2 if the command line is wrong.
 package main

@@ -27,7 +27,7 @@ const (
 	defaultRoot   = "/var/lib/penstock"
 	defaultSocket = "/run/penstock/snapshotter.sock"
 	defaultNext   = "/run/containerd/containerd.sock"
-	defaultHTTP   = "127.0.0.1:9437" // the port is free in Prometheus' registry of ports
+	defaultHTTP   = "127.0.0.1:9437" // a port that no other Prometheus exporter has registered
 	// defaultPatience covers two lost packets of a connection. On a node without a
 	// network, the start of a container whose image is local waits that long, once
 	// in a while.
@@ -74,7 +74,7 @@ func (c *command) registryFlags() {
 	f.BoolVar(&o.PlainHTTP, "plain-http", false, "http instead of https to registries (loopback registries get http anyway)")
 	f.StringVar(&o.HostsDir, "hosts-dir", "", "`DIR` with registry hosts and certificates, as containerd's config_path; or none")
 	cli.ShowDefault(f, "hosts-dir", "/etc/containerd/certs.d")
-	f.DurationVar(&o.Patience, "patience", defaultPatience, "`DURATION` without a usable answer of a registry after which its image is left to containerd; 0: after a minute of retries")
+	f.DurationVar(&o.Patience, "patience", defaultPatience, "`DURATION` without a usable answer of a registry after which its image is left to containerd; 0 waits for a minute of retries")
 	cli.OutageFlag(f, &o.Outage, "registry")
 	cli.InterfacesFlag(f, &o.Interfaces)
 }
@@ -91,8 +91,8 @@ func (c *command) layerFlags() {
 		func(v string) error { return limits.Parse(v, &o.Limits) })
 	f.BoolVar(&s.NoSync, "no-sync", false, "do not flush the file system before a layer becomes a snapshot, as containerd by default")
 	f.DurationVar(&s.Linger, "linger", defaultLinger, "`DURATION` for which a pull continues when no client waits for it")
-	f.DurationVar(&s.Stall, "stall", defaultStall, "`DURATION` below 1 KiB/s after which the pull of a layer fails; negative: never")
-	f.DurationVar(&s.Keep, "keep", defaultKeep, "`DURATION` for which unclaimed layers are kept; negative: forever")
+	f.DurationVar(&s.Stall, "stall", defaultStall, "`DURATION` below 1 KiB/s after which the pull of a layer fails; negative for never")
+	f.DurationVar(&s.Keep, "keep", defaultKeep, "`DURATION` for which unclaimed layers are kept; negative to keep them")
 }
 
 // parse reads the command line. Its errors name the value and the fix.

@@ -10,17 +10,18 @@ import (
 	"testing"
 )
 
-// installation is a directory that install.sh takes for the root of a node, with a stub in place
-// of each program that the script calls.
+// installation is a directory that install.sh uses as the root of a node, with a
+// stub in place of each program that the script calls.
 type installation struct {
 	t   *testing.T
 	dir string
 	env []string
 }
 
-// containerdStub answers "config dump" as a containerd would that has the files before, after and
-// refuses in its directory: with "after" when the drop-in is where it imports from, and else with
-// "before". A file "refuses" holds the error that it ends with when the drop-in is there.
+// containerdStub answers "config dump" from the files in its directory: with
+// "after" if the drop-in is in an imported directory, else with "before". If
+// there is a file "refuses", a containerd that sees the drop-in fails with the
+// error in that file.
 const containerdStub = `#!/bin/sh
 [ "$3 $4" = "config dump" ] || exit 2
 echo 'time="2026-12-01T11:50:48Z" level=warning msg="Configuration migrated"' >&2
@@ -33,7 +34,7 @@ else
 fi
 `
 
-// What "containerd config dump" prints, in small: without the drop-in, and with it.
+// Shortened output of "containerd config dump", without the drop-in and with it.
 const (
 	dumpBefore = `version = 3
 imports = ['/etc/containerd/conf.d/*.toml']
@@ -61,7 +62,7 @@ disabled_plugins = []
 
 var dumpAfter = strings.NewReplacer("'overlayfs'", "'penstock'", "annotations = true", "annotations = false").Replace(dumpBefore) + dumpOurs
 
-// newInstallation lays out a node. Its containerd accepts everything.
+// newInstallation creates a node whose containerd accepts everything.
 func newInstallation(t *testing.T) *installation {
 	t.Helper()
 	i := &installation{t: t, dir: t.TempDir()}
@@ -74,7 +75,7 @@ func newInstallation(t *testing.T) *installation {
 	i.write("bin/penstock-snapshotter", "#!/bin/sh\ncat "+i.dir+"/kernel\n")
 	i.write("kernel", "remap-ids\n")
 	i.write("containerd", fmt.Sprintf(containerdStub, i.dir))
-	// A call that is in broken fails, and is taken out of it.
+	// A call that the file "broken" lists fails once, and is removed from the file.
 	i.write("systemctl", `#!/bin/sh
 [ "$1" != show ] || exit 0
 echo "$@" >>`+i.dir+`/calls
@@ -97,7 +98,7 @@ func (i *installation) write(name, text string) {
 	}
 }
 
-// read returns the text of a file, or "" without one.
+// read returns the text of a file, or "" if the file does not exist.
 func (i *installation) read(name string) string {
 	i.t.Helper()
 	data, err := os.ReadFile(i.path(name))
@@ -109,7 +110,7 @@ func (i *installation) read(name string) string {
 
 const dropIn = "host/etc/containerd/conf.d/penstock.toml"
 
-// run runs install.sh and returns its exit code and everything it printed.
+// run runs install.sh and returns its exit code and its output.
 func (i *installation) run() (code int, out string) {
 	i.t.Helper()
 	cmd := exec.Command("sh", "../../deploy/install.sh")
@@ -127,8 +128,8 @@ func (i *installation) restarts() int {
 	return strings.Count(i.read("calls"), "restart containerd.service\n")
 }
 
-// want runs install.sh and compares exit code, message, drop-in and the number of restarts of
-// containerd by all runs so far.
+// want runs install.sh and compares the exit code, the message, the drop-in and
+// the number of restarts of containerd by all runs so far.
 func (i *installation) want(code int, says string, there bool, restarts int) {
 	i.t.Helper()
 	got, out := i.run()
@@ -146,8 +147,9 @@ func (i *installation) want(code int, says string, there bool, restarts int) {
 	}
 }
 
-// TestInstall runs the script of the DaemonSet against a directory. Each step that fails is done
-// again by the next run, and a run with nothing to do restarts nothing.
+// TestInstall runs the script of the DaemonSet against a directory. Each step
+// that fails is repeated by the next run, and a run without changes restarts no
+// service.
 func TestInstall(t *testing.T) {
 	i := newInstallation(t)
 	i.write("broken", "restart penstock-snapshotter.service\n")
@@ -169,7 +171,7 @@ func TestInstall(t *testing.T) {
 	// A run that was killed before it restarted containerd leaves a note.
 	i.write("host/opt/penstock/restart-containerd", "")
 	i.want(0, "", true, 2)
-	// A kernel without ID-mapped mounts: containerd has to copy.
+	// A kernel without ID-mapped mounts, where containerd has to copy.
 	i.write("kernel", "\n")
 	i.want(0, "", true, 3)
 	if text := i.read(dropIn); strings.Contains(text, "capabilities =") {
@@ -177,8 +179,9 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestInstallRefuses wants containerd to be left as it is, loudly and at every run, when the merged
-// configuration would break it or would not use the snapshotter.
+// TestInstallRefuses wants every run to fail with a message and to leave
+// containerd unchanged while the merged configuration would break containerd or
+// would not use the snapshotter.
 func TestInstallRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		name                   string
@@ -202,20 +205,20 @@ func TestInstallRefuses(t *testing.T) {
 			for range 2 {
 				i.want(1, tc.says, false, 0)
 			}
-			// Mended: the next run installs.
+			// After the repair the next run installs.
 			i.write("before", dumpBefore)
 			i.write("after", dumpAfter)
 			i.write("refuses", "")
 			i.want(0, "", true, 1)
-			// And it notices when the node stops using the snapshotter later.
+			// A later run notices that the node has stopped using the snapshotter.
 			i.write("after", dumpBefore)
 			i.want(1, "containerd does not read", true, 1)
 		})
 	}
 }
 
-// TestInstallTakesBack wants the drop-in of before to come back when a new one is refused, or when
-// containerd does not start with it.
+// TestInstallTakesBack wants the previous drop-in to return when containerd
+// refuses a new one, or does not start with it.
 func TestInstallTakesBack(t *testing.T) {
 	i := newInstallation(t)
 	i.want(0, "", true, 1)
@@ -244,8 +247,9 @@ func TestInstallTakesBack(t *testing.T) {
 	}
 }
 
-// TestInstallContainerd wants the real containerd to be understood: with an imports line the
-// drop-in is used, and a comment, or an import of other files, is none.
+// TestInstallContainerd wants the script to understand the real containerd: the
+// drop-in is used if there is an imports line for it, and a comment or an import
+// of other files does not count as such a line.
 func TestInstallContainerd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: starts containerd several times")
@@ -265,8 +269,9 @@ func TestInstallContainerd(t *testing.T) {
 	i.want(1, "another file", true, 1)
 }
 
-// TestUninstallStops wants uninstall.sh to change nothing when containerd would not start without
-// the drop-in, and to wait for a containerd that does not answer for a bounded time.
+// TestUninstallStops wants uninstall.sh to make no change if containerd would not
+// start without the drop-in, and to wait only for a bounded time for a containerd
+// that does not answer.
 func TestUninstallStops(t *testing.T) {
 	i := newInstallation(t)
 	i.want(0, "", true, 1)

@@ -27,11 +27,12 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// killRounds is how often TestPrivKilledRounds kills; "100" is the full run.
+// killRounds names the variable with the number of kills of TestPrivKilledRounds;
+// the full run has 100.
 const killRounds = "PENSTOCK_KILL_ROUNDS"
 
-// sources is a layer of folders of the Go source tree, with entries that are more than
-// files above them.
+// sources returns a layer of folders of the Go source tree, preceded by entries
+// that are not regular files.
 func sources(t *testing.T, folders ...string) v1.Layer {
 	t.Helper()
 	out, err := exec.Command("go", "env", "GOROOT").Output()
@@ -68,7 +69,7 @@ func sources(t *testing.T, folders ...string) v1.Layer {
 	return l
 }
 
-// sub is one folder of a file system, under its own name.
+// sub is a file system with one folder of another one, under the same name.
 type sub struct {
 	fs.FS
 	folder string
@@ -85,8 +86,9 @@ func (s *sub) ReadDir(name string) ([]fs.DirEntry, error) {
 	}), err
 }
 
-// layersOn returns what each fetched layer below a directory of the daemon's root looks
-// like, by chain ID. What has no record is none, and is counted.
+// layersOn returns the fingerprint of each fetched layer below a directory of the
+// daemon's root, by chain ID, and the number of directories without a record,
+// which are not layers.
 func (d *daemon) layersOn(t *testing.T, dir string) (looks map[string]string, others int) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(d.root, dir))
@@ -107,7 +109,8 @@ func (d *daemon) layersOn(t *testing.T, dir string) (looks map[string]string, ot
 	return looks, others
 }
 
-// look is a fingerprint of a tree: names, modes, owners, times, links, contents.
+// look returns a fingerprint of a tree: names, modes, owners, times, links and
+// contents.
 func look(t *testing.T, dir string) string {
 	t.Helper()
 	h := sha256.New()
@@ -145,29 +148,29 @@ func look(t *testing.T, dir string) string {
 	return string(h.Sum(nil))
 }
 
-// killing is a containerd whose snapshotter is killed again and again.
+// killing is a containerd whose snapshotter is killed repeatedly.
 type killing struct {
 	*node
 	o      *testorigin.Origin
 	d      *daemon
 	ref    string
 	layers []v1.Layer
-	want   map[string]string // what layers look like, by chain ID
-	took   time.Duration     // an undisturbed pull
+	want   map[string]string // fingerprints of the layers, by chain ID
+	took   time.Duration     // duration of an undisturbed pull
 
-	killed, kept    int   // pulls that failed; layers that were there after the kill
-	finished, again int64 // bytes of those; bytes of them that were fetched again
-	begun           int   // layers that were gone on with
-	sent, saved     int64 // bytes of those that had been sent; bytes of them that were not again
+	killed, kept    int   // pulls that failed; layers that existed after the kill
+	finished, again int64 // bytes of these layers; bytes of them that were fetched again
+	begun           int   // layers that were resumed
+	sent, saved     int64 // bytes sent of resumed layers before the kill; bytes of them that were not sent again
 }
 
-// part is a checkpoint of a layer that is not there yet.
+// part is a checkpoint of an unfinished layer.
 type part struct {
 	Finished *struct{} // it waited for the layers below
 	Point    struct{ Bits int64 }
 }
 
-// parts returns what can be gone on with, by chain ID.
+// parts returns the layers that can be resumed, by chain ID.
 func (d *daemon) parts(t *testing.T) map[string]part {
 	t.Helper()
 	out := make(map[string]part)
@@ -180,7 +183,7 @@ func (d *daemon) parts(t *testing.T) map[string]part {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, body, _ := bytes.Cut(data, []byte("\n")) // behind its checksum
+		_, body, _ := bytes.Cut(data, []byte("\n")) // after its checksum
 		var p part
 		if err := json.Unmarshal(body, &p); err != nil {
 			t.Fatal(err)
@@ -190,10 +193,10 @@ func (d *daemon) parts(t *testing.T) map[string]part {
 	return out
 }
 
-// TestPrivKilledRounds kills the daemon at moments drawn from a seed while containerd
-// pulls through it, starts it again and pulls again. No layer is ever visible that is not
-// whole, finished layers are not fetched again, unfinished ones are gone on with where their
-// last checkpoint is, and nothing is left behind.
+// TestPrivKilledRounds kills the daemon at moments drawn from a seed while
+// containerd pulls through it, restarts it and pulls again. No incomplete layer is
+// ever visible, finished layers are not fetched again, unfinished ones resume at
+// their last checkpoint, and no file is left behind.
 func TestPrivKilledRounds(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd")
@@ -205,7 +208,7 @@ func TestPrivKilledRounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Slow connections spread a pull over a time in which a kill can hit.
+	// Slow connections make a pull long enough for a kill to hit it.
 	o, err := testorigin.Start(testorigin.Options{ConnRate: 3 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +247,7 @@ func TestPrivKilledRounds(t *testing.T) {
 	}
 }
 
-// often makes checkpoints of test layers.
+// often makes the daemon write checkpoints of layers as small as the test's.
 var often = []string{"--checkpoint", "1MiB"}
 
 // round kills once and pulls again.
@@ -289,8 +292,8 @@ func (k *killing) round(seed uint64) {
 	k.empty()
 }
 
-// pullAgain pulls as soon as containerd has connected again: it backs off for a second or
-// so, and until then every pull fails at once.
+// pullAgain pulls as soon as containerd has reconnected. It backs off for about a
+// second, and until then every pull fails at once.
 func (k *killing) pullAgain() {
 	k.t.Helper()
 	const most = 50 // some ten seconds
@@ -305,7 +308,8 @@ func (k *killing) pullAgain() {
 	}
 }
 
-// count adds up what was finished, or begun, and what of it was fetched again.
+// count adds the finished and the resumed layers to the sums, and the bytes of
+// them that were fetched again.
 func (k *killing) count(done map[string]string, parts map[string]part, sent map[string]int64) {
 	chain, log := "", k.d.said(k.t)
 	for _, l := range k.layers {
@@ -333,7 +337,7 @@ func (k *killing) count(done map[string]string, parts map[string]part, sent map[
 	}
 }
 
-// empty removes the image and wants nothing to be left of it.
+// empty removes the image and wants all of its files to be gone.
 func (k *killing) empty() {
 	k.t.Helper()
 	k.do("images", "rm", "--sync", k.ref)

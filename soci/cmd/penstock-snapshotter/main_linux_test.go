@@ -17,7 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/cli"
 )
 
-// asMain makes the test binary be the program.
+// asMain makes the test binary run as the program.
 const asMain = "PENSTOCK_SNAPSHOTTER_AS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -62,10 +62,10 @@ func TestBadInput(t *testing.T) {
 		args := append([]string{"--hosts-dir", "none", "--http", "none"}, tt.args...)
 		code := run(t.Context(), args, &out, &errs)
 		if code == 1 && strings.Contains(errs.String(), "operation not permitted") {
-			continue // not root: overlayfs can not even be asked
+			continue // without root, overlayfs cannot be probed
 		}
 		said := errs.String()
-		if i := strings.Index(said, "penstock-snapshotter: "); i > 0 { // behind the log
+		if i := strings.Index(said, "penstock-snapshotter: "); i > 0 { // after the log
 			said = said[i:]
 		}
 		if code != tt.code || out.Len() > 0 || !strings.Contains(said, tt.say) || strings.Count(said, "\n") != 1 {
@@ -78,12 +78,12 @@ func TestBadInput(t *testing.T) {
 type daemon struct {
 	cmd    *exec.Cmd
 	log    *os.File
-	begin  int64 // bytes that daemons before it have left in log
+	begin  int64 // bytes that earlier daemons have written to log
 	socket string
 	root   string
 }
 
-// start starts the program and waits until it can be connected to.
+// start starts the program and waits until it accepts connections.
 func start(t *testing.T, dir string, flags ...string) *daemon {
 	t.Helper()
 	d := &daemon{socket: filepath.Join(dir, "s.sock"), root: filepath.Join(dir, "sn")}
@@ -104,7 +104,7 @@ func start(t *testing.T, dir string, flags ...string) *daemon {
 		d.end(syscall.SIGKILL)
 		if text, _ := os.ReadFile(d.log.Name()); t.Failed() && len(text) > 0 {
 			t.Logf("daemon: %s", text[max(0, len(text)-32<<10):])
-			_ = os.Truncate(d.log.Name(), 0) // daemons of one test share it: said once
+			_ = os.Truncate(d.log.Name(), 0) // daemons of one test share the log, which is printed once
 		}
 	})
 	until(t, "the daemon listens", func() bool {
@@ -117,7 +117,7 @@ func start(t *testing.T, dir string, flags ...string) *daemon {
 	return d
 }
 
-// said is what it has logged.
+// said returns the lines that the daemon has logged.
 func (d *daemon) said(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(d.log.Name())
@@ -127,7 +127,7 @@ func (d *daemon) said(t *testing.T) string {
 	return string(text[d.begin:])
 }
 
-// end signals the process and returns its exit code.
+// end signals the process, waits for its end and returns its exit code.
 func (d *daemon) end(sig syscall.Signal) int {
 	if d.cmd.ProcessState == nil {
 		_ = d.cmd.Process.Signal(sig)
@@ -136,8 +136,8 @@ func (d *daemon) end(sig syscall.Signal) int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-// until waits for something that another process does: for so many looks, not so long, since
-// a machine that is suspended does nothing either.
+// until waits for an effect of another process. It bounds the number of looks and
+// not the time, because a suspended machine stops the other process as well.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	const looks = 12_000 // a minute of ticks
@@ -149,8 +149,8 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestPrivOneOnly wants a second daemon to refuse the same root, and SIGTERM to end the
-// first with exit code 0.
+// TestPrivOneOnly wants a second daemon to refuse the root or the socket of the
+// first, and SIGTERM to end the first with exit code 0.
 func TestPrivOneOnly(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")
@@ -173,8 +173,8 @@ func TestPrivOneOnly(t *testing.T) {
 	}
 }
 
-// TestPrivMetricsPortTaken wants containerd to be served while another program has the metrics port,
-// and the metrics to come when it is free.
+// TestPrivMetricsPortTaken wants the daemon to serve containerd while another
+// program has the metrics port, and to serve the metrics once the port is free.
 func TestPrivMetricsPortTaken(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")
@@ -213,7 +213,7 @@ func TestPrivMetricsPortTaken(t *testing.T) {
 	}
 }
 
-// shortDir is a temporary directory with a short name: sockets go there.
+// shortDir returns a temporary directory with a short name, for sockets.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pn-") //nolint:usetesting // a socket's path has at most 107 bytes

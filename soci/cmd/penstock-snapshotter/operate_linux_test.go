@@ -42,8 +42,8 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-// TestPrivMetrics pulls once and wants every metric of docs/metrics.md to be there, those
-// that a pull moves with a value.
+// TestPrivMetrics pulls once and wants every metric of docs/metrics.md to exist,
+// and the metrics that a pull changes to have a value.
 func TestPrivMetrics(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd")
@@ -77,7 +77,7 @@ func TestPrivMetrics(t *testing.T) {
 	until(t, "the daemon says where", func() bool { at = d.http(t); return at != "" })
 	page := get(t, "http://"+at+"/metrics")
 	for _, name := range names {
-		if name[1] == "fallbacks_total" { // has no series before there is a reason
+		if name[1] == "fallbacks_total" { // it has no series before the first fallback
 			continue
 		}
 		if !strings.Contains(page, "# TYPE "+prefix+name[1]+" ") {
@@ -99,8 +99,8 @@ func TestPrivMetrics(t *testing.T) {
 	}
 }
 
-// TestPrivGarbage collects garbage while an image is being pulled: what the pull has
-// ready stays, what was removed goes.
+// TestPrivGarbage collects garbage while an image is being pulled. The layers that
+// the pull has finished stay, and those of the removed image disappear.
 func TestPrivGarbage(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd, runc")
@@ -109,7 +109,7 @@ func TestPrivGarbage(t *testing.T) {
 	gate := make(chan struct{})
 	o, err := testorigin.Start(testorigin.Options{Tap: func(e testorigin.Event) {
 		if e.Op == "GetBlob" && e.Key == key(motd) && !e.Done {
-			<-gate // the upper layer keeps the pull waiting
+			<-gate // the pull waits for the upper layer
 		}
 	}})
 	if err != nil {
@@ -132,7 +132,7 @@ func TestPrivGarbage(t *testing.T) {
 	ended := make(chan error, 2)
 	go func() { ended <- pull(ref) }()
 	until(t, "the lower layer is ready", func() bool { return d.entries("ready") == 1 })
-	go func() { // it may wait for the pull
+	go func() { // the removal may wait for the pull
 		_, err := n.try("images", "rm", "--sync", before)
 		ended <- err
 	}()

@@ -17,7 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// dockerRegistry starts the registry that most others descend from, and returns its address.
+// dockerRegistry starts the CNCF registry, and returns its address.
 func dockerRegistry(t *testing.T, dir string) string {
 	t.Helper()
 	program, err := exec.LookPath("docker-registry")
@@ -49,8 +49,9 @@ func dockerRegistry(t *testing.T, dir string) string {
 	return addr
 }
 
-// TestPrivDockerRegistry pulls from a real registry by containerd, and runs what came: its layers
-// through the snapshotter, those of a second image that shares one, and an image that went away.
+// TestPrivDockerRegistry pulls two images that share a layer from a real registry
+// by containerd, and runs them. All layers come through the snapshotter, and no
+// directory is left once both images are removed.
 func TestPrivDockerRegistry(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd, runc")
