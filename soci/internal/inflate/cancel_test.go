@@ -35,7 +35,7 @@ func (s *stalledSource) Read(p []byte) (int, error) {
 func TestCancelled(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(17, 18))
-	one, want := layer(t, r)
+	one, want := makeLayer(t, r)
 	members := blobOf(t, r, want, 50<<10, 6)
 	frames := zstdOf(t, r, split(r, want, 200<<10)...)
 	for _, tt := range []struct {

@@ -59,7 +59,7 @@ type frames struct {
 	free    []*frameJob
 	reading *frameJob // its output is read
 	out     []byte    // of it, not read
-	rest    []byte    // read of a frame that is no job
+	partial []byte    // read of a frame that is no job
 	last    bool      // nothing that can be cut follows
 	cuts    int
 	serial  *serial
@@ -85,8 +85,8 @@ func (f *frames) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for len(f.out) == 0 && f.serial == nil {
-		if !f.next() {
-			if err := f.leave(); err != nil {
+		if !f.nextJob() {
+			if err := f.leaveToSerial(); err != nil {
 				return 0, err
 			}
 		}
@@ -100,14 +100,14 @@ func (f *frames) Read(p []byte) (int, error) {
 }
 
 // next makes the output of another job the one that is read; false if there is none.
-func (f *frames) next() bool {
+func (f *frames) nextJob() bool {
 	if f.reading != nil {
 		f.free = append(f.free, f.reading)
 		f.reading = nil
 	}
-	for !f.last && len(f.queue) < f.limit && f.room() && (len(f.queue) == 0 || !isDone(f.queue[0])) {
-		if j := f.cut(); j != nil {
-			f.give(j)
+	for !f.last && len(f.queue) < f.limit && f.hasRoom() && (len(f.queue) == 0 || !isDone(f.queue[0])) {
+		if j := f.cutJob(); j != nil {
+			f.submit(j)
 		}
 	}
 	if len(f.queue) == 0 || f.idle > 0 { // a blob of one job is not worth a worker
@@ -137,7 +137,7 @@ func isDone(j *frameJob) bool {
 }
 
 // give hands j to the workers, which begin with the second job.
-func (f *frames) give(j *frameJob) {
+func (f *frames) submit(j *frameJob) {
 	f.queue = append(f.queue, j)
 	f.cuts++
 	if f.idle == 0 {
@@ -156,7 +156,7 @@ func (f *frames) give(j *frameJob) {
 }
 
 // room reports whether another job, of any size, fits beside those there are.
-func (f *frames) room() bool {
+func (f *frames) hasRoom() bool {
 	if len(f.queue) == 0 {
 		return true
 	}
@@ -172,13 +172,13 @@ func (f *frames) room() bool {
 	}
 	if sum > f.sizes.held && len(f.free) > 0 {
 		f.free = nil
-		return f.room()
+		return f.hasRoom()
 	}
 	return sum <= f.sizes.held
 }
 
 // cut reads whole frames until there are enough for a job; nil if none comes.
-func (f *frames) cut() *frameJob {
+func (f *frames) cutJob() *frameJob {
 	j := &frameJob{}
 	if n := len(f.free); n > 0 {
 		j, f.free = f.free[n-1], f.free[:n-1]
@@ -186,9 +186,9 @@ func (f *frames) cut() *frameJob {
 	*j = frameJob{in: j.in[:0], out: j.out[:0], at: f.in.Offset(), done: make(chan struct{})}
 	for !f.last && len(j.in) < f.sizes.min && j.bound <= f.sizes.out/4 {
 		whole := len(j.in)
-		bound, ok := f.frame(j)
+		bound, ok := f.takeFrame(j)
 		if !ok {
-			f.rest, f.last = append(f.rest, j.in[whole:]...), true
+			f.partial, f.last = append(f.partial, j.in[whole:]...), true
 			j.in = j.in[:whole]
 			break
 		}
@@ -203,7 +203,7 @@ func (f *frames) cut() *frameJob {
 
 // frame appends the next frame to j.in; it returns the most that it expands to. If that
 // is not ok, what was appended is the beginning of a frame for the serial decoder.
-func (f *frames) frame(j *frameJob) (bound int, ok bool) {
+func (f *frames) takeFrame(j *frameJob) (bound int, ok bool) {
 	var h zstd.Header
 	head := f.in.Peek(zstd.HeaderMaxSize)
 	if len(head) == 0 || h.Decode(head) != nil {
@@ -211,7 +211,7 @@ func (f *frames) frame(j *frameJob) (bound int, ok bool) {
 	}
 	if h.Skippable {
 		size := int64(h.HeaderSize) + int64(h.SkippableSize)
-		return 0, size <= int64(f.sizes.in) && f.take(j, int(size))
+		return 0, size <= int64(f.sizes.in) && f.takeBytes(j, int(size))
 	}
 	if h.DictionaryID != 0 || windowOf(&h) > uint64(f.opts.MaxWindow) || h.HasFCS && h.FrameContentSize > uint64(f.sizes.out) { //nolint:gosec // G115: a limit
 		return 0, false
@@ -221,11 +221,11 @@ func (f *frames) frame(j *frameJob) (bound int, ok bool) {
 		block = int(min(uint64(block), h.WindowSize)) //nolint:gosec // G115: at most zstdBlock
 	}
 	begin := len(j.in)
-	if !f.take(j, h.HeaderSize) {
+	if !f.takeBytes(j, h.HeaderSize) {
 		return 0, false
 	}
 	for last := false; !last; {
-		if !f.take(j, blockHeader) {
+		if !f.takeBytes(j, blockHeader) {
 			return 0, false
 		}
 		var kind, size int
@@ -241,18 +241,18 @@ func (f *frames) frame(j *frameJob) (bound int, ok bool) {
 			return 0, false
 		}
 		bound += out
-		if size > zstdBlock || bound > f.sizes.out && !h.HasFCS || len(j.in)-begin+size > f.sizes.in || !f.take(j, size) {
+		if size > zstdBlock || bound > f.sizes.out && !h.HasFCS || len(j.in)-begin+size > f.sizes.in || !f.takeBytes(j, size) {
 			return 0, false
 		}
 	}
 	if h.HasFCS {
 		bound = int(h.FrameContentSize) //nolint:gosec // G115: below a limit
 	}
-	return bound, !h.HasCheckSum || f.take(j, 4)
+	return bound, !h.HasCheckSum || f.takeBytes(j, 4)
 }
 
 // take appends the next n bytes of the source to j.in; fewer if it has no more.
-func (f *frames) take(j *frameJob, n int) bool {
+func (f *frames) takeBytes(j *frameJob, n int) bool {
 	at := len(j.in)
 	for n > len(j.in)-at {
 		head := f.in.Peek(min(4096, n-(len(j.in)-at)))
@@ -266,8 +266,8 @@ func (f *frames) take(j *frameJob, n int) bool {
 }
 
 // leave gives what was not handed out back to the source and goes on serially.
-func (f *frames) leave() (err error) {
-	if len(f.queue) == 0 && len(f.rest) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
+func (f *frames) leaveToSerial() (err error) {
+	if len(f.queue) == 0 && len(f.partial) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
 		return io.EOF
 	}
 	var back [][]byte
@@ -277,8 +277,8 @@ func (f *frames) leave() (err error) {
 		}
 		back = append(back, j.in)
 	}
-	f.in.Prepend(append(back, f.rest)...)
-	f.queue, f.free, f.rest, f.last = nil, nil, nil, true
+	f.in.Prepend(append(back, f.partial)...)
+	f.queue, f.free, f.partial, f.last = nil, nil, nil, true
 	f.serial, err = newSerial(f.in, f.opts, f.sent)
 	return err
 }

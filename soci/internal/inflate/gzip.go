@@ -37,34 +37,34 @@ type members struct {
 	size uint32 // its length, modulo 2^32
 	err  error  // sticky
 
-	padded  bool // zero bytes follow the last member
-	workers int  // more than one: several members are decoded at a time, and one by several
-	sizes   jobSizes
-	par     *parallel // nil before a second member
-	begin   int64     // offset of the member
-	entered bool      // in the middle: its checksum and length are not known
-	looked  look      // where it was looked at last whether workers are of use
-	hops    hops
-	two     *twoStage // nil before a large member
+	padded       bool // zero bytes follow the last member
+	workers      int  // more than one: several members are decoded at a time, and one by several
+	sizes        jobSizes
+	par          *parallel // nil before a second member
+	memberStart  int64     // offset of the member
+	midMember    bool      // in the middle: its checksum and length are not known
+	lastCheck    progress  // where it was looked at last whether workers are of use
+	segmentSizes segmentSizes
+	two          *twoStage // nil before a large member
 
-	idx   *indexed        // nil without an index, or behind what it covers
-	wrong bool            // the index was dropped
-	rec   *index.Recorder // nil: nothing is recorded
-	out   int64           // bytes of output, without left
+	idx        *indexed        // nil without an index, or behind what it covers
+	indexWrong bool            // the index was dropped
+	rec        *index.Recorder // nil: nothing is recorded
+	out        int64           // bytes of output, without left
 }
 
 // newMembers reads the first header.
 func newMembers(in *flate.Input, workers int) (*members, error) {
-	m := someMembers(in, workers)
-	if err := m.open(); err != nil {
-		return nil, judge(in, err)
+	m := newMembersAt(in, workers)
+	if err := m.readHeader(); err != nil {
+		return nil, classify(in, err)
 	}
 	m.dec = flate.NewDecoder(in)
 	return m, nil
 }
 
-func someMembers(in *flate.Input, workers int) *members {
-	return &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, hops: defaultHops()}
+func newMembersAt(in *flate.Input, workers int) *members {
+	return &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, segmentSizes: defaultSegmentSizes()}
 }
 
 // Read is io.Reader.
@@ -74,9 +74,9 @@ func (m *members) Read(p []byte) (int, error) {
 			return 0, m.err
 		}
 		var err error
-		m.left, err = m.next()
+		m.left, err = m.nextOutput()
 		m.out += int64(len(m.left))
-		m.err = judge(m.in, err)
+		m.err = classify(m.in, err)
 	}
 	n := copy(p, m.left)
 	m.left = m.left[n:]
@@ -101,18 +101,18 @@ func (m *members) close() {
 }
 
 // next returns more output; none at the end of a member.
-func (m *members) next() ([]byte, error) {
+func (m *members) nextOutput() ([]byte, error) {
 	if m.idx != nil {
 		return m.nextIndexed()
 	}
 	if m.par != nil && m.par.active {
-		if p := m.par.next(); p != nil {
+		if p := m.par.nextJob(); p != nil {
 			if m.rec != nil {
 				m.rec.Member(m.par.reading.at, m.out, m.par.reading.head)
 			}
 			return p, nil
 		}
-		return nil, m.follow(false)
+		return nil, m.nextMember(false)
 	}
 	p, err := m.decode()
 	if err == nil {
@@ -126,11 +126,11 @@ func (m *members) next() ([]byte, error) {
 	if len(trailer) < 8 {
 		return nil, noEOF(m.in.Err())
 	}
-	if !m.entered && (binary.LittleEndian.Uint32(trailer) != m.sum || binary.LittleEndian.Uint32(trailer[4:]) != m.size) {
+	if !m.midMember && (binary.LittleEndian.Uint32(trailer) != m.sum || binary.LittleEndian.Uint32(trailer[4:]) != m.size) {
 		return nil, errChecksum
 	}
 	m.in.Skip(8)
-	return nil, m.follow(true)
+	return nil, m.nextMember(true)
 }
 
 // sourceError is an error of the source.
@@ -138,10 +138,10 @@ type sourceError struct{ error }
 
 // decode returns more of the member and adds it to the checksum.
 func (m *members) decode() ([]byte, error) {
-	if m.workers > 1 && (m.two == nil || !m.two.active) && m.worth() {
+	if m.workers > 1 && (m.two == nil || !m.two.active) && m.workersPay() {
 		if m.two == nil {
-			m.two = newTwoStage(m.in, m.workers, m.hops)
-			m.two.record(m.rec)
+			m.two = newTwoStage(m.in, m.workers, m.segmentSizes)
+			m.two.setRecorder(m.rec)
 		}
 		m.two.enter(m.dec)
 	}
@@ -152,10 +152,10 @@ func (m *members) decode() ([]byte, error) {
 				err = sourceError{src} // judge can't tell from m.in any more
 			}
 			m.dec = m.two.leave()
-			m.watch()
+			m.recordBlocks()
 			return nil, err
 		}
-		m.two.reading.note(m.rec, m.two.base, m.out)
+		m.two.reading.recordMark(m.rec, m.two.base, m.out)
 		m.sum = crc.IEEE.Combine(m.sum, sum, int64(len(p)))
 		return p, nil
 	}
@@ -166,7 +166,7 @@ func (m *members) decode() ([]byte, error) {
 }
 
 // look is a place in a member.
-type look struct{ in, out int64 }
+type progress struct{ in, out int64 }
 
 // A stretch that expands less than so much was stored, one that expands more is of
 // repetitions: both are decoded as fast as memory is written, and workers would only
@@ -178,18 +178,18 @@ const (
 
 // worth reports whether workers are of use from here on: a stretch of the member is
 // decoded, and was work.
-func (m *members) worth() bool {
-	in, out := m.in.Offset()-m.looked.in, float64(m.out-m.looked.out)
-	if in < m.hops.enter {
+func (m *members) workersPay() bool {
+	in, out := m.in.Offset()-m.lastCheck.in, float64(m.out-m.lastCheck.out)
+	if in < m.segmentSizes.serialFirst {
 		return false
 	}
-	m.looked = look{m.in.Offset(), m.out}
+	m.lastCheck = progress{m.in.Offset(), m.out}
 	return out >= leastExpansion*float64(in) && out <= mostExpansion*float64(in)
 }
 
 // follow goes on to the member after a finished one; io.EOF when there is none.
 // Zero bytes, which tape tools and some registries' proxies leave, may follow the last.
-func (m *members) follow(parallel bool) error {
+func (m *members) nextMember(parallel bool) error {
 	for {
 		head := m.in.Peek(2)
 		switch {
@@ -205,10 +205,10 @@ func (m *members) follow(parallel bool) error {
 			if parallel && m.enterParallel() {
 				return nil
 			}
-			if err := m.open(); err != nil {
+			if err := m.readHeader(); err != nil {
 				return err
 			}
-			m.note()
+			m.recordMember()
 			m.dec.Reset(m.in)
 			return nil
 		}
@@ -229,9 +229,9 @@ func (m *members) enterParallel() bool {
 }
 
 // open reads a member's header.
-func (m *members) open() error {
-	m.sum, m.size, m.begin, m.entered = 0, 0, m.in.Offset(), false
-	m.looked = look{m.begin, m.out}
+func (m *members) readHeader() error {
+	m.sum, m.size, m.memberStart, m.midMember = 0, 0, m.in.Offset(), false
+	m.lastCheck = progress{m.memberStart, m.out}
 	h := header{in: m.in}
 	fixed := h.take(10) // magic number, method, flags, time, two of no interest here
 	if h.err != nil {

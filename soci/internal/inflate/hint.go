@@ -8,10 +8,10 @@ import (
 // What members does with an index: decode by it, or record one.
 
 // use follows opts; the first header has been read.
-func (m *members) use(opts Options) {
+func (m *members) applyOptions(opts Options) {
 	if m.rec = opts.Record; m.rec != nil {
-		m.note()
-		m.watch()
+		m.recordMember()
+		m.recordBlocks()
 	}
 	if opts.Index != nil {
 		if m.idx = newIndexed(m.in, opts.Index, m.workers, m.rec); m.idx != nil {
@@ -21,7 +21,7 @@ func (m *members) use(opts Options) {
 }
 
 // watch records what m.dec comes by, while it decodes serially.
-func (m *members) watch() {
+func (m *members) recordBlocks() {
 	if m.rec == nil {
 		return
 	}
@@ -34,9 +34,9 @@ func (m *members) watch() {
 }
 
 // note records that a member begins, the header of which has just been read.
-func (m *members) note() {
+func (m *members) recordMember() {
 	if m.rec != nil {
-		m.rec.Member(m.begin, m.out, int(m.in.Offset()-m.begin))
+		m.rec.Member(m.memberStart, m.out, int(m.in.Offset()-m.memberStart))
 	}
 }
 
@@ -65,13 +65,13 @@ func (m *members) nextIndexed() ([]byte, error) {
 func (m *members) leaveIndexed() error {
 	past := m.idx.history()
 	at := m.idx.leave()
-	m.wrong = m.idx.stats.dropped > 0
+	m.indexWrong = m.idx.stats.dropped > 0
 	m.idx = nil
 	if at.member {
-		return m.follow(true)
+		return m.nextMember(true)
 	}
-	m.begin = m.in.Offset()
-	m.looked = look{m.begin, m.out}
+	m.memberStart = m.in.Offset()
+	m.lastCheck = progress{m.memberStart, m.out}
 	m.dec.ResetAt(m.in, uint(at.bits%8), past) //nolint:gosec // G115: 0 to 7
 	return nil
 }
@@ -79,5 +79,5 @@ func (m *members) leaveIndexed() error {
 // IndexWrong reports whether what Options.Index said was not so, as far as it was used.
 func (r *Reader) IndexWrong() bool {
 	m, ok := r.Reader.(*members)
-	return ok && m.wrong
+	return ok && m.indexWrong
 }

@@ -58,8 +58,8 @@ type indexed struct {
 	free   []*chunk
 	claims []*claim // free
 
-	past  []*chunk // was handed out of the member: the last 32 KiB are in these
-	at    place    // where all that was handed out ends
+	tail  []*chunk // was handed out of the member: the last 32 KiB are in these
+	pos   position // where all that was handed out ends
 	stats indexedStats
 
 	broken error // a panic of the source, which ends the stream; the reader's
@@ -69,7 +69,7 @@ type indexed struct {
 type indexedStats struct{ spans, dropped int }
 
 // place is where a decoder is.
-type place struct {
+type position struct {
 	bits   int64 // of the source
 	member bool  // a member has ended there
 }
@@ -77,28 +77,28 @@ type place struct {
 // span is what lies between two points. Apart from what only its worker uses, it is
 // guarded by the lock of its indexed.
 type span struct {
-	point  index.Point
-	first  bool  // it begins where the serial decoder was
-	begun  bool  // somebody decodes it, or has
-	stop   int64 // bits; where the next one begins
-	chunks []*chunk
-	size   int    // bytes held: of buffers
-	most   int    // what it may hold while it is not the first
-	probed bool   // refs is there
-	unsure bool   // it could not be found out
-	head   int    // of a member: the length of its header
-	claim  *claim // what it refers to; nil for a member
-	right  bool   // checked: it may be handed out
-	pos    int64  // byte of the source that its worker has reached
-	done   bool
-	end    place
-	err    error // why it ended there; nil if it is a place to go on from
+	point       index.Point
+	first       bool  // it begins where the serial decoder was
+	started     bool  // somebody decodes it, or has
+	stop        int64 // bits; where the next one begins
+	chunks      []*chunk
+	size        int    // bytes held: of buffers
+	maxHeld     int    // what it may hold while it is not the first
+	probed      bool   // refs is there
+	refsUnknown bool   // it could not be found out
+	headerLen   int    // of a member: the length of its header
+	claim       *claim // what it refers to; nil for a member
+	verified    bool   // checked: it may be handed out
+	pos         int64  // byte of the source that its worker has reached
+	done        bool
+	end         position
+	err         error // why it ended there; nil if it is a place to go on from
 }
 
 // claim is the history that an index claims for a span, and what of it that refers to.
 type claim struct {
-	past [flate.History]byte
-	refs flate.Refs
+	history [flate.History]byte
+	refs    flate.Refs
 }
 
 // claimBytes is what a claim takes: an index may have many short spans.
@@ -128,14 +128,14 @@ func (c *chunk) held() int {
 // history returns the last 32 KiB, or all, of what was handed out of the member.
 func (t *indexed) history() []byte {
 	var buf []byte
-	for _, c := range t.past {
+	for _, c := range t.tail {
 		buf = append(buf, c.p[max(0, len(c.p)-flate.History):]...)
 	}
 	return buf[max(0, len(buf)-flate.History):]
 }
 
 // same reports whether, of two histories, the bytes that are referred to are the same.
-func same(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
+func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	gone := flate.History - len(have)
 	for i, used := range refs {
 		if used != 0 && (i < gone || have[i-gone] != past[i]) {
@@ -146,22 +146,22 @@ func same(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 }
 
 // remember notes that c is handed out, and frees what was before and is not needed.
-func (t *indexed) remember(c *chunk) {
+func (t *indexed) rememberLocked(c *chunk) {
 	if c.end {
-		for _, o := range t.past {
-			t.give(o)
+		for _, o := range t.tail {
+			t.putChunkLocked(o)
 		}
-		t.past = t.past[:0]
+		t.tail = t.tail[:0]
 		return
 	}
-	t.past = append(t.past, c)
+	t.tail = append(t.tail, c)
 	behind := 0
-	for i := len(t.past) - 1; i > 0; i-- {
-		if behind += len(t.past[i].p); behind >= flate.History {
-			for _, o := range t.past[:i] {
-				t.give(o)
+	for i := len(t.tail) - 1; i > 0; i-- {
+		if behind += len(t.tail[i].p); behind >= flate.History {
+			for _, o := range t.tail[:i] {
+				t.putChunkLocked(o)
 			}
-			t.past = append(t.past[:0], t.past[i:]...)
+			t.tail = append(t.tail[:0], t.tail[i:]...)
 			return
 		}
 	}
@@ -178,10 +178,10 @@ func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Record
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, at: place{bits: off * 8}}
+	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, pos: position{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
-	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, right: true, probed: true, stop: points[0].Bits, pos: off}
+	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, verified: true, probed: true, stop: points[0].Bits, pos: off}
 	t.spans, t.todo = []*span{first}, []*span{first}
 	return t
 }
@@ -205,10 +205,10 @@ func (t *indexed) close() {
 
 // leave stops the workers and gives what was read and not decoded back to the source,
 // which is then at the byte of the place where the decoding is.
-func (t *indexed) leave() place {
+func (t *indexed) leave() position {
 	t.close()
-	t.src.Prepend(t.store.from(t.at.bits / 8)...)
-	return t.at
+	t.src.Prepend(t.store.from(t.pos.bits / 8)...)
+	return t.pos
 }
 
 // next returns more output, valid until the next call; nil where the serial decoder
@@ -219,34 +219,34 @@ func (t *indexed) next() (*chunk, error) {
 	for {
 		s := t.spans[0]
 		switch {
-		case !s.right && s.probed:
-			if !t.check(s) {
+		case !s.verified && s.probed:
+			if !t.verifyLocked(s) {
 				t.stats.dropped++
 				return nil, nil
 			}
-			s.right = true
+			s.verified = true
 			t.wake.Broadcast()
 			continue
-		case s.right && len(s.chunks) > 0:
+		case s.verified && len(s.chunks) > 0:
 			c := s.chunks[0]
 			s.chunks = s.chunks[1:]
 			s.size -= c.held()
 			t.sent += int64(len(c.p))
-			t.remember(c)
+			t.rememberLocked(c)
 			t.wake.Broadcast()
 			return c, nil
-		case s.right && s.done:
+		case s.verified && s.done:
 			t.stats.spans++
-			if t.at = s.end; s.err != nil {
+			if t.pos = s.end; s.err != nil {
 				return nil, s.err
 			}
-			if t.spans = t.spans[1:]; len(t.spans) == 0 && !t.begin() {
+			if t.spans = t.spans[1:]; len(t.spans) == 0 && !t.addSpanLocked() {
 				return nil, nil
 			}
 			t.wake.Broadcast()
 			continue
 		}
-		if !t.read() {
+		if !t.readLocked() {
 			if t.broken != nil {
 				return nil, t.broken
 			}
@@ -256,26 +256,26 @@ func (t *indexed) next() (*chunk, error) {
 }
 
 // finish notes that the span of w is over.
-func (t *indexed) finish(w *spanWorker) {
-	s := w.s
+func (t *indexed) finishLocked(w *spanWorker) {
+	s := w.span
 	s.end, s.err, s.done = w.end, w.err, true
-	w.s = nil
+	w.span = nil
 	t.wake.Broadcast()
 }
 
 // check reports whether s is the continuation of what was handed out.
-func (t *indexed) check(s *span) bool {
-	if s.unsure || s.point.Bits != t.at.bits || (s.point.Kind == index.Member) != t.at.member {
+func (t *indexed) verifyLocked(s *span) bool {
+	if s.refsUnknown || s.point.Bits != t.pos.bits || (s.point.Kind == index.Member) != t.pos.member {
 		return false
 	}
 	if s.claim == nil {
-		if t.rec != nil && s.head > 0 {
-			t.rec.Add(index.Point{Kind: index.Member, Bits: s.point.Bits, Out: t.sent, Header: s.head})
+		if t.rec != nil && s.headerLen > 0 {
+			t.rec.Add(index.Point{Kind: index.Member, Bits: s.point.Bits, Out: t.sent, Header: s.headerLen})
 		}
 		return true
 	}
 	past := t.history()
-	ok := same(past, &s.claim.past, &s.claim.refs)
+	ok := sameBytes(past, &s.claim.history, &s.claim.refs)
 	if ok && t.rec != nil {
 		t.rec.Add(index.Point{Kind: index.Block, Bits: s.point.Bits, Out: t.sent, Window: index.NewWindow(past, &s.claim.refs)})
 	}
@@ -285,31 +285,31 @@ func (t *indexed) check(s *span) bool {
 }
 
 // read reads more of the source, if it has more and there is room.
-func (t *indexed) read() bool {
-	t.store.trim(t.keep())
+func (t *indexed) readLocked() bool {
+	t.store.trim(t.keepFromLocked())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
 		return false
 	}
 	t.mu.Unlock()
-	t.broken = panics.Guard(func() { t.store.add(t.src) })
+	t.broken = panics.Guard(func() { t.store.readMore(t.src) })
 	t.mu.Lock()
 	return t.broken == nil
 }
 
 // keep is the first byte of the source that may be needed.
-func (t *indexed) keep() int64 {
-	if s := t.spans[0]; s.right {
+func (t *indexed) keepFromLocked() int64 {
+	if s := t.spans[0]; s.verified {
 		return s.pos // errors from here on are the stream's
 	}
-	return t.at.bits / 8
+	return t.pos.bits / 8
 }
 
 // begin makes a span of the next point.
-func (t *indexed) begin() bool {
+func (t *indexed) addSpanLocked() bool {
 	if len(t.points) == 0 {
 		return false
 	}
-	s := &span{point: t.points[0], stop: math.MaxInt64, pos: t.points[0].Bits / 8, most: t.most()}
+	s := &span{point: t.points[0], stop: math.MaxInt64, pos: t.points[0].Bits / 8, maxHeld: t.maxHeldLocked()}
 	if t.points = t.points[1:]; len(t.points) > 0 {
 		s.stop = t.points[0].Bits
 	}
@@ -319,7 +319,7 @@ func (t *indexed) begin() bool {
 
 // most is what the span of the next point will hold, as far as the index knows, and
 // at most spanAhead. One that turns out to be longer waits until it is the first.
-func (t *indexed) most() int {
+func (t *indexed) maxHeldLocked() int {
 	end := t.out
 	if len(t.points) > 1 {
 		end = t.points[1].Out
@@ -332,18 +332,18 @@ func (t *indexed) most() int {
 }
 
 // room reports whether next may be decoded, and held.
-func (t *indexed) room(next *span) bool {
-	held := next.most + claimBytes
+func (t *indexed) hasRoomLocked(next *span) bool {
+	held := next.maxHeld + claimBytes
 	for i, s := range t.spans {
 		switch {
-		case !s.begun:
+		case !s.started:
 			continue
 		case i == 0:
 			held += max(spanQueue, s.size)
 		case s.done:
 			held += s.size
 		default:
-			held += s.most
+			held += s.maxHeld
 		}
 		held += claimBytes
 	}
@@ -356,43 +356,43 @@ func (t *indexed) work() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
-		s := t.pick()
+		s := t.pickLocked()
 		if s == nil {
 			t.wake.Wait()
 			continue
 		}
 		t.mu.Unlock()
-		w.contain(s, func() { w.decode(s) })
+		w.guard(s, func() { w.decode(s) })
 		t.mu.Lock()
-		t.finish(w)
+		t.finishLocked(w)
 	}
 }
 
 // pick takes the next span for a worker; nil if there is none, or no room for its output.
-func (t *indexed) pick() *span {
-	if len(t.todo) == 0 && !t.begin() {
+func (t *indexed) pickLocked() *span {
+	if len(t.todo) == 0 && !t.addSpanLocked() {
 		return nil
 	}
 	s := t.todo[0]
-	if !t.room(s) {
+	if !t.hasRoomLocked(s) {
 		return nil
 	}
 	t.todo = t.todo[1:]
-	s.begun = true
+	s.started = true
 	return s
 }
 
 // take returns a chunk for s when it may hold one more; nil when closed.
-func (t *indexed) take(s *span) *chunk {
+func (t *indexed) takeChunk(s *span) *chunk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
-		most := s.most
+		most := s.maxHeld
 		if t.spans[0] == s {
 			most = spanQueue
 		}
 		if s.size < most {
-			return t.chunk()
+			return t.newChunkLocked()
 		}
 		t.wake.Wait()
 	}
@@ -400,7 +400,7 @@ func (t *indexed) take(s *span) *chunk {
 }
 
 // chunk returns an empty one.
-func (t *indexed) chunk() *chunk {
+func (t *indexed) newChunkLocked() *chunk {
 	if n := len(t.free); n > 0 {
 		c := t.free[n-1]
 		t.free = t.free[:n-1]
@@ -422,7 +422,7 @@ func (t *indexed) takeClaim() *claim {
 }
 
 // put makes c output of s, whose worker has reached a byte of the source.
-func (t *indexed) put(s *span, c *chunk, pos int64) {
+func (t *indexed) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Lock()
 	s.chunks = append(s.chunks, c)
 	s.size += c.held()
@@ -432,13 +432,13 @@ func (t *indexed) put(s *span, c *chunk, pos int64) {
 }
 
 // putBack gives back a chunk that was taken and is not needed.
-func (t *indexed) putBack(c *chunk) {
+func (t *indexed) putChunk(c *chunk) {
 	t.mu.Lock()
-	t.give(c)
+	t.putChunkLocked(c)
 	t.mu.Unlock()
 }
 
-func (t *indexed) give(c *chunk) {
+func (t *indexed) putChunkLocked(c *chunk) {
 	if c.buf != nil { // what is short, and the end of a member, have none
 		*c = chunk{buf: c.buf}
 		t.free = append(t.free, c)

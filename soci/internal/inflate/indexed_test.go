@@ -60,7 +60,7 @@ func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, inde
 }
 
 // layer is a blob of several megabytes of output and small blocks.
-func layer(t testing.TB, r *rand.Rand) (blob, want []byte) {
+func makeLayer(t testing.TB, r *rand.Rand) (blob, want []byte) {
 	want = mixed(t, r, 3<<20)
 	return encode(t, want, stdEncoder(6), 40<<10), want
 }
@@ -68,7 +68,7 @@ func layer(t testing.TB, r *rand.Rand) (blob, want []byte) {
 func TestIndexed(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 2))
-	one, want := layer(t, r)
+	one, want := makeLayer(t, r)
 	tests := []struct {
 		name       string
 		blob, want []byte
@@ -100,7 +100,7 @@ func TestIndexed(t *testing.T) {
 // TestIndexedSlowSource: the source gives little at a time and fails.
 func TestIndexedSlowSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob, want := layer(t, rand.New(rand.NewPCG(3, 4)))
+	blob, want := makeLayer(t, rand.New(rand.NewPCG(3, 4)))
 	x := record(t, blob, 200<<10)
 	if got, _, err := readBy(iotest.HalfReader(bytes.NewReader(blob)), x, 3, 1<<30); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%d bytes, %v; want %d", len(got), err, len(want))
@@ -128,7 +128,7 @@ func TestIndexedShortSpans(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				m.use(Options{Index: x, Record: again})
+				m.applyOptions(Options{Index: x, Record: again})
 				idx := m.idx
 				got, err := io.ReadAll(m)
 				m.close()
@@ -143,7 +143,7 @@ func TestIndexedShortSpans(t *testing.T) {
 // TestIndexedClose: a reader that stops early leaves nothing behind.
 func TestIndexedClose(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob, want := layer(t, rand.New(rand.NewPCG(5, 6)))
+	blob, want := makeLayer(t, rand.New(rand.NewPCG(5, 6)))
 	x := record(t, blob, 100<<10)
 	for _, most := range []int64{0, 1, 300 << 10} {
 		if got, _, err := readBy(bytes.NewReader(blob), x, 4, most); err != nil || !bytes.Equal(got, want[:most]) {
@@ -156,8 +156,8 @@ func TestIndexedClose(t *testing.T) {
 func TestIndexedHostile(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(7, 8))
-	blob, want := layer(t, r)
-	other, _ := layer(t, r)
+	blob, want := makeLayer(t, r)
+	other, _ := makeLayer(t, r)
 	twice := append(bytes.Clone(blob), gz(t, want[:100<<10], nil)...)
 	wants := map[string][]byte{"one": want, "two": slices.Concat(want, want[:100<<10])}
 	edits := map[string]func(x *index.Index, p *index.Point){
@@ -205,7 +205,7 @@ func flip(w index.Window) []byte {
 func TestIndexedDamage(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(9, 10))
-	blob, _ := layer(t, r)
+	blob, _ := makeLayer(t, r)
 	x := record(t, blob, 150<<10)
 	for i := range 24 {
 		bad := bytes.Clone(blob)
@@ -290,7 +290,7 @@ func FuzzIndexed(f *testing.F) {
 
 // TestWindowSparse: of a history only the little is kept that is referred to.
 func TestWindowSparse(t *testing.T) {
-	blob, _ := layer(t, rand.New(rand.NewPCG(11, 12)))
+	blob, _ := makeLayer(t, rand.New(rand.NewPCG(11, 12)))
 	x := record(t, blob, 100<<10)
 	kept, all := 0, 0
 	for _, p := range x.Points {

@@ -113,7 +113,7 @@ func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
 		return nil, err
 	}
 	m.out = out
-	m.use(opts)
+	m.applyOptions(opts)
 	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
@@ -142,13 +142,13 @@ func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader
 	case at.Kind == index.Member:
 		return newGzip(in, at.Out, opts)
 	}
-	m := someMembers(in, opts.workers())
-	m.begin, m.out, m.entered = in.Offset(), at.Out, true
-	m.looked = look{m.begin, m.out}
+	m := newMembersAt(in, opts.workers())
+	m.memberStart, m.out, m.midMember = in.Offset(), at.Out, true
+	m.lastCheck = progress{m.memberStart, m.out}
 	m.dec = flate.NewDecoder(in)
 	m.dec.ResetAt(in, uint(at.Bits%8), at.Window.Append(nil)) //nolint:gosec // G115: 0 to 7
 	m.rec = opts.Record
-	m.watch()
+	m.recordBlocks()
 	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
@@ -175,7 +175,7 @@ func sniff(head []byte) Format {
 }
 
 // judge turns a decoder's error into the source's, if that failed, or into ErrCorrupt.
-func judge(in *flate.Input, err error) error {
+func classify(in *flate.Input, err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}

@@ -41,19 +41,19 @@ type watcher interface {
 }
 
 // watch begins anew with b, which begins a segment.
-func (m *marks) watch(b *flate.Blind) {
+func (m *marks) watch(b *flate.SymbolDecoder) {
 	m.since, m.found = m.every, nil
-	b.Watch(func() { m.look(b) })
+	b.Watch(func() { m.noteBlock(b) })
 }
 
 // watchFront begins anew with d.
 func (m *marks) watchFront(d *flate.Decoder) {
 	m.since, m.found = m.every, nil
-	d.Watch(func(flate.Mark) { m.look(d) })
+	d.Watch(func(flate.Mark) { m.noteBlock(d) })
 }
 
 // look is called where a block begins.
-func (m *marks) look(d watcher) {
+func (m *marks) noteBlock(d watcher) {
 	off := d.Pending()
 	if n := len(m.found); n > 0 && off-m.found[n-1].off < m.every || n == 0 && off+m.since < m.every || off < flate.History {
 		return
@@ -65,7 +65,7 @@ func (m *marks) look(d watcher) {
 }
 
 // take returns the mark in the next n bytes, or symbols, of what was decoded.
-func (m *marks) take(n int) (k *mark) {
+func (m *marks) takeMark(n int) (k *mark) {
 	if m == nil {
 		return nil
 	}
@@ -86,18 +86,18 @@ func (m *marks) take(n int) (k *mark) {
 }
 
 // record makes t find places for an index.
-func (t *twoStage) record(rec *index.Recorder) { t.rec = rec }
+func (t *twoStage) setRecorder(rec *index.Recorder) { t.rec = rec }
 
 // frontMarks returns the marks of what the front decodes.
-func (t *twoStage) frontMarks() *marks {
-	if t.frontEye != nil {
-		return t.frontEye.marks
+func (t *twoStage) frontMarksLocked() *marks {
+	if t.frontDecoder != nil {
+		return t.frontDecoder.marks
 	}
 	return t.marks
 }
 
 // note tells rec of the mark in p, which has so many bytes of output before it.
-func (p *piece) note(rec *index.Recorder, base, out int64) {
+func (p *piece) recordMark(rec *index.Recorder, base, out int64) {
 	if k := p.mark; rec != nil && k != nil {
 		if out += int64(k.off); rec.Due(out) {
 			rec.Block(base+k.bits, out, p.p[k.off-flate.History:k.off], k.ahead, k.skip)

@@ -40,7 +40,7 @@ func (m *mined) Read(p []byte) (int, error) {
 func TestPanicsAreContained(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(31, 32))
-	one, want := layer(t, r)
+	one, want := makeLayer(t, r)
 	many, wantMany := slices.Repeat(one, 3), slices.Repeat(want, 3)
 	x := record(t, one, 100<<10)
 	for name, tt := range map[string]struct {

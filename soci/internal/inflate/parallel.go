@@ -62,12 +62,12 @@ type parallel struct {
 	cuts   int  // jobs so far
 	ended  bool // the source has no more
 
-	queue   []*job // cut, in order; at most limit
-	free    []*job
-	reading *job   // its output was handed out
-	acc     []byte // read and not cut
-	at      int64  // where it begins in the source
-	seen    int    // of acc: no job can be cut before
+	queue    []*job // cut, in order; at most limit
+	free     []*job
+	reading  *job   // its output was handed out
+	buffered []byte // read and not cut
+	at       int64  // where it begins in the source
+	seen     int    // of acc: no job can be cut before
 }
 
 // newParallel starts the workers.
@@ -94,18 +94,18 @@ func (p *parallel) enter() bool {
 // next returns the output of another job, valid until the next call. Without one p
 // is not active any more, and the input is at a member for the serial decoder, or at
 // the end of the source.
-func (p *parallel) next() []byte {
+func (p *parallel) nextJob() []byte {
 	if p.reading != nil {
 		p.free = append(p.free, p.reading)
 		p.reading = nil
 	}
 	for {
 		more := true
-		for more && len(p.queue) < p.limit && !p.ready() {
-			more = p.cut()
+		for more && len(p.queue) < p.limit && !p.oldestDone() {
+			more = p.cutJob()
 		}
 		if len(p.queue) == 0 {
-			if len(p.acc) > 0 {
+			if len(p.buffered) > 0 {
 				p.misses++ // so much without a member was read for nothing
 			}
 			p.leave()
@@ -129,7 +129,7 @@ func (p *parallel) next() []byte {
 }
 
 // ready reports whether the oldest job is done.
-func (p *parallel) ready() bool {
+func (p *parallel) oldestDone() bool {
 	if len(p.queue) == 0 {
 		return false
 	}
@@ -147,41 +147,41 @@ func (p *parallel) leave() {
 	for _, j := range p.queue {
 		pieces = append(pieces, j.in) // not reused: a worker may still read it, too
 	}
-	p.in.Prepend(append(pieces, p.acc)...)
-	p.queue, p.acc, p.seen, p.active = nil, nil, 0, false
+	p.in.Prepend(append(pieces, p.buffered)...)
+	p.queue, p.buffered, p.seen, p.active = nil, nil, 0, false
 	p.free, p.reading = nil, nil // the memory is for other ways now
 }
 
 // cut reads until another job is complete and hands it to the workers; false if
 // there is none.
-func (p *parallel) cut() bool {
+func (p *parallel) cutJob() bool {
 	for {
-		if end := memberAt(p.acc, max(p.seen, p.sizes.min)); end >= 0 {
-			p.push(end)
+		if end := memberAt(p.buffered, max(p.seen, p.sizes.min)); end >= 0 {
+			p.pushJob(end)
 			return true
 		}
-		p.seen = max(0, len(p.acc)-headerLen+1)
+		p.seen = max(0, len(p.buffered)-headerLen+1)
 		switch {
-		case p.ended && len(p.acc) > 0 && p.in.Err() == io.EOF:
-			p.push(len(p.acc))
+		case p.ended && len(p.buffered) > 0 && p.in.Err() == io.EOF:
+			p.pushJob(len(p.buffered))
 			return true
-		case p.ended, len(p.acc) >= p.sizes.max:
+		case p.ended, len(p.buffered) >= p.sizes.max:
 			return false
 		}
-		if p.acc == nil {
-			p.acc = make([]byte, 0, p.sizes.max+readMost)
+		if p.buffered == nil {
+			p.buffered = make([]byte, 0, p.sizes.max+readMost)
 		}
-		n, err := p.in.Read(p.acc[len(p.acc):min(cap(p.acc), len(p.acc)+readMost)])
-		p.acc = p.acc[:len(p.acc)+n]
+		n, err := p.in.Read(p.buffered[len(p.buffered):min(cap(p.buffered), len(p.buffered)+readMost)])
+		p.buffered = p.buffered[:len(p.buffered)+n]
 		p.ended = err != nil
 	}
 }
 
 // push makes a job of the first n bytes that were read.
-func (p *parallel) push(n int) {
-	j := p.take()
-	rest := append(j.in[:0], p.acc[n:]...)
-	j.in, p.acc, p.seen = p.acc[:n], rest, 0
+func (p *parallel) pushJob(n int) {
+	j := p.newJob()
+	rest := append(j.in[:0], p.buffered[n:]...)
+	j.in, p.buffered, p.seen = p.buffered[:n], rest, 0
 	j.at = p.at
 	p.at += int64(n)
 	p.cuts++
@@ -190,7 +190,7 @@ func (p *parallel) push(n int) {
 }
 
 // take returns a job that is free, with its buffers, or a new one.
-func (p *parallel) take() *job {
+func (p *parallel) newJob() *job {
 	if n := len(p.free); n > 0 {
 		j := p.free[n-1]
 		p.free = p.free[:n-1]
@@ -215,22 +215,22 @@ func (p *parallel) work() {
 		m.in.Reset(src)
 		// After a panic it is not good: the serial decoder says what is wrong.
 		j.good = false
-		_ = panics.Guard(func() { j.out, j.head, j.good = m.all(j.out[:0], p.sizes.out) })
+		_ = panics.Guard(func() { j.out, j.head, j.good = m.decodeAll(j.out[:0], p.sizes.out) })
 		close(j.done)
 	}
 }
 
 // all decodes what m.in has; good if that is members and nothing else, of at most
 // so many bytes; head is the length of the first header.
-func (m *members) all(out []byte, most int) (_ []byte, head int, good bool) {
-	if m.open() != nil {
+func (m *members) decodeAll(out []byte, most int) (_ []byte, head int, good bool) {
+	if m.readHeader() != nil {
 		return out, 0, false
 	}
 	head = int(m.in.Offset())
 	m.dec.Reset(m.in)
 	m.padded = false
 	for {
-		p, err := m.next()
+		p, err := m.nextOutput()
 		if err != nil {
 			return out, head, err == io.EOF && !m.padded
 		}

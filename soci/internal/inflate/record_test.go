@@ -23,7 +23,7 @@ func recordBy(t *testing.T, blob, want []byte, span int64, opts Options, edit fu
 	}
 	defer m.close()
 	edit(m)
-	m.use(opts)
+	m.applyOptions(opts)
 	got, err := io.ReadAll(m)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("%d bytes, %v; want %d", len(got), err, len(want))
@@ -53,17 +53,17 @@ func widest(x *index.Index) (gap int64) {
 func TestRecordInParallel(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(21, 22))
-	one, want := layer(t, r)
+	one, want := makeLayer(t, r)
 	// A piece of output has one mark, and none when a segment ends in its first 32 KiB
 	// or before a block does. A hop is longer than those, so that with whole pieces on
 	// both sides that much more lies between two points than the serial decoder's.
 	const gap = 400 << 10
 	far := func(m *members) {
-		m.hops = smallHops()
-		m.hops.hop = 80 << 10
+		m.segmentSizes = smallHops()
+		m.segmentSizes.spacing = 80 << 10
 		m.sizes.out = 200 << 10 // no job is a long member, which would be one point
 	}
-	near := func(m *members) { m.hops = smallHops() } // pieces of some KiB
+	near := func(m *members) { m.segmentSizes = smallHops() } // pieces of some KiB
 	jobs := func(m *members) { m.sizes = jobSizes{min: 4 << 10, max: 400 << 10, out: 4 << 20} }
 	const span = 100 << 10
 	tests := []struct {

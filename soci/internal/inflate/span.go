@@ -25,11 +25,11 @@ type spanWorker struct {
 	buf   []byte
 	past  []byte // history of the span
 
-	s    *span // in work; nil: none
-	pos  int64 // byte of the source that was reached
-	over bool  // s was decoded up to
-	end  place // the place where the next span begins, or one behind, or a member behind which there is none, with
-	err  error // that the stream has, if s is right
+	span  *span    // in work; nil: none
+	pos   int64    // byte of the source that was reached
+	ended bool     // s was decoded up to
+	end   position // the place where the next span begins, or one behind, or a member behind which there is none, with
+	err   error    // that the stream has, if s is right
 }
 
 func newSpanWorker(t *indexed) *spanWorker {
@@ -39,9 +39,9 @@ func newSpanWorker(t *indexed) *spanWorker {
 }
 
 // contain runs fn, a step of decoding s. A panic ends the span with an error.
-func (w *spanWorker) contain(s *span, fn func()) {
+func (w *spanWorker) guard(s *span, fn func()) {
 	if err := panics.Guard(fn); err != nil {
-		w.s, w.over, w.end, w.err = s, true, place{bits: w.pos * 8}, err
+		w.span, w.ended, w.end, w.err = s, true, position{bits: w.pos * 8}, err
 		w.t.mu.Lock()
 		s.probed = true
 		w.t.mu.Unlock()
@@ -50,45 +50,45 @@ func (w *spanWorker) contain(s *span, fn func()) {
 
 // decode decodes s as a worker does, all at once.
 func (w *spanWorker) decode(s *span) {
-	w.begin(s)
+	w.startSpan(s)
 	var spare *chunk
-	for !w.over {
+	for !w.ended {
 		if spare == nil {
-			if spare = w.t.take(s); spare == nil {
-				w.stop(place{}, errAbandoned)
+			if spare = w.t.takeChunk(s); spare == nil {
+				w.endSpan(position{}, errAbandoned)
 				break
 			}
 		}
-		c := w.more(spare)
+		c := w.nextChunk(spare)
 		if c != nil {
-			w.t.put(s, c, w.pos)
+			w.t.addChunk(s, c, w.pos)
 			if c == spare {
 				spare = nil
 			}
 		}
 	}
 	if spare != nil {
-		w.t.putBack(spare)
+		w.t.putChunk(spare)
 	}
 }
 
 // begin makes w decode s. The history is what s claims.
-func (w *spanWorker) begin(s *span) {
+func (w *spanWorker) startSpan(s *span) {
 	bits := s.point.Bits
 	in, d := w.m.in, w.m.dec
-	w.s, w.pos, w.over, w.err = s, bits/8, false, nil
+	w.span, w.pos, w.ended, w.err = s, bits/8, false, nil
 	if w.past = w.past[:0]; !s.first && s.point.Kind == index.Block {
-		w.look(s)
+		w.probeSpan(s)
 	}
 	in.ResetAt(w.source(bits/8), bits/8)
 	if s.point.Kind != index.Member {
 		d.ResetAt(in, uint(bits%8), w.past) //nolint:gosec // G115: 0 to 7
 		return
 	}
-	err := w.m.open()
-	s.head = int(in.Offset() - bits/8)
-	if w.tell(s, nil, err != nil); err != nil {
-		w.stop(place{bits, true}, err) // unsure: the serial decoder says what it is
+	err := w.m.readHeader()
+	s.headerLen = int(in.Offset() - bits/8)
+	if w.reportProbe(s, nil, err != nil); err != nil {
+		w.endSpan(position{bits, true}, err) // unsure: the serial decoder says what it is
 		return
 	}
 	d.Reset(in)
@@ -101,18 +101,18 @@ func (w *spanWorker) source(off int64) io.Reader {
 }
 
 // stop notes where, and why, the span is over.
-func (w *spanWorker) stop(at place, err error) {
+func (w *spanWorker) endSpan(at position, err error) {
 	if src := w.m.in.Err(); err != nil && src != nil && src != io.EOF {
 		err = sourceError{src}
 	}
-	w.over, w.end, w.err = true, at, err
+	w.ended, w.end, w.err = true, at, err
 }
 
 // more returns what the span has next, nil if that is nothing: the end of a member, or
 // output, in c or a copy.
-func (w *spanWorker) more(c *chunk) *chunk {
+func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in, d := w.m.in, w.m.dec
-	d.StopAt(w.s.stop)
+	d.StopAt(w.span.stop)
 	var p []byte
 	var err error
 	p, c.buf, err = d.NextIn(c.buf)
@@ -126,24 +126,24 @@ func (w *spanWorker) more(c *chunk) *chunk {
 		c.p, c.sum = p, crc32.ChecksumIEEE(p)
 		return c
 	case errors.Is(err, flate.ErrStopped):
-		w.stop(place{bits: d.Bits()}, nil)
+		w.endSpan(position{bits: d.Bits()}, nil)
 		return nil
 	case err != io.EOF: //nolint:errorlint // the stream's own end is bare
-		w.stop(place{bits: d.Bits()}, err)
+		w.endSpan(position{bits: d.Bits()}, err)
 		return nil
 	}
 	trailer := in.Peek(8)
 	if len(trailer) < 8 {
-		w.stop(place{bits: d.Bits()}, noEOF(in.Err()))
+		w.endSpan(position{bits: d.Bits()}, noEOF(in.Err()))
 		return nil
 	}
 	end := &chunk{end: true, crc: binary.LittleEndian.Uint32(trailer), len: binary.LittleEndian.Uint32(trailer[4:])}
 	in.Skip(8)
 	w.pos = in.Offset()
-	if w.pos*8 >= w.s.stop || sniff(in.Peek(2)) != Gzip || w.m.open() != nil {
+	if w.pos*8 >= w.span.stop || sniff(in.Peek(2)) != Gzip || w.m.readHeader() != nil {
 		// An error of the header is found again by the serial decoder, which also
 		// knows what may follow the last member.
-		w.stop(place{w.pos * 8, true}, nil)
+		w.endSpan(position{w.pos * 8, true}, nil)
 		return end
 	}
 	d.Reset(in)
@@ -151,22 +151,22 @@ func (w *spanWorker) more(c *chunk) *chunk {
 }
 
 // look finds out what s, which begins with a block, refers to.
-func (w *spanWorker) look(s *span) {
+func (w *spanWorker) probeSpan(s *span) {
 	c := w.t.takeClaim()
 	w.past = s.point.Window.Append(w.past[:0])
 	gone := flate.History - len(w.past)
-	clear(c.past[:gone])
-	copy(c.past[gone:], w.past)
+	clear(c.history[:gone])
+	copy(c.history[gone:], w.past)
 	at := s.point.Bits / 8
 	n, _ := io.ReadFull(w.source(at), w.buf)                                             // an error of the source is found again
 	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), &c.refs) //nolint:gosec // G115: 0 to 7
-	w.tell(s, c, !known)
+	w.reportProbe(s, c, !known)
 }
 
 // tell says what s refers to, and whether that is known.
-func (w *spanWorker) tell(s *span, c *claim, unsure bool) {
+func (w *spanWorker) reportProbe(s *span, c *claim, unsure bool) {
 	w.t.mu.Lock()
-	s.claim, s.unsure, s.probed = c, unsure, true
+	s.claim, s.refsUnknown, s.probed = c, unsure, true
 	w.t.wake.Broadcast()
 	w.t.mu.Unlock()
 }

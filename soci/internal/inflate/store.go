@@ -26,7 +26,7 @@ type store struct {
 }
 
 // add reads once more; the lock is not held.
-func (s *store) add(src io.Reader) {
+func (s *store) readMore(src io.Reader) {
 	s.wake.L.Lock()
 	last := len(s.blocks) - 1
 	if last < 0 || len(s.blocks[last]) == storeBlock {
@@ -87,9 +87,9 @@ func (s *store) from(at int64) [][]byte {
 
 // cursor reads a store; one goroutine uses it at a time.
 type cursor struct {
-	s    *store
-	at   int64
-	dead func() bool // asked under the lock: give up?
+	s         *store
+	at        int64
+	abandoned func() bool // asked under the lock: give up?
 }
 
 // Read is io.Reader. It waits for data.
@@ -99,7 +99,7 @@ func (c *cursor) Read(p []byte) (int, error) {
 	defer s.wake.L.Unlock()
 	for told := false; ; told = true {
 		switch {
-		case s.closed, c.at < s.base, c.dead != nil && c.dead():
+		case s.closed, c.at < s.base, c.abandoned != nil && c.abandoned():
 			return 0, errAbandoned
 		case c.at < s.end:
 			n := s.copyAt(p, c.at)

@@ -13,13 +13,13 @@ import (
 
 // hops are the sizes with which one member is decoded by several workers; tests
 // make them small.
-type hops struct {
+type segmentSizes struct {
 	// enter is how much of a member is decoded serially before: small members are
 	// not worth the goroutines.
-	enter int64 // compressed bytes
+	serialFirst int64 // compressed bytes
 	// hop is how far from each other workers begin. Each begin costs the search for
 	// a block and, until the history is known, symbols instead of bytes.
-	hop int64 // compressed bytes
+	spacing int64 // compressed bytes
 	// ahead bounds what a segment may hold before it has to wait for the front, and
 	// the output that is not read when another one begins.
 	ahead int // bytes
@@ -33,8 +33,8 @@ type hops struct {
 // The sizes were measured with two workers: from half of to four times these the
 // rate is the same within 5 %, so that memory decides. A hop is 4 MB of tar or 5 ms of
 // work, and a segment of symbols has room for it.
-func defaultHops() hops {
-	return hops{enter: 1 << 20, hop: 1 << 20, ahead: 8 << 20, queue: 2 << 20, pieces: 11 << 20}
+func defaultSegmentSizes() segmentSizes {
+	return segmentSizes{serialFirst: 1 << 20, spacing: 1 << 20, ahead: 8 << 20, queue: 2 << 20, pieces: 11 << 20}
 }
 
 // twoStage decodes one member with several workers, in order.
@@ -54,10 +54,10 @@ func defaultHops() hops {
 // which the reader reads while it has nothing else; what the reader needs resolved it
 // resolves if nobody does.
 type twoStage struct {
-	src     *flate.Input
-	workers int
-	most    int // segments
-	sizes   hops
+	src         *flate.Input
+	workers     int
+	maxSegments int // segments
+	sizes       segmentSizes
 
 	mu     sync.Mutex
 	wake   *sync.Cond // something has changed
@@ -66,28 +66,28 @@ type twoStage struct {
 	closed bool
 	store  *store
 
-	front     *flate.Decoder // nil while a segment becomes it
-	frontEye  *eye           // what it is part of; nil for the first
-	frontBusy bool           // a worker has it
-	frontCur  *cursor
-	frontIn   *flate.Input
-	fpos      int64 // byte of the stream where it is
-	end       error // why it ended
+	front        *flate.Decoder  // nil while a segment becomes it
+	frontDecoder *segmentDecoder // what it is part of; nil for the first
+	frontBusy    bool            // a worker has it
+	frontCur     *cursor
+	frontIn      *flate.Input
+	frontPos     int64 // byte of the stream where it is
+	end          error // why it ended
 
 	segs    []*segment // ahead of the front, in order
 	running int        // how many of them a worker has
 	score   int        // how well guessing goes
 	resume  int64      // no guesses before
 
-	queue   []*piece // output
-	queued  int      // bytes of output in it
-	buffers int      // bytes of their buffers
-	fqueued int      // those which the front has made
-	reading *piece   // was handed out
+	queue       []*piece // output
+	queued      int      // bytes of output in it
+	buffers     int      // bytes of their buffers
+	frontQueued int      // those which the front has made
+	reading     *piece   // was handed out
 
-	pieces []*piece // free
-	eyes   []*eye
-	scouts []*scout
+	freePieces []*piece // free
+	decoders   []*segmentDecoder
+	finders    []*blockFinder
 
 	rec    *index.Recorder // nil: nothing is recorded
 	marks  *marks          // of the first front
@@ -104,7 +104,7 @@ type twoStageStats struct {
 }
 
 // scout searches.
-type scout struct {
+type blockFinder struct {
 	find *flate.Finder
 	buf  [searchStep + flate.Tail]byte
 }
@@ -116,12 +116,12 @@ const (
 	scoreMost  = 16
 	scoreHit   = 2
 	// pauseHops is how far the front goes alone after too many misses.
-	pauseHops = 16
+	pauseSpacings = 16
 )
 
 // newTwoStage returns one that is not active.
-func newTwoStage(src *flate.Input, workers int, sizes hops) *twoStage {
-	t := &twoStage{src: src, workers: workers, most: workers + workers/2, sizes: sizes}
+func newTwoStage(src *flate.Input, workers int, sizes segmentSizes) *twoStage {
+	t := &twoStage{src: src, workers: workers, maxSegments: workers + workers/2, sizes: sizes}
 	t.wake = sync.NewCond(&t.mu)
 	return t
 }
@@ -137,7 +137,7 @@ func (t *twoStage) enter(d *flate.Decoder) {
 		t.marks = newMarks(t.rec.Span())
 		t.marks.watchFront(d)
 	}
-	t.front, t.frontEye, t.frontBusy, t.fpos, t.end = d, nil, false, 0, nil
+	t.front, t.frontDecoder, t.frontBusy, t.frontPos, t.end = d, nil, false, 0, nil
 	t.closed, t.score, t.resume = false, scoreBegin, 0
 	t.active = true
 	for range t.workers {
@@ -164,12 +164,12 @@ func (t *twoStage) close() {
 	t.mu.Unlock()
 	t.wg.Wait()
 	for len(t.segs) > 0 {
-		t.drop(t.segs[0])
+		t.dropLocked(t.segs[0])
 	}
 	for _, p := range t.queue {
-		t.givePiece(p)
+		t.putPieceLocked(p)
 	}
-	t.queue, t.queued, t.fqueued, t.buffers, t.active = nil, 0, 0, 0, false
+	t.queue, t.queued, t.frontQueued, t.buffers, t.active = nil, 0, 0, 0, false
 }
 
 // next returns more output and its CRC-32, valid until the next call; at the end of
@@ -178,17 +178,17 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.reading != nil {
-		t.givePiece(t.reading)
+		t.putPieceLocked(t.reading)
 		t.reading = nil
 	}
 	if t.queued < t.sizes.queue/2 {
-		t.read()
+		t.readLocked()
 	}
 	for {
 		if len(t.queue) > 0 {
 			p := t.queue[0]
 			if !p.ready() && !p.taken {
-				t.resolve(p)
+				t.resolveLocked(p)
 				continue
 			}
 			if p.ready() {
@@ -196,7 +196,7 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 				t.queued -= len(p.p)
 				t.buffers -= len(p.buf)
 				if p.front {
-					t.fqueued -= len(p.p)
+					t.frontQueued -= len(p.p)
 				}
 				t.reading = p
 				t.wake.Broadcast()
@@ -208,24 +208,24 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 		if t.broken != nil {
 			return nil, 0, t.broken
 		}
-		if !t.read() {
+		if !t.readLocked() {
 			t.wake.Wait()
 		}
 	}
 }
 
 // read reads more of the source, if it has more and there is room.
-func (t *twoStage) read() bool {
-	depth := t.sizes.hop*int64(t.most+1) + searchStep
+func (t *twoStage) readLocked() bool {
+	depth := t.sizes.spacing*int64(t.maxSegments+1) + searchStep
 	// Its cursor, not fpos: within a piece of what cannot be compressed the front
 	// may need more than there is room for.
 	if t.store.err != nil || t.end != nil || t.store.end-t.frontCur.at >= depth {
 		return false
 	}
 	t.mu.Unlock()
-	err := panics.Guard(func() { t.store.add(t.src) })
+	err := panics.Guard(func() { t.store.readMore(t.src) })
 	t.mu.Lock()
-	t.breaks(err)
+	t.failLocked(err)
 	return err == nil
 }
 
@@ -234,15 +234,15 @@ func (t *twoStage) work() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
-		if p := t.unresolved(); p != nil {
-			t.resolve(p)
-		} else if t.end == nil && !t.frontBusy && t.fqueued < t.sizes.queue {
+		if p := t.unresolvedLocked(); p != nil {
+			t.resolveLocked(p)
+		} else if t.end == nil && !t.frontBusy && t.frontQueued < t.sizes.queue {
 			t.frontBusy = true
-			t.runFront()
+			t.runFrontLocked()
 		} else if t.end != nil {
 			t.wake.Wait()
-		} else if s := t.newSegment(); s != nil {
-			t.speculate(s)
+		} else if s := t.newSegmentLocked(); s != nil {
+			t.speculateLocked(s)
 		} else {
 			t.wake.Wait()
 		}
@@ -250,7 +250,7 @@ func (t *twoStage) work() {
 }
 
 // breaks ends the stream, with what was decoded before, by a panic that was contained.
-func (t *twoStage) breaks(err error) {
+func (t *twoStage) failLocked(err error) {
 	if err != nil && t.broken == nil {
 		t.broken = err
 		t.wake.Broadcast()
@@ -258,7 +258,7 @@ func (t *twoStage) breaks(err error) {
 }
 
 // unresolved returns the first piece of the queue that nobody resolves.
-func (t *twoStage) unresolved() *piece {
+func (t *twoStage) unresolvedLocked() *piece {
 	for _, p := range t.queue {
 		if !p.ready() && !p.taken {
 			return p
@@ -268,13 +268,13 @@ func (t *twoStage) unresolved() *piece {
 }
 
 // resolve makes bytes of a piece.
-func (t *twoStage) resolve(p *piece) {
+func (t *twoStage) resolveLocked(p *piece) {
 	p.taken = true
 	t.mu.Unlock()
 	err := panics.Guard(p.finish)
 	t.mu.Lock()
 	if err != nil { // it never becomes ready
-		t.breaks(err)
+		t.failLocked(err)
 		return
 	}
 	p.symbols = false
@@ -283,41 +283,41 @@ func (t *twoStage) resolve(p *piece) {
 
 // runFront decodes as the front, which the caller has, until the queue is full, the
 // member ends, or another worker is the front.
-func (t *twoStage) runFront() {
-	for !t.closed && t.fqueued < t.sizes.queue {
-		next := t.after(nil)
+func (t *twoStage) runFrontLocked() {
+	for !t.closed && t.frontQueued < t.sizes.queue {
+		next := t.nextStartLocked(nil)
 		if next != nil && next.start < t.front.Bits() {
-			t.drop(next)
+			t.dropLocked(next)
 			continue
 		}
-		t.front.StopAt(stopAt(next))
+		t.front.StopAt(startOf(next))
 		o := t.takePieceLocked()
 		t.mu.Unlock()
 		var err error
 		bad := panics.Guard(func() {
 			o.p, o.buf, err = t.front.NextIn(o.buf)
-			o.mark = t.frontMarks().take(len(o.p))
+			o.mark = t.frontMarksLocked().takeMark(len(o.p))
 			o.sum = crc32.ChecksumIEEE(o.p)
 		})
 		t.mu.Lock()
 		if bad != nil {
-			t.breaks(bad)
+			t.failLocked(bad)
 			t.end, t.frontBusy = bad, false
 			return
 		}
-		t.fpos = t.front.Bits() / 8
+		t.frontPos = t.front.Bits() / 8
 		t.store.trim(t.frontCur.at)
 		if len(o.p) > 0 {
 			o.front = true
-			t.fqueued += len(o.p)
-			t.push(o)
+			t.frontQueued += len(o.p)
+			t.pushLocked(o)
 		} else {
-			t.givePiece(o)
+			t.putPieceLocked(o)
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, flate.ErrStopped):
-			if t.arrive() {
+			if t.handOverLocked() {
 				return
 			}
 		case errors.Is(err, errAbandoned):
@@ -333,18 +333,18 @@ func (t *twoStage) runFront() {
 
 // arrive is called when the front has stopped where a segment should begin. It
 // reports whether another worker goes on as the front.
-func (t *twoStage) arrive() bool {
-	s := t.after(nil)
+func (t *twoStage) handOverLocked() bool {
+	s := t.nextStartLocked(nil)
 	if s == nil || s.start > t.front.Bits() {
 		return false // it has been given up meanwhile
 	}
 	past := t.front.History()
 	if s.start != t.front.Bits() || len(past) < flate.History {
-		t.drop(s)
+		t.dropLocked(s)
 		return false
 	}
 	for t.segs[0] != s {
-		t.drop(t.segs[0]) // still searching for a begin, here or further on
+		t.dropLocked(t.segs[0]) // still searching for a begin, here or further on
 	}
 	t.segs = t.segs[1:]
 	t.stats.hits++
@@ -352,38 +352,38 @@ func (t *twoStage) arrive() bool {
 	s.front = true
 	s.table = new(flate.Table)
 	s.table.Fill(past)
-	t.giveEye(t.frontEye)
-	t.front, t.frontEye, t.frontCur, t.fpos = nil, nil, &s.e.cur, s.pos
+	t.putDecoderLocked(t.frontDecoder)
+	t.front, t.frontDecoder, t.frontCur, t.frontPos = nil, nil, &s.dec.cur, s.pos
 	if !s.parked {
 		t.wake.Broadcast() // it may wait for data, or we for its pieces
-		t.flush(s)
+		t.flushHeldLocked(s)
 		return true
 	}
-	t.adopt(s)
+	t.promoteLocked(s)
 	return false
 }
 
 // flush makes the pieces of s output.
-func (t *twoStage) flush(s *segment) {
+func (t *twoStage) flushHeldLocked(s *segment) {
 	for _, p := range s.held {
 		p.table = s.table
-		t.push(p)
+		t.pushLocked(p)
 	}
 	s.held = nil
 }
 
 // adopt makes the decoder of s the front.
-func (t *twoStage) adopt(s *segment) {
-	t.flush(s)
-	s.e.blind.Resolve(s.table)
-	t.front, t.frontEye = s.e.blind.Seeing(), s.e
-	t.frontCur, t.frontIn = &s.e.cur, s.e.in
-	t.frontCur.dead = nil
-	t.fpos = t.front.Bits() / 8
+func (t *twoStage) promoteLocked(s *segment) {
+	t.flushHeldLocked(s)
+	s.dec.symbols.Resolve(s.table)
+	t.front, t.frontDecoder = s.dec.symbols.ByteDecoder(), s.dec
+	t.frontCur, t.frontIn = &s.dec.cur, s.dec.in
+	t.frontCur.abandoned = nil
+	t.frontPos = t.front.Bits() / 8
 }
 
 // push makes a piece output.
-func (t *twoStage) push(p *piece) {
+func (t *twoStage) pushLocked(p *piece) {
 	n := len(p.p)
 	if p.symbols {
 		n /= 2
@@ -398,14 +398,14 @@ func (t *twoStage) push(p *piece) {
 }
 
 // missed counts a guess that was wrong or none.
-func (t *twoStage) missed() {
+func (t *twoStage) missedLocked() {
 	if t.closed || t.end != nil {
 		return
 	}
 	t.stats.misses++
 	if t.score--; t.score <= 0 {
 		t.score = 1
-		t.resume = t.fpos + pauseHops*t.sizes.hop
+		t.resume = t.frontPos + pauseSpacings*t.sizes.spacing
 	}
 }
 
@@ -416,51 +416,51 @@ func (t *twoStage) takePiece() *piece {
 }
 
 func (t *twoStage) takePieceLocked() *piece {
-	if n := len(t.pieces); n > 0 {
-		p := t.pieces[n-1]
-		t.pieces = t.pieces[:n-1]
+	if n := len(t.freePieces); n > 0 {
+		p := t.freePieces[n-1]
+		t.freePieces = t.freePieces[:n-1]
 		return p
 	}
 	return &piece{buf: new(flate.Window)}
 }
 
-func (t *twoStage) givePiece(p *piece) {
+func (t *twoStage) putPieceLocked(p *piece) {
 	*p = piece{buf: p.buf}
-	t.pieces = append(t.pieces, p)
+	t.freePieces = append(t.freePieces, p)
 }
 
-func (t *twoStage) takeEye() *eye {
-	if n := len(t.eyes); n > 0 {
-		e := t.eyes[n-1]
-		t.eyes = t.eyes[:n-1]
+func (t *twoStage) takeDecoderLocked() *segmentDecoder {
+	if n := len(t.decoders); n > 0 {
+		e := t.decoders[n-1]
+		t.decoders = t.decoders[:n-1]
 		return e
 	}
-	e := &eye{in: flate.NewInput(nil), blind: flate.NewBlind()}
+	e := &segmentDecoder{in: flate.NewInput(nil), symbols: flate.NewSymbolDecoder()}
 	if t.rec != nil {
 		e.marks = newMarks(t.rec.Span())
 	}
 	return e
 }
 
-func (t *twoStage) giveEye(e *eye) {
+func (t *twoStage) putDecoderLocked(e *segmentDecoder) {
 	if e != nil {
-		t.eyes = append(t.eyes, e)
+		t.decoders = append(t.decoders, e)
 	}
 }
 
-func (t *twoStage) takeScout() *scout {
+func (t *twoStage) takeFinder() *blockFinder {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := len(t.scouts); n > 0 {
-		w := t.scouts[n-1]
-		t.scouts = t.scouts[:n-1]
+	if n := len(t.finders); n > 0 {
+		w := t.finders[n-1]
+		t.finders = t.finders[:n-1]
 		return w
 	}
-	return &scout{find: flate.NewFinder()}
+	return &blockFinder{find: flate.NewFinder()}
 }
 
-func (t *twoStage) giveScout(w *scout) {
+func (t *twoStage) putFinder(w *blockFinder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.scouts = append(t.scouts, w)
+	t.finders = append(t.finders, w)
 }

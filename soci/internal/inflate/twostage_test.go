@@ -17,18 +17,18 @@ import (
 )
 
 // smallHops let streams of some KiB be decoded by several workers.
-func smallHops() hops {
-	return hops{enter: 1 << 10, hop: 6 << 10, ahead: 1 << 20, queue: 200 << 10, pieces: 4 << 20}
+func smallHops() segmentSizes {
+	return segmentSizes{serialFirst: 1 << 10, spacing: 6 << 10, ahead: 1 << 20, queue: 200 << 10, pieces: 4 << 20}
 }
 
 // readTwo decodes with workers.
-func readTwo(in io.Reader, workers int, h hops, most int64) ([]byte, twoStageStats, error) {
+func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, twoStageStats, error) {
 	m, err := newMembers(flate.NewInput(in), workers)
 	if err != nil {
 		return nil, twoStageStats{}, err
 	}
 	defer m.close()
-	m.hops = h
+	m.segmentSizes = h
 	out, err := io.ReadAll(io.LimitReader(m, most))
 	var stats twoStageStats
 	if m.two != nil {
@@ -217,13 +217,13 @@ func TestBomb(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.close()
-	m.hops = smallHops()
+	m.segmentSizes = smallHops()
 	n, err := io.Copy(io.Discard, m)
 	if err != nil || n != int64(len(data)) {
 		t.Error(n, err)
 	}
-	if most := int64(m.workers*m.hops.pieces + m.hops.queue + 8*pieceBytes); int64(len(m.two.pieces))*pieceBytes > most {
-		t.Errorf("%d pieces of output were held at a time", len(m.two.pieces))
+	if most := int64(m.workers*m.segmentSizes.pieces + m.segmentSizes.queue + 8*pieceBytes); int64(len(m.two.freePieces))*pieceBytes > most {
+		t.Errorf("%d pieces of output were held at a time", len(m.two.freePieces))
 	}
 }
 
@@ -245,7 +245,7 @@ func TestNoWorkers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.hops = smallHops()
+		m.segmentSizes = smallHops()
 		got, err := io.ReadAll(m)
 		m.close()
 		if err != nil || !bytes.Equal(got, tt.data) || (m.two != nil) != tt.two {
@@ -289,7 +289,7 @@ func agree(t *testing.T, blob []byte, hop int64) {
 		want, werr = io.ReadAll(io.LimitReader(z, most))
 	}
 	h := smallHops()
-	h.enter, h.hop = hop*8, 1+hop*100
+	h.serialFirst, h.spacing = hop*8, 1+hop*100
 	got, _, err := readTwo(bytes.NewReader(blob), 3, h, most)
 	serial, _, serr := readTwo(bytes.NewReader(blob), 1, h, most)
 	if !sameErr(err, serr) || !bytes.Equal(got, serial) {

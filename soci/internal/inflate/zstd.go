@@ -79,7 +79,7 @@ func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
 	if s.reserve == nil {
 		s.reserve = func(int64) (func(), error) { return func() {}, nil }
 	}
-	if err := s.begin(); err != nil {
+	if err := s.nextFrame(); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
 }
 
 // begin goes on with the next frame.
-func (s *serial) begin() error {
+func (s *serial) nextFrame() error {
 	if s.rec != nil {
 		s.rec.Member(s.in.Offset(), s.out, 0)
 	}
@@ -96,8 +96,8 @@ func (s *serial) begin() error {
 		return fmt.Errorf("%w: a frame wants %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
 	}
 	if s.dec != nil && int64(want) <= s.scan.fits { //nolint:gosec // G115: at most s.most
-		s.scan.begin()
-		return judge(s.in, s.dec.Reset(s.scan))
+		s.scan.resume()
+		return classify(s.in, s.dec.Reset(s.scan))
 	}
 	s.close()
 	var err error
@@ -107,9 +107,9 @@ func (s *serial) begin() error {
 		return err
 	}
 	s.scan.fits = fits
-	s.scan.begin()
+	s.scan.resume()
 	s.dec, err = newZstd(s.scan, fits, zstd.WithDecoderMaxMemory(uint64(fits))) //nolint:gosec // G115: positive
-	return judge(s.in, err)
+	return classify(s.in, err)
 }
 
 // close frees the decoder, then what was reserved for it.
@@ -129,13 +129,13 @@ func (s *serial) Read(p []byte) (int, error) {
 		s.out += int64(n)
 		switch {
 		case err != io.EOF || !s.scan.paused:
-			return n, judge(s.in, err)
+			return n, classify(s.in, err)
 		case n > 0:
 			return n, nil
 		case len(s.in.Peek(1)) == 0: // it has made all that it can of the frames before
 			return 0, s.in.Err()
 		}
-		s.err = s.begin()
+		s.err = s.nextFrame()
 	}
 	return 0, s.err
 }
@@ -164,9 +164,9 @@ func (s *frameScan) window() uint64 {
 }
 
 // begin goes on with the next frame.
-func (s *frameScan) begin() {
+func (s *frameScan) resume() {
 	s.paused, s.from = false, s.in.Offset()
-	s.header()
+	s.startFrame()
 }
 
 // Read is io.Reader.
@@ -186,19 +186,19 @@ func (s *frameScan) Read(p []byte) (int, error) {
 }
 
 // header is where a frame begins.
-func (s *frameScan) header() {
+func (s *frameScan) startFrame() {
 	var h zstd.Header
 	if s.lost = h.Decode(s.in.Peek(zstd.HeaderMaxSize)) != nil; s.lost {
 		return
 	}
-	s.left, s.next, s.sum = int64(h.HeaderSize), s.block, h.HasCheckSum
+	s.left, s.next, s.sum = int64(h.HeaderSize), s.startBlock, h.HasCheckSum
 	if h.Skippable {
-		s.left, s.next = s.left+int64(h.SkippableSize), s.end
+		s.left, s.next = s.left+int64(h.SkippableSize), s.endFrame
 	}
 }
 
 // block is where one begins.
-func (s *frameScan) block() {
+func (s *frameScan) startBlock() {
 	b := s.in.Peek(blockHeader)
 	if s.lost = len(b) < blockHeader; s.lost {
 		return
@@ -209,7 +209,7 @@ func (s *frameScan) block() {
 	}
 	s.left = blockHeader + int64(size)
 	if last {
-		s.next = s.end
+		s.next = s.endFrame
 		if s.sum {
 			s.left += 4
 		}
@@ -217,12 +217,12 @@ func (s *frameScan) block() {
 }
 
 // end is behind a frame.
-func (s *frameScan) end() {
+func (s *frameScan) endFrame() {
 	if s.in.Offset()-s.from >= s.every || len(s.in.Peek(1)) == 0 || s.window() > uint64(s.fits) { //nolint:gosec // G115: positive
 		s.paused = true
 		return
 	}
-	s.header()
+	s.startFrame()
 }
 
 // The header of a block (RFC 8878, section 3.1.1.2).

@@ -76,20 +76,20 @@ func (d *Decoder) dynamicCodes() error {
 
 // readCodes reads the lengths of both codes, those of distances behind the nlit others.
 func (d *Decoder) readCodes(lens *[maxLit + maxDist]uint8) (nlit, ndist int, err error) {
-	if err := d.need(14); err != nil {
+	if err := d.needBits(14); err != nil {
 		return 0, 0, err
 	}
-	nlit, ndist = d.take(5)+257, d.take(5)+1
+	nlit, ndist = d.takeBits(5)+257, d.takeBits(5)+1
 	if nlit > maxLit || ndist > maxDist {
 		return 0, 0, ErrCorrupt
 	}
-	nclen := d.take(4) + 4
+	nclen := d.takeBits(4) + 4
 	order := codeOrder()
 	for _, s := range order[:nclen] {
-		if err := d.need(3); err != nil {
+		if err := d.needBits(3); err != nil {
 			return 0, 0, err
 		}
-		lens[s] = uint8(d.take(3)) //nolint:gosec // G115: three bits
+		lens[s] = uint8(d.takeBits(3)) //nolint:gosec // G115: three bits
 	}
 	var c code
 	if !c.init(lens[:19]) {
@@ -117,7 +117,7 @@ func (d *Decoder) codeLengths(lens []uint8, tab *[1 << 7]uint32) error {
 		}
 		e := tab[d.bb&(1<<7-1)]
 		for uint(e&15) > d.nb { // its length is at least that of e
-			if err := d.need(d.nb + 1); err != nil {
+			if err := d.needBits(d.nb + 1); err != nil {
 				return err
 			}
 			e = tab[d.bb&(1<<7-1)]
@@ -125,7 +125,7 @@ func (d *Decoder) codeLengths(lens []uint8, tab *[1 << 7]uint32) error {
 		if e == 0 {
 			return ErrCorrupt
 		}
-		d.take(uint(e & 15))
+		d.takeBits(uint(e & 15))
 		s := uint8(e >> 16 & 0xff)
 		if s < 16 {
 			lens[i] = s
@@ -145,10 +145,10 @@ func (d *Decoder) codeLengths(lens []uint8, tab *[1 << 7]uint32) error {
 		default:
 			rep, x = 11, 7
 		}
-		if err := d.need(x); err != nil {
+		if err := d.needBits(x); err != nil {
 			return err
 		}
-		rep += d.take(x)
+		rep += d.takeBits(x)
 		if i+rep > len(lens) {
 			return ErrCorrupt
 		}

@@ -4,7 +4,7 @@ package flate
 // matches twice the stores; a distance needs no check, for the history is full.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
-func (b *Blind) fastGeneric() {
+func (b *SymbolDecoder) fastGeneric() {
 	d, w := &b.dec, &b.win
 	in := d.in
 	for in.end-in.pos < inSlack && in.fill() {

@@ -54,7 +54,7 @@ func (d *Decoder) newLoop() (l loop, ok bool) {
 }
 
 // leave takes over where a loop has ended.
-func (d *Decoder) leave(l *loop, why int) {
+func (d *Decoder) finishLoop(l *loop, why int) {
 	d.in.pos, d.bb, d.nb = l.ip, l.bb, uint(l.nb)
 	switch why {
 	case loopEnd:
@@ -73,20 +73,20 @@ func (d *Decoder) fast() {
 	}
 	if l, ok := d.newLoop(); ok {
 		l.win, l.op, l.opLimit = &d.win[0], d.op, winLimit
-		d.leave(&l, decode(&l))
+		d.finishLoop(&l, decode(&l))
 		d.op = l.op
 	}
 }
 
 // fast is that of a Decoder, for symbols.
-func (b *Blind) fast() {
+func (b *SymbolDecoder) fast() {
 	if !haveDecode {
 		b.fastGeneric()
 		return
 	}
 	if l, ok := b.dec.newLoop(); ok {
 		l.win, l.op, l.opLimit = &b.win[0], b.op, winLimit16
-		b.dec.leave(&l, decode16(&l))
+		b.dec.finishLoop(&l, decode16(&l))
 		b.op = l.op
 	}
 }

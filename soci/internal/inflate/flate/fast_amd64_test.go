@@ -27,7 +27,7 @@ func TestGenericLoop(t *testing.T) {
 	}
 	haveDecode = false
 	defer func() { haveDecode = true }()
-	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks, "blind": TestBlind} {
+	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks, "blind": TestSymbolDecoder} {
 		t.Run(name, test)
 	}
 }
@@ -102,10 +102,10 @@ func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64
 	}
 	why := run(&l)
 
-	if err := d.need(skip); err != nil {
+	if err := d.needBits(skip); err != nil {
 		t.Fatal(err)
 	}
-	d.take(skip)
+	d.takeBits(skip)
 	d.state = inCodes
 	step := func() error {
 		n, dist, err := d.token()

@@ -4,4 +4,4 @@ package flate
 
 func (d *Decoder) fast() { d.fastGeneric() }
 
-func (b *Blind) fast() { b.fastGeneric() }
+func (b *SymbolDecoder) fast() { b.fastGeneric() }

@@ -90,7 +90,7 @@ func (f *Finder) header(p []byte, at int) bool {
 	f.src.Reset(p[at/8 : min(len(p), at/8+headerMost)])
 	f.in.Reset(&f.src)
 	f.d.in = &f.in
-	if f.d.begin(uint(at % 8)); f.d.err != nil { //nolint:gosec // G115: 0 to 7
+	if f.d.start(uint(at % 8)); f.d.err != nil { //nolint:gosec // G115: 0 to 7
 		return false
 	}
 	var lens [maxLit + maxDist]uint8
@@ -98,11 +98,11 @@ func (f *Finder) header(p []byte, at int) bool {
 	if err != nil || lens[endBlock] == 0 {
 		return false
 	}
-	return complete(lens[:nlit]) && distances(lens[nlit:nlit+ndist])
+	return completeCode(lens[:nlit]) && completeDistances(lens[nlit:nlit+ndist])
 }
 
 // complete reports whether a code uses all of its space.
-func complete(lens []uint8) bool {
+func completeCode(lens []uint8) bool {
 	sum := 0
 	for _, n := range lens {
 		if n > 0 {
@@ -113,7 +113,7 @@ func complete(lens []uint8) bool {
 }
 
 // distances is complete for codes of distances: there may be one or none.
-func distances(lens []uint8) bool {
+func completeDistances(lens []uint8) bool {
 	used, last := 0, uint8(0)
 	for _, n := range lens {
 		if n > 0 {
@@ -121,5 +121,5 @@ func distances(lens []uint8) bool {
 			last = n
 		}
 	}
-	return used == 0 || used == 1 && last == 1 || complete(lens)
+	return used == 0 || used == 1 && last == 1 || completeCode(lens)
 }

@@ -64,15 +64,15 @@ func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
 	past = past[max(0, len(past)-history):]
 	n := copy(d.win[:history], past)
 	d.in, d.rp, d.op, d.base = in, n, n, -int64(n)
-	d.begin(skip)
+	d.start(skip)
 }
 
 // begin makes d expect a block so many bits behind what its input is at.
-func (d *Decoder) begin(skip uint) {
+func (d *Decoder) start(skip uint) {
 	d.bb, d.nb, d.stop = 0, 0, math.MaxInt64
 	d.state, d.final = atHeader, false
-	if d.err = d.need(skip); d.err == nil {
-		d.take(skip)
+	if d.err = d.needBits(skip); d.err == nil {
+		d.takeBits(skip)
 	}
 }
 
@@ -117,7 +117,7 @@ func (d *Decoder) Watch(f func(Mark)) { d.watcher = f }
 // Input is then behind the stream.
 func (d *Decoder) Next() ([]byte, error) {
 	if d.rp == d.op && d.err == nil {
-		d.run()
+		d.fillWindow()
 	}
 	if d.rp == d.op {
 		return nil, d.err
@@ -147,7 +147,7 @@ func (d *Decoder) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if d.rp == d.op && d.err == nil {
-		d.run()
+		d.fillWindow()
 	}
 	if d.rp == d.op {
 		return 0, d.err
@@ -159,7 +159,7 @@ func (d *Decoder) Read(p []byte) (int, error) {
 
 // run decodes until the window is full, or the stream ends, which sets err. All that
 // was decoded before has been handed out.
-func (d *Decoder) run() {
+func (d *Decoder) fillWindow() {
 	if d.op >= winLimit {
 		n := copy(d.win[:history], d.win[d.op-history:d.op])
 		d.base += int64(d.op - n)
@@ -168,7 +168,7 @@ func (d *Decoder) run() {
 	for d.err == nil && d.op < winLimit {
 		switch d.state {
 		case atHeader:
-			d.err = d.block()
+			d.err = d.startBlock()
 		case inStored:
 			d.err = d.copyStored()
 		default:
@@ -177,12 +177,12 @@ func (d *Decoder) run() {
 				d.err = d.slow()
 			}
 		}
-		d.atEnd()
+		d.checkEnd()
 	}
 }
 
 // atEnd ends the stream behind its last block.
-func (d *Decoder) atEnd() {
+func (d *Decoder) checkEnd() {
 	if d.state == atHeader && d.final && d.err == nil {
 		d.putBack()
 		d.err = io.EOF
@@ -190,7 +190,7 @@ func (d *Decoder) atEnd() {
 }
 
 // block begins a block, if it may.
-func (d *Decoder) block() error {
+func (d *Decoder) startBlock() error {
 	if d.Bits() >= d.stop {
 		return ErrStopped
 	}
@@ -208,7 +208,7 @@ func (d *Decoder) putBack() {
 }
 
 // noMore is the error for a source that ended within the stream.
-func (d *Decoder) noMore() error {
+func (d *Decoder) sourceEnded() error {
 	if d.in.err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
@@ -216,11 +216,11 @@ func (d *Decoder) noMore() error {
 }
 
 // need makes sure of n bits, at most 57.
-func (d *Decoder) need(n uint) error {
+func (d *Decoder) needBits(n uint) error {
 	in := d.in
 	for d.nb < n {
 		if in.pos == in.end && !in.fill() {
-			return d.noMore()
+			return d.sourceEnded()
 		}
 		d.bb |= uint64(in.buf[in.pos]) << (d.nb & 63)
 		in.pos++
@@ -230,7 +230,7 @@ func (d *Decoder) need(n uint) error {
 }
 
 // take uses n bits that are there.
-func (d *Decoder) take(n uint) int {
+func (d *Decoder) takeBits(n uint) int {
 	v := d.bb & (1<<n - 1)
 	d.bb >>= n
 	d.nb -= n
@@ -239,17 +239,17 @@ func (d *Decoder) take(n uint) int {
 
 // header reads the header of a block.
 func (d *Decoder) header() error {
-	if err := d.need(3); err != nil {
+	if err := d.needBits(3); err != nil {
 		return err
 	}
-	d.final = d.take(1) == 1
-	switch d.take(2) {
+	d.final = d.takeBits(1) == 1
+	switch d.takeBits(2) {
 	case 0:
-		d.take(d.nb & 7)
-		if err := d.need(32); err != nil {
+		d.takeBits(d.nb & 7)
+		if err := d.needBits(32); err != nil {
 			return err
 		}
-		n, c := d.take(16), d.take(16)
+		n, c := d.takeBits(16), d.takeBits(16)
 		if n != c^0xffff {
 			return ErrCorrupt
 		}
@@ -278,7 +278,7 @@ func (d *Decoder) copyStored() error {
 	in := d.in
 	for d.stored > 0 && d.op < winLimit {
 		if in.pos == in.end && !in.fill() {
-			return d.noMore()
+			return d.sourceEnded()
 		}
 		n := min(d.stored, winLimit-d.op, in.end-in.pos)
 		copy(d.win[d.op:d.op+n], in.buf[in.pos:])
@@ -294,18 +294,18 @@ func (d *Decoder) copyStored() error {
 
 // symbol decodes one symbol bit by bit, reading no byte that it doesn't need.
 func (d *Decoder) symbol(c *code) (int, error) {
-	if err := d.need(uint(c.need)); err != nil {
+	if err := d.needBits(uint(c.need)); err != nil {
 		return 0, err
 	}
 	cw, first, index := 0, 0, 0
 	for n := 1; n <= c.max; n++ {
-		if err := d.need(uint(n)); err != nil {
+		if err := d.needBits(uint(n)); err != nil {
 			return 0, err
 		}
 		cw |= int(d.bb >> uint(n-1) & 1)
 		k := int(c.count[n])
 		if cw-k < first {
-			d.take(uint(n))
+			d.takeBits(uint(n))
 			return int(c.sorted[index+cw-first]), nil
 		}
 		index += k
@@ -332,10 +332,10 @@ func (d *Decoder) token() (n, dist int, err error) {
 	}
 	e := d.litSym[s]
 	x := uint(e & 63)
-	if err := d.need(x); err != nil {
+	if err := d.needBits(x); err != nil {
 		return 0, 0, err
 	}
-	n = int(e>>16) + d.take(x)
+	n = int(e>>16) + d.takeBits(x)
 	s, err = d.symbol(&d.dist)
 	switch {
 	case err != nil:
@@ -345,10 +345,10 @@ func (d *Decoder) token() (n, dist int, err error) {
 	}
 	e = d.distSym[s]
 	x = uint(e & 63)
-	if err := d.need(x); err != nil {
+	if err := d.needBits(x); err != nil {
 		return 0, 0, err
 	}
-	return n, int(e>>16) + d.take(x), nil
+	return n, int(e>>16) + d.takeBits(x), nil
 }
 
 // slowTokens is how many tokens are decoded bit by bit at a time.

@@ -37,7 +37,7 @@ func kind(err error) string {
 	return err.Error()
 }
 
-func std(data []byte, most int64) result {
+func decodeStd(data []byte, most int64) result {
 	src := bytes.NewReader(data)
 	out, err := io.ReadAll(io.LimitReader(stdflate.NewReader(src), most))
 	res := result{out: out, end: kind(err)}
@@ -47,7 +47,7 @@ func std(data []byte, most int64) result {
 	return res
 }
 
-func ours(src io.Reader, most int64) result {
+func decodeOurs(src io.Reader, most int64) result {
 	in := NewInput(src)
 	out, err := io.ReadAll(io.LimitReader(NewDecoder(in), most))
 	res := result{out: out, end: kind(err)}
@@ -60,9 +60,9 @@ func ours(src io.Reader, most int64) result {
 const noLimit = 1 << 40
 
 // same compares with compress/flate; false if they differ.
-func same(t *testing.T, what string, data []byte, src io.Reader, most int64) bool {
+func sameAsStd(t *testing.T, what string, data []byte, src io.Reader, most int64) bool {
 	t.Helper()
-	want, got := std(data, most), ours(src, most)
+	want, got := decodeStd(data, most), decodeOurs(src, most)
 	if want.end == got.end && want.used == got.used && bytes.Equal(want.out, got.out) {
 		return true
 	}
@@ -103,13 +103,13 @@ func TestGenerated(t *testing.T) {
 			sources = append(sources, iotest.OneByteReader(bytes.NewReader(data)))
 		}
 		for i, src := range sources {
-			got := ours(src, noLimit)
+			got := decodeOurs(src, noLimit)
 			if got.end != "end" || got.used != int64(len(s.data)) || !bytes.Equal(got.out, s.want) {
 				t.Fatalf("seed %d source %d: %d bytes, %s, %d used; want %d, end, %d",
 					seed, i, len(got.out), got.end, got.used, len(s.want), len(s.data))
 			}
 		}
-		if !same(t, "seed", data, bytes.NewReader(data), noLimit) {
+		if !sameAsStd(t, "seed", data, bytes.NewReader(data), noLimit) {
 			t.Fatal(seed)
 		}
 	}
@@ -120,7 +120,7 @@ func TestTruncated(t *testing.T) {
 	for seed := range uint64(20) {
 		s := generate(rng(seed), 60)
 		for n := range min(len(s.data), 1500) {
-			if !same(t, "cut", s.data[:n], bytes.NewReader(s.data[:n]), noLimit) {
+			if !sameAsStd(t, "cut", s.data[:n], bytes.NewReader(s.data[:n]), noLimit) {
 				t.Fatal(seed, n)
 			}
 		}
@@ -139,7 +139,7 @@ func TestDamaged(t *testing.T) {
 			}
 			s.data[r.IntN(most)] ^= 1 << r.IntN(8)
 		}
-		if !same(t, "damaged", s.data, bytes.NewReader(s.data), 1<<20) {
+		if !sameAsStd(t, "damaged", s.data, bytes.NewReader(s.data), 1<<20) {
 			t.Fatal(seed)
 		}
 	}
@@ -164,7 +164,7 @@ func TestCodes(t *testing.T) {
 			w.bits(r.IntN(256), 8)
 		}
 		w.align(0)
-		if !same(t, "codes", w.b, bytes.NewReader(w.b), 1<<20) {
+		if !sameAsStd(t, "codes", w.b, bytes.NewReader(w.b), 1<<20) {
 			t.Fatal(seed)
 		}
 	}
@@ -205,7 +205,7 @@ func TestEncoders(t *testing.T) {
 				}
 				w.Write(data)
 				w.Close()
-				got := ours(bytes.NewReader(buf.Bytes()), noLimit)
+				got := decodeOurs(bytes.NewReader(buf.Bytes()), noLimit)
 				if got.end != "end" || got.used != int64(buf.Len()) || !bytes.Equal(got.out, data) {
 					t.Errorf("%s by %s -%d: %d bytes, %s", name, encoder.name, level, len(got.out), got.end)
 				}
@@ -251,7 +251,7 @@ func TestSource(t *testing.T) {
 	half := s.data[:len(s.data)/2]
 	broken := errors.New("the network is gone")
 	out, err := io.ReadAll(NewDecoder(NewInput(io.MultiReader(bytes.NewReader(half), iotest.ErrReader(broken)))))
-	if want := std(half, noLimit); err != broken || !bytes.Equal(out, want.out) {
+	if want := decodeStd(half, noLimit); err != broken || !bytes.Equal(out, want.out) {
 		t.Errorf("%d bytes, %v; want %d", len(out), err, len(want.out))
 	}
 	if _, err := io.ReadAll(NewDecoder(NewInput(silent{}))); err != io.ErrNoProgress {
@@ -317,8 +317,8 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const most = 1 << 20
 		eachLoop(func() {
-			same(t, "whole", data, bytes.NewReader(data), most)
-			same(t, "in pieces", data, &chunks{rng(uint64(len(data))), data}, most)
+			sameAsStd(t, "whole", data, bytes.NewReader(data), most)
+			sameAsStd(t, "in pieces", data, &chunks{rng(uint64(len(data))), data}, most)
 		})
 	})
 }
@@ -329,7 +329,7 @@ func FuzzGenerate(f *testing.F) {
 	f.Add(uint64(9), uint16(2000))
 	f.Fuzz(func(t *testing.T, seed uint64, size uint16) {
 		s := generate(rng(seed), int(size%5000))
-		got := ours(bytes.NewReader(s.data), noLimit)
+		got := decodeOurs(bytes.NewReader(s.data), noLimit)
 		if got.end != "end" || !bytes.Equal(got.out, s.want) {
 			t.Errorf("%d bytes, %s; want %d", len(got.out), got.end, len(s.want))
 		}

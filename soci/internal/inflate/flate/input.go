@@ -22,9 +22,9 @@ const (
 // Input is a source of compressed bytes that hands back what a decoder read ahead:
 // after the end of a stream its position is the byte behind it.
 type Input struct {
-	src io.Reader
-	pre [][]byte // what comes before it
-	err error    // why src gave no more; sticky
+	src       io.Reader
+	prepended [][]byte // what comes before it
+	err       error    // why src gave no more; sticky
 	// pos <= end <= inSize; buf[pos:end] is unread. The word before pos stay
 	// valid over a fill, so that a decoder can put back a bit buffer's worth.
 	pos, end int
@@ -41,7 +41,7 @@ func (in *Input) Reset(src io.Reader) { in.ResetAt(src, 0) }
 // ResetAt makes in read src, whose first byte is the one at off of the source that
 // Offset counts in.
 func (in *Input) ResetAt(src io.Reader, off int64) {
-	in.src, in.pre, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, off
+	in.src, in.prepended, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, off
 }
 
 // Rest returns a copy of what has been read and not used.
@@ -50,8 +50,8 @@ func (in *Input) Rest() []byte { return bytes.Clone(in.buf[in.pos:in.end]) }
 // Prepend gives back what was read: in is at the first of the pieces again. They
 // are not copied.
 func (in *Input) Prepend(pieces ...[]byte) {
-	in.pre = slices.Concat(pieces, [][]byte{in.Rest()}, in.pre)
-	in.pre = slices.DeleteFunc(in.pre, func(p []byte) bool { return len(p) == 0 })
+	in.prepended = slices.Concat(pieces, [][]byte{in.Rest()}, in.prepended)
+	in.prepended = slices.DeleteFunc(in.prepended, func(p []byte) bool { return len(p) == 0 })
 	in.off = in.Offset()
 	for _, p := range pieces {
 		in.off -= int64(len(p))
@@ -65,7 +65,7 @@ func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 // Err is the error of the source, io.EOF at its end; nil while neither was met, or
 // when something was given back and comes before it.
 func (in *Input) Err() error {
-	if len(in.pre) > 0 {
+	if len(in.prepended) > 0 {
 		return nil
 	}
 	return in.err
@@ -77,12 +77,12 @@ func (in *Input) fill() bool {
 		in.end = copy(in.buf[:], in.buf[in.pos-keep:in.end])
 		in.pos = keep
 	}
-	for len(in.pre) > 0 {
-		n := copy(in.buf[in.end:inSize], in.pre[0])
+	for len(in.prepended) > 0 {
+		n := copy(in.buf[in.end:inSize], in.prepended[0])
 		in.end += n
 		in.off += int64(n)
-		if in.pre[0] = in.pre[0][n:]; len(in.pre[0]) == 0 {
-			in.pre = in.pre[1:]
+		if in.prepended[0] = in.prepended[0][n:]; len(in.prepended[0]) == 0 {
+			in.prepended = in.prepended[1:]
 		}
 		if n > 0 {
 			return true
@@ -131,7 +131,7 @@ func (in *Input) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if in.pos == in.end {
-		if len(p) >= inSize && len(in.pre) == 0 && in.err == nil { // nothing to hold, nothing to copy
+		if len(p) >= inSize && len(in.prepended) == 0 && in.err == nil { // nothing to hold, nothing to copy
 			n, err := in.src.Read(p)
 			in.off += int64(n)
 			in.err = err

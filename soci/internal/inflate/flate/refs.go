@@ -36,7 +36,7 @@ type Refs [History]byte
 
 // A Probe finds out what of the history a stream refers to.
 type Probe struct {
-	b   *Blind
+	b   *SymbolDecoder
 	in  *Input
 	src bytes.Reader
 }
@@ -45,7 +45,7 @@ type Probe struct {
 func NewProbe() *Probe {
 	// Nothing is decoded as bytes: its Decoder has no window. What is before refsFrom is
 	// not written by run, which moves no history between refsFrom and the end.
-	b := &Blind{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
+	b := &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
 	for i := range history {
 		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
 	}
@@ -61,18 +61,18 @@ func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 	r.src.Reset(p)
 	r.in.Reset(&r.src)
 	b := r.b
-	b.seeing, b.dec.in = false, r.in
-	b.dec.begin(skip)
+	b.known, b.dec.in = false, r.in
+	b.dec.start(skip)
 	b.StopAt(stop)
 	b.rp, b.op = refsFrom, refsFrom
 	clear(refs[:])
-	b.run()
+	b.fillWindow()
 	refs.mark(b.win[refsFrom:b.op])
-	return b.op >= winLimit16 || errors.Is(b.dec.err, ErrStopped) || b.ended()
+	return b.op >= winLimit16 || errors.Is(b.dec.err, ErrStopped) || b.atStreamEnd()
 }
 
 // ended reports whether the stream ended with its last block.
-func (b *Blind) ended() bool { return b.dec.state == atHeader && b.dec.final }
+func (b *SymbolDecoder) atStreamEnd() bool { return b.dec.state == atHeader && b.dec.final }
 
 // mark marks what symbols refer to.
 func (r *Refs) mark(p []byte) {

@@ -41,7 +41,7 @@ func (t *Table) resolve(dst, src []byte) {
 }
 
 // pack writes the bytes of symbols that are no markers.
-func pack(dst, src []byte) {
+func packBytes(dst, src []byte) {
 	for i := range dst {
 		dst[i] = src[i*symLen]
 	}

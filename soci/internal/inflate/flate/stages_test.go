@@ -21,7 +21,7 @@ func BenchmarkStages(b *testing.B) {
 	const hop = 1 << 20 // compressed bytes between segments, as in package inflate
 	data = data[10:min(len(data), 64<<20)]
 	var serial, symbols, resolve, chain, search part
-	t, f, blind, d := new(Table), NewFinder(), NewBlind(), NewDecoder(NewInput(nil))
+	t, f, blind, d := new(Table), NewFinder(), NewSymbolDecoder(), NewDecoder(NewInput(nil))
 	for b.Loop() {
 		d.Reset(NewInput(bytes.NewReader(data)))
 		serial.do(func() int { return drain(d.Next) })
@@ -34,7 +34,7 @@ func BenchmarkStages(b *testing.B) {
 			blind.Reset(NewInput(bytes.NewReader(data[at/8:])), uint(at%8))
 			blind.StopAt(hop * 8)
 			var err error
-			for err == nil && blind.Seeing() == nil {
+			for err == nil && blind.ByteDecoder() == nil {
 				var p []byte
 				symbols.do(func() int { p, err = blind.Next(); return len(p) / symLen })
 				resolve.do(func() int { return len(t.Resolve(p)) })

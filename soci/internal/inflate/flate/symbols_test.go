@@ -9,13 +9,13 @@ import (
 
 // blind decodes from a block of s with a history that is told at the end, or after
 // some pieces; it returns what came out and whether bytes came before that.
-func blind(data []byte, bits int64, history []byte, pieces int) (out []byte, saw bool, err error) {
+func decodeSymbols(data []byte, bits int64, history []byte, pieces int) (out []byte, saw bool, err error) {
 	in := NewInput(bytes.NewReader(data[bits/8:]))
-	b := NewBlind()
+	b := NewSymbolDecoder()
 	b.Reset(in, uint(bits%8))
 	var t Table
 	t.Fill(history)
-	for b.Seeing() == nil {
+	for b.ByteDecoder() == nil {
 		if pieces == 0 {
 			b.Resolve(&t)
 			break
@@ -30,14 +30,14 @@ func blind(data []byte, bits int64, history []byte, pieces int) (out []byte, saw
 			}
 			return out, false, err
 		}
-		saw = b.Seeing() != nil
+		saw = b.ByteDecoder() != nil
 	}
-	rest, err := io.ReadAll(b.Seeing())
+	rest, err := io.ReadAll(b.ByteDecoder())
 	return append(out, rest...), saw, err
 }
 
 // TestBlind decodes from every block of a stream.
-func TestBlind(t *testing.T) {
+func TestSymbolDecoder(t *testing.T) {
 	sawOnce := false
 	for seed := range uint64(60) {
 		s := generate(rng(seed), 4000)
@@ -47,7 +47,7 @@ func TestBlind(t *testing.T) {
 			}
 			past := s.want[m.Out-history : m.Out]
 			for _, pieces := range []int{0, 1, 3, 1 << 20} {
-				got, saw, err := blind(s.data, m.Bits, past, pieces)
+				got, saw, err := decodeSymbols(s.data, m.Bits, past, pieces)
 				if err != nil || !bytes.Equal(got, s.want[m.Out:]) {
 					t.Fatalf("seed %d, block at %d, %d pieces: %d bytes, %v; want %d", seed, m.Bits, pieces, len(got), err, len(s.want)-int(m.Out))
 				}
@@ -134,7 +134,7 @@ func bitsAt(p []byte, at, n int) int {
 }
 
 // FuzzBlind compares with a Decoder.
-func FuzzBlind(f *testing.F) {
+func FuzzSymbolDecoder(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(generate(rng(seed), 300).data, uint8(seed))
 	}
@@ -148,7 +148,7 @@ func FuzzBlind(f *testing.F) {
 			return
 		}
 		eachLoop(func() {
-			got, _, err := blind(data, 0, past, int(pieces))
+			got, _, err := decodeSymbols(data, 0, past, int(pieces))
 			if fmt.Sprint(err) != fmt.Sprint(werr) || !bytes.Equal(got, want) {
 				t.Fatalf("%d bytes, %v; want %d, %v", len(got), err, len(want), werr)
 			}

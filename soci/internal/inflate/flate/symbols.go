@@ -6,12 +6,12 @@ import "encoding/binary"
 // comes out are symbols of 16 bits: a byte, or a marker that stands for a byte of
 // the history. When the last 32 KiB hold no marker, or the history is given, it goes
 // on with bytes, as a Decoder.
-type Blind struct {
-	dec    Decoder
-	seeing bool // the history is known: dec has it
-	rp, op int  // like a Decoder's, in bytes of win: twice the symbols
-	marked int  // where the last symbol was that may be a marker
-	win    window16
+type SymbolDecoder struct {
+	dec        Decoder
+	known      bool // the history is known: dec has it
+	rp, op     int  // like a Decoder's, in bytes of win: twice the symbols
+	lastMarker int  // where the last symbol was that may be a marker
+	win        window16
 }
 
 const (
@@ -24,47 +24,47 @@ const (
 )
 
 // NewBlind returns a Blind for use after Reset.
-func NewBlind() *Blind {
-	return &Blind{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
+func NewSymbolDecoder() *SymbolDecoder {
+	return &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
 }
 
 // Reset makes b decode from the block that begins skip bits, at most 7, behind what
 // in is at.
-func (b *Blind) Reset(in *Input, skip uint) {
-	b.seeing = false
+func (b *SymbolDecoder) Reset(in *Input, skip uint) {
+	b.known = false
 	for i := range history {
 		binary.LittleEndian.PutUint16(b.win[i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
 	}
-	b.rp, b.op, b.marked = history16, history16, history16
+	b.rp, b.op, b.lastMarker = history16, history16, history16
 	b.dec.in, b.dec.watcher = in, nil
-	b.dec.begin(skip)
+	b.dec.start(skip)
 }
 
 // Seeing returns the Decoder that goes on with bytes, or nil while the history is
 // not known.
-func (b *Blind) Seeing() *Decoder {
-	if !b.seeing {
+func (b *SymbolDecoder) ByteDecoder() *Decoder {
+	if !b.known {
 		return nil
 	}
 	return &b.dec
 }
 
 // StopAt and Bits are those of a Decoder.
-func (b *Blind) StopAt(bits int64) { b.dec.StopAt(bits) }
+func (b *SymbolDecoder) StopAt(bits int64) { b.dec.StopAt(bits) }
 
 // Bits is how many bits of the Input's source have been decoded.
-func (b *Blind) Bits() int64 { return b.dec.Bits() }
+func (b *SymbolDecoder) Bits() int64 { return b.dec.Bits() }
 
 // Pending is how many symbols, or bytes, Next has ready.
-func (b *Blind) Pending() int {
-	if b.seeing {
+func (b *SymbolDecoder) Pending() int {
+	if b.known {
 		return b.dec.Pending()
 	}
 	return (b.op - b.rp) / symLen
 }
 
 // Watch makes b call f, unless nil, at every block from here on.
-func (b *Blind) Watch(f func()) {
+func (b *SymbolDecoder) Watch(f func()) {
 	b.dec.watcher = nil
 	if f != nil {
 		b.dec.watcher = func(Mark) { f() }
@@ -72,77 +72,77 @@ func (b *Blind) Watch(f func()) {
 }
 
 // Ahead is that of a Decoder.
-func (b *Blind) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
+func (b *SymbolDecoder) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
 
 // Next returns decoded symbols, two bytes each and lowest first, valid until the
 // next call; errors are those of a Decoder. It must not be called after Seeing has
 // returned one.
-func (b *Blind) Next() ([]byte, error) {
+func (b *SymbolDecoder) Next() ([]byte, error) {
 	if b.rp == b.op && b.dec.err == nil {
-		b.run()
+		b.fillWindow()
 	}
 	if b.rp == b.op {
 		return nil, b.dec.err
 	}
 	p := b.win[b.rp:b.op]
 	b.rp = b.op
-	if b.clean() {
-		b.see(b.win[b.op-history16:b.op], nil)
+	if b.historyKnown() {
+		b.switchToBytes(b.win[b.op-history16:b.op], nil)
 	}
 	return p, nil
 }
 
 // Resolve gives b the history, 32 KiB, of the place where it began.
-func (b *Blind) Resolve(t *Table) {
-	if !b.seeing {
-		b.see(b.win[b.op-history16:b.op], t)
+func (b *SymbolDecoder) Resolve(t *Table) {
+	if !b.known {
+		b.switchToBytes(b.win[b.op-history16:b.op], t)
 	}
 }
 
 // see goes on with bytes; without a table there are no markers.
-func (b *Blind) see(past []byte, t *Table) {
+func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	d := &b.dec
 	if t == nil {
-		pack(d.win[:history], past)
+		packBytes(d.win[:history], past)
 	} else {
 		t.resolve(d.win[:history], past)
 	}
 	d.rp, d.op, d.base = history, history, -history
-	b.seeing = true
+	b.known = true
 }
 
 // clean reports whether the last 32 KiB hold no marker. Where the last one is gets
 // remembered, so that all symbols are looked at once or, mostly, not at all.
-func (b *Blind) clean() bool {
-	from := max(b.marked, b.op-history16)
+func (b *SymbolDecoder) historyKnown() bool {
+	from := max(b.lastMarker, b.op-history16)
 	for i := b.op - wordLen; i >= from; i -= wordLen {
 		if binary.LittleEndian.Uint64(b.win[i:])&markersMask != 0 {
-			b.marked = i + wordLen
+			b.lastMarker = i + wordLen
 			return false
 		}
 	}
 	// Less than a word, from on, was not looked at.
 	for i := from; i < min(from+wordLen, b.op); i += symLen {
 		if b.win[i+1]&(marker>>8) != 0 {
-			b.marked = i + symLen
+			b.lastMarker = i + symLen
 			return false
 		}
 	}
-	return b.marked <= b.op-history16
+	return b.lastMarker <= b.op-history16
 }
 
 // run decodes until the window is full or the decoder stops.
-func (b *Blind) run() {
+func (b *SymbolDecoder) fillWindow() {
 	d := &b.dec
 	if b.op >= winLimit16 {
 		n := copy(b.win[:history16], b.win[b.op-history16:b.op])
-		b.marked = max(0, b.marked-(b.op-n))
+		b.lastMarker = max(0, b.lastMarker-(b.op-n))
 		b.op, b.rp = n, n
 	}
 	for d.err == nil && b.op < winLimit16 {
 		switch d.state {
 		case atHeader:
-			d.err = d.block()
+			d.err = d.startBlock()
 		case inStored:
 			d.err = b.copyStored()
 		default:
@@ -151,16 +151,16 @@ func (b *Blind) run() {
 				d.err = b.slow()
 			}
 		}
-		d.atEnd()
+		d.checkEnd()
 	}
 }
 
 // copyStored copies what there is of a stored block.
-func (b *Blind) copyStored() error {
+func (b *SymbolDecoder) copyStored() error {
 	d, in := &b.dec, b.dec.in
 	for d.stored > 0 && b.op < winLimit16 {
 		if in.pos == in.end && !in.fill() {
-			return d.noMore()
+			return d.sourceEnded()
 		}
 		n := min(d.stored, (winLimit16-b.op+1)/symLen, in.end-in.pos)
 		dst := b.win[b.op : b.op+n*symLen]
@@ -178,7 +178,7 @@ func (b *Blind) copyStored() error {
 }
 
 // slow decodes a few tokens: where the input or the output ends.
-func (b *Blind) slow() error {
+func (b *SymbolDecoder) slow() error {
 	d := &b.dec
 	for range slowTokens {
 		if b.op >= winLimit16 {
