@@ -1,4 +1,4 @@
-// Package inflate turns the compressed bytes of a layer into its tar stream.
+// Package inflate decompresses the blob of a layer into its tar stream.
 //
 //	r, err := inflate.NewReader(blob, inflate.Options{})
 //	defer r.Close()
@@ -6,48 +6,53 @@
 //
 // # Vocabulary
 //
-// The format is what the first bytes say (gzip, zstd, or none of both: a plain
-// tar), not what a media type claims: builders get it wrong, and the digests hold
-// either way. A member is one gzip stream of several in a blob.
+// The format is detected from the first bytes (gzip, zstd, or neither, which is a plain
+// tar). The media type is ignored: builders state wrong ones, and the digests protect the
+// content in any case. A member is one of the gzip streams of a blob.
 //
 // # Contract
 //
-// A Reader is used by one goroutine. It reads its source to the end: what follows
-// the last member may be zero bytes only. CRC-32 and length of every gzip member
-// and the checksum of every zstd frame are verified before io.EOF. Errors of the
-// source pass through unchanged; damage is [ErrCorrupt].
+// One goroutine uses a Reader. The Reader reads its source to the end; only zero bytes may
+// follow the last member. It verifies the CRC-32 and the length of every gzip member, and
+// the checksum of every zstd frame, before it returns io.EOF. Errors of the source pass
+// through unchanged; damage is [ErrCorrupt].
 //
-// With [Options].Workers a blob is decoded by as many goroutines, in order and
-// with all checks; they end with Close, which must then be called and returns at once
-// (when no read of the source hangs, for only the goroutine that reads does that).
-// How is decided by what comes: members that follow each other in short distance are
-// decoded as a whole each, one long member by several workers, the first MiB of each
-// and everything short serially. The frames of a zstd blob that has many are, too, in runs
-// of whole frames; a frame that is long is decoded serially, with what follows. Memory is bounded by [WorkerMemory] for each, however
-// far a blob expands.
+// With [Options].Workers several goroutines decode a blob, in order and with all checks.
+// They end with Close, which must be called. Close waits for no read of the source except
+// the caller's own, because only the goroutine that calls Read reads the source.
+// How a blob is decoded depends on its content:
 //
-// A gzip blob gives the bytes that compress/gzip gives, and an error where that has
-// one, with three exceptions: zero bytes behind the last member are accepted, names
-// of any length are too, and reserved header flags are refused, as RFC 1952 asks.
+//   - Short gzip members are decoded whole, several at a time.
+//   - One long member is decoded by several workers.
+//   - The first MiB of each member, and short blobs, are decoded by the reader.
+//   - The frames of a zstd blob with many frames are decoded in runs of whole frames. A
+//     long frame, and everything after it, is decoded by the reader.
+//
+// Each worker holds at most [WorkerMemory], however far a blob expands.
+//
+// A gzip blob decodes to the same bytes as with compress/gzip, and fails where that fails,
+// with three exceptions: zero bytes after the last member are accepted, names in headers
+// may have any length, and reserved header flags are refused, as RFC 1952 requires.
 //
 // # One member, several cores
 //
-// DEFLATE refers to the last 32 KiB of output, so that decoding can't begin anywhere.
-// One worker, the front, decodes as ever. The others begin a MiB of compressed bytes
-// further on each, at what looks like the header of a block, and decode symbols of
-// 16 bits, which are bytes or stand for one of the unknown 32 KiB; once those are out
-// of sight, they go on with bytes. When the front ends a block where another worker
-// began, its guess was right: it becomes the front, whatever it has decoded is
-// resolved with a table, and the former front begins anew. A wrong guess costs time only.
+// DEFLATE refers to the last 32 KiB of output, so decoding cannot start at any point. One
+// worker, the front, decodes as a serial decoder does. Each other worker starts a MiB of
+// compressed bytes further ahead, where the header of a block seems to begin, and decodes
+// symbols of 16 bits: each is a byte, or a marker for one of the unknown 32 KiB. Once no
+// marker is within reach, it decodes bytes. When the front ends a block exactly where
+// another worker started, that worker's guess was right. It becomes the front, its symbols
+// are resolved with a table, and the former front starts a new segment further ahead. A
+// wrong guess costs only time.
 //
 // # With an index
 //
-// [Options].Index says where blocks begin and what the history is there, and workers
-// decode the spans between. What it says is compared with what was decoded before, and
-// it is dropped where it is wrong: no byte and no error depends on it. Package index
-// has more.
+// [Options].Index lists positions where decoding can start, with their history. Workers
+// decode the spans between them. Each entry is compared with the output that was decoded
+// before it, and the index is dropped if it is wrong, so no byte and no error depends on
+// it. See package index.
 //
 // # Not done here
 //
-// Digests and expansion limits are the caller's.
+// Digests and limits on the expansion are up to the caller.
 package inflate

@@ -10,67 +10,66 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// frameSizes are the limits of what workers decode of a zstd blob; tests make them small.
+// frameSizes are the limits of jobs in bytes. Tests make them small.
 type frameSizes struct {
-	min  int // compressed bytes from which a job is full; it is, too, with a quarter of out
-	in   int // a frame that is longer is decoded serially
-	out  int // so is one that may expand further
-	held int // by all jobs, in bytes; one takes less than min, in and 1.25 times out
+	min  int // compressed bytes of a full job; one with a quarter of out is full, too
+	in   int // most compressed bytes of a frame; longer ones are decoded serially
+	out  int // most output of a frame; larger ones are decoded serially
+	held int // memory of all jobs; each takes less than min + in + 1.25*out
 }
 
-// The frames of zstd:chunked have 64 KiB of tar or a file, those of the seekable format
-// 2 MiB, those of pzstd 8 MiB.
+// sizesFor returns the limits for a number of workers. A frame of zstd:chunked holds 64 KiB
+// of tar or one file, a frame of the seekable format 2 MiB, and a frame of pzstd 8 MiB.
 func sizesFor(workers int) frameSizes {
 	return frameSizes{min: 256 << 10, in: 5 << 20, out: 8 << 20, held: workers * WorkerMemory}
 }
 
-// zstdBlock is the most that a block expands to, if the window is not smaller (RFC 8878,
-// section 3.1.1.2.4).
+// zstdBlock is the most output of a block, unless the window is smaller (RFC 8878, section
+// 3.1.1.2.4).
 const zstdBlock = 128 << 10
 
 // frameJob is a run of whole frames.
 type frameJob struct {
 	in, out []byte
 	at      int64 // offset in the blob
-	bound   int   // of out
-	held    int   // bytes, with what out is going to take
-	good    bool  // the worker's, as out, until done
+	bound   int   // most bytes of out
+	held    int   // memory in bytes, including the memory that out will take
+	good    bool  // out is complete; belongs to the worker until done, as does out
 	done    chan struct{}
 }
 
-// frames decodes a zstd blob of many frames on several goroutines, in order. It is
-// driven by the reader: the source is read by it alone, and the workers never wait for
-// anything but work.
+// frames decodes a zstd blob of many frames on several goroutines, in order. Only the
+// reader reads the source, and the workers wait for nothing but jobs.
 //
-// Where a frame ends is told by the headers of its blocks (RFC 8878, section 3.1.1), and
-// how far it may expand by their number. What is too large for a job, can't be read or
-// turns out to be damaged goes to the serial decoder, with all that follows: it says what
-// is wrong with it.
+// The headers of the blocks determine where a frame ends (RFC 8878, section 3.1.1), and
+// their number bounds its output. The first frame that is too large for a job, unreadable
+// or damaged goes to the serial decoder, with everything after it, so that the serial
+// decoder reports the error.
 type frames struct {
 	in    *flate.Input
 	opts  Options
 	sizes frameSizes
 	todo  chan *frameJob
 	wg    sync.WaitGroup
-	limit int // of jobs under way
-	idle  int // workers that are not started: all, until the second job
+	limit int // number of jobs in work
+	idle  int // workers that were not started: all, until the second job
 
 	queue   []*frameJob // in order
 	free    []*frameJob
-	reading *frameJob // its output is read
-	out     []byte    // of it, not read
-	partial []byte    // read of a frame that is no job
-	last    bool      // nothing that can be cut follows
+	reading *frameJob // the job whose output is read
+	out     []byte    // the output of reading that was not read
+	partial []byte    // the start of a frame that is not part of a job
+	last    bool      // no further job can be cut
 	cuts    int
 	serial  *serial
-	sent    int64 // bytes of output before what is read next
+	sent    int64 // bytes of output returned or in out
 }
 
 func newFrames(in *flate.Input, opts Options, workers int) *frames {
 	return &frames{in: in, opts: opts, sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
 }
 
-// close ends the workers.
+// close stops the workers.
 func (f *frames) close() {
 	close(f.todo)
 	f.wg.Wait()
@@ -79,7 +78,7 @@ func (f *frames) close() {
 	}
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (f *frames) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -99,7 +98,7 @@ func (f *frames) Read(p []byte) (int, error) {
 	return f.serial.Read(p)
 }
 
-// next makes the output of another job the one that is read; false if there is none.
+// nextJob makes the output of the next job available. It returns false if no job is left.
 func (f *frames) nextJob() bool {
 	if f.reading != nil {
 		f.free = append(f.free, f.reading)
@@ -110,7 +109,7 @@ func (f *frames) nextJob() bool {
 			f.submit(j)
 		}
 	}
-	if len(f.queue) == 0 || f.idle > 0 { // a blob of one job is not worth a worker
+	if len(f.queue) == 0 || f.idle > 0 { // a single job is not worth a worker
 		return false
 	}
 	j := f.queue[0]
@@ -136,7 +135,7 @@ func isDone(j *frameJob) bool {
 	}
 }
 
-// give hands j to the workers, which begin with the second job.
+// submit hands j to the workers, which start with the second job.
 func (f *frames) submit(j *frameJob) {
 	f.queue = append(f.queue, j)
 	f.cuts++
@@ -155,7 +154,7 @@ func (f *frames) submit(j *frameJob) {
 	}
 }
 
-// room reports whether another job, of any size, fits beside those there are.
+// hasRoom reports whether memory is left for another job of any size.
 func (f *frames) hasRoom() bool {
 	if len(f.queue) == 0 {
 		return true
@@ -177,7 +176,7 @@ func (f *frames) hasRoom() bool {
 	return sum <= f.sizes.held
 }
 
-// cut reads whole frames until there are enough for a job; nil if none comes.
+// cutJob reads whole frames for a job. It returns nil if it can read none.
 func (f *frames) cutJob() *frameJob {
 	j := &frameJob{}
 	if n := len(f.free); n > 0 {
@@ -201,8 +200,8 @@ func (f *frames) cutJob() *frameJob {
 	return j
 }
 
-// frame appends the next frame to j.in; it returns the most that it expands to. If that
-// is not ok, what was appended is the beginning of a frame for the serial decoder.
+// takeFrame appends the next frame to j.in and returns a bound on its output. If ok is
+// false, the appended bytes are the start of a frame for the serial decoder.
 func (f *frames) takeFrame(j *frameJob) (bound int, ok bool) {
 	var h zstd.Header
 	head := f.in.Peek(zstd.HeaderMaxSize)
@@ -251,7 +250,8 @@ func (f *frames) takeFrame(j *frameJob) (bound int, ok bool) {
 	return bound, !h.HasCheckSum || f.takeBytes(j, 4)
 }
 
-// take appends the next n bytes of the source to j.in; fewer if it has no more.
+// takeBytes appends the next n bytes of the source to j.in. It returns false if the source
+// has fewer.
 func (f *frames) takeBytes(j *frameJob, n int) bool {
 	at := len(j.in)
 	for n > len(j.in)-at {
@@ -265,7 +265,8 @@ func (f *frames) takeBytes(j *frameJob, n int) bool {
 	return true
 }
 
-// leave gives what was not handed out back to the source and goes on serially.
+// leaveToSerial returns the input of the remaining jobs to the source and starts the serial
+// decoder. It returns io.EOF if the blob has ended.
 func (f *frames) leaveToSerial() (err error) {
 	if len(f.queue) == 0 && len(f.partial) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
 		return io.EOF
@@ -301,7 +302,7 @@ func (j *frameJob) decode(dec *zstd.Decoder) {
 		j.out = make([]byte, 0, j.bound)
 	}
 	j.good = false
-	// After a panic it is not good either: the serial decoder says what is wrong.
+	// After a panic j is not good, and the serial decoder reports the error.
 	_ = panics.Guard(func() {
 		out, err := dec.DecodeAll(j.in, j.out[:0])
 		if j.good = err == nil; j.good {

@@ -19,7 +19,7 @@ var (
 	errClosed   = errors.New("inflate: read after Close")
 )
 
-// The flags of a member's header (RFC 1952 section 2.3.1).
+// The flags in the header of a member (RFC 1952 section 2.3.1).
 const (
 	flagHeaderCRC = 1 << 1
 	flagExtra     = 1 << 2
@@ -28,28 +28,28 @@ const (
 	flagReserved  = 0xe0
 )
 
-// members reads gzip members one after the other.
+// members reads gzip members in sequence.
 type members struct {
 	in   *flate.Input
 	dec  *flate.Decoder
-	left []byte // decoded, checked in and not read yet
+	left []byte // decoded and included in sum, but not read yet
 	sum  uint32 // CRC-32 of the member so far
 	size uint32 // its length, modulo 2^32
 	err  error  // sticky
 
-	padded       bool // zero bytes follow the last member
-	workers      int  // more than one: several members are decoded at a time, and one by several
-	sizes        jobSizes
-	par          *parallel // nil before a second member
-	memberStart  int64     // offset of the member
-	midMember    bool      // in the middle: its checksum and length are not known
-	lastCheck    progress  // where it was looked at last whether workers are of use
-	segmentSizes segmentSizes
-	two          *twoStage // nil before a large member
+	padded      bool // zero bytes follow the last member
+	workers     int  // more than one: decode members, or parts of one, concurrently
+	sizes       jobSizes
+	par         *parallel // nil before a second member
+	memberStart int64     // offset of the member
+	midMember   bool      // resumed inside the member: sum and size are unknown
+	lastCheck   progress  // where workersPay last measured the member
+	segments    segmentSizes
+	two         *twoStage // nil before a large member
 
-	idx        *indexed        // nil without an index, or behind what it covers
+	idx        *indexed        // nil without an index, or after its last span
 	indexWrong bool            // the index was dropped
-	rec        *index.Recorder // nil: nothing is recorded
+	rec        *index.Recorder // nil if nothing is recorded
 	out        int64           // bytes of output, without left
 }
 
@@ -64,10 +64,10 @@ func newMembers(in *flate.Input, workers int) (*members, error) {
 }
 
 func newMembersAt(in *flate.Input, workers int) *members {
-	return &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, segmentSizes: defaultSegmentSizes()}
+	return &members{in: in, workers: workers, sizes: jobSizes{jobMin, jobMax, jobOut}, segments: defaultSegmentSizes()}
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (m *members) Read(p []byte) (int, error) {
 	for len(m.left) == 0 && len(p) > 0 {
 		if m.err != nil {
@@ -83,7 +83,7 @@ func (m *members) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// close ends what works for m.
+// close stops the workers.
 func (m *members) close() {
 	if m.par != nil {
 		m.par.close()
@@ -100,7 +100,7 @@ func (m *members) close() {
 	m.left = nil
 }
 
-// next returns more output; none at the end of a member.
+// nextOutput returns the next output, or no bytes at the end of a member.
 func (m *members) nextOutput() ([]byte, error) {
 	if m.idx != nil {
 		return m.nextIndexed()
@@ -116,7 +116,7 @@ func (m *members) nextOutput() ([]byte, error) {
 	}
 	p, err := m.decode()
 	if err == nil {
-		m.size += uint32(len(p)) //nolint:gosec // G115: modulo 2^32 is what the format says
+		m.size += uint32(len(p)) //nolint:gosec // G115: the format counts modulo 2^32
 		return p, nil
 	}
 	if err != io.EOF {
@@ -133,14 +133,14 @@ func (m *members) nextOutput() ([]byte, error) {
 	return nil, m.nextMember(true)
 }
 
-// sourceError is an error of the source.
+// sourceError marks an error of the source.
 type sourceError struct{ error }
 
-// decode returns more of the member and adds it to the checksum.
+// decode returns the next output of the member and adds it to the checksum.
 func (m *members) decode() ([]byte, error) {
 	if m.workers > 1 && (m.two == nil || !m.two.active) && m.workersPay() {
 		if m.two == nil {
-			m.two = newTwoStage(m.in, m.workers, m.segmentSizes)
+			m.two = newTwoStage(m.in, m.workers, m.segments)
 			m.two.setRecorder(m.rec)
 		}
 		m.two.enter(m.dec)
@@ -149,7 +149,7 @@ func (m *members) decode() ([]byte, error) {
 		p, sum, err := m.two.next()
 		if err != nil {
 			if src := m.two.frontIn.Err(); src != nil && src != io.EOF && err != io.EOF {
-				err = sourceError{src} // judge can't tell from m.in any more
+				err = sourceError{src} // classify would look at m.in, which did not fail
 			}
 			m.dec = m.two.leave()
 			m.recordBlocks()
@@ -160,35 +160,35 @@ func (m *members) decode() ([]byte, error) {
 		return p, nil
 	}
 	p, err := m.dec.Next()
-	// The pieces of a decoder fit into the cache they were just written to.
+	// The output is still in the cache that the decoder wrote it to.
 	m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
 	return p, err
 }
 
-// look is a place in a member.
+// progress is a position in a member: offsets in the input and the output.
 type progress struct{ in, out int64 }
 
-// A stretch that expands less than so much was stored, one that expands more is of
-// repetitions: both are decoded as fast as memory is written, and workers would only
-// hand them over.
+// Data that expands less than leastExpansion was stored, and data that expands more than
+// mostExpansion consists of repetitions. A serial decoder handles both as fast as it can
+// write memory, so workers would gain nothing.
 const (
 	leastExpansion = 1.02
 	mostExpansion  = 50
 )
 
-// worth reports whether workers are of use from here on: a stretch of the member is
-// decoded, and was work.
+// workersPay reports whether workers are worth starting: enough of the member was decoded
+// since the last check, at a ratio of expansion that makes decoding the bottleneck.
 func (m *members) workersPay() bool {
 	in, out := m.in.Offset()-m.lastCheck.in, float64(m.out-m.lastCheck.out)
-	if in < m.segmentSizes.serialFirst {
+	if in < m.segments.serialFirst {
 		return false
 	}
 	m.lastCheck = progress{m.in.Offset(), m.out}
 	return out >= leastExpansion*float64(in) && out <= mostExpansion*float64(in)
 }
 
-// follow goes on to the member after a finished one; io.EOF when there is none.
-// Zero bytes, which tape tools and some registries' proxies leave, may follow the last.
+// nextMember starts the next member, or returns io.EOF after the last. Zero bytes may
+// follow the last member: tape tools and the proxies of some registries append them.
 func (m *members) nextMember(parallel bool) error {
 	for {
 		head := m.in.Peek(2)
@@ -212,11 +212,11 @@ func (m *members) nextMember(parallel bool) error {
 			m.dec.Reset(m.in)
 			return nil
 		}
-		return fmt.Errorf("%d or more bytes that are no gzip member after the last one", len(head))
+		return fmt.Errorf("at least %d bytes after the last member that are not a gzip member", len(head))
 	}
 }
 
-// enterParallel lets the workers go on from here, where a member begins.
+// enterParallel lets the workers decode from here, the start of a member.
 func (m *members) enterParallel() bool {
 	if m.workers < 2 {
 		return false
@@ -224,16 +224,16 @@ func (m *members) enterParallel() bool {
 	if m.par == nil {
 		m.par = newParallel(m.in, m.workers, m.sizes)
 	}
-	m.two = nil // it is not active, and its memory is for the jobs
+	m.two = nil // it is not active, and the jobs need its memory
 	return m.par.enter()
 }
 
-// open reads a member's header.
+// readHeader reads the header of a member.
 func (m *members) readHeader() error {
 	m.sum, m.size, m.memberStart, m.midMember = 0, 0, m.in.Offset(), false
 	m.lastCheck = progress{m.memberStart, m.out}
 	h := header{in: m.in}
-	fixed := h.take(10) // magic number, method, flags, time, two of no interest here
+	fixed := h.take(10) // magic number, method, flags, time, level, system
 	if h.err != nil {
 		return h.err
 	}
@@ -242,7 +242,7 @@ func (m *members) readHeader() error {
 	case sniff(fixed[:2]) != Gzip, fixed[2] != 8:
 		return errHeader
 	case flags&flagReserved != 0:
-		return errReserved // a must of RFC 1952 section 2.3.1.2
+		return errReserved // required by RFC 1952 section 2.3.1.2
 	}
 	if flags&flagExtra != 0 {
 		if n := h.take(2); h.err == nil {
@@ -256,7 +256,7 @@ func (m *members) readHeader() error {
 		h.skipString()
 	}
 	if flags&flagHeaderCRC != 0 {
-		want := uint16(h.sum) //nolint:gosec // G115: the low half is what the format says
+		want := uint16(h.sum) //nolint:gosec // G115: the format stores the low half
 		if n := h.take(2); h.err == nil && binary.LittleEndian.Uint16(n) != want {
 			return errHeader
 		}
@@ -264,14 +264,15 @@ func (m *members) readHeader() error {
 	return h.err
 }
 
-// header reads a member's header and sums it up; after an error it does nothing.
+// header reads the header of a member and computes its checksum. After an error its
+// methods do nothing.
 type header struct {
 	in  *flate.Input
 	sum uint32
 	err error
 }
 
-// take returns the next n bytes, valid until the next call; nil on an error.
+// take returns the next n bytes, valid until the next call, or nil after an error.
 func (h *header) take(n int) []byte {
 	if h.err != nil {
 		return nil
@@ -293,7 +294,7 @@ func (h *header) skip(n int) {
 	}
 }
 
-// skipString skips a string and the zero byte at its end.
+// skipString skips a string and its terminating zero byte.
 func (h *header) skipString() {
 	for h.err == nil {
 		if c := h.take(1); h.err == nil && c[0] == 0 {
@@ -302,7 +303,7 @@ func (h *header) skipString() {
 	}
 }
 
-// noEOF is err, or io.ErrUnexpectedEOF for io.EOF.
+// noEOF returns io.ErrUnexpectedEOF for io.EOF, and any other error unchanged.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

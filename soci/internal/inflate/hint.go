@@ -5,9 +5,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// What members does with an index: decode by it, or record one.
+// The methods of members that decode by an index or record one.
 
-// use follows opts; the first header has been read.
+// applyOptions sets up recording and the index. The first header has been read.
 func (m *members) applyOptions(opts Options) {
 	if m.rec = opts.Record; m.rec != nil {
 		m.recordMember()
@@ -20,7 +20,7 @@ func (m *members) applyOptions(opts Options) {
 	}
 }
 
-// watch records what m.dec comes by, while it decodes serially.
+// recordBlocks records the blocks that m.dec decodes.
 func (m *members) recordBlocks() {
 	if m.rec == nil {
 		return
@@ -33,15 +33,15 @@ func (m *members) recordBlocks() {
 	})
 }
 
-// note records that a member begins, the header of which has just been read.
+// recordMember records the member whose header has just been read.
 func (m *members) recordMember() {
 	if m.rec != nil {
 		m.rec.Member(m.memberStart, m.out, int(m.in.Offset()-m.memberStart))
 	}
 }
 
-// nextIndexed returns more output; none at the end of a member or when the serial
-// decoder goes on.
+// nextIndexed returns the next output. It returns no bytes at the end of a member, or when
+// the serial decoder takes over.
 func (m *members) nextIndexed() ([]byte, error) {
 	c, err := m.idx.next()
 	switch {
@@ -61,7 +61,7 @@ func (m *members) nextIndexed() ([]byte, error) {
 	return c.p, nil
 }
 
-// leaveIndexed goes on serially.
+// leaveIndexed hands over to the serial decoder.
 func (m *members) leaveIndexed() error {
 	past := m.idx.history()
 	at := m.idx.leave()
@@ -76,7 +76,7 @@ func (m *members) leaveIndexed() error {
 	return nil
 }
 
-// IndexWrong reports whether what Options.Index said was not so, as far as it was used.
+// IndexWrong reports whether Options.Index was found to be wrong.
 func (r *Reader) IndexWrong() bool {
 	m, ok := r.Reader.(*members)
 	return ok && m.indexWrong

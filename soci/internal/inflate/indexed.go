@@ -10,114 +10,114 @@ import (
 )
 
 const (
-	// spanAhead bounds what a span that is not read yet may hold: one of the default
-	// size and the block that ends it, in pieces that are a seventh history.
+	// spanAhead bounds the output of a span that is not read yet: a span of the default
+	// size and the block that ends it, in pieces of which a seventh is history.
 	spanAhead = 10 << 20 // bytes
-	// spanQueue bounds what the span that is read may hold beyond.
+	// spanQueue bounds the unread output of the span that is being read.
 	spanQueue = 2 << 20 // bytes
 	// spanPieces bounds, for each worker, all output that is held.
 	spanPieces = 11 << 20 // bytes
-	// spanDepth is how far, for each worker, the source is read ahead: a span of a
-	// layer that is compressed to half its size.
+	// spanDepth is how far, for each worker, the source is read ahead: a span of a layer
+	// that is compressed to half its size.
 	spanDepth = 4 << 20 // bytes
 
-	// windowBytes is what a piece of output holds, and pieceOut how much of that is output.
+	// windowBytes is the size of a window, and pieceOut the part of it that is output.
 	windowBytes = len(flate.Window{})
 	pieceOut    = windowBytes - flate.History
 )
 
 // indexed decodes the spans of an index with several workers, in order.
 //
-// A worker does not know the history of its span: it takes the index's word for it,
-// and finds out which bytes of it the span really refers to. When everything before
-// has been decoded, and handed out, the reader compares these bytes with what it
-// has handed out itself, and the place where the span before ended with the one where
-// this one began. Only then what the worker has made is as right as if it had been
-// decoded serially, and is handed out. If not, the index is wrong: it is dropped, and the
-// decoder goes on from where the last span ended.
+// A worker does not know the history of its span. It uses the history that the index
+// claims, and determines which bytes of it the span refers to. Once the reader has returned
+// all output before the span, it compares these bytes with that output, and the end of the
+// span before with the start of this span. Only if both match is the output of the span
+// correct, and is returned. Otherwise the index is wrong: it is dropped, and the serial
+// decoder continues from the end of the last correct span.
 //
-// The goroutine that reads drives the source. All else is guarded by mu, which is not held
-// while anything is decoded. No deadlock: the span that is to be read has a worker, which waits
-// for room in its queue, so that the reader has something to read, or for the source, which the
-// reader reads while it has nothing.
+// The goroutine that reads also reads the source. mu guards everything else, and is not held
+// while a worker decodes. There is no deadlock: the span that is being read has a worker. It
+// waits for room in its queue only while the reader has output to read, or for the source,
+// which the reader reads when it has no output.
 type indexed struct {
 	src     *flate.Input
-	points  []index.Point // not begun yet
-	out     int64         // bytes of all output, as the index says; 0: not known
+	points  []index.Point // of the spans that were not made yet
+	out     int64         // bytes of output according to the index, or 0 if unknown
 	workers int
 
 	mu     sync.Mutex
-	wake   *sync.Cond // something has changed
+	wake   *sync.Cond // broadcast at every change
 	wg     sync.WaitGroup
 	closed bool
 	store  *store
-	rec    *index.Recorder // nil: nothing is recorded; used by the reader
-	sent   int64           // bytes of output
-	spans  []*span         // begun, in order; the first is the one that is read
-	todo   []*span         // of them, those that nobody has begun to decode
+	rec    *index.Recorder // nil if nothing is recorded; the reader's
+	sent   int64           // bytes of output returned
+	spans  []*span         // in order; the first is the one that is read
+	todo   []*span         // spans that no worker has started
 	free   []*chunk
 	claims []*claim // free
 
-	tail  []*chunk // was handed out of the member: the last 32 KiB are in these
-	pos   position // where all that was handed out ends
+	tail  []*chunk // chunks of the member that hold the last 32 KiB returned
+	pos   position // end of the output that was returned
 	stats indexedStats
 
 	broken error // a panic of the source, which ends the stream; the reader's
 }
 
-// indexedStats are for tests.
+// indexedStats are counts for tests.
 type indexedStats struct{ spans, dropped int }
 
-// place is where a decoder is.
+// position is a position of a decoder.
 type position struct {
 	bits   int64 // of the source
 	member bool  // a member has ended there
 }
 
-// span is what lies between two points. Apart from what only its worker uses, it is
-// guarded by the lock of its indexed.
+// span is the part of a blob between two points. The lock of its indexed guards it.
 type span struct {
 	point       index.Point
-	first       bool  // it begins where the serial decoder was
-	started     bool  // somebody decodes it, or has
-	stop        int64 // bits; where the next one begins
+	first       bool  // it starts where the serial decoder was
+	started     bool  // a worker decodes it, or has decoded it
+	stop        int64 // start of the next span, in bits
 	chunks      []*chunk
-	size        int    // bytes held: of buffers
-	maxHeld     int    // what it may hold while it is not the first
-	probed      bool   // refs is there
-	refsUnknown bool   // it could not be found out
-	headerLen   int    // of a member: the length of its header
-	claim       *claim // what it refers to; nil for a member
-	verified    bool   // checked: it may be handed out
+	size        int    // bytes of the buffers in chunks
+	maxHeld     int    // bound on size while it is not the first
+	probed      bool   // claim and refsUnknown are set
+	refsUnknown bool   // the references to the history could not be determined
+	headerLen   int    // length of the header of a member
+	claim       *claim // the history it refers to; nil for a member
+	verified    bool   // it continues the output before it
 	pos         int64  // byte of the source that its worker has reached
 	done        bool
 	end         position
-	err         error // why it ended there; nil if it is a place to go on from
+	err         error // the error that ended it, nil at a position where decoding can continue
 }
 
-// claim is the history that an index claims for a span, and what of it that refers to.
+// claim is the history that an index claims for a span, and the bytes of it that the span
+// refers to.
 type claim struct {
 	history [flate.History]byte
 	refs    flate.Refs
 }
 
-// claimBytes is what a claim takes: an index may have many short spans.
+// claimBytes is the memory of a claim. It counts, because an index may have many short
+// spans.
 const claimBytes = 2 * flate.History
 
 // chunk is a piece of output, or the end of a member.
 type chunk struct {
 	buf *flate.Window
-	p   []byte // in buf
-	sum uint32
-	end bool // of a member, with
+	p   []byte // in buf, or a copy
+	sum uint32 // CRC-32 of p
+	end bool   // the end of a member, with its CRC-32 and length
 	crc uint32
 	len uint32
 }
 
-// chunkBytes is what a chunk takes beside its output.
+// chunkBytes is the memory of a chunk without its output.
 const chunkBytes = 128
 
-// held is the memory of c.
+// held returns the memory of c in bytes.
 func (c *chunk) held() int {
 	if c.buf != nil {
 		return len(c.buf)
@@ -125,7 +125,7 @@ func (c *chunk) held() int {
 	return len(c.p) + chunkBytes
 }
 
-// history returns the last 32 KiB, or all, of what was handed out of the member.
+// history returns the output of the member that was returned, at most the last 32 KiB.
 func (t *indexed) history() []byte {
 	var buf []byte
 	for _, c := range t.tail {
@@ -134,7 +134,7 @@ func (t *indexed) history() []byte {
 	return buf[max(0, len(buf)-flate.History):]
 }
 
-// same reports whether, of two histories, the bytes that are referred to are the same.
+// sameBytes reports whether two histories agree in all bytes that are referred to.
 func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	gone := flate.History - len(have)
 	for i, used := range refs {
@@ -145,7 +145,8 @@ func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	return true
 }
 
-// remember notes that c is handed out, and frees what was before and is not needed.
+// rememberLocked adds c, which is being returned, to tail and frees the chunks that are no
+// longer needed for the history. mu must be held.
 func (t *indexed) rememberLocked(c *chunk) {
 	if c.end {
 		for _, o := range t.tail {
@@ -167,8 +168,8 @@ func (t *indexed) rememberLocked(c *chunk) {
 	}
 }
 
-// newIndexed takes over where the first block of a member begins; nil if the index
-// has no point ahead.
+// newIndexed takes over at the first block of a member. It returns nil if the index has no
+// point after it.
 func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexed {
 	off := src.Offset()
 	points := x.Points
@@ -203,16 +204,16 @@ func (t *indexed) close() {
 	t.spans, t.free = nil, nil
 }
 
-// leave stops the workers and gives what was read and not decoded back to the source,
-// which is then at the byte of the place where the decoding is.
+// leave stops the workers and returns the input that was not decoded to the source. It
+// returns the position where decoding must continue; the source is at the byte of it.
 func (t *indexed) leave() position {
 	t.close()
-	t.src.Prepend(t.store.from(t.pos.bits / 8)...)
+	t.src.Prepend(t.store.rest(t.pos.bits / 8)...)
 	return t.pos
 }
 
-// next returns more output, valid until the next call; nil where the serial decoder
-// has to go on, and an error where it would have one.
+// next returns the next output, valid until the next call. It returns nil where the serial
+// decoder must continue, and the error that a serial decoder would return.
 func (t *indexed) next() (*chunk, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -255,7 +256,7 @@ func (t *indexed) next() (*chunk, error) {
 	}
 }
 
-// finish notes that the span of w is over.
+// finishLocked records the end of the span of w. mu must be held.
 func (t *indexed) finishLocked(w *spanWorker) {
 	s := w.span
 	s.end, s.err, s.done = w.end, w.err, true
@@ -263,7 +264,7 @@ func (t *indexed) finishLocked(w *spanWorker) {
 	t.wake.Broadcast()
 }
 
-// check reports whether s is the continuation of what was handed out.
+// verifyLocked reports whether s continues the output that was returned. mu must be held.
 func (t *indexed) verifyLocked(s *span) bool {
 	if s.refsUnknown || s.point.Bits != t.pos.bits || (s.point.Kind == index.Member) != t.pos.member {
 		return false
@@ -279,14 +280,15 @@ func (t *indexed) verifyLocked(s *span) bool {
 	if ok && t.rec != nil {
 		t.rec.Add(index.Point{Kind: index.Block, Bits: s.point.Bits, Out: t.sent, Window: index.NewWindow(past, &s.claim.refs)})
 	}
-	// Its worker is past the look, and has copied the history to its window.
+	// Its worker has copied the history to its window, so the claim can be reused.
 	t.claims, s.claim = append(t.claims, s.claim), nil
 	return ok
 }
 
-// read reads more of the source, if it has more and there is room.
+// readLocked reads from the source if it has more data and the store has room. mu must be
+// held; it is released while reading.
 func (t *indexed) readLocked() bool {
-	t.store.trim(t.keepFromLocked())
+	t.store.trimLocked(t.keepFromLocked())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
 		return false
 	}
@@ -296,15 +298,16 @@ func (t *indexed) readLocked() bool {
 	return t.broken == nil
 }
 
-// keep is the first byte of the source that may be needed.
+// keepFromLocked returns the first byte of the source that may still be needed. mu must be
+// held.
 func (t *indexed) keepFromLocked() int64 {
 	if s := t.spans[0]; s.verified {
-		return s.pos // errors from here on are the stream's
+		return s.pos // a verified span is never decoded again
 	}
 	return t.pos.bits / 8
 }
 
-// begin makes a span of the next point.
+// addSpanLocked appends the span of the next point, if there is one. mu must be held.
 func (t *indexed) addSpanLocked() bool {
 	if len(t.points) == 0 {
 		return false
@@ -317,8 +320,9 @@ func (t *indexed) addSpanLocked() bool {
 	return true
 }
 
-// most is what the span of the next point will hold, as far as the index knows, and
-// at most spanAhead. One that turns out to be longer waits until it is the first.
+// maxHeldLocked returns the memory that the span of the next point needs according to the
+// index, at most spanAhead. A span that turns out to be longer waits until it is the first.
+// mu must be held.
 func (t *indexed) maxHeldLocked() int {
 	end := t.out
 	if len(t.points) > 1 {
@@ -331,7 +335,7 @@ func (t *indexed) maxHeldLocked() int {
 	return min(spanAhead, (int(n)/pieceOut+2)*windowBytes)
 }
 
-// room reports whether next may be decoded, and held.
+// hasRoomLocked reports whether memory is left for the output of next. mu must be held.
 func (t *indexed) hasRoomLocked(next *span) bool {
 	held := next.maxHeld + claimBytes
 	for i, s := range t.spans {
@@ -368,7 +372,8 @@ func (t *indexed) work() {
 	}
 }
 
-// pick takes the next span for a worker; nil if there is none, or no room for its output.
+// pickLocked returns the next span to decode, or nil if there is none or no memory for its
+// output. mu must be held.
 func (t *indexed) pickLocked() *span {
 	if len(t.todo) == 0 && !t.addSpanLocked() {
 		return nil
@@ -382,7 +387,8 @@ func (t *indexed) pickLocked() *span {
 	return s
 }
 
-// take returns a chunk for s when it may hold one more; nil when closed.
+// takeChunk waits until s may hold another chunk, and returns one. It returns nil after
+// close.
 func (t *indexed) takeChunk(s *span) *chunk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -399,7 +405,7 @@ func (t *indexed) takeChunk(s *span) *chunk {
 	return nil
 }
 
-// chunk returns an empty one.
+// newChunkLocked returns a free chunk or a new one. mu must be held.
 func (t *indexed) newChunkLocked() *chunk {
 	if n := len(t.free); n > 0 {
 		c := t.free[n-1]
@@ -409,7 +415,7 @@ func (t *indexed) newChunkLocked() *chunk {
 	return &chunk{buf: new(flate.Window)}
 }
 
-// takeClaim returns one for a span; there are no more than spans.
+// takeClaim returns a free claim or a new one.
 func (t *indexed) takeClaim() *claim {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -421,7 +427,7 @@ func (t *indexed) takeClaim() *claim {
 	return new(claim)
 }
 
-// put makes c output of s, whose worker has reached a byte of the source.
+// addChunk appends c to the output of s, whose worker has reached byte pos of the source.
 func (t *indexed) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Lock()
 	s.chunks = append(s.chunks, c)
@@ -431,15 +437,16 @@ func (t *indexed) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Unlock()
 }
 
-// putBack gives back a chunk that was taken and is not needed.
+// putChunk frees a chunk that was not needed.
 func (t *indexed) putChunk(c *chunk) {
 	t.mu.Lock()
 	t.putChunkLocked(c)
 	t.mu.Unlock()
 }
 
+// putChunkLocked frees a chunk. mu must be held.
 func (t *indexed) putChunkLocked(c *chunk) {
-	if c.buf != nil { // what is short, and the end of a member, have none
+	if c.buf != nil { // copies of short output and ends of members have no buffer
 		*c = chunk{buf: c.buf}
 		t.free = append(t.free, c)
 	}

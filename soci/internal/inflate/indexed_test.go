@@ -59,7 +59,7 @@ func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, inde
 	return out, idx.stats, err
 }
 
-// layer is a blob of several megabytes of output and small blocks.
+// makeLayer is a blob of several megabytes of output and small blocks.
 func makeLayer(t testing.TB, r *rand.Rand) (blob, want []byte) {
 	want = mixed(t, r, 3<<20)
 	return encode(t, want, stdEncoder(6), 40<<10), want

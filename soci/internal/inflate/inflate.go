@@ -12,10 +12,10 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// ErrCorrupt: the compressed bytes are damaged.
+// ErrCorrupt is the error of damaged compressed data.
 var ErrCorrupt = errors.New("corrupt compressed data")
 
-// Format is how a blob is compressed.
+// Format is a compression format.
 type Format int
 
 // The formats of layers.
@@ -38,38 +38,38 @@ func (f Format) String() string {
 
 // Options configure a Reader. The zero value works.
 type Options struct {
-	// MaxWindow bounds the history, and so the memory, that a zstd frame may ask
-	// for. 0 means 128 MiB, what the zstd tool accepts without being told.
+	// MaxWindow bounds the window, and so the memory, of a zstd frame, in bytes. 0 means
+	// 128 MiB, the default of the zstd tool.
 	MaxWindow int64
-	// Reserve, unless nil, is asked for the memory of a zstd frame's history before the
-	// frame is decoded, and may wait. release gives it back. Workers decode frames that are
-	// whole in their own memory, for which it is not asked.
+	// Reserve, unless nil, is called for the memory of a zstd frame's window before the
+	// frame is decoded, and may wait. release returns the memory. It is not called for the
+	// frames that workers decode whole, in their own memory.
 	Reserve func(n int64) (release func(), err error)
 
-	// Workers is how many goroutines may decode a blob, beside the one that reads. 0
-	// and 1 mean none: the goroutine that reads decodes. They are started when there is
-	// enough for them to do, and hold at most [WorkerMemory] each. A zstd blob of one
-	// frame is not for them.
+	// Workers is the number of goroutines that may decode a blob, in addition to the
+	// goroutine that reads. With 0 or 1 the goroutine that reads decodes. Workers start
+	// once there is enough work, and hold at most [WorkerMemory] each. They do not decode
+	// a zstd blob of one frame.
 	Workers int
 
-	// Memory bounds what the workers may hold in all, in bytes: there are no more
-	// than it has room for, and none if that is only one. 0 means no bound.
+	// Memory bounds the memory of all workers together, in bytes. There are at most as
+	// many workers as fit, and none if only one fits. 0 means no bound.
 	Memory int64
 
-	// Index says where the blob may be decoded from; with Workers it is then decoded
-	// in spans, by all of them. It is a hint: a wrong one costs time only. Nil: none.
+	// Index, unless nil, lists the positions where decoding can start. Workers then decode
+	// the spans between them. A wrong index costs only time.
 	Index *index.Index
 
-	// Record, unless nil, is told where a gzip or zstd blob may be decoded from, in whatever
-	// way it is decoded: members, blocks, and, as if they were members, frames.
+	// Record, unless nil, collects positions where the decoding of a gzip or zstd blob can
+	// start: members, blocks, and frames, which it records as members.
 	Record *index.Recorder
 }
 
-// WorkerMemory is what a worker of a Reader holds at most, in bytes: compressed input,
-// its decoder, and output that it is ahead with.
+// WorkerMemory is the most that a worker of a Reader holds, in bytes: compressed input,
+// its decoder, and output that was not read yet.
 const WorkerMemory = 16 << 20
 
-// workers returns how many there are to be.
+// workers returns the number of workers that Workers and Memory allow, at least 1.
 func (o Options) workers() int {
 	n := o.Workers
 	if o.Memory > 0 {
@@ -87,7 +87,7 @@ type Reader struct {
 	close  func()
 }
 
-// NewReader looks at the first bytes of src and returns their reader.
+// NewReader detects the format of src and returns a reader of its decompressed bytes.
 func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	if opts.MaxWindow <= 0 {
 		opts.MaxWindow = defaultWindow
@@ -117,11 +117,11 @@ func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
-// Resume returns a reader of what comes behind a point of a blob that was recorded
-// before: src begins with the byte that the point is in.
-// A member that is entered in the middle is not compared with its checksum: whoever goes
-// on has a digest of the whole. An Index is not used; what is recorded begins with the
-// point.
+// Resume returns a reader of the output that follows a recorded point of a blob. src
+// starts with the byte that the point lies in.
+// A member that is resumed in the middle is not compared with its checksum, because the
+// caller has a digest of the whole. Resume ignores Options.Index, and records at as the
+// first point.
 func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader, error) {
 	in := flate.NewInput(nil)
 	in.ResetAt(src, at.Bits/8)
@@ -138,7 +138,7 @@ func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader
 	case format == Zstd && at.Kind == index.Member:
 		return newZstdReader(in, at.Out, opts)
 	case format != Gzip:
-		return nil, fmt.Errorf("a blob in %v can not be gone on with inside a frame: %w", format, errors.ErrUnsupported)
+		return nil, fmt.Errorf("a %v blob cannot be resumed inside a frame: %w", format, errors.ErrUnsupported)
 	case at.Kind == index.Member:
 		return newGzip(in, at.Out, opts)
 	}
@@ -152,21 +152,21 @@ func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader
 	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
-// Format returns what the first bytes said.
+// Format returns the format that NewReader detected.
 func (r *Reader) Format() Format { return r.format }
 
-// Close frees what the decoder holds and returns when its goroutines have ended. It
-// does not close the source.
+// Close releases the memory of the decoder and waits for its goroutines to end. It does
+// not close the source.
 func (r *Reader) Close() { r.close() }
 
-// sniff tells the format by its magic number (RFC 1952, RFC 8878).
+// sniff detects the format by its magic number (RFC 1952, RFC 8878).
 func sniff(head []byte) Format {
 	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
 		return Gzip
 	}
 	if len(head) == 4 {
 		m := binary.LittleEndian.Uint32(head)
-		// A blob may begin with a skippable frame (zstd:chunked does not, pzstd does).
+		// The second pattern is a skippable frame, which pzstd writes first.
 		if m == 0xfd2fb528 || m&0xfffffff0 == 0x184d2a50 {
 			return Zstd
 		}
@@ -174,7 +174,8 @@ func sniff(head []byte) Format {
 	return None
 }
 
-// judge turns a decoder's error into the source's, if that failed, or into ErrCorrupt.
+// classify returns the error of the source if the source failed, and else ErrCorrupt with
+// the decoder's error.
 func classify(in *flate.Input, err error) error {
 	if err == nil || err == io.EOF {
 		return err

@@ -7,52 +7,52 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// markEvery is how much output there is between two places that a worker offers to
-// an index: each costs a copy of the compressed bytes that follow.
+// markEvery is the distance between two marks of a worker, in output. Each mark costs a
+// copy of the compressed bytes that follow it.
 const markEvery = 1 << 20 // bytes
 
-// mark is where a block begins in a piece of output, behind 32 KiB of it at least.
+// mark is the start of a block in a piece of output, after at least 32 KiB of the piece.
 type mark struct {
-	bits  int64 // in the store
-	off   int   // in the piece
-	ahead []byte
+	bits  int64  // offset in the store
+	off   int    // offset in the piece
+	ahead []byte // the compressed bytes that follow, for Recorder.Block
 	skip  uint
 }
 
-// marks finds the places for an index in what one decoder makes; the goroutine that
-// decodes uses it. Whether a place is due is not known before what is in front of it is
-// decoded, so these are candidates.
+// marks collects candidates for index points in the output of one decoder. Whether a point
+// is due there is known only once all earlier output is decoded. Only the goroutine of the
+// decoder uses it.
 type marks struct {
-	every int // bytes of output
-	since int // behind the last one that was found, of what was taken
+	every int // bytes of output between marks
+	since int // bytes of output taken since the last mark
 	found []mark
 }
 
-// newMarks returns marks for an index with points in a distance of span.
+// newMarks returns the marks for an index whose points are span bytes apart.
 func newMarks(span int64) *marks {
 	return &marks{every: int(min(markEvery, span/8))}
 }
 
-// watcher is a Decoder or a Blind.
+// watcher is a Decoder or a SymbolDecoder.
 type watcher interface {
 	Pending() int
 	Bits() int64
 	Ahead() (p []byte, skip uint)
 }
 
-// watch begins anew with b, which begins a segment.
+// watch collects the marks of b, which starts a segment.
 func (m *marks) watch(b *flate.SymbolDecoder) {
 	m.since, m.found = m.every, nil
 	b.Watch(func() { m.noteBlock(b) })
 }
 
-// watchFront begins anew with d.
+// watchFront collects the marks of d.
 func (m *marks) watchFront(d *flate.Decoder) {
 	m.since, m.found = m.every, nil
 	d.Watch(func(flate.Mark) { m.noteBlock(d) })
 }
 
-// look is called where a block begins.
+// noteBlock is called at the start of each block.
 func (m *marks) noteBlock(d watcher) {
 	off := d.Pending()
 	if n := len(m.found); n > 0 && off-m.found[n-1].off < m.every || n == 0 && off+m.since < m.every || off < flate.History {
@@ -64,7 +64,7 @@ func (m *marks) noteBlock(d watcher) {
 	m.found = append(m.found, k)
 }
 
-// take returns the mark in the next n bytes, or symbols, of what was decoded.
+// takeMark returns the last mark in the next n bytes, or symbols, of output.
 func (m *marks) takeMark(n int) (k *mark) {
 	if m == nil {
 		return nil
@@ -85,10 +85,10 @@ func (m *marks) takeMark(n int) (k *mark) {
 	return k
 }
 
-// record makes t find places for an index.
+// setRecorder makes t collect index points for rec.
 func (t *twoStage) setRecorder(rec *index.Recorder) { t.rec = rec }
 
-// frontMarks returns the marks of what the front decodes.
+// frontMarksLocked returns the marks of the front.
 func (t *twoStage) frontMarksLocked() *marks {
 	if t.frontDecoder != nil {
 		return t.frontDecoder.marks
@@ -96,7 +96,7 @@ func (t *twoStage) frontMarksLocked() *marks {
 	return t.marks
 }
 
-// note tells rec of the mark in p, which has so many bytes of output before it.
+// recordMark records the mark in p. The output before p has out bytes.
 func (p *piece) recordMark(rec *index.Recorder, base, out int64) {
 	if k := p.mark; rec != nil && k != nil {
 		if out += int64(k.off); rec.Due(out) {

@@ -10,64 +10,63 @@ import (
 )
 
 const (
-	// jobMin is the compressed size from which a job is cut at the next member: a
-	// quarter of a millisecond of work, beside which handing it over is little. With
-	// more, the output leaves the second cache level before it is read, and the first
-	// touch of the memory for it costs as much as is gained.
+	// jobMin is the compressed size from which a job ends at the next member. It takes a
+	// quarter of a millisecond to decode, so the cost of the handover is small. The output
+	// of larger jobs leaves the second-level cache before it is read, and touching new
+	// memory for it costs as much as the workers gain.
 	jobMin = 64 << 10
-	// jobMax: where no member begins for so long, the blob is decoded serially up
-	// to its next member.
+	// jobMax is the compressed size after which the search for a member ends. The blob is
+	// then decoded serially up to the next member.
 	jobMax = 2 << 20
-	// jobOut bounds what a job may expand to; one that exceeds it is decoded
-	// serially, which needs no memory for its output.
+	// jobOut bounds the output of a job. A job that exceeds it is decoded serially, which
+	// needs no memory for the output.
 	jobOut = 4 << 20
-	// maxMisses is how many jobs may be cut wrongly, or not at all, before the
-	// guessing stops. A wrong cut is what looks like a header and is none: the work on
-	// the job is lost.
+	// maxMisses is the number of wrong guesses, or failed searches, after which the blob is
+	// decoded serially. A wrong guess is a byte sequence that looks like a header; the work
+	// on its job is lost.
 	maxMisses = 8
 )
 
-// readMost is how much is read between two looks for a member: little, for what is
-// behind one is moved.
+// readMost is how much is read between two searches for a member. It is small, because
+// the bytes after the member are copied.
 const readMost = 32 << 10 // bytes
 
-// jobSizes are the limits of a job; tests make them small.
+// jobSizes are the limits of a job in bytes. Tests make them small.
 type jobSizes struct{ min, max, out int }
 
-// A job is a run of members, if the guess of its end is right.
+// A job is a run of whole members, if its end was guessed right.
 type job struct {
 	in   []byte
 	out  []byte
-	at   int64 // where in begins in the source
-	head int   // length of the header of its first member
-	good bool  // out is what in holds, to its last byte
+	at   int64 // offset of in in the source
+	head int   // length of the header of the first member
+	good bool  // out is the complete output of in
 	done chan struct{}
 }
 
-// parallel decodes members on several goroutines, in order. It is driven by the
-// reader: the source is read by it alone, and the workers never wait for anything
-// but work, so that close always returns.
+// parallel decodes members on several goroutines, in order. Only the reader reads the
+// source, and the workers wait for nothing but jobs, so close always returns.
 //
-// Members are found by their headers. That is a guess; it is right if the members
-// of a job end where the next one was found, which the worker sees. If not, the
-// bytes go back to the serial decoder, which goes on until a member ends.
+// The start of a member is guessed from its header. The guess was right if the members of
+// the previous job end there, which its worker verifies. If it was wrong, the bytes return
+// to the serial decoder, which decodes up to the end of a member.
 type parallel struct {
 	in     *flate.Input
 	sizes  jobSizes
-	limit  int // of queued jobs
+	limit  int // number of queued jobs
 	todo   chan *job
 	wg     sync.WaitGroup
 	active bool
 	misses int
-	cuts   int  // jobs so far
-	ended  bool // the source has no more
+	cuts   int  // number of jobs so far
+	ended  bool // the source has ended or failed
 
-	queue    []*job // cut, in order; at most limit
+	queue    []*job // in order; at most limit
 	free     []*job
-	reading  *job   // its output was handed out
-	buffered []byte // read and not cut
-	at       int64  // where it begins in the source
-	seen     int    // of acc: no job can be cut before
+	reading  *job   // the job whose output was returned last
+	buffered []byte // read, but not part of a job yet
+	at       int64  // offset of buffered in the source
+	seen     int    // bytes of buffered that hold no start of a member
 }
 
 // newParallel starts the workers.
@@ -79,21 +78,21 @@ func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallel {
 	return p
 }
 
-// close ends the workers.
+// close stops the workers.
 func (p *parallel) close() {
 	close(p.todo)
 	p.wg.Wait()
 }
 
-// enter is called where a member begins; false if guessing has no point any more.
+// enter activates p at the start of a member, unless too many guesses were wrong.
 func (p *parallel) enter() bool {
 	p.active, p.at = !p.ended && p.misses < maxMisses, p.in.Offset()
 	return p.active
 }
 
-// next returns the output of another job, valid until the next call. Without one p
-// is not active any more, and the input is at a member for the serial decoder, or at
-// the end of the source.
+// nextJob returns the output of the next job, valid until the next call. If it returns nil,
+// p is no longer active, and the input is at the start of a member, for the serial decoder,
+// or at the end of the source.
 func (p *parallel) nextJob() []byte {
 	if p.reading != nil {
 		p.free = append(p.free, p.reading)
@@ -106,7 +105,7 @@ func (p *parallel) nextJob() []byte {
 		}
 		if len(p.queue) == 0 {
 			if len(p.buffered) > 0 {
-				p.misses++ // so much without a member was read for nothing
+				p.misses++ // no member was found in all of buffered
 			}
 			p.leave()
 			return nil
@@ -128,7 +127,7 @@ func (p *parallel) nextJob() []byte {
 	}
 }
 
-// ready reports whether the oldest job is done.
+// oldestDone reports whether the oldest job is done.
 func (p *parallel) oldestDone() bool {
 	if len(p.queue) == 0 {
 		return false
@@ -141,19 +140,19 @@ func (p *parallel) oldestDone() bool {
 	}
 }
 
-// leave gives everything that was read and not decoded back to the input.
+// leave returns all input that was not decoded to the source.
 func (p *parallel) leave() {
 	var pieces [][]byte
 	for _, j := range p.queue {
-		pieces = append(pieces, j.in) // not reused: a worker may still read it, too
+		pieces = append(pieces, j.in) // not reused, because a worker may still read it
 	}
 	p.in.Prepend(append(pieces, p.buffered)...)
 	p.queue, p.buffered, p.seen, p.active = nil, nil, 0, false
-	p.free, p.reading = nil, nil // the memory is for other ways now
+	p.free, p.reading = nil, nil // other decoders need the memory
 }
 
-// cut reads until another job is complete and hands it to the workers; false if
-// there is none.
+// cutJob reads until another job is complete and hands it to the workers. It returns false
+// if no job can be made.
 func (p *parallel) cutJob() bool {
 	for {
 		if end := memberAt(p.buffered, max(p.seen, p.sizes.min)); end >= 0 {
@@ -177,7 +176,7 @@ func (p *parallel) cutJob() bool {
 	}
 }
 
-// push makes a job of the first n bytes that were read.
+// pushJob makes a job of the first n bytes of buffered.
 func (p *parallel) pushJob(n int) {
 	j := p.newJob()
 	rest := append(j.in[:0], p.buffered[n:]...)
@@ -186,10 +185,10 @@ func (p *parallel) pushJob(n int) {
 	p.at += int64(n)
 	p.cuts++
 	p.queue = append(p.queue, j)
-	p.todo <- j // has room for the queue; the workers may be busy with jobs that were given up
+	p.todo <- j // never blocks: the channel has room for the whole queue
 }
 
-// take returns a job that is free, with its buffers, or a new one.
+// newJob returns a free job with its buffers, or a new one.
 func (p *parallel) newJob() *job {
 	if n := len(p.free); n > 0 {
 		j := p.free[n-1]
@@ -197,7 +196,7 @@ func (p *parallel) newJob() *job {
 		j.done = make(chan struct{})
 		return j
 	}
-	// All at once: the pages that are not used cost nothing, and growing does.
+	// Allocated at full size, because unused pages cost nothing, and growing does.
 	return &job{
 		in:   make([]byte, 0, p.sizes.max+readMost),
 		out:  make([]byte, 0, p.sizes.out+pieceBytes),
@@ -213,15 +212,15 @@ func (p *parallel) work() {
 	for j := range p.todo {
 		src.Reset(j.in)
 		m.in.Reset(src)
-		// After a panic it is not good: the serial decoder says what is wrong.
+		// After a panic j is not good, and the serial decoder reports the error.
 		j.good = false
 		_ = panics.Guard(func() { j.out, j.head, j.good = m.decodeAll(j.out[:0], p.sizes.out) })
 		close(j.done)
 	}
 }
 
-// all decodes what m.in has; good if that is members and nothing else, of at most
-// so many bytes; head is the length of the first header.
+// decodeAll decodes all of m.in and appends to out. head is the length of the first header.
+// good means that m.in consists of whole members with at most the given output.
 func (m *members) decodeAll(out []byte, most int) (_ []byte, head int, good bool) {
 	if m.readHeader() != nil {
 		return out, 0, false
@@ -242,9 +241,9 @@ func (m *members) decodeAll(out []byte, most int) (_ []byte, head int, good bool
 
 const headerLen = 10
 
-// memberAt finds what looks like the header of a member in p[from:]; -1 without one.
-// Bytes that have no other use than to tell systems apart are checked as well: what
-// they exclude is mostly chance.
+// memberAt returns the index of the first possible member header in p[from:], or -1. It
+// also checks the bytes for compression level and system, which excludes most false
+// matches.
 func memberAt(p []byte, from int) int {
 	for from < len(p) {
 		i := bytes.Index(p[from:], []byte{0x1f, 0x8b, 8})

@@ -59,11 +59,11 @@ func TestRecordInParallel(t *testing.T) {
 	// both sides that much more lies between two points than the serial decoder's.
 	const gap = 400 << 10
 	far := func(m *members) {
-		m.segmentSizes = smallHops()
-		m.segmentSizes.spacing = 80 << 10
+		m.segments = smallSegments()
+		m.segments.spacing = 80 << 10
 		m.sizes.out = 200 << 10 // no job is a long member, which would be one point
 	}
-	near := func(m *members) { m.segmentSizes = smallHops() } // pieces of some KiB
+	near := func(m *members) { m.segments = smallSegments() } // pieces of some KiB
 	jobs := func(m *members) { m.sizes = jobSizes{min: 4 << 10, max: 400 << 10, out: 4 << 20} }
 	const span = 100 << 10
 	tests := []struct {

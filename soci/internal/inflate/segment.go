@@ -11,74 +11,75 @@ import (
 )
 
 const (
-	// pieceBytes is how much output is handed on at a time: what a decoder makes
-	// before it moves its window. A Blind makes up to twice that.
+	// pieceBytes is the output of a decoder before it moves its window. A SymbolDecoder
+	// makes up to twice as much.
 	pieceBytes = 256 << 10
 
-	// searchStep is how much is searched for a block at a time, and searchMost at
-	// all: encoders begin one every 10 to 60 KiB, except in what they store or in
-	// streams of one block, which are not worth guessing in.
-	searchStep = 64 << 10  // bytes
-	searchMost = 512 << 10 // bytes
+	// searchStep is the number of bytes searched for a block at a time, and searchMost the
+	// bound on the whole search. Encoders start a block every 10 to 60 KiB, except in stored
+	// data and in streams of one block, where guessing is not worthwhile.
+	searchStep = 64 << 10
+	searchMost = 512 << 10
 )
 
-// A piece of output, in order behind others.
+// piece is a part of the output.
 type piece struct {
 	buf     *flate.Window
 	p       []byte       // in buf
-	sum     uint32       // CRC-32 of p, when it is ready
-	symbols bool         // p is symbols
-	table   *flate.Table // what resolves them
-	taken   bool         // somebody resolves it
-	front   bool         // the front made it
-	mark    *mark        // nil: none
+	sum     uint32       // CRC-32 of p, once p holds bytes
+	symbols bool         // p holds symbols
+	table   *flate.Table // resolves the symbols
+	taken   bool         // a goroutine resolves it
+	front   bool         // decoded by the front
+	mark    *mark        // or nil
 }
 
-// ready reports whether p is output.
+// ready reports whether p holds bytes.
 func (p *piece) ready() bool { return !p.symbols }
 
-// finish resolves a piece that was taken.
+// finish resolves the symbols of p.
 func (p *piece) finish() {
 	p.p = p.table.Resolve(p.p)
 	p.sum = crc32.ChecksumIEEE(p.p)
 }
 
-// An eye is what decodes: it can begin anywhere in the store.
+// segmentDecoder decodes from any bit offset of the store.
 type segmentDecoder struct {
 	in      *flate.Input
 	cur     cursor
 	symbols *flate.SymbolDecoder
-	marks   *marks // nil: nothing is recorded
+	marks   *marks // nil if nothing is recorded
 }
 
-// open makes e decode from a bit of the store.
-func (e *segmentDecoder) open(s *store, bits int64, dead func() bool) {
-	e.cur = cursor{s: s, at: bits / 8, abandoned: dead}
-	e.in.ResetAt(&e.cur, bits/8)
-	e.symbols.Reset(e.in, uint(bits%8)) //nolint:gosec // G115: 0 to 7
-	if e.marks != nil {
-		e.marks.watch(e.symbols)
+// open makes sd decode from a bit offset of the store.
+func (sd *segmentDecoder) open(s *store, bits int64, dead func() bool) {
+	sd.cur = cursor{s: s, at: bits / 8, abandoned: dead}
+	sd.in.ResetAt(&sd.cur, bits/8)
+	sd.symbols.Reset(sd.in, uint(bits%8)) //nolint:gosec // G115: 0 to 7
+	if sd.marks != nil {
+		sd.marks.watch(sd.symbols)
 	}
 }
 
-// A segment is a part of the stream that is decoded before what is in front of it.
-// It is guarded by the lock of its twoStage, apart from e, which belongs to the
-// worker until it is parked.
+// segment is a part of the stream that is decoded before the data in front of it. The lock
+// of its twoStage guards it, except for dec, which belongs to the worker until the segment
+// is parked.
 type segment struct {
-	searchFrom int64 // byte of the stream from which on a block is searched
-	start      int64 // bit at which one seems to begin; 0: not found yet
-	pos        int64 // byte that has been reached
+	searchFrom int64 // byte of the stream where the search for a block starts
+	start      int64 // bit where a block seems to start, or 0 before one is found
+	pos        int64 // byte that the decoder has reached
 	held       []*piece
-	size       int // bytes of their buffers
-	parked     bool
-	abandoned  bool // nobody needs it
+	size       int  // bytes of the buffers in held
+	parked     bool // its worker has left it
+	abandoned  bool // its output is not needed
 	dec        *segmentDecoder
 
-	front bool         // what is before has been decoded up to start: it is right
-	table *flate.Table // then resolves its symbols
+	front bool         // the front has reached start, so the guess was right
+	table *flate.Table // resolves the symbols, once front is set
 }
 
-// newSegment makes the next segment, if one is wanted and can be begun.
+// newSegmentLocked returns a new segment, or nil if none is needed, the memory is full, or
+// its data has not arrived. mu must be held.
 func (t *twoStage) newSegmentLocked() *segment {
 	if t.running >= t.workers-1 || len(t.segs) >= t.maxSegments || t.queued >= t.sizes.ahead || t.frontPos < t.resume ||
 		(len(t.segs)+1)*t.sizes.ahead+t.buffers > t.workers*t.sizes.pieces {
@@ -98,7 +99,8 @@ func (t *twoStage) newSegmentLocked() *segment {
 	return s
 }
 
-// after returns the first segment behind s, or of all, of which the begin is known.
+// nextStartLocked returns the first segment after s whose start is known; if s is nil, the
+// first of all. mu must be held.
 func (t *twoStage) nextStartLocked(s *segment) *segment {
 	found := s == nil
 	for _, o := range t.segs {
@@ -110,7 +112,7 @@ func (t *twoStage) nextStartLocked(s *segment) *segment {
 	return nil
 }
 
-// stopAt returns where a decoder should stop before s: an end of all places for nil.
+// startOf returns the start of s in bits, or the largest number if s is nil.
 func startOf(s *segment) int64 {
 	if s == nil {
 		return math.MaxInt64
@@ -118,17 +120,17 @@ func startOf(s *segment) int64 {
 	return s.start
 }
 
-// speculate finds the begin of s and decodes from there, until the front comes by
-// or there is a reason to park.
+// speculateLocked finds the start of s and decodes from there, until s becomes the front or
+// has to be parked. mu must be held; it is released while decoding.
 func (t *twoStage) speculateLocked(s *segment) {
-	e := t.takeDecoderLocked()
+	sd := t.takeDecoderLocked()
 	t.mu.Unlock()
 	var start int64
 	bad := panics.Guard(func() {
-		if start = t.search(s, e); start > 0 {
-			// Before the begin is known to others: the front may be there at once, and
-			// then e's cursor is the front's.
-			e.open(t.store, start, func() bool { return s.abandoned })
+		if start = t.search(s, sd); start > 0 {
+			// Opened before start is published, because the front may be there at once,
+			// and then the cursor of sd belongs to the front.
+			sd.open(t.store, start, func() bool { return s.abandoned })
 		}
 	})
 	t.mu.Lock()
@@ -136,44 +138,44 @@ func (t *twoStage) speculateLocked(s *segment) {
 		start = 0
 	}
 	if start <= 0 || s.abandoned {
-		t.giveUpLocked(s, e)
+		t.giveUpLocked(s, sd)
 		return
 	}
-	s.start, s.dec = start, e
+	s.start, s.dec = start, sd
 	for !s.front {
 		next := t.nextStartLocked(s)
 		switch {
 		case s.abandoned || t.closed:
-			t.giveUpLocked(s, e)
+			t.giveUpLocked(s, sd)
 			return
 		case s.size >= t.sizes.ahead:
 			t.parkLocked(s)
 			return
 		}
-		e.symbols.StopAt(startOf(next))
+		sd.symbols.StopAt(startOf(next))
 		t.mu.Unlock()
 		var pieces []*piece
 		var err error
-		if bad := panics.Guard(func() { pieces, err = t.decode(e) }); bad != nil {
+		if bad := panics.Guard(func() { pieces, err = t.decode(sd) }); bad != nil {
 			err = bad
 		}
 		t.mu.Lock()
 		if _, bad := errors.AsType[*panics.Error](err); bad && s.front {
-			t.failLocked(err) // it was already the only one to decode here
+			t.failLocked(err) // s is the front, so no other goroutine decodes this part
 		}
-		s.pos = e.symbols.Bits() / 8
+		s.pos = sd.symbols.Bits() / 8
 		for _, p := range pieces {
 			s.held = append(s.held, p)
 			s.size += len(p.buf)
 		}
 		switch {
-		case err == nil, s.front, errors.Is(err, flate.ErrStopped) && startOf(t.nextStartLocked(s)) > e.symbols.Bits():
+		case err == nil, s.front, errors.Is(err, flate.ErrStopped) && startOf(t.nextStartLocked(s)) > sd.symbols.Bits():
 		case errors.Is(err, flate.ErrStopped), err == io.EOF:
-			// The next segment begins here or is wrong; the front will tell.
+			// The next segment starts here or its guess was wrong; the front decides.
 			t.parkLocked(s)
 			return
 		default:
-			t.giveUpLocked(s, e)
+			t.giveUpLocked(s, sd)
 			return
 		}
 	}
@@ -182,13 +184,13 @@ func (t *twoStage) speculateLocked(s *segment) {
 	t.runFrontLocked()
 }
 
-// search returns the bit at which a block seems to begin in s, or 0.
-func (t *twoStage) search(s *segment, e *segmentDecoder) int64 {
+// search returns the bit where a block seems to start in s, or 0.
+func (t *twoStage) search(s *segment, sd *segmentDecoder) int64 {
 	w := t.takeFinder()
 	defer t.putFinder(w)
 	for at := s.searchFrom; at < s.searchFrom+min(searchMost, t.sizes.spacing); at += searchStep {
 		t.mu.Lock()
-		n := t.store.copyAt(w.buf[:], at)
+		n := t.store.copyLocked(w.buf[:], at)
 		over := s.abandoned || t.closed || t.frontPos >= at
 		t.mu.Unlock()
 		if over {
@@ -204,9 +206,9 @@ func (t *twoStage) search(s *segment, e *segmentDecoder) int64 {
 	return 0
 }
 
-// decode returns what e makes next, and what was in its way then.
-func (t *twoStage) decode(e *segmentDecoder) (out []*piece, err error) {
-	if d := e.symbols.ByteDecoder(); d != nil {
+// decode returns the next output of sd and the error that ended it.
+func (t *twoStage) decode(sd *segmentDecoder) (out []*piece, err error) {
+	if d := sd.symbols.ByteDecoder(); d != nil {
 		o := t.takePiece()
 		if o.p, o.buf, err = d.NextIn(o.buf); len(o.p) == 0 {
 			t.mu.Lock()
@@ -214,38 +216,39 @@ func (t *twoStage) decode(e *segmentDecoder) (out []*piece, err error) {
 			t.mu.Unlock()
 			return nil, err
 		}
-		o.mark = e.marks.takeMark(len(o.p))
+		o.mark = sd.marks.takeMark(len(o.p))
 		o.sum = crc32.ChecksumIEEE(o.p)
 		return []*piece{o}, err
 	}
-	p, err := e.symbols.Next()
+	p, err := sd.symbols.Next()
 	for len(p) > 0 {
 		o := t.takePiece()
 		n := copy(o.buf[:], p)
 		o.p, p = o.buf[:n], p[n:]
 		o.symbols = true
-		o.mark = e.marks.takeMark(n / 2)
+		o.mark = sd.marks.takeMark(n / 2)
 		out = append(out, o)
 	}
 	return out, err
 }
 
-// park leaves s until the front comes by.
+// parkLocked leaves s until the front reaches it. mu must be held.
 func (t *twoStage) parkLocked(s *segment) {
 	s.parked = true
 	t.running--
 	t.wake.Broadcast()
 }
 
-// fail gives s up: there is no block, or it was none, or the front is past it.
-func (t *twoStage) giveUpLocked(s *segment, e *segmentDecoder) {
+// giveUpLocked drops s, because it has no block, its guess was wrong, or the front has
+// passed it. mu must be held.
+func (t *twoStage) giveUpLocked(s *segment, sd *segmentDecoder) {
 	t.running--
-	s.parked, s.dec = true, e
+	s.parked, s.dec = true, sd
 	t.dropLocked(s)
 	t.wake.Broadcast()
 }
 
-// drop removes s, of which the worker learns by itself.
+// dropLocked removes s. Its worker, if any, notices at its next check. mu must be held.
 func (t *twoStage) dropLocked(s *segment) {
 	if !s.abandoned {
 		t.missedLocked()

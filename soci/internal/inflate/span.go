@@ -12,11 +12,11 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// probeBytes of the source tell what the first 32 KiB of output refer to: as many, for
-// data that cannot be compressed, and the headers of blocks.
+// probeBytes is the number of compressed bytes that determine the references of the first
+// 32 KiB of output: 32 KiB of incompressible data, and the headers of blocks.
 const probeBytes = 48 << 10
 
-// spanWorker decodes spans; one goroutine uses it.
+// spanWorker decodes spans. One goroutine uses it.
 type spanWorker struct {
 	t     *indexed
 	m     *members // for headers
@@ -25,11 +25,11 @@ type spanWorker struct {
 	buf   []byte
 	past  []byte // history of the span
 
-	span  *span    // in work; nil: none
+	span  *span    // being decoded, or nil
 	pos   int64    // byte of the source that was reached
-	ended bool     // s was decoded up to
-	end   position // the place where the next span begins, or one behind, or a member behind which there is none, with
-	err   error    // that the stream has, if s is right
+	ended bool     // the span has ended, at end and with err
+	end   position // at or after the start of the next span, or the end of the last member
+	err   error    // the error of the stream, if the span is correct
 }
 
 func newSpanWorker(t *indexed) *spanWorker {
@@ -38,7 +38,7 @@ func newSpanWorker(t *indexed) *spanWorker {
 	return w
 }
 
-// contain runs fn, a step of decoding s. A panic ends the span with an error.
+// guard runs fn, a step of decoding s. If it panics, s ends with an error.
 func (w *spanWorker) guard(s *span, fn func()) {
 	if err := panics.Guard(fn); err != nil {
 		w.span, w.ended, w.end, w.err = s, true, position{bits: w.pos * 8}, err
@@ -48,7 +48,7 @@ func (w *spanWorker) guard(s *span, fn func()) {
 	}
 }
 
-// decode decodes s as a worker does, all at once.
+// decode decodes all of s.
 func (w *spanWorker) decode(s *span) {
 	w.startSpan(s)
 	var spare *chunk
@@ -72,7 +72,7 @@ func (w *spanWorker) decode(s *span) {
 	}
 }
 
-// begin makes w decode s. The history is what s claims.
+// startSpan prepares w for decoding s with the claimed history.
 func (w *spanWorker) startSpan(s *span) {
 	bits := s.point.Bits
 	in, d := w.m.in, w.m.dec
@@ -88,19 +88,19 @@ func (w *spanWorker) startSpan(s *span) {
 	err := w.m.readHeader()
 	s.headerLen = int(in.Offset() - bits/8)
 	if w.reportProbe(s, nil, err != nil); err != nil {
-		w.endSpan(position{bits, true}, err) // unsure: the serial decoder says what it is
+		w.endSpan(position{bits, true}, err) // refsUnknown: the serial decoder reports the error
 		return
 	}
 	d.Reset(in)
 }
 
-// source returns what there is of the source from an offset on; valid until the next call.
+// source returns a reader of the store from an offset on, valid until the next call.
 func (w *spanWorker) source(off int64) io.Reader {
 	w.cur = cursor{s: w.t.store, at: off}
 	return &w.cur
 }
 
-// stop notes where, and why, the span is over.
+// endSpan records where and why the span ended.
 func (w *spanWorker) endSpan(at position, err error) {
 	if src := w.m.in.Err(); err != nil && src != nil && src != io.EOF {
 		err = sourceError{src}
@@ -108,8 +108,8 @@ func (w *spanWorker) endSpan(at position, err error) {
 	w.ended, w.end, w.err = true, at, err
 }
 
-// more returns what the span has next, nil if that is nothing: the end of a member, or
-// output, in c or a copy.
+// nextChunk returns the next chunk of the span: output in c, a copy of short output, or the
+// end of a member. It returns nil if the span has ended.
 func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in, d := w.m.in, w.m.dec
 	d.StopAt(w.span.stop)
@@ -120,7 +120,7 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	case err == nil:
 		w.pos = max(w.pos, d.Bits()/8)
 		if len(p) <= flate.History {
-			// A short member: it isn't to hold the memory of a long one.
+			// A copy, so that a short member does not hold the memory of a long one.
 			return &chunk{p: bytes.Clone(p), sum: crc32.ChecksumIEEE(p)}
 		}
 		c.p, c.sum = p, crc32.ChecksumIEEE(p)
@@ -128,7 +128,7 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	case errors.Is(err, flate.ErrStopped):
 		w.endSpan(position{bits: d.Bits()}, nil)
 		return nil
-	case err != io.EOF: //nolint:errorlint // the stream's own end is bare
+	case err != io.EOF: //nolint:errorlint // the decoder returns io.EOF unwrapped
 		w.endSpan(position{bits: d.Bits()}, err)
 		return nil
 	}
@@ -141,8 +141,8 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in.Skip(8)
 	w.pos = in.Offset()
 	if w.pos*8 >= w.span.stop || sniff(in.Peek(2)) != Gzip || w.m.readHeader() != nil {
-		// An error of the header is found again by the serial decoder, which also
-		// knows what may follow the last member.
+		// The serial decoder finds an error in the header again, and checks the bytes
+		// after the last member.
 		w.endSpan(position{w.pos * 8, true}, nil)
 		return end
 	}
@@ -150,7 +150,7 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	return end
 }
 
-// look finds out what s, which begins with a block, refers to.
+// probeSpan determines which bytes of its history s, which starts with a block, refers to.
 func (w *spanWorker) probeSpan(s *span) {
 	c := w.t.takeClaim()
 	w.past = s.point.Window.Append(w.past[:0])
@@ -158,12 +158,12 @@ func (w *spanWorker) probeSpan(s *span) {
 	clear(c.history[:gone])
 	copy(c.history[gone:], w.past)
 	at := s.point.Bits / 8
-	n, _ := io.ReadFull(w.source(at), w.buf)                                             // an error of the source is found again
+	n, _ := io.ReadFull(w.source(at), w.buf)                                             // decoding finds an error of the source again
 	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), &c.refs) //nolint:gosec // G115: 0 to 7
 	w.reportProbe(s, c, !known)
 }
 
-// tell says what s refers to, and whether that is known.
+// reportProbe publishes the references of s, and whether they are known.
 func (w *spanWorker) reportProbe(s *span, c *claim, unsure bool) {
 	w.t.mu.Lock()
 	s.claim, s.refsUnknown, s.probed = c, unsure, true

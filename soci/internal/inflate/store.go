@@ -6,26 +6,26 @@ import (
 	"sync"
 )
 
-// storeBlock is how much of the source is read at a time: small beside a hop, large
-// enough that a lock for each is nothing.
+// storeBlock is how much of the source is read at a time. It is much smaller than the
+// spacing of segments, and large enough that the cost of locking is negligible.
 const storeBlock = 128 << 10 // bytes
 
-// errAbandoned ends a decoder that nobody needs any more.
+// errAbandoned ends a decoder whose output is no longer needed.
 var errAbandoned = errors.New("abandoned")
 
-// store holds the part of the compressed stream that is in work. One goroutine
-// appends, any may read; all fields are guarded by the lock of wake.
+// store holds the part of the compressed stream that the workers decode. One goroutine
+// appends to it, and any goroutine may read it. The lock of wake guards all fields.
 type store struct {
-	wake   *sync.Cond // something has changed
+	wake   *sync.Cond // broadcast at every change
 	base   int64      // offset of blocks[0]
-	blocks [][]byte   // of storeBlock each, but the last one may be less
+	blocks [][]byte   // of storeBlock bytes, except that the last may be shorter
 	free   [][]byte
-	end    int64 // offset behind the last block
-	err    error // why the source has no more
-	closed bool  // readers give up
+	end    int64 // offset of the end of the last block
+	err    error // the error that ended the source
+	closed bool  // reads return errAbandoned
 }
 
-// add reads once more; the lock is not held.
+// readMore reads once from the source. The lock must not be held.
 func (s *store) readMore(src io.Reader) {
 	s.wake.L.Lock()
 	last := len(s.blocks) - 1
@@ -41,9 +41,9 @@ func (s *store) readMore(src io.Reader) {
 	}
 	b := s.blocks[last]
 	s.wake.L.Unlock()
-	n, err := src.Read(b[len(b):storeBlock]) // nobody else looks at that
+	n, err := src.Read(b[len(b):storeBlock]) // no other goroutine reads that part
 	s.wake.L.Lock()
-	// Blocks before this one may have been forgotten, this one not: it isn't full.
+	// trimLocked may have dropped earlier blocks, but not this one, because it is not full.
 	s.blocks[len(s.blocks)-1] = b[:len(b)+n]
 	s.end += int64(n)
 	s.err = err
@@ -51,8 +51,8 @@ func (s *store) readMore(src io.Reader) {
 	s.wake.L.Unlock()
 }
 
-// trim forgets whole blocks before an offset.
-func (s *store) trim(before int64) {
+// trimLocked drops whole blocks before an offset. The lock must be held.
+func (s *store) trimLocked(before int64) {
 	for len(s.blocks) > 0 && len(s.blocks[0]) == storeBlock && s.base+storeBlock <= before {
 		s.base += storeBlock
 		s.free = append(s.free, s.blocks[0][:0])
@@ -60,8 +60,9 @@ func (s *store) trim(before int64) {
 	}
 }
 
-// copyAt copies what is there from an offset on; nothing if that has been forgotten.
-func (s *store) copyAt(dst []byte, at int64) (n int) {
+// copyLocked copies the stored bytes from an offset on, or nothing if they were dropped.
+// The lock must be held.
+func (s *store) copyLocked(dst []byte, at int64) (n int) {
 	if at < s.base {
 		return 0
 	}
@@ -71,8 +72,8 @@ func (s *store) copyAt(dst []byte, at int64) (n int) {
 	return n
 }
 
-// from returns what is there from an offset on, not copied, and forgets all.
-func (s *store) from(at int64) [][]byte {
+// rest returns the stored bytes from an offset on, without a copy, and empties the store.
+func (s *store) rest(at int64) [][]byte {
 	var out [][]byte
 	off := s.base
 	for _, b := range s.blocks {
@@ -85,14 +86,14 @@ func (s *store) from(at int64) [][]byte {
 	return out
 }
 
-// cursor reads a store; one goroutine uses it at a time.
+// cursor reads a store. One goroutine may use it at a time.
 type cursor struct {
 	s         *store
 	at        int64
-	abandoned func() bool // asked under the lock: give up?
+	abandoned func() bool // unless nil, called with the lock held: should reads end?
 }
 
-// Read is io.Reader. It waits for data.
+// Read implements io.Reader. It waits for data.
 func (c *cursor) Read(p []byte) (int, error) {
 	s := c.s
 	s.wake.L.Lock()
@@ -102,13 +103,13 @@ func (c *cursor) Read(p []byte) (int, error) {
 		case s.closed, c.at < s.base, c.abandoned != nil && c.abandoned():
 			return 0, errAbandoned
 		case c.at < s.end:
-			n := s.copyAt(p, c.at)
+			n := s.copyLocked(p, c.at)
 			c.at += int64(n)
 			return n, nil
 		case s.err != nil:
 			return 0, s.err
 		case !told:
-			s.wake.Broadcast() // there may be room now for who fills the store
+			s.wake.Broadcast() // the goroutine that fills the store may have room now
 		}
 		s.wake.Wait()
 	}

@@ -11,85 +11,85 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// hops are the sizes with which one member is decoded by several workers; tests
-// make them small.
+// segmentSizes are the sizes for decoding one member with several workers. Tests make
+// them small.
 type segmentSizes struct {
-	// enter is how much of a member is decoded serially before: small members are
-	// not worth the goroutines.
+	// serialFirst is how much of a member is decoded serially. Small members are not worth
+	// starting goroutines.
 	serialFirst int64 // compressed bytes
-	// hop is how far from each other workers begin. Each begin costs the search for
+	// spacing is the distance between the starts of segments. Each start costs a search for
 	// a block and, until the history is known, symbols instead of bytes.
 	spacing int64 // compressed bytes
-	// ahead bounds what a segment may hold before it has to wait for the front, and
-	// the output that is not read when another one begins.
+	// ahead bounds the memory of a segment before it waits for the front, and the unread
+	// output at which another segment may start.
 	ahead int // bytes
-	// queue bounds the output of the front that nobody has read.
+	// queue bounds the unread output of the front.
 	queue int // bytes
-	// pieces bounds, for each worker, all output that is held and may be: no segment
-	// begins beyond.
+	// pieces bounds, for each worker, the output that is held or may be held: no segment
+	// starts beyond it.
 	pieces int // bytes
 }
 
-// The sizes were measured with two workers: from half of to four times these the
-// rate is the same within 5 %, so that memory decides. A hop is 4 MB of tar or 5 ms of
-// work, and a segment of symbols has room for it.
+// defaultSegmentSizes returns sizes that were measured with two workers. From half of to
+// four times these sizes the rate is the same within 5 %, so memory decided. The spacing is
+// 4 MB of tar or 5 ms of work, and a segment has room for the symbols of that.
 func defaultSegmentSizes() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 20, spacing: 1 << 20, ahead: 8 << 20, queue: 2 << 20, pieces: 11 << 20}
 }
 
 // twoStage decodes one member with several workers, in order.
 //
-// One of them is the front: it knows the history and decodes bytes, as a serial
-// decoder does. Others begin some way ahead, where a block seems to begin, and
-// decode symbols, until these depend on nothing before. When the front ends a
-// block exactly where another began, that one's guess was right: it gets the
-// history, goes on as the front from wherever it is, its symbols are resolved, and the
-// worker that was the front begins anew, further ahead. So no worker waits for
-// another, as little as possible is decoded as symbols, and nothing depends on how
-// fast either way is. A guess that the front does not meet is thrown away.
+// One worker is the front. It knows the history and decodes bytes, as a serial decoder
+// does. The others start further ahead, where a block seems to start, and decode symbols
+// until these no longer depend on the unknown history. When the front ends a block exactly
+// where a segment started, the guess of that segment was right: it gets the history, its
+// symbols are resolved, its worker becomes the front from the position it has reached, and
+// the former front starts another segment further ahead. So no worker waits for another,
+// as little as possible is decoded as symbols, and the design does not depend on the rates
+// of the two ways of decoding. A segment that the front does not meet is dropped.
 //
-// The goroutine that reads drives the source. All else is guarded by mu, which is
-// not held while anything is decoded. No deadlock: the front waits for room in the
-// queue, the reader then has something to read; a worker ahead waits for the source,
-// which the reader reads while it has nothing else; what the reader needs resolved it
-// resolves if nobody does.
+// The goroutine that reads also reads the source. mu guards everything else, and is not
+// held while a worker decodes. There is no deadlock: the front waits for room in the queue
+// only while the reader has output to read; the workers ahead wait for the source, which
+// the reader reads when it has no output; and the reader resolves the pieces that it needs
+// if no worker does.
 type twoStage struct {
 	src         *flate.Input
 	workers     int
-	maxSegments int // segments
+	maxSegments int
 	sizes       segmentSizes
 
 	mu     sync.Mutex
-	wake   *sync.Cond // something has changed
+	wake   *sync.Cond // broadcast at every change
 	wg     sync.WaitGroup
 	active bool
 	closed bool
 	store  *store
 
-	front        *flate.Decoder  // nil while a segment becomes it
-	frontDecoder *segmentDecoder // what it is part of; nil for the first
-	frontBusy    bool            // a worker has it
+	front        *flate.Decoder  // nil while a segment becomes the front
+	frontDecoder *segmentDecoder // holds front; nil for the first front
+	frontBusy    bool            // a worker decodes with front
 	frontCur     *cursor
 	frontIn      *flate.Input
-	frontPos     int64 // byte of the stream where it is
-	end          error // why it ended
+	frontPos     int64 // byte of the stream that the front has reached
+	end          error // the error that ended the front
 
 	segs    []*segment // ahead of the front, in order
-	running int        // how many of them a worker has
-	score   int        // how well guessing goes
-	resume  int64      // no guesses before
+	running int        // number of segments that a worker decodes
+	score   int        // rises with right guesses, falls with wrong ones
+	resume  int64      // no guesses before this byte of the stream
 
-	queue       []*piece // output
-	queued      int      // bytes of output in it
-	buffers     int      // bytes of their buffers
-	frontQueued int      // those which the front has made
-	reading     *piece   // was handed out
+	queue       []*piece // output in order
+	queued      int      // bytes of output in queue
+	buffers     int      // bytes of the buffers in queue
+	frontQueued int      // bytes of output in queue that the front decoded
+	reading     *piece   // the piece that next returned last
 
-	freePieces []*piece // free
-	decoders   []*segmentDecoder
-	finders    []*blockFinder
+	freePieces []*piece
+	decoders   []*segmentDecoder // free
+	finders    []*blockFinder    // free
 
-	rec    *index.Recorder // nil: nothing is recorded
+	rec    *index.Recorder // nil if nothing is recorded
 	marks  *marks          // of the first front
 	base   int64           // bits of the source before the store
 	broken error           // a panic of a decoder, which ends the stream
@@ -97,36 +97,36 @@ type twoStage struct {
 	stats twoStageStats
 }
 
-// twoStageStats count what was done, for tests and figures.
+// twoStageStats are counts for tests and benchmarks.
 type twoStageStats struct {
 	hits, misses   int
-	symbols, bytes int64 // of output, by how they were decoded
+	symbols, bytes int64 // output decoded as symbols and as bytes
 }
 
-// scout searches.
+// blockFinder searches for blocks.
 type blockFinder struct {
 	find *flate.Finder
 	buf  [searchStep + flate.Tail]byte
 }
 
-// The score decides whether guessing goes on: a stream of one block, or one of
-// stored blocks, has none to find.
+// The score decides whether segments start. In a stream of one block, or of stored blocks,
+// no guess is right.
 const (
 	scoreBegin = 8
 	scoreMost  = 16
 	scoreHit   = 2
-	// pauseHops is how far the front goes alone after too many misses.
+	// pauseSpacings is how far the front decodes alone after too many misses.
 	pauseSpacings = 16
 )
 
-// newTwoStage returns one that is not active.
+// newTwoStage returns a twoStage that is not active.
 func newTwoStage(src *flate.Input, workers int, sizes segmentSizes) *twoStage {
 	t := &twoStage{src: src, workers: workers, maxSegments: workers + workers/2, sizes: sizes}
 	t.wake = sync.NewCond(&t.mu)
 	return t
 }
 
-// enter takes over from d, which decodes src, and starts the workers.
+// enter makes d, which decodes src, the front and starts the workers.
 func (t *twoStage) enter(d *flate.Decoder) {
 	t.store = &store{wake: t.wake}
 	t.frontCur = &cursor{s: t.store}
@@ -145,13 +145,13 @@ func (t *twoStage) enter(d *flate.Decoder) {
 	}
 }
 
-// leave stops the workers, gives what was read and not decoded back to the source,
-// and returns the decoder that goes on from there.
+// leave stops the workers, returns the input that was not decoded to the source, and
+// returns the decoder of the front, which continues from there.
 func (t *twoStage) leave() *flate.Decoder {
 	t.close()
 	t.front.StopAt(math.MaxInt64)
 	t.front.Switch(t.src)
-	t.src.Prepend(append([][]byte{t.frontIn.Rest()}, t.store.from(t.frontCur.at)...)...)
+	t.src.Prepend(append([][]byte{t.frontIn.Rest()}, t.store.rest(t.frontCur.at)...)...)
 	return t.front
 }
 
@@ -172,8 +172,8 @@ func (t *twoStage) close() {
 	t.queue, t.queued, t.frontQueued, t.buffers, t.active = nil, 0, 0, 0, false
 }
 
-// next returns more output and its CRC-32, valid until the next call; at the end of
-// the member, or of what can be decoded of it, the error of the decoder.
+// next returns the next output and its CRC-32, valid until the next call. After the last
+// output it returns the error of the decoder, io.EOF at the end of the member.
 func (t *twoStage) next() ([]byte, uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,11 +214,12 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 	}
 }
 
-// read reads more of the source, if it has more and there is room.
+// readLocked reads from the source if it has more data and the store has room. mu must be
+// held; it is released while reading.
 func (t *twoStage) readLocked() bool {
 	depth := t.sizes.spacing*int64(t.maxSegments+1) + searchStep
-	// Its cursor, not fpos: within a piece of what cannot be compressed the front
-	// may need more than there is room for.
+	// Measured from the cursor, not from frontPos, because within one piece of
+	// incompressible data the front may need more input than the room for it.
 	if t.store.err != nil || t.end != nil || t.store.end-t.frontCur.at >= depth {
 		return false
 	}
@@ -229,7 +230,7 @@ func (t *twoStage) readLocked() bool {
 	return err == nil
 }
 
-// work does what is most urgent, until close.
+// work does the most urgent work until close.
 func (t *twoStage) work() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -249,7 +250,8 @@ func (t *twoStage) work() {
 	}
 }
 
-// breaks ends the stream, with what was decoded before, by a panic that was contained.
+// failLocked ends the stream with the error of a panic, after the output before it. mu must
+// be held.
 func (t *twoStage) failLocked(err error) {
 	if err != nil && t.broken == nil {
 		t.broken = err
@@ -257,7 +259,8 @@ func (t *twoStage) failLocked(err error) {
 	}
 }
 
-// unresolved returns the first piece of the queue that nobody resolves.
+// unresolvedLocked returns the first piece of the queue that no goroutine resolves. mu must
+// be held.
 func (t *twoStage) unresolvedLocked() *piece {
 	for _, p := range t.queue {
 		if !p.ready() && !p.taken {
@@ -267,13 +270,14 @@ func (t *twoStage) unresolvedLocked() *piece {
 	return nil
 }
 
-// resolve makes bytes of a piece.
+// resolveLocked turns the symbols of a piece into bytes. mu must be held; it is released
+// meanwhile.
 func (t *twoStage) resolveLocked(p *piece) {
 	p.taken = true
 	t.mu.Unlock()
 	err := panics.Guard(p.finish)
 	t.mu.Lock()
-	if err != nil { // it never becomes ready
+	if err != nil { // p never becomes ready
 		t.failLocked(err)
 		return
 	}
@@ -281,8 +285,9 @@ func (t *twoStage) resolveLocked(p *piece) {
 	t.wake.Broadcast()
 }
 
-// runFront decodes as the front, which the caller has, until the queue is full, the
-// member ends, or another worker is the front.
+// runFrontLocked decodes with the front until the queue is full, the member ends, or another
+// worker becomes the front. The caller must have set frontBusy. mu must be held; it is
+// released while decoding.
 func (t *twoStage) runFrontLocked() {
 	for !t.closed && t.frontQueued < t.sizes.queue {
 		next := t.nextStartLocked(nil)
@@ -306,7 +311,7 @@ func (t *twoStage) runFrontLocked() {
 			return
 		}
 		t.frontPos = t.front.Bits() / 8
-		t.store.trim(t.frontCur.at)
+		t.store.trimLocked(t.frontCur.at)
 		if len(o.p) > 0 {
 			o.front = true
 			t.frontQueued += len(o.p)
@@ -331,12 +336,12 @@ func (t *twoStage) runFrontLocked() {
 	t.frontBusy = false
 }
 
-// arrive is called when the front has stopped where a segment should begin. It
-// reports whether another worker goes on as the front.
+// handOverLocked is called when the front has stopped where a segment starts. It reports
+// whether the worker of that segment is now the front. mu must be held.
 func (t *twoStage) handOverLocked() bool {
 	s := t.nextStartLocked(nil)
 	if s == nil || s.start > t.front.Bits() {
-		return false // it has been given up meanwhile
+		return false // the segment was dropped in the meantime
 	}
 	past := t.front.History()
 	if s.start != t.front.Bits() || len(past) < flate.History {
@@ -344,7 +349,7 @@ func (t *twoStage) handOverLocked() bool {
 		return false
 	}
 	for t.segs[0] != s {
-		t.dropLocked(t.segs[0]) // still searching for a begin, here or further on
+		t.dropLocked(t.segs[0]) // still searching for a block
 	}
 	t.segs = t.segs[1:]
 	t.stats.hits++
@@ -355,7 +360,7 @@ func (t *twoStage) handOverLocked() bool {
 	t.putDecoderLocked(t.frontDecoder)
 	t.front, t.frontDecoder, t.frontCur, t.frontPos = nil, nil, &s.dec.cur, s.pos
 	if !s.parked {
-		t.wake.Broadcast() // it may wait for data, or we for its pieces
+		t.wake.Broadcast() // its worker may wait for data, or the reader for its pieces
 		t.flushHeldLocked(s)
 		return true
 	}
@@ -363,7 +368,7 @@ func (t *twoStage) handOverLocked() bool {
 	return false
 }
 
-// flush makes the pieces of s output.
+// flushHeldLocked moves the pieces of s to the queue. mu must be held.
 func (t *twoStage) flushHeldLocked(s *segment) {
 	for _, p := range s.held {
 		p.table = s.table
@@ -372,7 +377,7 @@ func (t *twoStage) flushHeldLocked(s *segment) {
 	s.held = nil
 }
 
-// adopt makes the decoder of s the front.
+// promoteLocked makes the decoder of s the front. mu must be held.
 func (t *twoStage) promoteLocked(s *segment) {
 	t.flushHeldLocked(s)
 	s.dec.symbols.Resolve(s.table)
@@ -382,7 +387,7 @@ func (t *twoStage) promoteLocked(s *segment) {
 	t.frontPos = t.front.Bits() / 8
 }
 
-// push makes a piece output.
+// pushLocked appends a piece to the queue. mu must be held.
 func (t *twoStage) pushLocked(p *piece) {
 	n := len(p.p)
 	if p.symbols {
@@ -397,7 +402,7 @@ func (t *twoStage) pushLocked(p *piece) {
 	t.wake.Broadcast()
 }
 
-// missed counts a guess that was wrong or none.
+// missedLocked counts a wrong guess, or a search that found no block. mu must be held.
 func (t *twoStage) missedLocked() {
 	if t.closed || t.end != nil {
 		return
@@ -415,6 +420,7 @@ func (t *twoStage) takePiece() *piece {
 	return t.takePieceLocked()
 }
 
+// takePieceLocked returns a free piece or a new one. mu must be held.
 func (t *twoStage) takePieceLocked() *piece {
 	if n := len(t.freePieces); n > 0 {
 		p := t.freePieces[n-1]
@@ -424,27 +430,30 @@ func (t *twoStage) takePieceLocked() *piece {
 	return &piece{buf: new(flate.Window)}
 }
 
+// putPieceLocked frees a piece. mu must be held.
 func (t *twoStage) putPieceLocked(p *piece) {
 	*p = piece{buf: p.buf}
 	t.freePieces = append(t.freePieces, p)
 }
 
+// takeDecoderLocked returns a free decoder or a new one. mu must be held.
 func (t *twoStage) takeDecoderLocked() *segmentDecoder {
 	if n := len(t.decoders); n > 0 {
-		e := t.decoders[n-1]
+		sd := t.decoders[n-1]
 		t.decoders = t.decoders[:n-1]
-		return e
+		return sd
 	}
-	e := &segmentDecoder{in: flate.NewInput(nil), symbols: flate.NewSymbolDecoder()}
+	sd := &segmentDecoder{in: flate.NewInput(nil), symbols: flate.NewSymbolDecoder()}
 	if t.rec != nil {
-		e.marks = newMarks(t.rec.Span())
+		sd.marks = newMarks(t.rec.Span())
 	}
-	return e
+	return sd
 }
 
-func (t *twoStage) putDecoderLocked(e *segmentDecoder) {
-	if e != nil {
-		t.decoders = append(t.decoders, e)
+// putDecoderLocked frees a decoder, unless it is nil. mu must be held.
+func (t *twoStage) putDecoderLocked(sd *segmentDecoder) {
+	if sd != nil {
+		t.decoders = append(t.decoders, sd)
 	}
 }
 

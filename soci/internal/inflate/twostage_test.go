@@ -17,7 +17,7 @@ import (
 )
 
 // smallHops let streams of some KiB be decoded by several workers.
-func smallHops() segmentSizes {
+func smallSegments() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 10, spacing: 6 << 10, ahead: 1 << 20, queue: 200 << 10, pieces: 4 << 20}
 }
 
@@ -28,7 +28,7 @@ func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, two
 		return nil, twoStageStats{}, err
 	}
 	defer m.close()
-	m.segmentSizes = h
+	m.segments = h
 	out, err := io.ReadAll(io.LimitReader(m, most))
 	var stats twoStageStats
 	if m.two != nil {
@@ -133,10 +133,10 @@ func TestTwoStage(t *testing.T) {
 	}
 	hits := 0
 	for name, blob := range tests {
-		want, _, werr := readTwo(bytes.NewReader(blob), 1, smallHops(), 1<<40)
+		want, _, werr := readTwo(bytes.NewReader(blob), 1, smallSegments(), 1<<40)
 		for _, workers := range []int{2, 5} {
 			for i, src := range []io.Reader{bytes.NewReader(blob), iotest.HalfReader(bytes.NewReader(blob))} {
-				got, stats, err := readTwo(src, workers, smallHops(), 1<<40)
+				got, stats, err := readTwo(src, workers, smallSegments(), 1<<40)
 				if !sameErr(err, werr) || !bytes.Equal(got, want) {
 					t.Errorf("%s, %d workers, source %d: %d bytes, %v; want %d, %v", name, workers, i, len(got), err, len(want), werr)
 				}
@@ -157,16 +157,16 @@ func TestTwoStageSource(t *testing.T) {
 	blob = blob[:len(blob)-1000]
 	broken := errors.New("the network is gone")
 	source := func() io.Reader { return io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken)) }
-	want, _, err := readTwo(source(), 1, smallHops(), 1<<40)
+	want, _, err := readTwo(source(), 1, smallSegments(), 1<<40)
 	if err != broken {
 		t.Error(err)
 	}
-	got, stats, err := readTwo(source(), 3, smallHops(), 1<<40)
+	got, stats, err := readTwo(source(), 3, smallSegments(), 1<<40)
 	if err != broken || !bytes.Equal(got, want) {
 		t.Errorf("%d bytes, %v, %d hits; want %d", len(got), err, stats.hits, len(want))
 	}
 	for _, n := range []int64{1, 60 << 10, 1 << 20, 3 << 20} {
-		if got, _, err := readTwo(source(), 4, smallHops(), n); err != nil || !bytes.Equal(got, want[:n]) {
+		if got, _, err := readTwo(source(), 4, smallSegments(), n); err != nil || !bytes.Equal(got, want[:n]) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 	}
@@ -217,12 +217,12 @@ func TestBomb(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.close()
-	m.segmentSizes = smallHops()
+	m.segments = smallSegments()
 	n, err := io.Copy(io.Discard, m)
 	if err != nil || n != int64(len(data)) {
 		t.Error(n, err)
 	}
-	if most := int64(m.workers*m.segmentSizes.pieces + m.segmentSizes.queue + 8*pieceBytes); int64(len(m.two.freePieces))*pieceBytes > most {
+	if most := int64(m.workers*m.segments.pieces + m.segments.queue + 8*pieceBytes); int64(len(m.two.freePieces))*pieceBytes > most {
 		t.Errorf("%d pieces of output were held at a time", len(m.two.freePieces))
 	}
 }
@@ -245,7 +245,7 @@ func TestNoWorkers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.segmentSizes = smallHops()
+		m.segments = smallSegments()
 		got, err := io.ReadAll(m)
 		m.close()
 		if err != nil || !bytes.Equal(got, tt.data) || (m.two != nil) != tt.two {
@@ -288,7 +288,7 @@ func agree(t *testing.T, blob []byte, hop int64) {
 	if werr == nil {
 		want, werr = io.ReadAll(io.LimitReader(z, most))
 	}
-	h := smallHops()
+	h := smallSegments()
 	h.serialFirst, h.spacing = hop*8, 1+hop*100
 	got, _, err := readTwo(bytes.NewReader(blob), 3, h, most)
 	serial, _, serr := readTwo(bytes.NewReader(blob), 1, h, most)

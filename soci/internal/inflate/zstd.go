@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// newZstdReader returns the reader of a zstd blob that has out bytes of output before the
-// place where in is: a frame begins there.
+// newZstdReader returns the reader of a zstd blob from the start of a frame, which is the
+// position of in. The output before that frame has out bytes.
 func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	if n := opts.workers(); n > 1 {
 		f := newFrames(in, opts, n)
@@ -27,16 +27,16 @@ func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	return &Reader{Reader: s, format: Zstd, close: s.close}, nil
 }
 
-// ErrWindow: a zstd frame wants a longer history than Options.MaxWindow.
+// ErrWindow is the error of a zstd frame whose window exceeds Options.MaxWindow.
 var ErrWindow = errors.New("zstd window too large")
 
 func newZstd(in io.Reader, window int64, more ...zstd.DOption) (*zstd.Decoder, error) {
-	// Synchronous: the caller has a goroutine for this, and memory stays bounded.
+	// Synchronous, because the caller has a goroutine for it, and to bound the memory.
 	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))...) //nolint:gosec // G115: positive
 }
 
-// windowOf returns how long a history a frame wants. One of a single segment has none but
-// its content, and the decoder keeps all of that (RFC 8878, section 3.1.1.1.2).
+// windowOf returns the window that a frame needs, in bytes. For a frame of a single segment
+// that is its whole content (RFC 8878, section 3.1.1.1.2).
 func windowOf(h *zstd.Header) uint64 {
 	if h.SingleSegment {
 		return h.FrameContentSize
@@ -45,28 +45,29 @@ func windowOf(h *zstd.Header) uint64 {
 }
 
 const (
-	// recordEvery is how much of a blob lies between two frames that a serial decoder tells
-	// a Recorder of: each costs it a reset.
+	// recordEvery is the least distance of two frames that a serial decoder records. Each
+	// costs a reset of the decoder.
 	recordEvery = 256 << 10 // compressed bytes
-	// leastWindow is what a decoder is made for at least, so that frames of unlike small
-	// windows have one.
+	// leastWindow is the least window of a decoder, so that frames with different small
+	// windows share one.
 	leastWindow = 1 << 20
 )
 
-// serial decodes a zstd blob on the goroutine that reads, and records where frames begin.
+// serial decodes a zstd blob on the goroutine that reads, and records the start of frames.
 //
-// The memory of a window is reserved before the decoder sees the frame: the decoder is
-// made for what is reserved, and ends between two frames when the next one wants more. It
-// is given back before more is asked for, so that two blobs never wait for each other.
+// The memory of a window is reserved before the decoder reads the frame. The decoder is made
+// for the reserved size, and is replaced between two frames when the next one needs more.
+// Its memory is released before more is reserved, so that two blobs never wait for each
+// other.
 type serial struct {
 	in      *flate.Input
 	dec     *zstd.Decoder // nil after a failure
 	scan    *frameScan
-	rec     *index.Recorder // nil: nothing is recorded
-	out     int64
-	most    int64 // MaxWindow
+	rec     *index.Recorder // nil if nothing is recorded
+	out     int64           // bytes of output so far
+	most    int64           // MaxWindow
 	reserve func(int64) (func(), error)
-	release func() // of what is reserved
+	release func() // returns the reserved memory
 	err     error
 }
 
@@ -86,14 +87,14 @@ func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
 	return s, nil
 }
 
-// begin goes on with the next frame.
+// nextFrame prepares the decoder for the next frame.
 func (s *serial) nextFrame() error {
 	if s.rec != nil {
 		s.rec.Member(s.in.Offset(), s.out, 0)
 	}
 	want := s.scan.window()
 	if want > uint64(s.most) { //nolint:gosec // G115: positive
-		return fmt.Errorf("%w: a frame wants %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
+		return fmt.Errorf("%w: a frame needs %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
 	}
 	if s.dec != nil && int64(want) <= s.scan.fits { //nolint:gosec // G115: at most s.most
 		s.scan.resume()
@@ -112,7 +113,7 @@ func (s *serial) nextFrame() error {
 	return classify(s.in, err)
 }
 
-// close frees the decoder, then what was reserved for it.
+// close frees the decoder and then its reserved memory.
 func (s *serial) close() {
 	if s.dec != nil {
 		s.dec.Close()
@@ -122,7 +123,7 @@ func (s *serial) close() {
 	s.release = func() {}
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (s *serial) Read(p []byte) (int, error) {
 	for s.err == nil {
 		n, err := s.dec.Read(p)
@@ -132,7 +133,7 @@ func (s *serial) Read(p []byte) (int, error) {
 			return n, classify(s.in, err)
 		case n > 0:
 			return n, nil
-		case len(s.in.Peek(1)) == 0: // it has made all that it can of the frames before
+		case len(s.in.Peek(1)) == 0: // the decoder has returned the output of all frames
 			return 0, s.in.Err()
 		}
 		s.err = s.nextFrame()
@@ -140,21 +141,21 @@ func (s *serial) Read(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// frameScan is the frames of a blob as a decoder reads them. Behind a frame it ends, now and
-// then, so that the output of what is before is known.
+// frameScan is the source of a decoder. It ends after some of the frames, so that the size
+// of the output before the next frame is known.
 type frameScan struct {
 	in     *flate.Input
 	next   func()
-	left   int64 // bytes up to the next call of next
+	left   int64 // bytes before next is called
 	sum    bool  // the frame has a checksum
-	from   int64 // offset where it last began
-	fits   int64 // the largest window that the decoder is made for
-	every  int64 // compressed bytes from there on before it ends
-	paused bool  // it has ended behind a frame
-	lost   bool  // what follows is no frame: the decoder says what is wrong with it
+	from   int64 // offset of the last start
+	fits   int64 // largest window of the decoder
+	every  int64 // least compressed bytes between a start and an end
+	paused bool  // it has ended after a frame
+	lost   bool  // no frame follows; the decoder reads the rest and reports the error
 }
 
-// window returns what the frame that begins here wants; 0 if none does.
+// window returns the window of the next frame, or 0 if no frame follows.
 func (s *frameScan) window() uint64 {
 	var h zstd.Header
 	if h.Decode(s.in.Peek(zstd.HeaderMaxSize)) != nil || h.Skippable {
@@ -163,13 +164,13 @@ func (s *frameScan) window() uint64 {
 	return windowOf(&h)
 }
 
-// begin goes on with the next frame.
+// resume starts again with the next frame.
 func (s *frameScan) resume() {
 	s.paused, s.from = false, s.in.Offset()
 	s.startFrame()
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (s *frameScan) Read(p []byte) (int, error) {
 	for s.left == 0 && !s.paused && !s.lost {
 		s.next()
@@ -185,7 +186,7 @@ func (s *frameScan) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// header is where a frame begins.
+// startFrame reads the header of a frame.
 func (s *frameScan) startFrame() {
 	var h zstd.Header
 	if s.lost = h.Decode(s.in.Peek(zstd.HeaderMaxSize)) != nil; s.lost {
@@ -197,7 +198,7 @@ func (s *frameScan) startFrame() {
 	}
 }
 
-// block is where one begins.
+// startBlock reads the header of a block.
 func (s *frameScan) startBlock() {
 	b := s.in.Peek(blockHeader)
 	if s.lost = len(b) < blockHeader; s.lost {
@@ -216,7 +217,7 @@ func (s *frameScan) startBlock() {
 	}
 }
 
-// end is behind a frame.
+// endFrame is called at the end of a frame.
 func (s *frameScan) endFrame() {
 	if s.in.Offset()-s.from >= s.every || len(s.in.Peek(1)) == 0 || s.window() > uint64(s.fits) { //nolint:gosec // G115: positive
 		s.paused = true

@@ -7,29 +7,29 @@
 //		...
 //	}
 //
-// It does what compress/flate does, three to four times as fast: the same output for
-// every stream, and for one that is damaged or cut short the same output before an error
-// of the same kind. The speed comes from a bit buffer of a word that is filled by
-// whole words, a window that no match or literal in the fast loop can overrun, and
-// tables whose entries hold all that a symbol needs. On amd64 with BMI2 the fast loop is
-// assembly, elsewhere and with the build tag purego it is Go; both do the same.
+// It behaves like compress/flate and is three to four times as fast: the output of every
+// stream is the same, and a stream that is damaged or cut short yields the same output
+// before an error of the same kind. The speed comes from a bit buffer of one word that is
+// filled by whole words, a window that no match or literal of the fast loop can overrun, and
+// tables whose entries hold everything that a symbol needs. On amd64 with BMI2 the fast loop
+// is written in assembly; elsewhere, and with the build tag purego, it is an equivalent loop
+// in Go.
 //
 // # Vocabulary
 //
-// A block is the unit of DEFLATE, with a code of its own; it may begin at any bit.
-// The history are the last 32 KiB of output, into which matches point. A mark is
-// the begin of a block: with the history there, decoding can start from it.
+// A block is the unit of DEFLATE. It has its own code and may start at any bit. The history
+// is the last 32 KiB of output, which matches refer to. A mark is the start of a block;
+// given its history, decoding can start there.
 //
 // # Contract
 //
-// A Decoder and its Input are used by one goroutine. The Input reads ahead, and
-// after io.EOF is exactly behind the stream: what follows is read from it. Damage is
-// [ErrCorrupt], a source that ends too early io.ErrUnexpectedEOF, and an error of
-// the source is passed on as it is. Memory is fixed: a window of 256 KiB and an
-// input of 64.
+// One goroutine uses a Decoder and its Input. The Input reads ahead. After io.EOF its
+// position is the end of the stream, so the bytes that follow can be read from it. Damage is
+// [ErrCorrupt], a source that ends too early io.ErrUnexpectedEOF, and errors of the source
+// pass through unchanged. Memory is fixed: a window of 256 KiB and an input of 64 KiB.
 //
 // # Not done here
 //
-// Framing and checksums, more than one core, preset dictionaries other than a
-// stream's own history.
+// Framing, checksums, concurrency, and preset dictionaries other than the history of the
+// stream.
 package flate

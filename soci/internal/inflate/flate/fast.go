@@ -1,24 +1,23 @@
 package flate
 
-// inSlack is how far behind its limit the fast loop may read: the refill at the end
-// of a turn begins up to 7 bytes behind that of the turn's begin, there are at most
-// two more between them, and each loads 8 bytes.
+// inSlack is how far past its limit the fast loop may read. An iteration refills the bit
+// buffer at most four times; each refill loads 8 bytes and advances by at most 7.
 const inSlack = 32
 
-// refill tops the bit buffer up to 56 bits at least. It counts in the low six bits
-// of nb, what is above them is waste: table entries are subtracted from it whole.
+// refill fills the bit buffer to at least 56 bits. Only the low six bits of nb count, because
+// whole table entries are subtracted from it.
 func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 	return bb | in.load64(ip)<<(nb&63), nb | 56, ip + int(^nb>>3&7)
 }
 
-// fastGeneric decodes symbols while there is so much input and room that neither has to
-// be looked at within a turn. A turn is up to three literals, or up to two and a
-// match; the entry of the next turn's first symbol is fetched before a match is
-// copied, which hides the latency of the table.
+// fastGeneric decodes symbols while input and room suffice for an iteration without checks.
+// An iteration decodes up to three literals, or up to two literals and a match. The table
+// entry of the first symbol of the next iteration is loaded before a match is copied, which
+// hides the latency of the load.
 //
-// What was tried and lost: literals packed in pairs, and with a following length,
-// into one entry (the work per table is more than it wins in blocks of 16 k
-// symbols); tables of 10 and 12 bits; distances in 8.
+// Slower designs: two literals, or a literal and a length, packed into one entry (building
+// the tables costs more than it gains in blocks of 16 k symbols); tables of 10 and 12 bits;
+// distance tables of 8 bits.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (d *Decoder) fastGeneric() {
@@ -116,7 +115,7 @@ func (d *Decoder) fastGeneric() {
 		bb, nb, ip = in.refill(bb, nb, ip)
 		next = lit[bb&litMask]
 		if dist >= wordLen {
-			// Most matches are shorter than 24 bytes: those take no branch.
+			// Most matches are shorter than 24 bytes, and take no branch.
 			sp, end := op-dist, op+n
 			w.store64(op, w.load64(sp))
 			w.store64(op+8, w.load64(sp+8))

@@ -1,7 +1,7 @@
 package flate
 
-// fastGeneric is the fast loop of a Decoder for symbols of 16 bits. Literals cost the same,
-// matches twice the stores; a distance needs no check, for the history is full.
+// fastGeneric is Decoder.fastGeneric for symbols of 16 bits. Literals cost the same, matches
+// take twice the stores. Distances need no check, because the history is full.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (b *SymbolDecoder) fastGeneric() {
@@ -96,7 +96,7 @@ func (b *SymbolDecoder) fastGeneric() {
 		next = lit[bb&litMask]
 		dist, n = dist*symLen, n*symLen
 		if dist >= wordLen {
-			// Most matches are shorter than 16 symbols: those take no branch.
+			// Most matches are shorter than 16 symbols, and take no branch.
 			sp, end := op-dist, op+n
 			w.store64(op, w.load64(sp))
 			w.store64(op+8, w.load64(sp+8))

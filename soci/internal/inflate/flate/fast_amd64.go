@@ -4,44 +4,44 @@ package flate
 
 import "golang.org/x/sys/cpu"
 
-// haveDecode reports whether the processor has what decode needs.
+// haveDecode reports whether the processor has the instructions that decode uses.
 //
 //nolint:gochecknoglobals // a property of the machine
 var haveDecode = cpu.X86.HasBMI2 && cpu.X86.HasSSSE3
 
-// loop is what decode works on.
+// loop is the state of decode.
 type loop struct {
 	lit              *[litSize]uint32
 	dist             *[distSize]uint32
-	in               *byte // ip counts from here
-	win              *byte // op counts from here
+	in               *byte // base of ip
+	win              *byte // base of op
 	ip, op           int
-	inLimit, opLimit int    // a turn begins with ip <= inLimit and op < opLimit
+	inLimit, opLimit int    // an iteration starts with ip <= inLimit and op < opLimit
 	bb, nb           uint64 // as in a Decoder
 	plain            bool   // most symbols are literals
 }
 
-// Why decode has returned.
+// The results of decode.
 const (
-	loopFull    = iota // a limit
-	loopEnd            // of the block
-	loopCorrupt        // a code that does not exist, or a distance behind the begin
+	loopFull    = iota // a limit was reached
+	loopEnd            // the block ended
+	loopCorrupt        // invalid code, or a distance beyond the start of the output
 )
 
-// decode decodes symbols until it has a reason not to. A turn reads at most inSlack
-// bytes behind the one at ip, and writes at most outSlack behind the one at op.
+// decode decodes symbols until one of the results above. An iteration reads at most inSlack
+// bytes from ip on, and writes at most outSlack bytes from op on.
 //
 //go:noescape
 func decode(l *loop) int
 
-// decode16 is decode for a window of symbols of 16 bits, counted in bytes; a turn writes
-// at most outSlack16 behind the one at op.
+// decode16 is decode for a window of symbols of 16 bits. Positions count bytes. An iteration
+// writes at most outSlack16 bytes from op on.
 //
 //go:noescape
 func decode16(l *loop) int
 
-// newLoop returns what decode works on, but for the window; false if there is less input
-// than a turn may read.
+// newLoop returns the state for decode, without the window. It returns false if less input
+// is left than an iteration may read.
 func (d *Decoder) newLoop() (l loop, ok bool) {
 	in := d.in
 	for in.end-in.pos < inSlack && in.fill() {
@@ -53,7 +53,7 @@ func (d *Decoder) newLoop() (l loop, ok bool) {
 	}, in.end-in.pos >= inSlack
 }
 
-// leave takes over where a loop has ended.
+// finishLoop copies the state of a loop that has ended with a result to d.
 func (d *Decoder) finishLoop(l *loop, why int) {
 	d.in.pos, d.bb, d.nb = l.ip, l.bb, uint(l.nb)
 	switch why {
@@ -64,8 +64,7 @@ func (d *Decoder) finishLoop(l *loop, why int) {
 	}
 }
 
-// fast decodes symbols while there is so much input and room that neither has to
-// be looked at within a turn.
+// fast decodes symbols while input and room suffice for an iteration without checks.
 func (d *Decoder) fast() {
 	if !haveDecode {
 		d.fastGeneric()
@@ -78,7 +77,7 @@ func (d *Decoder) fast() {
 	}
 }
 
-// fast is that of a Decoder, for symbols.
+// fast is Decoder.fast for symbols of 16 bits.
 func (b *SymbolDecoder) fast() {
 	if !haveDecode {
 		b.fastGeneric()

@@ -3,9 +3,9 @@
 #include "go_asm.h"
 #include "textflag.h"
 
-// The data and the two kinds of the loop of loop_amd64.h.
+// The tables, and the two variants of the loop in loop_amd64.h.
 
-// bytes[c] is c: where a literal is copied from. 31 more are read and not used.
+// bytes[c] is c: the source of a literal. 31 bytes after it are read but not used.
 #define B8(i) \
 	DATA bytes<>+(i)(SB)/1, $(i); \
 	DATA bytes<>+(i+1)(SB)/1, $(i+1); \
@@ -25,7 +25,7 @@ B64(128)
 B64(192)
 GLOBL bytes<>(SB), RODATA|NOPTR, $288
 
-// symbols[2*c:] is c as a symbol of 16 bits; 46 more are read and not used.
+// symbols[2*c:] is c as a symbol of 16 bits. 46 bytes after it are read but not used.
 #define S4(i) \
 	DATA symbols<>+(2*(i))(SB)/2, $(i); \
 	DATA symbols<>+(2*(i)+2)(SB)/2, $(i+1); \
@@ -45,8 +45,8 @@ S32(192)
 S32(224)
 GLOBL symbols<>(SB), RODATA|NOPTR, $560
 
-// literal[i] is what takes the place of a distance behind a literal: no bits, and far
-// enough to be copied by 16 bytes, if the place it is copied from were not another one.
+// literal[i] replaces the entry of a distance after a literal: it takes no bits, and is
+// large enough for a copy in units of 16 bytes. The source of the copy is LITERALS.
 #define L8(i) \
 	DATA literal<>+(i)(SB)/8, $0x0010000000100000; \
 	DATA literal<>+(i+8)(SB)/8, $0x0010000000100000; \
@@ -66,7 +66,7 @@ L512(1024)
 L512(1536)
 GLOBL literal<>(SB), RODATA|NOPTR, $2048
 
-// repeats[16*d:] shuffles a pattern of d bytes into 16, for 0 < d < 16.
+// repeats[16*d:] is a shuffle that repeats a pattern of d bytes in 16, for 0 < d < 16.
 DATA repeats<>+0x10(SB)/8, $0x0000000000000000
 DATA repeats<>+0x18(SB)/8, $0x0000000000000000
 DATA repeats<>+0x20(SB)/8, $0x0100010001000100
@@ -99,7 +99,7 @@ DATA repeats<>+0xf0(SB)/8, $0x0706050403020100
 DATA repeats<>+0xf8(SB)/8, $0x000e0d0c0b0a0908
 GLOBL repeats<>(SB), RODATA|NOPTR, $256
 
-// steps[d] is how much of 16 bytes are whole patterns of d.
+// steps[d] is the number of bytes, of 16, that whole patterns of d bytes fill.
 DATA steps<>+0(SB)/8, $0x0e0c0f100f101000
 DATA steps<>+8(SB)/8, $0x0f0e0d0c0b0a0910
 GLOBL steps<>(SB), RODATA|NOPTR, $16
@@ -111,7 +111,7 @@ GLOBL steps<>(SB), RODATA|NOPTR, $16
 #define same    32(SP)
 #define plain   40(SP)
 
-// REFILL tops a bit buffer up to 56 bits at least.
+// REFILL fills a bit buffer to at least 56 bits.
 #define REFILL(buf) \
 	SHLXQ R12, (R13), AX; \
 	ORQ   AX, buf; \
@@ -122,7 +122,7 @@ GLOBL steps<>(SB), RODATA|NOPTR, $16
 	ADDQ  AX, R13; \
 	ORL   $56, R12
 
-// LITERAL takes a literal.
+// LITERAL decodes a literal.
 #define LITERAL \
 	SHRXQ DX, BX, BX; \
 	SUBL  DX, R12; \

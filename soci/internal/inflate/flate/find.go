@@ -7,20 +7,20 @@ import (
 )
 
 const (
-	// headerMost is more than what the header of a dynamic block takes: 17 bits, 19
-	// lengths of 3, and 316 lengths of at most 14.
+	// headerMost exceeds the size of the header of a dynamic block: 17 bits, 19 lengths of 3
+	// bits, and 316 lengths of at most 14 bits.
 	headerMost = 600 // bytes
 
-	// codesAt is where in a header the lengths of the code for code lengths begin.
+	// codesAt is the offset in a header of the lengths of the code for code lengths.
 	codesAt = 17 // bits
 
-	// kraftFull is the sum over 2^(7-length) of a complete code of at most 7 bits.
+	// kraftFull is the sum of 2^(7-length) over a complete code of at most 7 bits.
 	kraftFull = 1 << 7
 )
 
-// A Finder guesses where blocks begin.
+// A Finder guesses where blocks start.
 type Finder struct {
-	kraft [1 << 12]uint16 // of four lengths
+	kraft [1 << 12]uint16 // the sum for four lengths
 	d     Decoder
 	in    Input
 	src   bytes.Reader
@@ -39,14 +39,13 @@ func NewFinder() *Finder {
 	return f
 }
 
-// Tail is how many bytes more than it looks at Find must be given, unless the
-// source ends there.
+// Tail is the number of bytes at the end of its argument that Find does not search. They
+// must follow unless the source ends there.
 const Tail = headerMost + 2*wordLen
 
-// Find returns the first bit of p, from from on and less than Tail bytes from the
-// end, at which a block seems to begin that has codes of its own and is not the last
-// one; -1 without any. What it returns is the begin of a valid header, and all of
-// those are found that encoders write: with complete codes.
+// Find returns the first bit of p, at from or later and at least Tail bytes before the end,
+// where a dynamic block that is not the last one seems to start, or -1. A valid header starts
+// at the returned bit. Find finds every header with complete codes, as encoders write them.
 func (f *Finder) Find(p []byte, from int) int {
 	for i := from / 8; i+Tail <= len(p); i += 6 {
 		m := candidates(binary.LittleEndian.Uint64(p[i:]))
@@ -63,8 +62,8 @@ func (f *Finder) Find(p []byte, from int) int {
 	return -1
 }
 
-// candidates has a one for each of the first 48 bits of w where the first 13 bits of
-// a header may begin: not final, a dynamic block, at most 286 and 30 codes.
+// candidates returns a mask of the first 48 bits of w where the first 13 bits of a header
+// may start: not final, dynamic, at most 286 and 30 codes.
 func candidates(w uint64) uint64 {
 	m := ^w & ^(w >> 1) & (w >> 2)
 	m &^= w >> 4 & (w >> 5) & (w >> 6) & (w >> 7)
@@ -72,8 +71,8 @@ func candidates(w uint64) uint64 {
 	return m & (1<<48 - 1)
 }
 
-// fullCode reports whether the lengths of the code for code lengths are complete:
-// one in some hundred random ones.
+// fullCode reports whether the code for code lengths is complete, as about one in some
+// hundred random ones is.
 func (f *Finder) fullCode(p []byte, at int) bool {
 	at += codesAt - 4
 	w := binary.LittleEndian.Uint64(p[at/8:]) >> (at % 8)
@@ -84,7 +83,7 @@ func (f *Finder) fullCode(p []byte, at int) bool {
 	return k == kraftFull
 }
 
-// header reports whether the lengths of the codes make sense.
+// header reports whether the lengths of the codes are valid.
 func (f *Finder) header(p []byte, at int) bool {
 	at += 3
 	f.src.Reset(p[at/8 : min(len(p), at/8+headerMost)])
@@ -101,7 +100,7 @@ func (f *Finder) header(p []byte, at int) bool {
 	return completeCode(lens[:nlit]) && completeDistances(lens[nlit:nlit+ndist])
 }
 
-// complete reports whether a code uses all of its space.
+// completeCode reports whether a code uses its whole space.
 func completeCode(lens []uint8) bool {
 	sum := 0
 	for _, n := range lens {
@@ -112,7 +111,7 @@ func completeCode(lens []uint8) bool {
 	return sum == 1<<maxBits
 }
 
-// distances is complete for codes of distances: there may be one or none.
+// completeDistances is completeCode for distance codes, of which there may be one or none.
 func completeDistances(lens []uint8) bool {
 	used, last := 0, uint8(0)
 	for _, n := range lens {

@@ -7,30 +7,30 @@ import (
 )
 
 var (
-	// ErrCorrupt: the bytes are no DEFLATE stream.
+	// ErrCorrupt is the error of an invalid DEFLATE stream.
 	ErrCorrupt = errors.New("flate: corrupt input")
 
-	// ErrStopped: a block begins at or behind the place that was given to StopAt.
+	// ErrStopped is returned before a block that starts at or after the limit of StopAt.
 	ErrStopped = errors.New("flate: stopped before a block")
 )
 
 // Decoder decodes one DEFLATE stream at a time.
 type Decoder struct {
 	in   *Input
-	bb   uint64 // bits read and not used, the next one lowest; zero above nb
-	nb   uint   // how many
-	rp   int    // win[rp:op] is decoded and not handed out yet
-	op   int    // rp <= op < winSize; win[op-history:op] is kept while there is more to decode
+	bb   uint64 // unused bits, the next one lowest; zero above nb
+	nb   uint   // number of bits in bb
+	rp   int    // win[rp:op] is decoded but not returned yet
+	op   int    // rp <= op < winSize; win[op-history:op] is kept until the stream ends
 	base int64  // output offset of win[0]
 	err  error  // sticky: io.EOF after the last block, ErrStopped until StopAt
-	stop int64  // the place, in bits of the source
+	stop int64  // limit of StopAt, in bits of the source
 
 	state   int
 	final   bool // the block is the last one
-	stored  int  // bytes of the stored block still to come
+	stored  int  // remaining bytes of the stored block
 	watcher func(Mark)
 
-	fixed     bool // the tables are those of the fixed code
+	fixed     bool // the tables are for the fixed code
 	plain     bool // the code expects few matches
 	lit, dist code
 	litTab    [litSize]uint32
@@ -40,26 +40,25 @@ type Decoder struct {
 	win       *Window
 }
 
-// The states between two calls.
+// The states of a Decoder.
 const (
 	atHeader = iota
 	inStored
 	inCodes
 )
 
-// NewDecoder returns a Decoder of the stream that in is at.
+// NewDecoder returns a Decoder of the stream at the position of in.
 func NewDecoder(in *Input) *Decoder {
 	d := &Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}
 	d.Reset(in)
 	return d
 }
 
-// Reset makes d decode the stream that in is at.
+// Reset makes d decode the stream at the position of in.
 func (d *Decoder) Reset(in *Input) { d.ResetAt(in, 0, nil) }
 
-// ResetAt makes d decode from the middle of a stream: a block begins skip bits, at
-// most 7, behind what in is at, and past is the output before it, of which the last
-// 32 KiB matter.
+// ResetAt makes d decode from the middle of a stream. A block starts skip bits, at most 7,
+// after the position of in. past is the output before it; only the last 32 KiB are used.
 func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
 	past = past[max(0, len(past)-history):]
 	n := copy(d.win[:history], past)
@@ -67,7 +66,7 @@ func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
 	d.start(skip)
 }
 
-// begin makes d expect a block so many bits behind what its input is at.
+// start makes d expect a block skip bits after the position of its input.
 func (d *Decoder) start(skip uint) {
 	d.bb, d.nb, d.stop = 0, 0, math.MaxInt64
 	d.state, d.final = atHeader, false
@@ -76,15 +75,15 @@ func (d *Decoder) start(skip uint) {
 	}
 }
 
-// Switch makes d go on with in, which is where its Input is.
+// Switch makes d continue with in, which must be at the position of its current Input.
 func (d *Decoder) Switch(in *Input) {
 	d.putBack()
 	d.in = in
 }
 
-// StopAt makes Next return ErrStopped where a block begins at or behind a place,
-// given in bits of the Input's source. It may be called at any time, also to go on
-// after ErrStopped. A Reset forgets it.
+// StopAt makes Next return ErrStopped before the first block that starts at or after a
+// limit, in bits of the source of the Input. It may be called at any time, also to continue
+// after ErrStopped. Reset removes the limit.
 func (d *Decoder) StopAt(bits int64) {
 	d.stop = bits
 	if errors.Is(d.err, ErrStopped) {
@@ -92,29 +91,29 @@ func (d *Decoder) StopAt(bits int64) {
 	}
 }
 
-// Bits is how many bits of the Input's source have been decoded.
+// Bits returns the number of decoded bits of the source of the Input.
 func (d *Decoder) Bits() int64 {
 	return d.in.Offset()*8 - int64(d.nb) //nolint:gosec // G115: at most 64
 }
 
-// History is the output before what Next decodes next, at most 32 KiB; valid until then.
+// History returns the last decoded output, at most 32 KiB, valid until the next call.
 func (d *Decoder) History() []byte { return d.win[max(0, d.op-history):d.op] }
 
-// Pending is how many bytes of output Next has ready.
+// Pending returns the number of bytes that Next would return without decoding.
 func (d *Decoder) Pending() int { return d.op - d.rp }
 
-// Mark is a place in a stream where a block begins.
+// Mark is the start of a block.
 type Mark struct {
-	Bits    int64  // bits of the Input's source before it
-	Out     int64  // bytes of output before it, from where the Decoder was reset to
-	History []byte // the last of them, at most 32 KiB; valid during the call
+	Bits    int64  // bits of the source before it
+	Out     int64  // bytes of output before it, since the Decoder was reset
+	History []byte // the last output before it, at most 32 KiB; valid during the call
 }
 
-// Watch makes d call f, unless nil, at every block from here on.
+// Watch makes d call f, unless it is nil, at the start of each further block.
 func (d *Decoder) Watch(f func(Mark)) { d.watcher = f }
 
-// Next returns decoded bytes, valid until the next call; io.EOF after the last. The
-// Input is then behind the stream.
+// Next returns decoded bytes, valid until the next call. After the last byte it returns
+// io.EOF, and the position of the Input is the end of the stream.
 func (d *Decoder) Next() ([]byte, error) {
 	if d.rp == d.op && d.err == nil {
 		d.fillWindow()
@@ -127,11 +126,11 @@ func (d *Decoder) Next() ([]byte, error) {
 	return p, nil
 }
 
-// NextIn is Next for a caller that keeps what it gets: p lies in the returned Window,
-// which is his from now on, and d may have taken w, the content of which does not
-// matter, in exchange. So what is decoded isn't copied.
+// NextIn is Next for a caller that keeps the bytes, without a copy. p lies in the returned
+// Window, which belongs to the caller. In exchange d may take w, whose content it
+// overwrites.
 func (d *Decoder) NextIn(w *Window) (p []byte, held *Window, err error) {
-	if p, err = d.Next(); len(p) <= history { // little, or nothing: less than there is to move
+	if p, err = d.Next(); len(p) <= history { // copying p is cheaper than moving the history
 		return w[:copy(w[:], p)], w, err
 	}
 	held = d.win
@@ -141,7 +140,7 @@ func (d *Decoder) NextIn(w *Window) (p []byte, held *Window, err error) {
 	return p, held, err
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (d *Decoder) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -157,8 +156,8 @@ func (d *Decoder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// run decodes until the window is full, or the stream ends, which sets err. All that
-// was decoded before has been handed out.
+// fillWindow decodes until the window is full or err is set. All earlier output must have
+// been returned.
 func (d *Decoder) fillWindow() {
 	if d.op >= winLimit {
 		n := copy(d.win[:history], d.win[d.op-history:d.op])
@@ -181,7 +180,7 @@ func (d *Decoder) fillWindow() {
 	}
 }
 
-// atEnd ends the stream behind its last block.
+// checkEnd ends the stream after its last block.
 func (d *Decoder) checkEnd() {
 	if d.state == atHeader && d.final && d.err == nil {
 		d.putBack()
@@ -189,7 +188,7 @@ func (d *Decoder) checkEnd() {
 	}
 }
 
-// block begins a block, if it may.
+// startBlock reads the header of a block, unless the limit of StopAt is reached.
 func (d *Decoder) startBlock() error {
 	if d.Bits() >= d.stop {
 		return ErrStopped
@@ -200,14 +199,14 @@ func (d *Decoder) startBlock() error {
 	return d.header()
 }
 
-// putBack gives whole bytes of the bit buffer back to the input.
+// putBack returns whole bytes of the bit buffer to the input.
 func (d *Decoder) putBack() {
 	d.in.pos -= int(d.nb >> 3)
 	d.nb &= 7
 	d.bb &= 1<<d.nb - 1
 }
 
-// noMore is the error for a source that ended within the stream.
+// sourceEnded returns the error for a source that ended or failed inside the stream.
 func (d *Decoder) sourceEnded() error {
 	if d.in.err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -215,7 +214,7 @@ func (d *Decoder) sourceEnded() error {
 	return d.in.err
 }
 
-// need makes sure of n bits, at most 57.
+// needBits fills the bit buffer to at least n bits, at most 57.
 func (d *Decoder) needBits(n uint) error {
 	in := d.in
 	for d.nb < n {
@@ -229,7 +228,7 @@ func (d *Decoder) needBits(n uint) error {
 	return nil
 }
 
-// take uses n bits that are there.
+// takeBits consumes n bits of the bit buffer.
 func (d *Decoder) takeBits(n uint) int {
 	v := d.bb & (1<<n - 1)
 	d.bb >>= n
@@ -273,7 +272,7 @@ func (d *Decoder) header() error {
 	return nil
 }
 
-// copyStored copies what there is of a stored block.
+// copyStored copies the available bytes of a stored block.
 func (d *Decoder) copyStored() error {
 	in := d.in
 	for d.stored > 0 && d.op < winLimit {
@@ -292,7 +291,7 @@ func (d *Decoder) copyStored() error {
 	return nil
 }
 
-// symbol decodes one symbol bit by bit, reading no byte that it doesn't need.
+// symbol decodes one symbol bit by bit, and reads no byte that it does not need.
 func (d *Decoder) symbol(c *code) (int, error) {
 	if err := d.needBits(uint(c.need)); err != nil {
 		return 0, err
@@ -315,8 +314,8 @@ func (d *Decoder) symbol(c *code) (int, error) {
 	return 0, ErrCorrupt
 }
 
-// token decodes a literal (dist 0, n the byte), a match, or the end of the block
-// (dist and n 0, and the state says so).
+// token decodes a literal (dist is 0 and n the byte), a match, or the end of the block (dist
+// and n are 0, and state is atHeader).
 func (d *Decoder) token() (n, dist int, err error) {
 	s, err := d.symbol(&d.lit)
 	switch {
@@ -351,10 +350,10 @@ func (d *Decoder) token() (n, dist int, err error) {
 	return n, int(e>>16) + d.takeBits(x), nil
 }
 
-// slowTokens is how many tokens are decoded bit by bit at a time.
+// slowTokens is the number of tokens that slow decodes bit by bit.
 const slowTokens = 64
 
-// slow decodes a few tokens: where the input or the output ends.
+// slow decodes a few tokens near the end of the input or the window.
 func (d *Decoder) slow() error {
 	for range slowTokens {
 		if d.op >= winLimit {

@@ -59,7 +59,7 @@ func decodeOurs(src io.Reader, most int64) result {
 
 const noLimit = 1 << 40
 
-// same compares with compress/flate; false if they differ.
+// sameAsStd compares with compress/flate; false if they differ.
 func sameAsStd(t *testing.T, what string, data []byte, src io.Reader, most int64) bool {
 	t.Helper()
 	want, got := decodeStd(data, most), decodeOurs(src, most)

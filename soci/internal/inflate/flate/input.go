@@ -8,28 +8,29 @@ import (
 )
 
 const (
-	// inSize is how many compressed bytes are held at a time: large enough that a
-	// read of the source and the move of the remainder are noise, small enough to
-	// stay in the first two cache levels. A power of two: positions are masked.
+	// inSize is the number of compressed bytes that are buffered. It is large enough that
+	// the cost of reading the source and moving the remainder is negligible, and small
+	// enough for the first two cache levels. It is a power of two, so that positions can be
+	// masked.
 	inSize = 64 << 10
 	inMask = inSize - 1
 
-	// maxEmptyReads: a source that says neither data nor error this often in a row
-	// is broken (the number is bufio's).
+	// maxEmptyReads is the number of consecutive reads without data or error after which
+	// the source is considered broken, as in bufio.
 	maxEmptyReads = 100
 )
 
-// Input is a source of compressed bytes that hands back what a decoder read ahead:
-// after the end of a stream its position is the byte behind it.
+// Input is a buffered source of compressed bytes. A decoder returns the bytes that it read
+// ahead, so that after a stream the position of its Input is the end of the stream.
 type Input struct {
 	src       io.Reader
-	prepended [][]byte // what comes before it
-	err       error    // why src gave no more; sticky
-	// pos <= end <= inSize; buf[pos:end] is unread. The word before pos stay
-	// valid over a fill, so that a decoder can put back a bit buffer's worth.
+	prepended [][]byte // read before src
+	err       error    // the error that ended src; sticky
+	// pos <= end <= inSize; buf[pos:end] is unread. fill keeps the word before pos, so that
+	// a decoder can return the bytes of its bit buffer.
 	pos, end int
 	off      int64                  // offset of buf[end] in the source
-	buf      [inSize + wordLen]byte // a word more: it can be loaded at any masked position
+	buf      [inSize + wordLen]byte // padded by a word, which can be loaded at any masked position
 }
 
 // NewInput returns an Input that reads src.
@@ -38,17 +39,16 @@ func NewInput(src io.Reader) *Input { return &Input{src: src} }
 // Reset makes in read src.
 func (in *Input) Reset(src io.Reader) { in.ResetAt(src, 0) }
 
-// ResetAt makes in read src, whose first byte is the one at off of the source that
-// Offset counts in.
+// ResetAt makes in read src, whose first byte has offset off.
 func (in *Input) ResetAt(src io.Reader, off int64) {
 	in.src, in.prepended, in.err, in.pos, in.end, in.off = src, nil, nil, 0, 0, off
 }
 
-// Rest returns a copy of what has been read and not used.
+// Rest returns a copy of the buffered bytes.
 func (in *Input) Rest() []byte { return bytes.Clone(in.buf[in.pos:in.end]) }
 
-// Prepend gives back what was read: in is at the first of the pieces again. They
-// are not copied.
+// Prepend returns bytes that were read from in: the next byte read is the first byte of
+// pieces. It does not copy them.
 func (in *Input) Prepend(pieces ...[]byte) {
 	in.prepended = slices.Concat(pieces, [][]byte{in.Rest()}, in.prepended)
 	in.prepended = slices.DeleteFunc(in.prepended, func(p []byte) bool { return len(p) == 0 })
@@ -59,11 +59,11 @@ func (in *Input) Prepend(pieces ...[]byte) {
 	in.pos, in.end = 0, 0
 }
 
-// Offset is the number of bytes of the source that have been used.
+// Offset returns the number of bytes of the source that were consumed.
 func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 
-// Err is the error of the source, io.EOF at its end; nil while neither was met, or
-// when something was given back and comes before it.
+// Err returns the error of the source, or io.EOF at its end. It returns nil before either was
+// reached, and while prepended bytes are left.
 func (in *Input) Err() error {
 	if len(in.prepended) > 0 {
 		return nil
@@ -71,7 +71,7 @@ func (in *Input) Err() error {
 	return in.err
 }
 
-// fill reads more of the source; false when there is no more, see Err.
+// fill reads from the source. It returns false if the source has ended or failed, see Err.
 func (in *Input) fill() bool {
 	if keep := min(in.pos, wordLen); in.pos > keep {
 		in.end = copy(in.buf[:], in.buf[in.pos-keep:in.end])
@@ -104,18 +104,18 @@ func (in *Input) fill() bool {
 	return false
 }
 
-// Peek returns the next n bytes, at most 4096, without using them; fewer only at
-// the end of the source. They are valid until the next call.
+// Peek returns the next n bytes, at most 4096, without consuming them, or fewer at the end of
+// the source. They are valid until the next call.
 func (in *Input) Peek(n int) []byte {
 	for in.end-in.pos < n && in.fill() {
 	}
 	return in.buf[in.pos:min(in.pos+n, in.end)]
 }
 
-// Skip uses n bytes that were peeked.
+// Skip consumes n bytes that Peek returned.
 func (in *Input) Skip(n int) { in.pos += n }
 
-// ReadByte is io.ByteReader.
+// ReadByte implements io.ByteReader.
 func (in *Input) ReadByte() (byte, error) {
 	if in.pos == in.end && !in.fill() {
 		return 0, in.err
@@ -125,13 +125,13 @@ func (in *Input) ReadByte() (byte, error) {
 	return c, nil
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (in *Input) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	if in.pos == in.end {
-		if len(p) >= inSize && len(in.prepended) == 0 && in.err == nil { // nothing to hold, nothing to copy
+		if len(p) >= inSize && len(in.prepended) == 0 && in.err == nil { // read directly into p
 			n, err := in.src.Read(p)
 			in.off += int64(n)
 			in.err = err
@@ -146,7 +146,7 @@ func (in *Input) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// load64 needs no bounds check: i is masked and buf is padded by a word.
+// load64 needs no bounds check, because i is masked and buf is padded by a word.
 func (in *Input) load64(i int) uint64 {
 	i &= inMask
 	return binary.LittleEndian.Uint64(in.buf[i : i+wordLen])

@@ -1,28 +1,29 @@
-// The fast loop, from the begin of a function to its end. What includes it defines
+// The fast loop: the body of a function. The file that includes it defines
 //
-//	LITERALS    where a literal is copied from
-//	SYMBOL      how many bytes of output a symbol is
+//	LITERALS    the table that literals are copied from
+//	SYMBOL      bytes of output per symbol
 //	STORE       stores the lowest byte of AX as a symbol
 //	SCALE(x)    multiplies by SYMBOL
-//	COPIED      how much of a match is copied in any case, in bytes: 32, and by
+//	COPIED      bytes of a match that are copied in any case: 32, and by
 //	COPY_REST   the rest
 //
-// Most of the time of a decoder goes into branches that are mispredicted, for whether a
-// literal or a match comes can not be foreseen. So a turn takes a literal, if there is
-// one, with conditional moves, and then a symbol that may be either: a literal is a match
-// of length one whose place is chosen by another move, and whose distance takes no bits.
+// A decoder spends most of its time on mispredicted branches, because it cannot be predicted
+// whether a literal or a match follows. So an iteration decodes a literal, if one follows,
+// with conditional moves, and then a symbol of either kind. It handles a literal as a match
+// of length one whose source is selected by another move and whose distance takes no bits.
 //
-// What the registers hold:
+// Registers:
 //
 //	SI, DI  the tables
-//	BX      the bit buffer; what is above its R12 bits is what comes or zero
-//	R12     how many bits, in the low six bits; what is above is waste
+//	BX      the bit buffer; the bits above the R12 valid ones are the next bits or zero
+//	R12     the number of valid bits, in the low six bits; the others are arbitrary
 //	R13     the next byte of the input
-//	R8, R9  the next byte of the output, the begin of the window
+//	R8, R9  the next byte of the output, the start of the window
 //	DX      the entry of the next symbol
-// The bits that are sure to be there: 56 at the begin of a turn; 45 behind a literal; 34
-// behind the first level of a code, and 25 behind the second, or 29 behind a length;
-// 56 before and 28 behind a distance, of which the next entry takes 11.
+//
+// Guaranteed bits: 56 at the start of an iteration; 45 after a literal; 34 after the first
+// level of a code, and 25 after the second, or 29 after a length; 56 before and 28 after a
+// distance, of which the next entry takes 11.
 	MOVQ l+0(FP), AX
 	LEAQ LITERALS, CX
 	MOVQ CX, same
@@ -52,7 +53,7 @@
 	MOVL (SI)(CX*4), DX
 
 	PCALIGN $32
-turn:
+iterate:
 	CMPQ R8, room
 	JAE  full
 	CMPQ R13, end
@@ -81,7 +82,7 @@ turn:
 	JNE     special
 
 symbol:
-	// The next one: a match, or a literal as one that is one long and takes no distance.
+	// The next symbol: a match, or a literal as a match of length one without a distance.
 	SHRXQ   DX, BX, R10
 	BZHIQ   DX, BX, R14
 	MOVL    DX, AX
@@ -138,7 +139,7 @@ copy:
 	CMPL    R14, $COPIED
 	JHI     long
 	ADDQ    R14, R8
-	JMP     turn
+	JMP     iterate
 
 long:
 	ADDQ R8, R14
@@ -155,7 +156,7 @@ more:
 	CMPQ  R8, R14
 	JLO   more
 	MOVQ  R14, R8
-	JMP   turn
+	JMP   iterate
 
 near:
 	ADDQ    R8, R14
@@ -172,30 +173,30 @@ again:
 	CMPQ  R8, R14
 	JLO   again
 	MOVQ  R14, R8
-	JMP   turn
+	JMP   iterate
 
 before:
-	// A literal has no distance, so none that is too far.
+	// A literal has no distance that could be too large.
 	TESTL DX, DX
 	JMI   copy
 	JMP   corrupt
 
 literals:
-	// Of a block that has few matches: up to four, with branches that are foreseen.
+	// In a block with few matches: up to four literals, with branches that are predicted.
 	TESTL $(const_litFlag|const_specialFlag), DX
 	JEQ   symbol
 	JPL   special
 	LITERAL
 	TESTL DX, DX
-	JPL   turn
+	JPL   iterate
 	LITERAL
 	TESTL DX, DX
-	JPL   turn
+	JPL   iterate
 	LITERAL
 	TESTL DX, DX
-	JPL   turn
+	JPL   iterate
 	LITERAL
-	JMP   turn
+	JMP   iterate
 
 special:
 	TESTL $const_subFlag, DX

@@ -7,19 +7,18 @@ import (
 )
 
 const (
-	// aheadMost is how many compressed bytes Ahead returns at most: more than 32 KiB
-	// of output take, apart from what no encoder writes, and less than an Input holds.
+	// aheadMost is the most compressed bytes that Ahead returns. Encoders write fewer bytes
+	// for 32 KiB of output, and an Input holds more.
 	aheadMost = 48 << 10
 
-	// refsFrom is where in the window a Probe begins, so that it is full after as many
-	// symbols as the history has bytes: what comes later cannot reach behind the
-	// place where decoding began.
+	// refsFrom is the position in the window where a Probe starts. The window is full after
+	// as many symbols as the history has bytes; later symbols cannot refer to the history.
 	refsFrom = winLimit16 - history16
 )
 
-// Ahead returns the compressed bytes behind a mark, at most 48 KiB, for a Probe: the
-// block begins skip bits behind the first. It is called by what was given to Watch, and
-// what it returns is valid until that returns.
+// Ahead returns the compressed bytes that follow a mark, at most 48 KiB, for a Probe. The
+// block starts skip bits after the start of p. Only the function given to Watch may call it;
+// p is valid until that function returns.
 func (d *Decoder) Ahead() (p []byte, skip uint) {
 	d.in.Peek(aheadMost)
 	d.putBack()
@@ -31,10 +30,10 @@ func (d *Decoder) Ahead() (p []byte, skip uint) {
 	return d.in.buf[from:min(d.in.end, from+aheadMost)], skip
 }
 
-// A Refs says which bytes of a history of 32 KiB are referred to: 1 for those, else 0.
+// Refs has a 1 for each byte of a history of 32 KiB that is referred to, else 0.
 type Refs [History]byte
 
-// A Probe finds out what of the history a stream refers to.
+// A Probe determines which bytes of the history a stream refers to.
 type Probe struct {
 	b   *SymbolDecoder
 	in  *Input
@@ -43,8 +42,9 @@ type Probe struct {
 
 // NewProbe returns a Probe.
 func NewProbe() *Probe {
-	// Nothing is decoded as bytes: its Decoder has no window. What is before refsFrom is
-	// not written by run, which moves no history between refsFrom and the end.
+	// The Decoder has no window, because a Probe decodes no bytes. The markers before
+	// refsFrom stay valid, because fillWindow does not move the history before the window
+	// is full.
 	b := &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
 	for i := range history {
 		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
@@ -52,11 +52,10 @@ func NewProbe() *Probe {
 	return &Probe{b: b, in: NewInput(nil)}
 }
 
-// Refs finds which bytes of the history are referred to by what is decoded from the
-// block that begins skip bits behind the begin of p, up to one that begins at or
-// behind stop, in bits from the begin of p, or the end of the stream. Only the first
-// 32 KiB of output are decoded: nothing behind them can refer to the history. False:
-// p ends before, or is damaged, and nothing is known.
+// Refs determines which bytes of the history are referred to by the output of the block
+// that starts skip bits after the start of p, and of the blocks that follow it before stop,
+// which counts bits from the start of p. It decodes at most 32 KiB of output, because later
+// output cannot refer to the history. It returns false if p is damaged or too short.
 func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 	r.src.Reset(p)
 	r.in.Reset(&r.src)
@@ -71,17 +70,17 @@ func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 	return b.op >= winLimit16 || errors.Is(b.dec.err, ErrStopped) || b.atStreamEnd()
 }
 
-// ended reports whether the stream ended with its last block.
+// atStreamEnd reports whether the stream ended with its last block.
 func (b *SymbolDecoder) atStreamEnd() bool { return b.dec.state == atHeader && b.dec.final }
 
-// mark marks what symbols refer to.
+// mark sets the bytes that the symbols in p refer to.
 func (r *Refs) mark(p []byte) {
 	for ; len(p) >= wordLen; p = p[wordLen:] {
 		v := binary.LittleEndian.Uint64(p)
 		if v&markersMask == 0 {
 			continue
 		}
-		// A byte adds nothing to what the marker of that number has.
+		// The top bit is 0 for a byte, so only markers change r.
 		r[v%History] |= uint8(v >> 15 & 1)
 		r[v>>16%History] |= uint8(v >> 31 & 1)
 		r[v>>32%History] |= uint8(v >> 47 & 1)

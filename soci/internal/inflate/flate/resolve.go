@@ -2,8 +2,7 @@ package flate
 
 import "encoding/binary"
 
-// A Table turns symbols into bytes: itself for a byte, that of the history for a
-// marker.
+// A Table maps symbols to bytes: a byte to itself, and a marker to a byte of the history.
 type Table [1 << 16]byte
 
 // Fill makes t a table for a history of 32 KiB.
@@ -14,15 +13,16 @@ func (t *Table) Fill(past []byte) {
 	copy(t[marker:], past[:history])
 }
 
-// Resolve turns p, which Next of a Blind returned, into bytes, in place; it returns
-// the half of p that they fill.
+// Resolve turns the symbols in p, which SymbolDecoder.Next returned, into bytes in place. It
+// returns the first half of p, which holds the bytes.
 func (t *Table) Resolve(p []byte) []byte {
 	out := p[:len(p)/symLen]
 	t.resolve(out, p)
 	return out
 }
 
-// resolve writes the bytes of src to dst, which may be its first half.
+// resolve writes the bytes for the symbols in src to dst, which may be the first half of
+// src.
 func (t *Table) resolve(dst, src []byte) {
 	for len(dst) >= 4 && len(src) >= wordLen {
 		v := binary.LittleEndian.Uint64(src)
@@ -40,7 +40,7 @@ func (t *Table) resolve(dst, src []byte) {
 	}
 }
 
-// pack writes the bytes of symbols that are no markers.
+// packBytes writes the bytes for symbols without markers.
 func packBytes(dst, src []byte) {
 	for i := range dst {
 		dst[i] = src[i*symLen]

@@ -2,20 +2,20 @@ package flate
 
 import "encoding/binary"
 
-// A Blind decodes from the middle of a stream whose history is not known. What
-// comes out are symbols of 16 bits: a byte, or a marker that stands for a byte of
-// the history. When the last 32 KiB hold no marker, or the history is given, it goes
-// on with bytes, as a Decoder.
+// A SymbolDecoder decodes from the middle of a stream whose history is unknown. Its output
+// consists of symbols of 16 bits, each a byte or a marker for a byte of the history. Once
+// the last 32 KiB hold no marker, or Resolve has given it the history, it decodes bytes with
+// a Decoder.
 type SymbolDecoder struct {
 	dec        Decoder
-	known      bool // the history is known: dec has it
-	rp, op     int  // like a Decoder's, in bytes of win: twice the symbols
-	lastMarker int  // where the last symbol was that may be a marker
+	known      bool // the history is known, and dec has it
+	rp, op     int  // as in a Decoder, in bytes of win: twice the symbols
+	lastMarker int  // end of the last symbol that may be a marker
 	win        window16
 }
 
 const (
-	// marker | i stands for byte i of the 32 KiB before the place where decoding began.
+	// marker | i stands for byte i of the 32 KiB before the start of decoding.
 	marker = 1 << 15
 
 	symLen      = 2                // bytes of a symbol
@@ -23,13 +23,13 @@ const (
 	markersMask = marker | marker<<16 | marker<<32 | marker<<48
 )
 
-// NewBlind returns a Blind for use after Reset.
+// NewSymbolDecoder returns a Blind for use after Reset.
 func NewSymbolDecoder() *SymbolDecoder {
 	return &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
 }
 
-// Reset makes b decode from the block that begins skip bits, at most 7, behind what
-// in is at.
+// Reset makes b decode from the block that starts skip bits, at most 7, after the position
+// of in.
 func (b *SymbolDecoder) Reset(in *Input, skip uint) {
 	b.known = false
 	for i := range history {
@@ -40,8 +40,8 @@ func (b *SymbolDecoder) Reset(in *Input, skip uint) {
 	b.dec.start(skip)
 }
 
-// Seeing returns the Decoder that goes on with bytes, or nil while the history is
-// not known.
+// ByteDecoder returns the Decoder for the rest of the stream, or nil while the history is
+// unknown.
 func (b *SymbolDecoder) ByteDecoder() *Decoder {
 	if !b.known {
 		return nil
@@ -49,13 +49,13 @@ func (b *SymbolDecoder) ByteDecoder() *Decoder {
 	return &b.dec
 }
 
-// StopAt and Bits are those of a Decoder.
+// StopAt is Decoder.StopAt.
 func (b *SymbolDecoder) StopAt(bits int64) { b.dec.StopAt(bits) }
 
-// Bits is how many bits of the Input's source have been decoded.
+// Bits returns the number of decoded bits of the source of the Input.
 func (b *SymbolDecoder) Bits() int64 { return b.dec.Bits() }
 
-// Pending is how many symbols, or bytes, Next has ready.
+// Pending returns the number of symbols, or bytes, that Next would return.
 func (b *SymbolDecoder) Pending() int {
 	if b.known {
 		return b.dec.Pending()
@@ -63,7 +63,7 @@ func (b *SymbolDecoder) Pending() int {
 	return (b.op - b.rp) / symLen
 }
 
-// Watch makes b call f, unless nil, at every block from here on.
+// Watch makes b call f, unless it is nil, at the start of each further block.
 func (b *SymbolDecoder) Watch(f func()) {
 	b.dec.watcher = nil
 	if f != nil {
@@ -71,12 +71,12 @@ func (b *SymbolDecoder) Watch(f func()) {
 	}
 }
 
-// Ahead is that of a Decoder.
+// Ahead is Decoder.Ahead.
 func (b *SymbolDecoder) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
 
-// Next returns decoded symbols, two bytes each and lowest first, valid until the
-// next call; errors are those of a Decoder. It must not be called after Seeing has
-// returned one.
+// Next returns decoded symbols, two bytes each in little-endian order, valid until the next
+// call. It returns the errors of Decoder.Next. It must not be called once ByteDecoder
+// returns a Decoder.
 func (b *SymbolDecoder) Next() ([]byte, error) {
 	if b.rp == b.op && b.dec.err == nil {
 		b.fillWindow()
@@ -92,14 +92,15 @@ func (b *SymbolDecoder) Next() ([]byte, error) {
 	return p, nil
 }
 
-// Resolve gives b the history, 32 KiB, of the place where it began.
+// Resolve gives b the table for the history of 32 KiB before its start.
 func (b *SymbolDecoder) Resolve(t *Table) {
 	if !b.known {
 		b.switchToBytes(b.win[b.op-history16:b.op], t)
 	}
 }
 
-// see goes on with bytes; without a table there are no markers.
+// switchToBytes initializes dec with the last 32 KiB. t resolves their markers; it is nil if
+// there are none.
 func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	d := &b.dec
 	if t == nil {
@@ -111,8 +112,8 @@ func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	b.known = true
 }
 
-// clean reports whether the last 32 KiB hold no marker. Where the last one is gets
-// remembered, so that all symbols are looked at once or, mostly, not at all.
+// historyKnown reports whether the last 32 KiB hold no marker. It remembers the position of
+// the last marker, so that it checks each symbol at most once.
 func (b *SymbolDecoder) historyKnown() bool {
 	from := max(b.lastMarker, b.op-history16)
 	for i := b.op - wordLen; i >= from; i -= wordLen {
@@ -121,7 +122,7 @@ func (b *SymbolDecoder) historyKnown() bool {
 			return false
 		}
 	}
-	// Less than a word, from on, was not looked at.
+	// The loop did not check the first symbols, less than a word.
 	for i := from; i < min(from+wordLen, b.op); i += symLen {
 		if b.win[i+1]&(marker>>8) != 0 {
 			b.lastMarker = i + symLen
@@ -131,7 +132,7 @@ func (b *SymbolDecoder) historyKnown() bool {
 	return b.lastMarker <= b.op-history16
 }
 
-// run decodes until the window is full or the decoder stops.
+// fillWindow decodes until the window is full or err is set.
 func (b *SymbolDecoder) fillWindow() {
 	d := &b.dec
 	if b.op >= winLimit16 {
@@ -155,7 +156,7 @@ func (b *SymbolDecoder) fillWindow() {
 	}
 }
 
-// copyStored copies what there is of a stored block.
+// copyStored copies the available bytes of a stored block.
 func (b *SymbolDecoder) copyStored() error {
 	d, in := &b.dec, b.dec.in
 	for d.stored > 0 && b.op < winLimit16 {
@@ -177,7 +178,7 @@ func (b *SymbolDecoder) copyStored() error {
 	return nil
 }
 
-// slow decodes a few tokens: where the input or the output ends.
+// slow decodes a few tokens near the end of the input or the window.
 func (b *SymbolDecoder) slow() error {
 	d := &b.dec
 	for range slowTokens {
@@ -195,7 +196,7 @@ func (b *SymbolDecoder) slow() error {
 			b.op += symLen
 			continue
 		}
-		// The history is full: no distance reaches behind it.
+		// The history is full, so no distance exceeds it.
 		b.win.match(b.op, dist*symLen, n*symLen)
 		b.op += n * symLen
 	}

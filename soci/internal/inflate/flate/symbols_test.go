@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// blind decodes from a block of s with a history that is told at the end, or after
+// decodeSymbols decodes from a block of s with a history that is told at the end, or after
 // some pieces; it returns what came out and whether bytes came before that.
 func decodeSymbols(data []byte, bits int64, history []byte, pieces int) (out []byte, saw bool, err error) {
 	in := NewInput(bytes.NewReader(data[bits/8:]))
@@ -36,7 +36,7 @@ func decodeSymbols(data []byte, bits int64, history []byte, pieces int) (out []b
 	return append(out, rest...), saw, err
 }
 
-// TestBlind decodes from every block of a stream.
+// TestSymbolDecoder decodes from every block of a stream.
 func TestSymbolDecoder(t *testing.T) {
 	sawOnce := false
 	for seed := range uint64(60) {
@@ -133,7 +133,7 @@ func bitsAt(p []byte, at, n int) int {
 	return v
 }
 
-// FuzzBlind compares with a Decoder.
+// FuzzSymbolDecoder compares with a Decoder.
 func FuzzSymbolDecoder(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(generate(rng(seed), 300).data, uint8(seed))

@@ -6,7 +6,7 @@ const (
 	maxBits  = 15 // longest code
 	maxLit   = 286
 	maxDist  = 30
-	litSyms  = 288 // the fixed code has two that must not occur
+	litSyms  = 288 // the fixed code has two more that must not occur
 	distSyms = 32
 	endBlock = 256
 
@@ -15,23 +15,23 @@ const (
 	distBits = 9
 	distMask = 1<<distBits - 1
 
-	// Most entries that a table and its second levels can take, for the numbers of
-	// symbols and primary bits above; found by zlib's enough.c.
+	// The most entries of a table with its second levels, for the numbers of symbols and
+	// primary bits above, computed by enough.c of zlib.
 	litSize  = 2342
 	distSize = 594
 )
 
-// An entry of the literal/length table says what the next bits mean:
+// An entry of the literal/length table:
 //
-//	bits  0-7   how many bits it takes, extra bits of a length included
-//	bits  8-13  how many bits its code takes
-//	bit   31    a literal: 16-23 the byte
-//	bit   30    special: neither, see below
-//	otherwise   a length: 16-31 it, less what the extra bits add
+//	bits  0-7   number of bits to consume, with the extra bits of a length
+//	bits  8-13  number of bits of its code
+//	bit   31    set for a literal: bits 16-23 are the byte
+//	bit   30    set for a special entry, see below
+//	otherwise   bits 16-31 are the base of a length, without its extra bits
 //
-// Special entries: with subFlag a link to a second level (8-23 where it begins,
-// 24-27 how many bits index it), with endFlag the end of the block, with neither a
-// code that does not exist.
+// Special entries: with subFlag a link to a second level (bits 8-23 are its start, bits
+// 24-27 the number of bits that index it), with endFlag the end of the block, with neither
+// an invalid code.
 const (
 	litFlag     = 1 << 31
 	specialFlag = 1 << 30
@@ -41,19 +41,20 @@ const (
 
 // An entry of the distance table:
 //
-//	bits  0-7   how many bits it takes, extra bits included
-//	bits  8-13  how many bits its code takes
-//	bit   15    special: with bit 14 a link to a second level (16-31 where it
-//	            begins, 8-11 how many bits index it), else no code
-//	bits 16-31  the distance, less what the extra bits add
+//	bits  0-7   number of bits to consume, with the extra bits
+//	bits  8-13  number of bits of its code
+//	bit   15    set for a special entry: with bit 14 a link to a second level (bits
+//	            16-31 are its start, bits 8-11 the number of bits that index it),
+//	            without bit 14 an invalid code
+//	bits 16-31  the base of the distance, without its extra bits
 const (
 	distSpecial = 1 << 15
 	distSub     = 1 << 14
 )
 
-// codeShift is where an entry has the bits of its code, and codeBit what one of these
-// adds to an entry, which is that many bits longer, too. So extra bits are what is left
-// of the bits that an entry takes when those of the code are shifted out.
+// codeShift is the position of the code length in an entry. codeBit adds one bit to the
+// code length and to the bits to consume. So the extra bits are the bits to consume after
+// the bits of the code are shifted out.
 const (
 	codeShift = 8
 	codeBit   = 1<<codeShift | 1
@@ -63,12 +64,12 @@ const (
 type code struct {
 	count    [maxBits + 1]uint16 // codes of each length
 	sorted   [litSyms]uint16     // symbols by code
-	min, max int                 // shortest and longest length; 0 without any code
-	need     int                 // compress/flate wants this many bits before it decodes anything
+	min, max int                 // shortest and longest length, 0 for an empty code
+	need     int                 // bits that compress/flate reads before it decodes a symbol
 }
 
-// init sorts the symbols; false when the lengths are no code. Accepted are what
-// compress/flate accepts: complete codes, one single code of one bit, and none.
+// init sorts the symbols. It returns false unless compress/flate accepts the lengths: it
+// accepts complete codes, a single code of one bit, and empty codes.
 func (c *code) init(lens []uint8) bool {
 	c.count = [maxBits + 1]uint16{}
 	for _, n := range lens {
@@ -105,16 +106,16 @@ func (c *code) init(lens []uint8) bool {
 	return true
 }
 
-// fill builds a decoding table: tab has 1<<primary entries followed by room for
-// the second levels, sym[s] is the entry of a symbol less its bits, bad is the
-// entry of a code that doesn't exist, and link makes one that leads to a second level.
+// fill builds a decoding table. tab has 1<<primary entries, followed by room for the second
+// levels. sym[s] is the entry of a symbol without its bits, bad the entry of an invalid
+// code, and link returns the entry for a second level.
 //
-// The table is filled for the shortest codes and doubled whenever the length grows,
-// as libdeflate does: most entries are written by copies of whole halves.
+// The table is filled for the shortest codes and doubled whenever the length grows, as in
+// libdeflate, so that most entries are written by copying halves of the table.
 //
 //nolint:gosec // G115: lengths of codes are small
 func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, bits uint32) uint32) {
-	if c.max <= 1 { // nothing, or the single code: the bit 1 has no meaning
+	if c.max <= 1 { // empty, or a single code, for which the bit 1 is invalid
 		for i := range 1 << primary {
 			tab[i] = bad
 		}
@@ -128,8 +129,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 			return
 		}
 	}
-	// Codes in increasing order, bit-reversed: cw is the reversed code. The table
-	// is filled for the current length and doubled when the length grows.
+	// Codes come in increasing order. cw is the code with its bits reversed.
 	n := c.min
 	end := 1 << n
 	cw := 0
@@ -164,7 +164,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 	start := 0
 	for {
 		if p := cw & (1<<primary - 1); p != prefix {
-			// As wide as the codes that begin with p need: until the space is used up.
+			// Wide enough for all codes with prefix p.
 			prefix = p
 			width := n - primary
 			space := k
@@ -194,7 +194,7 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 	}
 }
 
-// litSymbols are the entries of the literal/length symbols, less their bits.
+// litSymbols returns the entries of the literal/length symbols, without their code bits.
 func litSymbols() (sym [litSyms]uint32) {
 	for s := range sym {
 		switch {
@@ -217,7 +217,7 @@ func litSymbols() (sym [litSyms]uint32) {
 	return sym
 }
 
-// distSymbols are the entries of the distance symbols, less their bits.
+// distSymbols returns the entries of the distance symbols, without their code bits.
 func distSymbols() (sym [distSyms]uint32) {
 	for s := range sym {
 		switch {

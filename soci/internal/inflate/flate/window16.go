@@ -3,12 +3,12 @@ package flate
 import "encoding/binary"
 
 const (
-	// winSize16: as many symbols as a window has bytes would fill the second cache
-	// level; half of them leave it room.
+	// winSize16 is half of the size for as many symbols as a Window has bytes, which would
+	// fill the second-level cache.
 	winSize16 = 512 << 10 // bytes
 	winMask16 = winSize16 - 1
 
-	// outSlack16 and winLimit16 are like those of a Window.
+	// outSlack16 and winLimit16 are outSlack and winLimit for symbols, in bytes.
 	outSlack16 = (2+maxMatch)*symLen + 40
 	winLimit16 = winSize16 - outSlack16
 )
@@ -31,15 +31,15 @@ func (w *window16) store16(i int, v uint16) {
 	binary.LittleEndian.PutUint16(w[i:i+symLen], v)
 }
 
-// match appends n bytes from dist back at op.
+// match copies n bytes from op-dist to op.
 func (w *window16) match(op, dist, n int) {
 	for i := op; i < op+n; i++ {
 		w[i] = w[i-dist]
 	}
 }
 
-// repeat appends n bytes from dist back at op, for distances of one, two or three
-// symbols, and up to 6 bytes more.
+// repeat copies n bytes, and up to 6 more, from op-dist to op, for distances of one, two or
+// three symbols.
 func (w *window16) repeat(op, dist, n int) {
 	v := w.load64(op - dist)
 	step := wordLen
