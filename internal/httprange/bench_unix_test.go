@@ -18,7 +18,7 @@ import (
 	"github.com/penstock/penstock/internal/httprange"
 )
 
-// serveVar makes the test binary an origin, so that its CPU time is not ours.
+// serveVar makes the test binary an origin, whose CPU time is then not counted.
 const serveVar = "PENSTOCK_HTTPRANGE_SERVE"
 
 func TestMain(m *testing.M) {
@@ -45,19 +45,19 @@ func TestMain(m *testing.M) {
 		w.Header().Set("Content-Length", strconv.Itoa(n))
 		_, _ = io.Copy(w, io.NewSectionReader(f, 0, int64(n)))
 	})}
-	go func() { // ends with its parent
+	go func() { // the process ends with its parent
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = srv.Close()
 	}()
 	_ = srv.Serve(ln)
 }
 
-// hidden is a connection that does not show its socket: it is read as any other.
+// hidden is a connection that hides its socket, so that it gets no receiver.
 type hidden struct{ net.Conn }
 
-// BenchmarkGet compares what a GET costs its reader, in CPU time: through net/http,
-// through a Transport, and through one that reads its sockets itself. Eight requests
-// run at once, as the engine's do; each has a buffer of its own.
+// BenchmarkGet compares the CPU time that a GET costs its reader: through net/http,
+// through a Transport without a receiver, and with one. Eight requests run
+// concurrently, as in the engine; each has its own buffer.
 func BenchmarkGet(b *testing.B) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), serveVar+"=1")
@@ -95,7 +95,7 @@ func BenchmarkGet(b *testing.B) {
 				url := "http://" + addr + "/" + strconv.Itoa(size)
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
-				b.SetParallelism(4) // with two processors: eight
+				b.SetParallelism(4) // eight with two processors
 				before := cpu(b)
 				b.RunParallel(func(pb *testing.PB) {
 					buf := make([]byte, size)

@@ -16,40 +16,40 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// Transport is an http.RoundTripper for bulk GETs. The goroutine that asks
-// writes the request and reads the answer itself: net/http passes both through
-// two goroutines for each connection, which costs as much as the bytes of a
-// small object do. What is not a plain GET or HEAD over HTTP/1.1, or needs a
-// proxy, goes to net/http. It may be used from many goroutines.
+// Transport is an http.RoundTripper for bulk GETs. The calling goroutine writes the
+// request and reads the answer. net/http passes both through two goroutines for
+// each connection, which costs as much as the bytes of a small object. Requests
+// other than plain GET and HEAD over HTTP/1.1, and requests through a proxy, go to
+// net/http. A Transport is safe for concurrent use.
 type Transport struct {
-	// std serves what is not served here, and says how: dialing, TLS, proxy. It
-	// does not change after the first request.
+	// std serves the other requests, and holds the dialer, the TLS configuration
+	// and the proxy. It does not change after the first request.
 	std *http.Transport
 
-	mu    sync.Mutex // guards what follows; a leaf lock, no I/O under it
+	mu    sync.Mutex // guards the fields below; a leaf lock, no I/O under it
 	hosts map[string]*idleConns
-	sweep *time.Timer // closes connections that nobody used for idleTimeout
-	armed bool        // sweep runs
+	sweep *time.Timer // closes connections that were idle for idleTimeout
+	armed bool        // sweep is running
 	tls   *tls.Config
 }
 
 // idleConns are the unused connections of one scheme and host.
 type idleConns struct {
-	direct bool // no proxy in between
+	direct bool // without a proxy, so that Transport serves the host itself
 	stack  []*conn
 }
 
 const (
-	// maxHead bounds the head of an answer, interim ones included: far above
-	// S3's 8 KiB, far below what hurts.
+	// maxHead bounds the header of an answer, including interim answers, in bytes.
+	// S3's headers have up to 8 KiB.
 	maxHead = 1 << 20
-	// maxInterim bounds 1xx answers before the real one, as net/http does.
+	// maxInterim bounds the 1xx answers before the final one, as in net/http.
 	maxInterim = 5
 )
 
-// NewDirect returns a Transport that uses the dialer, TLS configuration and
-// proxy of std, and std itself for what it can't do. Neither may be changed
-// afterwards.
+// NewDirect returns a Transport that uses the dialer, TLS configuration and proxy
+// of std, and std itself for requests that it doesn't serve. std must not be
+// changed afterwards.
 func NewDirect(std *http.Transport) *Transport {
 	return &Transport{std: std, hosts: make(map[string]*idleConns)}
 }
@@ -69,8 +69,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil || c.heard || ctx.Err() != nil {
 			return resp, err
 		}
-		// The server had closed the idle connection, and saw nothing of the
-		// request or threw it away. Others may have gone the same way.
+		// The server has closed the idle connection without an answer. It may have
+		// closed other ones as well, so the request gets a new connection.
 	}
 	c, err := t.dial(ctx, key, req)
 	if err != nil {
@@ -79,7 +79,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.roundTrip(req)
 }
 
-// serves reports whether a request can take the short way, and the key of its
+// serves reports whether t serves a request itself, and the key of its
 // connections.
 func (t *Transport) serves(req *http.Request) (key string, ok bool) {
 	u := req.URL
@@ -102,14 +102,15 @@ func (t *Transport) serves(req *http.Request) (key string, ok bool) {
 		h = &idleConns{direct: ascii(u.Host)}
 		if t.std.Proxy != nil {
 			via, err := t.std.Proxy(req)
-			h.direct = h.direct && via == nil && err == nil // net/http tells the error
+			h.direct = h.direct && via == nil && err == nil // net/http returns the error
 		}
 		t.hosts[key] = h
 	}
 	return key, h.direct
 }
 
-// ascii: other names have to be encoded first (RFC 3490), which net/http does.
+// ascii reports whether a host name is ASCII. net/http encodes other names (RFC
+// 3490).
 func ascii(s string) bool {
 	for i := range len(s) {
 		if s[i] >= 0x80 {
@@ -119,8 +120,7 @@ func ascii(s string) bool {
 	return true
 }
 
-// takeUsable returns the connection that was used last and is usable still; nil when
-// there is none.
+// takeUsable returns the most recently used connection that is still usable, or nil.
 func (t *Transport) takeUsable(key string) *conn {
 	for {
 		c := t.take(key)
@@ -131,9 +131,9 @@ func (t *Transport) takeUsable(key string) *conn {
 	}
 }
 
-// dropIdle closes the idle connections of a host: one that was reused brought nothing
-// for the engine's patience, and what has cut it off (a firewall, a balancer that was
-// restarted) has mostly cut off the others as well.
+// dropIdle closes the idle connections of a host. It is called after a reused
+// connection was silent until the engine ended its attempt. The cause (a firewall,
+// a restarted load balancer) has probably cut off the others as well.
 func (t *Transport) dropIdle(key string) {
 	t.mu.Lock()
 	var old []*conn
@@ -146,8 +146,8 @@ func (t *Transport) dropIdle(key string) {
 	}
 }
 
-// take returns the connection that was used last, while the server's window
-// and our cache are warm; nil when there is none.
+// take returns the most recently used connection, or nil. The server's congestion
+// window for it is the largest.
 func (t *Transport) take(key string) *conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,7 +161,7 @@ func (t *Transport) take(key string) *conn {
 	return c
 }
 
-// put keeps a connection for the next request.
+// put keeps a connection for a later request.
 func (t *Transport) put(c *conn) {
 	t.mu.Lock()
 	h := t.hosts[c.key]
@@ -183,7 +183,7 @@ func (t *Transport) put(c *conn) {
 	t.mu.Unlock()
 }
 
-// expire closes connections that were idle for idleTimeout; the timer calls it.
+// expire closes connections that were idle for idleTimeout. The timer calls it.
 func (t *Transport) expire() {
 	t.mu.Lock()
 	now := time.Now()
@@ -210,7 +210,7 @@ func (t *Transport) expire() {
 	}
 }
 
-// CloseIdleConnections closes the connections that no request uses now.
+// CloseIdleConnections closes the connections that no request uses.
 func (t *Transport) CloseIdleConnections() {
 	t.std.CloseIdleConnections()
 	t.mu.Lock()
@@ -229,7 +229,7 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
-// dial makes a connection for req.
+// dial makes a connection for req, with TLS if its scheme asks for it.
 func (t *Transport) dial(ctx context.Context, key string, req *http.Request) (*conn, error) {
 	name, port := req.URL.Hostname(), req.URL.Port()
 	secure := req.URL.Scheme == "https"
@@ -263,14 +263,14 @@ func (t *Transport) dial(ctx context.Context, key string, req *http.Request) (*c
 	return c, nil
 }
 
-// shake does the TLS handshake.
+// shake does the TLS handshake on nc, and closes nc after an error.
 func (t *Transport) shake(ctx context.Context, nc net.Conn, name string) (net.Conn, error) {
 	t.mu.Lock()
 	if t.tls == nil {
 		if t.tls = t.std.TLSClientConfig.Clone(); t.tls == nil {
 			t.tls = &tls.Config{}
 		}
-		t.tls.NextProtos = nil // HTTP/1.1, said by nobody
+		t.tls.NextProtos = nil // without ALPN the server speaks HTTP/1.1
 		if t.tls.ClientSessionCache == nil {
 			t.tls.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 		}
@@ -288,7 +288,7 @@ func (t *Transport) shake(ctx context.Context, nc net.Conn, name string) (net.Co
 	if err == nil {
 		return tc, nil
 	}
-	_ = nc.Close() // the handshake's error says why
+	_ = nc.Close() // the handshake's error is returned
 	var not tls.RecordHeaderError
 	switch {
 	case ctx.Err() != nil:
@@ -301,29 +301,29 @@ func (t *Transport) shake(ctx context.Context, nc net.Conn, name string) (net.Co
 
 var errHandshake = fmt.Errorf("TLS handshake took longer than %v", tlsTimeout)
 
-// conn is a connection. One request uses it at a time.
+// conn is a connection, which one request uses at a time.
 type conn struct {
 	t      *Transport
 	key    string
 	nc     net.Conn
-	recv   *receiver // nil: none for this kind of connection
+	recv   *receiver // nil if the kind of connection has none
 	from   io.Reader // recv, or nc
 	in     *bufio.Reader
 	out    *bufio.Writer
-	head   int64     // bytes that may be read before the limit of a head is exceeded
-	heard  bool      // a byte of the answer has come
-	failed error     // of the last read
-	since  time.Time // in the stack of idle ones; zero before the first time
+	head   int64     // bytes of a header that may still be read
+	heard  bool      // a byte of the answer has been received
+	failed error     // error of the last read
+	since  time.Time // when it last became idle; zero before its first reuse
 	idle   *idleCheck
 	once   sync.Once
-	abort  func() // close, made once
+	abort  func() // the method value close, made once
 }
 
-func (c *conn) close() { c.once.Do(func() { _ = c.nc.Close() }) } // nothing to be learnt from its error
+func (c *conn) close() { c.once.Do(func() { _ = c.nc.Close() }) } // its error has no use
 
-var errHead = fmt.Errorf("the answer's head is longer than %d bytes", maxHead)
+var errHead = fmt.Errorf("the answer's header is longer than %d bytes", maxHead)
 
-// Read is what c.in reads from.
+// Read implements io.Reader for c.in, and bounds the header.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.head <= 0 {
 		return 0, errHead
@@ -338,13 +338,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// roundTrip sends req and reads the head of its answer. The body gives the
-// connection back; after an error it is closed.
+// roundTrip sends req and reads the header of its answer. The end of the body makes
+// the connection idle again. After an error the connection is closed.
 func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if c.t.std.DisableKeepAlives && !req.Close {
 		one := *req
-		one.Close = true // tells the server
+		one.Close = true // sends Connection: close
 		req = &one
 	}
 	c.head, c.heard = maxHead, false
@@ -368,13 +368,15 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// expect tells how many bytes of a body are still to come; less than 1: unknown.
+// expect sets the number of bytes that the body still has; less than 1 means that
+// it is unknown.
 func (c *conn) expect(n int64) {
 	if c.recv != nil {
 		c.recv.left = max(n, 0)
 	}
 }
 
+// exchange sends req and reads answers until a final one.
 func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	if err := req.Write(c.out); err != nil {
 		return nil, err
@@ -385,14 +387,14 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(c.in, req)
 		switch {
-		case err != nil && errors.Is(c.failed, io.EOF): // what the parser makes of it misleads
-			return nil, fmt.Errorf("the server closed the connection before its answer was there: %w", io.ErrUnexpectedEOF)
+		case err != nil && errors.Is(c.failed, io.EOF): // the parser's own error would mislead
+			return nil, fmt.Errorf("the server closed the connection before it answered: %w", io.ErrUnexpectedEOF)
 		case err != nil && c.failed != nil:
 			return nil, c.failed
 		case err != nil:
 			return nil, err
 		case resp.StatusCode == http.StatusSwitchingProtocols:
-			return nil, errors.New("the server switched protocols without being asked to")
+			return nil, errors.New("the server switched protocols without a request")
 		case resp.StatusCode/100 != 1:
 			return resp, nil
 		}
@@ -400,21 +402,21 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	return nil, fmt.Errorf("more than %d interim answers", maxInterim)
 }
 
-// directBody is an answer's body. One goroutine reads it; Close may be called
-// from another.
+// directBody is an answer's body. One goroutine may read it; another one may call
+// Close.
 type directBody struct {
 	rc     io.Reader
 	c      *conn
 	ctx    context.Context //nolint:containedctx // the request's; it bounds the body too
-	unhook func() bool     // nil: ctx has no end
+	unhook func() bool     // stops watching ctx; nil if ctx has no end
 	reuse  bool
 
 	mu  sync.Mutex
-	err error // not nil: the connection is let go of, and this is what Read says
+	err error // if not nil, the connection is released and Read returns err
 }
 
-// Read implements io.Reader. With the last byte comes io.EOF, and the connection
-// is free again.
+// Read implements io.Reader. It returns io.EOF with the last byte, and the
+// connection is free for another request.
 func (b *directBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	err := b.err
@@ -429,8 +431,8 @@ func (b *directBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end lets go of the connection and returns the error to report: io.EOF after
-// a body that is whole, and the context's when that is what ended it.
+// end releases the connection and returns the error of the body: io.EOF after a
+// complete body, and the context's cause if the context has ended it.
 func (b *directBody) end(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -453,8 +455,8 @@ func (b *directBody) end(err error) error {
 	return err
 }
 
-// Close implements io.Closer. A body that was not read to its end costs the
-// connection.
+// Close implements io.Closer. It closes the connection unless the body was read to
+// its end.
 func (b *directBody) Close() error {
 	_ = b.end(http.ErrBodyReadAfterClose)
 	return nil

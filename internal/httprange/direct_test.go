@@ -25,8 +25,8 @@ import (
 	"github.com/penstock/penstock/internal/httprange"
 )
 
-// script is a server that answers the requests of each connection with the
-// given bytes, in turn, and then closes it. It counts connections.
+// script is a server that answers the requests of each connection with the given
+// bytes, one answer each, and then closes it. It counts connections.
 type script struct {
 	ln    net.Listener
 	conns atomic.Int64
@@ -116,7 +116,7 @@ func TestDirectKeepsConnections(t *testing.T) {
 	}
 }
 
-// A server may close an idle connection at any time: the request goes to a new
+// A server may close an idle connection at any time; then the request uses a new
 // one. A new connection that is closed without an answer is an error.
 func TestDirectIdleConnectionClosed(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -143,8 +143,8 @@ func TestDirectIdleConnectionClosed(t *testing.T) {
 func TestDirectBadAnswers(t *testing.T) {
 	for name, c := range map[string]struct{ answer, want string }{
 		"no HTTP":          {"SSH-2.0-OpenSSH_9.2\r\n\r\n", "malformed"},
-		"cut head":         {"HTTP/1.1 200 OK\r\nContent-Le", "before its answer"},
-		"endless head":     {"HTTP/1.1 200 OK\r\n" + strings.Repeat("X-Pad: "+strings.Repeat("x", 1000)+"\r\n", 1100) + "\r\n", "head is longer"},
+		"cut head":         {"HTTP/1.1 200 OK\r\nContent-Le", "before it answered"},
+		"endless head":     {"HTTP/1.1 200 OK\r\n" + strings.Repeat("X-Pad: "+strings.Repeat("x", 1000)+"\r\n", 1100) + "\r\n", "header is longer"},
 		"cut body":         {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", "unexpected EOF"},
 		"cut chunks":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi", "unexpected EOF"},
 		"interim for ever": {strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 9), "interim"},
@@ -160,7 +160,7 @@ func TestDirectBadAnswers(t *testing.T) {
 	}
 }
 
-// held is a handler that sends a head and some bytes, tells that it has, and
+// held is a handler that sends a header and some bytes, signals that it has, and
 // waits for the end of the request.
 func held(t *testing.T, n int) (*httptest.Server, chan struct{}) {
 	t.Helper()
@@ -199,8 +199,8 @@ func TestDirectCancel(t *testing.T) {
 	}
 }
 
-// Close ends a Read of another goroutine, and a Read after it fails: bytes that
-// are missing must not look like the end.
+// Close ends a Read of another goroutine, and a later Read fails, because missing
+// bytes must not look like the end of the body.
 func TestDirectCloseEndsRead(t *testing.T) {
 	srv, _ := held(t, 100)
 	resp, err := direct(t).Get(srv.URL)
@@ -267,7 +267,7 @@ func TestDirectTLS(t *testing.T) {
 	}
 }
 
-// What the short way can't do goes to net/http.
+// Requests that Transport doesn't serve go to net/http.
 func TestDirectFallsBack(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -309,7 +309,7 @@ func TestDirectHead(t *testing.T) {
 	}
 }
 
-// pipes dials in-memory connections that are served one answer per request, for
+// pipes dials in-memory connections, each request of which gets one answer, for
 // tests in fake time.
 type pipes struct {
 	open  atomic.Int64
@@ -347,7 +347,7 @@ func TestDirectIdleTimeout(t *testing.T) {
 		get()
 		time.Sleep(30 * time.Second)
 		get()
-		time.Sleep(30 * time.Second) // the timer has looked once, in between
+		time.Sleep(30 * time.Second) // the timer has run once in between
 		synctest.Wait()
 		if p.dials.Load() != 1 || p.open.Load() != 1 {
 			t.Errorf("%d dials, %d open; want one connection that lives", p.dials.Load(), p.open.Load())
@@ -363,7 +363,7 @@ func TestDirectIdleTimeout(t *testing.T) {
 	})
 }
 
-// Many goroutines share a client; every one gets its own bytes.
+// Many goroutines share a client, and each gets its own bytes.
 func TestDirectConcurrent(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, strings.Repeat(r.URL.Path[1:], 20_000))
@@ -386,7 +386,7 @@ func TestDirectConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// FuzzDirectAnswer compares an answer with what net/http makes of it.
+// FuzzDirectAnswer compares the reading of an answer with that by net/http.
 func FuzzDirectAnswer(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nhi",

@@ -48,7 +48,7 @@ func ParseContentRange(s string) (first, last, size int64, err error) {
 	return first, last, size, nil
 }
 
-// unsatisfiedSize parses "bytes */size" of a 416; -1 when it does not tell.
+// unsatisfiedSize parses "bytes */size" of a 416. It returns -1 without a size.
 func unsatisfiedSize(s string) int64 {
 	rest, ok := strings.CutPrefix(s, "bytes */")
 	if !ok {
@@ -60,7 +60,7 @@ func unsatisfiedSize(s string) int64 {
 	return -1
 }
 
-// digits parses a number of digits only: no sign, no space.
+// digits parses a number without sign and spaces.
 func digits(s string) (int64, bool) {
 	if s == "" || s[0] < '0' || s[0] > '9' {
 		return 0, false
@@ -69,13 +69,13 @@ func digits(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// maxRetryAfter bounds what a server may ask us to wait: a wrong clock or a
-// maintenance page must not park a job for a day. The retry after it asks again.
+// maxRetryAfter bounds the pause that a server may demand. A wrong clock or a
+// maintenance page must not stop a job for a day. The next answer may extend it.
 const maxRetryAfter = 2 * time.Minute
 
 // ParseRetryAfter parses both forms of Retry-After (RFC 9110 section 10.2.3):
-// seconds and a date. The result is at most two minutes; false when there is
-// no such wish or it lies in the past.
+// seconds and a date. The result is at most two minutes. It returns false if h is
+// empty, malformed or in the past.
 func ParseRetryAfter(h string, now time.Time) (time.Duration, bool) {
 	h = strings.TrimSpace(h)
 	if h == "" {

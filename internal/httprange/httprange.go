@@ -16,30 +16,31 @@ import (
 // Prepare signs or authorizes a request just before it is sent.
 type Prepare func(ctx context.Context, req *http.Request) error
 
-// Getter makes ranged GETs. Its fields do not change after the first use; it
-// may be used from many goroutines.
+// Getter makes ranged GETs. It is safe for concurrent use; its fields must not
+// change after the first use.
 type Getter struct {
 	// Client sends the requests.
 	Client *http.Client
-	// FreshClient sends those that must not reuse a connection; nil: Client.
+	// FreshClient sends the requests that must not reuse a connection. Nil means
+	// Client.
 	FreshClient *http.Client
-	// Check looks at every answer before its status does; nil: nothing. An
-	// error that wraps a *ranges.Fault is returned as it is. It must not read
-	// the body of a 200 or 206.
+	// Check, if not nil, checks every answer before its status is checked. Open
+	// returns an error of Check unchanged. Check must not read the body of a 200
+	// or 206.
 	Check func(resp *http.Response) error
-	// Pin takes the validator from an answer's header; nil means [Validator].
+	// Pin returns the validator in an answer's header. Nil means [Validator].
 	Pin func(h http.Header) string
-	// Unconditional leaves If-Match and If-Unmodified-Since out, for servers that
-	// can't compare their own validators. Answers are compared in any case.
+	// Unconditional omits If-Match and If-Unmodified-Since, for servers that can't
+	// compare their own validators. The answers' validators are still compared.
 	Unconditional bool
-	// Sum takes the checksum of the whole object from an answer's header; nil:
-	// none.
+	// Sum, if not nil, returns the checksum of the whole object in an answer's
+	// header.
 	Sum func(h http.Header) ranges.Checksum
 }
 
 // Validator returns the pin of an answer: its ETag, or else its Last-Modified. With
-// a pin of one of the two kinds it returns that kind only, "" if the answer does
-// not have it, because validators of different kinds say nothing of each other.
+// a pin of one of these kinds it returns that kind only, or "" if the answer
+// doesn't have it, because validators of different kinds can't be compared.
 func Validator(h http.Header, pin string) string {
 	if date, ok := strings.CutPrefix(pin, ranges.PinModified); ok {
 		switch got := first(h, "Last-Modified"); {
@@ -66,7 +67,7 @@ func Validator(h http.Header, pin string) string {
 	return ranges.PinETag + tag
 }
 
-// first is Header.Get for a name in canonical form.
+// first is http.Header.Get for a name in canonical form.
 func first(h http.Header, name string) string {
 	if v := h[name]; len(v) > 0 {
 		return v[0]
@@ -84,9 +85,9 @@ func sameDate(a, b string) bool {
 	return errA == nil && errB == nil && ta.Equal(tb)
 }
 
-// Condition returns the header line that makes a server refuse another version, ""
-// for pins that it can't check. If-Match needs a strong tag with its quotes (RFC
-// 9110 section 13.1.1): with another spelling some servers never match.
+// Condition returns the header line that makes a server refuse other versions than
+// pin, or "" for pins that it can't check. If-Match needs a strong tag with its
+// quotes (RFC 9110 section 13.1.1); some servers never match another spelling.
 func Condition(pin string) (name, value string) {
 	if tag, ok := strings.CutPrefix(pin, ranges.PinETag); ok {
 		if len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"' {
@@ -109,8 +110,8 @@ func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, pr
 		return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("bad URL %q: %w", RedactURL(rawURL), unwrapURL(err))}
 	}
 	hr.Header["Range"] = []string{formatRange(req.Off, req.Len)}
-	// Without this, net/http asks for gzip and hands out inflated bytes, whose
-	// offsets mean nothing.
+	// Without this header net/http requests gzip and inflates the answer, which
+	// changes the offsets.
 	hr.Header["Accept-Encoding"] = []string{"identity"}
 	if name, value := Condition(req.Pin); name != "" && !g.Unconditional {
 		hr.Header[name] = []string{value}
@@ -130,7 +131,7 @@ func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, pr
 	}
 	info, err := g.check(resp, req)
 	if err != nil {
-		// A short error body is read to its end, so that the connection lives.
+		// A short error body is read to its end, so that the connection can be reused.
 		_, _ = io.CopyN(io.Discard, resp.Body, drainMax)
 		_ = resp.Body.Close()
 		return nil, info, err
@@ -138,8 +139,8 @@ func (g *Getter) Open(ctx context.Context, rawURL string, req ranges.Request, pr
 	return &body{rc: resp.Body, left: info.Len}, info, nil
 }
 
-// drainMax bounds what is read of an error's body: more than any error message,
-// less than a new connection costs.
+// drainMax bounds the bytes that are read of an error's body. It is more than any
+// error message, and reading them costs less than a new connection.
 const drainMax = 16 << 10
 
 func formatRange(off, n int64) string {
@@ -151,7 +152,7 @@ func formatRange(off, n int64) string {
 	return string(b)
 }
 
-// check validates an answer's head against the request.
+// check compares an answer's status and header with the request.
 func (g *Getter) check(resp *http.Response, req ranges.Request) (ranges.Info, error) {
 	info := ranges.Info{Size: -1}
 	if g.Check != nil {
@@ -165,13 +166,14 @@ func (g *Getter) check(resp *http.Response, req ranges.Request) (ranges.Info, er
 	case http.StatusOK:
 		return g.whole(resp, req)
 	case http.StatusRequestedRangeNotSatisfiable:
-		// Without a size (RFC 9110 section 14.4: "bytes */N") the fault stands.
+		// The size is optional (RFC 9110 section 14.4: "bytes */N").
 		info.Size = unsatisfiedSize(resp.Header.Get("Content-Range"))
 		return info, fault(ranges.OutOfRange, resp, fmt.Errorf("bytes %d-%d are beyond the end", req.Off, req.Off+req.Len-1))
 	}
 	return info, StatusFault(resp, time.Now())
 }
 
+// partial checks a 206.
 func (g *Getter) partial(resp *http.Response, req ranges.Request) (ranges.Info, error) {
 	info := ranges.Info{Size: -1}
 	if err := identity(resp); err != nil {
@@ -189,7 +191,7 @@ func (g *Getter) partial(resp *http.Response, req ranges.Request) (ranges.Info, 
 	if resp.ContentLength >= 0 && resp.ContentLength != n {
 		return info, fault(ranges.Retryable, resp, fmt.Errorf("Content-Length %d does not fit Content-Range %q", resp.ContentLength, cr))
 	}
-	// Fewer bytes than asked for are an answer as well (RFC 9110 section 15.3.7).
+	// A server may send fewer bytes than requested (RFC 9110 section 15.3.7).
 	if first != req.Off || n > req.Len {
 		return info, fault(ranges.Retryable, resp, fmt.Errorf("asked for bytes %d-%d, got Content-Range %q", req.Off, req.Off+req.Len-1, cr))
 	}
@@ -198,28 +200,30 @@ func (g *Getter) partial(resp *http.Response, req ranges.Request) (ranges.Info, 
 	return info, nil
 }
 
+// whole checks a 200.
 func (g *Getter) whole(resp *http.Response, req ranges.Request) (ranges.Info, error) {
 	info := ranges.Info{Size: -1}
 	if err := identity(resp); err != nil {
 		return info, err
 	}
-	// Without a length (-1) the body ends where its framing says: the engine knows
-	// what to do where the size is known otherwise.
+	// Without a length (-1) the framing marks the end of the body. The engine
+	// accepts that if it knows the size.
 	info.Size, info.Len = resp.ContentLength, resp.ContentLength
 	g.describe(resp.Header, req, &info)
 	return info, nil
 }
 
-// identity refuses bodies that are not the stored bytes. A stored
-// Content-Encoding (an S3 object may have one) is none of our business; one that
-// a proxy applied shows as a length that fits nothing, which the callers check.
+// identity refuses bodies that the transport has inflated. A stored
+// Content-Encoding, which an S3 object may have, is ignored; one that a proxy has
+// applied changes the length, which the callers check.
 func identity(resp *http.Response) error {
 	if resp.Uncompressed {
-		return fault(ranges.Permanent, resp, errors.New("the transport inflated the answer: offsets would mean nothing"))
+		return fault(ranges.Permanent, resp, errors.New("the transport has inflated the answer, which changes its offsets"))
 	}
 	return nil
 }
 
+// describe adds pin and checksum to info.
 func (g *Getter) describe(h http.Header, req ranges.Request, info *ranges.Info) {
 	if g.Pin != nil {
 		info.Pin = g.Pin(h)
@@ -227,8 +231,9 @@ func (g *Getter) describe(h http.Header, req ranges.Request, info *ranges.Info) 
 		info.Pin = Validator(h, req.Pin)
 	}
 	if info.Pin == "" && strings.HasPrefix(req.Pin, ranges.PinETag) {
-		// The pin came from a listing, say, and this answer has no ETag. If the server did not compare it either, the
-		// date is what keeps the answers of one reader together.
+		// The pin may come from a listing, and this answer has no ETag. If the
+		// server hasn't compared the pin either, the date has to prove that the
+		// answers of one reader belong together.
 		if name, _ := Condition(req.Pin); name == "" || g.Unconditional {
 			if date := first(h, "Last-Modified"); date != "" {
 				info.StandIn = ranges.PinModified + date
@@ -240,11 +245,11 @@ func (g *Getter) describe(h http.Header, req ranges.Request, info *ranges.Info) 
 	}
 }
 
-// body yields exactly its length: a server that sends less than it promised
-// ends in io.ErrUnexpectedEOF, never in io.EOF.
+// body yields exactly its length. If the server sends fewer bytes, it ends in
+// io.ErrUnexpectedEOF, not in io.EOF.
 type body struct {
 	rc   io.ReadCloser
-	left int64 // -1: the server did not tell
+	left int64 // bytes still to come; -1 if the server sent no length
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -65,8 +65,7 @@ func TestConforms(t *testing.T) {
 	})
 }
 
-// Every answer that is not what was asked for is an error, of the kind that
-// makes the engine do the right thing.
+// Every wrong answer is an error whose kind makes the engine react correctly.
 func TestAnswersAreChecked(t *testing.T) {
 	head := func(code int, h map[string]string, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -123,7 +122,7 @@ func TestAnswersAreChecked(t *testing.T) {
 	}
 }
 
-// A body that ends early is never a clean end.
+// A body that ends early is an error.
 func TestShortBody(t *testing.T) {
 	src := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 0-99/100")
@@ -143,8 +142,8 @@ func TestShortBody(t *testing.T) {
 	}
 }
 
-// Shorter answers, and whole ones without a length, are answers: the engine goes on
-// from them.
+// Shorter answers, and whole-object answers without a length, are valid. The engine
+// continues from them.
 func TestAnswersThatRFC9110Allows(t *testing.T) {
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
@@ -184,8 +183,8 @@ func TestAnswersThatRFC9110Allows(t *testing.T) {
 	}
 }
 
-// Conditions are sent for the validators that a server can check, in the spelling of the
-// object's own answer, and answers are compared with a validator of the same kind.
+// Conditions are sent for validators that a server can check, in the spelling of
+// the object's own answer. Answers are compared by validators of the same kind.
 func TestConditions(t *testing.T) {
 	const date, other = "Tue, 01 Dec 2026 10:00:00 GMT", "Tue, 01 Dec 2026 10:00:01 GMT"
 	type m = map[string]string
@@ -201,9 +200,9 @@ func TestConditions(t *testing.T) {
 		{"", nil, nil, ""},
 		{`etag:"abc"`, m{"If-Match": `"abc"`}, m{"Etag": `"abc"`}, `etag:"abc"`},
 		{`etag:"abc"`, m{"If-Match": `"abc"`}, m{"Etag": `"abd"`}, `etag:"abd"`},
-		{`etag:"abc"`, m{"If-Match": `"abc"`}, m{"Last-Modified": date}, ""}, // a date says nothing of a tag
+		{`etag:"abc"`, m{"If-Match": `"abc"`}, m{"Last-Modified": date}, ""}, // a date can't be compared with a tag
 		{`etag:abc`, nil, m{"Etag": `"abc"`}, `etag:"abc"`},                  // from a listing without quotes
-		{`etag:W/"abc"`, nil, m{"Etag": `W/"abc"`}, `etag:W/"abc"`},          // If-Match never holds for a weak one
+		{`etag:W/"abc"`, nil, m{"Etag": `W/"abc"`}, `etag:W/"abc"`},          // If-Match never matches a weak tag
 		{"modified:" + date, m{"If-Unmodified-Since": date}, m{"Etag": `"abc"`, "Last-Modified": date}, "modified:" + date},
 		{"modified:" + date, m{"If-Unmodified-Since": date}, m{"Last-Modified": "Tuesday, 01-Dec-26 10:00:00 GMT"}, "modified:" + date},
 		{"modified:" + date, m{"If-Unmodified-Since": date}, m{"Last-Modified": other}, "modified:" + other},
@@ -240,7 +239,7 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// The engine over real sockets: connections are reused, a hedge gets its own.
+// The engine over real sockets reuses connections, and hedges get new ones.
 func TestEngineOverHTTP(t *testing.T) {
 	data := rangestest.Random(8<<20+3, 9)
 	src := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -6,19 +6,19 @@ import (
 	"syscall"
 )
 
-// idleCheck looks whether an idle connection can be used again: nothing may have come
-// on it since its last answer ended. An answer that was not asked for (408, 403, 206)
-// would be taken for the answer to the next request, and the end of the stream means
-// that the server has closed it.
+// idleCheck checks whether an idle connection can be reused. It can't if anything
+// has arrived since its last answer ended: an unrequested answer (408, 403, 206)
+// would be taken for the answer to the next request, and the end of the stream
+// means that the server has closed the connection.
 type idleCheck struct {
 	raw   syscall.RawConn
-	look  func(fd uintptr) // made once
+	look  func(fd uintptr) // sets quiet; made once
 	quiet bool
 }
 
 // newIdleCheck returns nil for a connection without a socket.
 func newIdleCheck(nc net.Conn) *idleCheck {
-	if inner, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS: what comes is records
+	if inner, ok := nc.(interface{ NetConn() net.Conn }); ok { // of TLS, whose records count as bytes
 		nc = inner.NetConn()
 	}
 	sc, ok := nc.(syscall.Conn)
@@ -37,8 +37,8 @@ func newIdleCheck(nc net.Conn) *idleCheck {
 	return c
 }
 
-// usable reports whether the connection is open and silent. It costs a system call
-// and does not wait.
+// usable reports whether the connection is open and silent. It makes a system call
+// that does not wait.
 func (c *idleCheck) usable() bool {
 	if c == nil {
 		return true

@@ -4,5 +4,5 @@ package httprange
 
 import "syscall"
 
-// peek can't look without waiting here: every connection counts as usable.
+// peek makes every connection usable, because it can't look without waiting here.
 func peek(uintptr) (int, error) { return 0, syscall.EAGAIN }

@@ -35,8 +35,8 @@ func get(t *testing.T, c *http.Client, url string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// An answer that nobody asked for, on an idle connection, is not taken for the answer to
-// the next request; nor does a connection that the server has closed cost a request.
+// An unrequested answer on an idle connection is not taken for the answer to the
+// next request, and a connection that the server has closed makes no request fail.
 func TestUnrequestedAnswersAreDropped(t *testing.T) {
 	plain := httptest.NewUnstartedServer(nil)
 	secure := httptest.NewTLSServer(nil)
@@ -105,11 +105,11 @@ func TestUnrequestedAnswersAreDropped(t *testing.T) {
 				t.Fatalf("%d %q", code, b)
 			}
 			check := newIdleCheck(dialed)
-			if !check.usable() && !encrypted { // of TLS, tickets may be left
+			if !check.usable() && !encrypted { // with TLS, unread session tickets count as bytes
 				t.Errorf("%s: a silent connection counts as unusable", name)
 			}
 			close(answered)
-			for check.usable() { // until it has come
+			for check.usable() { // until the answer has arrived
 				runtime.Gosched()
 			}
 			if code, b := get(t, client, url); code != 200 || b != "hi" {
@@ -125,7 +125,7 @@ func TestUnrequestedAnswersAreDropped(t *testing.T) {
 	}
 }
 
-// Looking at a connection before its reuse allocates nothing.
+// The check of a connection before its reuse allocates nothing.
 func TestIdleCheckAllocatesNothing(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -147,8 +147,8 @@ func TestIdleCheckAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A reused connection that brings nothing takes the other idle ones of its host along:
-// what has cut it off has mostly cut off them too.
+// After a reused connection was silent, the other idle connections to its host are
+// closed, because the same cause has probably cut them off.
 func TestSilenceDropsIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open, dials atomic.Int64
@@ -166,11 +166,11 @@ func TestSilenceDropsIdleConnections(t *testing.T) {
 						return
 					}
 					select {
-					case <-cutOff: // what was sent before is lost
+					case <-cutOff: // the request is lost
 						continue
 					default:
 					}
-					time.Sleep(time.Second) // so that requests run side by side
+					time.Sleep(time.Second) // makes the three requests overlap
 					_, _ = io.WriteString(b, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 				}
 			})

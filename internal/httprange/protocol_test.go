@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/internal/httprange"
 )
 
-// Requests at the same time have a connection each, of HTTP/1.1, though the server would rather
-// have one of HTTP/2 for all: with its flow control, and an end of it (GOAWAY) for all.
+// Concurrent requests use one HTTP/1.1 connection each, even if the server offers
+// HTTP/2, where they would share one connection's flow control and its GOAWAY.
 func TestOneConnectionPerRequest(t *testing.T) {
 	const together = 4
 	var all sync.WaitGroup
@@ -25,7 +25,7 @@ func TestOneConnectionPerRequest(t *testing.T) {
 		remotes[r.RemoteAddr], protocols[r.Proto] = true, true
 		mu.Unlock()
 		all.Done()
-		all.Wait() // none ends before the last has begun
+		all.Wait() // all requests have started before one ends
 		_, _ = io.WriteString(w, "hi")
 	}))
 	srv.EnableHTTP2 = true

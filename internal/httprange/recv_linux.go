@@ -12,35 +12,36 @@ import (
 )
 
 const (
-	// lowStart is the first low-water mark of a connection's bodies.
+	// lowStart is the first low-water mark of a connection, in bytes.
 	lowStart = 16 << 10
-	// lowMost bounds it: half of what the engine reads at once, a tenth of what
-	// Linux lets a socket hold by default (tcp_rmem: 6 MiB).
+	// lowMost is the largest low-water mark: half of the engine's reads, and a
+	// tenth of the default receive buffer of Linux (tcp_rmem: 6 MiB).
 	lowMost = 512 << 10
-	// A wait below waitShort was not worth the switch of threads; one above
-	// waitLong hides for too long how a body gets on (the engine looks each 10 ms).
+	// A wait below waitShort costs more in thread switches than it saves. A wait
+	// above waitLong hides the progress of a body from the engine, which looks
+	// every 5 ms.
 	waitShort, waitLong = 2 * time.Millisecond, 8 * time.Millisecond
 )
 
-// receiver reads a TCP socket for less than net.TCPConn does:
+// receiver reads a TCP socket with less CPU time than net.TCPConn:
 //
-//   - It asks the kernel to wake it for as many bytes as come in some
-//     milliseconds, but never for more than are left of the body (SO_RCVLOWAT,
-//     socket(7)); the end of the stream and errors wake it in any case. A fast
-//     body otherwise wakes a thread for every few packets.
-//   - The call does not wait, so the scheduler need not know of it. To
-//     copy a megabyte takes longer than the 20 us after which the runtime
-//     gives a thread's processor to another thread, only to take it back.
+//   - The kernel wakes it only for as many bytes as arrive in a few milliseconds,
+//     and never for more than the rest of the body (SO_RCVLOWAT, socket(7)). The
+//     end of the stream and errors wake it anyway. Without the mark a fast body
+//     wakes a thread for every few packets.
+//   - The system call does not wait, so the scheduler need not be notified. A copy
+//     of a megabyte takes longer than the 20 us after which the runtime gives a
+//     thread's processor to another thread, only to take it back.
 //
-// Over loopback both together save a fourth of the CPU time of a GET of 1 MiB, and
-// an eighth of one of 64 KiB (BenchmarkGet, direct against direct-hidden).
+// Over loopback both save a fourth of the CPU time of a GET of 1 MiB, and an eighth
+// for 64 KiB (BenchmarkGet, direct against direct-hidden).
 type receiver struct {
 	raw  syscall.RawConn
 	try  func(fd uintptr) bool // r.attempt, made once
-	left int64                 // bytes of the body that are still to come; 0 unknown
+	left int64                 // rest of the body in bytes; 0 if unknown
 
-	low   int // the mark that suits the connection
-	set   int // the mark that the socket has
+	low   int // the mark by the measured waits
+	set   int // the socket's current mark
 	since time.Time
 
 	p   []byte
@@ -48,11 +49,11 @@ type receiver struct {
 	err error
 }
 
-// newReceiver returns nil for what is not a socket of package net.
+// newReceiver returns nil for connections other than sockets of package net.
 func newReceiver(nc net.Conn) *receiver {
 	tcp, ok := nc.(interface {
 		syscall.Conn
-		SetNoDelay(noDelay bool) error // a *net.TCPConn, or what embeds it
+		SetNoDelay(noDelay bool) error // a *net.TCPConn, or a type that embeds it
 	})
 	if !ok {
 		return nil
@@ -86,7 +87,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 	return r.n, nil
 }
 
-// attempt reads once; false means that there was nothing to read.
+// attempt reads once. It returns false if there was nothing to read.
 func (r *receiver) attempt(fd uintptr) bool {
 	for {
 		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&r.p[0])), uintptr(len(r.p)), syscall.MSG_DONTWAIT, 0, 0) //nolint:gosec // the kernel writes len(r.p) bytes there and keeps nothing
@@ -107,8 +108,9 @@ func (r *receiver) attempt(fd uintptr) bool {
 	}
 }
 
-// wait sets the low-water mark before the socket is waited for. Bytes that come
-// in between are not lost: the kernel looks again when the mark changes.
+// wait sets the low-water mark before the poller waits for the socket. Bytes that
+// arrive in between still wake it, because the kernel checks again when the mark
+// changes.
 func (r *receiver) wait(fd int) {
 	low := 1
 	if r.left > 0 {
@@ -120,7 +122,7 @@ func (r *receiver) wait(fd int) {
 	}
 }
 
-// woken adapts the mark to how long it made us wait.
+// woken adapts the mark to the length of the wait.
 func (r *receiver) woken() {
 	if r.since.IsZero() {
 		return

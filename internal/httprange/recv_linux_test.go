@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// pair is a TCP connection over loopback: what the receiver reads, and the
-// other end.
+// pair returns a TCP connection over loopback: its receiver and both ends.
 func pair(t *testing.T) (*receiver, *net.TCPConn, *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,8 +37,8 @@ func pair(t *testing.T) (*receiver, *net.TCPConn, *net.TCPConn) {
 	return r, a.(*net.TCPConn), b.(*net.TCPConn)
 }
 
-// Whatever the pieces in which the bytes come, and whatever is said of their
-// number, all arrive, and nobody waits for more than was sent.
+// All bytes arrive, in pieces of any size and with any expected length, and the
+// reader never waits for more bytes than were sent.
 func TestReceiverDeliversAll(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	r, _, peer := pair(t)
@@ -61,7 +60,7 @@ func TestReceiverDeliversAll(t *testing.T) {
 		}()
 		r.left = int64(len(body))
 		if round%3 == 0 {
-			r.left = 0 // as for chunks
+			r.left = 0 // as in a chunked body
 		}
 		got := make([]byte, len(body))
 		if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, body) {
@@ -70,8 +69,8 @@ func TestReceiverDeliversAll(t *testing.T) {
 	}
 }
 
-// The end of the stream and a reset wake a reader that waits for more bytes
-// than came; what came before the end is delivered.
+// The end of the stream and a reset wake a reader that waits for more bytes. The
+// bytes before the end are delivered.
 func TestReceiverEnds(t *testing.T) {
 	r, _, peer := pair(t)
 	r.left, r.low = 1<<20, lowMost
@@ -107,8 +106,8 @@ func TestReceiverEnds(t *testing.T) {
 	}
 }
 
-// The mark doubles while waits are short, falls when they are long, and is
-// never above what is left of the body.
+// The mark doubles while waits are short, halves when they are long, and never
+// exceeds the rest of the body.
 func TestReceiverMark(t *testing.T) {
 	r, conn, _ := pair(t)
 	fd := func(f func(fd int)) {

@@ -4,7 +4,7 @@ package httprange
 
 import "net"
 
-// receiver is what makes reads cheaper on Linux, where recvfrom is a system
+// receiver exists on Linux only, on the architectures on which recvfrom is a system
 // call of its own.
 type receiver struct{ left int64 }
 

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// DialContext is the seam at which connections are made.
+// DialContext makes a connection, as net.Dialer.DialContext does.
 type DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 const (
-	// socketBuffer is net/http's own buffer for heads. Bodies are read past it,
-	// straight into the part's buffer; what of them comes along with the head is
-	// copied once more, so it is no larger than a head needs.
+	// socketBuffer is the size of the buffer for headers, as in net/http. Bodies
+	// are read straight into the part's buffer, except for the bytes that arrive
+	// with the header; these are copied, so the buffer is small.
 	socketBuffer = 4 << 10
-	// idlePerHost keeps as many connections as the engine may use at once.
+	// idlePerHost is the most connections that the engine uses at once.
 	idlePerHost = 256
 	// idleTimeout is below the 60 s after which many load balancers drop idle
-	// connections: a request should not meet one that is half dead.
+	// connections without notice.
 	idleTimeout = 45 * time.Second
 	dialTimeout = 5 * time.Second
 	tlsTimeout  = 10 * time.Second
@@ -28,9 +28,9 @@ const (
 )
 
 // NewTransport returns a transport for bulk GETs: HTTP/1.1 only (several
-// connections beat one connection's flow control), no compression, a pool as
-// large as the engine's limit. nil dial means a net.Dialer. There is no
-// response timeout: the engine watches progress.
+// connections are faster than one connection's flow control), no compression, and
+// a pool as large as the engine's limit. A nil dial means a net.Dialer. There is
+// no response timeout, because the engine watches the progress.
 func NewTransport(dial DialContext) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
@@ -52,15 +52,15 @@ func NewTransport(dial DialContext) *http.Transport {
 	}
 }
 
-// ProxyError is the refusal of a proxy to connect to a server. Without it
-// net/http reports the bare text of the status, as if the server had said it.
+// ProxyError is a proxy's refusal to connect to a server. net/http would report the
+// bare text of the status, which looks like an answer of the server.
 type ProxyError struct {
 	Status string // "403 Forbidden"
 }
 
 func (e *ProxyError) Error() string { return "it answers CONNECT with " + e.Status }
 
-// proxyAnswer looks at a proxy's answer to CONNECT.
+// proxyAnswer checks a proxy's answer to CONNECT.
 func proxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 	if resp.StatusCode == http.StatusOK {
 		return nil
@@ -68,10 +68,11 @@ func proxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Resp
 	return &ProxyError{Status: status(resp)}
 }
 
-// NewClients returns a client over a [Transport] and one that opens a connection
+// NewClients returns a client over a [Transport], and one that opens a connection
 // for every request, for hedges and for retries after a stall. trust may be nil.
-// Neither follows redirects: who asks decides what may go where. Close idle
-// connections of the first at the end.
+// The clients don't follow redirects, because their callers decide which
+// credentials may go to which host. The caller closes the idle connections of the
+// first client.
 func NewClients(dial DialContext, trust *tls.Config) (client, fresh *http.Client) {
 	t, ft := NewTransport(dial), NewTransport(dial)
 	ft.DisableKeepAlives = true

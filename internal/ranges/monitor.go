@@ -86,7 +86,7 @@ func (g *gate) checkLocked(now time.Duration) (busy bool, next time.Duration) {
 
 // watchLocked ends or hedges one running request if that is due. mu must be held.
 func (g *gate) watchLocked(l *lane, a *attempt, now time.Duration) {
-	up, over, last := g.awakeTime(now), g.completed.Load(), l.last.Load()
+	up, completed, last := g.awakeTime(now), g.completed.Load(), l.last.Load()
 	// The awake clock may have been put back; times that it has not reached again
 	// become the present.
 	l.since = min(l.since, up)
@@ -95,7 +95,7 @@ func (g *gate) watchLocked(l *lane, a *attempt, now time.Duration) {
 	}
 	r := running{
 		start: l.since, lastByte: min(time.Duration(last), up), got: l.got.Load(), want: l.want.Load(),
-		others: max(g.inflight, g.inflightSeen) - 1, sinceStart: over - l.completedAtStart, sinceByte: over - l.completedAtByte.Load(),
+		others: max(g.inflight, g.inflightSeen) - 1, sinceStart: completed - l.completedAtStart, sinceByte: completed - l.completedAtByte.Load(),
 	}
 	if r.got >= leastGain {
 		g.lastGood = max(g.lastGood, r.lastByte)
