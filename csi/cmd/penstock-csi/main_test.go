@@ -277,13 +277,16 @@ func TestPrivNodeCommand(t *testing.T) {
 // TestInterruptedWhileOpening wants an interrupt to end the program while the
 // store does not answer.
 func TestInterruptedWhileOpening(t *testing.T) {
-	o, err := testorigin.Start(testorigin.Options{Faults: []testorigin.Fault{{Action: testorigin.ActStall}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o, err := testorigin.Start(testorigin.Options{
+		Faults: []testorigin.Fault{{Action: testorigin.ActStall}},
+		Tap:    func(testorigin.Event) { cancel() }, // the request has arrived, and gets no answer
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, []string{"mount", "models", t.TempDir(), "--endpoint", o.URL(), "--anonymous"}, &stdout, &stderr)
 	if code != cli.ExitFailed || strings.Count(stderr.String(), "\n") != 1 {
