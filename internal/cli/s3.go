@@ -16,6 +16,10 @@ type S3 struct {
 	CABundle            *string
 	SSECustomerKeyFile  *string
 	PathStyle           *bool
+	VirtualHostStyle    *bool
+	Accelerate          *bool
+	DualStack           *bool
+	FIPS                *bool
 	Anonymous           *bool
 	RequesterPays       *bool
 	Outage              *time.Duration
@@ -41,6 +45,10 @@ func (c *Command) S3Flags(endpoint string, o S3) {
 	text(o.Region, "region", "`REGION` of the buckets (default AWS_REGION or the profile's)")
 	text(o.Profile, "profile", "`NAME` of the profile in the shared configuration files")
 	on(o.PathStyle, "path-style", "put the bucket into the path of URLs, which is the default for endpoints that are not Amazon's")
+	on(o.VirtualHostStyle, "virtual-host-style", "put the bucket into the host name, which is the default for Amazon's endpoints")
+	on(o.Accelerate, "transfer-acceleration", "use the bucket's endpoint of S3 Transfer Acceleration")
+	on(o.DualStack, "dual-stack", "use Amazon's endpoints that have IPv4 and IPv6 addresses (also AWS_USE_DUALSTACK_ENDPOINT)")
+	on(o.FIPS, "fips", "use Amazon's endpoints that are validated for FIPS 140 (also AWS_USE_FIPS_ENDPOINT)")
 	text(o.CABundle, "ca-bundle", "PEM `FILE` of certificate authorities to trust in addition to the system's (default AWS_CA_BUNDLE)")
 	text(o.SSECustomerKeyFile, "sse-customer-key-file", "`FILE` with the 32-byte key of objects encrypted with a customer key (SSE-C): raw, base64 or hexadecimal")
 	on(o.Anonymous, "anonymous", "send unsigned requests, for public buckets")

@@ -29,6 +29,7 @@ func s3Flags(o *csi.S3Options) cli.S3 {
 	o.Outage = defaultOutage
 	return cli.S3{
 		Endpoint: &o.Endpoint, Region: &o.Region, Profile: &o.Profile, PathStyle: &o.PathStyle, CABundle: &o.CABundle,
+		VirtualHostStyle: &o.VirtualHostStyle, Accelerate: &o.Accelerate, DualStack: &o.DualStack, FIPS: &o.FIPS,
 		Anonymous: &o.Anonymous, RequesterPays: &o.RequesterPays, ExpectedBucketOwner: &o.ExpectedBucketOwner,
 		Outage: &o.Outage, Interfaces: &o.Interfaces,
 	}

@@ -56,6 +56,10 @@ func TestMountFlags(t *testing.T) {
 		{"--sse-customer-key-file k --interfaces lo,127.0.0.1", func(_ *mountCommand, o csi.MountOptions) bool {
 			return o.S3.SSECustomerKeyFile == "k" && len(o.S3.Interfaces) == 2
 		}, ""},
+		{"--virtual-host-style --dual-stack --fips", func(_ *mountCommand, o csi.MountOptions) bool {
+			return o.S3.VirtualHostStyle && o.S3.DualStack && o.S3.FIPS && !o.S3.Accelerate
+		}, ""},
+		{"--transfer-acceleration", func(_ *mountCommand, o csi.MountOptions) bool { return o.S3.Accelerate }, ""},
 		{"--read-only=true", func(c *mountCommand, _ csi.MountOptions) bool {
 			log := c.Logger(io.Discard)
 			return log.Enabled(t.Context(), slog.LevelWarn) && !log.Enabled(t.Context(), slog.LevelInfo)
@@ -100,6 +104,7 @@ func TestNodeFlags(t *testing.T) {
 		"--endpoint unix:///x --node-id n --driver-name d --kubelet-dir /k --state-dir /s --memory 256MiB --max-volumes 3": func(_ *nodeCommand, o csi.Options) bool {
 			return o.Endpoint == "unix:///x" && o.NodeID == "n" && o.Name == "d" && o.KubeletDir == "/k" && o.StateDir == "/s" && o.Memory == 256<<20 && o.MaxVolumes == 3
 		},
+		"--fips": func(_ *nodeCommand, o csi.Options) bool { return o.S3.FIPS },
 		"--s3-endpoint http://h --interfaces lo": func(_ *nodeCommand, o csi.Options) bool {
 			return o.S3.Endpoint == "http://h" && len(o.S3.Interfaces) == 1
 		},

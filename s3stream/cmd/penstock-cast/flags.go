@@ -46,6 +46,7 @@ func (c *command) commonFlags() {
 func (c *command) s3Flags(o *s3stream.S3) {
 	c.S3Flags("endpoint", cli.S3{
 		Endpoint: &o.Endpoint, Region: &o.Region, Profile: &o.Profile, PathStyle: &o.PathStyle, CABundle: &o.CABundle,
+		VirtualHostStyle: &o.VirtualHostStyle, Accelerate: &o.Accelerate, DualStack: &o.DualStack, FIPS: &o.FIPS,
 		SSECustomerKeyFile: &o.SSECustomerKeyFile, Anonymous: &o.Anonymous, RequesterPays: &o.RequesterPays,
 		ExpectedBucketOwner: &o.ExpectedBucketOwner, Outage: &o.Outage, Interfaces: &o.Interfaces,
 	})

@@ -76,6 +76,11 @@ func TestGetFlags(t *testing.T) {
 			s := c.options.S3
 			return s.SSECustomerKeyFile == "f" && s.RequesterPays && s.ExpectedBucketOwner == "123456789012" && s.Anonymous && s.Outage == 5*time.Second && len(s.Interfaces) == 2
 		}, ""},
+		{"s3://b/k --virtual-host-style --transfer-acceleration --dual-stack", func(c *getCommand) bool {
+			s := c.options.S3
+			return s.VirtualHostStyle && s.Accelerate && s.DualStack && !s.FIPS && !s.PathStyle
+		}, ""},
+		{"s3://b/k --fips --region us-east-1", func(c *getCommand) bool { return c.options.S3.FIPS }, ""},
 		{"s3://b/k -q --json -v", func(c *getCommand) bool {
 			return !c.meter.On() && c.json && c.log.Enabled(t.Context(), slog.LevelDebug)
 		}, ""},

@@ -324,6 +324,7 @@ func TestUsage(t *testing.T) {
 		{"get --memory 9999999999999TiB s3://b/k", "", "9999999999999TiB"},
 		{"get -o d -f x s3://b/k", "", "more than one output"},
 		{"get --json -o - s3://b/k", "", "both want standard output"},
+		{"get --fips --transfer-acceleration s3://b/k", "", "no FIPS endpoints"},
 		{"get --interfaces no-such0 s3://b/k", "", `"no-such0"`},
 		{"leader", "", "nothing to send"},
 		{"leader --workers -1 s3://b/k", "", "-1 workers"},
