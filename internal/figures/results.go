@@ -98,7 +98,7 @@ func (a *area) add(r *result) {
 	}
 }
 
-// verdict returns what was measured for a claim, such as "0.44 x", rounded to
+// verdict returns the measured figure of a claim, such as "0.44 x", rounded to
 // two digits.
 func (a *area) verdict(claim string) (string, error) {
 	for _, s := range a.verdicts {

@@ -32,7 +32,7 @@ var groups = []group{
 }
 
 // labels are titles for the navigation, where a page's own title says too little
-// next to those of other pages.
+// in a list of pages.
 var labels = map[string]string{"dnsplugin/README.md": "dnsplugin: manual page of the directive"}
 
 // site is the tree's pages, before they are rendered.
