@@ -6,7 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT" || exit
 
 # The tools we install are found before the machine's own; a Go in its usual
-# place is found even when nobody put it on PATH. /usr/sbin holds ip.
+# place is found even when it is not on PATH. /usr/sbin holds ip.
 export PATH="$ROOT/.tools/bin:$PATH:/usr/local/go/bin:/usr/lib/go/bin:/usr/sbin:/sbin"
 
 die() {

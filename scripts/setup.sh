@@ -9,8 +9,8 @@ set -euo pipefail
 
 need_go
 
-# command:package pairs. Only what a test or the demo really starts. What is
-# optional is a second opinion: its absence is a named skip and no failure.
+# command:package pairs of the programs that a test or the demo starts. Without an
+# optional one, its tests are skipped by name.
 optional=()
 case "${1:-test}" in
 demo) wanted=(fusermount3:fuse3) ;;
@@ -35,7 +35,7 @@ absent() {
 }
 mapfile -t missing < <(absent "${wanted[@]}")
 mapfile -t extra < <(absent ${optional[@]+"${optional[@]}"})
-# The race detector links with libc: a gcc without its headers is not enough.
+# The race detector links with libc, so gcc alone is not enough.
 if [ "${1:-test}" = test ] && [ ! -e /usr/include/stdlib.h ]; then
 	missing+=(libc6-dev)
 fi
@@ -63,7 +63,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 for package in ${extra[@]+"${extra[@]}"}; do
 	if install "$package" || { apt-get update </dev/null >"$log" 2>&1 && install "$package"; }; then
-		# The tests start their own: the one that the package started goes.
+		# The tests start a registry themselves, so the one of the package is stopped.
 		service "$package" stop >/dev/null 2>&1 || true
 	else
 		echo "set-up: no package $package here; the test that compares with it is skipped" >&2

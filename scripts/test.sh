@@ -25,7 +25,7 @@ portable=(./internal/budget/... ./internal/invariants/... ./internal/ranges/... 
 # another processor or for the race detector would take minutes.
 heavy='/dnsplugin/cmd/|/benchmarks/'
 
-# Modules of their own inside the tree: ./... does not reach them.
+# Modules inside the tree, which ./... does not reach.
 nested=(benchmarks/engine/peers soci/internal/inflate/ztoc/peer internal/site)
 
 # One fuzz target runs this long in make test; all of them together stop at
@@ -294,9 +294,9 @@ fuzz_count() {
 }
 
 # fuzz_once DIR TARGET fuzzes one target. At the end of its time go test now and then
-# reports its own deadline as a failure, without a failing input; that says nothing of
-# the target. An input that is new is made smaller by ten tries, not for a minute each,
-# in which nothing else is tried.
+# reports its own deadline as a failure, without a failing input, which says nothing
+# about the target. New inputs are minimized by ten tries each; go test's minute for
+# each would leave no time for fuzzing.
 fuzz_once() {
 	local out rc=0
 	out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 2 -timeout 20m "./$1" 2>&1) || rc=$?

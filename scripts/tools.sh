@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs the pinned developer tools into .tools/bin through Go's module
 # proxy. They are pinned here and not in go.mod: the module is what users
-# import, and a linter is no part of it.
+# import, and a linter does not belong to it.
 #   scripts/tools.sh golangci-lint|benchstat|govulncheck ...
-# It also builds the programs that tests talk to and no distribution has in the
-# version that go.mod names: containerd, ctr, containerd-shim-runc-v2.
+# It also builds the programs that tests talk to, in the version that go.mod names:
+# containerd, ctr, containerd-shim-runc-v2. No distribution has that version.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -26,7 +26,7 @@ module() {
 for tool in "$@"; do
 	wanted=$(module "$tool")
 	stamp=".tools/$tool.version"
-	# Without what we do not start: half the time to build.
+	# Parts that no test starts are left out, which halves the time to build.
 	tags=
 	case "$tool" in
 	containerd) tags=no_btrfs,no_zfs,no_devmapper ;; # with CRI: pods are tested

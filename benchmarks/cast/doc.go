@@ -5,8 +5,8 @@
 //	make bench AREA=cast
 //	make bench AREA=cast ARGS=-quick
 //
-// All processes run on this machine and talk over loopback; the CPU figure is
-// that of all clients together. The origin's counters say how often the object
+// All processes run on this machine and talk over loopback; the CPU figure
+// is the sum over all clients. The origin's counters say how often the object
 // left the store.
 //
 // The first argument job or each selects the role of a contestant, which starts

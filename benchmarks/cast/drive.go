@@ -18,14 +18,14 @@ const (
 	eachName = "manager in each process"
 )
 
-// The targets of this area while it is thin.
+// The targets of this area.
 const (
 	maxReads = 1.01 // times the object leaves the store
 	maxCPU   = 1.0  // CPU of all clients, against reading it in each
 )
 
 var notes = []string{
-	"CPU is that of all processes of the job together, without the origin; memory is the sum of their resident sets, which counts shared pages of the program once for each.",
+	"CPU is the sum over all processes of the job, without the origin; memory is the sum of their resident sets, which counts shared pages of the program once for each.",
 	"Everything is on one machine over loopback, so the origin has no bandwidth limit of its own: what a broadcast is for (one reader at the store, line rate to all) shows in the origin's bytes, not in the wall time.",
 	"penstock-cast compares a hash of what each worker got with the leader's; the manager's clients throw the bytes away unchecked.",
 }

@@ -32,7 +32,7 @@ type job struct {
 	workers  int
 }
 
-// role runs the processes of a job and returns the bytes that all of them got.
+// role runs the processes of a job and returns the sum of their bytes.
 type role func(ctx context.Context, j job) (int64, error)
 
 // runRole runs a contestant once and prints one line.
@@ -93,10 +93,9 @@ func eachReads(ctx context.Context, j job) (int64, error) {
 	return total, err
 }
 
-// broadcast starts a leader and its workers. Every worker writes what it gets
-// to its standard output, which goes nowhere: the object is for memory, not for
-// a disk. Never name the null device with -f: a file is put in place by a
-// rename, which as root would replace the device.
+// broadcast starts a leader and its workers. Every worker writes the object to its
+// standard output, which is the null device, so that no disk takes part. Naming the
+// null device with -f would replace it: a worker puts a file in place by a rename.
 func broadcast(ctx context.Context, j job) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -147,7 +146,7 @@ func broadcast(ctx context.Context, j job) (int64, error) {
 	return delivered(report.Bytes(), j.workers)
 }
 
-// delivered reads the leader's report: what all workers got, if all of it is right.
+// delivered reads the leader's report: the bytes that all workers received, if all are right.
 func delivered(report []byte, workers int) (int64, error) {
 	var r s3stream.Report
 	if err := json.Unmarshal(report, &r); err != nil {

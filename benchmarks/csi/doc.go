@@ -6,8 +6,8 @@
 //
 // Each run mounts afresh, so nothing is in the kernel's page cache, reads in a
 // process of its own, compares every byte with the file behind the object, and
-// unmounts. CPU is that of the reader and of the mount together; the origin's
-// counters say how many bytes were asked for to serve those that were read.
+// unmounts. CPU is the sum of the reader and of the mount; the origin's counters
+// say how many bytes the mount fetched for the bytes that were read.
 //
 // The first argument read selects the role of the reader.
 package main

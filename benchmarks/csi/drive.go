@@ -18,7 +18,7 @@ import (
 const maxFetched = 1.05
 
 var notes = []string{
-	"CPU is that of the reader and of the mount's process together. The origin runs in the driver, on the same cores.",
+	"CPU is the sum of the reader and of the mount's process together. The origin runs in the driver, on the same cores.",
 	"Each run mounts afresh: nothing is in the page cache, no peer has a disk cache. Peers run with 16 streams of 8 MiB.",
 	"All read bytes are compared with the object behind them, at the same cost for all.",
 	"Loopback and a store without latency: read-ahead earns nothing here that it would not earn much more of against a real store.",

@@ -32,7 +32,8 @@ type mounter struct {
 	env  []string
 }
 
-// mounters returns those that can be had on this machine; work is for binaries.
+// mounters returns the programs that this machine has or can build; work is the
+// folder for their binaries.
 func mounters(ctx context.Context, o options, work string, origin *testorigin.Origin) ([]mounter, error) {
 	env := []string{
 		"AWS_ACCESS_KEY_ID=" + testorigin.AccessKey, "AWS_SECRET_ACCESS_KEY=" + testorigin.SecretKey,
@@ -93,7 +94,7 @@ func (m mounter) start(ctx context.Context, dir string) (*bench.Server, error) {
 	return s, nil
 }
 
-// stop ends the mount, and takes away what a program that died left behind.
+// stop ends the mount, and removes the mount point that a dead program left.
 func stop(s *bench.Server, dir string) {
 	s.Stop()
 	for _, argv := range [][]string{{"umount", "-l", dir}, {"fusermount3", "-u", "-z", dir}} {

@@ -30,7 +30,7 @@ const (
 	readBuffer  = 1 << 20   // bytes, of a sequential reader
 	randomBytes = 128 << 10 // bytes of a random read, as a shuffled data set asks
 	smallBytes  = 64 << 10  // bytes of a small file
-	// extraP99 is the 99th percentile of what one read, or one small file, took.
+	// extraP99 is the 99th percentile of the time for one read or one small file.
 	extraP99 = "p99_ms"
 )
 
@@ -165,7 +165,7 @@ func (r *reader) randomly() error {
 		return err
 	}
 	a, b := make([]byte, randomBytes), make([]byte, randomBytes)
-	rnd := rand.New(rand.NewPCG(1, 2)) // the same places for everybody
+	rnd := rand.New(rand.NewPCG(1, 2)) // the same places for every mount
 	for range r.random {
 		off := rnd.Int64N((st.Size()-randomBytes)/randomBytes) * randomBytes
 		start := time.Now()

@@ -33,7 +33,7 @@ type dnsServer struct {
 	rate []float64 // queries a second
 }
 
-// runDNS runs CoreDNS with our cache beside the stock one, over the same zone.
+// runDNS runs CoreDNS with our cache and with its own, over the same zone.
 func runDNS(ctx context.Context, env *environment) (result, error) {
 	var r result
 	dir, err := env.scratch("dns")

@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// environment is what the paths share: the input, scratch space and the origin.
+// environment holds the things that the paths share: input, scratch space, origin.
 type environment struct {
 	options
 	ui     *ui
@@ -86,15 +86,15 @@ func (e *environment) close() error {
 	return err
 }
 
-// removeAll removes a tree in which folders may be read-only, as those of a Go
-// tree from a module cache are.
+// removeAll removes a tree in which folders may be read-only, as in a Go tree
+// from a module cache.
 func removeAll(dir string) error {
 	if err := os.RemoveAll(dir); err == nil {
 		return nil
 	}
 	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
-			_ = os.Chmod(p, 0o700) // RemoveAll below reports what it could not remove
+			_ = os.Chmod(p, 0o700) // RemoveAll below reports the failure
 		}
 		return nil
 	})

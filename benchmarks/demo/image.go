@@ -19,7 +19,7 @@ import (
 )
 
 // runImage packs the input as an image, pulls it, compares every file, and does
-// the same work the plain way beside it.
+// the same work the plain way to compare.
 func runImage(ctx context.Context, env *environment) (result, error) {
 	var r result
 	dir, err := env.scratch("image")
@@ -158,7 +158,7 @@ func plainEntry(tr *tar.Reader, h *tar.Header, path string) error {
 	return fmt.Errorf("%s: entry type %q is not in a Go tree", h.Name, h.Typeflag)
 }
 
-// counted reports what is read through it.
+// counted is a reader that reports the bytes read through it.
 type counted struct {
 	r io.Reader
 	j *job

@@ -58,7 +58,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.only, "only", "", "run `one` path: image, storage, dns or csi")
 	fs.StringVar(&o.json, "json", "demo.json", "`file` for the results")
 	fs.StringVar(&o.source, "source", "", "`folder` to use as input (default: the Go tree, go env GOROOT)")
-	fs.StringVar(&o.bin, "bin", "", "`folder` with the coredns and coredns-stock programs (default: beside this program)")
+	fs.StringVar(&o.bin, "bin", "", "`folder` with the coredns and coredns-stock programs (default: the folder of this program)")
 	fs.StringVar(&o.temp, "temp", "", "`folder` for scratch files, three times the input's size (default: the system's)")
 	fs.IntVar(&o.workers, "workers", 8, "number of worker processes of the storage path")
 	if err := fs.Parse(args); err != nil {
@@ -69,14 +69,14 @@ func parse(args []string) (options, error) {
 	case fs.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q: flags only", fs.Arg(0))
 	case o.only != "" && !known:
-		return o, fmt.Errorf("-only %q is no path: use image, storage, dns or csi", o.only)
+		return o, fmt.Errorf("-only %q is not a path: use image, storage, dns or csi", o.only)
 	case o.workers < 1 || o.workers > 64:
 		return o, fmt.Errorf("-workers %d: use 1 to 64, each is a process", o.workers)
 	}
 	return o, o.fill()
 }
 
-// fill finds out the defaults that need a look at the machine.
+// fill sets the defaults that depend on the machine.
 func (o *options) fill() error {
 	if o.source == "" {
 		out, err := exec.Command("go", "env", "GOROOT").Output()
@@ -160,8 +160,8 @@ type result struct {
 	Path    string         `json:"path"`
 	Seconds float64        `json:"seconds"`
 	Error   string         `json:"error,omitempty"`
-	Note    string         `json:"note,omitempty"` // what could not be done here, and why
-	Lines   [][2]string    `json:"-"`              // for the table: what, value
+	Note    string         `json:"note,omitempty"` // a part that could not run here, and why
+	Lines   [][2]string    `json:"-"`              // for the table: name, value
 	Figures map[string]any `json:"figures"`
 }
 

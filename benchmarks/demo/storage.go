@@ -27,15 +27,15 @@ const (
 	bucketName = "go-tree"
 )
 
-// workerResult is what a worker process prints: one JSON line.
+// workerResult is the JSON line that a worker process prints.
 type workerResult struct {
 	SHA256  string  `json:"sha256"` // of all objects' bytes, in order
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
 }
 
-// worker is the program of a worker process: it joins the leader, hashes what
-// it gets and says so.
+// worker is the program of a worker process: it joins the leader, hashes the
+// objects that it receives and prints the hash.
 func worker(ctx context.Context, args []string) int {
 	fs := flag.NewFlagSet(workerRole, flag.ContinueOnError)
 	leader := fs.String("leader", "", "address of the leader")

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 )
 
-// ui prints what goes on: bars on a terminal, plain lines elsewhere.
+// ui prints the progress: bars on a terminal, plain lines elsewhere.
 type ui struct {
 	out      io.Writer
 	terminal bool
@@ -60,7 +60,7 @@ func (j *job) add(n int64) {
 	j.set(j.done + n)
 }
 
-// at tells how many bytes are done in all.
+// at sets how many bytes are done in all.
 func (j *job) at(n int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -131,6 +131,6 @@ func printTable(out io.Writer, results []result, took time.Duration) {
 			fmt.Fprintf(w, "  error\t%s\n", r.Error)
 		}
 	}
-	_ = w.Flush() // a closed standard output has nobody to tell
+	_ = w.Flush() // an error of a closed standard output cannot be reported
 	fmt.Fprintf(out, "\n%d paths in %.1f s\n", len(results), took.Seconds())
 }

@@ -20,8 +20,9 @@ import (
 // It may be called by several goroutines at once.
 type asker func(ctx context.Context, query []byte) ([]byte, error)
 
-// dialStreams returns the asker of a protocol whose questions have a stream
-// each on one connection, nil if proto is none, and what ends the connection.
+// dialStreams returns the asker of a protocol that gives each question a stream
+// of one connection, or nil for another protocol, and a function that closes the
+// connection.
 func dialStreams(ctx context.Context, proto, addr string) (ask asker, done func(), err error) {
 	switch proto {
 	case "https":
@@ -36,7 +37,7 @@ func dialStreams(ctx context.Context, proto, addr string) (ask asker, done func(
 	return ask, done, nil
 }
 
-// askOneByOne asks what take gives, each when the one before is answered.
+// askOneByOne asks the questions of take, each after the answer to the last.
 func askOneByOne(ctx context.Context, ask asker, take func(int64) [][]byte, answered *atomic.Int64) error {
 	for {
 		one := take(1)

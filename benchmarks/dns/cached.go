@@ -134,7 +134,7 @@ func (b *run) cores(ctx context.Context, res *bench.Result) error {
 	if err != nil {
 		return err
 	}
-	overControl(res, m, "CPU on all cores against one core, over that of the kernel alone", allName, oursName)
+	overControl(res, m, "CPU on all cores against one core, over the same ratio of the kernel alone", allName, oursName)
 	overControl(res, m, "the same with one hot key", hotAllName, hotName)
 	res.Tables = append(res.Tables, secondCore(m))
 	return nil

@@ -1,8 +1,8 @@
-// Command dns measures what a cached answer costs: CoreDNS with the penstock
+// Command dns measures the cost of a cached answer: CoreDNS with the penstock
 // cache and its fast path, CoreDNS with its own cache, dnsdist and unbound, in
 // front of the same upstream. Each of them has one core and the load generator
 // another. Ours is measured on all cores and with more threads than cores too.
-// scale.sh shows on a large machine what more cores change.
+// scale.sh shows the effect of more cores on a large machine.
 //
 //	make bench AREA=dns
 //	make bench AREA=dns ARGS=-quick
@@ -16,5 +16,5 @@
 // with nothing to do, a flood, and a cache with a million entries.
 //
 // The first argument selects a role: load, stream, paced and flood ask, and echo is
-// the control, a server that only sends back what it gets.
+// the control, a server that only sends each packet back.
 package main

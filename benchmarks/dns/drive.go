@@ -55,11 +55,11 @@ func drive(ctx context.Context, o options) (err error) {
 var notes = []string{
 	"Server CPU only: user and system time of the server process between the first question and the last answer. A server has one core and the load generator another; only the contestants \"all cores\" and GOMAXPROCS share all cores with it, and so with its noise.",
 	"The kernel splits that time by what runs at its clock tick, 250 times a second, so the user part of one run of a second is known to a tenth of a microsecond or two; the total is exact.",
-	"Kernel only is a server that sends each datagram back, in the same batches: what no cache can save. On all cores half of the answers do not cross from one core to another, so its ratio is below 1, and one of ours below 1 does not mean that two cores are cheaper. Nearly all of ours that is above the kernel's is code that the load generator has pushed out of the core's caches.",
+	"Kernel only is a server that sends each datagram back, in the same batches: no cache can be cheaper. On all cores half of the answers do not cross from one core to another, so its ratio is below 1, and one of ours below 1 does not mean that two cores are cheaper. Nearly all of ours that is above the kernel's is code that the load generator has pushed out of the core's caches.",
 	"Questions whose answers do not fit into 512 bytes are left out: a truncated answer is kept by no cache, so they are never warm.",
 	"Loopback: the receive path of a real card is not in these figures.",
-	"Every name has been asked before: these are answers from the cache. Misses cost what the upstream costs.",
-	"Rates are what is left of the machine beside the load generator; CPU for an answer is the figure to compare.",
+	"Every name has been asked before: these are answers from the cache. A miss costs the upstream's time.",
+	"The load generator takes a part of the machine, so rates are lower than without it; CPU for an answer is the figure to compare.",
 }
 
 // parts are what a run consists of.
@@ -123,7 +123,7 @@ func (b *run) add(s *server, err error) (*server, error) {
 	return s, err
 }
 
-// both starts CoreDNS with our cache and with its own.
+// both starts two CoreDNS: with our cache and with CoreDNS's own.
 func (b *run) both(ctx context.Context) (ours, stock *server, err error) {
 	if ours, err = b.core(ctx, b.one, oursName, b.ours, ""); err != nil {
 		return nil, nil, err
@@ -186,8 +186,8 @@ func compare(ctx context.Context, servers []*server, mix *dnsload.Mix, res *benc
 	return nil
 }
 
-// warm asks every server every question twice, a few at a time, so that also
-// what was lost in the first pass is in its cache.
+// warm asks every server every question twice, a few at a time, so that a
+// question whose packet was lost in the first pass is in its cache too.
 func warm(ctx context.Context, servers []*server, mix *dnsload.Mix) error {
 	distinct := mix.Distinct()
 	for _, s := range servers {

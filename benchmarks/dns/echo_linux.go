@@ -24,10 +24,9 @@ const (
 	echoBuffer = 512
 )
 
-// runEcho is the role "echo": a server that does nothing but what the kernel
-// makes every server do. It takes datagrams in batches, marks each as a
+// runEcho is the role "echo": a server whose cost is the kernel's alone. It takes datagrams in batches, marks each as a
 // response and sends it back, with a socket and a thread for each of -workers.
-// What it costs is what no cache can save.
+// No cache can be cheaper.
 func runEcho(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
 	addr := fs.String("addr", "", "address to answer at, host:port")
@@ -89,7 +88,7 @@ func echo(ctx context.Context, addr string) error {
 			iovs[i].SetLen(max(echoSize, int(headers[i].len)))
 		}
 		if n > 0 {
-			call(unix.SYS_SENDMMSG, uintptr(n), unix.MSG_DONTWAIT) // what a client that has gone stops is lost
+			call(unix.SYS_SENDMMSG, uintptr(n), unix.MSG_DONTWAIT) // a reply to a client that has gone is lost
 		}
 	}
 }

@@ -28,7 +28,7 @@ func flood(ctx context.Context, addr string, packets [][]byte, end time.Time, cp
 		}
 	}
 	var fds []uintptr
-	var conns []*net.UDPConn // kept, so that nobody closes them
+	var conns []*net.UDPConn // kept, so that the collector does not close them
 	defer func() {
 		for _, c := range conns {
 			c.Close()

@@ -23,7 +23,7 @@ const (
 	extraBatch = "batch"
 )
 
-// asked is what every role that asks is told.
+// asked are the flags of every role that asks.
 type asked struct {
 	addr              string
 	services, queries int
@@ -66,7 +66,7 @@ func runLoad(ctx context.Context, args []string) error {
 }
 
 // maxAddresses is how many of the longest addresses always fit into an answer
-// of 512 bytes, beside the longest question here and the name server.
+// of 512 bytes, together with the longest question here and the name server.
 const maxAddresses = 14
 
 // fitting returns the questions of the mix but those about names with more

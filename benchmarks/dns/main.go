@@ -30,10 +30,10 @@ type options struct {
 	rounds   int
 	out      string
 	patience time.Duration // for the rounds of a case, once each contestant has one
-	cpu      int           // of the servers, the load generator has the next; negative: all
-	only     string        // parts that run, with commas; "": all
+	cpu      int           // of the servers, the load generator has the next; all if negative
+	only     string        // parts that run, with commas; all if empty
 	partial  string        // why nothing is written, if out is ""
-	quick    bool          // a look whether everything runs
+	quick    bool          // checks that everything runs
 }
 
 // runs reports whether a part is asked for.

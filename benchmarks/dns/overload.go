@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// floodFor is how long a server gets more than it can answer.
+	// floodFor is how long a server receives more than it can answer.
 	floodFor = 60 * time.Second
-	// floodFlows are the client sockets of the flood. Nobody reads from them.
+	// floodFlows are the client sockets of the flood. Their replies are not read.
 	floodFlows = 16
 	// maxGrowth, minGoodput and maxRecovery are the targets.
 	maxGrowth   = 64 // MiB
 	minGoodput  = 0.9
 	maxRecovery = 100 // ms
-	// probeEvery is how often a client asks again after the flood; what it
-	// adds to the time of recovery.
+	// probeEvery is how often a client asks again after the flood, which is the
+	// error of the time of recovery.
 	probeEvery = 5 * time.Millisecond
 )
 
@@ -42,7 +42,7 @@ func (b *run) overload(ctx context.Context, res *bench.Result) error {
 		return err
 	}
 	hits := func() (float64, error) { return s.series(ctx, "coredns_cache_hits_total") }
-	for range 2 { // buffers are touched for the first time, which is no growth
+	for range 2 { // the first pass touches the buffers, which does not count as growth
 		if _, err := bench.Exec(ctx, b.loadOnce(s)); err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (b *run) overload(ctx context.Context, res *bench.Result) error {
 		h1, err := hits()
 		return (h1 - h0) / sample.Wall.Seconds(), (s.cpu() - c0).Seconds() / sample.Wall.Seconds(), sample, err
 	}
-	// What it answers as fast as it can, without a queue, is the peak.
+	// The rate at which it answers without a queue is the peak.
 	peak, peakCPU, _, err := busy(func() (bench.Sample, error) { return bench.Exec(ctx, b.loadOnce(s)) })
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (b *run) overload(ctx context.Context, res *bench.Result) error {
 		Columns: []string{"offered/s", "answered/s", "cores used", "answered/CPU-s", "the same at peak", "RSS growth MiB", "recovered after ms"},
 		Rows:    [][]string{{fmt.Sprintf("%.0f", offered), fmt.Sprintf("%.0f", rate), fmt.Sprintf("%.2f", cpu), fmt.Sprintf("%.0f", rate/cpu), fmt.Sprintf("%.0f", peak/peakCPU), fmt.Sprintf("%.1f", growth), fmt.Sprintf("%.1f", recovered)}},
 	})
-	load := bench.Verdict{Claim: "overload: questions offered", Target: ">= 3 x what is answered", Got: fmt.Sprintf("%.2f x", offered/rate), OK: offered >= 3*rate}
+	load := bench.Verdict{Claim: "overload: questions offered", Target: ">= 3 x the answers", Got: fmt.Sprintf("%.2f x", offered/rate), OK: offered >= 3*rate}
 	good := bench.Verdict{Claim: "overload: answers for a CPU-second against the peak", Target: fmt.Sprintf(">= %.2g x", minGoodput), Got: fmt.Sprintf("%.3g x", rate/cpu/(peak/peakCPU)), OK: rate/cpu >= minGoodput*peak/peakCPU}
 	res.Verdicts = append(res.Verdicts, load, good,
 		bench.AtMost("overload: growth of memory", max(growth, 0.1), maxGrowth, "MiB"),
@@ -144,7 +144,7 @@ func rssOf(pid int) int64 {
 func runFlood(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("flood")
 	seconds := fs.Int("seconds", 1, "how long")
-	cpus := fs.Int("cpus", 0, "a thread on each of the first so many CPUs; 0: one anywhere")
+	cpus := fs.Int("cpus", 0, "a thread on each of the first so many CPUs; with 0, one anywhere")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func answersAgain(ctx context.Context, addr string, p []byte) error {
 const (
 	// millionNames are as many entries as a very large cluster has names for.
 	millionNames = 1_000_000
-	// maxMillion is what they may take, in MB, maxGC the collector's share of CPU, in percent.
+	// maxMillion bounds their memory in MB, maxGC the collector's share of CPU in percent.
 	maxMillion = 250
 	maxGC      = 2
 )
@@ -233,7 +233,7 @@ func (b *run) million(ctx context.Context, res *bench.Result) error {
 	}
 	s.metrics = port
 	fill := dnsload.Options{Addr: s.addr, Queries: names, Count: int64(n), Outstanding: 512}
-	for range 2 { // the second pass has what the first lost
+	for range 2 { // the second pass asks again for answers that the first lost
 		if _, err := dnsload.Run(ctx, fill); err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ type server struct {
 	name    string
 	addr    string
 	proc    *bench.Server
-	metrics int // port of Prometheus's series; 0: none
+	metrics int // port of Prometheus's series, or 0
 }
 
 func numCPU() int { return runtime.NumCPU() }

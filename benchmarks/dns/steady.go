@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// quietRate is what a small cluster asks a replica, a second.
+	// quietRate is the questions a second that a small cluster asks a replica.
 	quietRate = 1000
 	// idleFor is how long servers without a question are watched, idleTimes as
 	// often: CoreDNS has timers of seconds, and Go collects every two minutes,
@@ -61,7 +61,7 @@ func (b *run) steady(ctx context.Context, res *bench.Result) error {
 	return nil
 }
 
-// idleness is what a server does in a second without a question.
+// idleness is the work of a server in a second without a question.
 type idleness struct {
 	cpu   float64 // microseconds
 	woken float64 // times that a thread went to sleep

@@ -115,8 +115,8 @@ func (b *run) transports(ctx context.Context, res *bench.Result) error {
 	return err
 }
 
-// streams starts one CoreDNS that answers over each of throughChain, and over
-// UDP to whoever wants to know whether it is there.
+// streams starts one CoreDNS that answers over each of throughChain, and over UDP
+// for the check that it has started.
 func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	ports := make([]int, 2+len(throughChain)) // of UDP, of the metrics, and of the others
 	for i := range ports {
@@ -174,7 +174,7 @@ func certificate(dir string) error {
 	return nil
 }
 
-// clientTLS takes any certificate: that of the benchmark is made for each run.
+// clientTLS accepts any certificate, because each run makes a new one.
 func clientTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a server of ours on loopback, started a moment ago
 }

@@ -26,7 +26,7 @@ type job struct {
 	verify      string
 }
 
-// reader fetches what the job says and returns the number of delivered bytes.
+// reader fetches the objects of the job and returns the number of delivered bytes.
 type reader func(ctx context.Context, j job, ref []byte) (int64, map[string]float64, error)
 
 // runClient is the role of a contestant: it reads once and prints one line.
@@ -40,7 +40,7 @@ func runClient(ctx context.Context, args []string, read reader) error {
 	fs.IntVar(&j.conns, "conns", 16, "parallel requests")
 	fs.Int64Var(&j.part, "part", 8<<20, "part size in bytes")
 	fs.Int64Var(&j.budget, "budget", 256<<20, "bytes that the engine may hold")
-	fs.StringVar(&j.verify, "verify", "", "compare what is delivered with this `file`")
+	fs.StringVar(&j.verify, "verify", "", "compare the delivered bytes with this `file`")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@
 // It starts an origin (internal/testorigin) as a process of its own, with files
 // in memory made of this machine's Go tree, and runs every client as a process
 // of its own, in turns: one object of 4 GiB, 2,000 objects of 1 MiB, and 1 GiB
-// under faults. What it prints it also writes into benchmarks/engine/results.
+// under faults. It writes its output into benchmarks/engine/results too.
 //
 // The first argument selects another role of the same binary: origin, ours or
 // plain. The peers are a second binary, built from the module in peers.

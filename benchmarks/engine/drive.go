@@ -79,7 +79,7 @@ func drive(ctx context.Context, o options) (err error) {
 
 var notes = []string{
 	"Client CPU only: user and system time of the client process. The origin is another process on the same cores and costs the same for all.",
-	"Loopback hides network cards and their offloads; the CPU figures compare clients with each other and predict no card. Wall times on a shared machine are what the spread says they are.",
+	"Loopback hides network cards and their offloads; the CPU figures compare clients with each other and predict no card. Wall on a shared machine the spread says how exact the times are.",
 	"plain is a floor, not a choice: it checks only the status, retries nothing, signs nothing and delivers out of order. Ours signs, pins, verifies length, range and CRC-64/NVME, and delivers in order.",
 	"Peers get the same part size and concurrency, a connection pool that keeps its connections, and no checksum work. manager-pooled has 1 MiB copy buffers, which its default lacks.",
 	"All objects are files in memory made of Go sources, each MiB stamped with its place; what arrives is compared with them byte by byte in the fault table (in the throughput cases it is thrown away).",
@@ -159,7 +159,7 @@ func (d *driver) contestants(key string, n int, verify string) []bench.Contestan
 		}
 		return argv
 	}
-	// The shared files of this machine must not change what is measured.
+	// The shared files of this machine must not change the measurement.
 	env := []string{
 		"AWS_ACCESS_KEY_ID=" + testorigin.AccessKey, "AWS_SECRET_ACCESS_KEY=" + testorigin.SecretKey,
 		"AWS_REGION=" + testorigin.Region, "AWS_EC2_METADATA_DISABLED=true",

@@ -79,7 +79,7 @@ func (o options) validate(fs *flag.FlagSet) error {
 	case o.budget < int64(o.conns)*o.part:
 		problem = fmt.Sprintf("-budget %d does not hold -conns %d parts of %d bytes: use at least %d", o.budget, o.conns, o.part, int64(o.conns)*o.part)
 	case o.only != "" && o.only != "big" && o.only != "small" && o.only != "faults":
-		problem = fmt.Sprintf("-only %q is no case: use big, small or faults", o.only)
+		problem = fmt.Sprintf("-only %q is not a case: use big, small or faults", o.only)
 	}
 	if problem == "" {
 		return nil

@@ -23,19 +23,19 @@ const (
 	smallKey = "small" // small/00000 ...
 )
 
-// endpoints is what the origin tells the driver once it listens.
+// endpoints are the addresses that the origin gives the driver once it listens.
 type endpoints struct {
 	S3      string `json:"s3"`
 	Control string `json:"control"`
 }
 
-// plan is what the driver asks of the origin before each run.
+// plan is the driver's request to the origin before each run.
 type plan struct {
 	Faults    string `json:"faults"`     // a fault script
-	SwapAfter int64  `json:"swap_after"` // replace the fault object at this GET; 0: never
+	SwapAfter int64  `json:"swap_after"` // replace the fault object at this GET, or never if 0
 }
 
-// counts is what the origin saw in one run.
+// counts are the requests and bytes of one run, as the origin saw them.
 type counts struct {
 	Requests int64 `json:"requests"`
 	Bytes    int64 `json:"bytes"` // body bytes sent
@@ -43,17 +43,17 @@ type counts struct {
 	Faults   int64 `json:"faults"`
 }
 
-// originState is the origin with what the control server does to it.
+// originState is the origin with the state of its control server.
 type originState struct {
 	o    *testorigin.Origin
 	data dataset
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	swapAfter int64
 	gets      int64
 }
 
-// runOrigin is the role "origin": it serves until it is told to end.
+// runOrigin is the role "origin": it serves until the driver ends it.
 func runOrigin(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("origin", flag.ContinueOnError)
 	dir := fs.String("data", "", "folder with the objects")
@@ -94,7 +94,8 @@ func runOrigin(ctx context.Context, args []string) error {
 	return err
 }
 
-// writeReady puts the file in place as a whole: who sees it can read it.
+// writeReady puts the file in place as a whole, so that a reader never sees half
+// of it.
 func writeReady(path string, e endpoints) error {
 	b, err := json.Marshal(e)
 	if err != nil {
@@ -108,7 +109,7 @@ func writeReady(path string, e endpoints) error {
 }
 
 func (st *originState) putAll() error {
-	// Unhashed: an MD5 of 4 GiB would keep everybody waiting and prove nothing.
+	// Unhashed, because an MD5 of 4 GiB takes seconds and proves nothing here.
 	opts := testorigin.PutFileOptions{Unhashed: true, CRC64NVME: true}
 	if err := st.o.PutFile(bucket, bigKey, st.data.big(), opts); err != nil {
 		return err
@@ -188,7 +189,7 @@ type dataset struct {
 }
 
 // distinct bounds the files behind the small objects: 2,000 keys are served
-// from 256 files, so that the set fits into memory beside the big object.
+// from 256 files, so that the set and the big object fit into memory.
 const distinct = 256
 
 func (d dataset) big() string         { return filepath.Join(d.dir, "big") }

@@ -15,13 +15,13 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// What a run reports beside its wall time, in Report.Extra.
+// The figures of a run in Report.Extra, in addition to its wall time.
 const (
 	extraCPU     = "cpu_seconds"   // user + system of the client and its daemons during the pull
 	extraRSS     = "rss_bytes"     // high-water marks of the client and its daemons, summed
 	extraWritten = "written_bytes" // sent to storage, by /proc/PID/io
-	extraPeak    = "peak_bytes"    // most that was taken of the file system, by statfs
-	extraLeft    = "left_bytes"    // what is taken of it at the end
+	extraPeak    = "peak_bytes"    // most bytes in use on the file system, by statfs
+	extraLeft    = "left_bytes"    // bytes in use at the end
 )
 
 const (
@@ -73,7 +73,7 @@ func (m *meter) look() {
 	}
 }
 
-// stop ends the meter and returns what is taken now.
+// stop ends the meter and returns the bytes in use now.
 func (m *meter) stop() int64 {
 	close(m.quit)
 	m.done.Wait()
@@ -93,7 +93,7 @@ func below() int64 {
 	return sum
 }
 
-// runAccount is the role that runs a client once, and reports what it cost.
+// runAccount is the role that runs a client once, and reports its cost.
 func runAccount(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("account", flag.ContinueOnError)
 	dir := fs.String("dir", "", "file system to watch")

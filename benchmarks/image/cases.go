@@ -24,10 +24,10 @@ const (
 
 var caseNames = []string{caseMemory, caseDisk, caseOne, caseFifty, caseTiny, caseBusy}
 
-// someRounds is enough for cases that only shall not be worse.
+// someRounds is enough for cases whose target is to be no worse.
 const someRounds = 3
 
-// facts is what the reports need of an image after its files are gone.
+// facts are the figures of an image that reports need after its files are gone.
 type facts struct {
 	Layers     int   `json:"layers"`
 	Compressed int64 `json:"compressed"`
@@ -88,7 +88,7 @@ type kept struct {
 	Cases  []finished `json:"cases"`
 }
 
-// readKept reads what earlier runs have left, which must be of the same commit.
+// readKept reads the cases of earlier runs, which must be of the same commit.
 func readKept(name, commit string) (kept, error) {
 	k := kept{Commit: commit}
 	if name == "" {

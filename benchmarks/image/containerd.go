@@ -80,7 +80,7 @@ type daemons struct {
 }
 
 // runContainerd is the role of a contestant: daemons with empty roots pull once.
-// Seconds, CPU and bytes are those of the pull, not of the start.
+// Seconds, CPU and bytes are for the pull alone, without the start.
 func runContainerd(ctx context.Context, args []string) (err error) {
 	var d daemons
 	fs := flag.NewFlagSet("containerd", flag.ContinueOnError)
@@ -205,7 +205,7 @@ func (d *daemons) config() string {
 	return c
 }
 
-// snapshotterArgv is how the snapshotter is started; nil for the built-in one.
+// snapshotterArgv is the command of the snapshotter, or nil for the built-in one.
 func (d *daemons) snapshotterArgv() ([]string, error) {
 	switch d.snapshotter {
 	case snapOverlay:

@@ -35,7 +35,7 @@ func mountMemory(dir string) error {
 	return nil
 }
 
-// unmount takes away what is mounted at dir, if anything is.
+// unmount removes the mount at dir, if there is one.
 func unmount(dir string) { _ = unix.Unmount(dir, unix.MNT_DETACH) }
 
 func mkfifo(name string, mode uint32) error { return unix.Mkfifo(name, mode) }

@@ -12,13 +12,13 @@
 // a disk, one dominant layer, fifty equal layers, 20,000 tiny files, and a registry that
 // gives each connection little. The realistic image is an OCI image layout that is given,
 // or is made of Debian packages and the Go tree; the other shapes are made of the Go tree.
-// The disk should be an ext4 with a journal: one without looks, for each new file, at all
-// that were removed in the minutes before, which are those of the round before.
+// The disk should be an ext4 with a journal. Without one, ext4 looks at all recently
+// removed inodes for each new file, and the round before has just removed its files.
 // All of them takes some 20 minutes; with -keep FILE and -cases it can be done in pieces.
 //
 // The peers are built into bin/peers through the module proxy, once for each version.
 // containerd and SOCI need root; SOCI's daemon needs gcc and zlib1g-dev to be built.
 //
 // The first argument account, containerd or plain selects the role of a contestant: it
-// runs one pull and reports what it cost.
+// runs one pull and reports its cost.
 package main

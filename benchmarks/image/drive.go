@@ -73,7 +73,7 @@ func drive(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// programs are what runs: ours, freshly built, and the peers.
+// programs are our programs, freshly built, and the peers.
 type programs struct {
 	self, pull, snapshotter string
 	peers
@@ -136,7 +136,7 @@ type roots struct {
 }
 
 // newRoots makes the folder; as root, and in memory, with a file system of its own, so
-// that what is taken of it is what the run took.
+// that the bytes in use are the run's.
 func newRoots(where string, memory bool) (*roots, error) {
 	dir, err := os.MkdirTemp(where, "roots-")
 	return &roots{dir: dir, mounted: memory && os.Geteuid() == 0}, err
@@ -150,7 +150,7 @@ func (r *roots) renew() error {
 		if err := os.Mkdir(r.dir, 0o755); err != nil {
 			return err
 		}
-		return flush(r.dir) // what the last run left to write is not this one's work
+		return flush(r.dir) // writing back the last run's pages is not this run's work
 	}
 	unmount(r.dir)
 	return mountMemory(r.dir)

@@ -43,8 +43,8 @@ func (img *image) compressed() (n int64) {
 	return n
 }
 
-// full is what must be written in any case: the archive's bytes, or the blocks of its
-// files where those are more.
+// full is the least that a client can write: the archive's bytes, or the blocks of
+// its files where those are more.
 func (img *image) full() int64 { return max(img.volume.tar, img.volume.blocks) }
 
 // readLayout reads the first image of an OCI image layout. Its layers must be gzip.

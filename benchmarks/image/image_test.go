@@ -177,7 +177,7 @@ func TestKeptCases(t *testing.T) {
 	}
 }
 
-// Each target is a verdict, and a peer that did not run is none to compare with.
+// Each target is a verdict, and peers that did not run are left out.
 func TestVerdicts(t *testing.T) {
 	t.Parallel()
 	sample := func(wall, cpu float64) []bench.Sample {

@@ -37,7 +37,7 @@ type options struct {
 	data     string
 	disk     string
 	keep     string
-	deadline time.Time // no round begins after it, but the first of a case; zero: none
+	deadline time.Time // no round but the first of a case begins after it, unless it is zero
 	out      string
 	peers    string
 }

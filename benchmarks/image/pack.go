@@ -23,8 +23,8 @@ import (
 type source struct {
 	root   string   // folder on this machine
 	prefix string   // in the image
-	only   []string // paths below root; nil: all
-	cut    int64    // bytes of each file at most; 0: all of it
+	only   []string // paths below root; all if nil
+	cut    int64    // bytes of each file at most; all if 0
 }
 
 // pack writes one layer for each element of layers into dir, by the compressor that

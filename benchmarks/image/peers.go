@@ -13,9 +13,9 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// Versions of the peers. crane's is that of the library in go.mod. SOCI's programs are
-// a module of their own, without versions, inside the repository: theirs is the commit
-// nearest to the library's version that module proxies have.
+// Versions of the peers. crane has the version of the library in go.mod. SOCI's
+// programs are a module without versions inside the repository; they are built at the
+// commit nearest to the library's version that module proxies have.
 const (
 	containerdVersion = "v2.4.2"
 	craneVersion      = "v0.22.1"
@@ -24,7 +24,7 @@ const (
 	sociCmdVersion    = "v0.0.0-20260930233240-61147fe7c929"
 )
 
-// peers are the programs of the others; "" for one that can not be had here.
+// peers are the paths of the peers' programs, "" for one that this machine lacks.
 type peers struct{ crane, containerd, ctr, soci, igzip string }
 
 // findPeers returns the peers, which it builds into dir unless an earlier run has.

@@ -35,7 +35,7 @@ func runPlain(ctx context.Context, args []string) error {
 	return err
 }
 
-// pullPlain is what a simple program does: one GET for each layer, one after
+// pullPlain pulls as a simple program would: one GET for each layer, one after
 // the other, the standard library's gunzip and tar. It verifies no digest.
 func pullPlain(ctx context.Context, host, dir string) (int64, error) {
 	base := "http://" + host + "/v2/" + repo

@@ -20,18 +20,18 @@ const (
 
 var notes = []string{
 	"Wall: from the start of the client (or of `ctr images pull` with running daemons) until the file system has written everything (syncfs, for all of them).",
-	"CPU: user and system time of the client and its daemons and what they started, during the pull. The registry is another process on the same cores.",
+	"CPU: user and system time of the client, its daemons and their children, during the pull. The registry is another process on the same cores.",
 	"RSS: VmHWM of the processes, summed. Memory of a tmpfs is in no process.",
 	"Written: on a disk, write_bytes less cancelled_write_bytes of /proc/PID/io. In memory nothing is sent to storage, and the peak stands for it.",
 	"Peak: the most that the run took of its file system, by statfs every 10 ms. It is compared with the image: the bytes of its archives, or the blocks of 4 KiB of its files where those are more.",
-	"Received: what the registry sent of layers, over what they have.",
+	"Received: what the registry sent of layers, over their size.",
 	"penstock-pull, crane and the plain client leave one tree, which is compared with the image file by file; a difference counts as corrupt. The others check digests and leave layers.",
 	"containerd has 10 downloads, 6 unpacks and ranges of 8 MiB. SOCI has the configuration of its page on the parallel mode, with igzip in place of unpigz and without layers kept. penstock-snapshotter has its defaults and flushes the disk before it commits.",
 	"GET + gunzip + untar is the floor of simplicity: one layer after the other, compress/gzip, archive/tar, no digest.",
 	"Contestants take turns within a round, and another one begins each time.",
 }
 
-// report makes tables, charts and verdicts of what was measured.
+// report makes tables, charts and verdicts of the measurements.
 func report(cases []finished, machine bench.Machine) bench.Result {
 	res := bench.Result{Area: "image", Command: "make bench AREA=image", Machine: machine, Notes: notes}
 	for _, f := range cases {

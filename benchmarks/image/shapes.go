@@ -101,8 +101,8 @@ func regular(root string) (out []file, err error) {
 	return out, err
 }
 
-// packages are the layers of the realistic image: what the images of AI frameworks
-// have, in layers of very unequal size. What an archive does not carry is left out.
+// packages are the layers of the realistic image: the contents of images of AI
+// frameworks, in layers of very unequal size. Packages that an archive lacks are left out.
 var packages = [][]string{
 	{"bash", "coreutils", "libc6", "perl-base", "passwd", "util-linux", "dpkg"},
 	{"libpython3.11-stdlib", "python3-numpy", "python3-scipy", "python3-pandas", "libopenblas0-pthread"},
@@ -110,7 +110,7 @@ var packages = [][]string{
 	{"libnode108", "openjdk-17-jre-headless"},
 }
 
-// realistic makes an image of Debian packages, as far as they can be had here, and the Go
+// realistic makes an image of Debian packages, as far as the archive has them, and the Go
 // tree.
 func realistic(ctx context.Context, dir string) (*image, error) {
 	var layers [][]source
@@ -128,7 +128,7 @@ func realistic(ctx context.Context, dir string) (*image, error) {
 			got++
 		}
 		if got == 0 {
-			fmt.Printf("without layer %d, none of whose packages can be had: the image is smaller than those of other machines (-image gives one)\n", i)
+			fmt.Printf("without layer %d, none of whose packages can be had: the image is smaller than on other machines (-image gives one)\n", i)
 			continue
 		}
 		layers = append(layers, []source{{root: root}})

@@ -17,8 +17,7 @@ import (
 	"github.com/penstock/penstock/internal/crc"
 )
 
-// tree is what an image looks like when all layers are applied: the reference that
-// every client's result is compared with.
+// tree is an image with all layers applied, the reference for every client's result.
 type tree map[string]node // by path without a leading slash
 
 type node struct {
@@ -118,7 +117,7 @@ func (t tree) add(h *tar.Header, body io.Reader) (int64, error) {
 	return size, nil
 }
 
-// Marks of a layer that takes something away from those below.
+// Whiteouts: marks of a layer that removes entries of the layers below.
 const (
 	whiteout = ".wh."
 	opaque   = ".wh..wh..opq"
@@ -133,7 +132,7 @@ func sparse(h *tar.Header) bool {
 	return h.Typeflag == tar.TypeGNUSparse
 }
 
-// remove takes away what is below dir.
+// remove deletes everything below dir.
 func (t tree) remove(dir string) {
 	for p := range t {
 		if dir == "" || strings.HasPrefix(p, dir+"/") {
@@ -142,7 +141,7 @@ func (t tree) remove(dir string) {
 	}
 }
 
-// sumOf reads a file: its bytes, their sum, and what they take in blocks; holes are
+// sumOf reads a file: its bytes, their sum, and their size in blocks; holes are
 // whole blocks of zeros.
 func sumOf(r io.Reader, holes bool) (size int64, sum uint32, disk int64, err error) {
 	buf := make([]byte, 64*block)
@@ -165,7 +164,8 @@ func sumOf(r io.Reader, holes bool) (size int64, sum uint32, disk int64, err err
 	}
 }
 
-// compare says what differs between the tree and the directory; "" if nothing does.
+// compare describes the first difference between the tree and the directory, or
+// returns "".
 func (t tree) compare(dir string) string {
 	seen, first := 0, ""
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {

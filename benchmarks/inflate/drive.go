@@ -159,7 +159,7 @@ func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) 
 	return out
 }
 
-// checkOutput compares the hash of what the program makes of the layer.
+// checkOutput compares the hash of the program's output.
 func checkOutput(ctx context.Context, bin, layer string, want [sha256.Size]byte) error {
 	h := sha256.New()
 	cmd := exec.CommandContext(ctx, bin, "-d", "-c", layer)

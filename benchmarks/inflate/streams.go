@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// sourceText returns so many bytes of the Go tree's source code, which is begun again
-// where it is too short.
+// sourceText returns so many bytes of the Go tree's source code, repeated where it is
+// too short.
 func sourceText(size int) ([]byte, error) {
 	text := make([]byte, 0, size)
 	errFull := errors.New("enough")

@@ -17,8 +17,8 @@ import (
 )
 
 func main() {
-	// The order in which a question passes them. What has no place here is
-	// not understood in a Corefile.
+	// The order in which a question passes the plugins. A Corefile cannot name a
+	// plugin that is not in this list.
 	dnsserver.Directives = []string{
 		"prometheus", "errors", "log", "cache", "template", "forward", "whoami",
 	}

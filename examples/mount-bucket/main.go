@@ -35,7 +35,7 @@ func main() {
 func run(ctx context.Context) error {
 	var opts csi.MountOptions
 	flag.StringVar(&opts.Bucket, "bucket", "", "bucket")
-	flag.StringVar(&opts.Prefix, "prefix", "", "show only what is below")
+	flag.StringVar(&opts.Prefix, "prefix", "", "show only the keys below")
 	flag.StringVar(&opts.S3.Endpoint, "endpoint", "", "URL of the S3 service")
 	flag.StringVar(&opts.Dir, "dir", "", "where to mount; empty: list instead")
 	flag.Parse()
@@ -54,7 +54,7 @@ func run(ctx context.Context) error {
 	fmt.Println("mounted on", m.Dir(), "until Ctrl-C")
 	select {
 	case <-ctx.Done():
-	case <-m.Done(): // somebody ran umount
+	case <-m.Done(): // umount was run
 	}
 	unmount, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

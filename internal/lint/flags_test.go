@@ -166,7 +166,7 @@ func value(s string) string {
 }
 
 // defaultFaults returns the rows of tables with a column "default" whose default
-// differs from those of all programs that have the flag of the row.
+// differs from the default in every program that has the flag of the row.
 func defaultFaults(text string, all []commandLine) []string {
 	var out []string
 	column := -1
@@ -217,7 +217,7 @@ func defaultsOf(flag string, all []commandLine) []string {
 }
 
 // TestFlagsInDocumentsExist compares the flags and defaults that documents,
-// manifests and scripts name with those of the programs.
+// manifests and scripts name with the programs' own.
 func TestFlagsInDocumentsExist(t *testing.T) {
 	t.Parallel()
 	all := programs(t)

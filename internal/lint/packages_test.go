@@ -81,8 +81,8 @@ func hasExample(t *testing.T, p pkg) bool {
 	return false
 }
 
-// maxMainLines: a main parses flags into Options and calls Run; what is longer
-// holds logic that no test reaches.
+// maxMainLines bounds a main, which parses flags into Options and calls Run. A
+// longer one holds logic that no test reaches.
 const maxMainLines = 150
 
 func TestMainsAreShort(t *testing.T) {
@@ -101,7 +101,7 @@ func TestMainsAreShort(t *testing.T) {
 // so that a review sees it.
 var realTime = regexp.MustCompile(`time\.Sleep\(.*\) // real time: \w+`)
 
-// A sleep waits for the machine to be slow enough, and one day it is slower.
+// A test that sleeps assumes a speed of the machine, and one day it is slower.
 // Inside testing/synctest time is fake, and sleeping is how it passes.
 func TestNoSleepInTests(t *testing.T) {
 	t.Parallel()

@@ -86,7 +86,8 @@ func TestManifestsNameVersions(t *testing.T) {
 	}
 }
 
-// TestActionsArePinned: the public CI runs actions by commit, with the version beside it.
+// TestActionsArePinned: the public CI runs actions by commit, with the version in a
+// comment.
 func TestActionsArePinned(t *testing.T) {
 	t.Parallel()
 	seen := 0

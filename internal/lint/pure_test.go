@@ -94,8 +94,8 @@ func declares(t *testing.T, name, src string) bool {
 	return len(f.Decls) > 0
 }
 
-// TestPureFiles checks marked files against what they do, and in their packages
-// also the files without a marker: a file that could carry the marker must carry
+// TestPureFiles checks that marked files are pure, and that files without a marker
+// in their packages are not: a file that could carry the marker must carry
 // it, so that a new decision is pure from its first day on.
 func TestPureFiles(t *testing.T) {
 	t.Parallel()

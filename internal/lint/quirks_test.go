@@ -19,7 +19,7 @@ var (
 )
 
 // TestQuirkTable keeps the page complete: each row of its tables names a test
-// (that it exists is TestTestsInDocumentsExist's), and each switch of the test
+// (TestTestsInDocumentsExist checks that it exists), and each switch of the test
 // origin has a row.
 func TestQuirkTable(t *testing.T) {
 	t.Parallel()

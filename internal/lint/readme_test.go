@@ -13,7 +13,7 @@ import (
 
 var goBlock = regexp.MustCompile("(?s)```go\n(.*?)```")
 
-// snippetImports are what the fragments of the README take for granted.
+// snippetImports are the imports that the fragments of the README leave out.
 var snippetImports = map[string]string{
 	"soci.":     module + "/soci",
 	"s3stream.": module + "/s3stream",

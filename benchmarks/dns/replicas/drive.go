@@ -34,7 +34,7 @@ type result struct {
 // upstream is the rate at which the source is asked.
 func (r result) upstream() float64 { return float64(r.Misses) / r.Seconds }
 
-// run is a setting with what came of it.
+// run is a setting with its results.
 type run struct {
 	setting  setting
 	weights  []int // of the trace

@@ -58,8 +58,8 @@ func TestAnswersAreThoseOfTheZones(t *testing.T) {
 	}
 }
 
-// The whole of it, small: the simulator reads our trace, and what it counts is
-// what theory says.
+// A small run as a whole: the simulator reads our trace, and its counts agree
+// with theory.
 func TestSimulate(t *testing.T) {
 	t.Parallel()
 	bin := filepath.Join(t.TempDir(), "simulator")

@@ -36,7 +36,7 @@ func report(o options, runs []run) bench.Result {
 			"Theory is the sum of λ/(1+λT) over names and replicas, for arrivals at random. A trace that comes again is a little more regular than that.",
 			"Evicted are all entries that a store let go to make room, expired ones included; where there are any, another run differs by a little.",
 			"Stale answers, prefetch, and misses that come while one is under way are not in these figures.",
-			"The plot is " + plotFile + " beside this page.",
+			"The plot is " + plotFile + " in the folder of this page.",
 		},
 	}
 	for _, r := range runs {
@@ -73,7 +73,7 @@ func verdicts(r run) []bench.Verdict {
 	}
 	got := r.results[at(many)].upstream() / r.results[at(few)].upstream()
 	return []bench.Verdict{{
-		Claim:  fmt.Sprintf("upstream queries of %s replicas against those of %d, %s", thousands(many), few, r.setting),
+		Claim:  fmt.Sprintf("upstream queries of %s replicas against %d, %s", thousands(many), few, r.setting),
 		Target: fmt.Sprintf(">= %.0f x", timesLess), Got: fmt.Sprintf("%.1f x", got), OK: got >= timesLess,
 	}}
 }
@@ -99,8 +99,8 @@ const (
 	plotHeight = 5 * vg.Inch
 )
 
-// writePlot draws upstream queries over replicas, both by powers of ten: what
-// was counted as points, theory as lines.
+// writePlot draws upstream queries over replicas, both by powers of ten, with
+// counts as points and theory as lines.
 func writePlot(path string, runs []run) error {
 	p := plot.New()
 	p.Title.Text = "Questions to the source, by number of caches (points: counted; lines: theory)"

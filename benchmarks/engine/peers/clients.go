@@ -78,7 +78,7 @@ func newDownloader(name string, client *s3.Client, part int64, conns int) (downl
 
 var errCorrupt = errors.New("delivered bytes differ from the object")
 
-// reference is the object as it should arrive; nil compares nothing.
+// reference is the object as it should arrive, or nil to skip the comparison.
 type reference struct{ data []byte }
 
 func openReference(path string) (*reference, error) {

@@ -19,7 +19,7 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// job is what the driver asks for.
+// job is the driver's request.
 type job struct {
 	client      string
 	endpoint    string
@@ -47,7 +47,7 @@ func main() {
 	flag.IntVar(&j.objects, "objects", 0, "number of objects below the prefix")
 	flag.IntVar(&j.conns, "conns", 16, "parallel requests")
 	flag.Int64Var(&j.part, "part", 8<<20, "part size in bytes")
-	flag.StringVar(&j.verify, "verify", "", "compare what is delivered with this `file`")
+	flag.StringVar(&j.verify, "verify", "", "compare the delivered bytes with this `file`")
 	flag.Parse()
 
 	start := time.Now()
@@ -125,8 +125,8 @@ func newS3(ctx context.Context, j job) (*s3.Client, error) {
 	return s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.BaseEndpoint = aws.String(j.endpoint)
 		o.UsePathStyle = true
-		// Ours verifies; what the peers would do for a whole object is left out in
-		// their favour.
+		// Ours verifies. The peers' own check of a whole object is left out in their
+		// favour.
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	}), nil
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// The test binary is its own contestant: what it does is named by this variable.
+// The test binary is its own contestant: this variable names its action.
 const roleVar = "BENCH_TEST_ROLE"
 
 func TestMain(m *testing.M) {

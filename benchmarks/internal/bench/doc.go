@@ -1,6 +1,6 @@
 // Package bench is the frame of every benchmark area: it runs ours and its
-// peers interleaved, each as a process of its own, accounts for what the
-// process trees cost, and writes down the result with the machine it came from.
+// peers interleaved, each as a process of its own, accounts for the cost of
+// the process trees, and writes down the result with the machine it came from.
 //
 //	c := bench.Case{Name: "4 GiB object", Rounds: 5, Contestants: []bench.Contestant{
 //		{Name: "penstock", Ours: true, Argv: []string{self, "ours", "-url", url}},
@@ -18,7 +18,7 @@
 // ([Report]); a program that knows nothing of us prints none, and its samples
 // then carry what can be seen from outside.
 //
-// # What is measured, and how
+// # Measurement
 //
 // CPU time is user plus system time of the process and of every descendant that
 // was waited for, as the kernel accounts for it at exit (wait4). Memory is the

@@ -50,7 +50,7 @@ var sbin = []string{"/usr/sbin", "/usr/local/sbin", "/sbin"}
 
 // Debian returns the path of a program. When it is missing and we are root, its
 // package is installed with apt, and a service that comes with it is stopped: a
-// benchmark starts its own. Who is not root gets an error that says what to do.
+// benchmark starts its own. Without root the error says how to install it.
 func Debian(ctx context.Context, program, pkg string) (string, error) {
 	if p, err := find(program); err == nil {
 		return p, nil

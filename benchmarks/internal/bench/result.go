@@ -17,7 +17,7 @@ type Result struct {
 	Machine  Machine    `json:"machine"`
 	Tables   []Table    `json:"tables"`
 	Verdicts []Verdict  `json:"verdicts"`
-	Notes    []string   `json:"notes"` // what the numbers are, and what they are not
+	Notes    []string   `json:"notes"` // the meaning and the limits of the numbers
 	Cases    []Measured `json:"cases"`
 	Charts   []Chart    `json:"-"`
 }

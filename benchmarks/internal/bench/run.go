@@ -22,7 +22,7 @@ type Contestant struct {
 	Ours bool
 	Argv []string
 	Env  []string      // added to this process's environment
-	Stop time.Duration // when to kill it; 0: DefaultStop
+	Stop time.Duration // when to kill it; DefaultStop if 0
 }
 
 // DefaultStop ends a contestant that hangs. The slowest healthy run here takes
@@ -86,13 +86,13 @@ func (s Sample) Rate() float64 {
 type Case struct {
 	Name        string
 	Contestants []Contestant
-	Rounds      int // samples kept for each contestant; 0: 5
+	Rounds      int // samples kept for each contestant; 5 if 0
 	Warmup      int // rounds before that are thrown away
 	// Before prepares one run, for example resets counters and sets faults.
 	Before func(ctx context.Context, c Contestant) error
 	// After adds what the server saw to the sample.
 	After func(ctx context.Context, c Contestant, s *Sample) error
-	// Line describes a sample for the progress; nil: time, CPU for a GB, memory.
+	// Line describes a sample for the progress; if nil, by time, CPU for a GB, memory.
 	Line func(s Sample) string
 	// Deadline ends the rounds early, once each contestant has one sample.
 	// Zero: none.
@@ -156,7 +156,7 @@ func Measure(ctx context.Context, c Case, progress io.Writer) (Measured, error) 
 			break
 		}
 		for k := range c.Contestants {
-			i := (k + r + c.Warmup) % len(c.Contestants) // who begins moves on
+			i := (k + r + c.Warmup) % len(c.Contestants) // each round begins with another contestant
 			s, err := runOnce(ctx, c, c.Contestants[i])
 			if err != nil {
 				return m, fmt.Errorf("%s, %s, round %d: %w", c.Name, c.Contestants[i].Name, r, err)
@@ -224,7 +224,7 @@ func Exec(ctx context.Context, x Contestant) (Sample, error) {
 	var stdout bytes.Buffer
 	stderr := &tail{max: 4 << 10}
 	cmd.Stdout, cmd.Stderr = &stdout, stderr
-	// A group of its own: what it started dies with it.
+	// A group of its own, so that its children die with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second

@@ -14,7 +14,7 @@ type Usage struct {
 	// steps of 10 ms.
 	CPU time.Duration
 	// Written are the bytes that were sent to storage, without those that were deleted
-	// before they got there. A file system in memory is no storage.
+	// before they got there. A file system in memory does not count as storage.
 	Written int64
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/internal/lint/prose"
 )
 
-// Tree is the measure of one tree. Functions, types and names are those of
-// files other than tests.
+// Tree is the measure of one tree. Functions, types and names
+// are counted in files other than tests.
 type Tree struct {
 	Files        []int // lines of each Go file that is not a test
 	TestLines    int

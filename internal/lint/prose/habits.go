@@ -58,7 +58,7 @@ var Habits = []Habit{
 	},
 	{
 		"begun-anew", 0.6, "restart, refetch, from the start, again",
-		regexp.MustCompile(`\b(?:begun|anew|the begin|a begin|from the begin)\b`),
+		regexp.MustCompile(`\b(?:begu[n]|ane[w]|(?:from )?(?:the|a) begin)\b`),
 	},
 	{
 		"is-told", 0, "receives, is notified, reports",

@@ -36,9 +36,8 @@ func ThisMachine() Machine {
 // needsTool matches "needs tool NAME" at the start of a reason.
 var needsTool = regexp.MustCompile(`^needs tool ([\w.-]+)`)
 
-// Contradicts returns what the machine has that the reason of a skip says is
-// missing, or "" when the skip stands. A test in short mode was left out by the
-// caller and is nobody's fault.
+// Contradicts returns the need that the reason of a skip names and this machine
+// meets, or "" when the skip is right. A skip in short mode is always right.
 func (m Machine) Contradicts(reason string) string {
 	need, _, _ := strings.Cut(reason, ":")
 	if t := needsTool.FindStringSubmatch(reason); t != nil {

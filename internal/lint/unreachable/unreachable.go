@@ -56,7 +56,7 @@ func Parse(module string, out []byte) ([]Func, error) {
 }
 
 // ReadAllowed reads lines "NAME: REASON" and returns the reasons by name. NAME is
-// that of a Func, or a package followed by ".*" for all of its functions. Empty
+// the Name of a Func, or a package followed by ".*" for all of its functions. Empty
 // lines and lines that start with # are comments.
 func ReadAllowed(r io.Reader) (map[string]string, error) {
 	allowed := map[string]string{}
