@@ -6,20 +6,15 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // Extended errors (EDE, RFC 8914) are the only part of an OPT that is about the
 // answer and not about one hop: they say why a name cannot be resolved or is
 // filtered. They are stored behind the answer's bytes as options of an OPT, and
 // sent to every client whose query has an OPT.
-
-// edeHead is the length of an EDE without its text: code and length of the
-// option, and the error.
-const edeHead = 4 + 2
-
-// optLen is the length of an OPT without options.
-const optLen = 11
 
 // edeOf returns the extended errors of m as packed options, or nil if there are
 // none. If an entry cannot hold a text, it keeps only the error, because the
@@ -36,10 +31,10 @@ func edeOf(m *dns.Msg) []byte {
 			continue
 		}
 		text := e.ExtraText
-		if len(b)+edeHead+len(text) > store.MaxEDE {
+		if len(b)+sides.EDEHead+len(text) > store.MaxEDE {
 			text = ""
 		}
-		if len(b)+edeHead+len(text) > store.MaxEDE {
+		if len(b)+sides.EDEHead+len(text) > store.MaxEDE {
 			break
 		}
 		b = binary.BigEndian.AppendUint16(b, dns.EDNS0EDE)
@@ -53,14 +48,14 @@ func edeOf(m *dns.Msg) []byte {
 // edeOptions unpacks the options of edeOf. It is not ok for other bytes.
 func edeOptions(b []byte) (options []dns.EDNS0, ok bool) {
 	for len(b) > 0 {
-		if len(b) < edeHead || binary.BigEndian.Uint16(b) != dns.EDNS0EDE {
+		if len(b) < sides.EDEHead || binary.BigEndian.Uint16(b) != dns.EDNS0EDE {
 			return nil, false
 		}
 		n := 4 + int(binary.BigEndian.Uint16(b[2:]))
-		if n < edeHead || len(b) < n {
+		if n < sides.EDEHead || len(b) < n {
 			return nil, false
 		}
-		options = append(options, &dns.EDNS0_EDE{InfoCode: binary.BigEndian.Uint16(b[4:]), ExtraText: string(b[edeHead:n])})
+		options = append(options, &dns.EDNS0_EDE{InfoCode: binary.BigEndian.Uint16(b[4:]), ExtraText: string(b[sides.EDEHead:n])})
 		b = b[n:]
 	}
 	return options, true
@@ -79,7 +74,7 @@ func addEDE(w dns.ResponseWriter, m, r *dns.Msg, ede []byte) {
 	}
 	if w != nil { // a refresh has no client yet
 		state := request.Request{W: w, Req: r}
-		if options = fitting(options, state.Size()-sizeOf(m)-optLen); len(options) == 0 {
+		if options = fitting(options, state.Size()-sizeOf(m)-wire.OPTLen); len(options) == 0 {
 			return
 		}
 	}
@@ -105,7 +100,7 @@ func fitting(options []dns.EDNS0, room int) []dns.EDNS0 {
 			texts += len(e.ExtraText)
 		}
 	}
-	bare := edeHead * len(options)
+	bare := sides.EDEHead * len(options)
 	switch {
 	case bare+texts <= room:
 		return options
@@ -118,25 +113,4 @@ func fitting(options []dns.EDNS0, room int) []dns.EDNS0 {
 		}
 	}
 	return options
-}
-
-// maxStaleEDE is the longest of what appendStale makes.
-const maxStaleEDE = edeHead + store.MaxEDE
-
-// appendStale appends to buf, which is empty, the extended errors of a stale
-// answer: that it is one, and those that it had, unless it was stale for the source too.
-func appendStale(buf, ede []byte, rcode int) []byte {
-	code := dns.ExtendedErrorCodeStaleAnswer
-	if rcode == dns.RcodeNameError {
-		code = dns.ExtendedErrorCodeStaleNXDOMAINAnswer
-	}
-	for rest := ede; len(rest) >= edeHead; rest = rest[4+int(binary.BigEndian.Uint16(rest[2:])):] {
-		if binary.BigEndian.Uint16(rest[4:]) == code {
-			return append(buf, ede...)
-		}
-	}
-	buf = binary.BigEndian.AppendUint16(buf, dns.EDNS0EDE)
-	buf = binary.BigEndian.AppendUint16(buf, 2)
-	buf = binary.BigEndian.AppendUint16(buf, code)
-	return append(buf, ede...)
 }

@@ -8,6 +8,9 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // filtering makes a source whose answers have extended errors.
@@ -141,16 +144,16 @@ func TestExtendedErrorsMakeRoomForData(t *testing.T) {
 	}
 	bare := answer(4096)
 	bare.Extra = nil
-	whole := sizeOf(bare) + optLen
+	whole := sizeOf(bare) + wire.OPTLen
 	for _, tt := range []struct {
 		size int
 		want string
 	}{
 		{4096, "one with its text"},
-		{whole + edeHead + 200, "one with its text"},
-		{whole + edeHead + 199, "one without"},
-		{whole + edeHead, "one without"},
-		{whole + edeHead - 1, "none"},
+		{whole + sides.EDEHead + 200, "one with its text"},
+		{whole + sides.EDEHead + 199, "one without"},
+		{whole + sides.EDEHead, "one without"},
+		{whole + sides.EDEHead - 1, "none"},
 	} {
 		for _, when := range []string{"hit", "hit"} {
 			m := answer(uint16(tt.size))
@@ -182,7 +185,7 @@ func TestStaleAnswersSaySo(t *testing.T) {
 		{filtered, dns.RcodeSuccess, "[15 3 (Stale Answer): () 15 17 (Filtered): (x)]"},
 		{[]byte{0, 15, 0, 3, 0, 17, 'x', 0, 15, 0, 2, 0, 3}, dns.RcodeSuccess, "[15 17 (Filtered): (x) 15 3 (Stale Answer): ()]"},
 	} {
-		options, ok := edeOptions(appendStale(nil, tt.ede, tt.rcode))
+		options, ok := edeOptions(sides.AppendStale(nil, tt.ede, tt.rcode))
 		m := &dns.Msg{Extra: []dns.RR{&dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: options}}}
 		if got := fmt.Sprint(errorsOf(m)); !ok || got != tt.want {
 			t.Errorf("%v: %s, want %s", tt, got, tt.want)

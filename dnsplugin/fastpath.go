@@ -28,16 +28,9 @@ import (
 // milliseconds, or never.
 const adoptWithin = 5 * time.Second
 
-// listeners are the sockets of this process by address. They are no part of a
-// Cache since they outlive it: on a reload the next instance takes them over
-// with everything that is queued in them, so that no packet is lost.
-var listeners = newRegistry(func(h plugin.Handler) *Instance {
-	if c, ok := h.(*Cache); ok {
-		return c.front
-	}
-	return nil
-})
-
+// registry holds the sockets of a process by their address. They belong to the
+// process and not to a Cache, because on a reload the next instance takes them
+// over, with all packets that are queued in them.
 type registry struct {
 	find      func(plugin.Handler) *Instance // nil if the handler is not a cache of ours
 	published publisher

@@ -121,7 +121,7 @@ func (t *turn) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool 
 func (x *chainQuery) unpack(pkt []byte, q *wire.Query) bool {
 	m := &x.req
 	body := wire.HeaderLen + len(q.Question(pkt))
-	if q.OPT && len(pkt) > body+optLen {
+	if q.OPT && len(pkt) > body+wire.OPTLen {
 		return m.Unpack(pkt) == nil // options
 	}
 	name, _, err := dns.UnpackDomainName(pkt, wire.HeaderLen)
@@ -240,14 +240,3 @@ func chainContext(s *dnsserver.Server) context.Context {
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, s)
 	return context.WithValue(ctx, dnsserver.LoopKey{}, 0)
 }
-
-// atOnceKey is the key of a context value that keeps the cache from asking the
-// source before it serves a stale entry.
-type atOnceKey struct{}
-
-// atOnce returns ctx with that value.
-func atOnce(ctx context.Context) context.Context { return context.WithValue(ctx, atOnceKey{}, true) }
-
-// mayVerify reports whether a query with ctx may wait for the source although
-// there is a stale entry.
-func mayVerify(ctx context.Context) bool { return ctx.Value(atOnceKey{}) == nil }

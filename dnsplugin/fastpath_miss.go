@@ -11,6 +11,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/admission"
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -170,7 +171,7 @@ func (b *backlog) joinLocked(j *job, now time.Time) (joined bool) {
 	case w == nil:
 		b.waiters[j.key] = &waiting{leaders: 1, since: now}
 		return false
-	case now.Sub(w.since) >= leadFor:
+	case now.Sub(w.since) >= sides.LeadFor:
 		w.leaders++
 		w.since = now
 		j.again = true

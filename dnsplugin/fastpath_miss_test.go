@@ -18,6 +18,7 @@ import (
 
 	"github.com/penstock/penstock/dnsplugin/internal/admission"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
 // gated is a source that answers when it is told to.
@@ -35,7 +36,7 @@ func gated() (src *source, open func()) {
 	return src, sync.OnceFunc(func() { close(gate) })
 }
 
-func (b *backlog) counts() (running, queued, waits int) {
+func countsOf(b *backlog) (running, queued, waits int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.admission.Quick + b.admission.Long, b.admission.Queued, b.waits
@@ -43,7 +44,7 @@ func (b *backlog) counts() (running, queued, waits int) {
 
 // fill makes the chain look full until the end of the test, or until empty is
 // called. Then those that wait are dropped: they may have no client.
-func (b *backlog) fill(t *testing.T) (empty func()) {
+func fill(t *testing.T, b *backlog) (empty func()) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,11 +93,11 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 			}
 		}
 		want := (i + 1) * each
-		until(t, "the misses", func() bool { running, _, waits := f.backlog.counts(); return running+waits == want })
+		until(t, "the misses", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == want })
 	}
 	// On a machine under load the first one may have led for too long.
-	leaders := 1 + int(time.Since(begun)/leadFor)
-	if running, _, _ := f.backlog.counts(); running > leaders {
+	leaders := 1 + int(time.Since(begun)/sides.LeadFor)
+	if running, _, _ := countsOf(f.backlog); running > leaders {
 		t.Errorf("%d goroutines for one question", running)
 	}
 	open()
@@ -112,7 +113,7 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 		t.Errorf("%d questions", src.count())
 	}
 	// They count as misses that waited, as in the chain.
-	f.retireForTest()
+	listeners.flush()
 	m := s.metersOf()
 	if got := value(t, m.Coalesced); got < float64(clients*each-leaders) {
 		t.Errorf("coalesced %v", got)
@@ -144,7 +145,7 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 	defer open()
 	s := bareServer(t, Config{MaxMem: MinMaxMemory}, src)
 	b := s.backlog
-	b.fill(t)
+	fill(t, b)
 	query := func(i int) *job {
 		return &job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))}
 	}
@@ -159,7 +160,7 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 	for i := 0; b.counted.shed == 0 && i < chainLimits.Queued; i++ {
 		b.submit(query(i))
 	}
-	running, queued, waits := b.counts()
+	running, queued, waits := countsOf(b)
 	if n := b.takeCounts(); running != 0 || queued < chainLimits.Queued*3/4 || queued >= chainLimits.Queued || waits != 0 || n.shed != 6 || len(b.waiters) != 0 {
 		t.Errorf("%d running, %d queued, %d wait, %+v", running, queued, waits, n)
 	}
@@ -172,26 +173,25 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 	defer open()
 	s := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
 	b := s.backlog
-	b.fill(t)
+	fill(t, b)
 	lead := func(key string) *job {
 		return &job{packet: wireOf(t, question("www.example.org.", dns.TypeA)), key: key, zone: s.zones[0]}
 	}
 	for range 10 {
 		b.submit(lead("k"))
 	}
-	if _, queued, waits := b.counts(); queued != 1 || waits != 3 || b.takeCounts().shed != 6 {
+	if _, queued, waits := countsOf(b); queued != 1 || waits != 3 || b.takeCounts().shed != 6 {
 		t.Errorf("%d queued, %d wait", queued, waits)
 	}
 	for range 3 {
 		b.submit(lead("other"))
 	}
-	if _, queued, waits := b.counts(); queued != 2 || waits != 5 || b.takeCounts().shed != 0 {
+	if _, queued, waits := countsOf(b); queued != 2 || waits != 5 || b.takeCounts().shed != 0 {
 		t.Errorf("%d queued, %d wait", queued, waits)
 	}
 }
 
 // retireForTest publishes what was counted so far.
-func (f *fastServer) retireForTest() { listeners.flush() }
 
 // metersOf returns the meters of the cache of the first zone.
 func (s *testServer) metersOf() *meters.Meters { return s.fast().zones[0].meters }
@@ -247,7 +247,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	until(t, "hits", func() bool {
 		s.ask(question("www.example.org.", dns.TypeA))
 		f := s.fast()
-		return f.direct() && f.hits() > 0
+		return f.direct() && hitsOf(f) > 0
 	})
 	close(stop)
 	wg.Wait()
@@ -410,10 +410,10 @@ func TestSecondLeaderOfABacklog(t *testing.T) {
 	www := wireOf(t, question("www.example.org.", dns.TypeA))
 	c.send(www, www)
 	b := s.fast().backlog
-	until(t, "the two", func() bool { running, _, waits := b.counts(); return running == 1 && waits == 1 })
+	until(t, "the two", func() bool { running, _, waits := countsOf(b); return running == 1 && waits == 1 })
 	b.mu.Lock() // as if a second had passed
 	for _, w := range b.waiters {
-		w.since = w.since.Add(-leadFor)
+		w.since = w.since.Add(-sides.LeadFor)
 	}
 	b.mu.Unlock()
 	if m := s.ask(question("www.example.org.", dns.TypeA)); len(m.Answer) != 1 {

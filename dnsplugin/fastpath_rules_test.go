@@ -100,8 +100,8 @@ func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 			}
 		}
 	}
-	if m := s.ask(warm); len(m.Answer) != 1 || s.fast().hits() < 3 {
-		t.Errorf("%v; %d hits", m, s.fast().hits())
+	if m := s.ask(warm); len(m.Answer) != 1 || hitsOf(s.fast()) < 3 {
+		t.Errorf("%v; %d hits", m, hitsOf(s.fast()))
 	}
 	open()
 	until(t, "the end of the misses", func() bool { return !b.busy() })
@@ -147,8 +147,8 @@ sub.example:PORT {
 			t.Errorf("%v", m)
 		}
 	}
-	if child.count() != 1 || parent.count() != 1 || s.fast().declines()["type_ds"] != 3 {
-		t.Errorf("asked: child %d, parent %d; %v", child.count(), parent.count(), s.fast().declines())
+	if child.count() != 1 || parent.count() != 1 || declinesOf(s.fast())["type_ds"] != 3 {
+		t.Errorf("asked: child %d, parent %d; %v", child.count(), parent.count(), declinesOf(s.fast()))
 	}
 }
 

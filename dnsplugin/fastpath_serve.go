@@ -75,7 +75,7 @@ type fastWorker struct {
 	// Entries that should be refreshed are served as they are, see findAtOnce.
 	atOnce bool
 
-	ede [maxStaleEDE]byte // of a stale answer
+	ede [sides.MaxStaleEDE]byte // of a stale answer
 
 	yielded time.Time // when it last gave way
 	random
@@ -284,12 +284,12 @@ func (f *fastServer) find(w *fastWorker, a *asked, pkt, buf []byte, now time.Tim
 	answer := e.Answer()
 	ede := e.EDE()
 	if stale && q.OPT {
-		ede = appendStale(w.ede[:0], ede, answer.Rcode())
+		ede = sides.AppendStale(w.ede[:0], ede, answer.Rcode())
 	}
 	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, limit, ede)
 	size := int(e.Plain)
 	if len(ede) > 0 && q.OPT {
-		size += optLen + len(ede) // an OPT that is there before the server adds its own is counted
+		size += wire.OPTLen + len(ede) // an OPT that is there before the server adds its own is counted
 	}
 	if !ok || size >= meters.MaxPlain && !w.tcp || len(pkt) > meters.MaxQuery {
 		return nil, meters.TooLong

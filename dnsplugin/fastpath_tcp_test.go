@@ -23,6 +23,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
 // streamClient is a client over one TCP connection, with TLS if the server
@@ -153,8 +154,8 @@ func TestStreamsAnswerFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 	r.SetEdns0(1232, true)
 	s.ask(r)
 	f := s.fast()
-	if src.count() != 1 || f.hits() != 3 || f.declines()["miss"] != 1 {
-		t.Errorf("%d asked, %d hits, %v", src.count(), f.hits(), f.declines())
+	if src.count() != 1 || hitsOf(f) != 3 || declinesOf(f)["miss"] != 1 {
+		t.Errorf("%d asked, %d hits, %v", src.count(), hitsOf(f), declinesOf(f))
 	}
 	if why := s.tcpReason(); why != "" {
 		t.Errorf("metric: %q", why)
@@ -257,8 +258,8 @@ func testPipelining(t *testing.T, block string) {
 		})
 	}
 	wg.Wait()
-	if f := s.fast(); f.hits() < conns*each/2 {
-		t.Errorf("%d hits, %v", f.hits(), f.declines())
+	if f := s.fast(); hitsOf(f) < conns*each/2 {
+		t.Errorf("%d hits, %v", hitsOf(f), declinesOf(f))
 	}
 }
 
@@ -343,8 +344,8 @@ func testLongAnswersOverTCP(t *testing.T, block string) {
 				t.Errorf("%d different records of %d", len(seen), len(m.Answer))
 			}
 		}
-		if hits := s.fast().hits(); (hits == 2) != tt.hit {
-			t.Errorf("%d records: %d hits, %v", tt.records, hits, s.fast().declines())
+		if hits := hitsOf(s.fast()); (hits == 2) != tt.hit {
+			t.Errorf("%d records: %d hits, %v", tt.records, hits, declinesOf(s.fast()))
 		}
 	}
 }
@@ -365,13 +366,13 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 	if _, err := udp.Write(p); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the first", func() bool { running, _, _ := f.backlog.counts(); return running == 1 })
+	until(t, "the first", func() bool { running, _, _ := countsOf(f.backlog); return running == 1 })
 	begun := time.Now()
 	c, other := s.dial(), s.dial()
 	c.send(p, p, p)
 	other.send(p)
-	until(t, "the others", func() bool { running, _, waits := f.backlog.counts(); return running+waits == 5 })
-	leaders := 1 + int(time.Since(begun)/leadFor)
+	until(t, "the others", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == 5 })
+	leaders := 1 + int(time.Since(begun)/sides.LeadFor)
 	open()
 	for range 3 {
 		if m := messageOf(t, c.next()); len(m.Answer) != 1 {
@@ -425,12 +426,12 @@ func testShedJobsReleaseTheirConnection(t *testing.T, block string) {
 	defer open()
 	s := start(t, fmt.Sprintf(block, "", "coalesce 1"), map[string]*source{"A": src})
 	b := s.fast().backlog
-	empty := b.fill(t)
+	empty := fill(t, b)
 	lead := wireOf(t, question("lead.example.org.", dns.TypeA))
 	c := s.dial()
 	// The leader, one that waits for it, one that takes its place.
 	c.send(lead, lead, lead)
-	until(t, "the leader", func() bool { _, queued, waits := b.counts(); return queued == 1 && waits == 1 })
+	until(t, "the leader", func() bool { _, queued, waits := countsOf(b); return queued == 1 && waits == 1 })
 	for i := 0; len(b.waiters) > 0; i++ {
 		b.submit(&job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))})
 	}
@@ -480,7 +481,7 @@ func testTransfersGoThroughTheChain(t *testing.T, block string) {
 	const messages = 400 // 20 MB: no kernel takes so many
 	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": transferred(messages)})
 	b := s.fast().backlog
-	empty := b.fill(t)
+	empty := fill(t, b)
 	c := s.dial()
 	c.send(wireOf(t, question("example.org.", dns.TypeAXFR)))
 	for i := range messages {
@@ -597,7 +598,7 @@ func testReloadOpensListeners(t *testing.T, block string) {
 	for range 2 {
 		c.ask(question("one.example.org.", dns.TypeA))
 	}
-	if n := s.fast().hits(); n != 1 {
+	if n := hitsOf(s.fast()); n != 1 {
 		t.Errorf("%d hits", n)
 	}
 	if err := s.reload(acl); err != nil {
@@ -642,7 +643,7 @@ func TestReloadToTSIGGivesTheListenersBack(t *testing.T) {
 	until(t, "hits", func() bool {
 		s.askTCP(question("www.example.org.", dns.TypeA))
 		f := s.fast()
-		return f != nil && f.hits() > 0
+		return f != nil && hitsOf(f) > 0
 	})
 }
 
@@ -723,7 +724,7 @@ func TestStreamsOfOtherAddresses(t *testing.T) {
 				}
 			}
 		}
-		if n := f.hits(); n != uint64(2*len(hosts)-1) {
+		if n := hitsOf(f); n != uint64(2*len(hosts)-1) {
 			t.Errorf("%q: %d hits", bind, n)
 		}
 	}
@@ -751,8 +752,8 @@ func TestStreamHitsAllocateNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations for 8 hits", n)
 	}
-	if f := s.fast(); f.hits() < 8000 {
-		t.Errorf("%d hits", f.hits())
+	if f := s.fast(); hitsOf(f) < 8000 {
+		t.Errorf("%d hits", hitsOf(f))
 	}
 }
 
@@ -778,7 +779,7 @@ func TestStreamHitsNeverWaitForALock(t *testing.T) {
 			}
 		}
 	}
-	start := s.fast().hits()
+	start := hitsOf(s.fast())
 	watchLocks(t, client, func(count int64, stack []string) {
 		ours := slices.ContainsFunc(stack, func(f string) bool {
 			return strings.HasSuffix(f, "fastpath.(*Conn).receive") || strings.HasSuffix(f, "fastpath.(*Conn).serve")
@@ -790,7 +791,7 @@ func TestStreamHitsNeverWaitForALock(t *testing.T) {
 			t.Errorf("%d events at %s", count, strings.Join(stack, " < "))
 		}
 	})
-	if got := s.fast().hits() - start; got < uint64(4*hits) {
+	if got := hitsOf(s.fast()) - start; got < uint64(4*hits) {
 		t.Errorf("%d hits", got)
 	}
 }

@@ -270,8 +270,8 @@ func (s *testServer) ask(r *dns.Msg) *dns.Msg {
 	return m
 }
 
-// declines returns how often each reason has come up.
-func (f *fastServer) declines() map[string]uint64 {
+// declinesOf returns how often each reason has come up.
+func declinesOf(f *fastServer) map[string]uint64 {
 	all := map[string]uint64{}
 	for _, w := range slices.Concat(f.workers, f.streams) {
 		w.Mu.Lock()
@@ -285,8 +285,8 @@ func (f *fastServer) declines() map[string]uint64 {
 	return all
 }
 
-// hits returns how many queries were answered without the chain.
-func (f *fastServer) hits() (n uint64) {
+// hitsOf returns how many queries were answered without the chain.
+func hitsOf(f *fastServer) (n uint64) {
 	for _, w := range slices.Concat(f.workers, f.streams) {
 		w.Mu.Lock()
 		for _, zc := range w.Cur.Zones {
@@ -332,8 +332,8 @@ func TestFastPathAnswersFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 		}
 	}
 	f := s.fast()
-	if src.count() != 1 || f.hits() != 2 || f.declines()["miss"] != 1 {
-		t.Errorf("%d asked, %d hits, %v", src.count(), f.hits(), f.declines())
+	if src.count() != 1 || hitsOf(f) != 2 || declinesOf(f)["miss"] != 1 {
+		t.Errorf("%d asked, %d hits, %v", src.count(), hitsOf(f), declinesOf(f))
 	}
 }
 
@@ -450,8 +450,8 @@ sub.fast.example:PORT {
 		}
 	}
 	f := s.fast()
-	if f.hits() != 2 || fast.count() != 1 || slow.count() != 1 || sub.count() != 3 {
-		t.Errorf("%d hits; asked %d %d %d", f.hits(), fast.count(), slow.count(), sub.count())
+	if hitsOf(f) != 2 || fast.count() != 1 || slow.count() != 1 || sub.count() != 3 {
+		t.Errorf("%d hits; asked %d %d %d", hitsOf(f), fast.count(), slow.count(), sub.count())
 	}
 }
 
@@ -475,8 +475,8 @@ func TestCacheOfPartOfAZone(t *testing.T) {
 		s.ask(question("www.part.example.", dns.TypeA))
 		s.ask(question("www.example.", dns.TypeA))
 	}
-	if f := s.fast(); f.hits() != 2 || src.count() != 4 {
-		t.Errorf("%d hits, %d asked", f.hits(), src.count())
+	if f := s.fast(); hitsOf(f) != 2 || src.count() != 4 {
+		t.Errorf("%d hits, %d asked", hitsOf(f), src.count())
 	}
 }
 

@@ -87,8 +87,8 @@ func TestTLSAnswersFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 		}
 	}
 	f := s.fast()
-	if src.count() != 1 || f.hits() != 2 || f.declines()["miss"] != 1 {
-		t.Errorf("%d asked, %d hits, %v", src.count(), f.hits(), f.declines())
+	if src.count() != 1 || hitsOf(f) != 2 || declinesOf(f)["miss"] != 1 {
+		t.Errorf("%d asked, %d hits, %v", src.count(), hitsOf(f), declinesOf(f))
 	}
 	if why := s.tcpReason(); why != "" {
 		t.Errorf("metric: %q", why)
@@ -175,8 +175,8 @@ func TestTLSEligibility(t *testing.T) {
 				}
 				c.Close()
 			}
-			if f != nil && f.hits() != 1 {
-				t.Errorf("%d hits, %v", f.hits(), f.declines())
+			if f != nil && hitsOf(f) != 1 {
+				t.Errorf("%d hits, %v", hitsOf(f), declinesOf(f))
 			}
 		})
 	}

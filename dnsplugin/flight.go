@@ -4,16 +4,13 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
 // flightWait is how long a query waits for another query's answer before it
 // asks the source itself. Stub resolvers give up after 5 s (RES_TIMEOUT).
 const flightWait = 5 * time.Second
-
-// leadFor is how long one query leads all others of its key. The source may
-// have dropped it, so after that time the next query asks as well. A source
-// that is only slow receives one more question per second for the name.
-const leadFor = time.Second
 
 // flights lets the first query of a key fetch while the others of that key
 // wait. It bounds the waiters, but not the flights, because each flight is a
@@ -44,14 +41,14 @@ func newFlights(limit int) *flights {
 }
 
 // join returns the flight of key and whether the caller leads it. A leader must
-// call finish. A flight that is older than leadFor accepts no more waiters, and
+// call finish. A flight that is older than sides.LeadFor accepts no more waiters, and
 // a query that asks again never waits. join returns nil if there are too many
 // waiters; the caller then fetches outside of any flight.
 func (f *flights) join(key string, again bool, now time.Time) (fl *flight, leads bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before := f.byKey[key]
-	if fl := before; fl != nil && !again && now.Sub(fl.since) < leadFor {
+	if fl := before; fl != nil && !again && now.Sub(fl.since) < sides.LeadFor {
 		if f.waiting >= f.limit {
 			return nil, false
 		}
@@ -91,13 +88,6 @@ func (f *flights) wait(ctx context.Context, fl *flight) {
 	f.waiting--
 	f.mu.Unlock()
 }
-
-// askAgain is the key of a context value that marks a query which asks the
-// source even though another query of its key is waiting for it.
-type askAgain struct{}
-
-// again returns ctx with the mark of askAgain.
-func again(ctx context.Context) context.Context { return context.WithValue(ctx, askAgain{}, true) }
 
 // inFlight is the key of a context value that marks all work on behalf of a
 // leader.

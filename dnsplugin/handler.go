@@ -104,7 +104,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	if !c.sides.Coalesces(id.Name(), r.Question[0].Qtype) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
-	fl, leads := c.flights.join(string(appendShape(id.Key, r)), ctx.Value(askAgain{}) != nil, c.now())
+	fl, leads := c.flights.join(string(appendShape(id.Key, r)), asksAgain(ctx), c.now())
 	switch {
 	case fl == nil:
 		return c.fetch(ctx, w, r, id, meters, nil)
@@ -174,7 +174,7 @@ func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *st
 	}
 	ede := e.EDE()
 	if stale && r.IsEdns0() != nil {
-		ede = appendStale(make([]byte, 0, maxStaleEDE), ede, a.Rcode())
+		ede = sides.AppendStale(make([]byte, 0, sides.MaxStaleEDE), ede, a.Rcode())
 	}
 	addEDE(w, m, r, ede)
 	// Like every plugin of CoreDNS, ignore a client that cannot be written to.

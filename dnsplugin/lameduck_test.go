@@ -73,7 +73,7 @@ func TestLameduckAnswersEverything(t *testing.T) {
 	if m := messageOf(t, c.next()); len(m.Answer) != 1 {
 		t.Fatalf("%v", m)
 	}
-	hits := s.fast().hits()
+	hits := hitsOf(s.fast())
 	ended := make(chan []error, 1)
 	go func() { // as the signal handler does
 		errs := s.inst.ShutdownCallbacks()
@@ -89,7 +89,7 @@ func TestLameduckAnswersEverything(t *testing.T) {
 			lost++
 		}
 	}
-	if got := s.fast().hits() - hits; lost > 0 || got < 200 {
+	if got := hitsOf(s.fast()) - hits; lost > 0 || got < 200 {
 		t.Errorf("%d of 200 lost, %d answered by the fast path", lost, got)
 	}
 	if m := s.ask(question("www.example.org.", dns.TypeAAAA)); m.Rcode != dns.RcodeSuccess {

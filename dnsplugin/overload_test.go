@@ -293,7 +293,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	t.Cleanup(func() {
 		u.release()
 		if f := s.fast(); f != nil {
-			until(t, "the end of the queries", func() bool { running, queued, _ := f.backlog.counts(); return running+queued == 0 })
+			until(t, "the end of the queries", func() bool { running, queued, _ := countsOf(f.backlog); return running+queued == 0 })
 		}
 	})
 	for _, name := range row.warm {
@@ -311,7 +311,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	s.flood(queries, row.pattern, func(i int) {
 		n := i + 1
 		if f := s.fast(); f != nil {
-			n, _, _ = f.backlog.counts()
+			n, _, _ = countsOf(f.backlog)
 		}
 		u.holds(n)
 		name := row.probes[i/100%len(row.probes)]

@@ -18,6 +18,14 @@ func init() {
 	caddy.RegisterEventHook("penstock", listeners.openSecureServers)
 }
 
+// listeners are the sockets of the fast path in this process.
+var listeners = newRegistry(func(h plugin.Handler) *Instance {
+	if c, ok := h.(*Cache); ok {
+		return c.front
+	}
+	return nil
+})
+
 // Register makes the plugin known to CoreDNS as a directive. The package does
 // so under [Directive] by itself; dropin does it under "cache".
 func Register(directive string) {

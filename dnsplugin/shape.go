@@ -67,7 +67,7 @@ func appendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
 		return append(key, bits)
 	}
 	key = append(key, bits|shapeOPT)
-	options := pkt[wire.HeaderLen+len(q.Question(pkt))+optLen:]
+	options := pkt[wire.HeaderLen+len(q.Question(pkt))+wire.OPTLen:]
 	for len(options) >= 4 {
 		key = append(key, options[:4]...) // code and length
 		options = options[4+int(binary.BigEndian.Uint16(options[2:])):]

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 	"pgregory.net/rapid"
 
+	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -63,7 +64,7 @@ func TestSecondLeaderAnswersAll(t *testing.T) {
 		synctest.Wait()
 		waiters := askAll(c, 10, www)
 		synctest.Wait()
-		time.Sleep(leadFor)
+		time.Sleep(sides.LeadFor)
 		synctest.Wait()
 		if src.count() != 1 {
 			t.Errorf("%d questions", src.count())

@@ -208,3 +208,8 @@ func (s *Sides) Release(e *store.Entry, id *Ident, at store.Instant, stale, refr
 		moved.RetryAfter.Store(after)
 	}
 }
+
+// LeadFor is how long one query leads all others of its key. The source may
+// have dropped it, so after that time the next query asks as well. A source
+// that is only slow receives one more question per second for the name.
+const LeadFor = time.Second

@@ -156,7 +156,7 @@ func (a *Answer) TTLOffset(i int) int {
 func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, limit int, options []byte) ([]byte, bool) {
 	need := int(a.n)
 	if q.OPT {
-		need += optLen + len(options)
+		need += OPTLen + len(options)
 	}
 	if need > limit || len(question) != int(a.question)-HeaderLen {
 		return dst, false

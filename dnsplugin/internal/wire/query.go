@@ -14,7 +14,7 @@ const (
 	MinUDPSize = 512
 
 	rrFixedLen  = 10 // type, class, TTL, rdlength: what follows an owner name
-	optLen      = 11 // an OPT without options: root owner and the fixed part
+	OPTLen      = 11 // an OPT without options: root owner and the fixed part
 	questionLen = 4  // type and class of a question
 	maxLabelLen = 63
 	keyHeadLen  = 5
@@ -185,7 +185,7 @@ func plainName(b []byte) (int, Reason) {
 
 // parseOPT reads b, the rest of a packet, as exactly one OPT record.
 func parseOPT(b []byte, q *Query) Reason {
-	if len(b) < optLen {
+	if len(b) < OPTLen {
 		return Short
 	}
 	if b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != typeOPT {
@@ -198,7 +198,7 @@ func parseOPT(b []byte, q *Query) Reason {
 	q.UDPSize = binary.BigEndian.Uint16(b[3:])
 	q.DO = b[7]&0x80 != 0
 	rdlen := int(binary.BigEndian.Uint16(b[9:]))
-	switch b = b[optLen:]; {
+	switch b = b[OPTLen:]; {
 	case len(b) < rdlen:
 		return Short
 	case len(b) > rdlen:
