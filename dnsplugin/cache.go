@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/dnsplugin/internal/admission"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -51,7 +52,7 @@ type Cache struct {
 	past    atomic.Uint64 // queries that bypassed the cache because of a client subnet
 	warmNow chan struct{} // requests a snapshot before the next tick
 
-	front *Instance // as the fast path knows it
+	front *front.Instance // as the fast path knows it
 
 	mu         sync.Mutex // guards closed, background, and refreshes against Add after Wait
 	closed     bool
@@ -70,7 +71,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +91,13 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		flights: newFlights(cfg.Coalesce),
 		now:     time.Now,
 		background: admission.New(admission.Limits{
-			Quick: maxBackground, Long: maxBackground, Reserve: maxBackground / 8, Groups: maxBackground, LongAfter: chainLimits.LongAfter,
+			Quick: maxBackground, Long: maxBackground, Reserve: maxBackground / 8, Groups: maxBackground, LongAfter: front.ChainLimits.LongAfter,
 		}),
 		warmNow: make(chan struct{}, 1),
 	}
 	c.meters.Vec, c.meters.Zones = vec, strings.Join(cfg.Zones, ",")
-	c.front = listeners.join(&Instance{
-		Handler: c, Name: name, Mode: Mode(cfg.FastPath.Mode), Workers: cfg.FastPath.Workers, Batch: cfg.FastPath.Batch,
+	c.front = listeners.NewInstance(&front.Instance{
+		Handler: c, Name: name, Mode: front.Mode(cfg.FastPath.Mode), Workers: cfg.FastPath.Workers, Batch: cfg.FastPath.Batch,
 		Coalesce: cfg.Coalesce, Zones: cfg.Zones, Sides: both, Meters: c.meters.Of,
 		Now: func() time.Time { return c.now() },
 	})

@@ -154,15 +154,15 @@ func TestBacklogCoalescesOutsideOfDisabledZones(t *testing.T) {
 	const each = 10
 	begun := time.Now()
 	send("www.example.org.", each)
-	until(t, "the misses", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == each })
+	until(t, "the misses", func() bool { running, _, waits := countsOf(f.Backlog); return running+waits == each })
 	leaders := 1 + int(time.Since(begun)/sides.LeadFor) // on a machine under load the first may have led for too long
-	if running, _, waits := countsOf(f.backlog); running > leaders || waits < each-leaders {
+	if running, _, waits := countsOf(f.Backlog); running > leaders || waits < each-leaders {
 		t.Errorf("%d questions, %d misses wait", running, waits)
 	}
-	before, _, waiting := countsOf(f.backlog)
+	before, _, waiting := countsOf(f.Backlog)
 	send("www.cluster.local.", each)
-	until(t, "the others", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == 2*each })
-	if running, _, waits := countsOf(f.backlog); running-before != each || waits != waiting {
+	until(t, "the others", func() bool { running, _, waits := countsOf(f.Backlog); return running+waits == 2*each })
+	if running, _, waits := countsOf(f.Backlog); running-before != each || waits != waiting {
 		t.Errorf("%d questions and %d waits for a name whose answers are not kept", running-before, waits-waiting)
 	}
 	open()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
@@ -18,11 +19,11 @@ import (
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fast, err := newFastVectors(meters.Registrar{Into: reg, Flush: listeners.flush})
+	fast, err := front.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}

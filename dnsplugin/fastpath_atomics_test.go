@@ -13,9 +13,9 @@ import (
 
 // hitPath are the functions of a hit, from the packet to the reply. Others are
 // inlined into them.
-const hitPath = `dnsplugin\.\(\*fast(Server|Worker)\)\.(understand|hasten|find|entryOf|zoneOf|serve)$|` +
+const hitPath = `internal/front\.\(\*(Server|Worker)\)\.(parse|prefetch|reply|entryOf|zoneOf|serve)$|` +
 	`internal/meters\.\(\*Counters\)\.(CountHit|CountQuery)$|` +
-	`dnsplugin\.arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
+	`internal/front\.Arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
 	`internal/sides\.\(\*(Sides|Policy)\)\.(Decide|Hash|FreshTTL)$|` +
 	`internal/store\.\(\*(Store|Entry|shard)\)\.(Hash|Touch|Likely|Take|take|entry|has|buckets)$`
 

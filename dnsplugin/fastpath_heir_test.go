@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // succession plays the steps of reloads in an order of the test's choice: in a
@@ -15,19 +16,19 @@ import (
 type succession struct {
 	t    *testing.T
 	port string
-	r    *registry
+	r    *front.Registry
 }
 
 func newSuccession(t *testing.T) *succession {
-	s := &succession{t: t, port: fastPort(t), r: &registry{byAddr: map[string]*listener{}}}
+	s := &succession{t: t, port: fastPort(t), r: &front.Registry{ByAddr: map[string]*front.Listener{}}}
 	t.Cleanup(func() {
-		s.r.mu.Lock()
-		defer s.r.mu.Unlock()
-		for addr, l := range s.r.byAddr {
-			if l.expiry != nil {
-				l.expiry.Stop()
+		s.r.Mu.Lock()
+		defer s.r.Mu.Unlock()
+		for addr, l := range s.r.ByAddr {
+			if l.Expiry != nil {
+				l.Expiry.Stop()
 			}
-			if err := s.r.close(addr, l)(); err != nil {
+			if err := s.r.Close(addr, l)(); err != nil {
 				t.Error(err)
 			}
 		}
@@ -36,33 +37,33 @@ func newSuccession(t *testing.T) *succession {
 }
 
 // instance announces a new instance at the address.
-func (s *succession) instance() *fastServer {
+func (s *succession) instance() *front.Server {
 	s.t.Helper()
 	b := bareServer(s.t, Config{}, variety())
-	b.addr = "dns://127.0.0.1:" + s.port
-	s.r.claim(b.cache.front, &dnsserver.Config{ListenHosts: []string{"127.0.0.1"}, Port: s.port, Transport: "dns"})
-	return b.fastServer
+	b.Addr = "dns://127.0.0.1:" + s.port
+	s.r.Claim(b.cache.front, &dnsserver.Config{ListenHosts: []string{"127.0.0.1"}, Port: s.port, Transport: "dns"})
+	return b.Server
 }
 
-func (s *succession) serve(f *fastServer) {
+func (s *succession) serve(f *front.Server) {
 	s.t.Helper()
-	f.workers = nil // made anew for the sockets
-	if err := s.r.serve(f, ""); err != nil {
+	f.Workers = nil // made anew for the sockets
+	if err := s.r.Serve(f, ""); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *succession) end(f *fastServer) {
+func (s *succession) end(f *front.Server) {
 	s.t.Helper()
-	if err := s.r.release(f.home); err != nil {
+	if err := s.r.Release(f.Home); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
 // owner returns what serves the address, and its sockets.
-func (s *succession) owner() (*fastServer, *fastpath.Group) {
-	if l := s.r.byAddr["dns://127.0.0.1:"+s.port]; l != nil {
-		return l.server, l.group
+func (s *succession) owner() (*front.Server, *fastpath.Group) {
+	if l := s.r.ByAddr["dns://127.0.0.1:"+s.port]; l != nil {
+		return l.Server, l.Group
 	}
 	return nil, nil
 }
@@ -118,7 +119,7 @@ func TestFailedReloadDuringAReloadLeavesTheHeir(t *testing.T) {
 	second := s.instance()
 	failed := s.instance()
 	s.end(failed)
-	s.r.disclaim(second.home)
+	s.r.Disclaim(second.Home)
 	s.end(first)
 	if owner, group := s.owner(); owner != first || group != sockets {
 		t.Fatal("the sockets have closed before the second instance came")
@@ -139,7 +140,7 @@ func TestFailedReloadLeavesNoHeir(t *testing.T) {
 	first := s.instance()
 	s.serve(first)
 	s.instance()
-	s.r.disclaim(first.home)
+	s.r.Disclaim(first.Home)
 	s.end(first)
 	if owner, _ := s.owner(); owner != nil {
 		t.Error("sockets wait for an instance that has failed")

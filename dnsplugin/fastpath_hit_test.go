@@ -25,12 +25,13 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
 // bare is the fast path of a server without sockets, whose clock stands still.
 type bare struct {
-	*fastServer
+	*front.Server
 	cache *Cache
 	tcp   bool       // queries come over TCP
 	mu    sync.Mutex // refreshes read the clock too
@@ -58,29 +59,29 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 	if err != nil {
 		t.Fatal(err)
 	}
-	zones, ok := zonesOf(s)
+	zones, ok := front.ZonesOf(s)
 	if !ok {
 		t.Fatal("zones")
 	}
-	plans, why := listeners.planListener(zones)
-	if why != "" || plans[0].why != "" {
-		t.Fatal(why, plans[0].why)
+	plans, why := listeners.PlanListener(zones)
+	if why != "" || plans[0].Why != "" {
+		t.Fatal(why, plans[0].Why)
 	}
-	if b.fastServer, err = newFastServer(s, b.cache.front, plans); err != nil {
+	if b.Server, err = front.NewServer(s, b.cache.front, plans); err != nil {
 		t.Fatal(err)
 	}
-	b.prepare(1)
-	b.prepareStreams(1)
+	b.Prepare(1)
+	b.PrepareStreams(1)
 	return b
 }
 
 // fast answers p as a worker does; nil if it is for the chain.
 func (b *bare) fast(p []byte) ([]byte, meters.Reason) {
-	w, room := b.workers[0], fastpath.MaxPacket
+	w, room := b.Workers[0], fastpath.MaxPacket
 	if b.tcp {
-		w, room = b.streams[0], fastpath.MaxMessage
+		w, room = b.Streams[0], fastpath.MaxMessage
 	}
-	reply, _, why := b.answer(w, p, make([]byte, 0, room), b.clock)
+	reply, _, why := b.Answer(w, p, make([]byte, 0, room), b.clock)
 	if why != meters.Understood {
 		return nil, why
 	}
@@ -89,7 +90,7 @@ func (b *bare) fast(p []byte) ([]byte, meters.Reason) {
 
 // capture is a client of the chain that keeps the bytes of its reply.
 type capture struct {
-	chainWriter
+	front.ChainWriter
 	tcp bool
 	got []byte
 }
@@ -114,12 +115,12 @@ func (c *capture) WriteMsg(m *dns.Msg) error {
 
 // chain answers p through the plugin chain; nil if there is no reply.
 func (b *bare) chain(p []byte) []byte {
-	w := &capture{chainWriter: chainWriter{local: b.local}, tcp: b.tcp}
-	req, verdict := admit(p)
+	w := &capture{ChainWriter: front.ChainWriter{Local: b.Local}, tcp: b.tcp}
+	req, verdict := front.Admit(p)
 	switch verdict {
 	case dns.MsgIgnore:
 	case dns.MsgAccept:
-		b.server.ServeDNS(context.WithValue(context.Background(), dnsserver.Key{}, b.server), w, req)
+		b.Server.Server.ServeDNS(context.WithValue(context.Background(), dnsserver.Key{}, b.Server.Server), w, req)
 	case dns.MsgReject, dns.MsgRejectNotImplemented:
 		_ = w.WriteMsg(req)
 	}
@@ -356,13 +357,13 @@ func warmed(t testing.TB) (*bare, []byte) {
 
 func TestHitsAllocateNothing(t *testing.T) {
 	b, p := warmed(t)
-	w, buf := b.workers[0], make([]byte, 0, fastpath.MaxPacket)
+	w, buf := b.Workers[0], make([]byte, 0, fastpath.MaxPacket)
 	if n := testing.AllocsPerRun(1000, func() {
-		_, a, why := b.answer(w, p, buf, b.clock)
+		_, a, why := b.Answer(w, p, buf, b.clock)
 		if why != meters.Understood {
 			t.Fatal(why)
 		}
-		w.CountQuery(&a.zone.Zone, &a.q, len(p), true)
+		w.CountQuery(&a.Zone.Zone, &a.Q, len(p), true)
 		w.CountDuration(time.Microsecond)
 	}); n != 0 {
 		t.Errorf("%v allocations per hit", n)
@@ -372,8 +373,8 @@ func TestHitsAllocateNothing(t *testing.T) {
 // Nothing that one worker writes on a hit is on a line with anything of
 // another: its counters are in an allocation of its own and padded.
 func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
-	var w fastWorker
-	if pad := unsafe.Sizeof(w) - unsafe.Offsetof(w.keys) - unsafe.Sizeof(w.keys); pad < 128 {
+	var w front.Worker
+	if pad := unsafe.Sizeof(w) - unsafe.Offsetof(w.Keys) - unsafe.Sizeof(w.Keys); pad < 128 {
 		t.Errorf("%d bytes after what a worker writes", pad)
 	}
 	if pad := unsafe.Offsetof(w.Counters); pad < 128 {
@@ -386,22 +387,22 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	if before, after := unsafe.Offsetof(c.Zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.Batches)-unsafe.Sizeof(c.Batches); before < 128 || after < 128 {
 		t.Errorf("counters have %d bytes before and %d after them", before, after)
 	}
-	var turns turn
-	if before, after := unsafe.Offsetof(turns.server), unsafe.Sizeof(turns)-unsafe.Offsetof(turns.begun)-unsafe.Sizeof(turns.begun); before < 128 || after < 128 {
+	var turns front.InlineBatch
+	if before, after := unsafe.Offsetof(turns.Server), unsafe.Sizeof(turns)-unsafe.Offsetof(turns.Started)-unsafe.Sizeof(turns.Started); before < 128 || after < 128 {
 		t.Errorf("a turn has %d bytes before and %d after it", before, after)
 	}
 	b := bareServer(t, Config{}, variety())
-	b.prepare(2)
+	b.Prepare(2)
 	at := func(c *meters.CounterSet) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(c.Zones))) }
-	for i, x := range b.workers {
-		for _, y := range b.workers[i+1:] {
+	for i, x := range b.Workers {
+		for _, y := range b.Workers[i+1:] {
 			if d := max(at(x.Cur), at(y.Cur)) - min(at(x.Cur), at(y.Cur)); d < 128 {
 				t.Errorf("the lists of counters are %d bytes apart", d)
 			}
 		}
 	}
-	for i, x := range b.workers {
-		for _, y := range b.workers[i+1:] {
+	for i, x := range b.Workers {
+		for _, y := range b.Workers[i+1:] {
 			if x.Cur == y.Cur || x.Cur.Zones == nil || &x.Cur.Zones[0] == &y.Cur.Zones[0] {
 				t.Error("counters are shared")
 			}
@@ -465,13 +466,13 @@ func TestHitsNeverWaitForALock(t *testing.T) {
 	start := hitsOf(s.fast()) // takes the workers' locks, as a scrape does: not while they are watched
 	watchLocks(t, func(t *testing.T) { s.burst(t, p, hits/4) }, func(count int64, stack []string) {
 		at := slices.IndexFunc(stack, func(f string) bool {
-			return strings.Contains(f, "fastServer).Serve") || strings.Contains(f, "fastpath.(*worker)")
+			return strings.Contains(f, "front.(*Server).Serve") || strings.Contains(f, "fastpath.(*worker)")
 		})
 		// The scheduler has a lock of its own, around a call that waits in the
 		// kernel, where the worker has nothing to answer, and where a worker
 		// gives way, which it does 250 times a second at most.
 		waits := at > 0 && strings.Contains(stack[at-1], ".Syscall6") && strings.HasSuffix(stack[at], "(*worker).recvmmsg")
-		waits = waits || at > 1 && strings.Contains(stack[at-2], "runtime.Gosched") && strings.HasSuffix(stack[at-1], "(*fastWorker).giveWay")
+		waits = waits || at > 1 && strings.Contains(stack[at-2], "runtime.Gosched") && strings.HasSuffix(stack[at-1], "(*Worker).yield")
 		if at >= 0 && !waits {
 			t.Errorf("%d events at %s", count, strings.Join(stack, " < "))
 		}
@@ -504,16 +505,16 @@ func (s *testServer) burst(t *testing.T, p []byte, n int) {
 
 func BenchmarkFastAnswer(b *testing.B) {
 	s, p := warmed(b)
-	s.prepare(runtime.GOMAXPROCS(0))
-	next := make(chan *fastWorker, len(s.workers))
-	for _, w := range s.workers {
+	s.Prepare(runtime.GOMAXPROCS(0))
+	next := make(chan *front.Worker, len(s.Workers))
+	for _, w := range s.Workers {
 		next <- w
 	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		w, buf := <-next, make([]byte, 0, fastpath.MaxPacket)
 		for pb.Next() {
-			if _, _, why := s.answer(w, p, buf, s.clock); why != meters.Understood {
+			if _, _, why := s.Answer(w, p, buf, s.clock); why != meters.Understood {
 				b.Error(why)
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 	"pgregory.net/rapid"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
@@ -43,7 +44,7 @@ func watch(t *testing.T, see func(r *dns.Msg, inline bool)) {
 			t.Errorf("a writer %T", w)
 			return
 		}
-		_, inline := scrub.ResponseWriter.(*chainQuery)
+		_, inline := scrub.ResponseWriter.(*front.ChainQuery)
 		see(r, inline)
 	}
 	onTheWay.Store(&f)
@@ -66,7 +67,7 @@ func TestCachedAnswersPassTheChainInTheWorker(t *testing.T) {
 	ours := start(t, fmt.Sprintf(chained, "keepttl"), named)
 	theirs := start(t, strings.Replace(fmt.Sprintf(chained, "keepttl"), "fastpath on", "fastpath off", 1), named)
 	f := ours.fast()
-	if f == nil || f.direct() || theirs.fast() != nil {
+	if f == nil || f.Direct() || theirs.fast() != nil {
 		t.Fatal("sockets")
 	}
 	var packets [][]byte
@@ -127,7 +128,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(inTime))
 	// What comes while the worker can't go on is one batch.
-	w := s.fast().workers[0]
+	w := s.fast().Workers[0]
 	w.Mu.Lock()
 	for i, name := range names {
 		r := question(name, dns.TypeA)
@@ -263,12 +264,12 @@ func TestUnpackedQueryIsThatOfTheLibrary(t *testing.T) {
 		if why := wire.ParseQuery(p, &q); why != wire.OK {
 			t.Fatal(why)
 		}
-		want, x := new(dns.Msg), &chainQuery{}
+		want, x := new(dns.Msg), &front.ChainQuery{}
 		if err := want.Unpack(p); err != nil {
 			t.Fatal(err)
 		}
-		if !x.unpack(p, &q) || !reflect.DeepEqual(&x.req, want) {
-			t.Errorf("%#v\nwant %#v", &x.req, want)
+		if !x.Unpack(p, &q) || !reflect.DeepEqual(&x.Req, want) {
+			t.Errorf("%#v\nwant %#v", &x.Req, want)
 		}
 	})
 }

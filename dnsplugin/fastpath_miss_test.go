@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/penstock/penstock/dnsplugin/internal/admission"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
@@ -36,29 +37,29 @@ func gated() (src *source, open func()) {
 	return src, sync.OnceFunc(func() { close(gate) })
 }
 
-func countsOf(b *backlog) (running, queued, waits int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.admission.Quick + b.admission.Long, b.admission.Queued, b.waits
+func countsOf(b *front.Backlog) (running, queued, waits int) {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	return b.Admission.Quick + b.Admission.Long, b.Admission.Queued, b.Waits
 }
 
 // fill makes the chain look full until the end of the test, or until empty is
 // called. Then those that wait are dropped: they may have no client.
-func fill(t *testing.T, b *backlog) (empty func()) {
+func fill(t *testing.T, b *front.Backlog) (empty func()) {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	was := b.admission.Limits
-	b.admission.Limits.Quick = b.admission.Quick
-	b.admission.Limits.Wait = time.Hour
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	was := b.Admission.Limits
+	b.Admission.Limits.Quick = b.Admission.Quick
+	b.Admission.Limits.Wait = time.Hour
 	empty = func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.admission.Limits.Wait = 0
-		for b.admission.Queued > 0 {
-			b.startQueuedLocked(b.server.now(), admission.Probes)
+		b.Mu.Lock()
+		defer b.Mu.Unlock()
+		b.Admission.Limits.Wait = 0
+		for b.Admission.Queued > 0 {
+			b.StartQueuedLocked(b.Server.Now(), admission.Probes)
 		}
-		b.admission.Limits = was
+		b.Admission.Limits = was
 	}
 	t.Cleanup(empty)
 	return empty
@@ -93,11 +94,11 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 			}
 		}
 		want := (i + 1) * each
-		until(t, "the misses", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == want })
+		until(t, "the misses", func() bool { running, _, waits := countsOf(f.Backlog); return running+waits == want })
 	}
 	// On a machine under load the first one may have led for too long.
 	leaders := 1 + int(time.Since(begun)/sides.LeadFor)
-	if running, _, _ := countsOf(f.backlog); running > leaders {
+	if running, _, _ := countsOf(f.Backlog); running > leaders {
 		t.Errorf("%d goroutines for one question", running)
 	}
 	open()
@@ -113,7 +114,7 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 		t.Errorf("%d questions", src.count())
 	}
 	// They count as misses that waited, as in the chain.
-	listeners.flush()
+	listeners.Flush()
 	m := s.metersOf()
 	if got := value(t, m.Coalesced); got < float64(clients*each-leaders) {
 		t.Errorf("coalesced %v", got)
@@ -144,24 +145,24 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 	src, open := gated()
 	defer open()
 	s := bareServer(t, Config{MaxMem: MinMaxMemory}, src)
-	b := s.backlog
+	b := s.Backlog
 	fill(t, b)
-	query := func(i int) *job {
-		return &job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))}
+	query := func(i int) *front.Job {
+		return &front.Job{Packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))}
 	}
-	lead := func() *job {
+	lead := func() *front.Job {
 		j := query(-1)
-		j.key, j.zone = "k", s.zones[0]
+		j.Key, j.Zone = "k", s.Zones[0]
 		return j
 	}
 	for range 6 { // a leader with 5 that wait for it
-		b.submit(lead())
+		b.Submit(lead())
 	}
-	for i := 0; b.counted.shed == 0 && i < chainLimits.Queued; i++ {
-		b.submit(query(i))
+	for i := 0; b.Counted.Shed == 0 && i < front.ChainLimits.Queued; i++ {
+		b.Submit(query(i))
 	}
 	running, queued, waits := countsOf(b)
-	if n := b.takeCounts(); running != 0 || queued < chainLimits.Queued*3/4 || queued >= chainLimits.Queued || waits != 0 || n.shed != 6 || len(b.waiters) != 0 {
+	if n := b.TakeCounts(); running != 0 || queued < front.ChainLimits.Queued*3/4 || queued >= front.ChainLimits.Queued || waits != 0 || n.Shed != 6 || len(b.Waiters) != 0 {
 		t.Errorf("%d running, %d queued, %d wait, %+v", running, queued, waits, n)
 	}
 }
@@ -172,21 +173,21 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 	src, open := gated()
 	defer open()
 	s := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
-	b := s.backlog
+	b := s.Backlog
 	fill(t, b)
-	lead := func(key string) *job {
-		return &job{packet: wireOf(t, question("www.example.org.", dns.TypeA)), key: key, zone: s.zones[0]}
+	lead := func(key string) *front.Job {
+		return &front.Job{Packet: wireOf(t, question("www.example.org.", dns.TypeA)), Key: key, Zone: s.Zones[0]}
 	}
 	for range 10 {
-		b.submit(lead("k"))
+		b.Submit(lead("k"))
 	}
-	if _, queued, waits := countsOf(b); queued != 1 || waits != 3 || b.takeCounts().shed != 6 {
+	if _, queued, waits := countsOf(b); queued != 1 || waits != 3 || b.TakeCounts().Shed != 6 {
 		t.Errorf("%d queued, %d wait", queued, waits)
 	}
 	for range 3 {
-		b.submit(lead("other"))
+		b.Submit(lead("other"))
 	}
-	if _, queued, waits := countsOf(b); queued != 2 || waits != 5 || b.takeCounts().shed != 0 {
+	if _, queued, waits := countsOf(b); queued != 2 || waits != 5 || b.TakeCounts().Shed != 0 {
 		t.Errorf("%d queued, %d wait", queued, waits)
 	}
 }
@@ -194,7 +195,7 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 // retireForTest publishes what was counted so far.
 
 // metersOf returns the meters of the cache of the first zone.
-func (s *testServer) metersOf() *meters.Meters { return s.fast().zones[0].meters }
+func (s *testServer) metersOf() *meters.Meters { return s.fast().Zones[0].Meters }
 
 // A reload while queries come loses none of them, keeps the sockets, and goes
 // on with the new configuration; one that fails changes nothing.
@@ -202,7 +203,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
 	corefile := fmt.Sprintf(simple, "", "")
 	s := start(t, corefile, map[string]*source{"A": src, "B": says(nil, "www.example.org. 60 IN A 192.0.2.2")})
-	group := s.listener().group
+	group := s.listener().Group
 	stop := make(chan struct{})
 	var sent, lost atomic.Int64
 	var wg sync.WaitGroup
@@ -238,7 +239,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	until(t, "the new chain", func() bool {
 		return strings.HasSuffix(s.ask(question("www.example.org.", dns.TypeA)).Answer[0].String(), "192.0.2.2")
 	})
-	if f := s.fast(); f == nil || f.direct() {
+	if f := s.fast(); f == nil || f.Direct() {
 		t.Error("fast path despite acl")
 	}
 	if err := s.reload(corefile); err != nil {
@@ -247,14 +248,14 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	until(t, "hits", func() bool {
 		s.ask(question("www.example.org.", dns.TypeA))
 		f := s.fast()
-		return f.direct() && hitsOf(f) > 0
+		return f.Direct() && hitsOf(f) > 0
 	})
 	close(stop)
 	wg.Wait()
 	if lost.Load() != 0 || sent.Load() < 10 {
 		t.Errorf("%d of %d lost", lost.Load(), sent.Load())
 	}
-	if s.listener().group != group {
+	if s.listener().Group != group {
 		t.Error("the sockets are not the same")
 	}
 }
@@ -263,13 +264,13 @@ func TestReloadLosesNoPacket(t *testing.T) {
 func TestSocketsCloseWithTheirInstance(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
 	l := s.listener()
-	listeners.mu.Lock()
-	l.heir = &Instance{}
-	listeners.mu.Unlock()
-	if err := listeners.release(l.server.home); err != nil || l.expiry == nil {
+	listeners.Mu.Lock()
+	l.Successor = &front.Instance{}
+	listeners.Mu.Unlock()
+	if err := listeners.Release(l.Server.Home); err != nil || l.Expiry == nil {
 		t.Fatal(err)
 	}
-	l.expiry.Reset(0)
+	l.Expiry.Reset(0)
 	until(t, "the end of the sockets", func() bool { return s.fast() == nil })
 }
 
@@ -409,13 +410,13 @@ func TestSecondLeaderOfABacklog(t *testing.T) {
 	c := s.dial()
 	www := wireOf(t, question("www.example.org.", dns.TypeA))
 	c.send(www, www)
-	b := s.fast().backlog
+	b := s.fast().Backlog
 	until(t, "the two", func() bool { running, _, waits := countsOf(b); return running == 1 && waits == 1 })
-	b.mu.Lock() // as if a second had passed
-	for _, w := range b.waiters {
-		w.since = w.since.Add(-sides.LeadFor)
+	b.Mu.Lock() // as if a second had passed
+	for _, w := range b.Waiters {
+		w.Since = w.Since.Add(-sides.LeadFor)
 	}
-	b.mu.Unlock()
+	b.Mu.Unlock()
 	if m := s.ask(question("www.example.org.", dns.TypeA)); len(m.Answer) != 1 {
 		t.Errorf("%v", m)
 	}

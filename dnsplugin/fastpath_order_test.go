@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 func answerOf(t testing.TB, records ...string) (*dns.Msg, []byte) {
@@ -40,11 +42,11 @@ func TestOrderOfAddressesIsRandom(t *testing.T) {
 		t.Fatal("pack")
 	}
 	reply := append([]byte{}, a.Msg()...)
-	rnd := random(1)
+	rnd := front.Random(1)
 	var first, last [n]int
 	for range rounds {
 		copy(reply, a.Msg())
-		if !arrange(a, reply, &rnd) {
+		if !front.Arrange(a, reply, &rnd) {
 			t.Fatal("not arranged")
 		}
 		first[reply[a.TTLOffset(1)+9]]++
@@ -98,8 +100,8 @@ func TestOrderIsLeftToTheChain(t *testing.T) {
 				t.Fatal("pack")
 			}
 			reply := append([]byte{}, a.Msg()...)
-			rnd := random(7)
-			if got := arrange(a, reply, &rnd); got != want {
+			rnd := front.Random(7)
+			if got := front.Arrange(a, reply, &rnd); got != want {
 				t.Errorf("%v: %v", records, got)
 			} else if !got && string(reply) != string(a.Msg()) {
 				t.Errorf("%v: changed", records)
@@ -129,10 +131,10 @@ func TestOrderOfMixedAddressesIsRandom(t *testing.T) {
 			t.Fatal("pack")
 		}
 		const rounds = 60_000
-		rnd, orders := random(3), map[string]int{}
+		rnd, orders := front.Random(3), map[string]int{}
 		for range rounds {
 			reply := append([]byte{}, a.Msg()...)
-			if !arrange(a, reply, &rnd) {
+			if !front.Arrange(a, reply, &rnd) {
 				t.Fatal(name, "not arranged")
 			}
 			orders[string(reply)]++

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
@@ -77,14 +78,14 @@ func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	b := s.fast().backlog
-	b.mu.Lock()
-	b.admission.Limits.Quick, b.admission.Limits.Long = 8, 8 // few run at all
-	b.mu.Unlock()
+	b := s.fast().Backlog
+	b.Mu.Lock()
+	b.Admission.Limits.Quick, b.Admission.Limits.Long = 8, 8 // few run at all
+	b.Mu.Unlock()
 	full := func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return b.counted.shed > 0
+		b.Mu.Lock()
+		defer b.Mu.Unlock()
+		return b.Counted.Shed > 0
 	}
 	for i := 0; !full(); i++ {
 		p, err := question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA).Pack()
@@ -104,7 +105,7 @@ func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 		t.Errorf("%v; %d hits", m, hitsOf(s.fast()))
 	}
 	open()
-	until(t, "the end of the misses", func() bool { return !b.busy() })
+	until(t, "the end of the misses", func() bool { return !b.Busy() })
 }
 
 // remember puts an answer to r into c.
@@ -319,16 +320,16 @@ func BenchmarkHitWithADeadSource(b *testing.B) {
 				s.chain(p) // the attempt that fails; the next one is in 30 s
 				s.cache.refreshes.Wait()
 			}
-			w, buf := s.workers[0], make([]byte, 0, fastpath.MaxPacket)
+			w, buf := s.Workers[0], make([]byte, 0, fastpath.MaxPacket)
 			var took []time.Duration
 			for b.Loop() {
 				begin := time.Now()
-				for range chunk {
-					if _, _, why := s.answer(w, p, buf, s.clock); why != meters.Understood {
+				for range front.Chunk {
+					if _, _, why := s.Answer(w, p, buf, s.clock); why != meters.Understood {
 						b.Fatal(why)
 					}
 				}
-				took = append(took, time.Since(begin)/chunk)
+				took = append(took, time.Since(begin)/front.Chunk)
 			}
 			slices.Sort(took)
 			b.ReportMetric(float64(took[len(took)/2]), "p50-ns")

@@ -9,24 +9,25 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
 // manyZones is a server of n zones with the given number of workers.
-func manyZones(n, workers int) *fastServer {
-	f := &fastServer{}
+func manyZones(n, workers int) *front.Server {
+	f := &front.Server{}
 	for i := range n {
-		f.zones = append(f.zones, &fastZone{zonePlan: &zonePlan{Zone: meters.Zone{Counted: true, Index: i}}})
+		f.Zones = append(f.Zones, &front.Zone{ZonePlan: &front.ZonePlan{Zone: meters.Zone{Counted: true, Index: i}}})
 	}
 	for _, tcp := range []bool{false, true} {
 		for range workers + 1 {
-			w := f.newWorker(tcp)
+			w := f.NewWorker(tcp)
 			if tcp {
-				f.streams = append(f.streams, w)
+				f.Streams = append(f.Streams, w)
 			} else {
-				f.workers = append(f.workers, w)
+				f.Workers = append(f.Workers, w)
 			}
 		}
 	}
@@ -35,7 +36,7 @@ func manyZones(n, workers int) *fastServer {
 
 // Each worker of 64 CPUs answers for each of 1,000 zones, UDP and TCP, before
 // and after a scrape: no query is lost, and the counters take what
-// fastpath_stats.go says.
+// internal/meters says.
 func TestCountersStayWithinTheirBound(t *testing.T) {
 	const zones, cpus, bound = 1000, 64, 33 << 20
 	if s := unsafe.Sizeof(meters.ZoneCounts{}); s > 5<<10 {
@@ -47,8 +48,8 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	q := &wire.Query{Type: dns.TypeA}
 	for range 2 { // both sets of each worker
-		for _, w := range slices.Concat(f.workers, f.streams) {
-			for _, z := range f.zones {
+		for _, w := range slices.Concat(f.Workers, f.Streams) {
+			for _, z := range f.Zones {
 				w.CountHit(&z.Zone, sides.Success, dns.RcodeSuccess, 100, false)
 				w.CountQuery(&z.Zone, q, 40, true)
 			}
@@ -71,14 +72,14 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 			asked += zc.Durations.Count
 		}
 	}
-	for _, w := range slices.Concat(f.workers, f.streams) {
+	for _, w := range slices.Concat(f.Workers, f.Streams) {
 		for _, c := range []*meters.CounterSet{w.Cur, w.Spare} {
 			for _, zc := range c.Zones {
 				add(zc)
 			}
 		}
 	}
-	for _, shared := range [][]meters.SharedCounts{f.sharedUDP, f.sharedTCP} {
+	for _, shared := range [][]meters.SharedCounts{f.SharedUDP, f.SharedTCP} {
 		for i := range shared {
 			add(shared[i].Counts)
 		}
@@ -92,21 +93,21 @@ func TestCountersStayWithinTheirBound(t *testing.T) {
 // A zone that is not asked for between two scrapes leaves its room to others.
 func TestIdleZonesLeaveTheirCounters(t *testing.T) {
 	f := manyZones(meters.OwnZones+1, 1)
-	w := f.workers[0]
-	p := &publisher{bulks: map[string]map[string]*meters.Histogram{}}
+	w := f.Workers[0]
+	p := &front.Publisher{Histograms: map[string]map[string]*meters.Histogram{}}
 	m := cacheOf(t, Config{}, nil).meters.Of("dns://192.0.2.1:53")
-	for _, z := range f.zones {
-		z.meters, z.Counted = m, false
+	for _, z := range f.Zones {
+		z.Meters, z.Counted = m, false
 		w.CountHit(&z.Zone, sides.Success, dns.RcodeSuccess, 100, false)
 	}
-	last := f.zones[meters.OwnZones]
-	if w.Cur.Zones[last.Index] != nil || f.sharedUDP[last.Index].Counts == nil {
+	last := f.Zones[meters.OwnZones]
+	if w.Cur.Zones[last.Index] != nil || f.SharedUDP[last.Index].Counts == nil {
 		t.Error("one zone too many has counters of its own")
 	}
-	p.drain(f, w.Cur, "udp")
-	p.drainShared(f, f.sharedUDP, "udp")
-	p.drain(f, w.Cur, "udp") // nothing in between
-	if w.Cur.Own != 0 || f.sharedUDP[last.Index].Counts != nil {
+	p.Drain(f, w.Cur, "udp")
+	p.DrainShared(f, f.SharedUDP, "udp")
+	p.Drain(f, w.Cur, "udp") // nothing in between
+	if w.Cur.Own != 0 || f.SharedUDP[last.Index].Counts != nil {
 		t.Errorf("%d are left", w.Cur.Own)
 	}
 	w.CountHit(&last.Zone, sides.Success, dns.RcodeSuccess, 100, false)

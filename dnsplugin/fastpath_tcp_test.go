@@ -23,6 +23,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
@@ -128,10 +129,10 @@ func messageOf(t testing.TB, b []byte) *dns.Msg {
 
 // streamsOf returns the streams of a server.
 func (s *testServer) streamsOf() *fastpath.Streams {
-	listeners.mu.Lock()
-	defer listeners.mu.Unlock()
-	if l := listeners.byAddr[s.over+"://"+s.addr]; l != nil {
-		return l.streams
+	listeners.Mu.Lock()
+	defer listeners.Mu.Unlock()
+	if l := listeners.ByAddr[s.over+"://"+s.addr]; l != nil {
+		return l.Streams
 	}
 	return nil
 }
@@ -170,7 +171,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0", ""), map[string]*source{"A": variety()})
 	c := s.dial()
 	c.ask(question("one.example.org.", dns.TypeA))
-	listeners.flush()
+	listeners.Flush()
 	series := gathered(t, "dns://"+s.addr)
 	if got := series["coredns_penstock_fastpath_connections{}"]; got.GetGauge().GetValue() != 1 {
 		t.Errorf("connections: %v", got)
@@ -193,7 +194,7 @@ func TestFastPathWithoutTCP(t *testing.T) {
 	logged := captureLog(t)
 	first := s.instance()
 	s.serve(first)
-	if owner, group := s.owner(); owner != first || group == nil || first.tcp != nil {
+	if owner, group := s.owner(); owner != first || group == nil || first.TCP != nil {
 		t.Fatal("no UDP")
 	}
 	second := s.instance()
@@ -201,12 +202,12 @@ func TestFastPathWithoutTCP(t *testing.T) {
 	if !strings.Contains(logged(), "not over TCP") {
 		t.Errorf("log: %s", logged())
 	}
-	for _, f := range []*fastServer{first, second} {
-		if f.tcpMissing == "" {
+	for _, f := range []*front.Server{first, second} {
+		if f.TCPMissing == "" {
 			t.Error("no reason")
 		}
 	}
-	if why := (&testServer{t: t, addr: "127.0.0.1:" + s.port, over: "dns"}).tcpReason(); why != second.tcpMissing {
+	if why := (&testServer{t: t, addr: "127.0.0.1:" + s.port, over: "dns"}).tcpReason(); why != second.TCPMissing {
 		t.Errorf("metric: %q", why)
 	}
 }
@@ -366,12 +367,12 @@ func TestMissesOfBothTransportsAreOneQuestion(t *testing.T) {
 	if _, err := udp.Write(p); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the first", func() bool { running, _, _ := countsOf(f.backlog); return running == 1 })
+	until(t, "the first", func() bool { running, _, _ := countsOf(f.Backlog); return running == 1 })
 	begun := time.Now()
 	c, other := s.dial(), s.dial()
 	c.send(p, p, p)
 	other.send(p)
-	until(t, "the others", func() bool { running, _, waits := countsOf(f.backlog); return running+waits == 5 })
+	until(t, "the others", func() bool { running, _, waits := countsOf(f.Backlog); return running+waits == 5 })
 	leaders := 1 + int(time.Since(begun)/sides.LeadFor)
 	open()
 	for range 3 {
@@ -425,18 +426,18 @@ func testShedJobsReleaseTheirConnection(t *testing.T, block string) {
 	src, open := gated()
 	defer open()
 	s := start(t, fmt.Sprintf(block, "", "coalesce 1"), map[string]*source{"A": src})
-	b := s.fast().backlog
+	b := s.fast().Backlog
 	empty := fill(t, b)
 	lead := wireOf(t, question("lead.example.org.", dns.TypeA))
 	c := s.dial()
 	// The leader, one that waits for it, one that takes its place.
 	c.send(lead, lead, lead)
 	until(t, "the leader", func() bool { _, queued, waits := countsOf(b); return queued == 1 && waits == 1 })
-	for i := 0; len(b.waiters) > 0; i++ {
-		b.submit(&job{packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))})
+	for i := 0; len(b.Waiters) > 0; i++ {
+		b.Submit(&front.Job{Packet: wireOf(t, question(fmt.Sprintf("n%d.example.org.", i), dns.TypeA))})
 	}
-	if n := b.takeCounts(); n.shed != 3 {
-		t.Errorf("%d were dropped", n.shed)
+	if n := b.TakeCounts(); n.Shed != 3 {
+		t.Errorf("%d were dropped", n.Shed)
 	}
 	// Nothing is pending, so the end of the client's side is the end.
 	if err := c.CloseWrite(); err != nil {
@@ -480,7 +481,7 @@ func TestTransfersGoThroughTheChain(t *testing.T) { overTCPAndTLS(t, testTransfe
 func testTransfersGoThroughTheChain(t *testing.T, block string) {
 	const messages = 400 // 20 MB: no kernel takes so many
 	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": transferred(messages)})
-	b := s.fast().backlog
+	b := s.fast().Backlog
 	empty := fill(t, b)
 	c := s.dial()
 	c.send(wireOf(t, question("example.org.", dns.TypeAXFR)))
@@ -491,20 +492,20 @@ func testTransfersGoThroughTheChain(t *testing.T, block string) {
 		}
 	}
 	empty()
-	b.mu.Lock()
-	b.moving = maxTransfers
-	b.mu.Unlock()
+	b.Mu.Lock()
+	b.Transfers = front.MaxTransfers
+	b.Mu.Unlock()
 	// There is a bound; a client beyond it asks again at another time.
 	c.send(wireOf(t, question("example.org.", dns.TypeAXFR)), wireOf(t, question("www.example.org.", dns.TypeA)))
 	if m := messageOf(t, c.next()); m.Question[0].Qtype != dns.TypeA {
 		t.Errorf("%v", m)
 	}
-	if n := b.takeCounts(); n.shed != 1 {
-		t.Errorf("%d dropped", n.shed)
+	if n := b.TakeCounts(); n.Shed != 1 {
+		t.Errorf("%d dropped", n.Shed)
 	}
-	b.mu.Lock()
-	b.moving = 0
-	b.mu.Unlock()
+	b.Mu.Lock()
+	b.Transfers = 0
+	b.Mu.Unlock()
 }
 
 // Reloads lose no query over open connections, and leave them open.
@@ -585,7 +586,7 @@ func testReloadOpensListeners(t *testing.T, block string) {
 	corefile := fmt.Sprintf(block, "", "")
 	acl := strings.Replace(corefile, "errors", "errors\n    acl {\n allow\n }", 1)
 	s := start(t, acl, map[string]*source{"A": variety()})
-	if s.streamsOf() != nil || s.tcpReason() != errAllDecline.Error() {
+	if s.streamsOf() != nil || s.tcpReason() != front.ErrAllDecline.Error() {
 		t.Fatalf("TCP: %q", s.tcpReason())
 	}
 	if err := s.reload(corefile); err != nil {
@@ -605,7 +606,7 @@ func testReloadOpensListeners(t *testing.T, block string) {
 		t.Fatal(err)
 	}
 	c.ask(question("one.example.org.", dns.TypeA))
-	if s.tcpReason() != errAllDecline.Error() {
+	if s.tcpReason() != front.ErrAllDecline.Error() {
 		t.Errorf("metric: %q", s.tcpReason())
 	}
 	off := start(t, strings.Replace(corefile, "fastpath on", "fastpath off", 1), map[string]*source{"A": variety()})
@@ -661,8 +662,8 @@ func testShutdownAnswersWhatIsUnderWay(t *testing.T, block string) {
 	c.send(wireOf(t, question("www.example.org.", dns.TypeA)))
 	until(t, "the question", func() bool { return src.count() == 1 })
 	done := make(chan error)
-	home := s.fast().home
-	go func() { done <- listeners.release(home) }()
+	home := s.fast().Home
+	go func() { done <- listeners.Release(home) }()
 	if idle.next() != nil {
 		t.Error("an idle connection stays")
 	}
@@ -691,7 +692,7 @@ func TestTimeoutsOfTheServerHold(t *testing.T) { overTCPAndTLS(t, testTimeoutsOf
 func testTimeoutsOfTheServerHold(t *testing.T, block string) {
 	s := start(t, fmt.Sprintf(block, "timeouts {\n read 1h\n idle 1h\n maxtcpqueries 2\n}", ""), map[string]*source{"A": variety()})
 	want := fastpath.StreamLimits{Read: time.Hour, Idle: time.Hour, Write: 5 * time.Second, Messages: 2}
-	if got := s.fast().limits(); got != want {
+	if got := s.fast().Limits(); got != want {
 		t.Errorf("%+v", got)
 	}
 	c := s.dial()
@@ -713,7 +714,7 @@ func TestStreamsOfOtherAddresses(t *testing.T) {
 			s.addr = "[::1]:" + port
 		}
 		f := s.fast()
-		if f == nil || f.tcp == nil {
+		if f == nil || f.TCP == nil {
 			t.Fatal("no fast path")
 		}
 		for _, host := range hosts {
@@ -823,26 +824,26 @@ func TestIdleConnectionsTakeNoThread(t *testing.T) {
 // always free; if it is not, as here, who serves waits for one.
 func TestBorrowedWorkersAreNotShared(t *testing.T) {
 	b := bareServer(t, Config{}, variety())
-	b.prepareStreams(3)
+	b.PrepareStreams(3)
 	c := &fastpath.Conn{}
-	seen := map[*fastWorker]bool{}
-	var all []*fastWorker
-	for range len(b.streams) - 1 {
-		w := b.borrow(&c.Hint)
-		if seen[w] || w == b.streams[len(b.streams)-1] {
+	seen := map[*front.Worker]bool{}
+	var all []*front.Worker
+	for range len(b.Streams) - 1 {
+		w := b.Borrow(&c.Hint)
+		if seen[w] || w == b.Streams[len(b.Streams)-1] {
 			t.Fatal("a worker twice, or that of the waiters")
 		}
 		seen[w] = true
 		all = append(all, w)
 	}
-	got := make(chan *fastWorker)
-	go func() { got <- b.borrow(&c.Hint) }()
+	got := make(chan *front.Worker)
+	go func() { got <- b.Borrow(&c.Hint) }()
 	for _, w := range all {
 		w.Mu.Unlock()
 	}
 	w := <-got
 	w.Mu.Unlock()
-	if again := b.borrow(&c.Hint); again != w {
+	if again := b.Borrow(&c.Hint); again != w {
 		t.Error("a connection does not keep its worker")
 	} else {
 		again.Mu.Unlock()
@@ -863,8 +864,8 @@ func TestLongMixedAddressesAreLeftToTheChain(t *testing.T) {
 		if !packed {
 			t.Fatal("pack")
 		}
-		rnd := random(1)
-		if got := arrange(a, bytes.Clone(a.Msg()), &rnd); got != ok {
+		rnd := front.Random(1)
+		if got := front.Arrange(a, bytes.Clone(a.Msg()), &rnd); got != ok {
 			t.Errorf("%d records: %v", n, got)
 		}
 	}

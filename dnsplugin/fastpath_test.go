@@ -45,6 +45,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/view"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
@@ -174,7 +175,7 @@ func (s *testServer) run(begin func() (*caddy.Instance, error)) error {
 	loops := 0
 	for _, l := range inst.Servers() {
 		loops++ // for TCP
-		if _, secure := serverOf[dnsserver.ServerTLS](l); !secure {
+		if _, secure := front.ServerOf[dnsserver.ServerTLS](l); !secure {
 			loops++ // for UDP
 		}
 	}
@@ -215,21 +216,21 @@ func (s *testServer) input(corefile string) caddy.CaddyfileInput {
 }
 
 // fast returns the server of the fast path, nil if there is none.
-func (s *testServer) fast() *fastServer {
+func (s *testServer) fast() *front.Server {
 	l := s.listener()
 	if l == nil {
 		return nil
 	}
-	listeners.mu.Lock()
-	defer listeners.mu.Unlock()
-	return l.server
+	listeners.Mu.Lock()
+	defer listeners.Mu.Unlock()
+	return l.Server
 }
 
 // listener returns our sockets, nil if there are none.
-func (s *testServer) listener() *listener {
-	listeners.mu.Lock()
-	defer listeners.mu.Unlock()
-	return listeners.byAddr[s.over+"://"+s.addr]
+func (s *testServer) listener() *front.Listener {
+	listeners.Mu.Lock()
+	defer listeners.Mu.Unlock()
+	return listeners.ByAddr[s.over+"://"+s.addr]
 }
 
 // raw sends a packet and returns the reply, nil if there is none within wait.
@@ -271,9 +272,9 @@ func (s *testServer) ask(r *dns.Msg) *dns.Msg {
 }
 
 // declinesOf returns how often each reason has come up.
-func declinesOf(f *fastServer) map[string]uint64 {
+func declinesOf(f *front.Server) map[string]uint64 {
 	all := map[string]uint64{}
-	for _, w := range slices.Concat(f.workers, f.streams) {
+	for _, w := range slices.Concat(f.Workers, f.Streams) {
 		w.Mu.Lock()
 		for why, n := range w.Cur.Why {
 			if n > 0 {
@@ -286,8 +287,8 @@ func declinesOf(f *fastServer) map[string]uint64 {
 }
 
 // hitsOf returns how many queries were answered without the chain.
-func hitsOf(f *fastServer) (n uint64) {
-	for _, w := range slices.Concat(f.workers, f.streams) {
+func hitsOf(f *front.Server) (n uint64) {
+	for _, w := range slices.Concat(f.Workers, f.Streams) {
 		w.Mu.Lock()
 		for _, zc := range w.Cur.Zones {
 			if zc != nil {
@@ -296,7 +297,7 @@ func hitsOf(f *fastServer) (n uint64) {
 		}
 		w.Mu.Unlock()
 	}
-	for _, shared := range [][]meters.SharedCounts{f.sharedUDP, f.sharedTCP} {
+	for _, shared := range [][]meters.SharedCounts{f.SharedUDP, f.SharedTCP} {
 		for i := range shared {
 			shared[i].Mu.Lock()
 			if zc := shared[i].Counts; zc != nil {
@@ -371,7 +372,7 @@ func TestEligibility(t *testing.T) {
 			said := logged()
 			checkReason(t, s.addr, tt.why, said)
 			f := s.fast()
-			if f != nil && f.direct() != (tt.why == "") || f == nil && tt.why == "" {
+			if f != nil && f.Direct() != (tt.why == "") || f == nil && tt.why == "" {
 				t.Fatalf("fast path: %v", f != nil)
 			}
 			if s.ask(question("first.example.org.", dns.TypeA)) == nil {
@@ -379,7 +380,7 @@ func TestEligibility(t *testing.T) {
 			}
 			plans, why := planned(t, src)
 			for _, p := range plans {
-				why += p.why
+				why += p.Why
 			}
 			if (why == "") != (tt.why == "") || !strings.Contains(why, tt.why) {
 				t.Errorf("%q, want %q", why, tt.why)
@@ -397,17 +398,17 @@ func TestEligibility(t *testing.T) {
 }
 
 // planned decides anew for the server that src has been asked by.
-func planned(t *testing.T, src *source) (plans []*zonePlan, why string) {
+func planned(t *testing.T, src *source) (plans []*front.ZonePlan, why string) {
 	t.Helper()
 	server, ok := src.lastCtx().Value(dnsserver.Key{}).(*dnsserver.Server)
 	if !ok {
 		t.Fatal("no server")
 	}
-	zones, ok := zonesOf(server)
+	zones, ok := front.ZonesOf(server)
 	if !ok {
 		t.Fatal("zones can't be read")
 	}
-	return listeners.planListener(zones)
+	return listeners.PlanListener(zones)
 }
 
 // A zone whose chain is not eligible goes through the chain, its neighbour on
@@ -591,7 +592,7 @@ func TestProxyProtocolKeepsTheListenerForTheChain(t *testing.T) {
 	// Some policy; its type belongs to a module that is none of ours.
 	policy := reflect.ValueOf(c).Elem().FieldByName("ProxyProtoConnPolicy")
 	policy.Set(reflect.MakeFunc(policy.Type(), func([]reflect.Value) []reflect.Value { return nil }))
-	if _, why := listeners.planListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
+	if _, why := listeners.PlanListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
 		t.Errorf("%q", why)
 	}
 }
@@ -608,8 +609,8 @@ func (named) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, error
 func TestEveryPluginBeforeTheCacheIsDecidedAbout(t *testing.T) {
 	withSource()
 	for _, d := range append(slices.Clone(dnsserver.Directives[:slices.Index(dnsserver.Directives, "cache")]), "unheard-of") {
-		why := (&zonePlan{zone: "."}).consider(named(d), "next", nil)
-		_, ok := harmless[d]
+		why := (&front.ZonePlan{Name: "."}).Consider(named(d), "next", nil)
+		_, ok := front.Harmless[d]
 		switch d {
 		case "prometheus", "bufsize", "loadbalance":
 			ok = false
@@ -621,4 +622,4 @@ func TestEveryPluginBeforeTheCacheIsDecidedAbout(t *testing.T) {
 }
 
 // cacheIn returns the cache of the first zone of f.
-func cacheIn(f *fastServer) *Cache { return f.zones[0].cache.Handler.(*Cache) }
+func cacheIn(f *front.Server) *Cache { return f.Zones[0].Cache.Handler.(*Cache) }

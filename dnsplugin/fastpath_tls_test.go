@@ -21,6 +21,8 @@ import (
 	_ "github.com/coredns/coredns/plugin/proxyproto"
 	_ "github.com/coredns/coredns/plugin/tls"
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // certificate writes a certificate of its own and the key to files, and
@@ -53,7 +55,7 @@ func certificate(t *testing.T) (directive string) {
 }
 
 // Plugins can see the state of the TLS connection.
-var _ dns.ConnectionStater = (*streamWriter)(nil)
+var _ dns.ConnectionStater = (*front.StreamWriter)(nil)
 
 // clientTLS is the configuration of clients in these tests.
 func clientTLS() *tls.Config {
@@ -93,7 +95,7 @@ func TestTLSAnswersFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 	if why := s.tcpReason(); why != "" {
 		t.Errorf("metric: %q", why)
 	}
-	listeners.flush()
+	listeners.Flush()
 	series := gathered(t, "tls://"+s.addr)
 	for name, want := range map[string]float64{
 		"coredns_dns_requests_total{family=1,proto=tcp,type=A,view=,zone=.}": 3,
@@ -124,12 +126,12 @@ func TestTLSEligibility(t *testing.T) {
 		{"loadbalance", ""},
 		{"bufsize 1232", ""},
 		{"multisocket 2", ""},
-		{"acl {\nallow\n}", errAllDecline.Error()},
-		{"metadata", errAllDecline.Error()},
-		{"view v {\nexpr true\n}", errAllDecline.Error()},
+		{"acl {\nallow\n}", front.ErrAllDecline.Error()},
+		{"metadata", front.ErrAllDecline.Error()},
+		{"view v {\nexpr true\n}", front.ErrAllDecline.Error()},
 		{"proxyproto", "plugin proxyproto"},
 		{"tsig {\nsecret k. NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk=\n}", "plugin tsig"},
-		{"fastpath off", errAllDecline.Error()},
+		{"fastpath off", front.ErrAllDecline.Error()},
 		{"client_auth", "certificates"},
 	} {
 		t.Run(strings.Fields(tt.lines + " none")[0], func(t *testing.T) {
@@ -255,7 +257,7 @@ func TestReloadOfABlockWithSeveralTransports(t *testing.T) {
 // The addresses of a block are those of CoreDNS's servers.
 func TestListenAddrs(t *testing.T) {
 	cfg := &dnsserver.Config{Transport: "dns", Port: "53", ListenHosts: []string{"127.0.0.1", "::1"}}
-	got := strings.Join(listenAddrs(cfg, []string{"dns://.:53", "tls://example.org.:853", "odd"}), " ")
+	got := strings.Join(front.ListenAddrs(cfg, []string{"dns://.:53", "tls://example.org.:853", "odd"}), " ")
 	const want = "dns://127.0.0.1:53 dns://[::1]:53 dns://127.0.0.1:53 dns://[::1]:53 tls://127.0.0.1:853 tls://[::1]:853"
 	if got != want {
 		t.Errorf("%s", got)

@@ -11,6 +11,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -104,7 +105,7 @@ func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *
 	if !c.sides.Coalesces(id.Name(), r.Question[0].Qtype) || !mayWait(ctx) {
 		return c.fetch(ctx, w, r, id, meters, nil)
 	}
-	fl, leads := c.flights.join(string(appendShape(id.Key, r)), asksAgain(ctx), c.now())
+	fl, leads := c.flights.join(string(front.AppendShape(id.Key, r)), front.AsksAgain(ctx), c.now())
 	switch {
 	case fl == nil:
 		return c.fetch(ctx, w, r, id, meters, nil)
@@ -149,7 +150,7 @@ func refreshOf(r *dns.Msg) *dns.Msg {
 // hit answers r from e.
 func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (int, error) {
 	action, ttl, stale := c.sides.Decide(e, c.sides.Instant(now))
-	if action == sides.AskFirst && !mayVerify(ctx) {
+	if action == sides.AskFirst && !front.MayVerify(ctx) {
 		action = sides.ServeAndRefresh
 	}
 	switch action {

@@ -34,7 +34,7 @@ func TestNXDOMAINCut(t *testing.T) {
 		cut     NXCut
 		denial  *source
 		q, then *dns.Msg
-		asked   bool
+		query   bool
 	}{
 		"off":                              {NXCut{}, says(secureNX, exampleSOA), aQuestion("a.example.org.", 1), aQuestion("b.a.example.org.", 1), true},
 		"below":                            {trusted, says(nx, exampleSOA), aQuestion("a.example.org.", 1), aQuestion("x.y.B.A.example.org.", 28), false},
@@ -65,13 +65,13 @@ func TestNXDOMAINCut(t *testing.T) {
 			ask(t, c, tt.q)
 			tt.denial.say(nil, tt.then.Question[0].Name+" 60 IN "+dns.TypeToString[tt.then.Question[0].Qtype]+map[uint16]string{1: " 192.0.2.7", 28: " 2001:db8::7"}[tt.then.Question[0].Qtype])
 			m := ask(t, c, tt.then)
-			if asked := tt.denial.count() == 2; asked != tt.asked || m.Id != tt.then.Id || m.Question[0] != tt.then.Question[0] {
-				t.Errorf("asked %v, want %v: %v", asked, tt.asked, m)
+			if asked := tt.denial.count() == 2; asked != tt.query || m.Id != tt.then.Id || m.Question[0] != tt.then.Question[0] {
+				t.Errorf("asked %v, want %v: %v", asked, tt.query, m)
 			}
-			if (m.Rcode == dns.RcodeNameError) == tt.asked {
+			if (m.Rcode == dns.RcodeNameError) == tt.query {
 				t.Errorf("%v", m)
 			}
-			if !tt.asked && (len(m.Ns) != 1 || m.Ns[0].Header().Name != "example.org." || value(t, c.meters.Of("").Cuts) != 1) {
+			if !tt.query && (len(m.Ns) != 1 || m.Ns[0].Header().Name != "example.org." || value(t, c.meters.Of("").Cuts) != 1) {
 				t.Errorf("%v", m)
 			}
 		})

@@ -19,6 +19,8 @@ import (
 	_ "github.com/coredns/coredns/plugin/file"
 	_ "github.com/coredns/coredns/plugin/forward"
 	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // upstream is a source of names for forward. It never answers those that are
@@ -293,7 +295,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	t.Cleanup(func() {
 		u.release()
 		if f := s.fast(); f != nil {
-			until(t, "the end of the queries", func() bool { running, queued, _ := countsOf(f.backlog); return running+queued == 0 })
+			until(t, "the end of the queries", func() bool { running, queued, _ := countsOf(f.Backlog); return running+queued == 0 })
 		}
 	})
 	for _, name := range row.warm {
@@ -311,7 +313,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	s.flood(queries, row.pattern, func(i int) {
 		n := i + 1
 		if f := s.fast(); f != nil {
-			n, _, _ = countsOf(f.backlog)
+			n, _, _ = countsOf(f.Backlog)
 		}
 		u.holds(n)
 		name := row.probes[i/100%len(row.probes)]
@@ -326,7 +328,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 		}
 	}
 	if f := s.fast(); f != nil {
-		quick, long, after, queued := f.backlog.levels()
+		quick, long, after, queued := f.Backlog.Levels()
 		t.Logf("in the chain: %d quick, %d long, %d answered; %d queued", quick, long, after, queued)
 		if quick+long == 0 {
 			t.Error("nothing was under way")
@@ -385,7 +387,7 @@ func TestBlockedLogStopsNoAnswers(t *testing.T) {
 	block(t)
 	lost := 0
 	// As many as a bound of 8,192 stuck goroutines would stop, of a cached name.
-	s.flood(3*maxAfter, "one.test.", func(i int) {
+	s.flood(3*front.MaxAfter, "one.test.", func(i int) {
 		if s.raw(wireOf(t, question("one.test.", dns.TypeA)), clientWaits) == nil {
 			lost++
 		}
@@ -398,9 +400,9 @@ func TestBlockedLogStopsNoAnswers(t *testing.T) {
 			t.Fatalf("a miss of another block is lost, the %dth", i)
 		}
 	}
-	_, _, after, _ := s.fast().backlog.levels()
-	t.Logf("%d stuck in the log; unwatched: %v", after, s.fast().unwatched.Load())
-	if after > maxAfter {
+	_, _, after, _ := s.fast().Backlog.Levels()
+	t.Logf("%d stuck in the log; unwatched: %v", after, s.fast().Unwatched.Load())
+	if after > front.MaxAfter {
 		t.Errorf("%d goroutines are stuck", after)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
@@ -89,7 +90,7 @@ func (w *recorder) keep(res *dns.Msg) *dns.Msg {
 	}
 	switch {
 	case !v.cacheable || ttl == 0 || answersForSubnet(res):
-	case v.kind == response.ServerError && !usual(w.req):
+	case v.kind == response.ServerError && !front.Usual(w.req):
 		// A failure may be due to the options of this one client.
 	case !w.matches(m):
 		w.meters.Drops.Inc()

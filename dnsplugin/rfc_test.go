@@ -500,12 +500,12 @@ func TestAnswerWithoutAnyRecordIsKeptForTheFloor(t *testing.T) {
 		c := cacheOf(t, Config{}, s)
 		for _, step := range []struct {
 			wait  time.Duration
-			asked int
+			query int
 		}{{0, 1}, {DefaultMinTTL - time.Second, 1}, {time.Second, 2}} {
 			time.Sleep(step.wait)
 			ask(t, c, question("example.org.", dns.TypeA))
-			if s.count() != step.asked {
-				t.Errorf("%d questions, want %d", s.count(), step.asked)
+			if s.count() != step.query {
+				t.Errorf("%d questions, want %d", s.count(), step.query)
 			}
 		}
 	})

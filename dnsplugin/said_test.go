@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // logged returns what is logged while f runs.
@@ -31,14 +32,14 @@ func TestCacheThatNeverHitsSaysSo(t *testing.T) {
 		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0).To4()})
 	}
 	for _, tt := range []struct {
-		what   string
-		others int // questions without
-		said   int
+		what             string
+		yieldWhenAwaited int // questions without
+		said             int
 	}{{"all", 0, 1}, {"all but one", 1, 0}} {
 		src := says(nil, "a.example.org. 300 IN A 192.0.2.1")
 		c := cacheOf(t, Config{}, src)
 		out := logged(t, func() {
-			for range tt.others {
+			for range tt.yieldWhenAwaited {
 				ask(t, c, question("a.example.org.", dns.TypeA))
 			}
 			for range 2*subnetsBeforeWarning + 10 {
@@ -66,7 +67,7 @@ func TestWorkersAndBatchOfAReloadAreRemarkedOn(t *testing.T) {
 		{fastpath.Options{Workers: 2, Batch: 8}, true},
 		{fastpath.Options{Workers: 1, Batch: 128}, true},
 	} {
-		if got := notApplied(tt.want, have); (got != "") != tt.said || tt.said && !strings.Contains(got, "with 1 workers and batches of 8") {
+		if got := front.NotApplied(tt.want, have); (got != "") != tt.said || tt.said && !strings.Contains(got, "with 1 workers and batches of 8") {
 			t.Errorf("%+v: %q", tt.want, got)
 		}
 	}

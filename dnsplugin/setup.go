@@ -8,6 +8,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // Directive is the name under which this package registers itself.
@@ -15,11 +17,11 @@ const Directive = "penstock"
 
 func init() {
 	Register(Directive)
-	caddy.RegisterEventHook("penstock", listeners.openSecureServers)
+	caddy.RegisterEventHook("penstock", listeners.OnEvent)
 }
 
 // listeners are the sockets of the fast path in this process.
-var listeners = newRegistry(func(h plugin.Handler) *Instance {
+var listeners = front.NewRegistry(func(h plugin.Handler) *front.Instance {
 	if c, ok := h.(*Cache); ok {
 		return c.front
 	}
@@ -86,7 +88,7 @@ func setup(directive string, c *caddy.Controller) error {
 			}
 			ca.keepWarm()
 		}
-		listeners.claim(ca.front, server, c.ServerBlockKeys...)
+		listeners.Claim(ca.front, server, c.ServerBlockKeys...)
 		return nil
 	})
 	// The callbacks of an instance run one after the other.
@@ -100,10 +102,10 @@ func setup(directive string, c *caddy.Controller) error {
 	})
 	// Also with fastpath off: a reload may have to take over sockets.
 	server := dnsserver.GetConfig(c)
-	server.UDPDecorateWriterFunc = ca.front.decorate(server.UDPDecorateWriterFunc)
+	server.UDPDecorateWriterFunc = ca.front.Decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
 		restarting = false
-		listeners.disclaim(ca.front)
+		listeners.Disclaim(ca.front)
 		handovers.withdraw(block(), ca)
 		controls.rollback()
 		warms.rollback()
@@ -112,7 +114,7 @@ func setup(directive string, c *caddy.Controller) error {
 	end := func() error {
 		handovers.withdraw(block(), ca)
 		controls.release(ca)
-		if err := listeners.release(ca.front); err != nil {
+		if err := listeners.Release(ca.front); err != nil {
 			log.Warning(err)
 		}
 		if err := ca.Close(); err != nil {

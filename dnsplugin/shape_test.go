@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 	"pgregory.net/rapid"
 
+	"github.com/penstock/penstock/dnsplugin/internal/front"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
@@ -92,7 +93,7 @@ func TestSecondLeaderAnswersAll(t *testing.T) {
 func TestFailureOfAnOddQuestionIsNotKept(t *testing.T) {
 	src := &source{}
 	src.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-		if !usual(r) {
+		if !front.Usual(r) {
 			return dns.RcodeServerFailure, context.DeadlineExceeded
 		}
 		return says(nil, "www.example.org. 60 IN A 192.0.2.1").answer(ctx, w, r)
@@ -132,7 +133,7 @@ func TestShapeOfAPacketIsThatOfTheMessage(t *testing.T) {
 		if why := wire.ParseQuery(p, &q); why != wire.OK {
 			t.Fatal(why)
 		}
-		if a, b := appendShape(nil, r), appendShapeOf(nil, p, &q); !bytes.Equal(a, b) {
+		if a, b := front.AppendShape(nil, r), front.AppendShapeOf(nil, p, &q); !bytes.Equal(a, b) {
 			t.Fatalf("%x %x", a, b)
 		}
 	})

@@ -13,7 +13,7 @@ import (
 )
 
 // What a worker counts. The numbers go to Prometheus when somebody asks for
-// them (fastpath_publish.go), so that a query costs a few additions to memory
+// them (internal/front), so that a query costs a few additions to memory
 // that no other core looks at.
 //
 // A zone's counters take about 4 KiB, in each worker that answers for it and

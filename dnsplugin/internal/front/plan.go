@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"fmt"
@@ -22,9 +22,9 @@ import (
 // don't do too. It looks only at what the server was configured with, once at
 // its start. Whatever it doesn't know stays with the chain.
 
-// harmless are the plugins that may stand before the cache without changing
+// Harmless are the plugins that may stand before the cache without changing
 // what becomes of a cached answer, and why.
-var harmless = map[string]string{
+var Harmless = map[string]string{
 	"errors":      "logs errors; a hit has none",
 	"cancel":      "ends the context of queries that take long",
 	"any":         "answers ANY, which we never do",
@@ -48,11 +48,11 @@ var harmless = map[string]string{
 // whyNoCache is the reason of zones that have no cache at all.
 const whyNoCache = "no cache"
 
-// zonePlan is what is decided for one zone of a listener.
-type zonePlan struct {
-	zone  string    // as configured, lower case, ends with a dot
-	why   string    // why its queries are for the chain; "" if they may be ours
-	cache *Instance // nil if the zone has none
+// ZonePlan is what is decided for one zone of a listener.
+type ZonePlan struct {
+	Name  string    // as configured, lower case, ends with a dot
+	Why   string    // why its queries are for the chain; "" if they may be ours
+	Cache *Instance // nil if the zone has none
 
 	meters.Zone        // counted if prometheus is in the chain
 	next        string // the plugin after prometheus, under which it counts answers
@@ -69,9 +69,9 @@ type zonePlan struct {
 // watchers are the plugins that write down every query and change none.
 var watchers = map[string]bool{"log": true, "dnstap": true}
 
-// planListener decides for a listener whose server blocks are zones. why is
+// PlanListener decides for a listener whose server blocks are zones. why is
 // set when the listener as a whole is for the chain.
-func (r *registry) planListener(zones map[string][]*dnsserver.Config) (plans []*zonePlan, why string) {
+func (r *Registry) PlanListener(zones map[string][]*dnsserver.Config) (plans []*ZonePlan, why string) {
 	if edns.SupportedOption(dns.EDNS0COOKIE) || edns.SupportedOption(dns.EDNS0PADDING) {
 		return nil, "a plugin returns EDNS cookies or padding"
 	}
@@ -91,44 +91,44 @@ func (r *registry) planListener(zones map[string][]*dnsserver.Config) (plans []*
 		plans = append(plans, r.planZone(strings.ToLower(zone), configs, zones))
 	}
 	// The longest zone that holds a name is the one that answers for it.
-	slices.SortFunc(plans, func(a, b *zonePlan) int {
-		if d := len(b.zone) - len(a.zone); d != 0 {
+	slices.SortFunc(plans, func(a, b *ZonePlan) int {
+		if d := len(b.Name) - len(a.Name); d != 0 {
 			return d
 		}
-		return strings.Compare(a.zone, b.zone)
+		return strings.Compare(a.Name, b.Name)
 	})
 	return plans, ""
 }
 
 // planZone decides for one zone.
-func (r *registry) planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsserver.Config) *zonePlan {
-	p := &zonePlan{zone: zone}
+func (r *Registry) planZone(zone string, configs []*dnsserver.Config, all map[string][]*dnsserver.Config) *ZonePlan {
+	p := &ZonePlan{Name: zone}
 	if len(configs) != 1 || len(configs[0].FilterFuncs) > 0 || configs[0].ViewName != "" {
-		p.why = "view: which server block answers depends on the query"
+		p.Why = "view: which server block answers depends on the query"
 		return p
 	}
 	c := configs[0]
 	handlers := c.Handlers()
 	at := slices.IndexFunc(handlers, func(h plugin.Handler) bool { return r.find(h) != nil })
 	if at < 0 {
-		p.why = whyNoCache
+		p.Why = whyNoCache
 		return p
 	}
 	cache := r.find(handlers[at])
-	p.cache = cache
+	p.Cache = cache
 	switch {
 	case cache.Mode == ModeOff:
-		p.why = "fastpath off"
+		p.Why = "fastpath off"
 		return p
 	case len(handlers) != len(c.Plugin):
 		// One that goes by another name than its directive can't be seen, so
 		// nobody knows what it does.
-		p.why = fmt.Sprintf("%d of %d plugins are unknown", len(c.Plugin)-len(handlers), len(c.Plugin))
+		p.Why = fmt.Sprintf("%d of %d plugins are unknown", len(c.Plugin)-len(handlers), len(c.Plugin))
 		return p
 	}
 	for _, h := range handlers {
 		if _, collects := h.(dnsserver.MetadataCollector); collects {
-			p.why = "plugin " + h.Name() + ": other plugins may depend on metadata of each query"
+			p.Why = "plugin " + h.Name() + ": other plugins may depend on metadata of each query"
 			return p
 		}
 	}
@@ -138,12 +138,12 @@ func (r *registry) planZone(zone string, configs []*dnsserver.Config, all map[st
 			watcher = h.Name()
 			continue
 		}
-		if p.why = p.consider(h, handlers[i+1].Name(), all); p.why != "" {
+		if p.Why = p.Consider(h, handlers[i+1].Name(), all); p.Why != "" {
 			return p
 		}
 	}
 	if watcher != "" {
-		p.why, p.watched = mustSee(watcher), true
+		p.Why, p.watched = mustSee(watcher), true
 	}
 	p.all = slices.ContainsFunc(cache.Zones, func(z string) bool { return dns.IsSubDomain(z, zone) }) && len(cache.Bypass) == 0
 	return p
@@ -153,10 +153,10 @@ func mustSee(name string) string {
 	return "plugin " + name + " stands before the cache and must see every query"
 }
 
-// consider takes note of what h, a plugin before the cache, does. It says why
+// Consider takes note of what h, a plugin before the cache, does. It says why
 // not if that can't be reproduced.
-func (p *zonePlan) consider(h plugin.Handler, next string, all map[string][]*dnsserver.Config) (why string) {
-	if _, ok := harmless[h.Name()]; !ok {
+func (p *ZonePlan) Consider(h plugin.Handler, next string, all map[string][]*dnsserver.Config) (why string) {
+	if _, ok := Harmless[h.Name()]; !ok {
 		return mustSee(h.Name())
 	}
 	switch h := h.(type) {
@@ -165,9 +165,9 @@ func (p *zonePlan) consider(h plugin.Handler, next string, all map[string][]*dns
 		for _, z := range h.ZoneNames() {
 			_, served := all[z]
 			switch {
-			case dns.IsSubDomain(z, p.zone) && dns.CountLabel(z) >= dns.CountLabel(p.metricsIn):
+			case dns.IsSubDomain(z, p.Name) && dns.CountLabel(z) >= dns.CountLabel(p.metricsIn):
 				p.metricsIn = z
-			case dns.IsSubDomain(p.zone, z) && !served:
+			case dns.IsSubDomain(p.Name, z) && !served:
 				return "plugin prometheus counts zone " + z + " apart, which another listener serves"
 			}
 		}
@@ -206,11 +206,11 @@ func shufflesAtRandom(h plugin.Handler) bool {
 	return fn != nil && fn.Name() == "github.com/coredns/coredns/plugin/loadbalance.randomShuffle"
 }
 
-// zonesOf returns the server blocks of s by zone. CoreDNS keeps them to
+// ZonesOf returns the server blocks of s by zone. CoreDNS keeps them to
 // itself, but nothing else says which zones share a listener: a plugin sees
 // only its own block. If a later CoreDNS keeps them otherwise, ok is false and
 // all queries stay with the chain.
-func zonesOf(s *dnsserver.Server) (zones map[string][]*dnsserver.Config, ok bool) {
+func ZonesOf(s *dnsserver.Server) (zones map[string][]*dnsserver.Config, ok bool) {
 	v := reflect.ValueOf(s).Elem().FieldByName("zones")
 	if !v.IsValid() || v.Type() != reflect.TypeFor[map[string][]*dnsserver.Config]() {
 		return nil, false

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"crypto/tls"
@@ -28,44 +28,46 @@ import (
 // milliseconds, or never.
 const adoptWithin = 5 * time.Second
 
-// registry holds the sockets of a process by their address. They belong to the
+// Registry holds the sockets of a process by their address. They belong to the
 // process and not to a Cache, because on a reload the next instance takes them
 // over, with all packets that are queued in them.
-type registry struct {
+type Registry struct {
 	find      func(plugin.Handler) *Instance // nil if the handler is not a cache of ours
-	published publisher
+	published Publisher
 
-	mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
-	byAddr map[string]*listener
+	Mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
+	ByAddr map[string]*Listener
 	orders uint64 // of the latest claim
 }
 
-func newRegistry(find func(plugin.Handler) *Instance) *registry {
-	return &registry{find: find, byAddr: map[string]*listener{}, published: publisher{bulks: map[string]map[string]*meters.Histogram{}}}
+// NewRegistry returns an empty Registry. find returns the instance of a handler,
+// or nil if the handler is not a cache of ours.
+func NewRegistry(find func(plugin.Handler) *Instance) *Registry {
+	return &Registry{find: find, ByAddr: map[string]*Listener{}, published: Publisher{Histograms: map[string]map[string]*meters.Histogram{}}}
 }
 
-// join makes i an instance of r.
-func (r *registry) join(i *Instance) *Instance {
+// NewInstance makes i an instance of r.
+func (r *Registry) NewInstance(i *Instance) *Instance {
 	i.registry = r
 	return i
 }
 
-// flush adds to the series of Prometheus what the workers have counted.
-func (r *registry) flush() { r.published.flush() }
+// Flush adds to the series of Prometheus what the workers have counted.
+func (r *Registry) Flush() { r.published.flush() }
 
-// listener is a group of sockets with the instance that it serves.
-type listener struct {
-	group   *fastpath.Group   // nil at an address of TLS
-	opts    fastpath.Options  // of the group
-	streams *fastpath.Streams // nil if there are none
-	server  *fastServer
-	heir    *Instance   // an instance that is starting and will take over; nil if there is none
-	expiry  *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
+// Listener is a group of sockets with the instance that it serves.
+type Listener struct {
+	Group     *fastpath.Group   // nil at an address of TLS
+	opts      fastpath.Options  // of the group
+	Streams   *fastpath.Streams // nil if there are none
+	Server    *Server
+	Successor *Instance   // an instance that is starting and will take over; nil if there is none
+	Expiry    *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
 }
 
-// decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
+// Decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
 // fast path, unless prev has something to do with writing.
-func (c *Instance) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
+func (c *Instance) Decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
 	return func(s *dnsserver.Server) dns.DecorateWriter {
 		var others dns.DecorateWriter
 		if prev != nil {
@@ -79,7 +81,7 @@ func (c *Instance) decorate(prev func(*dnsserver.Server) dns.DecorateWriter) fun
 }
 
 var (
-	errAllDecline = errors.New("no zone can have one")
+	ErrAllDecline = errors.New("no zone can have one")
 	errUnreadable = errors.New("this version of CoreDNS keeps its zones in an unknown way")
 )
 
@@ -87,7 +89,7 @@ var (
 // there. An error means that there are none. decorated says that another
 // plugin has a part in writing what goes out of the socket of s.
 func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
-	zones, ok := zonesOf(s)
+	zones, ok := ZonesOf(s)
 	if !ok {
 		return errUnreadable
 	}
@@ -102,11 +104,11 @@ func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
 // zones, or takes over those that are there. With config they speak TLS. why
 // says why the whole listener is for the chain; the zones may have reasons too.
 func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, config *tls.Config, why string) error {
-	plans, planned := c.registry.planListener(zones)
+	plans, planned := c.registry.PlanListener(zones)
 	if planned != "" {
 		why = planned
 	}
-	f, err := newFastServer(s, c, plans)
+	f, err := NewServer(s, c, plans)
 	if err != nil {
 		return err
 	}
@@ -116,10 +118,10 @@ func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserv
 	case why != "":
 		c.registry.withdraw(f)
 		err = errors.New(why)
-	case !f.useful(), config != nil && !f.direct():
-		err = c.registry.serve(f, errAllDecline.Error())
+	case !f.useful(), config != nil && !f.Direct():
+		err = c.registry.Serve(f, ErrAllDecline.Error())
 	default:
-		err = c.registry.serve(f, "")
+		err = c.registry.Serve(f, "")
 	}
 	if err != nil {
 		c.registry.published.describe(s.Addr, zones, plans, err.Error())
@@ -127,25 +129,25 @@ func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserv
 	return err
 }
 
-// serve makes f the server of the sockets at its address. Sockets that are
+// Serve makes f the server of the sockets at its address. Sockets that are
 // there are kept even if f declines everything (why): closing them would lose
 // what is queued in them, and through f it all reaches the chain.
-func (r *registry) serve(f *fastServer, why string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Registry) Serve(f *Server, why string) error {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	// Servers start in goroutines of their own: after two reloads at once, that
 	// of the instance in between may come when it is over.
-	if f.home.released {
+	if f.Home.released {
 		return nil
 	}
-	if l := r.byAddr[f.addr]; l != nil {
-		if l.server.home.order > f.home.order {
+	if l := r.ByAddr[f.Addr]; l != nil {
+		if l.Server.Home.order > f.Home.order {
 			return nil
 		}
-		if l.server.home == f.home {
+		if l.Server.Home == f.Home {
 			return nil // another socket of the same listener (multisocket)
 		}
-		old := l.server
+		old := l.Server
 		l.remark(f)
 		l.adopt(f)
 		old.retire()
@@ -161,21 +163,21 @@ func (r *registry) serve(f *fastServer, why string) error {
 	if f.config != nil {
 		return r.serveTLS(f, opts)
 	}
-	f.prepare(opts.Workers)
-	g, err := fastpath.Listen(socketAddr(f.addr), opts, f)
+	f.Prepare(opts.Workers)
+	g, err := fastpath.Listen(socketAddr(f.Addr), opts, f)
 	if err != nil {
 		return err
 	}
-	l := &listener{group: g, opts: opts, server: f}
-	r.byAddr[f.addr] = l
-	log := clog.NewWithPlugin(f.home.Name)
+	l := &Listener{Group: g, opts: opts, Server: f}
+	r.ByAddr[f.Addr] = l
+	log := clog.NewWithPlugin(f.Home.Name)
 	what := "Fast path"
-	if !f.direct() {
+	if !f.Direct() {
 		what = "Batches for the plugin chain"
 	}
-	log.Infof("%s at %s: %d workers, batches of %d", what, f.addr, opts.Workers, opts.Batch)
+	log.Infof("%s at %s: %d workers, batches of %d", what, f.Addr, opts.Workers, opts.Batch)
 	if steered, err := g.Steered(); !steered {
-		log.Warningf("Fast path at %s: packets are not steered to it (%v), so other sockets of the address get their share", f.addr, err)
+		log.Warningf("Fast path at %s: packets are not steered to it (%v), so other sockets of the address get their share", f.Addr, err)
 	}
 	f.udp = g
 	l.openStreams()
@@ -184,13 +186,13 @@ func (r *registry) serve(f *fastServer, why string) error {
 }
 
 // serveTLS opens the listeners of f, which speaks TLS. r.mu must be held.
-func (r *registry) serveTLS(f *fastServer, opts fastpath.Options) error {
-	l := &listener{opts: opts, server: f}
+func (r *Registry) serveTLS(f *Server, opts fastpath.Options) error {
+	l := &Listener{opts: opts, Server: f}
 	l.openStreams()
-	if l.streams == nil {
-		return errors.New(f.tcpMissing)
+	if l.Streams == nil {
+		return errors.New(f.TCPMissing)
 	}
-	r.byAddr[f.addr] = l
+	r.ByAddr[f.Addr] = l
 	f.publish()
 	return nil
 }
@@ -203,17 +205,17 @@ func socketAddr(addr string) string {
 
 // withdraw closes the sockets at the address of f, which must not have any:
 // even through its chain they would give other answers than the server's own.
-func (r *registry) withdraw(f *fastServer) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l := r.byAddr[f.addr]
-	if l == nil || f.home.released || l.server.home.order > f.home.order {
+func (r *Registry) withdraw(f *Server) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
+	l := r.ByAddr[f.Addr]
+	if l == nil || f.Home.released || l.Server.Home.order > f.Home.order {
 		return
 	}
-	if l.expiry != nil {
-		l.expiry.Stop()
+	if l.Expiry != nil {
+		l.Expiry.Stop()
 	}
-	rest := r.close(f.addr, l)
+	rest := r.Close(f.Addr, l)
 	go func() {
 		// f's own sockets are served meanwhile.
 		if err := rest(); err != nil {
@@ -224,15 +226,15 @@ func (r *registry) withdraw(f *fastServer) {
 
 // remark logs which options of f have no effect on the sockets that are open.
 // The caller holds the registry's lock.
-func (l *listener) remark(f *fastServer) {
-	if text := notApplied(f.socketOptions(), l.opts); text != "" {
-		clog.NewWithPlugin(f.home.Name).Warningf("Fast path at %s: %s", f.addr, text)
+func (l *Listener) remark(f *Server) {
+	if text := NotApplied(f.socketOptions(), l.opts); text != "" {
+		clog.NewWithPlugin(f.Home.Name).Warningf("Fast path at %s: %s", f.Addr, text)
 	}
 }
 
-// notApplied says what of want is not so with sockets that were opened with
+// NotApplied says what of want is not so with sockets that were opened with
 // have, "" if all is. Without zones that ask for sockets there is no batch.
-func notApplied(want, have fastpath.Options) string {
+func NotApplied(want, have fastpath.Options) string {
 	if want.Batch == 0 || want.Workers == have.Workers && want.Batch == have.Batch {
 		return ""
 	}
@@ -241,21 +243,21 @@ func notApplied(want, have fastpath.Options) string {
 }
 
 // adopt swaps in f. The caller holds the registry's lock.
-func (l *listener) adopt(f *fastServer) {
-	if l.expiry != nil {
-		l.expiry.Stop()
-		l.expiry = nil
+func (l *Listener) adopt(f *Server) {
+	if l.Expiry != nil {
+		l.Expiry.Stop()
+		l.Expiry = nil
 	}
-	if l.group != nil {
-		f.prepare(l.group.Workers())
+	if l.Group != nil {
+		f.Prepare(l.Group.Workers())
 	}
-	if l.heir == f.home {
-		l.heir = nil // another has announced itself meanwhile: the sockets must outlive f as well
+	if l.Successor == f.Home {
+		l.Successor = nil // another has announced itself meanwhile: the sockets must outlive f as well
 	}
-	l.server = f
-	if l.group != nil {
-		l.group.Swap(f)
-		f.udp = l.group
+	l.Server = f
+	if l.Group != nil {
+		l.Group.Swap(f)
+		f.udp = l.Group
 	}
 	l.openStreams()
 	f.publish()
@@ -264,8 +266,8 @@ func (l *listener) adopt(f *fastServer) {
 }
 
 // report returns what logs a change that the sockets of f report.
-func (f *fastServer) report(proto string) func(bool, string) {
-	log, addr := clog.NewWithPlugin(f.home.Name), f.addr
+func (f *Server) report(proto string) func(bool, string) {
+	log, addr := clog.NewWithPlugin(f.Home.Name), f.Addr
 	return func(better bool, text string) {
 		say := log.Warningf
 		if better {
@@ -276,18 +278,18 @@ func (f *fastServer) report(proto string) func(bool, string) {
 }
 
 // socketOptions adds up what the zones of the listener ask for.
-func (f *fastServer) socketOptions() fastpath.Options {
+func (f *Server) socketOptions() fastpath.Options {
 	opts := fastpath.Options{Report: f.report("UDP")}
 	most := fastpath.DefaultWorkers()
-	for _, z := range f.zones {
+	for _, z := range f.Zones {
 		if !z.batched() {
 			continue
 		}
-		opts.Batch = max(opts.Batch, z.cache.Batch)
-		opts.Workers = max(opts.Workers, z.cache.Workers)
+		opts.Batch = max(opts.Batch, z.Cache.Batch)
+		opts.Workers = max(opts.Workers, z.Cache.Workers)
 	}
 	if opts.Workers > most {
-		clog.NewWithPlugin(f.home.Name).Warningf("workers %d: Go may use %d CPUs (cgroup, affinity, GOMAXPROCS), so there are %d workers", opts.Workers, most, most)
+		clog.NewWithPlugin(f.Home.Name).Warningf("workers %d: Go may use %d CPUs (cgroup, affinity, GOMAXPROCS), so there are %d workers", opts.Workers, most, most)
 		opts.Workers = most
 	}
 	if opts.Workers == 0 {
@@ -296,24 +298,24 @@ func (f *fastServer) socketOptions() fastpath.Options {
 	return opts
 }
 
-// claim announces that c is about to serve at the addresses of cfg, and at
+// Claim announces that c is about to serve at the addresses of cfg, and at
 // those of the other keys of its server block. Sockets there stay open when
 // their instance ends.
-func (r *registry) claim(c *Instance, cfg *dnsserver.Config, keys ...string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Registry) Claim(c *Instance, cfg *dnsserver.Config, keys ...string) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	r.orders++
 	c.order = r.orders
-	for _, addr := range listenAddrs(cfg, keys) {
-		if l := r.byAddr[addr]; l != nil && l.server.home != c {
-			l.heir = c
+	for _, addr := range ListenAddrs(cfg, keys) {
+		if l := r.ByAddr[addr]; l != nil && l.Server.Home != c {
+			l.Successor = c
 		}
 	}
 }
 
-// listenAddrs returns the addresses of the servers of a server block with keys
+// ListenAddrs returns the addresses of the servers of a server block with keys
 // such as "tls://example.org.:853". cfg is the configuration of the first key.
-func listenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
+func ListenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
 	add := func(proto, port string) {
 		for _, host := range cfg.ListenHosts {
 			// As CoreDNS makes the addresses of its servers.
@@ -333,24 +335,24 @@ func listenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
 	return addrs
 }
 
-// disclaim forgets announcements by instances after c: the reload failed, and
+// Disclaim forgets announcements by instances after c: the reload failed, and
 // c goes on. Where c has not come to serve yet, it is the heir again.
-func (r *registry) disclaim(c *Instance) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, l := range r.byAddr {
+func (r *Registry) Disclaim(c *Instance) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
+	for _, l := range r.ByAddr {
 		switch {
-		case l.heir == nil || l.heir.order <= c.order:
-		case l.server.home == c:
-			l.heir = nil
+		case l.Successor == nil || l.Successor.order <= c.order:
+		case l.Server.Home == c:
+			l.Successor = nil
 		default:
-			l.heir = c
+			l.Successor = c
 		}
 	}
 }
 
-// release closes the sockets of c, but those that have an heir.
-func (r *registry) release(c *Instance) error {
+// Release closes the sockets of c, but those that have an heir.
+func (r *Registry) Release(c *Instance) error {
 	var errs []error
 	for _, rest := range r.releaseSockets(c) {
 		errs = append(errs, rest())
@@ -359,46 +361,46 @@ func (r *registry) release(c *Instance) error {
 }
 
 // releaseSockets is release but for what takes time.
-func (r *registry) releaseSockets(c *Instance) (rests []func() error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Registry) releaseSockets(c *Instance) (rests []func() error) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	c.released = true
 	defer fastpath.Recheck()
-	for addr, l := range r.byAddr {
+	for addr, l := range r.ByAddr {
 		switch {
-		case l.server.home != c:
-		case l.heir == nil:
-			rests = append(rests, r.close(addr, l))
+		case l.Server.Home != c:
+		case l.Successor == nil:
+			rests = append(rests, r.Close(addr, l))
 		default:
-			l.expiry = time.AfterFunc(adoptWithin, func() { r.expire(addr, l) })
+			l.Expiry = time.AfterFunc(adoptWithin, func() { r.expire(addr, l) })
 		}
 	}
 	return rests
 }
 
 // expire closes l, whose heir did not come.
-func (r *registry) expire(addr string, l *listener) {
-	r.mu.Lock()
-	if r.byAddr[addr] != l || l.expiry == nil {
-		r.mu.Unlock()
+func (r *Registry) expire(addr string, l *Listener) {
+	r.Mu.Lock()
+	if r.ByAddr[addr] != l || l.Expiry == nil {
+		r.Mu.Unlock()
 		return
 	}
-	rest := r.close(addr, l)
-	r.mu.Unlock()
+	rest := r.Close(addr, l)
+	r.Mu.Unlock()
 	_ = rest()
 }
 
-// close ends l. The caller holds the lock, and calls rest, without it if it
+// Close ends l. The caller holds the lock, and calls rest, without it if it
 // can: that waits for connections to end.
-func (r *registry) close(addr string, l *listener) (rest func() error) {
-	delete(r.byAddr, addr)
+func (r *Registry) Close(addr string, l *Listener) (rest func() error) {
+	delete(r.ByAddr, addr)
 	var err error
-	if l.group != nil {
-		err = l.group.Close()
+	if l.Group != nil {
+		err = l.Group.Close()
 	}
 	return func() error {
 		err = errors.Join(err, l.closeStreams())
-		l.server.retire()
+		l.Server.retire()
 		r.published.closed(addr)
 		if err != nil {
 			return fmt.Errorf("fast path at %s: %w", addr, err)

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"bytes"
@@ -18,31 +18,31 @@ import (
 // is their data that changes places; if their owners are mere pointers, no
 // name can lead into one of them, and they change places whole.
 
-// random is a source of random numbers for one goroutine (xorshift64*). They
+// Random is a source of random numbers for one goroutine (xorshift64*). They
 // spread load and need not be secret.
-type random uint64
+type Random uint64
 
 // below returns a number from 0 to n-1; n is a count of records, so the bias
 // of 2^-48 is nothing.
-func (r *random) below(n int) int {
+func (r *Random) below(n int) int {
 	x := uint64(*r)
 	x ^= x >> 12
 	x ^= x << 25
 	x ^= x >> 27
-	*r = random(x)
+	*r = Random(x)
 	hi, _ := bits.Mul64(x*0x2545f4914f6cdd1d, uint64(n))
 	return int(hi)
 }
 
-// arrange puts the addresses in reply, which was made from a, into a random
+// Arrange puts the addresses in reply, which was made from a, into a random
 // order. It returns false, and leaves reply alone, if loadbalance would have
 // moved records in another way.
-func arrange(a *wire.Answer, reply []byte, rnd *random) bool {
+func Arrange(a *wire.Answer, reply []byte, rnd *Random) bool {
 	if a.Records() <= 1 || a.Rcode() != dns.RcodeSuccess {
 		return true
 	}
 	// All sections are looked at before anything is moved.
-	var runs [3]run
+	var runs [3]addressRun
 	b, i := a.Msg(), 0
 	start := wire.HeaderLen + len(a.Question())
 	for s, at := range [...]int{6, 8, 10} { // the counts of the sections
@@ -59,8 +59,8 @@ func arrange(a *wire.Answer, reply []byte, rnd *random) bool {
 	return true
 }
 
-// run is a number of addresses that follow one another.
-type run struct {
+// addressRun is a number of addresses that follow one another.
+type addressRun struct {
 	begin, end int // of the records in the message
 	n          int
 
@@ -81,7 +81,7 @@ const (
 // addresses looks at the n records of a from record i on, which starts at
 // start, and returns the run of addresses among them and where they end. It is
 // not ok if more than the order of addresses would have to change.
-func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
+func addresses(a *wire.Answer, i, n, start int) (r addressRun, end int, ok bool) {
 	b := a.Msg()
 	class, mx := 0, 0
 	var owner []byte          // of the first address, with its type and class
@@ -98,7 +98,7 @@ func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 			next = 2
 			if r.n == 0 {
 				owner = b[start:ttlAt]
-				r = run{begin: start, first: data, stride: data - start + length, size: length}
+				r = addressRun{begin: start, first: data, stride: data - start + length, size: length}
 			}
 			alike = alike && length == r.size && bytes.Equal(owner, b[start:ttlAt])
 			bare = bare && data-start == addressHead
@@ -126,7 +126,7 @@ func addresses(a *wire.Answer, i, n, start int) (r run, end int, ok bool) {
 }
 
 // shuffle moves the addresses of the run (Fisher and Yates).
-func (r run) shuffle(msg []byte, rnd *random) {
+func (r addressRun) shuffle(msg []byte, rnd *Random) {
 	if r.mixed {
 		r.shuffleMixed(msg, rnd)
 		return
@@ -144,7 +144,7 @@ func (r run) shuffle(msg []byte, rnd *random) {
 }
 
 // shuffleMixed does it for records of different length, through a copy.
-func (r run) shuffleMixed(msg []byte, rnd *random) {
+func (r addressRun) shuffleMixed(msg []byte, rnd *Random) {
 	var old [fastpath.MaxPacket]byte
 	records := old[:copy(old[:], msg[r.begin:r.end])]
 	var starts [maxMixed]uint16

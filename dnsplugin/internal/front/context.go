@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import "context"
 
@@ -12,16 +12,16 @@ type atOnceKey struct{}
 // atOnce returns ctx with that value.
 func atOnce(ctx context.Context) context.Context { return context.WithValue(ctx, atOnceKey{}, true) }
 
-// mayVerify reports whether a query with ctx may wait for the source although
+// MayVerify reports whether a query with ctx may wait for the source although
 // there is a stale entry.
-func mayVerify(ctx context.Context) bool { return ctx.Value(atOnceKey{}) == nil }
+func MayVerify(ctx context.Context) bool { return ctx.Value(atOnceKey{}) == nil }
 
-// askAgain is the key of a context value that marks a query which asks the
+// againKey is the key of a context value that marks a query which asks the
 // source even though another query of its key is waiting for it.
-type askAgain struct{}
+type againKey struct{}
 
 // again returns ctx with the mark of askAgain.
-func again(ctx context.Context) context.Context { return context.WithValue(ctx, askAgain{}, true) }
+func again(ctx context.Context) context.Context { return context.WithValue(ctx, againKey{}, true) }
 
-// asksAgain reports whether ctx has that mark.
-func asksAgain(ctx context.Context) bool { return ctx.Value(askAgain{}) != nil }
+// AsksAgain reports whether ctx has that mark.
+func AsksAgain(ctx context.Context) bool { return ctx.Value(againKey{}) != nil }

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"crypto/tls"
@@ -16,15 +16,15 @@ import (
 // instance has started, caddy tells its event hooks, and the instance knows its
 // servers.
 
-// openSecureServers opens the fast path of the TLS servers of an instance that
+// OnEvent opens the fast path of the TLS servers of an instance that
 // has started.
-func (r *registry) openSecureServers(event caddy.EventName, info any) error {
+func (r *Registry) OnEvent(event caddy.EventName, info any) error {
 	inst, ok := info.(*caddy.Instance)
 	if event != caddy.InstanceStartupEvent || !ok {
 		return nil
 	}
 	for _, l := range inst.Servers() {
-		if s, ok := serverOf[dnsserver.ServerTLS](l); ok {
+		if s, ok := ServerOf[dnsserver.ServerTLS](l); ok {
 			r.openSecureServer(s.Server)
 		}
 	}
@@ -33,8 +33,8 @@ func (r *registry) openSecureServers(event caddy.EventName, info any) error {
 
 // openSecureServer opens the fast path of s, a server of TLS, if a cache of
 // ours has a part in it.
-func (r *registry) openSecureServer(s *dnsserver.Server) {
-	zones, _ := zonesOf(s)
+func (r *Registry) openSecureServer(s *dnsserver.Server) {
+	zones, _ := ZonesOf(s)
 	home := r.homeOf(zones)
 	if home == nil {
 		return
@@ -45,9 +45,9 @@ func (r *registry) openSecureServer(s *dnsserver.Server) {
 	}
 }
 
-// serverOf returns the server of l if it is an S. Caddy does not export it; if
+// ServerOf returns the server of l if it is an S. Caddy does not export it; if
 // a later one keeps it otherwise, ok is false.
-func serverOf[S any](l caddy.ServerListener) (s *S, ok bool) {
+func ServerOf[S any](l caddy.ServerListener) (s *S, ok bool) {
 	v := reflect.ValueOf(l).FieldByName("server")
 	if !v.IsValid() || v.Kind() != reflect.Interface || v.Elem().Type() != reflect.TypeFor[*S]() {
 		return nil, false
@@ -58,7 +58,7 @@ func serverOf[S any](l caddy.ServerListener) (s *S, ok bool) {
 // homeOf returns the cache that answers for a listener with zones: of those in
 // its server blocks, the one that has claimed the address last. It is nil if
 // there is no cache of ours.
-func (r *registry) homeOf(zones map[string][]*dnsserver.Config) (home *Instance) {
+func (r *Registry) homeOf(zones map[string][]*dnsserver.Config) (home *Instance) {
 	for _, configs := range zones {
 		for _, c := range configs {
 			for _, h := range c.Handlers() {

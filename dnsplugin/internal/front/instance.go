@@ -1,11 +1,10 @@
-package dnsplugin
+package front
 
 import (
 	"time"
 
-	clog "github.com/coredns/coredns/plugin/pkg/log"
-
 	"github.com/coredns/coredns/plugin"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
@@ -36,7 +35,7 @@ type Instance struct {
 	Meters   func(server string) *meters.Meters
 	Now      func() time.Time
 
-	registry *registry
+	registry *Registry
 
 	// Guarded by the lock of the registry.
 	order    uint64 // ordinal of the instance; later ones are higher
@@ -44,9 +43,9 @@ type Instance struct {
 }
 
 // say logs why there is no fast path, at the level of the mode.
-func (i *Instance) say(format string, args ...any) {
-	log := clog.NewWithPlugin(i.Name)
-	switch i.Mode {
+func (c *Instance) say(format string, args ...any) {
+	log := clog.NewWithPlugin(c.Name)
+	switch c.Mode {
 	case ModeOff:
 	case ModeOn:
 		log.Warningf("No fast path at "+format, args...)

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"encoding/binary"
@@ -14,8 +14,8 @@ import (
 // viaChain lets the server's plugin chain answer j, as if the packet had come
 // to the server's own socket: what miekg/dns does between a socket and its
 // handler happens here in the same order.
-func (f *fastServer) viaChain(j *job) {
-	req, verdict := admit(j.packet)
+func (f *Server) viaChain(j *Job) {
+	req, verdict := Admit(j.Packet)
 	switch verdict {
 	case dns.MsgIgnore:
 	case dns.MsgAccept:
@@ -26,7 +26,7 @@ func (f *fastServer) viaChain(j *job) {
 		case j.again:
 			ctx = f.againCtx
 		}
-		f.server.ServeDNS(ctx, f.writerFor(j, req), req)
+		f.Server.ServeDNS(ctx, f.writerFor(j, req), req)
 	case dns.MsgReject, dns.MsgRejectNotImplemented:
 		w := f.writerFor(j, req)
 		if err := w.WriteMsg(req); err != nil {
@@ -36,19 +36,19 @@ func (f *fastServer) viaChain(j *job) {
 }
 
 // writerFor returns what the chain writes its answer to j to, which is req.
-func (f *fastServer) writerFor(j *job, req *dns.Msg) dns.ResponseWriter {
+func (f *Server) writerFor(j *Job, req *dns.Msg) dns.ResponseWriter {
 	var tsig error
 	if req.IsTsig() != nil {
 		tsig = dns.ErrSecret // we are not here if the server has any
 	}
 	if j.conn != nil {
-		return &streamWriter{server: f, job: j, tsig: tsig}
+		return &StreamWriter{server: f, job: j, tsig: tsig}
 	}
-	return &chainWriter{server: f, job: j, origin: &j.origin, local: f.local, tsig: tsig}
+	return &ChainWriter{server: f, job: j, origin: &j.origin, Local: f.Local, tsig: tsig}
 }
 
-// admit unpacks a packet. If it is to be rejected, m is the reply to it.
-func admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
+// Admit unpacks a packet. If it is to be rejected, m is the reply to it.
+func Admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 	if len(packet) < wire.HeaderLen {
 		return nil, dns.MsgIgnore
 	}
@@ -76,22 +76,22 @@ func admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 	return m, verdict
 }
 
-// chainWriter sends what the chain answers through the socket that the query
+// ChainWriter sends what the chain answers through the socket that the query
 // came to. It implements dns.ResponseWriter.
-type chainWriter struct {
-	server *fastServer
-	job    *job // nil for a query that has no place in the backlog
+type ChainWriter struct {
+	server *Server
+	job    *Job // nil for a query that has no place in the backlog
 	origin *fastpath.Origin
-	local  net.Addr
+	Local  net.Addr
 	remote *net.UDPAddr // made when somebody asks for it
 	tsig   error
 }
 
 // LocalAddr implements dns.ResponseWriter.
-func (w *chainWriter) LocalAddr() net.Addr { return w.local }
+func (w *ChainWriter) LocalAddr() net.Addr { return w.Local }
 
 // RemoteAddr implements dns.ResponseWriter.
-func (w *chainWriter) RemoteAddr() net.Addr {
+func (w *ChainWriter) RemoteAddr() net.Addr {
 	if w.remote == nil {
 		w.remote = net.UDPAddrFromAddrPort(w.origin.Peer())
 	}
@@ -99,7 +99,7 @@ func (w *chainWriter) RemoteAddr() net.Addr {
 }
 
 // WriteMsg implements dns.ResponseWriter.
-func (w *chainWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
+func (w *ChainWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
 
 // writeMsg packs m and writes it to w.
 func writeMsg(w io.Writer, m *dns.Msg) error {
@@ -112,10 +112,10 @@ func writeMsg(w io.Writer, m *dns.Msg) error {
 }
 
 // Write implements dns.ResponseWriter.
-func (w *chainWriter) Write(b []byte) (int, error) {
+func (w *ChainWriter) Write(b []byte) (int, error) {
 	err := w.origin.Send(b)
 	if w.job != nil {
-		w.server.backlog.answered(w.job)
+		w.server.Backlog.replied(w.job)
 	}
 	if err != nil {
 		return 0, err
@@ -124,13 +124,13 @@ func (w *chainWriter) Write(b []byte) (int, error) {
 }
 
 // Close implements dns.ResponseWriter. There is no connection.
-func (w *chainWriter) Close() error { return nil }
+func (w *ChainWriter) Close() error { return nil }
 
 // TsigStatus implements dns.ResponseWriter.
-func (w *chainWriter) TsigStatus() error { return w.tsig }
+func (w *ChainWriter) TsigStatus() error { return w.tsig }
 
 // TsigTimersOnly implements dns.ResponseWriter.
-func (w *chainWriter) TsigTimersOnly(bool) {}
+func (w *ChainWriter) TsigTimersOnly(bool) {}
 
 // Hijack implements dns.ResponseWriter.
-func (w *chainWriter) Hijack() {}
+func (w *ChainWriter) Hijack() {}

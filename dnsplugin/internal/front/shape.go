@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"encoding/binary"
@@ -20,10 +20,10 @@ const (
 	shapeBit // header bits that no plain query has
 )
 
-// appendShape appends the shape of r to its key: RD, the OPT's version and
+// AppendShape appends the shape of r to its key: RD, the OPT's version and
 // flags, and the options. The values of cookies and paddings differ in every
 // query and are left out. So is the size, which every source understands.
-func appendShape(key []byte, r *dns.Msg) []byte {
+func AppendShape(key []byte, r *dns.Msg) []byte {
 	bits := byte(0)
 	if r.RecursionDesired {
 		bits |= shapeRD
@@ -56,9 +56,9 @@ func appendShape(key []byte, r *dns.Msg) []byte {
 // ednsDO is the bit of the DO flag in an OPT's TTL.
 const ednsDO = 1 << 15
 
-// appendShapeOf is appendShape for a packet that was understood, whose question
+// AppendShapeOf is appendShape for a packet that was understood, whose question
 // is q: it has no other options than cookies and paddings.
-func appendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
+func AppendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
 	bits := byte(0)
 	if q.RD {
 		bits |= shapeRD
@@ -75,9 +75,9 @@ func appendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
 	return key
 }
 
-// usual reports whether r has no EDNS options that a source might not know. A
+// Usual reports whether r has no EDNS options that a source might not know. A
 // failure to answer another question says little about the name.
-func usual(r *dns.Msg) bool {
+func Usual(r *dns.Msg) bool {
 	opt := r.IsEdns0()
 	if opt == nil {
 		return true

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import "testing"
 
@@ -7,22 +7,22 @@ import "testing"
 // from a cache that nobody fills any more.
 func TestLateInstanceTakesNoSockets(t *testing.T) {
 	const addr = "dns://127.0.0.1:53"
-	server := func(turn uint64, released bool) *fastServer {
-		return &fastServer{addr: addr, home: &Instance{order: turn, released: released}}
+	server := func(turn uint64, released bool) *Server {
+		return &Server{Addr: addr, Home: &Instance{order: turn, released: released}}
 	}
 	newest := server(3, false)
-	r := &registry{byAddr: map[string]*listener{addr: {server: newest}}}
-	for name, late := range map[string]*fastServer{
+	r := &Registry{ByAddr: map[string]*Listener{addr: {Server: newest}}}
+	for name, late := range map[string]*Server{
 		"an older instance":              server(2, false),
 		"an older one that has ended":    server(2, true),
 		"a later one that ended at once": server(4, true),
 	} {
-		if err := r.serve(late, ""); err != nil || r.byAddr[addr].server != newest {
+		if err := r.Serve(late, ""); err != nil || r.ByAddr[addr].Server != newest {
 			t.Errorf("%s took the sockets, or failed: %v", name, err)
 		}
 	}
-	r = &registry{byAddr: map[string]*listener{}}
-	if err := r.serve(server(1, true), ""); err != nil || len(r.byAddr) > 0 {
+	r = &Registry{ByAddr: map[string]*Listener{}}
+	if err := r.Serve(server(1, true), ""); err != nil || len(r.ByAddr) > 0 {
 		t.Errorf("an instance that has ended opened sockets, or failed: %v", err)
 	}
 }

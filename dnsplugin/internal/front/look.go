@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"github.com/miekg/dns"
@@ -14,39 +14,39 @@ import (
 // other, half of the time outside of the kernel is waiting for memory. So the
 // questions of a batch go through each step together, and their waits overlap.
 
-// chunk is how many questions go through the steps together. Their lines,
+// Chunk is how many questions go through the steps together. Their lines,
 // about eight for each, must still be in the first-level cache at the end.
-const chunk = 32
+const Chunk = 32
 
-// asked is a question of the batch that is being served.
-type asked struct {
-	q    wire.Query
-	zone *fastZone // nil if there is none, or the packet is not understood
-	key  []byte    // set with zone
-	hash uint64    // of key; set if seek is
-	seek bool      // the zone has a cache: why is understood, or otherZone
+// Query is a question of the batch that is being served.
+type Query struct {
+	Q    wire.Query
+	Zone *Zone  // nil if there is none, or the packet is not understood
+	key  []byte // set with zone
+	hash uint64 // of key; set if seek is
+	seek bool   // the zone has a cache: why is understood, or otherZone
 	why  meters.Reason
 
 	// What the table seems to have, see hasten.
 	denial, success *store.Entry
 }
 
-// understand reads pkt into a. The key goes to buf, which is long enough.
-func (f *fastServer) understand(a *asked, pkt, buf []byte) {
-	a.zone, a.denial, a.success, a.seek = nil, nil, nil, false
-	q := &a.q
+// parse reads pkt into a. The key goes to buf, which is long enough.
+func (f *Server) parse(a *Query, pkt, buf []byte) {
+	a.Zone, a.denial, a.success, a.seek = nil, nil, nil, false
+	q := &a.Q
 	if r := wire.ParseQuery(pkt, q); r != wire.OK {
 		a.why = meters.Reason(r)
 		return
 	}
 	a.key = wire.AppendKey(buf, q.Name(pkt), q.Type, q.Class, q.DO, q.CD)
 	z := f.zoneOf(sides.NameOf(a.key))
-	a.zone = z
+	a.Zone = z
 	switch {
 	case z == nil:
 		a.why = meters.OtherZone
 		return
-	case z.why != "" && !(z.watched && f.unwatched.Load()):
+	case z.Why != "" && !(z.watched && f.Unwatched.Load()):
 		a.why = meters.OtherZone
 		a.seek = z.sides != nil
 	case q.Type == dns.TypeDS:
@@ -60,23 +60,23 @@ func (f *fastServer) understand(a *asked, pkt, buf []byte) {
 	}
 }
 
-// hasten brings what the questions will need nearer: first the places in the
+// prefetch brings what the questions will need nearer: first the places in the
 // tables, then the heads of the entries, then the rest of them. Within a round
 // no load depends on another.
-func (w *fastWorker) hasten(all []asked) {
+func (w *Worker) prefetch(all []Query) {
 	for i := range all {
 		if a := &all[i]; a.seek {
-			a.zone.sides.Denial.Store.Touch(a.hash)
-			a.zone.sides.Success.Store.Touch(a.hash)
+			a.Zone.sides.Denial.Store.Touch(a.hash)
+			a.Zone.sides.Success.Store.Touch(a.hash)
 		}
 	}
 	for i := range all {
 		a := &all[i]
-		if !a.seek || a.zone.sides.Stale.PreferAnswers {
+		if !a.seek || a.Zone.sides.Stale.PreferAnswers {
 			continue
 		}
-		if a.denial = a.zone.sides.Denial.Store.Likely(a.hash); a.denial == nil {
-			a.success = a.zone.sides.Success.Store.Likely(a.hash)
+		if a.denial = a.Zone.sides.Denial.Store.Likely(a.hash); a.denial == nil {
+			a.success = a.Zone.sides.Success.Store.Likely(a.hash)
 		}
 	}
 	read := uint64(0)
@@ -92,8 +92,8 @@ func (w *fastWorker) hasten(all []asked) {
 
 // entryOf returns the entry that answers a, nil if there is none, as
 // Cache.lookup does.
-func (w *fastWorker) entryOf(a *asked, at store.Instant) (e *store.Entry, kind sides.Kind) {
-	both := a.zone.sides
+func (w *Worker) entryOf(a *Query, at store.Instant) (e *store.Entry, kind sides.Kind) {
+	both := a.Zone.sides
 	switch {
 	case a.denial != nil:
 		if e := both.Denial.Store.Take(a.denial, a.key, at); e != nil {
@@ -112,6 +112,6 @@ func (w *fastWorker) entryOf(a *asked, at store.Instant) (e *store.Entry, kind s
 }
 
 // ident returns the question as the cache knows it. It shares a's key.
-func (a *asked) ident() sides.Ident {
-	return sides.Ident{Key: a.key, Hash: a.hash, DO: a.q.DO, CD: a.q.CD, AD: a.q.AD}
+func (a *Query) ident() sides.Ident {
+	return sides.Ident{Key: a.key, Hash: a.hash, DO: a.Q.DO, CD: a.Q.CD, AD: a.Q.AD}
 }

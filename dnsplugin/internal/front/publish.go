@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"slices"
@@ -19,16 +19,16 @@ import (
 // those are collected. So the series are exact at every scrape, and no query
 // pays for more than its own additions.
 
-// publisher brings the counters of the fast path's servers to Prometheus. It
+// Publisher brings the counters of the fast path's servers to Prometheus. It
 // belongs to the process and not to a Cache, because the series continue over
 // reloads.
-type publisher struct {
-	mu      sync.Mutex // guards all below
-	servers []*fastServer
-	bulks   map[string]map[string]*meters.Histogram // histograms by family and labels, see labelKey
-	hooked  bool                                    // CoreDNS's own families are ours to collect
-	drains  bool                                    // a call of gather is due
-	vec     *fastVectors
+type Publisher struct {
+	mu         sync.Mutex // guards all below
+	servers    []*Server
+	Histograms map[string]map[string]*meters.Histogram // histograms by family and labels, see labelKey
+	hooked     bool                                    // CoreDNS's own families are ours to collect
+	drains     bool                                    // a call of gather is due
+	vec        *Vectors
 }
 
 // drainEvery is how often counters are emptied although nobody asks for them:
@@ -38,7 +38,7 @@ const drainEvery = 10 * time.Minute
 
 // drainAgainLocked empties the counters after drainEvery, as long as there are
 // servers.
-func (p *publisher) drainAgainLocked() {
+func (p *Publisher) drainAgainLocked() {
 	if p.drains || len(p.servers) == 0 {
 		return
 	}
@@ -47,17 +47,17 @@ func (p *publisher) drainAgainLocked() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.drains = false
-		p.gather()
+		p.flushLocked()
 		p.drainAgainLocked()
 	})
 }
 
 // settle is how long after its end a server's counters are looked at once
 // more: by then the last batch that it was serving is over.
-const settle = time.Second
+const retiredGrace = time.Second
 
-// fastVectors are families that only the fast path has.
-type fastVectors struct {
+// Vectors are families that only the fast path has.
+type Vectors struct {
 	declined, shed, queued, atOnce, batches, unsent *prometheus.CounterVec
 	zones, chain, unwatched, steered                *prometheus.GaugeVec
 
@@ -66,8 +66,9 @@ type fastVectors struct {
 	ended      *prometheus.CounterVec
 }
 
-func newFastVectors(r meters.Registrar) (*fastVectors, error) {
-	v := &fastVectors{}
+// NewVectors registers the families that only the fast path has.
+func NewVectors(r meters.Registrar) (*Vectors, error) {
+	v := &Vectors{}
 	for _, err := range []error{
 		r.Counter(&v.declined, "penstock", "fastpath_declined_total", "The number of queries to the fast path's sockets that went through the plugin chain, by reason.", []string{"server", "reason"}),
 		r.Counter(&v.shed, "penstock", "fastpath_shed_total", "The number of queries that were dropped because too many were waiting for the plugin chain, or for too long.", []string{"server"}),
@@ -91,35 +92,35 @@ func newFastVectors(r meters.Registrar) (*fastVectors, error) {
 }
 
 // publish makes the counters of f part of what is collected from now on.
-func (f *fastServer) publish() {
-	p := &f.home.registry.published
+func (f *Server) publish() {
+	p := &f.Home.registry.published
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.servers = append(p.servers, f)
 	p.drainAgainLocked()
-	counted := slices.ContainsFunc(f.zones, func(z *fastZone) bool { return (z.why == "" || z.watched) && z.Counted })
+	counted := slices.ContainsFunc(f.Zones, func(z *Zone) bool { return (z.Why == "" || z.watched) && z.Counted })
 	if counted && !p.hooked {
 		p.hooked = true
 		p.hook(prometheus.DefaultRegisterer)
 	}
-	if err := p.register(); err != nil {
+	if err := p.registerLocked(); err != nil {
 		f.debugf("metrics of the fast path: %v", err)
 		return
 	}
-	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": f.addr})
-	for _, z := range f.zones {
+	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": f.Addr})
+	for _, z := range f.Zones {
 		on := 0.0
-		if z.why == "" {
+		if z.Why == "" {
 			on = 1
 		}
-		p.vec.zones.WithLabelValues(f.addr, z.zone, z.why).Set(on)
+		p.vec.zones.WithLabelValues(f.Addr, z.Name, z.Why).Set(on)
 	}
-	p.tcpSeries(f.addr, f.tcpMissing)
+	p.tcpSeriesLocked(f.Addr, f.TCPMissing)
 }
 
-// tcpSeries says that the listener at addr has no TCP of ours, and why, or
+// tcpSeriesLocked says that the listener at addr has no TCP of ours, and why, or
 // that it has it. The caller holds the lock.
-func (p *publisher) tcpSeries(addr, why string) {
+func (p *Publisher) tcpSeriesLocked(addr, why string) {
 	p.vec.tcp.DeletePartialMatch(prometheus.Labels{"server": addr})
 	on := 0.0
 	if why == "" {
@@ -128,12 +129,12 @@ func (p *publisher) tcpSeries(addr, why string) {
 	p.vec.tcp.WithLabelValues(addr, why).Set(on)
 }
 
-// register makes the families of the fast path known. The caller holds the lock.
-func (p *publisher) register() error {
+// registerLocked makes the families of the fast path known. The caller holds the lock.
+func (p *Publisher) registerLocked() error {
 	if p.vec != nil {
 		return nil
 	}
-	vec, err := newFastVectors(meters.Registrar{Into: prometheus.DefaultRegisterer, Flush: p.flush})
+	vec, err := NewVectors(meters.Registrar{Into: prometheus.DefaultRegisterer, Flush: p.flush})
 	if err == nil {
 		p.vec = vec
 	}
@@ -141,27 +142,27 @@ func (p *publisher) register() error {
 }
 
 // describe says for each zone of a listener that has no fast path why not.
-func (p *publisher) describe(addr string, zones map[string][]*dnsserver.Config, plans []*zonePlan, why string) {
+func (p *Publisher) describe(addr string, zones map[string][]*dnsserver.Config, plans []*ZonePlan, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.register() != nil {
+	if p.registerLocked() != nil {
 		return // publish has said so, or will
 	}
 	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": addr})
 	for zone := range zones {
 		reason := why
 		for _, plan := range plans {
-			if plan.zone == strings.ToLower(zone) && plan.why != "" {
-				reason = plan.why
+			if plan.Name == strings.ToLower(zone) && plan.Why != "" {
+				reason = plan.Why
 			}
 		}
 		p.vec.zones.WithLabelValues(addr, zone, reason).Set(0)
 	}
-	p.tcpSeries(addr, why)
+	p.tcpSeriesLocked(addr, why)
 }
 
 // hook takes the place of CoreDNS's families in reg.
-func (p *publisher) hook(reg prometheus.Registerer) {
+func (p *Publisher) hook(reg prometheus.Registerer) {
 	for _, c := range []prometheus.Collector{vars.RequestCount, vars.RequestDo, vars.ResponseRcode} {
 		if reg.Unregister(c) {
 			reg.MustRegister(meters.UpToDate{Collector: c, Flush: p.flush})
@@ -171,93 +172,93 @@ func (p *publisher) hook(reg prometheus.Registerer) {
 		familyDuration: vars.RequestDuration, familyRequest: vars.RequestSize, familyResponse: vars.ResponseSize,
 	} {
 		if reg.Unregister(vec) {
-			reg.MustRegister(&meters.Merged{Vec: vec, Ours: func() map[string]*meters.Histogram { return p.bulksOf(family) }})
+			reg.MustRegister(&meters.Merged{Vec: vec, Ours: func() map[string]*meters.Histogram { return p.histogramsOf(family) }})
 		}
 	}
 }
 
 // retire says that f gets no more batches.
-func (f *fastServer) retire() {
-	p := &f.home.registry.published
+func (f *Server) retire() {
+	p := &f.Home.registry.published
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f.retired = time.Now()
-	p.gather()
+	p.flushLocked()
 }
 
 // flush adds to the series what was counted since the last time.
-func (p *publisher) flush() {
+func (p *Publisher) flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.gather()
+	p.flushLocked()
 }
 
-// gather is flush for who holds the lock.
-func (p *publisher) gather() {
+// flushLocked is flush for who holds the lock.
+func (p *Publisher) flushLocked() {
 	for _, f := range p.servers {
-		for _, w := range f.workers {
+		for _, w := range f.Workers {
 			p.drainWorker(f, w, "udp")
 		}
-		for _, w := range f.streams {
+		for _, w := range f.Streams {
 			p.drainWorker(f, w, "tcp")
 		}
-		p.drainShared(f, f.sharedUDP, "udp")
-		p.drainShared(f, f.sharedTCP, "tcp")
+		p.DrainShared(f, f.SharedUDP, "udp")
+		p.DrainShared(f, f.SharedTCP, "tcp")
 		p.backlogSeries(f)
 		p.connSeries(f)
 		p.socketSeries(f)
 	}
-	p.servers = slices.DeleteFunc(p.servers, func(f *fastServer) bool {
-		return !f.retired.IsZero() && time.Since(f.retired) > settle
+	p.servers = slices.DeleteFunc(p.servers, func(f *Server) bool {
+		return !f.retired.IsZero() && time.Since(f.retired) > retiredGrace
 	})
 }
 
 // backlogSeries adds what has become of the queries for the chain of f.
-func (p *publisher) backlogSeries(f *fastServer) {
+func (p *Publisher) backlogSeries(f *Server) {
 	if p.vec == nil {
 		return
 	}
-	n := f.backlog.takeCounts()
-	p.vec.shed.WithLabelValues(f.addr).Add(float64(n.shed))
-	p.vec.queued.WithLabelValues(f.addr).Add(float64(n.queued))
-	p.vec.atOnce.WithLabelValues(f.addr).Add(float64(n.atOnce))
+	n := f.Backlog.TakeCounts()
+	p.vec.shed.WithLabelValues(f.Addr).Add(float64(n.Shed))
+	p.vec.queued.WithLabelValues(f.Addr).Add(float64(n.queued))
+	p.vec.atOnce.WithLabelValues(f.Addr).Add(float64(n.atOnce))
 	if !f.retired.IsZero() {
 		return
 	}
-	quick, long, after, queued := f.backlog.levels()
+	quick, long, after, queued := f.Backlog.Levels()
 	unwatched := 0.0
-	if f.unwatched.Load() {
+	if f.Unwatched.Load() {
 		unwatched = 1
 	}
-	p.vec.unwatched.WithLabelValues(f.addr).Set(unwatched)
+	p.vec.unwatched.WithLabelValues(f.Addr).Set(unwatched)
 	for state, n := range map[string]int{"quick": quick, "long": long, "answered": after, "queued": queued} {
-		p.vec.chain.WithLabelValues(f.addr, state).Set(float64(n))
+		p.vec.chain.WithLabelValues(f.Addr, state).Set(float64(n))
 	}
 }
 
 // socketSeries says what the kernel does with packets and connections now, and
 // adds the replies that it did not take.
-func (p *publisher) socketSeries(f *fastServer) {
+func (p *Publisher) socketSeries(f *Server) {
 	if p.vec == nil {
 		return
 	}
 	if f.udp != nil {
-		p.vec.unsent.WithLabelValues(f.addr).Add(float64(f.udp.TakeUnsent()))
+		p.vec.unsent.WithLabelValues(f.Addr).Add(float64(f.udp.TakeUnsent()))
 	}
 	if !f.retired.IsZero() {
 		return
 	}
 	if f.udp != nil {
 		_, why := f.udp.Steered()
-		p.steeredSeries(f.addr, "udp", why)
+		p.steeredSeries(f.Addr, "udp", why)
 	}
-	if f.tcp != nil {
-		_, why := f.tcp.Steered()
-		p.steeredSeries(f.addr, "tcp", why)
+	if f.TCP != nil {
+		_, why := f.TCP.Steered()
+		p.steeredSeries(f.Addr, "tcp", why)
 	}
 }
 
-func (p *publisher) steeredSeries(addr, proto string, why error) {
+func (p *Publisher) steeredSeries(addr, proto string, why error) {
 	p.vec.steered.DeletePartialMatch(prometheus.Labels{"server": addr, "proto": proto})
 	if why != nil {
 		p.vec.steered.WithLabelValues(addr, proto, why.Error()).Set(0)
@@ -267,7 +268,7 @@ func (p *publisher) steeredSeries(addr, proto string, why error) {
 }
 
 // closed takes away what is said about sockets at addr.
-func (p *publisher) closed(addr string) {
+func (p *Publisher) closed(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.vec != nil {
@@ -276,39 +277,39 @@ func (p *publisher) closed(addr string) {
 }
 
 // connSeries adds what has become of the connections of f.
-func (p *publisher) connSeries(f *fastServer) {
-	if f.tcp == nil || p.vec == nil {
+func (p *Publisher) connSeries(f *Server) {
+	if f.TCP == nil || p.vec == nil {
 		return
 	}
 	if f.retired.IsZero() {
-		p.vec.conns.WithLabelValues(f.addr).Set(float64(f.tcp.Conns()))
+		p.vec.conns.WithLabelValues(f.Addr).Set(float64(f.TCP.Conns()))
 	}
-	n := f.tcp.Take()
-	p.vec.ended.WithLabelValues(f.addr, "too_many").Add(float64(n.Refused))
-	p.vec.ended.WithLabelValues(f.addr, "idle").Add(float64(n.Evicted))
-	p.vec.ended.WithLabelValues(f.addr, "slow").Add(float64(n.Slow))
+	n := f.TCP.Take()
+	p.vec.ended.WithLabelValues(f.Addr, "too_many").Add(float64(n.Refused))
+	p.vec.ended.WithLabelValues(f.Addr, "idle").Add(float64(n.Evicted))
+	p.vec.ended.WithLabelValues(f.Addr, "slow").Add(float64(n.Slow))
 }
 
 // drainWorker adds what w has counted.
-func (p *publisher) drainWorker(f *fastServer, w *fastWorker, proto string) {
+func (p *Publisher) drainWorker(f *Server, w *Worker, proto string) {
 	w.Mu.Lock()
 	full := w.Cur
 	w.Cur, w.Spare = w.Spare, nil
 	w.Mu.Unlock()
-	p.drain(f, full, proto)
+	p.Drain(f, full, proto)
 	w.Spare = full
 }
 
-// drain adds c to the series of f and leaves it empty.
-func (p *publisher) drain(f *fastServer, c *meters.CounterSet, proto string) {
+// Drain adds c to the series of f and leaves it empty.
+func (p *Publisher) Drain(f *Server, c *meters.CounterSet, proto string) {
 	for why, n := range c.Why {
 		if n > 0 && p.vec != nil {
-			p.vec.declined.WithLabelValues(f.addr, meters.Reason(why).String()).Add(float64(n))
+			p.vec.declined.WithLabelValues(f.Addr, meters.Reason(why).String()).Add(float64(n))
 		}
 	}
 	clear(c.Why[:])
 	if c.Batches > 0 && p.vec != nil {
-		p.vec.batches.WithLabelValues(f.addr).Add(float64(c.Batches))
+		p.vec.batches.WithLabelValues(f.Addr).Add(float64(c.Batches))
 	}
 	c.Batches = 0
 	for i, zc := range c.Zones {
@@ -318,22 +319,22 @@ func (p *publisher) drain(f *fastServer, c *meters.CounterSet, proto string) {
 			c.Zones[i] = nil // another zone may have the room
 			c.Own--
 		default:
-			p.zoneSeries(f, f.zones[i], zc, proto)
+			p.zoneSeries(f, f.Zones[i], zc, proto)
 		}
 	}
 }
 
 // zoneSeries adds zc, which has hits in z, to the series and leaves it empty.
-func (p *publisher) zoneSeries(f *fastServer, z *fastZone, zc *meters.ZoneCounts, proto string) {
+func (p *Publisher) zoneSeries(f *Server, z *Zone, zc *meters.ZoneCounts, proto string) {
 	p.cacheSeries(z, zc)
 	if z.Counted {
-		p.querySeries(f.addr, z, zc, proto)
+		p.querySeries(f.Addr, z, zc, proto)
 	}
 	*zc = meters.ZoneCounts{}
 }
 
-// drainShared adds what workers have counted in common.
-func (p *publisher) drainShared(f *fastServer, shared []meters.SharedCounts, proto string) {
+// DrainShared adds what workers have counted in common.
+func (p *Publisher) DrainShared(f *Server, shared []meters.SharedCounts, proto string) {
 	for i := range shared {
 		s := &shared[i]
 		s.Mu.Lock()
@@ -341,14 +342,14 @@ func (p *publisher) drainShared(f *fastServer, shared []meters.SharedCounts, pro
 		s.Counts = nil
 		s.Mu.Unlock()
 		if zc != nil {
-			p.zoneSeries(f, f.zones[i], zc, proto)
+			p.zoneSeries(f, f.Zones[i], zc, proto)
 		}
 	}
 }
 
 // cacheSeries adds to the families of the cache.
-func (p *publisher) cacheSeries(z *fastZone, zc *meters.ZoneCounts) {
-	m := z.meters
+func (p *Publisher) cacheSeries(z *Zone, zc *meters.ZoneCounts) {
+	m := z.Meters
 	m.Requests.Add(float64(zc.Success + zc.Denial))
 	m.Success.Hits.Add(float64(zc.Success - zc.CoalescedSuccess))
 	m.Denial.Hits.Add(float64(zc.Denial - zc.CoalescedDenial))
@@ -358,7 +359,7 @@ func (p *publisher) cacheSeries(z *fastZone, zc *meters.ZoneCounts) {
 }
 
 // querySeries adds to the families of the prometheus plugin.
-func (p *publisher) querySeries(server string, z *fastZone, zc *meters.ZoneCounts, proto string) {
+func (p *Publisher) querySeries(server string, z *Zone, zc *meters.ZoneCounts, proto string) {
 	const view = ""
 	for t, byFamily := range zc.Types {
 		name := "other"
@@ -380,11 +381,11 @@ func (p *publisher) querySeries(server string, z *fastZone, zc *meters.ZoneCount
 		}
 	}
 	vars.RequestDuration.WithLabelValues(server, z.metricsIn, view)
-	p.bulk(familyDuration, server, z.metricsIn, view).AddDurations(&zc.Durations)
+	p.histogram(familyDuration, server, z.metricsIn, view).AddDurations(&zc.Durations)
 	vars.RequestSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyRequest, server, z.metricsIn, view, proto).AddSizes(&zc.Requests, zc.Asked[:])
+	p.histogram(familyRequest, server, z.metricsIn, view, proto).AddSizes(&zc.Requests, zc.Asked[:])
 	vars.ResponseSize.WithLabelValues(server, z.metricsIn, view, proto)
-	p.bulk(familyResponse, server, z.metricsIn, view, proto).AddSizes(&zc.Responses, zc.Answered[:])
+	p.histogram(familyResponse, server, z.metricsIn, view, proto).AddSizes(&zc.Responses, zc.Answered[:])
 }
 
 // The histograms of the prometheus plugin, with their labels as they are
@@ -395,26 +396,26 @@ const (
 	familyResponse = plugin.Namespace + "_dns_response_size_bytes"
 )
 
-// bulksOf returns copies of the histograms of a family, with all that has been
+// histogramsOf returns copies of the histograms of a family, with all that has been
 // counted.
-func (p *publisher) bulksOf(family string) map[string]*meters.Histogram {
+func (p *Publisher) histogramsOf(family string) map[string]*meters.Histogram {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.gather()
+	p.flushLocked()
 	all := map[string]*meters.Histogram{}
-	for key, b := range p.bulks[family] {
+	for key, b := range p.Histograms[family] {
 		all[key] = b.Clone()
 	}
 	return all
 }
 
-// bulk returns the histogram of a label set. proto may be left out.
-func (p *publisher) bulk(family, server, zone, view string, proto ...string) *meters.Histogram {
+// histogram returns the histogram of a label set. proto may be left out.
+func (p *Publisher) histogram(family, server, zone, view string, proto ...string) *meters.Histogram {
 	key := meters.LabelKey(append(append([]string{}, proto...), server, view, zone)) // sorted by label name
-	byLabels := p.bulks[family]
+	byLabels := p.Histograms[family]
 	if byLabels == nil {
 		byLabels = map[string]*meters.Histogram{}
-		p.bulks[family] = byLabels
+		p.Histograms[family] = byLabels
 	}
 	b := byLabels[key]
 	if b == nil {

@@ -1,4 +1,4 @@
-package dnsplugin
+package front
 
 import (
 	"context"
@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// patience is how long the chain may keep a worker from its socket: a
+	// inlineTimeout is how long the chain may keep a worker from its socket: a
 	// hundred times as long as a batch takes. An idle machine gets a stuck
 	// plugin's worker back within it, a busy one may lose some to no purpose.
-	patience = 2 * time.Millisecond
-	// pause is how long queries go to the backlog after that has happened, so
+	inlineTimeout = 2 * time.Millisecond
+	// inlinePause is how long queries go to the backlog after that has happened, so
 	// that plugins which always wait hold up a fiftieth of the time at most.
-	pause = 100 * time.Millisecond
+	inlinePause = 100 * time.Millisecond
 )
 
-// turn are the queries of a batch that need the chain though their answers are
+// InlineBatch are the queries of a batch that need the chain though their answers are
 // in its cache: other plugins stand before that. The worker takes them through
 // it itself, one after the other, since a goroutine and a call of the kernel
 // for each cost more than the chain.
@@ -37,48 +37,48 @@ const (
 // time comes, by a goroutine that then ends. A turn that has lost its worker
 // is not used again, and the worker takes no queries itself before it is over:
 // so a plugin that never comes back keeps one goroutine of each worker.
-type turn struct {
-	_      [128]byte // batches begin and end turns: nobody else's line
-	server *fastServer
-	worker *fastWorker
-	after  time.Time   // takes no queries before
-	lost   *turn       // takes none before the goroutine of this one has come back; may be nil
-	timer  *time.Timer // runs late
+type InlineBatch struct {
+	_         [128]byte // batches begin and end turns: nobody else's line
+	Server    *Server
+	worker    *Worker
+	notBefore time.Time    // takes no queries before
+	previous  *InlineBatch // takes none before the goroutine of this one has come back; may be nil
+	timer     *time.Timer  // runs late
 
 	mu      sync.Mutex      // guards batch, queries and begun
 	batch   *fastpath.Batch // nil but for a turn that goes on with its worker
-	queries []*chainQuery
-	begun   int // the one before is in the chain
-	over    atomic.Bool
+	queries []*ChainQuery
+	Started int // the one before is in the chain
+	ended   atomic.Bool
 	_       [128]byte
 }
 
-func newTurn(f *fastServer, w *fastWorker, after time.Time, lost *turn) *turn {
-	t := &turn{server: f, worker: w, after: after, lost: lost}
-	t.timer = time.AfterFunc(time.Hour, t.late)
+func newInlineBatch(f *Server, w *Worker, after time.Time, lost *InlineBatch) *InlineBatch {
+	t := &InlineBatch{Server: f, worker: w, notBefore: after, previous: lost}
+	t.timer = time.AfterFunc(time.Hour, t.handOver)
 	t.timer.Stop()
 	return t
 }
 
-// chainQuery is a query in the chain with all that is made for it, in one
+// ChainQuery is a query in the chain with all that is made for it, in one
 // piece. It implements dns.ResponseWriter: a reply in time goes into the batch,
 // any other to the socket. Plugins may keep it, so it is not used again.
-type chainQuery struct {
-	chainWriter
-	turn    *turn
+type ChainQuery struct {
+	ChainWriter
+	batch   *InlineBatch
 	index   int  // in the batch
 	replied bool // guarded by turn.mu
 
 	from     fastpath.Origin
-	req      dns.Msg
+	Req      dns.Msg
 	question [1]dns.Question
 	extra    [1]dns.RR
 	opt      dns.OPT
 }
 
-// likely reports whether the chain has the answer to a in its cache, and so
+// cachedInChain reports whether the chain has the answer to a in its cache, and so
 // need not wait for anybody.
-func (f *fastServer) likely(a *asked, why meters.Reason, now time.Time) bool {
+func (f *Server) cachedInChain(a *Query, why meters.Reason, now time.Time) bool {
 	switch why {
 	case meters.Shuffle, meters.TooLong:
 		return true
@@ -93,33 +93,33 @@ func (f *fastServer) likely(a *asked, why meters.Reason, now time.Time) bool {
 	if e == nil {
 		return false
 	}
-	return a.zone.sides.Peek(e, a.zone.sides.Instant(now)) != sides.AskFirst
+	return a.Zone.sides.Peek(e, a.Zone.sides.Instant(now)) != sides.AskFirst
 }
 
 // add puts packet i of b, whose question is q, into the turn. It reports
 // whether it does.
-func (t *turn) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool {
-	if now.Before(t.after) {
+func (t *InlineBatch) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool {
+	if now.Before(t.notBefore) {
 		return false
 	}
-	if t.lost != nil {
-		if !t.lost.over.Load() {
+	if t.previous != nil {
+		if !t.previous.ended.Load() {
 			return false
 		}
-		t.lost = nil
+		t.previous = nil
 	}
-	x := &chainQuery{turn: t, index: i, from: b.Origin(i)}
-	if !x.unpack(b.Packet(i), q) {
+	x := &ChainQuery{batch: t, index: i, from: b.Origin(i)}
+	if !x.Unpack(b.Packet(i), q) {
 		return false
 	}
-	x.chainWriter = chainWriter{origin: &x.from, local: t.server.local}
+	x.ChainWriter = ChainWriter{origin: &x.from, Local: t.Server.Local}
 	t.queries = append(t.queries, x)
 	return true
 }
 
-// unpack makes the message of pkt, as dns.Msg.Unpack does.
-func (x *chainQuery) unpack(pkt []byte, q *wire.Query) bool {
-	m := &x.req
+// Unpack makes the message of pkt, as dns.Msg.Unpack does.
+func (x *ChainQuery) Unpack(pkt []byte, q *wire.Query) bool {
+	m := &x.Req
 	body := wire.HeaderLen + len(q.Question(pkt))
 	if q.OPT && len(pkt) > body+wire.OPTLen {
 		return m.Unpack(pkt) == nil // options
@@ -141,40 +141,40 @@ func (x *chainQuery) unpack(pkt []byte, q *wire.Query) bool {
 
 // run takes the queries through the chain. It reports whether this goroutine
 // is still the worker.
-func (t *turn) run(b *fastpath.Batch) bool {
+func (t *InlineBatch) runAll(b *fastpath.Batch) bool {
 	if len(t.queries) == 0 {
 		return true
 	}
 	t.mu.Lock()
 	t.batch = b
 	t.mu.Unlock()
-	t.timer.Reset(patience)
-	for x := t.next(); x != nil; x = t.next() {
-		t.server.server.ServeDNS(t.server.ctx, x, &x.req)
+	t.timer.Reset(inlineTimeout)
+	for x := t.nextQuery(); x != nil; x = t.nextQuery() {
+		t.Server.Server.ServeDNS(t.Server.ctx, x, &x.Req)
 	}
-	return t.end()
+	return t.finish()
 }
 
-// next returns the next query, nil if there is none.
-func (t *turn) next() *chainQuery {
+// nextQuery returns the next query, nil if there is none.
+func (t *InlineBatch) nextQuery() *ChainQuery {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.batch == nil || t.begun == len(t.queries) {
+	if t.batch == nil || t.Started == len(t.queries) {
 		return nil
 	}
-	t.begun++
-	return t.queries[t.begun-1]
+	t.Started++
+	return t.queries[t.Started-1]
 }
 
-// end makes t ready for the next batch. It reports whether it may be.
-func (t *turn) end() bool {
+// finish makes t ready for the next batch. It reports whether it may be.
+func (t *InlineBatch) finish() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.batch == nil {
-		t.over.Store(true)
+		t.ended.Store(true)
 		return false
 	}
-	t.batch, t.begun = nil, 0
+	t.batch, t.Started = nil, 0
 	clear(t.queries)
 	t.queries = t.queries[:0]
 	t.timer.Stop()
@@ -183,29 +183,29 @@ func (t *turn) end() bool {
 
 // late makes another goroutine the worker. It may come for the turn before,
 // and then finds none or does no harm.
-func (t *turn) late() {
+func (t *InlineBatch) handOver() {
 	t.mu.Lock()
-	b, rest := t.batch, t.queries[t.begun:]
+	b, rest := t.batch, t.queries[t.Started:]
 	t.batch = nil
 	t.mu.Unlock()
 	if b == nil {
 		return
 	}
-	t.worker.turn = newTurn(t.server, t.worker, t.server.now().Add(pause), t)
+	t.worker.inline = newInlineBatch(t.Server, t.worker, t.Server.Now().Add(inlinePause), t)
 	for _, x := range rest {
 		j := packetJob(b, x.index)
 		j.cached = true
-		t.server.backlog.submit(j)
+		t.Server.Backlog.Submit(j)
 	}
 	b.Resume()
 }
 
 // reply puts what pack makes into the batch, if x is the query that is in the
 // chain and it is its first reply. pack gets a buffer, and may return another.
-func (t *turn) reply(x *chainQuery, pack func(buf []byte) ([]byte, error)) (done bool, err error) {
+func (t *InlineBatch) reply(x *ChainQuery, pack func(buf []byte) ([]byte, error)) (done bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.batch == nil || t.queries[t.begun-1] != x || x.replied {
+	if t.batch == nil || t.queries[t.Started-1] != x || x.replied {
 		return false, nil
 	}
 	buf := t.batch.Buffer()
@@ -220,19 +220,19 @@ func (t *turn) reply(x *chainQuery, pack func(buf []byte) ([]byte, error)) (done
 }
 
 // WriteMsg implements dns.ResponseWriter.
-func (x *chainQuery) WriteMsg(m *dns.Msg) error {
-	if done, err := x.turn.reply(x, m.PackBuffer); done {
+func (x *ChainQuery) WriteMsg(m *dns.Msg) error {
+	if done, err := x.batch.reply(x, m.PackBuffer); done {
 		return err
 	}
-	return x.chainWriter.WriteMsg(m)
+	return x.ChainWriter.WriteMsg(m)
 }
 
 // Write implements dns.ResponseWriter.
-func (x *chainQuery) Write(p []byte) (int, error) {
-	if done, _ := x.turn.reply(x, func([]byte) ([]byte, error) { return p, nil }); done {
+func (x *ChainQuery) Write(p []byte) (int, error) {
+	if done, _ := x.batch.reply(x, func([]byte) ([]byte, error) { return p, nil }); done {
 		return len(p), nil
 	}
-	return x.chainWriter.Write(p)
+	return x.ChainWriter.Write(p)
 }
 
 // chainContext is what the chain of s gets with every query.

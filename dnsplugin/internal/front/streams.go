@@ -1,0 +1,201 @@
+package front
+
+import (
+	"crypto/tls"
+	"net"
+	"runtime"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/miekg/dns"
+
+	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
+	"github.com/penstock/penstock/dnsplugin/internal/meters"
+	"github.com/penstock/penstock/dnsplugin/internal/wire"
+)
+
+// The fast path over TCP. What decides about a query is the same as over UDP;
+// here is what differs: who serves has a connection instead of a socket, an
+// answer may be as long as a message, and what goes through the chain is
+// answered over the connection in the order in which it gets done.
+
+// openStreams makes the fast path of l one for TCP too, or for TLS, with as
+// many listeners as it has workers, or takes over those that are there. If that
+// fails, tcpMissing of the server says why.
+func (l *Listener) openStreams() {
+	f := l.Server
+	workers, proto := l.opts.Workers, "TLS"
+	if l.Group != nil {
+		workers, proto = l.Group.Workers(), "TCP"
+	}
+	f.PrepareStreams(workers)
+	if !f.Direct() {
+		f.TCPMissing = ErrAllDecline.Error()
+	}
+	log := clog.NewWithPlugin(f.Home.Name)
+	switch {
+	case l.Streams != nil:
+		l.Streams.SwapTLS(f.config)
+		l.Streams.Swap(f, f.Limits())
+	case f.Direct():
+		var err error
+		l.Streams, err = fastpath.ListenStreams(socketAddr(f.Addr),
+			fastpath.StreamOptions{Listeners: workers, Report: f.report(proto), Limits: f.Limits(), TLS: f.config}, f)
+		if err != nil {
+			l.Streams, f.TCPMissing = nil, err.Error()
+			log.Warningf("Fast path at %s: not over %s: %v", f.Addr, proto, err)
+			return
+		}
+		log.Infof("Fast path at %s: over %s too", f.Addr, proto)
+		if steered, err := l.Streams.Steered(); !steered {
+			log.Warningf("Fast path at %s: connections are not steered to it (%v), so other sockets of the address get their share", f.Addr, err)
+		}
+	}
+	f.TCP = l.Streams
+}
+
+// closeStreams ends the connections when what has come over them is answered.
+func (l *Listener) closeStreams() error {
+	if l.Streams == nil {
+		return nil
+	}
+	return l.Streams.Close()
+}
+
+// Limits are those of CoreDNS's server, which the plugin timeouts may have set.
+func (f *Server) Limits() fastpath.StreamLimits {
+	s := f.Server
+	return fastpath.StreamLimits{Read: s.ReadTimeout, Idle: s.IdleTimeout, Write: s.WriteTimeout, Messages: s.MaxTCPQueries}
+}
+
+// PrepareStreams makes the state of those who serve connections: one for each
+// processor of Go's scheduler, as no more of them run at a time.
+func (f *Server) PrepareStreams(workers int) {
+	f.Streams = nil
+	for range max(workers, runtime.GOMAXPROCS(0)) + 1 {
+		f.Streams = append(f.Streams, f.NewWorker(true))
+	}
+}
+
+// Borrow returns an idle worker, locked. hint belongs to a connection: it keeps
+// the worker that it had, and with it the cache of a core, while that is idle.
+func (f *Server) Borrow(hint *uint32) *Worker {
+	n := uint32(len(f.Streams) - 1) // the last one is for the waiters
+	for range n {
+		w := f.Streams[*hint%n]
+		if w.Mu.TryLock() {
+			return w
+		}
+		*hint++
+	}
+	w := f.Streams[*hint%n]
+	w.Mu.Lock()
+	return w
+}
+
+// ServeStream implements fastpath.StreamHandler.
+func (f *Server) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served int) {
+	w := f.Borrow(&c.Hint)
+	defer w.Mu.Unlock()
+	now := f.Now()
+	all := w.asked[:min(b.Len(), Chunk)]
+	for i := range all {
+		f.parse(&all[i], b.Message(i), w.Keys[i][:0])
+	}
+	w.prefetch(all)
+	ipv4 := c.Peer().Addr().Is4()
+	for ; served < len(all) && !b.Full() && !c.Busy(); served++ {
+		a, pkt := &all[served], b.Message(served)
+		reply, why := f.reply(w, a, pkt, b.Buffer(), now)
+		if why == meters.Refresh {
+			if f.offerStream(w, a, pkt, c, ipv4) {
+				continue
+			}
+			reply, why = f.replyAtOnce(w, a, pkt, b.Buffer(), now)
+		}
+		if why != meters.Understood {
+			w.CountDecline(why)
+			f.declineStream(a, why, pkt, c, ipv4)
+			continue
+		}
+		b.Reply(len(reply))
+		if a.Zone.Counted {
+			w.CountQuery(&a.Zone.Zone, &a.Q, len(pkt), ipv4)
+		}
+	}
+	w.CountDuration(f.Now().Sub(now))
+	return served
+}
+
+// offerStream is offer for a message of c.
+func (f *Server) offerStream(w *Worker, a *Query, pkt []byte, c *fastpath.Conn, ipv4 bool) bool {
+	j := f.newJob(a, meters.Refresh, pkt)
+	j.conn, j.ipv4 = c, ipv4
+	c.Hold()
+	if !f.Backlog.offer(j) {
+		c.Done()
+		return false
+	}
+	w.CountDecline(meters.Refresh)
+	return true
+}
+
+// declineStream hands a message to the chain.
+func (f *Server) declineStream(a *Query, why meters.Reason, pkt []byte, c *fastpath.Conn, ipv4 bool) {
+	if len(pkt) < wire.HeaderLen {
+		return // CoreDNS ignores it too
+	}
+	c.Hold()
+	j := f.newJob(a, why, pkt)
+	j.conn, j.ipv4 = c, ipv4
+	j.transfer = why == meters.Reason(wire.MetaType) && (a.Q.Type == dns.TypeAXFR || a.Q.Type == dns.TypeIXFR)
+	f.Backlog.Submit(j)
+}
+
+// StreamWriter sends what the chain answers over the connection of the query.
+// It implements dns.ResponseWriter.
+type StreamWriter struct {
+	server *Server
+	job    *Job // has a conn
+	tsig   error
+}
+
+// LocalAddr implements dns.ResponseWriter.
+func (w *StreamWriter) LocalAddr() net.Addr { return w.job.conn.LocalAddr() }
+
+// RemoteAddr implements dns.ResponseWriter.
+func (w *StreamWriter) RemoteAddr() net.Addr { return w.job.conn.RemoteAddr() }
+
+// WriteMsg implements dns.ResponseWriter.
+func (w *StreamWriter) WriteMsg(m *dns.Msg) error { return writeMsg(w, m) }
+
+// Write implements dns.ResponseWriter.
+func (w *StreamWriter) Write(b []byte) (int, error) {
+	if w.job.transfer {
+		if err := w.job.conn.SendAll(b); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}
+	err := w.job.conn.Send(b)
+	w.server.Backlog.replied(w.job)
+	if err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// ConnectionState implements dns.ConnectionStater. It is nil over plain TCP.
+func (w *StreamWriter) ConnectionState() *tls.ConnectionState { return w.job.conn.ConnectionState() }
+
+// Close implements dns.ResponseWriter: it ends the connection for all its queries.
+func (w *StreamWriter) Close() error { return w.job.conn.Close() }
+
+// TsigStatus implements dns.ResponseWriter.
+func (w *StreamWriter) TsigStatus() error { return w.tsig }
+
+// TsigTimersOnly implements dns.ResponseWriter.
+func (w *StreamWriter) TsigTimersOnly(bool) {}
+
+// Hijack implements dns.ResponseWriter. The connection stays ours: other
+// queries are answered over it.
+func (w *StreamWriter) Hijack() {}
