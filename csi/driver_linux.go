@@ -43,6 +43,11 @@ func New(opts Options) (*Driver, error) {
 	return &Driver{opts: opts.withDefaults(), serving: make(chan struct{})}, nil
 }
 
+// Format implements [fmt.Formatter]: a Driver shows its name and endpoint, and not the options, which hold secrets.
+func (d *Driver) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "driver %s at %s", d.opts.Name, d.opts.Endpoint)
+}
+
 // Serving is closed when the driver accepts calls.
 func (d *Driver) Serving() <-chan struct{} { return d.serving }
 

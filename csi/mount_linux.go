@@ -3,9 +3,12 @@ package csi
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"sync"
 
 	"github.com/penstock/penstock/csi/internal/fuse"
+	"github.com/penstock/penstock/internal/redact"
 )
 
 // Why a mount can't be made; see the text of each for what to do.
@@ -33,6 +36,9 @@ func (o MountOptions) Validate() error {
 	}
 	return o.BucketOptions.Validate()
 }
+
+// Format implements [fmt.Formatter]: every verb prints the fields that are set, without secrets.
+func (o MountOptions) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redact.Struct(o)) }
 
 // Mounted is a mounted bucket.
 type Mounted struct {

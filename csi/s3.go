@@ -2,12 +2,15 @@ package csi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	"github.com/penstock/penstock/internal/ranges"
+	"github.com/penstock/penstock/internal/redact"
 	"github.com/penstock/penstock/internal/s3"
 )
 
@@ -83,22 +86,14 @@ func (o S3Options) newClient(ctx context.Context, log *slog.Logger, creds *rotat
 	return s3.New(ctx, c)
 }
 
-// String shows the options without their secrets, so that no format verb prints one.
-func (o S3Options) String() string {
-	who := "default credentials"
-	switch {
-	case o.Anonymous:
-		who = "anonymous"
-	case o.AccessKeyID != "":
-		who = "key " + o.AccessKeyID
-	case o.Profile != "":
-		who = "profile " + o.Profile
-	}
-	return fmt.Sprintf("{endpoint %q, region %q, %s}", o.Endpoint, o.Region, who)
-}
+// String returns the fields that are set, without secrets.
+func (o S3Options) String() string { return redact.Struct(o, "SecretAccessKey", "SessionToken") }
 
-// GoString is String: %#v must not print a secret either.
-func (o S3Options) GoString() string { return o.String() }
+// Format implements [fmt.Formatter]: every verb prints String.
+func (o S3Options) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, o.String()) }
 
-// LogValue is String, for log/slog.
+// MarshalJSON writes String as a JSON string.
+func (o S3Options) MarshalJSON() ([]byte, error) { return json.Marshal(o.String()) }
+
+// LogValue returns String, for log/slog.
 func (o S3Options) LogValue() slog.Value { return slog.StringValue(o.String()) }

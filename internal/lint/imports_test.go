@@ -22,6 +22,7 @@ var units = map[string][]string{
 	"internal/bytesize":   {},
 	"internal/crc":        {},
 	"internal/disk":       {},
+	"internal/redact":     {},
 
 	// engine: handed a Source, it knows no protocol
 	"internal/ranges": {"internal/budget", "internal/crc", "internal/invariants"},
@@ -31,9 +32,9 @@ var units = map[string][]string{
 	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable"},
 
 	// public, never sideways; S3 has no part in images
-	"soci":      {"soci/internal/tarfile", "internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
-	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
-	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/version"},
+	"soci":      {"soci/internal/tarfile", "internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/redact", "internal/version"},
+	"s3stream":  {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable", "internal/redact", "internal/version"},
+	"csi":       {"internal/s3", "internal/httprange", "internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable", "internal/redact", "internal/version"},
 	"dnsplugin": {"internal/invariants", "internal/disk"},
 
 	// command line of all programs
@@ -63,7 +64,7 @@ var units = map[string][]string{
 
 // testSupport may be imported by tests everywhere, by benchmarks, and by
 // nothing that ships.
-var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest", "soci/internal/tarfile/tartest", "internal/cli/clitest"}
+var testSupport = []string{"internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload", "internal/ranges/rangestest", "soci/internal/tarfile/tartest", "internal/cli/clitest", "internal/redact/redacttest"}
 
 // leaks names what must not come into a light package even indirectly, and why.
 var leaks = []struct {
