@@ -123,7 +123,7 @@ func (t *transfer) run() {
 			return
 		}
 		t.f.wrong.Add(1)
-		from, next := blob.Elsewhere()
+		from, next := blob.WrongBytes()
 		if from != "" {
 			t.warnings = append(t.warnings, fmt.Sprintf("%s sent wrong bytes for %s", from, t.digest()))
 			t.f.opts.Log.Warn("wrong bytes", "from", from, "digest", t.digest(), "retry", next != nil)

@@ -16,15 +16,15 @@ import (
 	"github.com/penstock/penstock/internal/nic"
 )
 
-// scope is how far an address reaches. The zero value is an unknown one, of a registry behind
-// a proxy.
+// scope is the reach of an address. The zero value is unknown, as for a registry behind a
+// proxy.
 type scope uint32
 
 const (
 	scopeUnknown   scope = iota
 	scopePublic          // of the internet
 	scopePrivate         // of a site: RFC 1918, RFC 4193, RFC 6598
-	scopeLinkLocal       // of a link: among them the metadata services of clouds
+	scopeLinkLocal       // of a link, such as the metadata services of clouds
 	scopeLoopback        // of this machine
 )
 
@@ -56,15 +56,15 @@ func scopeOf(ip netip.Addr) scope {
 	return scopePublic
 }
 
-// mayName reports whether a registry at an address may send us to another one for a token.
-// A registry of the internet must not make us ask services that only we can reach, as the
-// metadata service of a cloud, whose answer it would get as a token.
+// mayName reports whether a registry at an address with scope s may name a token server
+// with scope to. A registry on the internet must not make us ask services that only we
+// can reach: it would receive the answer of a cloud's metadata service as a token.
 func (s scope) mayName(to scope) bool {
 	return to == scopePublic || to == s || s == scopeLoopback
 }
 
-// checkRealm judges the URL of a token server by what its registry is: scheme, and address if
-// it has one literally. A name is judged when a connection is made.
+// checkRealm checks the URL of a token server: its scheme, and its address if the URL has
+// a literal one. The address of a name is checked when a connection is made.
 func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" {
@@ -82,8 +82,8 @@ func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
 	return nil
 }
 
-// literalScope is the scope of a host that is an address, or a name that always means this
-// machine.
+// literalScope returns the scope of a host that is an address or a name of this machine,
+// or scopeUnknown.
 func literalScope(hostname string) scope {
 	if ip, err := netip.ParseAddr(hostname); err == nil {
 		return scopeOf(ip)
@@ -94,7 +94,7 @@ func literalScope(hostname string) scope {
 	return scopeUnknown
 }
 
-// errScope is the refusal of an address.
+// errScope says that a token server's address was refused.
 var errScope = errors.New("refused")
 
 func checkScope(name string, registry, to scope) error {
@@ -107,7 +107,7 @@ func checkScope(name string, registry, to scope) error {
 // dialer makes the connections to one host and learns the scope of its address.
 type dialer struct {
 	dial httprange.DialContext
-	std  *net.Dialer // that dial uses; nil if dial is a caller's
+	std  *net.Dialer // used by dial, or nil if the caller provided dial
 	// spread is the dialer over several interfaces that dial uses, or nil.
 	spread  *nic.Dialer
 	timeout time.Duration // of one connection; 0 is the dialer's own
@@ -115,7 +115,7 @@ type dialer struct {
 	seen    atomic.Uint32
 }
 
-// newDialer returns a dialer for a host. dial may be nil; 0 is the default time-out.
+// newDialer returns a dialer for a host. dial may be nil. A timeout of 0 is the default.
 func newDialer(dial httprange.DialContext, host string, timeout time.Duration) *dialer {
 	d := &dialer{dial: dial, timeout: timeout, host: host}
 	u := url.URL{Host: host}
@@ -155,10 +155,10 @@ func timeoutOf(d time.Duration) time.Duration {
 	return dialTimeout
 }
 
-// scope is that of the last address to which the host led.
+// scope returns the scope of the last address that the host was reached at.
 func (d *dialer) scope() scope { return scope(d.seen.Load()) }
 
-// DialContext is for a transport. Connections to a proxy tell nothing of the host.
+// DialContext is for a transport. It learns nothing from connections to a proxy.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.dial(ctx, network, address)
 	if err != nil {
@@ -173,12 +173,12 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return c, nil
 }
 
-// toRealm is DialContext for a token server, whose address must be one that the registry may
-// name. The check is here and not where the name is read, because a name can mean another
-// address a moment later.
+// toRealm returns a DialContext for a token server, which refuses addresses that the
+// registry may not name. The check is made at dial time, because a name can resolve to
+// another address a moment later.
 func (d *dialer) toRealm(realm string) httprange.DialContext {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if !sameAuthority(address, realm) { // a proxy is of our choice
+		if !sameAuthority(address, realm) { // a proxy, which we chose
 			return d.dial(ctx, network, address)
 		}
 		dial := d.dial
@@ -214,7 +214,8 @@ func (d *dialer) toRealm(realm string) httprange.DialContext {
 	}
 }
 
-// peerOf is the address of a connection's other end; the zero Addr if that is no IP address.
+// peerOf returns the address of a connection's peer, or the zero Addr if that is not an
+// IP address.
 func peerOf(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ip, _ := netip.AddrFromSlice(a.IP)
@@ -223,8 +224,7 @@ func peerOf(c net.Conn) netip.Addr {
 	return netip.Addr{}
 }
 
-// sameAuthority reports whether a dialled address is that of host, whose port may be left
-// out.
+// sameAuthority reports whether a dialled address belongs to host, whose port is optional.
 func sameAuthority(address, host string) bool {
 	name, port, err := net.SplitHostPort(address)
 	if err != nil {

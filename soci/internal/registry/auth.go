@@ -15,12 +15,12 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// logins are the sessions of one pull, one for each host. They, and the secrets in them, live
-// as long as what was resolved: the next pull logs in anew.
+// logins holds the sessions of one pull, one per host. They, and the secrets in them, live
+// as long as the resolved Image; the next pull logs in again.
 type logins struct {
 	c    *Client
 	ref  Reference
-	wait *patience // of Resolve; nil: none
+	wait *answerTimer // of Resolve, or nil
 
 	mu  sync.Mutex // guards all; a leaf lock
 	all map[*host]*session
@@ -41,35 +41,35 @@ func (l *logins) session(h *host) *session {
 	return s
 }
 
-// session is the authorization for one repository at one host. containerd's own
-// authorizer is not used: it asks for one token for each request that was
-// refused, and keeps the failure of a cancelled one.
+// session is the authorization for one repository at one host. It replaces containerd's
+// authorizer, which requests a token for every refused request and keeps the failure of a
+// cancelled one.
 type session struct {
 	c    *Client
 	host *host
 	repo string
-	wait *patience
+	wait *answerTimer
 
-	mu      sync.Mutex // guards what follows; never held over a request
-	header  string     // value of Authorization; "" while none is needed
-	expires time.Time  // zero: never
-	serial  int        // counts headers: a refusal of an old one is no news
+	mu      sync.Mutex // guards the fields below; not held during requests
+	header  string     // value of Authorization; "" until one is needed
+	expires time.Time  // zero if never
+	serial  int        // counts headers, so that refusals of an old one are ignored
 	pending *refresh
-	last    *auth.Challenge // what to refresh for, before the server must refuse
+	last    *auth.Challenge // answered when the header expires, before the server refuses it
 }
 
-// refresh is one attempt to get a header, which any number of requests wait for.
+// refresh is one attempt to get a header, which any number of requests may wait for.
 type refresh struct {
 	done chan struct{}
 	err  error
 }
 
 // loginTimeout bounds a login: the look-up of credentials, which may run a helper, and the
-// request of a token. It runs apart from the request that caused it.
+// request for a token. A login does not end with the request that caused it.
 const loginTimeout = helperTimeout + tokenTimeout
 
-// authorize puts the current header on a request and returns its serial. A token
-// known to be out of date is renewed first.
+// authorize adds the current header to a request and returns its serial. It renews an
+// expired token first.
 func (s *session) authorize(ctx context.Context, req *http.Request) (int, error) {
 	addHeader(req, s.host.header)
 	s.mu.Lock()
@@ -89,15 +89,15 @@ func (s *session) authorize(ctx context.Context, req *http.Request) (int, error)
 	return s.serial, nil
 }
 
-// addHeader adds the header of hosts.toml to a request to that host.
+// addHeader adds the header that hosts.toml sets for the host of a request.
 func addHeader(req *http.Request, header http.Header) {
 	for k, v := range header {
 		req.Header[k] = append(req.Header[k], v...)
 	}
 }
 
-// refused answers a refusal of a request that carried the header of serial. Nil means
-// that it is worth to ask again, once.
+// refused handles the refusal of a request that carried the header of serial. If it
+// returns nil, the caller should repeat the request once.
 func (s *session) refused(ctx context.Context, ch *challenged, serial int) error {
 	s.mu.Lock()
 	last := s.last
@@ -109,9 +109,9 @@ func (s *session) refused(ctx context.Context, ch *challenged, serial int) error
 	return s.renew(ctx, next, serial)
 }
 
-// answerTo chooses the challenge to log in for: of those in a refusal the first that we can
-// answer. Harbor refuses a token that has expired with a Basic challenge: then the token is
-// renewed as before. A 403 without a challenge is about the login before it.
+// answerTo chooses the challenge to log in for: the first one in a refusal that we can
+// answer. Harbor refuses an expired token with a Basic challenge, so then the last Bearer
+// challenge is answered again, as it is after a 403 without a challenge.
 func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Challenge {
 	i := slices.IndexFunc(all, func(c auth.Challenge) bool {
 		return c.Scheme == auth.BearerAuth || c.Scheme == auth.BasicAuth
@@ -125,8 +125,8 @@ func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Chal
 	return &all[i]
 }
 
-// renew gets a new header unless that has happened since serial; one request does
-// it, the others wait.
+// renew gets a new header, unless there is a newer one than serial. One request does it
+// while the others wait.
 func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial int) error {
 	s.mu.Lock()
 	if s.serial != serial {
@@ -137,7 +137,7 @@ func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial i
 	if r == nil {
 		r = &refresh{done: make(chan struct{})}
 		s.pending = r
-		s.c.logins.Go(func() { s.run(r, challenge) })
+		s.c.logins.Go(func() { s.runRefresh(r, challenge) })
 	}
 	s.mu.Unlock()
 	select {
@@ -148,8 +148,8 @@ func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial i
 	}
 }
 
-// run ends within loginTimeout, or with the client.
-func (s *session) run(r *refresh, challenge *auth.Challenge) {
+// runRefresh logs in. It ends within loginTimeout, or with the client.
+func (s *session) runRefresh(r *refresh, challenge *auth.Challenge) {
 	ctx, cancel := context.WithTimeout(s.c.life, loginTimeout)
 	defer cancel()
 	header, expires, err := s.login(ctx, challenge)
@@ -163,15 +163,15 @@ func (s *session) run(r *refresh, challenge *auth.Challenge) {
 	close(r.done)
 }
 
-// login turns a challenge into the value of an Authorization header. Without credentials,
-// because there are none or because they could not be looked up, it asks as anybody may.
+// login turns a challenge into the value of an Authorization header. It logs in as
+// anonymous if there are no credentials or they could not be looked up.
 func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.Time, error) {
 	cred, failed := s.lookup(ctx)
 	if failed != nil {
 		if ctx.Err() != nil {
 			return "", time.Time{}, denied(0, failed)
 		}
-		s.c.opts.Log.WarnContext(ctx, "no credentials, asking as anonymous", "host", s.host.name, "repository", s.repo, "error", failed)
+		s.c.opts.Log.WarnContext(ctx, "no credentials, asking as anonymous", "host", s.host.name, "repository", s.repo, "err", failed)
 	}
 	because := func(err error) error {
 		if f, ok := errors.AsType[*ranges.Fault](err); ok && f.Kind != ranges.Denied || failed == nil {
@@ -200,7 +200,8 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	return "", time.Time{}, because(err)
 }
 
-// lookup asks for credentials. That a helper takes its time says nothing of the registry.
+// lookup looks up the credentials. It pauses the answer timer, because a slow helper says
+// nothing about the registry.
 func (s *session) lookup(ctx context.Context) (Credential, error) {
 	resume := s.wait.pause()
 	defer resume()
@@ -210,7 +211,7 @@ func (s *session) lookup(ctx context.Context) (Credential, error) {
 	}
 	host := s.host.name
 	if host == "registry-1.docker.io" {
-		host = hub // the name that people know
+		host = hub // the name that users log in to
 	}
 	return lookup(ctx, host, s.repo)
 }

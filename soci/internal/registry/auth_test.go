@@ -28,15 +28,15 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// gated is a registry of one image with a token server, both by rules of the test.
+// gated is a registry of one image with a token server, both under control of the test.
 type gated struct {
 	*httptest.Server
 	l *lab
 
 	mu     sync.Mutex
-	asked  []*http.Request // of the token server
+	asked  []*http.Request // to the token server
 	token  func(w http.ResponseWriter, r *http.Request)
-	refuse func(r *http.Request) (challenge string) // "": let it pass
+	refuse func(r *http.Request) (challenge string) // "" lets the request pass
 }
 
 func newGated(t *testing.T) *gated {
@@ -73,7 +73,7 @@ func (g *gated) serve(w http.ResponseWriter, r *http.Request) {
 	proxyTo(g.l.o.URL(), w, r)
 }
 
-// proxyTo hands a request on and its answer back.
+// proxyTo forwards a request and returns its answer.
 func proxyTo(to string, w http.ResponseWriter, r *http.Request) {
 	out, _ := http.NewRequestWithContext(r.Context(), r.Method, to+r.URL.RequestURI(), nil)
 	out.Header = r.Header.Clone()
@@ -115,8 +115,8 @@ func (g *gated) pull(t *testing.T, opts Options) (*Image, string, error) {
 	return img, text.String(), err
 }
 
-// TestScopes: a token is asked for with the scopes of the challenge and no other, and with
-// our guess only when it has none.
+// TestScopes checks that a token is requested with exactly the scopes of the challenge, and
+// with a guessed one only if the challenge has none.
 func TestScopes(t *testing.T) {
 	for challenge, want := range map[string]string{
 		`,scope="repository:mirror/docker.io/org/x:pull"`: "repository:mirror/docker.io/org/x:pull",
@@ -143,8 +143,8 @@ func TestScopes(t *testing.T) {
 
 func anonymous(context.Context, string, string) (Credential, error) { return Credential{}, nil }
 
-// TestAnswerTo: which challenge is answered, by what was answered before. Harbor refuses a
-// token that has ended with a Basic challenge.
+// TestAnswerTo checks the choice of the challenge to answer, given the last one. Harbor
+// refuses an expired token with a Basic challenge.
 func TestAnswerTo(t *testing.T) {
 	basic, bearer, other := auth.Challenge{Scheme: auth.BasicAuth}, auth.Challenge{Scheme: auth.BearerAuth}, auth.Challenge{Scheme: auth.DigestAuth}
 	for _, tt := range []struct {
@@ -171,8 +171,8 @@ func TestAnswerTo(t *testing.T) {
 	}
 }
 
-// TestHarborTokenEnds: a token that ends in the middle of a pull is renewed, though the
-// refusal names Basic and there is no password.
+// TestHarborTokenEnds checks that a token that expires during a pull is renewed, although
+// the refusal names Basic and there is no password.
 func TestHarborTokenEnds(t *testing.T) {
 	g := newGated(t)
 	token := "first"
@@ -204,7 +204,7 @@ func TestHarborTokenEnds(t *testing.T) {
 	}
 }
 
-// TestExpiry: a token that does not say how long it lasts is renewed after a minute.
+// TestExpiry checks that a token without a lifetime is renewed after a minute.
 func TestExpiry(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	for seconds, want := range map[int]time.Duration{0: time.Minute, -1: time.Minute, 1: time.Second, 300: 5 * time.Minute, math.MaxInt: 365 * 24 * time.Hour} {
@@ -214,7 +214,7 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// TestSecretEndsWithPull: what one pull logged in with is not used for the next.
+// TestSecretEndsWithPull checks that the credential of one pull is not used for the next.
 func TestSecretEndsWithPull(t *testing.T) {
 	g := newGated(t)
 	g.refuse = func(r *http.Request) string {
@@ -254,8 +254,8 @@ func TestSecretEndsWithPull(t *testing.T) {
 	}
 }
 
-// TestHeaderStays: the header of hosts.toml goes to its host, and to a token server only if
-// that is the host.
+// TestHeaderStays checks that the header of hosts.toml is sent to its host only, even if a
+// token server is elsewhere.
 func TestHeaderStays(t *testing.T) {
 	g := newGated(t)
 	var leaked []string
@@ -313,7 +313,7 @@ func writeHosts(t *testing.T, dir, registry, toml string) {
 	}
 }
 
-// TestRealms: which token servers a registry may name.
+// TestRealms lists the token servers that a registry may name.
 func TestRealms(t *testing.T) {
 	for _, tt := range []struct {
 		realm    string
@@ -358,7 +358,7 @@ func TestRealms(t *testing.T) {
 	}
 }
 
-// at is a connection that says that its other end is elsewhere.
+// at is a connection that reports another peer address.
 type at struct {
 	net.Conn
 	ip string
@@ -366,8 +366,8 @@ type at struct {
 
 func (c at) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 443} }
 
-// TestRealmRebinds: a token server's name is judged by the address that it leads to when the
-// connection is made.
+// TestRealmRebinds checks that the name of a token server is judged by the address that it
+// resolves to when the connection is made.
 func TestRealmRebinds(t *testing.T) {
 	for _, tt := range []struct {
 		registry, realm string
@@ -411,8 +411,8 @@ func TestRealmRebinds(t *testing.T) {
 	}
 }
 
-// TestHelpers: a credential helper that hangs, fails or is missing holds nothing up, and a
-// public image is pulled without it.
+// TestHelpers checks that a credential helper that hangs, fails or is missing does not
+// delay other pulls, and that a public image is pulled without it.
 func TestHelpers(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
@@ -447,7 +447,7 @@ func TestHelpers(t *testing.T) {
 			t.Errorf("%s: %v, log %q", helper, err, log)
 		}
 	}
-	// A private image needs what the helper did not give: the error says so.
+	// The error for a private image names the failed helper.
 	g.token = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }
 	config("fails")
 	if _, _, err := g.pull(t, Options{}); !errors.Is(err, ranges.ErrDenied) || !strings.Contains(err.Error(), "the vault is locked") {
@@ -475,8 +475,8 @@ func TestHelpers(t *testing.T) {
 	}
 }
 
-// TestCredentialsByPath: the longest path that the repository lies below wins, then the host;
-// never what is for another path.
+// TestCredentialsByPath checks that the longest path above the repository wins, then the
+// host, and that the credential of another path is never used.
 func TestCredentialsByPath(t *testing.T) {
 	entry := func(user string) string { return fmt.Sprintf(`{"username":%q,"password":"p"}`, user) }
 	file := func(pairs ...string) string {

@@ -30,28 +30,28 @@ type Blob struct {
 	dgst  digest.Digest
 	hosts []*host
 	own   *host    // the registry itself
-	good  int      // of hosts: how many, from the first on, never sent wrong bytes
-	spare []*host  // not to be asked this time, see Elsewhere
-	urls  []string // of a foreign layer, for when no host has it
+	good  int      // number of leading hosts that never sent wrong bytes
+	spare []*host  // hosts that are not asked by this Blob, see WrongBytes
+	urls  []string // of a foreign layer, asked if no host has it
 
-	mu     sync.Mutex    // guards what follows; a leaf lock
-	origin origin        // where the blob's URL redirected to
+	mu     sync.Mutex    // guards the fields below; a leaf lock
+	origin origin        // target of the blob's redirect
 	start  int           // index of the host that answered last
-	served []string      // names of those whose bytes were taken
-	failed map[int64]int // by offset of a request: the host that just did not answer it
-	absent bool          // no host has it: only the URLs are asked
+	served []string      // names of the hosts that sent the blob's bytes
+	failed map[int64]int // index of the host that failed last, by offset of the request
+	absent bool          // no host has the blob, so only the URLs are asked
 }
 
 // origin is a presigned URL.
 type origin struct {
 	url     string
-	referer string // the URL that led here: some stores refuse requests without
+	referer string // the redirecting URL; some stores refuse requests without it
 	serial  int    // counts origins, so that one refusal drops one URL
-	host    int    // who led here; foreign for a URL of the manifest
+	host    int    // index of the redirecting host, or foreignURL
 }
 
-// foreign is the index of no host.
-const foreign = -1
+// foreignURL is the host of an origin that the manifest names.
+const foreignURL = -1
 
 // source returns the source of a digest for a pull.
 func (c *Client) source(l *logins, dgst digest.Digest) (*Blob, error) {
@@ -67,9 +67,9 @@ func (c *Client) source(l *logins, dgst digest.Digest) (*Blob, error) {
 	return b, nil
 }
 
-// Layer returns the source of a layer of an image. That of a foreign one (non-distributable in
-// the words of the image spec) is the registry if it has it, else the URLs of its
-// descriptor: https only, unless the registry itself is plain http.
+// Layer returns the source of a layer of an image. A foreign layer (non-distributable in
+// the image spec) comes from the registry if it has it, otherwise from the URLs of its
+// descriptor, which must be https unless the registry itself is plain http.
 func (c *Client) Layer(ref Reference, d Layer) (*Blob, error) {
 	l := d.logins
 	if l == nil {
@@ -92,9 +92,9 @@ func isForeign(mediaType string) bool {
 	return base == ociForeignLayer || base == dockerForeign
 }
 
-// Host is the key under which the engine limits requests. A foreign layer counts under the
-// host of its URLs: a manifest must not fill the places of the registry that it lies in with
-// requests to a server that answers slowly.
+// Host returns the key by which the engine limits requests. For a foreign layer it is the
+// host of its URLs, so that requests to a slow server do not use up the limit of the
+// registry.
 func (b *Blob) Host() string {
 	if len(b.urls) > 0 {
 		return hostOf(b.urls[0])
@@ -105,11 +105,11 @@ func (b *Blob) Host() string {
 // maxHops bounds a chain of redirects. One is usual; registries behind a CDN take two.
 const maxHops = 4
 
-// Open implements [ranges.Source]. The pin is the digest: all hosts and origins
-// of a blob serve the same bytes, or the digest will tell.
+// Open implements [ranges.Source]. The pin is the digest, because all hosts and origins of
+// a blob serve the same bytes, which the digest verifies.
 //
-// A request that is made again, or beside a late one, goes to another host, if there
-// is one: so each part finds its way around a host that is slow or dying.
+// A retry or hedge goes to another host, if there is one, so that each part avoids a slow
+// or dying host.
 func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	req.Pin = ""
 	aside := len(b.hosts) > 1 && (req.Fresh || req.Attempt > 0)
@@ -117,7 +117,7 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	start, absent := b.start, b.absent
 	b.mu.Unlock()
 	if aside {
-		start = b.besides(req)
+		start = b.otherHost(req)
 	} else if body, info, ok, err := b.fromOrigin(ctx, req); ok {
 		return body, b.pinned(info), err
 	}
@@ -134,18 +134,18 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 		body, info, err := b.fromHost(ctx, n, req)
 		switch {
 		case err == nil || ctx.Err() == nil:
-			b.c.told(ctx, h, b.ref, err)
-		case time.Since(began) >= silent: // given up by the engine
+			b.c.recordOutcome(ctx, h, b.ref, err)
+		case time.Since(began) >= silentAfter: // given up by the engine
 			b.fellSilent(ctx, n, req.Off)
 		}
 		switch {
 		case err == nil:
-			b.took(h.name)
+			b.recordServer(h.name)
 			if !aside {
 				b.prefer(n)
 			}
 			if len(b.hosts) > 1 {
-				body = &judgedBody{ReadCloser: body, b: b, host: n, off: req.Off, last: time.Now()}
+				body = &watchedBody{ReadCloser: body, b: b, host: n, off: req.Off, last: time.Now()}
 			}
 			return body, b.pinned(info), nil
 		case ctx.Err() != nil:
@@ -161,9 +161,9 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 			own = err
 		}
 		if temporary(err) {
-			b.avoid(n, req.Off)                                                       // when the engine asks again
-			if next := b.hosts[(n+1)%len(b.hosts)]; !b.c.reach.up(next, time.Now()) { // it would be waited for
-				break
+			b.avoid(n, req.Off) // in the retry of the engine
+			if next := b.hosts[(n+1)%len(b.hosts)]; !b.c.health.up(next, time.Now()) {
+				break // rather than wait for a host in an outage
 			}
 		}
 	}
@@ -177,19 +177,20 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	return nil, ranges.Info{Size: -1}, f
 }
 
-// silent is how long a host may send nothing of a layer before others are asked first, when the
-// engine gives up: most of the engine's patience with one request, more than a pull-through cache takes to
-// find a layer.
-const silent = 8 * time.Second
+// silentAfter is the time without bytes after which a host that the engine gives up counts
+// as silent. It is most of the time that the engine allows one request, and more than a
+// pull-through cache takes to find a layer.
+const silentAfter = 8 * time.Second
 
-// fellSilent takes note of a host that the engine gave up on.
+// fellSilent records that a host fell silent.
 func (b *Blob) fellSilent(ctx context.Context, host int, off int64) {
-	b.c.told(ctx, b.hosts[host], b.ref, fmt.Errorf("%w for %v", errSilent, silent))
+	b.c.recordOutcome(ctx, b.hosts[host], b.ref, fmt.Errorf("%w for %v", errSilent, silentAfter))
 	b.avoid(host, off)
 }
 
-// judgedBody is the body of one of several hosts. One goroutine reads it.
-type judgedBody struct {
+// watchedBody is the body of one of several hosts. It notices when the host falls silent.
+// One goroutine reads it.
+type watchedBody struct {
 	io.ReadCloser
 	b    *Blob
 	host int
@@ -197,28 +198,28 @@ type judgedBody struct {
 	last time.Time // of the last byte
 }
 
-func (j *judgedBody) Read(p []byte) (int, error) {
+func (j *watchedBody) Read(p []byte) (int, error) {
 	n, err := j.ReadCloser.Read(p)
 	now := time.Now()
-	if err != nil && err != io.EOF && now.Sub(j.last) >= silent {
+	if err != nil && err != io.EOF && now.Sub(j.last) >= silentAfter {
 		j.b.fellSilent(context.Background(), j.host, j.off)
 	}
 	j.last = now
 	return n, err
 }
 
-// reachable returns the host from start on that is not known to be out; start if all are.
+// reachable returns the first host from start on without an outage, or start.
 func (b *Blob) reachable(start int) int {
 	now := time.Now()
 	for i := range b.hosts {
-		if n := (start + i) % len(b.hosts); b.c.reach.up(b.hosts[n], now) {
+		if n := (start + i) % len(b.hosts); b.c.health.up(b.hosts[n], now) {
 			return n
 		}
 	}
 	return start
 }
 
-// avoid makes the next request, and the next attempt of this one, go to another host.
+// avoid makes the next request, and the next attempt at this offset, go to another host.
 func (b *Blob) avoid(host int, off int64) {
 	if len(b.hosts) == 1 {
 		return
@@ -234,10 +235,10 @@ func (b *Blob) avoid(host int, off int64) {
 	b.failed[off] = host
 }
 
-// besides is the host for a request that another one could not answer, or is late with.
-// Late bytes are better than wrong ones: who sent those is asked once others fail, not
-// when they are late for the first time.
-func (b *Blob) besides(req ranges.Request) int {
+// otherHost returns the index of the host for a retry or hedge. Hosts that have sent wrong
+// bytes are used only when others fail, not for the first hedge, because late bytes are
+// better than wrong ones.
+func (b *Blob) otherHost(req ranges.Request) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n, ok := b.failed[req.Off]; ok {
@@ -250,15 +251,15 @@ func (b *Blob) besides(req ranges.Request) int {
 	return (b.start + max(1, req.Attempt)) % len(b.hosts)
 }
 
-// fromURLs asks the places that the manifest names, without any credentials.
+// fromURLs requests the URLs that the manifest names, without credentials.
 func (b *Blob) fromURLs(ctx context.Context, req ranges.Request, err error) (io.ReadCloser, ranges.Info, error) {
 	for _, u := range b.urls {
-		o := origin{url: u, referer: u, host: foreign}
+		o := origin{url: u, referer: u, host: foreignURL}
 		for range maxHops {
 			body, info, herr := b.c.hop(ctx, b.c.plain, o, req)
 			if herr == nil {
 				b.remember(o)
-				b.took(hostOf(u))
+				b.recordServer(hostOf(u))
 				return body, b.pinned(info), nil
 			}
 			err = herr
@@ -266,7 +267,7 @@ func (b *Blob) fromURLs(ctx context.Context, req ranges.Request, err error) (io.
 			if !ok {
 				break
 			}
-			o = origin{url: r.to, referer: o.url, host: foreign}
+			o = origin{url: r.to, referer: o.url, host: foreignURL}
 		}
 		if ctx.Err() != nil || temporary(err) {
 			break
@@ -283,8 +284,8 @@ func hostOf(rawURL string) string {
 	return u.Host
 }
 
-// took notes whose bytes the blob is made of.
-func (b *Blob) took(name string) {
+// recordServer records a host that sent bytes of the blob.
+func (b *Blob) recordServer(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !slices.Contains(b.served, name) {
@@ -292,16 +293,16 @@ func (b *Blob) took(name string) {
 	}
 }
 
-// Elsewhere judges bytes that are not what the digest says. It returns who sent them,
-// as far as that is known, and where to try again: nil when there is no other place.
-// Whoever alone sent wrong bytes is asked last from then on.
-func (b *Blob) Elsewhere() (said string, next *Blob) {
+// WrongBytes records that the bytes of the blob did not match its digest. It returns the
+// sender, as far as it is known, and the source for another attempt, or nil if there is no
+// other host. If a single host sent all bytes, it is asked last from then on.
+func (b *Blob) WrongBytes() (sender string, next *Blob) {
 	b.mu.Lock()
 	served := slices.Clone(b.served)
 	b.mu.Unlock()
 	all := slices.Concat(b.spare, b.hosts)
 	if len(all) == 1 && len(b.urls) == 0 && all[0].name == b.ref.Host {
-		return "", nil // the registry itself, which is known
+		return "", nil // only the registry itself
 	}
 	next = &Blob{c: b.c, l: b.l, ref: b.ref, dgst: b.dgst, own: b.own, urls: b.urls}
 	switch len(served) {
@@ -315,13 +316,14 @@ func (b *Blob) Elsewhere() (said string, next *Blob) {
 		}
 		return served[0], next
 	}
-	// Who of them it was shows when one alone is asked: the last one, the registry.
+	// Several hosts sent bytes. The next attempt asks only the last one, the registry, so
+	// that its outcome is unambiguous.
 	last := len(all) - 1
 	next.hosts, next.spare = all[last:], all[:last]
 	return "one of " + strings.Join(served, ", "), next
 }
 
-// distrust makes a host the last that is asked for anything.
+// distrust makes a host the last one that is asked from now on.
 func (c *Client) distrust(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -331,7 +333,8 @@ func (c *Client) distrust(name string) {
 	c.wrong[name] = true
 }
 
-// trusted returns hosts with those last that sent wrong bytes, and how many did not.
+// trusted returns the hosts with those last that have sent wrong bytes, and the number of
+// the others.
 func (c *Client) trusted(hs []*host) (all []*host, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -357,8 +360,8 @@ func temporary(err error) bool {
 	return !ok || f.Kind == ranges.Retryable || f.Kind == ranges.Throttled || f.Kind == ranges.OutOfRange
 }
 
-// fromOrigin asks the remembered origin; ok is false when there is none, or none
-// any more.
+// fromOrigin requests the remembered origin. It reports false if there is none, or if its
+// URL has expired.
 func (b *Blob) fromOrigin(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, bool, error) {
 	b.mu.Lock()
 	o := b.origin
@@ -387,9 +390,9 @@ func (b *Blob) forget(serial int) {
 	}
 }
 
-// expired reports whether an answer may mean that a presigned URL ran out: stores
-// say 403 (S3, GCS, Azure), 401, 400 (S3 ExpiredToken) or 404 (the object was moved),
-// or send us elsewhere.
+// expired reports whether an answer may mean that a presigned URL has expired. Stores
+// answer 403 (S3, GCS, Azure), 401, 400 (S3 ExpiredToken) or 404 (the object was moved),
+// or redirect.
 func expired(err error) bool {
 	if _, ok := errors.AsType[*redirect](err); ok {
 		return true
@@ -398,7 +401,7 @@ func expired(err error) bool {
 	return ok && (f.Kind == ranges.Denied || f.Kind == ranges.NotFound || f.Status == http.StatusBadRequest)
 }
 
-// fromHost asks the registry itself, and follows where it sends us.
+// fromHost requests the blob from a host and follows its redirects.
 func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	h := b.hosts[n]
 	where := h.base + "/" + b.ref.Repository + "/blobs/" + b.dgst.String() + b.ref.namespace(h)
@@ -414,7 +417,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 		if !ok {
 			return body, info, err
 		}
-		if sameHost(r.to, h.base) { // still the registry: it wants its token
+		if sameHost(r.to, h.base) { // still the host, which needs its token
 			where = r.to
 			body, info, err = b.c.authorized(ctx, b.l, h, req.Attempt, get(where))
 			continue
@@ -425,7 +428,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 			return body, info, nil
 		}
 		where = r.to
-		err = fresh(req, err)
+		err = explainNewURL(req, err)
 	}
 	if _, ok := errors.AsType[*redirect](err); ok {
 		err = &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
@@ -433,19 +436,20 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 	return body, info, err
 }
 
-// freshTries is how often a URL may be refused at once after it was given out.
-const freshTries = 3
+// newURLTries is the number of attempts in which a new URL may be refused.
+const newURLTries = 3
 
-// fresh judges the refusal of a URL that the registry gave out just now. The
-// registry lets us in, so the URL is to blame (it ran out on the way, the session that
-// signed it did, the store does not know it yet): the engine may ask for another one, a few times.
-func fresh(req ranges.Request, err error) error {
+// explainNewURL converts the refusal of a URL that the registry has just issued. The
+// registry accepted our token, so the URL is at fault: it has expired on the way, the
+// session that signed it has, or the store does not know it yet. The engine may then
+// retry a few times.
+func explainNewURL(req ranges.Request, err error) error {
 	f, ok := errors.AsType[*ranges.Fault](err)
 	if !ok || f.Kind != ranges.Denied && f.Status != http.StatusBadRequest {
 		return err
 	}
 	err = fmt.Errorf("the place the registry sent us to refuses: %w", cmp.Or(f.Err, err))
-	if req.Attempt < freshTries {
+	if req.Attempt < newURLTries {
 		return &ranges.Fault{Kind: ranges.Retryable, Status: f.Status, Err: err}
 	}
 	return denied(f.Status, err)
@@ -464,14 +468,14 @@ func (b *Blob) remember(o origin) {
 	b.origin = o
 }
 
-// hop asks an origin: no Authorization, ever.
+// hop requests an origin, without Authorization.
 func (c *Client) hop(ctx context.Context, e endpoint, o origin, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	get := httprange.Getter{Client: e.client, FreshClient: e.fresh, Check: checkRedirect}
 	return get.Open(ctx, o.url, req, referred(o.referer))
 }
 
-// referred tells an origin which URL led there, as a browser does: not from https to http, and
-// never with a query.
+// referred sets the Referer of a request to an origin, as a browser does: not from https to
+// http, and never with a query.
 func referred(by string) httprange.Prepare {
 	return func(_ context.Context, hr *http.Request) error {
 		if from := httprange.RedactURL(by); !strings.HasPrefix(from, "https:") || hr.URL.Scheme == "https" {
@@ -481,7 +485,7 @@ func referred(by string) httprange.Prepare {
 	}
 }
 
-// namespace is the query that tells a mirror which registry is meant.
+// namespace returns the query that names the registry to a mirror.
 func (r Reference) namespace(h *host) string {
 	if h.name == r.Host || (r.Host == hub && h.name == "registry-1.docker.io") {
 		return ""
@@ -489,12 +493,12 @@ func (r Reference) namespace(h *host) string {
 	return "?ns=" + url.QueryEscape(r.Host)
 }
 
-// redirect is an answer that names another place.
+// redirect is an answer with another URL.
 type redirect struct{ to string }
 
 func (r *redirect) Error() string { return "redirected to " + httprange.RedactURL(r.to) }
 
-// checkRedirect is a Getter's Check.
+// checkRedirect is the Check of a Getter.
 func checkRedirect(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
@@ -521,8 +525,8 @@ func checkRedirect(resp *http.Response) error {
 	return &redirect{to: to.String()}
 }
 
-// challenged is a 401, or a 403 that means one. It reads as the Fault it is when nobody
-// can answer it.
+// challenged is a 401, or a 403 with the same meaning. It unwraps to a Fault for callers
+// that cannot answer it.
 type challenged struct {
 	header http.Header
 	status int
@@ -536,12 +540,12 @@ func (c *challenged) Unwrap() error {
 	return &ranges.Fault{Kind: ranges.Denied, Status: c.status}
 }
 
-// maxRefusal bounds what is read of a refusal: real ones are a line of JSON.
+// maxRefusal bounds the bytes read of a refusal, which is usually a line of JSON.
 const maxRefusal = 4 << 10
 
 // saysExpired reports whether a 403 is about the age of our credentials and not about our
-// rights. Amazon's registry answers so, without a challenge, when a password of twelve
-// hours ran out.
+// rights. Amazon's registry sends it, without a challenge, when its password of twelve
+// hours has expired.
 func saysExpired(resp *http.Response) bool {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	resp.Body = struct {
@@ -554,11 +558,11 @@ func saysExpired(resp *http.Response) bool {
 // opener makes one request.
 type opener func(httprange.Prepare) (io.ReadCloser, ranges.Info, error)
 
-// authorized runs one request with the session's header, and once more when
-// a new header may help.
+// authorized makes one request with the header of the session, and repeats it once if a
+// new header may help.
 //
-// A new token that is refused as out of date is an accident of clocks; the engine
-// may try again, a few times. Any other refusal of a new token stands.
+// If a new token is refused as expired, the clocks differ, and the engine may retry a few
+// times. Any other refusal of a new token is final.
 func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
 	s := l.session(h)
 	serial := 0
@@ -571,7 +575,7 @@ func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int
 	if !ok {
 		return body, info, err
 	}
-	l.wait.heard(ch.status)
+	l.wait.answered(ch.status)
 	if err := s.refused(ctx, ch, serial); err != nil {
 		if _, ok := errors.AsType[*ranges.Fault](err); !ok && ctx.Err() == nil {
 			err = denied(ch.status, err)
@@ -579,13 +583,13 @@ func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int
 		return nil, ranges.Info{Size: -1}, err
 	}
 	body, info, err = open(prepare)
-	if ch, ok := errors.AsType[*challenged](err); ok && attempt < freshTries && ch.outOfDate() {
+	if ch, ok := errors.AsType[*challenged](err); ok && attempt < newURLTries && ch.outOfDate() {
 		err = &ranges.Fault{Kind: ranges.Retryable, Status: http.StatusUnauthorized, Err: errors.New("a new token was refused as out of date")}
 	}
 	return body, info, err
 }
 
-// outOfDate reports whether the registry says that the token ran out (RFC 6750).
+// outOfDate reports whether the registry says that the token has expired (RFC 6750).
 func (c *challenged) outOfDate() bool {
 	return slices.ContainsFunc(auth.ParseAuthHeader(c.header), func(ch auth.Challenge) bool {
 		return ch.Parameters["error"] == "invalid_token"

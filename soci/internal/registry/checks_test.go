@@ -24,7 +24,7 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// put stores an image as it is.
+// put stores an image unchanged.
 func (l *lab) put(ref string, img v1.Image, more ...remote.Option) {
 	l.Helper()
 	if err := remote.Write(l.name(ref), img, append(more, remote.WithContext(l.Context()))...); err != nil {
@@ -32,8 +32,9 @@ func (l *lab) put(ref string, img v1.Image, more ...remote.Option) {
 	}
 }
 
-// TestIndexWithArtifacts: SOCI's second version lists its zTOC indexes beside the images,
-// for the same platform; other tools do so with signatures and caches. None of them is the image.
+// TestIndexWithArtifacts checks an index that lists artifacts along with the images, for the
+// same platform, like the zTOC indexes of SOCI v2, signatures and caches. The image is
+// chosen.
 func TestIndexWithArtifacts(t *testing.T) {
 	image := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: "sha256:image", Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}}
 	beside := func(mediaType, artifact string, p *ocispec.Platform) ocispec.Descriptor {
@@ -48,7 +49,7 @@ func TestIndexWithArtifacts(t *testing.T) {
 		beside(ocispec.MediaTypeImageManifest, "", &ocispec.Platform{OS: "windows", Architecture: "amd64", OSVersion: "10.0.20348.1"}),
 		image,
 	}
-	for range all { // the place makes no difference
+	for range all { // the order makes no difference
 		all = append(all[1:], all[0])
 		if got, err := choose(all, *image.Platform); err != nil || len(got) != 1 || got[0].Digest != image.Digest {
 			t.Errorf("%v, %v", got, err)
@@ -59,7 +60,8 @@ func TestIndexWithArtifacts(t *testing.T) {
 	}
 }
 
-// TestDigestConfusion: an algorithm goes with its length, and none that is weak or unknown passes.
+// TestDigestConfusion checks that a digest must have the length of its algorithm, and that
+// weak and unknown algorithms are refused.
 func TestDigestConfusion(t *testing.T) {
 	hex := strings.Repeat("a1", 32)
 	manifest := func(d digest.Digest) ocispec.Manifest {
@@ -95,8 +97,8 @@ func TestDigestConfusion(t *testing.T) {
 	}
 }
 
-// TestConfigMissing: a registry that has the manifest and not its config, or another size of
-// it than the manifest says.
+// TestConfigMissing checks a registry that lacks the config of its manifest, or has it with
+// another size.
 func TestConfigMissing(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -124,9 +126,9 @@ func TestConfigMissing(t *testing.T) {
 	}
 }
 
-// TestMirrorIsToldTheRegistry: a mirror that serves several registries learns by ns= which
-// one is meant; the registry itself is asked as it is known. No request is a HEAD.
-func TestMirrorIsToldTheRegistry(t *testing.T) {
+// TestMirrorNamespace checks that a mirror for several registries receives the registry as
+// ns=, that the registry itself does not, and that no request is a HEAD.
+func TestMirrorNamespace(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))
 	var mu sync.Mutex
@@ -180,7 +182,8 @@ func TestMirrorIsToldTheRegistry(t *testing.T) {
 	}
 }
 
-// TestPlainHTTPIsChosen: http is for loopback, and for what somebody chose it for.
+// TestPlainHTTPIsChosen checks that http is used only for loopback addresses and where it
+// is configured.
 func TestPlainHTTPIsChosen(t *testing.T) {
 	dir := t.TempDir()
 	at := filepath.Join(dir, "chosen.example")
@@ -203,7 +206,7 @@ func TestPlainHTTPIsChosen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := loopback || plain && name != hub // whose name containerd knows better
+			want := loopback || plain && name != hub // containerd's code always uses https for the hub
 			if got := strings.HasPrefix(hs[0].base, "http://"); got != want || hs[0].insecure != want {
 				t.Errorf("%s, plain http chosen: %v: %s", name, plain, hs[0].base)
 			}
@@ -212,8 +215,8 @@ func TestPlainHTTPIsChosen(t *testing.T) {
 	}
 }
 
-// TestTokenOfEachRepository: a token opens one repository, so each has its own, also when
-// they are at one registry and of one user.
+// TestTokenOfEachRepository checks that each repository has a token of its own, even at one
+// registry and with one user.
 func TestTokenOfEachRepository(t *testing.T) {
 	user := func(context.Context, string, string) (Credential, error) {
 		return Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
@@ -239,8 +242,9 @@ func TestTokenOfEachRepository(t *testing.T) {
 	}
 }
 
-// TestExpiredBy403: Amazon's registry says by 403, without a challenge, that a password ran
-// out: there is a new one. A 403 about rights is the end, after one request.
+// TestExpiredBy403 checks that an expired password, which Amazon's registry reports by a
+// 403 without a challenge, is looked up again. A 403 about rights is final after one
+// request.
 func TestExpiredBy403(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))

@@ -15,54 +15,57 @@ import (
 
 // Options configure a client. The zero value works.
 type Options struct {
-	// HTTPClient, if set, is used for everything: its transport is taken, its
-	// redirect policy is not. TLS settings and dial_timeout of hosts.toml do not apply to
-	// it, and of token servers only addresses in URLs are checked, not those of names.
+	// HTTPClient, if set, makes all requests, with its transport but not its redirect
+	// policy. The TLS settings and dial_timeout of hosts.toml do not apply to it. Token
+	// servers are then checked only by the addresses in their URLs, not by the addresses
+	// that names resolve to.
 	HTTPClient *http.Client
 	// Dial makes connections when HTTPClient is nil.
 	Dial httprange.DialContext
 	// Interfaces are the interfaces and local addresses over which connections are
 	// spread when HTTPClient and Dial are nil. Empty: the routing table chooses.
 	Interfaces []string
-	// PlainHTTP talks http to registries that hosts.toml says nothing about.
-	// Loopback ones get http anyway.
+	// PlainHTTP uses http for registries that hosts.toml does not mention. Registries on
+	// loopback addresses are always asked over http.
 	PlainHTTP bool
-	// Credentials returns what to log in to a host with for a repository. Nil:
-	// docker's config.json and its credential helpers, then podman's auth.json.
+	// Credentials returns the credential for a repository at a host. Default: docker's
+	// config.json and its credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
-	// HostsDir holds a folder with hosts.toml or certificates for each registry,
-	// as containerd's config_path does. It may appear later. "" : none.
+	// HostsDir holds a folder with hosts.toml or certificates for each registry, like
+	// containerd's config_path. It may be created later. Default: none.
 	HostsDir string
-	// Patience ends a resolution to which no host has given a usable answer for so long,
-	// and one whose hosts were all silent a moment ago at once. 0: the engine's retries
-	// decide.
+	// Patience ends a resolution to which no host has given a usable answer for this
+	// long, and immediately one whose hosts were all silent shortly before. Default: 0,
+	// only the retries of the engine.
 	Patience time.Duration
-	// Log receives debug lines. Nil is silent.
+	// Log receives debug lines. Default: no log.
 	Log *slog.Logger
 }
 
-// Client is a set of registries. Close it.
+// Client is a client of any number of registries. It is made by New and must be
+// closed.
 type Client struct {
 	opts   Options
 	spread *nic.Dialer // over Options.Interfaces; nil without them
-	plain  endpoint    // for origins: no client certificates of any registry
+	plain  endpoint    // for origins, without the client certificates of a registry
 
 	life   context.Context //nolint:containedctx // bounds logins, which outlive the request that caused them
 	end    context.CancelFunc
 	logins sync.WaitGroup
 
-	reach reach
+	health hostHealth
 
-	mu      sync.Mutex // guards what follows; a leaf lock but for reads of files
+	mu      sync.Mutex // guards the fields below; held while files are read, otherwise a leaf lock
 	hosts   map[string][]*host
 	retired []endpoint      // of hosts whose configuration has changed
 	wrong   map[string]bool // names of hosts that sent wrong bytes
 }
 
-// endpoint is a pair of clients for one kind of peer. Neither follows redirects.
+// endpoint is a pair of clients for one kind of peer. The fresh client uses a new
+// connection for each request. Neither follows redirects.
 type endpoint struct {
 	client, fresh *http.Client
-	shared        bool // client's connections are somebody else's to close
+	shared        bool // client belongs to the caller, which closes its connections
 }
 
 // New returns a client.
@@ -83,17 +86,17 @@ func New(opts Options) (*Client, error) {
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	if opts.HTTPClient != nil {
-		c.plain = pair(opts.HTTPClient)
+		c.plain = endpointOf(opts.HTTPClient)
 	} else {
 		c.plain.client, c.plain.fresh = httprange.NewClients(c.opts.Dial, nil)
 	}
 	return c, nil
 }
 
-// pair makes the endpoint of a client that somebody else made.
-func pair(base *http.Client) endpoint {
+// endpointOf returns the endpoint of a client that a caller made.
+func endpointOf(base *http.Client) endpoint {
 	client := *base
-	client.CheckRedirect = stay
+	client.CheckRedirect = noRedirects
 	shared := client.Transport != nil
 	if !shared {
 		client.Transport = httprange.NewTransport(nil)
@@ -109,8 +112,8 @@ func pair(base *http.Client) endpoint {
 	return e
 }
 
-// direct gives the clients of an endpoint the short way for plain GETs.
-func direct(e endpoint) endpoint {
+// withDirect gives the clients of an endpoint httprange's transport for plain GETs.
+func withDirect(e endpoint) endpoint {
 	for _, c := range []*http.Client{e.client, e.fresh} {
 		if tr, ok := c.Transport.(*http.Transport); ok {
 			c.Transport = httprange.NewDirect(tr)
@@ -119,9 +122,9 @@ func direct(e endpoint) endpoint {
 	return e
 }
 
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// Close ends logins and drops idle connections. Requests must have ended.
+// Close ends logins and closes idle connections. All requests must have ended.
 func (c *Client) Close() {
 	c.end()
 	c.logins.Wait()
@@ -148,7 +151,7 @@ func (e endpoint) closeIdle() {
 	}
 }
 
-// resolvers are the hosts that may say what a tag means.
+// resolvers returns the hosts that may resolve tags.
 func resolvers(hs []*host) []*host {
 	return slices.DeleteFunc(slices.Clone(hs), func(h *host) bool { return !h.canResolve })
 }

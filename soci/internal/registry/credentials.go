@@ -28,7 +28,7 @@ type Credential struct {
 	Username, Password string
 	// IdentityToken is an OAuth2 refresh token, in place of the password.
 	IdentityToken string
-	// RegistryToken is sent as it is, as a bearer token.
+	// RegistryToken is sent unchanged as a bearer token.
 	RegistryToken string
 }
 
@@ -51,26 +51,26 @@ func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal(c.String
 func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 const (
-	// hubKey is how docker login names Docker Hub.
+	// hubKey is the key of Docker Hub in the files of docker login.
 	hubKey = "https://index.docker.io/v1/"
 	// hubHost is the host in hubKey.
 	hubHost = "index.docker.io"
-	// maxAuthFile bounds a file of credentials: real ones have some kilobytes.
+	// maxAuthFile bounds a file of credentials. Real ones have some kilobytes.
 	maxAuthFile = 8 << 20
 	// helperTimeout bounds a credential helper. Slow ones ask a cloud's metadata service
-	// and then its registry: some seconds.
+	// and then its registry, which takes some seconds.
 	helperTimeout = 20 * time.Second
-	// maxHelper bounds what is kept of a helper's output.
+	// maxHelper bounds the output of a helper that is kept.
 	maxHelper = 1 << 20
-	// maxTold bounds what an error quotes of a helper's or a server's text.
-	maxTold = 200
+	// maxQuoted bounds the text of a helper or server that an error quotes.
+	maxQuoted = 200
 )
 
-// DockerCredentials looks a repository up where docker login and podman login leave
-// what they were given: in docker's config.json with its credential helpers, then in
-// podman's auth.json. The files are read at each call.
+// DockerCredentials returns the credential that docker login or podman login stored for a
+// repository: in docker's config.json with its credential helpers, or in podman's
+// auth.json. It reads the files at each call.
 //
-// The longest key that is the repository or a path above it wins, down to the host
+// The longest key that equals the repository or a path above it wins, down to the host
 // (containers-auth.json(5)). A secret for another path of the host is never returned.
 func DockerCredentials(ctx context.Context, host, repository string) (Credential, error) {
 	files, err := authFiles()
@@ -89,8 +89,7 @@ func DockerCredentials(ctx context.Context, host, repository string) (Credential
 	return Credential{}, nil
 }
 
-// authFile is the part of docker's config.json and of podman's auth.json that is about
-// credentials.
+// authFile holds the credentials in docker's config.json or podman's auth.json.
 type authFile struct {
 	Auths       map[string]authEntry `json:"auths"`
 	Store       string               `json:"credsStore"`
@@ -107,7 +106,7 @@ type authEntry struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
-// authFiles reads the files that exist, in the order of their precedence.
+// authFiles reads the existing files, in the order of their precedence.
 func authFiles() ([]authFile, error) {
 	var files []authFile
 	if text := env("DOCKER_AUTH_CONFIG"); text != "" {
@@ -117,7 +116,7 @@ func authFiles() ([]authFile, error) {
 		}
 		files = append(files, f)
 	}
-	home, _ := os.UserHomeDir() // without one there are no files in it
+	home, _ := os.UserHomeDir() // "" makes authPaths skip it
 	for _, path := range authPaths(env, home) {
 		data, err := readBounded(path, maxAuthFile)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -135,11 +134,11 @@ func authFiles() ([]authFile, error) {
 	return files, nil
 }
 
-// env reads the environment: docker and podman let it say where credentials are.
+// env reads the environment, which names the credential files of docker and podman.
 func env(name string) string { return os.Getenv(name) } //nolint:forbidigo // see above
 
-// authPaths names the files that may hold credentials, docker's before podman's. Of
-// podman's only the first counts that is there or named.
+// authPaths returns the files that may hold credentials, docker's before podman's. Of
+// podman's files only the first that exists or is named in the environment counts.
 func authPaths(env func(string) string, home string) []string {
 	var paths []string
 	switch dir := env("DOCKER_CONFIG"); {
@@ -191,8 +190,8 @@ func parseAuths(path string, data []byte) (authFile, error) {
 	return f, nil
 }
 
-// lookup returns the credential for a repository of a host, if the file has one. A path of
-// the host that is named itself comes before a helper for the host.
+// lookup returns the credential for a repository of a host, if the file has one. An entry
+// for a path of the host takes precedence over a helper for the host.
 func (f authFile) lookup(ctx context.Context, host, repository string) (Credential, bool, error) {
 	host = hubName(host)
 	if e, ok := f.byPath(host, repository); ok {
@@ -221,7 +220,7 @@ func (f authFile) lookup(ctx context.Context, host, repository string) (Credenti
 	return c, err == nil, err
 }
 
-// byPath returns the entry of the longest path that the repository is or lies below.
+// byPath returns the entry with the longest path that contains the repository.
 func (f authFile) byPath(host, repository string) (authEntry, bool) {
 	var best authEntry
 	longest := 0
@@ -234,8 +233,8 @@ func (f authFile) byPath(host, repository string) (authEntry, bool) {
 	return best, longest > 0
 }
 
-// forHost returns the value of a host. Several spellings may name it: the plain one wins,
-// then the first in the order of the alphabet.
+// forHost returns the value of a host. If several spellings name the host, the plain one
+// wins, then the first in alphabetical order.
 func forHost[T any](all map[string]T, host string) (value T, ok bool) {
 	if v, ok := all[host]; ok {
 		return v, true
@@ -248,8 +247,8 @@ func forHost[T any](all map[string]T, host string) (value T, ok bool) {
 	return value, false
 }
 
-// splitKey splits a key of a file into host and path. Keys with a scheme are those of docker
-// login, whose path is the version of an API.
+// splitKey splits a key of a file into host and path. Keys with a scheme come from docker
+// login; their path is the version of an API.
 func splitKey(key string) (host, path string) {
 	rest, scheme := strings.CutPrefix(key, "https://")
 	if !scheme {
@@ -284,11 +283,11 @@ func (e authEntry) credential() (Credential, error) {
 	return c, nil
 }
 
-// helperNotFound is what helpers print when they have no credential.
+// helperNotFound is the output of a helper without a credential.
 const helperNotFound = "credentials not found in native keychain"
 
-// runHelper asks a credential helper, which is killed with its children when it takes longer
-// than helperTimeout or ctx ends.
+// runHelper runs a credential helper. It kills the helper and its children after
+// helperTimeout, or when ctx ends.
 func runHelper(ctx context.Context, name, server string) (Credential, bool, error) {
 	program := "docker-credential-" + name
 	fail := func(err error) (Credential, bool, error) {
@@ -312,15 +311,15 @@ func runHelper(ctx context.Context, name, server string) (Credential, bool, erro
 	case err != nil && text == helperNotFound:
 		return Credential{}, false, nil
 	case err != nil:
-		// A helper that fails says why on standard output, by the protocol.
+		// By the protocol a helper prints its errors to standard output.
 		said := cmp.Or(text, strings.TrimSpace(complaint.String()))
 		if said != "" {
-			err = fmt.Errorf("%w: %s", err, printable.Line(said, maxTold))
+			err = fmt.Errorf("%w: %s", err, printable.Line(said, maxQuoted))
 		}
 		return fail(err)
 	}
 	var answer struct{ Username, Secret string }
-	if json.Unmarshal([]byte(text), &answer) != nil { // its error could quote a secret
+	if json.Unmarshal([]byte(text), &answer) != nil { // the error could quote a secret
 		return fail(errors.New("its answer is not JSON"))
 	}
 	if answer.Username == "<token>" {
@@ -329,7 +328,7 @@ func runHelper(ctx context.Context, name, server string) (Credential, bool, erro
 	return Credential{Username: answer.Username, Password: answer.Secret}, answer.Username != "" || answer.Secret != "", nil
 }
 
-// capped keeps the first bytes of what is written to it.
+// capped keeps the first bytes that are written to it.
 type capped struct {
 	buf  []byte
 	most int

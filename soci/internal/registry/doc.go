@@ -1,5 +1,5 @@
-// Package registry speaks to OCI and Docker registries: it finds out which
-// manifest a reference means, checks it, and makes every blob of it a
+// Package registry is a client of OCI and Docker registries. It finds the manifest
+// that a reference names, checks it, and provides every blob of it as a
 // [ranges.Source].
 //
 //	client, err := registry.New(registry.Options{})
@@ -10,28 +10,29 @@
 //
 // # Vocabulary
 //
-// A host is one place that serves a registry's content: the registry itself or a
-// mirror that hosts.toml names before it. An origin is what a blob's URL redirects
-// to, usually a presigned URL of an object store.
+// A host serves the content of a registry: the registry itself, or a mirror that
+// hosts.toml names before it. An origin is the target of a blob's redirect, usually a
+// presigned URL of an object store.
 //
 // # Rules
 //
-//   - Nothing here retries. A source makes one request, plus the ones without which
-//     it can not be answered at all: a token after 401, the registry after a
-//     presigned URL ran out, the next hop of a redirect, the next host after one that
-//     failed or is silent. Each happens at most once for each call; the engine does
-//     the rest.
-//   - Files (hosts.toml, certificates, credentials) count as they are when they are
-//     needed. A host whose configuration has not changed keeps its connections.
-//   - Which hosts did not answer lately is remembered over all pulls: they are asked last.
-//   - Logins belong to a pull: they, and the secrets in them, end with its Image.
-//     Tokens are refreshed once for all requests that wait for them, and apart from
-//     the life of the request that noticed: a cancelled hedge fails nobody else.
-//   - A registry can name a token server, but not one at a more local address than its
-//     own, nor one on http when it is on https.
-//   - Redirects are followed here, never by net/http, and without Authorization. A
+//   - Sources do not retry. A source makes one request, plus the requests that an
+//     answer depends on: for a token after 401, to the registry after an expired
+//     presigned URL, for the next hop of a redirect, to the next host after one that
+//     failed or is silent. Each happens at most once per call; retries belong to the
+//     engine.
+//   - Files (hosts.toml, certificates, credentials) are read when they are needed. A
+//     host whose configuration has not changed keeps its connections.
+//   - Hosts that recently gave no answer are remembered across pulls and asked last.
+//   - Logins belong to a pull. They, and the secrets in them, end with its Image.
+//     Tokens are refreshed once for all requests that wait for them. A refresh does
+//     not end with the request that started it, so a cancelled hedge does not fail
+//     other requests.
+//   - A registry may name a token server, but not one at a more local address than its
+//     own, and not one on http if the registry is on https.
+//   - Redirects are followed here, not by net/http, and without Authorization. A
 //     presigned URL is kept for a blob until it is refused.
-//   - A manifest or config counts only when its digest is right.
+//   - A manifest or config is accepted only if its digest is right.
 //
 // # Concurrency and failures
 //

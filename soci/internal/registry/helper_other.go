@@ -4,5 +4,5 @@ package registry
 
 import "os/exec"
 
-// ownGroup: process groups are a matter of unix.
+// ownGroup does nothing, because process groups exist only on Unix.
 func ownGroup(*exec.Cmd) {}

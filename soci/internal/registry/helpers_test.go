@@ -35,7 +35,7 @@ func selfSigned(t *testing.T) (tls.Certificate, []byte) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// closesAfterHello is a TLS server that closes a connection of anything else without a word.
+// closesAfterHello starts a TLS server that closes other connections without an answer.
 func closesAfterHello(t *testing.T) (addr string) {
 	t.Helper()
 	cert, _ := selfSigned(t)
@@ -65,7 +65,7 @@ func closesAfterHello(t *testing.T) (addr string) {
 	return l.Addr().String()
 }
 
-// prepended gives back bytes that were read already.
+// prepended returns bytes that were read before.
 type prepended struct {
 	net.Conn
 	first []byte

@@ -25,7 +25,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/containerdlog"
 )
 
-// host is one place that serves a registry. A change of its configuration makes a new one.
+// host serves the content of a registry. It is replaced if its configuration changes.
 type host struct {
 	endpoint
 	config hostConfig
@@ -35,20 +35,20 @@ type host struct {
 	base       string // URL up to and including /v2
 	header     http.Header
 	canResolve bool
-	insecure   bool // http by choice of the user or on loopback
+	insecure   bool // http, by configuration or on loopback
 	answered   atomic.Bool
-	// tokens is the transport for token servers; nil if the client belongs to a caller.
+	// tokens is the transport for token servers, or nil if the caller provided the client.
 	tokens *http.Transport
 }
 
-// hostConfig is all that the files say of a host.
+// hostConfig is the configuration of a host in the files.
 type hostConfig struct {
 	scheme, host, path string
 	capabilities       docker.HostCapabilities
 	header             http.Header
-	tls                *tls.Config // nil: the system's
+	tls                *tls.Config // nil means the system's
 	dialTimeout        time.Duration
-	fallback           bool // https first, then http, as containerd does for ports that may be either
+	fallback           bool // https first, then http, like containerd for ambiguous ports
 }
 
 // equal reports whether two configurations lead to the same requests.
@@ -58,7 +58,7 @@ func (c hostConfig) equal(d hostConfig) bool {
 		maps.EqualFunc(c.header, d.header, slices.Equal) && equalTLS(c.tls, d.tls)
 }
 
-// equalTLS compares what hosts.toml can set.
+// equalTLS compares the fields that hosts.toml can set.
 func equalTLS(a, b *tls.Config) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -69,17 +69,17 @@ func equalTLS(a, b *tls.Config) bool {
 	})
 }
 
-// hostsOf returns the places that serve the registry of ref, mirrors first, as the files say
-// now. They are small, and read for every image and layer: so a change counts from the next
-// one on, as with containerd. Hosts that have not changed keep their connections.
+// hostsOf returns the hosts of the registry of ref, mirrors first. It reads the files for
+// every image and layer, so a change takes effect with the next one, as with containerd.
+// Unchanged hosts keep their connections.
 func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.hosts[ref.Host]
 	found, err := c.configure(ref.Host)
 	switch {
-	case err != nil && before != nil: // someone is writing, or a certificate is being replaced
-		c.opts.Log.Warn("configuration of hosts can not be read, going on with what it was", "registry", ref.Host, "error", err)
+	case err != nil && before != nil: // a file may be being written or replaced
+		c.opts.Log.Warn("cannot read the configuration of hosts, keeping the last one", "registry", ref.Host, "err", err)
 		return before, nil
 	case err != nil:
 		return nil, fmt.Errorf("registry %s: %w", ref.Host, err)
@@ -97,19 +97,19 @@ func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	for _, h := range before {
 		if !slices.Contains(hs, h) {
 			c.opts.Log.Info("configuration of a host has changed", "registry", ref.Host, "host", h.name)
-			c.retired = append(c.retired, h.endpoint) // requests under way go on
+			c.retired = append(c.retired, h.endpoint) // running requests still use it
 		}
 	}
 	for _, e := range c.retired {
 		e.closeIdle()
 	}
-	c.retired = c.retired[max(0, len(c.retired)-maxRetired):] // older ones have no request any more
+	c.retired = c.retired[max(0, len(c.retired)-maxRetired):]
 	c.hosts[ref.Host] = hs
 	return hs, nil
 }
 
-// maxRetired bounds the clients that are kept to close what their last requests leave idle,
-// which a timer does as well.
+// maxRetired bounds the retired clients that are kept to close the idle connections of
+// their last requests. Without that a timer closes them later.
 const maxRetired = 16
 
 // newHost makes the clients of a host.
@@ -131,12 +131,12 @@ func (c *Client) newHost(cfg hostConfig) *host {
 	tr := httprange.NewTransport(h.dialer.DialContext)
 	tr.TLSClientConfig = cfg.tls
 	h.tokens = tr.Clone()
-	h.tokens.DisableKeepAlives = true // one in a pull
+	h.tokens.DisableKeepAlives = true // one request per pull
 	client := &http.Client{Transport: tr}
 	if cfg.fallback {
 		client.Transport = docker.NewHTTPFallback(tr)
 	}
-	h.endpoint = direct(pair(client))
+	h.endpoint = withDirect(endpointOf(client))
 	h.shared = false
 	return h
 }
@@ -149,7 +149,7 @@ func (h *host) tokenClient(realm string) (*http.Client, func()) {
 	}
 	tr := h.tokens.Clone()
 	tr.DialContext = h.dialer.toRealm(realm)
-	return &http.Client{Transport: tr, CheckRedirect: stay}, tr.CloseIdleConnections
+	return &http.Client{Transport: tr, CheckRedirect: noRedirects}, tr.CloseIdleConnections
 }
 
 // configure asks containerd's configuration code for the hosts of a registry.
@@ -203,9 +203,9 @@ func (c *Client) configure(registry string) ([]hostConfig, error) {
 	return out, nil
 }
 
-// dialTimeouts reads the one field of a registry's hosts.toml that containerd's code does not
-// hand out, by host. A file that can not be parsed is an error here: containerd would go on
-// without any of its hosts.
+// dialTimeouts reads dial_timeout from a registry's hosts.toml, by host, which containerd's
+// code does not return. It fails if the file cannot be parsed; containerd's code would
+// silently ignore all its hosts.
 func dialTimeouts(find func(string) (string, error), registry string) (map[string]time.Duration, error) {
 	dir, err := find(registry)
 	if err != nil {
@@ -261,7 +261,7 @@ func dialTimeouts(find func(string) (string, error), registry string) (map[strin
 		parsed.Server = registry
 	}
 	if parsed.Server == hub {
-		parsed.Server = "registry-1.docker.io" // where containerd's code finds it
+		parsed.Server = "registry-1.docker.io" // the name in containerd's code
 	}
 	return out, put(parsed.Server, parsed.DialTimeout)
 }

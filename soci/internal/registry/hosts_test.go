@@ -29,12 +29,12 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestOutage: how long a host is asked last, by a script of failures.
+// TestOutage checks the time for which a host is asked last, by a script of failures.
 func TestOutage(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
 	var o outage
 	for i, tt := range []struct {
-		at, after   time.Duration // since the start; the host's wish
+		at, after   time.Duration // time since the start; pause that the host asks for
 		pause, till time.Duration
 	}{
 		{0, 0, 10 * time.Second, 10 * time.Second},
@@ -53,12 +53,12 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestReach: hosts that are out come last, an answer of any kind brings them back.
-func TestReach(t *testing.T) {
+// TestHostHealth checks that hosts in an outage come last, until any answer ends it.
+func TestHostHealth(t *testing.T) {
 	a, b, c := &host{name: "a", base: "a"}, &host{name: "b", base: "b"}, &host{name: "c", base: "c"}
 	all := []*host{a, b, c}
 	now := time.Unix(1_700_000_000, 0)
-	var r reach
+	var r hostHealth
 	order := func() (s string) {
 		for _, h := range r.order(all, now) {
 			s += h.name
@@ -67,30 +67,30 @@ func TestReach(t *testing.T) {
 	}
 	fault := func(kind ranges.FaultKind, status int) error { return &ranges.Fault{Kind: kind, Status: status} }
 	for _, step := range []struct {
-		h    *host
-		err  error
-		want string
-		mute bool // of all
+		h      *host
+		err    error
+		want   string
+		silent bool // all hosts are
 	}{
 		{a, nil, "abc", false},
 		{a, errSilent, "bca", false},
 		{b, fault(ranges.Throttled, 429), "cab", false},
-		{c, fault(ranges.Permanent, 0), "abc", false}, // all out, as soon as they were
-		{b, errSilent, "acb", true},                   // asked again, and later than the others
+		{c, fault(ranges.Permanent, 0), "abc", false}, // all are in an outage, in the order of its end
+		{b, errSilent, "acb", true},                   // the last one to end
 		{a, fault(ranges.NotFound, 404), "acb", false},
 		{b, fault(ranges.Denied, 401), "abc", false},
-		{a, fault(ranges.Retryable, 502), "abc", false}, // once is no outage
+		{a, fault(ranges.Retryable, 502), "abc", false}, // one failure does not start an outage
 		{b, fault(ranges.Retryable, 0), "abc", false},   // a reset
 		{a, nil, "abc", false},
 		{a, fault(ranges.Retryable, 502), "abc", false},      // once again
 		{b, fault(ranges.Retryable, 500), "acb", false},      // twice
 		{b, fmt.Errorf("%w: sent", ErrDigest), "abc", false}, // an answer, though a wrong one
 	} {
-		r.judge(step.h, now, step.err)
+		r.record(step.h, now, step.err)
 		if got := order(); got != step.want {
 			t.Errorf("after %s %v: order %s, want %s", step.h.name, step.err, got, step.want)
 		}
-		if got := r.mute(all, now) != nil; got != step.mute {
+		if got := r.allSilent(all, now) != nil; got != step.silent {
 			t.Errorf("after %s %v: all mute %v", step.h.name, step.err, got)
 		}
 		now = now.Add(time.Millisecond)
@@ -101,7 +101,7 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestOutcome: which error of several is told first, and whether asking again may help. The
+// TestOutcome checks which of several errors comes first, and whether a retry may help. The
 // last host is the registry itself.
 func TestOutcome(t *testing.T) {
 	fault := func(kind ranges.FaultKind, status int, err error) error {
@@ -153,23 +153,23 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-// TestRace: places are asked beside each other when one is silent, at once when it fails, and
-// nothing runs on after the answer.
+// TestRace checks that the next host is asked after a silence or at once after a failure,
+// and that no call runs after the answer.
 func TestRace(t *testing.T) {
 	fails := errors.New("fails")
 	for _, tt := range []struct {
 		name    string
-		answers []time.Duration // negative: fails after that; 0: never
-		winner  int             // -1: none
+		answers []time.Duration // negative for a failure after that time; 0 for no answer
+		winner  int             // or -1
 		took    time.Duration
 		asked   int
 		silent  []int
 	}{
 		{"the first answers", []time.Duration{1, 1}, 0, 1, 1, nil},
 		{"the first fails", []time.Duration{-1, 1}, 1, 2, 2, nil},
-		{"the first is silent", []time.Duration{0, 1}, 1, stagger + 1, 2, []int{0}},
-		{"the first is late and wins", []time.Duration{stagger + 1, time.Hour}, 0, stagger + 1, 2, nil},
-		{"two are silent", []time.Duration{0, 0, 1}, 2, 2*stagger + 1, 3, []int{0, 1}},
+		{"the first is silent", []time.Duration{0, 1}, 1, staggerDelay + 1, 2, []int{0}},
+		{"the first is late and wins", []time.Duration{staggerDelay + 1, time.Hour}, 0, staggerDelay + 1, 2, nil},
+		{"two are silent", []time.Duration{0, 0, 1}, 2, 2*staggerDelay + 1, 3, []int{0, 1}},
 		{"all fail", []time.Duration{-1, -2, -3}, -1, 6, 3, nil},
 		{"one is silent, the others fail", []time.Duration{-1, 0, -1}, -1, time.Minute, 3, []int{1}},
 	} {
@@ -178,7 +178,7 @@ func TestRace(t *testing.T) {
 			defer cancel()
 			start, asked := time.Now(), 0
 			var mu sync.Mutex
-			got, ok, errs := race(ctx, len(tt.answers), stagger, func(ctx context.Context, i int) (int, error) {
+			got, ok, errs := race(ctx, len(tt.answers), staggerDelay, func(ctx context.Context, i int) (int, error) {
 				mu.Lock()
 				asked++
 				mu.Unlock()
@@ -209,50 +209,50 @@ func TestRace(t *testing.T) {
 	}
 }
 
-// TestPatience: the clock of a resolution starts anew with each usable answer, and stands
-// while a credential helper runs.
-func TestPatience(t *testing.T) {
+// TestAnswerTimer checks that the timer of a resolution restarts with each usable answer,
+// and is paused while a credential helper runs.
+func TestAnswerTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var ended atomic.Int64
-		p := newPatience(5*time.Second, func() { ended.Store(int64(time.Since(start))) })
+		p := newAnswerTimer(5*time.Second, func() { ended.Store(int64(time.Since(start))) })
 		time.Sleep(4 * time.Second)
-		p.heard(200) // until 9 s
+		p.answered(200) // until 9 s
 		time.Sleep(4 * time.Second)
-		p.heard(503)
-		p.heard(429)
+		p.answered(503)
+		p.answered(429)
 		resume := p.pause() // with a second left
 		time.Sleep(time.Minute)
-		p.heard(401)
+		p.answered(401)
 		resume() // 5 s more
 		time.Sleep(6 * time.Second)
 		if d := time.Duration(ended.Swap(0)); d != 73*time.Second {
 			t.Errorf("ended after %v", d)
 		}
-		p = newPatience(time.Second, func() { ended.Store(1) })
+		p = newAnswerTimer(time.Second, func() { ended.Store(1) })
 		p.stop()
-		p.heard(200)
+		p.answered(200)
 		p.pause()()
 		time.Sleep(time.Minute)
 		if ended.Load() != 0 {
 			t.Error("ended after it was stopped")
 		}
-		var none *patience
-		none.heard(200)
+		var none *answerTimer
+		none.answered(200)
 		none.pause()()
 		none.stop()
 	})
 }
 
-// logged is an options edit that keeps log lines.
+// logged returns an edit of options that collects log lines.
 func logged(to *bytes.Buffer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// TestHostsFollow: hosts.toml, certificates and the directory itself count as they are when an
-// image is resolved, and what has not changed keeps its connections.
+// TestHostsFollow checks that hosts.toml, certificates and the directory itself are read
+// when an image is resolved, and that unchanged hosts keep their connections.
 func TestHostsFollow(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "certs.d") // appears later
+	dir := filepath.Join(t.TempDir(), "certs.d") // created later
 	var log bytes.Buffer
 	c, err := New(Options{HostsDir: dir, Log: logged(&log)})
 	if err != nil {
@@ -293,7 +293,7 @@ func TestHostsFollow(t *testing.T) {
 	if third[0] != second[0] || third[1].base != "http://c.example:5000/v2" {
 		t.Errorf("%+v, want the first as before and another second", third)
 	}
-	// Half a file, and one with a mistake: what was goes on.
+	// After half a file, and one with a mistake, the last configuration stays.
 	for _, broken := range []string{"server = \"http://d.exa", "dial_timeout = \"soon\""} {
 		log.Reset()
 		writeHosts(t, dir, "r.example", broken)
@@ -301,7 +301,7 @@ func TestHostsFollow(t *testing.T) {
 			t.Errorf("%q: %+v, log %s", broken, got, log.String())
 		}
 	}
-	// A certificate appears, is replaced, and goes.
+	// A certificate is added, replaced and removed.
 	_, one := selfSigned(t)
 	_, two := selfSigned(t)
 	writeHosts(t, dir, "r.example", "server = \"https://c.example\"\nca = \"ca.pem\"\n")
@@ -320,7 +320,7 @@ func TestHostsFollow(t *testing.T) {
 	if now := hosts()[0]; now == before || !now.config.tls.InsecureSkipVerify {
 		t.Error("skip_verify does not count")
 	}
-	// http with TLS settings: https is tried first, and http was chosen all the same.
+	// With TLS settings, https is tried first although http is configured.
 	writeHosts(t, dir, "r.example", "server = \"http://c.example:5000\"\nskip_verify = true\n")
 	if now := hosts()[0]; !now.insecure || !now.config.fallback {
 		t.Errorf("%+v", now.config)
@@ -336,7 +336,7 @@ func TestHostsFollow(t *testing.T) {
 	}
 }
 
-// TestDialTimeouts: whose time-out a hosts.toml sets, and what it may say.
+// TestDialTimeouts checks the hosts whose time-out hosts.toml sets, and its valid values.
 func TestDialTimeouts(t *testing.T) {
 	for _, tt := range []struct{ registry, toml, host, want string }{
 		{"r.example", "dial_timeout = \"2s\"", "r.example", "2s"},
@@ -358,7 +358,7 @@ func TestDialTimeouts(t *testing.T) {
 	}
 }
 
-// TestAnotherServer: the daemon's next pull goes where hosts.toml now says.
+// TestAnotherServer checks that the next pull uses a changed hosts.toml.
 func TestAnotherServer(t *testing.T) {
 	one, two := newLab(t, testorigin.RegistryOptions{}, nil), newLab(t, testorigin.RegistryOptions{}, nil)
 	img := one.forPlatform("linux/amd64")
@@ -395,8 +395,8 @@ func TestAnotherServer(t *testing.T) {
 	}
 }
 
-// TestDeadMirrorIsRemembered: a mirror whose packets are dropped costs one dial_timeout, and the
-// next pull nothing.
+// TestDeadMirrorIsRemembered checks that a mirror whose packets are dropped costs one
+// dial_timeout, and the next pull no time.
 func TestDeadMirrorIsRemembered(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))
@@ -437,9 +437,9 @@ func TestDeadMirrorIsRemembered(t *testing.T) {
 	}
 }
 
-// TestAllHostsAreTold: the mirror wants a login, the registry has no name: both are told, the
-// mirror first, and once.
-func TestAllHostsAreTold(t *testing.T) {
+// TestErrorNamesAllHosts checks that an error names a mirror that wants a login and a
+// registry that does not resolve, the mirror first, and each once.
+func TestErrorNamesAllHosts(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{Auth: "basic"}, nil)
 	dir := hostsDir(t, "r.invalid", fmt.Sprintf("server = \"https://r.invalid\"\n[host.%q]\n", l.o.URL()))
 	c, err := New(Options{HostsDir: dir, Credentials: anonymous, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -464,8 +464,8 @@ func TestAllHostsAreTold(t *testing.T) {
 	}
 }
 
-// TestQuickResolve: with patience a registry that is silent is given up soon, and for a while
-// nobody waits for it again; one that can not be reached at all is given up at once.
+// TestQuickResolve checks that with Patience a silent registry is given up soon, and later
+// pulls fail at once for a while. An unreachable registry is given up at once.
 func TestQuickResolve(t *testing.T) {
 	const limit = 5 * time.Second
 	for _, tt := range []struct {
@@ -516,8 +516,8 @@ func TestQuickResolve(t *testing.T) {
 	}
 }
 
-// TestWrongManifestIsOfItsImage: that a manifest is not what its digest says keeps no other image of
-// the registry from being resolved.
+// TestWrongManifestIsOfItsImage checks that a manifest with a wrong digest does not affect
+// other images of the registry.
 func TestWrongManifestIsOfItsImage(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, func(o *Options) { o.Patience = time.Minute })
 	bad, good := l.forPlatform("linux/amd64"), l.forPlatform("linux/amd64")
@@ -538,8 +538,8 @@ func TestWrongManifestIsOfItsImage(t *testing.T) {
 	}
 }
 
-// TestCompressedManifest: a proxy compresses a manifest though it was not asked to; the digest
-// says which form is meant.
+// TestCompressedManifest checks a manifest that a proxy compressed without being asked to.
+// The digest decides which form is the manifest.
 func TestCompressedManifest(t *testing.T) {
 	data := []byte(`{"schemaVersion":2}`)
 	var buf bytes.Buffer
@@ -575,7 +575,7 @@ func TestCompressedManifest(t *testing.T) {
 	}
 }
 
-// TestOldTypes: configs and layers of media types that builders really gave out.
+// TestOldTypes checks configs and layers with media types that real builders have used.
 func TestOldTypes(t *testing.T) {
 	for config, ok := range map[string]bool{
 		ocispec.MediaTypeImageConfig: true, dockerConfig: true, "": true, "application/octet-stream": true,
@@ -605,7 +605,7 @@ func TestOldTypes(t *testing.T) {
 	}
 }
 
-// TestNoPlatform: an image that does not say what it is for is taken for what is wanted.
+// TestNoPlatform checks that an image without a platform is taken for the wanted one.
 func TestNoPlatform(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -616,7 +616,8 @@ func TestNoPlatform(t *testing.T) {
 	}
 }
 
-// TestSchemes: http where https is spoken, and the other way round, are told as such at once.
+// TestSchemes checks that http to an https server, and the reverse, fail at once with an
+// error that names the scheme.
 func TestSchemes(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
@@ -654,8 +655,8 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// TestForeignHost: a foreign layer counts under the host of its URLs, and the registry is not
-// asked again for what it does not have.
+// TestForeignHost checks that a foreign layer counts under the host of its URLs, and that
+// the registry is not asked again for a missing layer.
 func TestForeignHost(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	data := bytes.Repeat([]byte("x"), 1000)
@@ -684,7 +685,8 @@ func TestForeignHost(t *testing.T) {
 	}
 }
 
-// TestManifestIsAskedOnce: registries count manifests against their users, also slow ones.
+// TestManifestIsAskedOnce checks that a slow manifest is requested once, because registries
+// limit manifests per user.
 func TestManifestIsAskedOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes longer than the engine waits before it asks again")

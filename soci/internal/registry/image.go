@@ -15,25 +15,25 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// Errors that callers tell apart.
+// Errors that callers test for.
 var (
-	// ErrPlatform: the image does not exist for the wanted platform.
+	// ErrPlatform says that the image does not exist for the wanted platform.
 	ErrPlatform = errors.New("no image for this platform")
-	// ErrUnsupported: the manifest is of a kind that holds no image we can unpack.
+	// ErrUnsupported says that the manifest does not describe an image we can unpack.
 	ErrUnsupported = errors.New("unsupported manifest")
 )
 
-// Image is a resolved image: what to fetch, and what it must hash to.
+// Image is a resolved image: the content to fetch and its digests.
 type Image struct {
-	Ref      Reference          // as asked
+	Ref      Reference          // as requested
 	Manifest ocispec.Descriptor // of the platform's manifest
 	Config   ocispec.Image
-	Platform ocispec.Platform // as the config says
+	Platform ocispec.Platform // as stated in the config
 	Layers   []Layer
-	Notes    []string // oddities that do no harm
+	Notes    []string // harmless oddities
 
 	ConfigDescriptor       ocispec.Descriptor
-	RawManifest, RawConfig []byte // as their digests say
+	RawManifest, RawConfig []byte // verified
 }
 
 // Layer is one layer, lowest first. It carries the logins of the pull that resolved it.
@@ -44,20 +44,20 @@ type Layer struct {
 	logins *logins
 }
 
-// Limits of what a manifest may make us do.
+// Limits of a manifest.
 const (
-	maxNesting = 4    // indexes in indexes: real ones nest once
+	maxNesting = 4    // indexes in indexes; real ones nest once
 	maxEntries = 1000 // manifests of an index, layers of a manifest; overlayfs stops at 500
 )
 
-// Platform is what image to choose from an index.
+// Platform selects an image of an index.
 type Platform struct {
 	Spec     ocispec.Platform
-	Explicit bool // asked for by a person: anything else is an error, not a note
+	Explicit bool // set by the user; then another platform is an error, not a note
 }
 
-// ParsePlatform parses "os/arch[/variant]"; "" is this machine, with its processor's
-// variant, and linux whatever the system.
+// ParsePlatform parses "os/arch[/variant]". "" is linux on this machine's processor, with
+// its variant.
 func ParsePlatform(s string) (Platform, error) {
 	if s == "" {
 		p := platforms.DefaultSpec()
@@ -76,7 +76,7 @@ func (c *Client) Resolve(ctx context.Context, e *ranges.Engine, ref Reference, p
 	l := c.newLogins(ref)
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	l.wait = newPatience(c.opts.Patience, func() { end(errPatience) })
+	l.wait = newAnswerTimer(c.opts.Patience, func() { end(errNoUsableAnswer) })
 	defer l.wait.stop()
 	doc, err := c.manifest(ctx, e, l, ref)
 	if err != nil {
@@ -85,8 +85,8 @@ func (c *Client) Resolve(ctx context.Context, e *ranges.Engine, ref Reference, p
 	return c.resolve(ctx, e, l, doc, p, maxNesting)
 }
 
-// kind is the part of any manifest that tells what it is.
-type kind struct {
+// manifestKind holds the fields by which manifests are classified.
+type manifestKind struct {
 	SchemaVersion int             `json:"schemaVersion"`
 	MediaType     string          `json:"mediaType"`
 	ArtifactType  string          `json:"artifactType"`
@@ -96,10 +96,10 @@ type kind struct {
 	FSLayers      json.RawMessage `json:"fsLayers"`
 }
 
-// classify says whether a document is an index, and refuses what is neither index
-// nor image manifest.
+// classify reports whether a document is an index. It fails if the document is neither an
+// index nor an image manifest.
 func classify(doc document) (index bool, err error) {
-	var k kind
+	var k manifestKind
 	if err := json.Unmarshal(doc.data, &k); err != nil {
 		return false, fmt.Errorf("%w: not JSON: %w", ErrUnsupported, err)
 	}
@@ -116,7 +116,7 @@ func classify(doc document) (index bool, err error) {
 	case k.SchemaVersion == 1 || len(k.FSLayers) > 0 || mediaType == dockerSchema1 || mediaType == dockerSchema1S:
 		return false, fmt.Errorf("%w: Docker schema 1, obsolete since 2017; push the image again with a current tool", ErrUnsupported)
 	case len(k.Manifests) > 0 && (len(k.Layers) > 0 || len(k.Config) > 0):
-		// Two clients could read two images under one digest (CVE-2021-41190).
+		// Two clients could read two different images under one digest (CVE-2021-41190).
 		return false, fmt.Errorf("%w: it is an index and a manifest at once", ErrUnsupported)
 	}
 	isIndex := mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
@@ -155,7 +155,7 @@ func (c *Client) resolve(ctx context.Context, e *ranges.Engine, l *logins, doc d
 		if err != nil {
 			return nil, err
 		}
-		// A descriptor without a platform is known only by what is in it.
+		// The platform of a descriptor without one is known only from its config.
 		img, err := c.resolve(ctx, e, l, child, Platform{Spec: p.Spec, Explicit: p.Explicit || d.Platform == nil}, depth-1)
 		if err == nil || !errors.Is(err, ErrPlatform) {
 			return img, err
@@ -228,8 +228,8 @@ func isImage(mediaType string) bool {
 	return false
 }
 
-// isConfig reports whether an artifact type says "image": not at all, or by the type
-// of its config, as go-containerregistry writes it.
+// isConfig reports whether an artifact type denotes an image: by being empty, or by the
+// type of an image config, which go-containerregistry writes.
 func isConfig(artifactType string) bool {
 	return artifactType == "" || artifactType == ocispec.MediaTypeImageConfig || artifactType == dockerConfig
 }
@@ -262,11 +262,11 @@ func (c *Client) image(ctx context.Context, e *ranges.Engine, l *logins, doc doc
 		return nil, fmt.Errorf("%w: config: %w", ErrUnsupported, err)
 	}
 	if isOldConfig(m) && img.Config.RootFS.Type == "" {
-		return nil, fmt.Errorf("%w: config of type %q without a root file system: this is no container image", ErrUnsupported, m.Config.MediaType)
+		return nil, fmt.Errorf("%w: config of type %q without a root file system: this is not a container image", ErrUnsupported, m.Config.MediaType)
 	}
 	if img.Config.OS == "" && img.Config.Architecture == "" && len(img.Config.RootFS.DiffIDs) > 0 {
-		img.Platform = p.Spec // nothing contradicts it
-		img.Notes = append(img.Notes, fmt.Sprintf("the image does not say for which platform it is; it is taken for %s", platforms.Format(p.Spec)))
+		img.Platform = p.Spec
+		img.Notes = append(img.Notes, fmt.Sprintf("the image does not state its platform; %s is assumed", platforms.Format(p.Spec)))
 		return img, layersOf(img, m, l)
 	}
 	img.Platform = platforms.Normalize(img.Config.Platform)
@@ -280,7 +280,7 @@ func (c *Client) image(ctx context.Context, e *ranges.Engine, l *logins, doc doc
 	return img, layersOf(img, m, l)
 }
 
-// layersOf fills in the layers of an image.
+// layersOf sets the layers of an image.
 func layersOf(img *Image, m ocispec.Manifest, l *logins) error {
 	ids := img.Config.RootFS.DiffIDs
 	if len(ids) != len(m.Layers) {
@@ -295,14 +295,15 @@ func layersOf(img *Image, m ocispec.Manifest, l *logins) error {
 	return nil
 }
 
-// layerType is a layer's media type without its compression, which the first bytes tell.
+// layerType returns a layer's media type without its compression, which is detected from
+// the first bytes instead.
 func layerType(mediaType string) string {
 	base, _, _ := strings.Cut(mediaType, "+")
 	return strings.TrimSuffix(strings.TrimSuffix(base, ".gzip"), ".zstd")
 }
 
-// isOldConfig reports whether a config's media type is one that registries and builders gave
-// out before the types were settled. What it holds then decides.
+// isOldConfig reports whether a config has a media type that registries and builders used
+// before the types were standardized. Its content then decides.
 func isOldConfig(m ocispec.Manifest) bool {
 	base, _, _ := strings.Cut(m.Config.MediaType, ";")
 	switch strings.TrimSpace(base) {
@@ -314,7 +315,7 @@ func isOldConfig(m ocispec.Manifest) bool {
 
 func checkManifest(m ocispec.Manifest) error {
 	if (m.Config.MediaType == "" || !isConfig(m.Config.MediaType)) && !isOldConfig(m) {
-		return fmt.Errorf("%w: config of type %q: this is no container image", ErrUnsupported, m.Config.MediaType)
+		return fmt.Errorf("%w: config of type %q: this is not a container image", ErrUnsupported, m.Config.MediaType)
 	}
 	if len(m.Layers) > maxEntries {
 		return fmt.Errorf("%w: %d layers", ErrUnsupported, len(m.Layers))

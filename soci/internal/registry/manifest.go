@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	_ "crypto/sha256" // digests name these two
+	_ "crypto/sha256" // for digests
 	_ "crypto/sha512"
 	"crypto/tls"
 	"errors"
@@ -37,38 +37,39 @@ const (
 	ociForeignLayer = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 )
 
-// ErrDigest: content is not what its digest or size says.
+// ErrDigest says that content does not match its digest or size.
 var ErrDigest = errors.New("digest mismatch")
 
-// maxManifest bounds a manifest or index: 4 MiB, the limit that the
-// distribution spec asks registries to accept, and so the largest that travels.
+// maxManifest bounds a manifest or index, in bytes. It is the size up to which the
+// distribution spec asks registries to accept manifests.
 const maxManifest = 4 << 20
 
 // maxConfig bounds an image config, whose history may be long.
 const maxConfig = 8 << 20
 
-// documentSource is a manifest or config at all hosts that may have it, as a one-request source:
-// so the engine's retry, back-off and limits cover it too. Each attempt asks the hosts beside
-// each other.
+// documentSource is a manifest or config at all hosts that may have it. It is a source of
+// one byte, so that the retries, back-off and limits of the engine apply. Each attempt asks
+// the hosts in a race.
 type documentSource struct {
 	c     *Client
 	l     *logins
 	ref   Reference
 	path  string        // below the repository
-	want  digest.Digest // "" by tag
+	want  digest.Digest // "" if the document is requested by tag
 	most  int64         // bytes
 	hosts []*host       // mirrors first; the last is the registry itself
 
-	busy chan struct{} // holds a token while hosts are asked; capacity 1
-	doc  document      // of whoever holds the token; its digest is "" until there is one
+	busy chan struct{} // a lock with a context, held while hosts are asked; capacity 1
+	doc  document      // guarded by busy; its digest is "" before the first answer
 }
 
-// Open implements [ranges.Source]. The engine gets one byte, and the document stays here: a
-// manifest's size is not known before its answer, and the engine would ask for what may follow it.
+// Open implements [ranges.Source]. It returns one byte and keeps the document, because the
+// size of a manifest is unknown before its answer, and the engine would request the bytes
+// behind it.
 func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
-	// The engine asks again what is late. Here that waits: each attempt asks other hosts itself,
-	// and registries count manifests against their users.
+	// The engine hedges late requests. A hedge waits here, because each attempt asks other
+	// hosts itself, and registries limit the manifests per user.
 	select {
 	case m.busy <- struct{}{}:
 		defer func() { <-m.busy }()
@@ -81,16 +82,16 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	if m.doc.desc.Digest != "" {
 		return one()
 	}
-	hosts := m.c.reach.order(m.hosts, time.Now())
+	hosts := m.c.health.order(m.hosts, time.Now())
 	if m.l.wait != nil && req.Attempt == 0 {
-		if errs := m.c.reach.mute(m.hosts, time.Now()); errs != nil {
+		if errs := m.c.health.allSilent(m.hosts, time.Now()); errs != nil {
 			return nil, none, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("not asked again so soon: %w", errs)}
 		}
 	}
 	doc, ok, errs := race(ctx, len(hosts), m.l.wait.silence(), func(rctx context.Context, i int) (document, error) {
 		doc, err := m.from(rctx, hosts[i], req)
 		if err == nil || rctx.Err() == nil {
-			m.c.told(rctx, hosts[i], m.ref, err)
+			m.c.recordOutcome(rctx, hosts[i], m.ref, err)
 		}
 		return doc, err
 	})
@@ -99,7 +100,7 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	for i, h := range hosts {
 		err := errs[i]
 		if errors.Is(err, errSilent) {
-			m.c.told(ctx, h, m.ref, err)
+			m.c.recordOutcome(ctx, h, m.ref, err)
 		}
 		if err == nil {
 			continue
@@ -117,24 +118,25 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	if len(all.all) == 0 {
 		return nil, none, context.Cause(ctx)
 	}
-	m.l.wait.saw(all)
+	m.l.wait.remember(all)
 	if ctx.Err() != nil {
 		return nil, none, &ranges.Fault{Kind: ranges.Retryable, Fresh: true, Err: all}
 	}
 	return nil, none, outcome(all, own)
 }
 
-// told notes what a host answered, for the order of hosts and for the log. nil is success.
-func (c *Client) told(ctx context.Context, h *host, ref Reference, err error) {
-	c.reach.judge(h, time.Now(), err)
+// recordOutcome records the outcome of a request for the order of hosts and the log. err is
+// nil after a success.
+func (c *Client) recordOutcome(ctx context.Context, h *host, ref Reference, err error) {
+	c.health.record(h, time.Now(), err)
 	if err == nil {
 		h.answered.Store(true)
 		return
 	}
-	c.opts.Log.DebugContext(ctx, "host failed", "host", h.name, "image", ref.String(), "error", err)
+	c.opts.Log.DebugContext(ctx, "host failed", "host", h.name, "image", ref.String(), "err", err)
 }
 
-// from asks one host for the manifest and checks it.
+// from requests the document from one host and checks it.
 func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) (document, error) {
 	where := h.base + "/" + m.ref.Repository + "/" + m.path + m.ref.namespace(h)
 	var doc document
@@ -154,10 +156,10 @@ func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) 
 		var err error
 		if sameHost(where, h.base) {
 			_, _, err = m.c.authorized(ctx, m.l, h, req.Attempt, get(h.endpoint))
-		} else { // our token is not for others
+		} else { // another host, which must not see our token
 			_, _, err = get(m.c.plain)(referred(from))
 			if _, ok := errors.AsType[*redirect](err); !ok && err != nil {
-				err = fresh(req, err)
+				err = explainNewURL(req, err)
 			}
 		}
 		r, ok := errors.AsType[*redirect](err)
@@ -169,9 +171,9 @@ func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) 
 	return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
 }
 
-// accept is what we can read; schema 1 is asked for only to be refused with a clear
-// message.
-var accept = strings.Join([]string{
+// acceptHeader lists the supported media types, and schema 1, for which we can then give a
+// clear error.
+var acceptHeader = strings.Join([]string{
 	ocispec.MediaTypeImageIndex, dockerIndex, ocispec.MediaTypeImageManifest, dockerManifest,
 	dockerSchema1S + ";q=0.1", "*/*;q=0.1",
 }, ", ")
@@ -181,7 +183,7 @@ func (m *documentSource) send(ctx context.Context, h *host, client *http.Client,
 	if err != nil {
 		return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: cause(err)}
 	}
-	hr.Header.Set("Accept", accept)
+	hr.Header.Set("Accept", acceptHeader)
 	hr.Header.Set("Accept-Encoding", "identity")
 	if prepare != nil {
 		if err := prepare(ctx, hr); err != nil {
@@ -193,7 +195,7 @@ func (m *documentSource) send(ctx context.Context, h *host, client *http.Client,
 		return document{}, m.c.firstContact(ctx, h, hr, err, m.l.wait != nil)
 	}
 	defer resp.Body.Close()
-	m.l.wait.heard(resp.StatusCode)
+	m.l.wait.answered(resp.StatusCode)
 	h.answered.Store(true)
 	if err := checkRedirect(resp); err != nil {
 		return document{}, err
@@ -213,11 +215,11 @@ func (m *documentSource) send(ctx context.Context, h *host, client *http.Client,
 	return verified(buf.Bytes(), resp.Header, m.want, m.most)
 }
 
-// verified makes a document of an answer, and compares it with the digest that it
-// was asked by, if any, and the one that the registry announced.
+// verified returns the document of an answer. It checks the requested digest, if any, and
+// the digest that the registry announced.
 //
-// Some proxies compress what they were asked to leave as it is. The digest is of the document
-// itself, so it decides which form that is.
+// Some proxies compress answers although identity was requested. If only the decompressed
+// form matches the digest, that is the document.
 func verified(data []byte, header http.Header, want digest.Digest, most int64) (document, error) {
 	doc, err := verify(data, header, want)
 	if err == nil || !strings.EqualFold(header.Get("Content-Encoding"), "gzip") {
@@ -225,7 +227,7 @@ func verified(data []byte, header http.Header, want digest.Digest, most int64) (
 	}
 	plain, gerr := gunzip(data, most)
 	if gerr != nil {
-		return document{}, fmt.Errorf("%w (the answer has Content-Encoding gzip, and can not be decoded: %w)", err, gerr)
+		return document{}, fmt.Errorf("%w (the answer has Content-Encoding gzip, and cannot be decoded: %w)", err, gerr)
 	}
 	return verify(plain, header, want)
 }
@@ -242,9 +244,9 @@ func verify(data []byte, header http.Header, want digest.Digest) (document, erro
 	said := digest.Digest(header.Get("Docker-Content-Digest"))
 	switch {
 	case said != "" && said.Algorithm() == algorithm && said != got:
-		return document{}, fmt.Errorf("%w: the registry announced %s and sent %s", ErrDigest, printable.Line(said.String(), maxTold), got)
+		return document{}, fmt.Errorf("%w: the registry announced %s and sent %s", ErrDigest, printable.Line(said.String(), maxQuoted), got)
 	case said == "" && want == "" && bytes.HasPrefix(data, gzipMagic):
-		return document{}, fmt.Errorf("%w: a manifest that is compressed", ErrDigest) // nothing else tells
+		return document{}, fmt.Errorf("%w: a manifest that is compressed", ErrDigest) // there is no digest to check
 	}
 	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	return document{
@@ -255,7 +257,7 @@ func verify(data []byte, header http.Header, want digest.Digest) (document, erro
 
 var gzipMagic = []byte{0x1f, 0x8b}
 
-// gunzip inflates at most so many bytes.
+// gunzip inflates data, to at most most bytes.
 func gunzip(data []byte, most int64) ([]byte, error) {
 	r, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
@@ -269,8 +271,8 @@ func gunzip(data []byte, most int64) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-// statusFault classifies an answer that is no manifest. A server of Go's that speaks TLS
-// answers a plain request so.
+// statusFault classifies an answer without a manifest. It recognizes the text that TLS
+// servers written in Go send to plain HTTP requests.
 func statusFault(resp *http.Response) *ranges.Fault {
 	f := httprange.StatusFault(resp, time.Now())
 	if resp.StatusCode == http.StatusBadRequest {
@@ -287,10 +289,10 @@ const (
 	wantsTLS  = " (the registry speaks TLS, and plain http was used: loopback registries get https by server = \"https://...\" in hosts.toml)"
 )
 
-// firstContact classifies a request that got no answer. What a wrong name, port or
-// scheme causes is permanent for a host that never answered, though it may be a passing
-// failure in the middle of a pull: people who mistype should not wait for all attempts. A
-// refused connection is worth a few more where that is bounded anyway.
+// firstContact classifies a request without an answer. The failures that a wrong name, port
+// or scheme causes are permanent for a host that has never answered, so that a typing
+// mistake is reported at once; later in a pull they may be transient. A refused connection
+// is retried if bounded is set, that is, if an answer timer bounds the retries.
 func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, err error, bounded bool) *ranges.Fault {
 	f := &ranges.Fault{Kind: ranges.Retryable, Fresh: true}
 	reason, hint := cause(err), ""
@@ -320,8 +322,8 @@ func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, er
 	return f
 }
 
-// speaksTLS tries a TLS handshake with a host that closed a connection of plain HTTP. Nothing
-// is sent over it.
+// speaksTLS tries a TLS handshake with a host that closed a plain HTTP connection. It sends
+// no request.
 func (c *Client) speaksTLS(ctx context.Context, h *host) bool {
 	nc, err := h.dialer.DialContext(ctx, "tcp", h.name)
 	if err != nil {
@@ -337,7 +339,7 @@ func (c *Client) speaksTLS(ctx context.Context, h *host) bool {
 // probeTimeout bounds speaksTLS.
 const probeTimeout = 2 * time.Second
 
-// cause drops the *url.Error around a client's error: it repeats the URL.
+// cause drops the *url.Error around a client's error, which repeats the URL.
 func cause(err error) error {
 	if u := errors.Unwrap(err); u != nil {
 		return u
@@ -366,12 +368,12 @@ func (c *Client) manifest(ctx context.Context, e *ranges.Engine, l *logins, ref 
 	return src.fetch(ctx, e, ref.String())
 }
 
-// fetch gets the document by the engine.
+// fetch fetches the document through the engine.
 func (m *documentSource) fetch(ctx context.Context, e *ranges.Engine, name string) (document, error) {
 	m.busy = make(chan struct{}, 1)
 	obj := e.Object(m, ranges.Spec{Name: name, Host: m.hosts[0].name, Size: 1})
 	if _, err := obj.Fetch(ctx, make([]byte, 1), 0); err != nil {
-		return document{}, m.l.wait.blame(ctx, err)
+		return document{}, m.l.wait.explain(ctx, err)
 	}
 	m.busy <- struct{}{} // a late attempt may still hold it
 	return m.doc, nil
@@ -397,7 +399,7 @@ func (c *Client) blob(ctx context.Context, e *ranges.Engine, l *logins, d ocispe
 	return doc.data, err
 }
 
-// checkDigest compares content with the digest that it was asked by; "" passes.
+// checkDigest compares content with the requested digest, if any.
 func checkDigest(data []byte, want digest.Digest) error {
 	if want == "" {
 		return nil

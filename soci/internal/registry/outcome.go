@@ -9,21 +9,21 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// What an error of a host tells, the most telling first. A host that refuses us or whose
-// certificate is wrong is a matter of configuration; that the registry itself can not be
-// reached is what nodes without a way out expect.
+// Ranks of the errors of hosts, the most informative first. A refusal or a wrong
+// certificate points to the configuration. An unreachable registry ranks low, because
+// nodes without access to the internet expect it.
 const (
 	rankDigest  = iota // wrong content
 	rankDenied         // no right, a refused token server, a credential helper
-	rankMissing        // the registry does not have it
+	rankMissing        // the registry does not have the content
 	rankTLS            // certificates, http where https is spoken
 	rankStatus         // another answer
 	rankSilence        // no answer
 	rankName           // no such name, or no name server
-	rankAbsent         // a mirror does not have it
+	rankAbsent         // a mirror does not have the content
 )
 
-// rank is the place of an error among those of several hosts. own is the registry itself.
+// rank returns the rank of a host's error. own is set for the registry itself.
 func rank(err error, own bool) int {
 	f, _ := errors.AsType[*ranges.Fault](err)
 	_, badCert := errors.AsType[*tls.CertificateVerificationError](err)
@@ -49,15 +49,16 @@ func rank(err error, own bool) int {
 	return rankSilence
 }
 
-// outcome makes one fault of the failures of all hosts that were asked. It is worth asking
-// again when a host may answer later, and the registry itself has not answered for good.
+// outcome combines the errors of all hosts that were asked to one fault. The fault is
+// retryable if a host may answer later, unless the registry itself, whose error is own,
+// has given a final answer.
 func outcome(errs *hostErrors, own error) *ranges.Fault {
 	out := &ranges.Fault{Kind: ranges.Permanent, Err: errs}
 	if f, ok := errors.AsType[*ranges.Fault](errs.all[0].err); ok {
 		out.Kind, out.Status = f.Kind, f.Status
 	}
 	if f, ok := errors.AsType[*ranges.Fault](own); ok && !temporary(own) && (f.Status != 0 || f.Kind == ranges.Denied) {
-		out.Kind = settled(out.Kind)
+		out.Kind = permanentKind(out.Kind)
 		return out
 	}
 	later, throttled := false, true
@@ -75,17 +76,17 @@ func outcome(errs *hostErrors, own error) *ranges.Fault {
 	}
 	switch {
 	case !later:
-		out.Kind = settled(out.Kind)
+		out.Kind = permanentKind(out.Kind)
 	case throttled:
 		out.Kind = ranges.Throttled
-	default: // the others need not wait for the one that asked for a pause
+	default: // other hosts can be asked without the pause that one of them wants
 		out.Kind, out.RetryAfter, out.Fresh = ranges.Retryable, 0, true
 	}
 	return out
 }
 
-// settled is a kind that is not asked for again.
-func settled(k ranges.FaultKind) ranges.FaultKind {
+// permanentKind returns k, or Permanent if the engine would retry k.
+func permanentKind(k ranges.FaultKind) ranges.FaultKind {
 	if k == ranges.Retryable || k == ranges.Throttled || k == ranges.OutOfRange {
 		return ranges.Permanent
 	}

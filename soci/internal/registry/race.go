@@ -8,19 +8,21 @@ import (
 	"time"
 )
 
-// stagger is how long a host may be silent before the next one is asked beside it: longer
-// than a pull-through cache takes to fetch a manifest, a fraction of what a dead one costs.
-const stagger = 2 * time.Second
+// staggerDelay is the time without an answer after which the next host is asked as well.
+// It is longer than a pull-through cache takes to fetch a manifest, and far shorter than
+// the time-out of a dead host.
+const staggerDelay = 2 * time.Second
 
-// errSilent is the failure of a host that had not answered when another one did, or when the
-// caller gave up.
+// errSilent is the error of a host that had not answered when another one did, or when
+// the caller gave up.
 var errSilent = errors.New("no answer")
 
-// race asks n places for the same thing, in order: the next one as soon as the one before
-// has failed or was silent for stagger. The first answer ends the other requests; who had said
-// nothing for least by then was silent. Without
-// an answer it returns the error of each place that was asked, by its number; with one, too, so that the
-// silence of places before it is known. It returns when all requests have ended.
+// race calls ask for 0 to n-1, each time when the call before has failed or has lasted
+// for staggerDelay. The first answer cancels the other calls. Calls that had lasted for
+// least by then fail with errSilent.
+//
+// errs holds the errors by call, also after an answer. race returns when all calls have
+// returned.
 func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx context.Context, i int) (T, error)) (answer T, ok bool, errs []error) {
 	type result struct {
 		i     int
@@ -41,9 +43,9 @@ func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx c
 		since = append(since, time.Now())
 		open++
 		if next == nil {
-			next = time.NewTimer(stagger)
+			next = time.NewTimer(staggerDelay)
 		} else {
-			next.Reset(stagger)
+			next.Reset(staggerDelay)
 		}
 		wg.Go(func() {
 			v, err := ask(ctx, i)
@@ -52,8 +54,8 @@ func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx c
 	}
 	begin()
 	defer next.Stop()
-	// silence marks the places that have not answered for long, at the end.
-	silence := func(winner int) {
+	// markSilent sets the error of the calls that have not returned for least.
+	markSilent := func(winner int) {
 		for i, t := range since {
 			if d := time.Since(t); i != winner && errs[i] == nil && d >= least {
 				errs[i] = fmt.Errorf("%w for %v", errSilent, d.Round(100*time.Millisecond))
@@ -65,7 +67,7 @@ func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx c
 		case r := <-results:
 			open--
 			if r.err == nil {
-				silence(r.i)
+				markSilent(r.i)
 				return r.value, true, errs
 			}
 			errs[r.i] = r.err
@@ -77,7 +79,7 @@ func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx c
 				begin()
 			}
 		case <-ctx.Done():
-			silence(-1)
+			markSilent(-1)
 			return answer, false, errs
 		}
 	}

@@ -15,11 +15,11 @@ import (
 type Reference struct {
 	Host       string        // as written, "docker.io" for the hub
 	Repository string        // with "library/" for the hub's own images
-	Tag        string        // "latest" when neither tag nor digest was given; "" with a digest
+	Tag        string        // "latest" if neither tag nor digest was given; "" with a digest
 	Digest     digest.Digest // "" with a tag
 }
 
-// ParseReference parses what people type: a name with optional registry, tag, digest.
+// ParseReference parses a name with optional registry, tag and digest.
 func ParseReference(s string) (Reference, error) {
 	if s != strings.TrimSpace(s) || s == "" {
 		return Reference{}, fmt.Errorf("image reference %q is empty or has spaces around it", s)
@@ -32,7 +32,7 @@ func ParseReference(s string) (Reference, error) {
 		return Reference{}, fmt.Errorf("image reference %q is not valid (want [registry/]name[:tag][@digest]): %w", s, err)
 	}
 	ref := Reference{Host: r.Context().RegistryStr(), Repository: r.Context().RepositoryStr()}
-	if !repository.MatchString(ref.Repository) {
+	if !repositoryPattern.MatchString(ref.Repository) {
 		return Reference{}, fmt.Errorf("image reference %q: repository %q is not valid (lower case, digits, and single . _ - between them)", s, ref.Repository)
 	}
 	if _, port, err := net.SplitHostPort(ref.Host); err == nil {
@@ -45,7 +45,7 @@ func ParseReference(s string) (Reference, error) {
 	}
 	if d, ok := r.(name.Digest); ok {
 		ref.Digest = digest.Digest(d.DigestStr())
-		// The parser takes any algorithm; only those that we can compute may vouch for content.
+		// The parser accepts any algorithm; content can be verified only with known ones.
 		if !ref.Digest.Algorithm().Available() {
 			return Reference{}, fmt.Errorf("image reference %q: digest algorithm %q is not supported (use sha256 or sha512)", s, ref.Digest.Algorithm())
 		}
@@ -55,14 +55,14 @@ func ParseReference(s string) (Reference, error) {
 	return ref, nil
 }
 
-// repository is the grammar of the distribution spec. The parser lets more pass, "a/../b"
-// for one, which would end up in a URL.
-var repository = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+// repositoryPattern is the grammar of the distribution spec. The parser accepts more, such
+// as "a/../b", which would end up in a URL.
+var repositoryPattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 
-// hub is the name under which everybody knows index.docker.io.
+// hub is the common name of index.docker.io.
 const hub = "docker.io"
 
-// identifier is what the manifest is asked by.
+// identifier returns the digest or tag that the manifest is requested by.
 func (r Reference) identifier() string {
 	if r.Digest != "" {
 		return r.Digest.String()
@@ -70,7 +70,7 @@ func (r Reference) identifier() string {
 	return r.Tag
 }
 
-// String is the full form of the reference.
+// String returns the full form of the reference.
 func (r Reference) String() string {
 	if r.Digest != "" {
 		return r.Host + "/" + r.Repository + "@" + r.Digest.String()

@@ -71,8 +71,8 @@ func FuzzParseReference(f *testing.F) {
 	})
 }
 
-// FuzzManifest: whatever a registry sends is classified, chosen from and checked
-// without a panic, and an accepted manifest has only digests and sizes that are fit.
+// FuzzManifest checks that any document of a registry is classified, chosen from and
+// checked without a panic, and that an accepted manifest has only valid digests and sizes.
 func FuzzManifest(f *testing.F) {
 	img, _ := random.Image(100, 2)
 	idx, _ := random.Index(10, 1, 2)
@@ -162,7 +162,7 @@ func (l *lab) resolve(ref, platform string) (*Image, error) {
 	return l.c.Resolve(l.Context(), l.e, r, p)
 }
 
-// forPlatform is a small image for a platform.
+// forPlatform returns a small image for a platform.
 func (l *lab) forPlatform(platform string) v1.Image {
 	l.Helper()
 	img, err := random.Image(64, 1)
@@ -255,8 +255,8 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
-// TestWrongPlatform: an image without an index is for one platform; that is an error
-// only when another one was asked for.
+// TestWrongPlatform checks an image without an index, which is for one platform. It is an
+// error only if another one was requested.
 func TestWrongPlatform(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	if err := remote.Write(l.name("single:1"), l.forPlatform("linux/s390x"), remote.WithContext(t.Context())); err != nil {
@@ -300,7 +300,7 @@ func TestRefusedManifests(t *testing.T) {
 	tests := map[string]raw{
 		"schema 1":                            {`{"schemaVersion":1,"name":"x","tag":"y","fsLayers":[],"history":[]}`, types.DockerManifestSchema1},
 		"index and a manifest":                {strings.Replace(string(good), "{", `{"manifests":[],`, 1), manifest},
-		"no container image":                  {edit("application/vnd.docker.container.image.v1+json", "application/vnd.cncf.helm.config.v1+json"), manifest},
+		"not a container image":               {edit("application/vnd.docker.container.image.v1+json", "application/vnd.cncf.helm.config.v1+json"), manifest},
 		"is encrypted":                        {edit("application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), manifest},
 		`layer of type "text/`:                {edit("application/vnd.docker.image.rootfs.diff.tar.gzip", "text/plain"), manifest},
 		"the config lists 1":                  {edit(`"layers":[`, `"layers":[`+layerJSON(t, img)+","), manifest},
@@ -325,7 +325,7 @@ func TestRefusedManifests(t *testing.T) {
 	}
 }
 
-// layerJSON is the descriptor of the image's layer.
+// layerJSON returns the descriptor of the image's layer.
 func layerJSON(t *testing.T, img v1.Image) string {
 	t.Helper()
 	m, err := img.Manifest()
@@ -339,7 +339,7 @@ func layerJSON(t *testing.T, img v1.Image) string {
 	return string(b)
 }
 
-// TestDigestReference: a reference by digest binds the content.
+// TestDigestReference checks that a reference by digest binds the content.
 func TestDigestReference(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -360,7 +360,7 @@ func TestDigestReference(t *testing.T) {
 	}
 }
 
-// TestDockerConfig: docker login's file and a credential helper.
+// TestDockerConfig checks the file of docker login and a credential helper.
 func TestDockerConfig(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{Auth: "token"}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -401,7 +401,7 @@ func TestDockerConfig(t *testing.T) {
 	}
 }
 
-// TestMirrors: hosts.toml names a mirror that has nothing, then one that has all.
+// TestMirrors checks a hosts.toml with an empty mirror and a complete one.
 func TestMirrors(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -434,9 +434,10 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
-// TestBesides: whom a late or failed request is sent to. The last host of three sent
-// wrong bytes: it is asked when another failed, or is late again, not for a hedge.
-func TestBesides(t *testing.T) {
+// TestOtherHost checks the host that a late or failed request is sent to. The last host of
+// three has sent wrong bytes, so it is asked after a failure or a second delay, but not for
+// the first hedge.
+func TestOtherHost(t *testing.T) {
 	const off = 100
 	for _, tt := range []struct {
 		name                           string
@@ -455,7 +456,7 @@ func TestBesides(t *testing.T) {
 		if tt.failedBy >= 0 {
 			b.failed = map[int64]int{off: tt.failedBy}
 		}
-		if got := b.besides(ranges.Request{Off: off, Attempt: tt.attempt}); got != tt.want {
+		if got := b.otherHost(ranges.Request{Off: off, Attempt: tt.attempt}); got != tt.want {
 			t.Errorf("%s: host %d, want %d", tt.name, got, tt.want)
 		}
 	}

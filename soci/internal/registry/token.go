@@ -24,17 +24,16 @@ const (
 	tokenTimeout = 10 * time.Second
 	// maxToken bounds a token server's answer: real ones are below 16 KiB.
 	maxToken = 1 << 20
-	// defaultExpiry is how long a token lasts whose answer does not say (the token
+	// defaultExpiry is the lifetime of a token whose answer does not state one (token
 	// specification of the distribution project).
 	defaultExpiry = 60 * time.Second
-	// maxExpiry in seconds bounds what an answer says, so that it can be a duration. It is a
-	// year: some servers say "never" by a large number.
+	// maxExpiry bounds the lifetime in an answer, in seconds, because some servers send
+	// huge numbers for "never". It is a year.
 	maxExpiry = 365 * 24 * 60 * 60
-	// userAgent is what token servers see.
 	userAgent = "penstock"
 )
 
-// tokenRequest is what a token is asked with.
+// tokenRequest holds the parameters of a request for a token.
 type tokenRequest struct {
 	realm   string
 	service string
@@ -42,8 +41,8 @@ type tokenRequest struct {
 	cred    Credential
 }
 
-// tokenRequest answers a Bearer challenge. The scope is the challenge's, and our guess only
-// when it has none: servers refuse all of a request whose scopes are not all theirs.
+// tokenRequest returns the answer to a Bearer challenge. It guesses the scope only if the
+// challenge has none, because a server refuses a request with any unknown scope.
 func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenRequest, error) {
 	t := tokenRequest{realm: ch.Parameters["realm"], service: ch.Parameters["service"], cred: cred}
 	if t.realm == "" {
@@ -59,8 +58,8 @@ func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenReques
 	return t, nil
 }
 
-// fetchToken asks for a token: by OAuth2 POST when there is a secret, else, or when
-// the server does not know that, by GET.
+// fetchToken requests a token: by OAuth2 POST if there is a secret and the server supports
+// POST, otherwise by GET.
 func (s *session) fetchToken(ctx context.Context, t tokenRequest) (header string, expires time.Time, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, fmt.Errorf("no answer within %v", tokenTimeout))
 	defer cancel()
@@ -115,8 +114,8 @@ func (t tokenRequest) get(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// askToken makes one request. The header of hosts.toml is for its host, which may give out
-// tokens itself, and for no other.
+// askToken makes one request. It adds the header of hosts.toml only if the host issues its
+// tokens itself.
 func (s *session) askToken(ctx context.Context, make func(context.Context) (*http.Request, error)) (string, time.Time, error) {
 	none := time.Time{}
 	req, err := make(ctx)
@@ -144,7 +143,7 @@ func (s *session) askToken(ctx context.Context, make func(context.Context) (*htt
 		return "", none, &ranges.Fault{Kind: kind, Err: fmt.Errorf("token from %s: %w", where, err)}
 	}
 	defer resp.Body.Close()
-	s.wait.heard(resp.StatusCode)
+	s.wait.answered(resp.StatusCode)
 	if resp.StatusCode != http.StatusOK {
 		return "", none, tokenFault(where, resp)
 	}
@@ -154,7 +153,7 @@ func (s *session) askToken(ctx context.Context, make func(context.Context) (*htt
 		Expires int    `json:"expires_in"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxToken)).Decode(&answer); err != nil {
-		// The decoder's error could quote a token.
+		// The error of the decoder could quote a token.
 		return "", none, &ranges.Fault{Kind: ranges.Retryable, Status: resp.StatusCode, Err: fmt.Errorf("token from %s: the answer is not JSON", where)}
 	}
 	token := cmp.Or(answer.Access, answer.Token)
@@ -164,7 +163,7 @@ func (s *session) askToken(ctx context.Context, make func(context.Context) (*htt
 	return "Bearer " + token, expiry(answer.Expires, time.Now()), nil
 }
 
-// expiry is when a token ends that lasts for seconds from now.
+// expiry returns the end of a token that lasts for seconds from now.
 func expiry(seconds int, now time.Time) time.Time {
 	if seconds <= 0 {
 		return now.Add(defaultExpiry)
@@ -172,13 +171,13 @@ func expiry(seconds int, now time.Time) time.Time {
 	return now.Add(time.Duration(min(seconds, maxExpiry)) * time.Second)
 }
 
-// tokenFault classifies an answer that is no token.
+// tokenFault classifies an answer without a token.
 func tokenFault(where string, resp *http.Response) *ranges.Fault {
 	code := resp.StatusCode
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	said := ""
 	if s := strings.TrimSpace(string(text)); s != "" {
-		said = ": " + printable.Line(s, maxTold)
+		said = ": " + printable.Line(s, maxQuoted)
 	}
 	switch {
 	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
