@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/yuin/goldmark"
@@ -25,6 +26,8 @@ var (
 	pageSource string
 	//go:embed style.css
 	style []byte
+
+	picture = regexp.MustCompile(`<img src="([^"]*)"[^>]*>`)
 
 	layout = template.Must(template.New("page").Parse(pageSource))
 )
@@ -122,6 +125,8 @@ func (s *site) parse(p *page, files map[string][]byte) error {
 	}
 	// A wide table scrolls inside its own box, so that a phone keeps the page's width.
 	p.body = strings.NewReplacer("<table>", `<div class="scroll"><table>`, "</table>", "</table></div>").Replace(b.String())
+	// A plot is wider than a phone: the picture leads to itself, where it can be enlarged.
+	p.body = picture.ReplaceAllString(p.body, `<a href="$1">$0</a>`)
 	p.ids = ids.all
 	if p.title == "" {
 		return errors.New("no heading of the first level")
