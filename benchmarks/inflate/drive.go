@@ -26,24 +26,25 @@ const (
 	igzipName     = "igzip"
 )
 
-// oursProgram decodes with soci's decoder: nothing outside of soci may import it.
+// oursProgram runs the decoder of soci, which only soci can import.
 const oursProgram = "./soci/internal/inflate/cmd/gunzip"
 
-// layerNeeds is the room that the layer takes at most, with its tar.
+// layerNeeds bounds the size of the layer and its tar.
 const layerNeeds = 512 << 20 // bytes
 
-// The targets: our decoder takes at most so much of klauspost's CPU time on one core,
-// so much of its time on two, and is never much slower for being allowed the second.
+// The targets are ratios: our CPU time on one core to klauspost's CPU time, our time on two
+// cores to klauspost's time, and our time on two cores to our time on one.
 const (
 	maxCPU  = 1 / 1.3
 	maxWall = 1 / 1.15
 	maxSlow = 1 / 0.95
-	// Recording an index adds at most so much CPU, and igzip takes no less than ours.
+	// Our CPU time with recording an index to our CPU time without it, and our CPU time to
+	// the CPU time of igzip.
 	maxRecord = 1.03
 	maxIgzip  = 1.0
 )
 
-// memberBytes is the tar in a member of the layer that has many, as in eStargz.
+// memberBytes is the size of the tar in a small member, as in eStargz.
 const memberBytes = 256 << 10
 
 var notes = []string{
@@ -119,7 +120,7 @@ func ourWays(ours, layer, index string) []bench.Contestant {
 	}
 }
 
-// measure runs the contestants and checks how much they say to have decoded.
+// measure runs the contestants and checks the number of bytes that they report.
 func measure(ctx context.Context, o options, name string, cs []bench.Contestant, size int64) (bench.Measured, error) {
 	c := bench.Case{Name: name, Rounds: o.rounds, Warmup: 1, Contestants: cs}
 	c.After = func(_ context.Context, _ bench.Contestant, s *bench.Sample) error {
@@ -142,7 +143,7 @@ func inGo(exe, layer string) []bench.Contestant {
 	}
 }
 
-// contestants returns the decoders whose output is right on this machine.
+// contestants returns the other decoders whose output is correct on this machine.
 func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) []bench.Contestant {
 	out := inGo(exe, layer)
 	for _, p := range []struct{ program, pkg string }{{"pigz", "pigz"}, {igzipName, "isal"}, {"libdeflate-gunzip", "libdeflate-tools"}} {
@@ -159,7 +160,7 @@ func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) 
 	return out
 }
 
-// checkOutput compares the hash of the program's output.
+// checkOutput compares the hash of the output of the program.
 func checkOutput(ctx context.Context, bin, layer string, want [sha256.Size]byte) error {
 	h := sha256.New()
 	cmd := exec.CommandContext(ctx, bin, "-d", "-c", layer)
@@ -173,8 +174,8 @@ func checkOutput(ctx context.Context, bin, layer string, want [sha256.Size]byte)
 	return nil
 }
 
-// makeLayer writes a layer of the files below top, in members of so many bytes of tar
-// or, for 0, in one; it returns the size and the hash of the tar.
+// makeLayer writes a layer of the files below top, in members of so many bytes of tar, or in
+// one member if that is 0. It returns the size and the hash of the tar.
 func makeLayer(path, top string, member int64) (size int64, sum [sha256.Size]byte, err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -188,11 +189,11 @@ func makeLayer(path, top string, member int64) (size int64, sum [sha256.Size]byt
 	return n.n, [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// splitter begins a new member after so many bytes.
+// splitter starts a new member after most bytes, or never if most is 0.
 type splitter struct {
 	w       io.Writer
 	z       *gzip.Writer
-	most, n int64 // most 0: never
+	most, n int64
 }
 
 func (s *splitter) Write(p []byte) (int, error) {
@@ -255,7 +256,7 @@ func report(res *bench.Result, m bench.Measured, size int64) {
 	}
 }
 
-// perCPU is MB of tar for a second of CPU time.
+// perCPU returns MB of tar per second of CPU time.
 func perCPU(s bench.Sample) (float64, bool) {
 	v, ok := bench.CPUPerGB(s)
 	if !ok || v <= 0 {

@@ -14,10 +14,10 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// copyBuffer is what soci reads and writes at a time.
+// copyBuffer is the size of the reads and writes of soci.
 const copyBuffer = 1 << 20 // bytes
 
-// runGunzip is the role "gunzip": it decodes one file and prints one line.
+// runGunzip is the role "gunzip". It decodes one file and prints a report.
 func runGunzip(args []string) error {
 	fs := flag.NewFlagSet("gunzip", flag.ContinueOnError)
 	decoder := fs.String("decoder", "", "klauspost or std")
@@ -43,7 +43,7 @@ func runGunzip(args []string) error {
 	if err != nil {
 		return err
 	}
-	// Only the decoder's Read: a WriteTo would write in pieces of its own.
+	// Only Read, because WriteTo would choose other sizes of pieces.
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	rep := bench.Report{Bytes: n, Seconds: time.Since(start).Seconds(), Outcome: bench.OutcomeOK}
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// shape is a stream that gives several workers little or nothing to win.
+// shape is a stream that several workers decode hardly faster than one.
 type shape struct {
 	name string
 	make func(w io.Writer, text []byte) error
 }
 
-// Sizes of what the shapes are made of.
+// The sizes of the shapes.
 const (
 	shapeBytes = 96 << 20 // of output
 	quickShape = 4 << 20  // of output, in a quick run
@@ -26,7 +26,7 @@ const (
 	tinyMember = 4 << 10  // bytes
 )
 
-// shapes returns them; text is shapeBytes of source code.
+// shapes returns all shapes. text is shapeBytes of source code.
 func shapes() []shape {
 	noise := func(n int) []byte {
 		p := make([]byte, n)
@@ -86,7 +86,7 @@ func shapes() []shape {
 	}
 }
 
-// compare measures our decoder with one worker, two, and as many as there are cores.
+// compare measures our decoder with one worker and with two.
 func (sh shape) compare(ctx context.Context, o options, ours, layer string, res *bench.Result) error {
 	size := shapeBytes
 	if o.quick {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// sourceText returns so many bytes of the Go tree's source code, repeated where it is
-// too short.
+// sourceText returns so many bytes of the source code of the Go tree, repeated if it is too
+// short.
 func sourceText(size int) ([]byte, error) {
 	text := make([]byte, 0, size)
 	errFull := errors.New("enough")
@@ -42,7 +42,7 @@ func sourceText(size int) ([]byte, error) {
 	return text, nil
 }
 
-// outputOf returns how many bytes the standard library makes of a layer.
+// outputOf returns the size of a layer that the standard library decompresses.
 func outputOf(layer string) (int64, error) {
 	f, err := os.Open(layer)
 	if err != nil {
@@ -56,7 +56,7 @@ func outputOf(layer string) (int64, error) {
 	return io.Copy(io.Discard, z)
 }
 
-// oneBlock writes a member with a single DEFLATE block of the fixed code, of literals.
+// oneBlock writes a member with a single DEFLATE block: literals in the fixed code.
 func oneBlock(w io.Writer, data []byte) error {
 	out := bufio.NewWriter(w)
 	if _, err := out.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}); err != nil {
@@ -80,13 +80,13 @@ func oneBlock(w io.Writer, data []byte) error {
 		if c >= 144 {
 			v, n = uint64(c)-144+0x190, 9
 		}
-		var turned uint64 // codes are written from their highest bit on
+		var turned uint64 // codes are stored highest bit first
 		for i := range n {
 			turned |= v >> i & 1 << (n - 1 - i)
 		}
 		err = errors.Join(err, put(turned, n))
 	}
-	err = errors.Join(err, put(0, 7), put(0, 7)) // the end, and bits up to a byte
+	err = errors.Join(err, put(0, 7), put(0, 7)) // the end of the block, and padding to a byte
 	trailer := binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(data))
 	trailer = binary.LittleEndian.AppendUint32(trailer, uint32(len(data))) //nolint:gosec // G115: modulo 2^32 is what the format says
 	_, werr := out.Write(trailer)

@@ -14,18 +14,18 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// benchEnv names a gzip file for the benchmarks here.
+// benchEnv names a gzip file for the benchmarks.
 const benchEnv = "PENSTOCK_STAGES_LAYER"
 
-// BenchmarkWays decodes one layer from memory in each way, in turns, and reports medians
-// of ratios within a turn:
+// BenchmarkWays decodes one layer from memory in each way, once per round, and reports the
+// medians of ratios within a round:
 //
-//	record-%      CPU that recording an index adds to serial decoding, Save included
-//	indexed-x     rate with two workers by the index, of twice the serial rate
-//	ceiling-x     rate of two serial decoders at once, of the same
-//	hashed-x      rate by the index with the SHA-256 of the output made beside, of the
-//	              rate of SHA-256 alone
-//	index-%       size of the index, of the layer
+//	record-%      CPU that recording and saving an index adds to serial decoding
+//	indexed-x     rate of two workers with the index, relative to twice the serial rate
+//	ceiling-x     rate of two concurrent serial decoders, relative to twice the serial rate
+//	hashed-x      rate with the index while the SHA-256 of the output is computed, relative
+//	              to the rate of SHA-256 alone
+//	index-%       size of the index, relative to the layer
 func BenchmarkWays(b *testing.B) {
 	data, err := os.ReadFile(os.Getenv(benchEnv))
 	if err != nil {
@@ -57,7 +57,7 @@ func BenchmarkWays(b *testing.B) {
 	b.ReportMetric(100*float64(file)/float64(len(data)), "index-%")
 }
 
-// timed returns how long f takes, and how much CPU of the process, in seconds.
+// timed returns the wall time and the CPU time of f in seconds.
 func timed(b *testing.B, f func()) (wall, cpu float64) {
 	b.Helper()
 	used := func() float64 {
@@ -72,7 +72,7 @@ func timed(b *testing.B, f func()) (wall, cpu float64) {
 	return time.Since(begin).Seconds(), used() - before
 }
 
-// decodeAll reads as soci does: a MiB at a time, and nothing but Read.
+// decodeAll reads a MiB at a time by Read, as soci does.
 func decodeAll(b *testing.B, data []byte, opts Options, to io.Writer) int64 {
 	r, err := NewReader(bytes.NewReader(data), opts)
 	if err != nil {
@@ -92,7 +92,7 @@ func copyAll(b *testing.B, r *Reader, to io.Writer) int64 {
 	return n
 }
 
-// recorded returns the index of data, and the size of its file.
+// recorded returns the size of the index file of data, and the index.
 func recorded(b *testing.B, data []byte) (int, *index.Index) {
 	rec := index.NewRecorder(0)
 	n := decodeAll(b, data, Options{Record: rec}, io.Discard)
@@ -107,8 +107,8 @@ func recorded(b *testing.B, data []byte) (int, *index.Index) {
 	return file.Len(), x
 }
 
-// hashAlone returns how long SHA-256 takes for the output, which it has a MiB of in
-// the cache.
+// hashAlone returns the time of SHA-256 for as many bytes as the output, from a MiB that
+// stays in the cache.
 func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
 	p := make([]byte, 1<<20)
 	wall, _ := timed(b, func() {
@@ -120,8 +120,8 @@ func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
 	return wall
 }
 
-// hashBeside returns how long decoding by the index takes with the hash in another
-// goroutine, as soci has it.
+// hashBeside returns the time of decoding by the index while another goroutine computes the
+// hash, as in soci.
 func hashBeside(b *testing.B, data []byte, x *index.Index) float64 {
 	wall, _ := timed(b, func() {
 		pr, pw := io.Pipe()

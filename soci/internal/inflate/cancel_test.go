@@ -14,7 +14,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// stalledSource gives what it has, says so, and has no more until its context ends.
+// stalledSource returns the data of r, then calls stall and blocks until its context ends.
 type stalledSource struct {
 	ctx   context.Context
 	r     io.Reader
@@ -30,8 +30,8 @@ func (s *stalledSource) Read(p []byte) (int, error) {
 	return 0, context.Cause(s.ctx)
 }
 
-// TestCancelled: in each way of decoding a reader that waits for its source ends with the
-// source's error when that is cancelled, has handed out nothing wrong, and leaves no goroutine.
+// TestCancelled checks, for each way of decoding, that cancelling a stalled source ends the
+// read with the error of the source, after correct output, and leaves no goroutine.
 func TestCancelled(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(17, 18))
@@ -51,7 +51,7 @@ func TestCancelled(t *testing.T) {
 		{"zstd", frames, Options{}},
 		{"frames", frames, Options{Workers: 3}},
 	} {
-		why := errors.New("nobody wants it any more")
+		why := errors.New("cancelled by the test")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var stall sync.Once
 		src := &stalledSource{ctx: ctx, r: bytes.NewReader(tt.blob[:len(tt.blob)*3/4]), stall: func() { stall.Do(func() { cancel(why) }) }}

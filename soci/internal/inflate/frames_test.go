@@ -17,8 +17,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// zstdOf packs each part as a frame, some with skippable frames before, some of an unknown
-// size, some without a checksum.
+// zstdOf compresses each part as a frame, some after skippable frames, some without a size,
+// some without a checksum.
 func zstdOf(t testing.TB, r *rand.Rand, parts ...[]byte) []byte {
 	t.Helper()
 	var blob bytes.Buffer
@@ -45,7 +45,7 @@ func skippable(n int) []byte {
 	return append(binary.LittleEndian.AppendUint32([]byte{0x53, 0x2a, 0x4d, 0x18}, uint32(n)), make([]byte, n)...)
 }
 
-// split cuts data in parts of at most size bytes; some are empty.
+// split cuts data into parts of at most size bytes. Some are empty.
 func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 	for len(data) > 0 {
 		n := min(len(data), r.IntN(size+1))
@@ -54,7 +54,8 @@ func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 	return parts
 }
 
-// readZstd decodes with some workers; none: serially; less than none: so, and recording.
+// readZstd decodes with a number of workers, serially for 0, and serially while recording
+// for a negative number.
 func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *frames, error) {
 	const window = 8 << 20
 	src := flate.NewInput(in)
@@ -81,7 +82,7 @@ func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, 
 	return out, f, err
 }
 
-// TestFrames compares with the serial decoder.
+// TestFrames compares the output with the serial decoder.
 func TestFrames(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -137,7 +138,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// TestFramesMemory: what is held is bounded, however far frames expand.
+// TestFramesMemory checks that memory is bounded, however far frames expand.
 func TestFramesMemory(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 4))
 	blob := zstdOf(t, r, split(r, make([]byte, 64<<20), 900<<10)...)
@@ -171,8 +172,8 @@ func TestFramesMemory(t *testing.T) {
 	}
 }
 
-// TestFramesSource: errors of the source come after the output before them, and a Reader
-// that is closed early leaves nothing behind.
+// TestFramesSource checks that errors of the source follow the output before them, and that
+// a Reader that is closed early leaves no goroutine.
 func TestFramesSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 3))
@@ -205,7 +206,7 @@ func TestFramesSource(t *testing.T) {
 	d.Close()
 }
 
-// FuzzFrames compares with the serial decoder, with jobs of some bytes.
+// FuzzFrames compares small jobs with the serial decoder.
 func FuzzFrames(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 5))
 	data := bytes.Repeat([]byte("frame "), 300)
@@ -226,7 +227,7 @@ func FuzzFrames(f *testing.F) {
 	add(slices.Concat(small, frame(f, data, 1<<10, true), small), uint8(40), uint8(255))                // a single segment
 	add(slices.Concat(small, frame(f, data, 16<<20, false)), uint8(40), uint8(255))                     // a window that is refused
 	add(slices.Concat(small, zstdOf(f, r, make([]byte, 900), make([]byte, 10))), uint8(10), uint8(255)) // a block of one byte
-	add(slices.Concat(small, []byte("garbage")), uint8(10), uint8(100))                                 // no frame
+	add(slices.Concat(small, []byte("garbage")), uint8(10), uint8(100))                                 // not a frame
 	add(small[:len(small)-2], uint8(10), uint8(100))                                                    // cut
 	if used < 5 {
 		f.Fatalf("workers decode %d of the seeds: this fuzzes nothing", used)

@@ -17,7 +17,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// record decodes blob and returns its index, after a round through a file.
+// record decodes blob and returns its index, saved to a file and loaded again.
 func record(t testing.TB, blob []byte, span int64) *index.Index {
 	t.Helper()
 	rec := index.NewRecorder(span)
@@ -44,7 +44,7 @@ func record(t testing.TB, blob []byte, span int64) *index.Index {
 	return x
 }
 
-// readBy decodes by an index; how far that got comes with it.
+// readBy decodes by an index and also returns the counts of the indexed decoder.
 func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, indexedStats, error) {
 	r, err := NewReader(in, Options{Index: x, Workers: workers})
 	if err != nil {
@@ -59,7 +59,7 @@ func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, inde
 	return out, idx.stats, err
 }
 
-// makeLayer is a blob of several megabytes of output and small blocks.
+// makeLayer returns a blob with small blocks and several megabytes of output.
 func makeLayer(t testing.TB, r *rand.Rand) (blob, want []byte) {
 	want = mixed(t, r, 3<<20)
 	return encode(t, want, stdEncoder(6), 40<<10), want
@@ -97,7 +97,7 @@ func TestIndexed(t *testing.T) {
 	}
 }
 
-// TestIndexedSlowSource: the source gives little at a time and fails.
+// TestIndexedSlowSource decodes from a source that returns little at a time and fails.
 func TestIndexedSlowSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob, want := makeLayer(t, rand.New(rand.NewPCG(3, 4)))
@@ -113,8 +113,8 @@ func TestIndexedSlowSource(t *testing.T) {
 	}
 }
 
-// TestIndexedShortSpans: spans may be shorter than the history, and an index is recorded again
-// while another one is followed.
+// TestIndexedShortSpans decodes spans that are shorter than the history, and records an index
+// while decoding by another one.
 func TestIndexedShortSpans(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(15, 16))
@@ -140,7 +140,7 @@ func TestIndexedShortSpans(t *testing.T) {
 	}
 }
 
-// TestIndexedClose: a reader that stops early leaves nothing behind.
+// TestIndexedClose checks that a reader that stops early leaves no goroutine.
 func TestIndexedClose(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob, want := makeLayer(t, rand.New(rand.NewPCG(5, 6)))
@@ -152,7 +152,7 @@ func TestIndexedClose(t *testing.T) {
 	}
 }
 
-// TestIndexedHostile: nothing that an index says changes a byte or an error.
+// TestIndexedHostile checks that a wrong index never changes the output or the error.
 func TestIndexedHostile(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(7, 8))
@@ -186,13 +186,13 @@ func TestIndexedHostile(t *testing.T) {
 				dropped += stats.dropped
 			}
 		}
-		if dropped == 0 && name != "far" { // what is behind the end is not met
+		if dropped == 0 && name != "far" { // a point after the end is never reached
 			t.Errorf("%s: the index was never dropped", name)
 		}
 	}
 }
 
-// flip returns a window of which every byte is another one.
+// flip returns the history of w with every byte changed.
 func flip(w index.Window) []byte {
 	p := w.Append(nil)
 	for i := range p {
@@ -201,7 +201,8 @@ func flip(w index.Window) []byte {
 	return p
 }
 
-// TestIndexedDamage: what is damaged gives the bytes and the error of the serial decoder.
+// TestIndexedDamage checks that a damaged blob yields the output and the error of the serial
+// decoder.
 func TestIndexedDamage(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(9, 10))
@@ -227,7 +228,7 @@ func TestIndexedDamage(t *testing.T) {
 	}
 }
 
-// FuzzIndexed compares decoding by an index, true or not, with the serial decoder.
+// FuzzIndexed compares decoding by a right or wrong index with the serial decoder.
 func FuzzIndexed(f *testing.F) {
 	var data []byte
 	for i := range 400 {
@@ -238,8 +239,8 @@ func FuzzIndexed(f *testing.F) {
 	f.Add(blob, uint8(20), []byte{3, 1, 2, 9, 4, 200})
 	f.Add(append(bytes.Clone(blob), blob...), uint8(1), []byte{1, 0, 8})
 	f.Add(append(bytes.Clone(blob), 0, 0), uint8(9), []byte{2, 2, 1, 2, 3, 7})
-	// More than a history, so that spans have a claim of 32 KiB, and the first ones are given
-	// back: with right claims, wrong ones, and a point inside a block.
+	// More output than the history, so that spans have claims of 32 KiB, and the first claims
+	// are reused: with right claims, wrong claims, and a point inside a block.
 	long := encode(f, mixed(f, rand.New(rand.NewPCG(3, 4)), 300<<10), stdEncoder(6), 9000)
 	f.Add(long, uint8(255), []byte{})
 	f.Add(long, uint8(255), []byte{5, 1, 9, 7, 3, 200, 9, 0, 8})
@@ -288,7 +289,7 @@ func FuzzIndexed(f *testing.F) {
 	})
 }
 
-// TestWindowSparse: of a history only the little is kept that is referred to.
+// TestWindowSparse checks that a window keeps only the bytes that are referred to.
 func TestWindowSparse(t *testing.T) {
 	blob, _ := makeLayer(t, rand.New(rand.NewPCG(11, 12)))
 	x := record(t, blob, 100<<10)

@@ -18,7 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// text is real input: a large source file of the Go tree.
+// text returns a large source file of the Go tree.
 func text(t testing.TB) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(goroot(t), "src", "net", "http", "server.go"))
@@ -42,7 +42,7 @@ func gz(t testing.TB, data []byte, edit func(*stdgzip.Writer)) []byte {
 	return buf.Bytes()
 }
 
-// headerCRC puts the checksum into a header that may have a name and the like.
+// headerCRC adds the checksum to a header.
 func headerCRC(in []byte) []byte {
 	out := bytes.Clone(in)
 	out[3] |= 2
@@ -162,7 +162,7 @@ func TestSourceError(t *testing.T) {
 	}
 }
 
-// TestAgain: what a Reader said at its end it says again.
+// TestAgain checks that a Reader repeats its final error.
 func TestAgain(t *testing.T) {
 	whole := gz(t, []byte("layer"), nil)
 	for _, in := range [][]byte{whole, whole[:len(whole)-1], append(bytes.Clone(whole), whole[len(whole)-8:]...)} {
@@ -180,8 +180,8 @@ func TestAgain(t *testing.T) {
 	}
 }
 
-// FuzzGzip compares with compress/gzip: the same bytes, and an error where it has
-// one, except for what is told below.
+// FuzzGzip checks that the output, and the presence of an error, match compress/gzip,
+// with the exceptions in the code below.
 func FuzzGzip(f *testing.F) {
 	small := []byte("hello, hello, hello, layer")
 	f.Add(gz(f, small, nil))
@@ -206,9 +206,9 @@ func FuzzGzip(f *testing.F) {
 		}
 		switch {
 		case errors.Is(gerr, errReserved):
-			// RFC 1952 section 2.3.1.2 wants an error, compress/gzip gives none.
+			// RFC 1952 section 2.3.1.2 requires an error, and compress/gzip returns none.
 		case errors.Is(werr, stdgzip.ErrHeader), werr != nil && in[len(in)-1] == 0:
-			// Zeros behind the last member are no header, and names may be of any length.
+			// Zeros may follow the last member, and names may have any length.
 			if !bytes.HasPrefix(got, want) {
 				t.Fatalf("compress/gzip: %d bytes, %v; here: %d bytes, %v", len(want), werr, len(got), gerr)
 			}
@@ -218,7 +218,7 @@ func FuzzGzip(f *testing.F) {
 	})
 }
 
-// goroot asks the go command where its tree is.
+// goroot returns the root of the Go tree, from the go command.
 func goroot(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command("go", "env", "GOROOT").Output()
@@ -227,5 +227,3 @@ func goroot(t testing.TB) string {
 	}
 	return strings.TrimSpace(string(out))
 }
-
-func sum(p []byte) uint32 { return crc32.ChecksumIEEE(p) }

@@ -18,14 +18,14 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// longEnv names a folder with *.tar files; `go test -run TestLong -timeout 2h` then
-// compresses each with every encoder there is and decodes it in every way.
+// longEnv names a folder with *.tar files. `go test -run TestLong -timeout 2h` then
+// compresses each with every available encoder and decodes it in every way.
 const longEnv = "PENSTOCK_LONG_LAYERS"
 
-// slowMost is how much of a file the encoders get that make less than a MB/s.
+// slowMost is the part of a file that encoders compress which make less than 1 MB/s.
 const slowMost = 12 << 20 // bytes
 
-// longEncoders are the ways to make a gzip file, by name.
+// longEncoders returns the ways to make a gzip file, by name.
 func longEncoders() map[string]func(io.Writer, []byte) error {
 	program := func(most int, argv ...string) func(io.Writer, []byte) error {
 		return func(w io.Writer, data []byte) error {
@@ -68,7 +68,7 @@ func longEncoders() map[string]func(io.Writer, []byte) error {
 	return all
 }
 
-// zopfli reads files only.
+// zopfli runs the zopfli program, which reads only files.
 func zopfli(w io.Writer, data []byte) error {
 	dir, err := os.MkdirTemp("", "penstock-long-")
 	if err != nil {
@@ -84,7 +84,7 @@ func zopfli(w io.Writer, data []byte) error {
 	return cmd.Run()
 }
 
-// TestLong decodes gigabytes of what real encoders make of real layers.
+// TestLong decodes gigabytes of real layers, compressed by real encoders.
 func TestLong(t *testing.T) {
 	dir := os.Getenv(longEnv)
 	if dir == "" {
@@ -137,7 +137,7 @@ func TestLong(t *testing.T) {
 	}
 }
 
-// longFrames decodes the file in zstd frames, as zstd:chunked, pzstd and zstd make them.
+// longFrames decodes the file from zstd frames as zstd:chunked, pzstd and zstd make them.
 func longFrames(t *testing.T, file string, data []byte, total map[string]int64) {
 	t.Helper()
 	program := func(argv ...string) func(io.Writer) error {
@@ -176,7 +176,7 @@ func longFrames(t *testing.T, file string, data []byte, total map[string]int64) 
 	}
 }
 
-// zstdFrame writes one.
+// zstdFrame writes data as one frame.
 func zstdFrame(w io.Writer, data []byte) error {
 	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
 	if err != nil {

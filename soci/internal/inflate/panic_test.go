@@ -16,7 +16,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// mined is a source that panics when a byte is read, in whatever goroutine.
+// mined is a source that panics when one of its bytes is read.
 type mined struct {
 	blob []byte
 	at   int64
@@ -35,8 +35,9 @@ func (m *mined) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestPanicsAreContained: a panic while a blob is decoded, by the goroutine that reads or
-// by a worker, ends the blob with an error, behind right bytes, and ends all workers.
+// TestPanicsAreContained checks that a panic while a blob is decoded, in the goroutine that
+// reads or in a worker, ends the blob with an error, after correct output, and ends all
+// workers.
 func TestPanicsAreContained(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(31, 32))
@@ -81,7 +82,7 @@ func TestPanicsAreContained(t *testing.T) {
 	}
 }
 
-// TestJobsThatPanic are not good, and their worker goes on.
+// TestJobsThatPanic checks that a job that panics is not good and that its worker survives.
 func TestJobsThatPanic(t *testing.T) {
 	j := &frameJob{in: []byte("x"), bound: 1, good: true}
 	j.decode(nil)

@@ -16,7 +16,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// read decodes with some workers and small jobs.
+// read decodes with a number of workers and small jobs.
 func read(in io.Reader, workers int, sizes jobSizes, most int64) ([]byte, *parallel, error) {
 	m, err := newMembers(flate.NewInput(in), workers)
 	if err != nil {
@@ -28,12 +28,12 @@ func read(in io.Reader, workers int, sizes jobSizes, most int64) ([]byte, *paral
 	return out, m.par, err
 }
 
-// sameErr: with the same text and, for ErrCorrupt, the same kind.
+// sameErr reports whether two errors have the same text and both or neither are ErrCorrupt.
 func sameErr(a, b error) bool {
 	return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error()) && errors.Is(a, ErrCorrupt) == errors.Is(b, ErrCorrupt)
 }
 
-// blobOf makes members of data, each of at most size bytes.
+// blobOf compresses data into members of at most size bytes each.
 func blobOf(t testing.TB, r *rand.Rand, data []byte, size, level int) []byte {
 	t.Helper()
 	var blob bytes.Buffer
@@ -44,7 +44,7 @@ func blobOf(t testing.TB, r *rand.Rand, data []byte, size, level int) []byte {
 			t.Fatal(err)
 		}
 		if r.IntN(3) == 0 {
-			w.Name, w.Extra = "member", []byte("BC\x02\x00\x00\x00") // a wrong length, not believed
+			w.Name, w.Extra = "member", []byte("BC\x02\x00\x00\x00") // a wrong length, which is ignored
 		}
 		w.Write(data[:n])
 		w.Close()
@@ -53,13 +53,13 @@ func blobOf(t testing.TB, r *rand.Rand, data []byte, size, level int) []byte {
 	return blob.Bytes()
 }
 
-// TestParallel compares with the serial decoder.
+// TestParallel compares the output with the serial decoder.
 func TestParallel(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	data := slices.Repeat(text(t), 8)
 	r := rand.New(rand.NewPCG(1, 2))
 	small := blobOf(t, r, data, 20<<10, 6)
-	nested := blobOf(t, r, small, 3<<10, stdgzip.NoCompression) // full of headers that are none
+	nested := blobOf(t, r, small, 3<<10, stdgzip.NoCompression) // full of false headers
 	cut := func(b []byte, at int) []byte { return b[:len(b)*at/100] }
 	flip := func(b []byte, at int) []byte {
 		b = bytes.Clone(b)
@@ -70,7 +70,7 @@ func TestParallel(t *testing.T) {
 	giant := gz(t, data, nil)
 	tests := map[string]struct {
 		blob []byte
-		jobs bool // workers are of use
+		jobs bool // workers are expected to decode jobs
 	}{
 		"one member":     {giant, false},
 		"small members":  {small, true},
@@ -102,8 +102,8 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// TestParallelSource: errors of the source come after the output before them, and a
-// Reader that is closed early leaves nothing behind.
+// TestParallelSource checks that errors of the source follow the output before them, and that
+// a Reader that is closed early leaves no goroutine.
 func TestParallelSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob := blobOf(t, rand.New(rand.NewPCG(1, 3)), slices.Repeat(text(t), 20), 60<<10, 6)
@@ -135,7 +135,7 @@ func TestParallelSource(t *testing.T) {
 	r.Close()
 }
 
-// FuzzParallel compares with the serial decoder, with jobs of some bytes.
+// FuzzParallel compares small jobs with the serial decoder.
 func FuzzParallel(f *testing.F) {
 	var blob []byte
 	for i := range 40 {

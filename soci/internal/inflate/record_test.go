@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// recordBy records an index in the way that edit makes a small blob decode.
+// recordBy records an index of a small blob with the sizes that edit sets.
 func recordBy(t *testing.T, blob, want []byte, span int64, opts Options, edit func(*members)) *index.Index {
 	t.Helper()
 	opts.Record = index.NewRecorder(span)
@@ -35,7 +35,7 @@ func recordBy(t *testing.T, blob, want []byte, span int64, opts Options, edit fu
 	return x
 }
 
-// widest returns how far apart two points are at most, or the last one and the end.
+// widest returns the largest distance of two points, or of the last point and the end.
 func widest(x *index.Index) (gap int64) {
 	for i, p := range x.Points {
 		end := x.Out
@@ -47,30 +47,30 @@ func widest(x *index.Index) (gap int64) {
 	return gap
 }
 
-// TestRecordInParallel: what several workers record is what the stream has, and is
-// enough to decode by: wherever they happen to begin, points are not much further apart
-// than the span.
+// TestRecordInParallel checks that the points that several workers record exist in the
+// stream, and that they are not much further apart than the span, wherever the workers
+// start.
 func TestRecordInParallel(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(21, 22))
 	one, want := makeLayer(t, r)
-	// A piece of output has one mark, and none when a segment ends in its first 32 KiB
-	// or before a block does. A hop is longer than those, so that with whole pieces on
-	// both sides that much more lies between two points than the serial decoder's.
+	// A piece of output has at most one mark, and no mark if a segment ends in its first
+	// 32 KiB or before a block does. The spacing is longer than such a piece, so points may
+	// be that much further apart than with the serial decoder.
 	const gap = 400 << 10
 	far := func(m *members) {
 		m.segments = smallSegments()
 		m.segments.spacing = 80 << 10
-		m.sizes.out = 200 << 10 // no job is a long member, which would be one point
+		m.sizes.out = 200 << 10 // no job holds a long member, which would have one point
 	}
-	near := func(m *members) { m.segments = smallSegments() } // pieces of some KiB
+	near := func(m *members) { m.segments = smallSegments() } // small pieces
 	jobs := func(m *members) { m.sizes = jobSizes{min: 4 << 10, max: 400 << 10, out: 4 << 20} }
 	const span = 100 << 10
 	tests := []struct {
 		name       string
 		blob, want []byte
 		edit       func(*members)
-		gap        int64 // 0: no bound
+		gap        int64 // or 0 for no bound
 	}{
 		{"one member", one, want, far, gap},
 		{"one member, small pieces", one, want, near, 0},
@@ -79,7 +79,7 @@ func TestRecordInParallel(t *testing.T) {
 	}
 	for _, tt := range tests {
 		serial := recordBy(t, tt.blob, tt.want, span, Options{}, tt.edit)
-		known := map[int64]index.Point{} // every place where a block or member begins
+		known := map[int64]index.Point{} // the start of every block and member
 		for _, p := range recordBy(t, tt.blob, tt.want, 1, Options{}, tt.edit).Points {
 			known[p.Bits] = p
 		}
@@ -98,7 +98,7 @@ func TestRecordInParallel(t *testing.T) {
 			}
 			for _, p := range x.Points {
 				k, ok := known[p.Bits]
-				if !ok && p.Kind == index.Member { // the empty block before it is at the same byte of output
+				if !ok && p.Kind == index.Member { // the empty block before it has the same output offset
 					rest, _, err := inflateAll(tt.blob[p.Bits/8:])
 					if err != nil || !bytes.Equal(rest, tt.want[p.Out:]) || p.Header < headerLen {
 						t.Errorf("%s, %s: byte %d: %v", tt.name, way.name, p.Bits/8, err)

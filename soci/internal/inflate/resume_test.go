@@ -11,8 +11,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// TestResume goes on from every point that was recorded, with what follows cut or
-// damaged too.
+// TestResume resumes from every recorded point, also with a blob that is cut or damaged after
+// it.
 func TestResume(t *testing.T) {
 	data := slices.Repeat(text(t), 6)
 	one := gz(t, data, nil)
@@ -57,7 +57,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestResumeFrames goes on from every frame that was recorded, by one goroutine and by some.
+// TestResumeFrames resumes from every recorded frame, serially and with workers.
 func TestResumeFrames(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	data := slices.Repeat(text(t), 8)

@@ -16,12 +16,12 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// smallHops let streams of some KiB be decoded by several workers.
+// smallSegments returns sizes with which several workers decode streams of some KiB.
 func smallSegments() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 10, spacing: 6 << 10, ahead: 1 << 20, queue: 200 << 10, pieces: 4 << 20}
 }
 
-// readTwo decodes with workers.
+// readTwo decodes with workers and also returns the counts of the twoStage.
 func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, twoStageStats, error) {
 	m, err := newMembers(flate.NewInput(in), workers)
 	if err != nil {
@@ -39,8 +39,8 @@ func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, two
 	return out, stats, err
 }
 
-// mixed is content of changing kinds: sources, what cannot be compressed, runs, and
-// what came before from further away than a window.
+// mixed returns content of changing kinds: sources, incompressible data, runs, and copies of
+// data from further back than the window.
 func mixed(t testing.TB, r *rand.Rand, size int) []byte {
 	t.Helper()
 	src := text(t)
@@ -65,13 +65,13 @@ func mixed(t testing.TB, r *rand.Rand, size int) []byte {
 	return out[:size]
 }
 
-// A flusher is a gzip encoder.
+// flusher is a gzip encoder.
 type flusher interface {
 	io.WriteCloser
 	Flush() error
 }
 
-// encode makes one member; with a flush after every so many bytes, unless 0.
+// encode compresses data into one member, with a flush every so many bytes unless that is 0.
 func encode(t testing.TB, data []byte, open func(io.Writer) (flusher, error), flush int) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -100,7 +100,7 @@ func klauspost(level int) func(io.Writer) (flusher, error) {
 	return func(w io.Writer) (flusher, error) { return kgzip.NewWriterLevel(w, level) }
 }
 
-// TestTwoStage compares with the serial decoder.
+// TestTwoStage compares the output with the serial decoder.
 func TestTwoStage(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(5, 5))
@@ -149,8 +149,8 @@ func TestTwoStage(t *testing.T) {
 	}
 }
 
-// TestTwoStageSource: an error of the source comes after the output before it, and a
-// Reader that is closed early leaves nothing behind.
+// TestTwoStageSource checks that an error of the source follows the output before it, and
+// that a Reader that is closed early leaves no goroutine.
 func TestTwoStageSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob := encode(t, slices.Repeat(text(t), 40), stdEncoder(6), 0)
@@ -172,7 +172,7 @@ func TestTwoStageSource(t *testing.T) {
 	}
 }
 
-// TestClosed: after Close there is an error, not stale data.
+// TestClosed checks that Read returns an error after Close.
 func TestClosed(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob := encode(t, slices.Repeat(text(t), 60), stdEncoder(6), 0)
@@ -190,7 +190,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestWorkers: memory decides how many there are.
+// TestWorkers checks that Memory bounds the number of workers.
 func TestWorkers(t *testing.T) {
 	for _, tt := range []struct {
 		o    Options
@@ -208,9 +208,9 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// TestBomb: what expands a thousand times is not held in memory.
+// TestBomb checks that output that expands a thousand times is not held in memory.
 func TestBomb(t *testing.T) {
-	data := slices.Concat(text(t), make([]byte, 80<<20)) // workers are of use at first
+	data := slices.Concat(text(t), make([]byte, 80<<20)) // workers start at first
 	blob := encode(t, data, klauspost(6), 0)
 	m, err := newMembers(flate.NewInput(bytes.NewReader(blob)), 4)
 	if err != nil {
@@ -227,8 +227,8 @@ func TestBomb(t *testing.T) {
 	}
 }
 
-// TestNoWorkers: what is stored, and what only repeats, is decoded serially; the first
-// stretch that is neither has workers.
+// TestNoWorkers checks that stored data and repetitions are decoded serially, and that
+// workers start at the first other data.
 func TestNoWorkers(t *testing.T) {
 	noise := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
@@ -254,13 +254,14 @@ func TestNoWorkers(t *testing.T) {
 	}
 }
 
-// FuzzTwoStage compares with compress/gzip on streams made from a seed, damaged or not.
+// FuzzTwoStage compares the output with compress/gzip on streams made from a seed, some of
+// them damaged.
 func FuzzTwoStage(f *testing.F) {
 	for seed := range uint64(6) {
 		f.Add(seed, uint32(100), uint8(0), uint8(20), uint32(1<<30))
 		f.Add(seed, uint32(40000*seed), uint8(1<<seed), uint8(seed), uint32(30000*seed))
 	}
-	f.Fuzz(func(t *testing.T, seed uint64, at uint32, flip, hop uint8, cut uint32) {
+	f.Fuzz(func(t *testing.T, seed uint64, at uint32, flip, spacing uint8, cut uint32) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		data := mixed(t, r, r.IntN(400<<10))
 		open := []func(int) func(io.Writer) (flusher, error){stdEncoder, klauspost}[r.IntN(2)]
@@ -272,12 +273,12 @@ func FuzzTwoStage(f *testing.F) {
 		if len(blob) > 0 {
 			blob[int64(at)%int64(len(blob))] ^= flip
 		}
-		agree(t, blob, int64(hop))
+		agree(t, blob, int64(spacing))
 	})
 }
 
-// agree fails when what workers make of a blob is not what compress/gzip does.
-func agree(t *testing.T, blob []byte, hop int64) {
+// agree fails if workers decode a blob differently from compress/gzip.
+func agree(t *testing.T, blob []byte, spacing int64) {
 	t.Helper()
 	const most = 4 << 20
 	if sniff(blob) != Gzip {
@@ -289,14 +290,14 @@ func agree(t *testing.T, blob []byte, hop int64) {
 		want, werr = io.ReadAll(io.LimitReader(z, most))
 	}
 	h := smallSegments()
-	h.serialFirst, h.spacing = hop*8, 1+hop*100
+	h.serialFirst, h.spacing = spacing*8, 1+spacing*100
 	got, _, err := readTwo(bytes.NewReader(blob), 3, h, most)
 	serial, _, serr := readTwo(bytes.NewReader(blob), 1, h, most)
 	if !sameErr(err, serr) || !bytes.Equal(got, serial) {
 		t.Fatalf("%d bytes, %v; serial: %d bytes, %v", len(got), err, len(serial), serr)
 	}
 	if errors.Is(err, errReserved) || errors.Is(werr, stdgzip.ErrHeader) || werr != nil && blob[len(blob)-1] == 0 {
-		return // the differences that the package tells of
+		return // the differences that the package documents
 	}
 	if (err == nil) != (werr == nil) || !bytes.Equal(got, want) {
 		t.Fatalf("%d bytes, %v; compress/gzip: %d bytes, %v", len(got), err, len(want), werr)

@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// frame compresses with a window of n bytes; single makes it one segment.
+// frame compresses with a window of n bytes, as a single segment if single is true.
 func frame(t testing.TB, data []byte, n int, single bool) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -31,8 +31,8 @@ func frame(t testing.TB, data []byte, n int, single bool) []byte {
 	return buf.Bytes()
 }
 
-// TestWindowsAreReserved: memory for a history is asked for before the frame, given back
-// before more is asked for, and at the end.
+// TestWindowsAreReserved checks that the memory of a window is reserved before its frame, and
+// released before more is reserved, and at the end.
 func TestWindowsAreReserved(t *testing.T) {
 	data := slices.Repeat(text(t), 4)
 	large := slices.Repeat(data, 3<<20/len(data)+1)
@@ -66,8 +66,8 @@ func TestWindowsAreReserved(t *testing.T) {
 	}
 }
 
-// TestWindowRefused: a frame that wants more than allowed, or than can be had, ends the
-// blob behind what comes before it.
+// TestWindowRefused checks that a frame whose window exceeds the bound, or cannot be
+// reserved, ends the blob after the output before it.
 func TestWindowRefused(t *testing.T) {
 	data := text(t)
 	large := slices.Repeat(data, 5<<20/len(data)+1)
@@ -82,7 +82,7 @@ func TestWindowRefused(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			first := frame(t, data, 64<<10, false)
 			if workers > 1 {
-				first = slices.Repeat(first, 300) // so that workers begin
+				first = slices.Repeat(first, 300) // so that workers start
 			}
 			blob := slices.Concat(first, c.last)
 			if workers > 1 && name == "memory" {

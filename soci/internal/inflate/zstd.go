@@ -94,7 +94,7 @@ func (s *serial) nextFrame() error {
 	}
 	want := s.scan.window()
 	if want > uint64(s.most) { //nolint:gosec // G115: positive
-		return fmt.Errorf("%w: a frame needs %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
+		return fmt.Errorf("%w: a frame wants %d MiB, at most %d MiB are allowed", ErrWindow, want>>20, s.most>>20)
 	}
 	if s.dec != nil && int64(want) <= s.scan.fits { //nolint:gosec // G115: at most s.most
 		s.scan.resume()

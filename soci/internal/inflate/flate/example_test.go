@@ -14,7 +14,7 @@ func ExampleDecoder() {
 	w, _ := stdflate.NewWriter(&buf, stdflate.BestCompression)
 	io.WriteString(w, "a tar stream")
 	w.Close()
-	buf.WriteString("what follows")
+	buf.WriteString("the next bytes")
 
 	in := flate.NewInput(&buf)
 	d := flate.NewDecoder(in)
@@ -26,9 +26,9 @@ func ExampleDecoder() {
 		}
 		fmt.Printf("%s\n", p)
 	}
-	fmt.Printf("%s\n", in.Peek(12))
+	fmt.Printf("%s\n", in.Peek(14))
 	// Output:
 	// a tar stream
 	// EOF
-	// what follows
+	// the next bytes
 }

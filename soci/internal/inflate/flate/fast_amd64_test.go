@@ -20,7 +20,7 @@ func eachLoop(f func()) {
 	}
 }
 
-// TestGenericLoop: the loop in Go does what the one in assembly does.
+// TestGenericLoop runs the tests of the package with the loop in Go.
 func TestGenericLoop(t *testing.T) {
 	if !haveDecode {
 		t.Skip("this processor has only the loop in Go, which all other tests use")
@@ -32,8 +32,8 @@ func TestGenericLoop(t *testing.T) {
 	}
 }
 
-// guarded returns n bytes between pages that can't be accessed: directly behind one, or
-// in front of one.
+// guarded returns n bytes between inaccessible pages, directly after the first page if
+// behind is true, else directly before the second.
 func guarded(t *testing.T, n int, behind bool) []byte {
 	t.Helper()
 	page := syscall.Getpagesize()
@@ -57,7 +57,7 @@ func guarded(t *testing.T, n int, behind bool) []byte {
 	return inner[size-n:]
 }
 
-// randomCodes gives d complete codes of random symbols.
+// randomCodes sets complete codes of random symbols.
 func randomCodes(r *rand.Rand, d *Decoder) {
 	pick := func(n, from int) (symbols []int) {
 		share := 1 + r.IntN(100)
@@ -70,7 +70,7 @@ func randomCodes(r *rand.Rand, d *Decoder) {
 	}
 	d.lit.init(randomLens(r, maxLit, pick(maxLit, endBlock+r.IntN(2)*r.IntN(30)), maxBits))
 	symbols := pick(maxDist, r.IntN(maxDist))
-	if r.IntN(2) == 0 { // near ones, which are within the little output that there is
+	if r.IntN(2) == 0 { // small distances, which the short output allows
 		symbols = slices.DeleteFunc(symbols, func(s int) bool { return s > 8 })
 	}
 	d.dist.init(randomLens(r, maxDist, symbols, maxBits))
@@ -78,8 +78,9 @@ func randomCodes(r *rand.Rand, d *Decoder) {
 	d.plain = r.IntN(2) == 0
 }
 
-// checkLoop decodes any bytes by any code, with no more input and room than the loop may
-// use, and compares with tokens that are decoded bit by bit. A symbol is that many bytes.
+// checkLoop decodes any bytes by any code, with exactly the input and room that the loop may
+// use, and compares the output with tokens that are decoded bit by bit. symbol is the number
+// of bytes of a symbol.
 func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64, input []byte) {
 	t.Helper()
 	r := rng(seed)
@@ -153,8 +154,8 @@ func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64
 	}
 }
 
-// TestLoop: the loops in assembly decode what the slow one does, from any bytes, and
-// touch nothing outside of its buffers.
+// TestLoop checks that the loops in assembly decode any bytes as the slow loop does, and
+// access no memory outside of their buffers.
 func TestLoop(t *testing.T) {
 	if !haveDecode {
 		t.Skip("this processor has only the loop in Go")
@@ -173,7 +174,7 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// FuzzLoop compares the loops in assembly with the slow one.
+// FuzzLoop compares the loops in assembly with the slow loop.
 func FuzzLoop(f *testing.F) {
 	f.Add(uint64(1), bytes.Repeat([]byte{0x55, 0xaa, 0x13}, 50))
 	f.Add(uint64(2), make([]byte, 200))

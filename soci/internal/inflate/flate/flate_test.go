@@ -16,14 +16,14 @@ import (
 	kflate "github.com/klauspost/compress/flate"
 )
 
-// result is what a decoder made of some bytes.
+// result is the outcome of decoding.
 type result struct {
 	out  []byte
-	end  string // how it ended
-	used int64  // bytes of the source; only if it ended well
+	end  string // the kind of the final error
+	used int64  // consumed bytes of the source, if it ended well
 }
 
-// kind makes errors of the two decoders comparable.
+// kind maps the errors of the two decoders to comparable text.
 func kind(err error) string {
 	var corrupt stdflate.CorruptInputError
 	switch {
@@ -59,7 +59,7 @@ func decodeOurs(src io.Reader, most int64) result {
 
 const noLimit = 1 << 40
 
-// sameAsStd compares with compress/flate; false if they differ.
+// sameAsStd compares the outcome with compress/flate. It returns false if they differ.
 func sameAsStd(t *testing.T, what string, data []byte, src io.Reader, most int64) bool {
 	t.Helper()
 	want, got := decodeStd(data, most), decodeOurs(src, most)
@@ -77,7 +77,7 @@ func sameAsStd(t *testing.T, what string, data []byte, src io.Reader, most int64
 
 func rng(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 4)) }
 
-// chunks returns what it has in pieces of any length, sometimes with the error.
+// chunks returns its data in pieces of random length, sometimes with the error.
 type chunks struct {
 	r    *rand.Rand
 	data []byte
@@ -115,7 +115,7 @@ func TestGenerated(t *testing.T) {
 	}
 }
 
-// TestTruncated cuts streams everywhere.
+// TestTruncated cuts streams at every byte.
 func TestTruncated(t *testing.T) {
 	for seed := range uint64(20) {
 		s := generate(rng(seed), 60)
@@ -127,7 +127,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestDamaged flips bits, where the codes are and elsewhere.
+// TestDamaged flips bits in the codes and elsewhere.
 func TestDamaged(t *testing.T) {
 	for seed := range uint64(1000) {
 		r := rng(seed)
@@ -145,7 +145,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestCodes goes through code lengths that are no code or hardly one.
+// TestCodes decodes blocks with invalid and unusual code lengths.
 func TestCodes(t *testing.T) {
 	for seed := range uint64(1500) {
 		r := rng(seed)
@@ -170,7 +170,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// corpus is real input: sources and a program.
+// corpus returns real input: sources and a program.
 func corpus(t testing.TB) map[string][]byte {
 	t.Helper()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
@@ -187,7 +187,7 @@ func corpus(t testing.TB) map[string][]byte {
 	return files
 }
 
-// TestEncoders decodes what encoders make of real files.
+// TestEncoders decodes real files compressed by several encoders.
 func TestEncoders(t *testing.T) {
 	for name, data := range corpus(t) {
 		for level := -2; level <= 9; level++ {
@@ -245,7 +245,7 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// TestSource: errors of the source come through, after the output before them.
+// TestSource checks that errors of the source pass through, after the output before them.
 func TestSource(t *testing.T) {
 	s := generate(rng(2), 4000)
 	half := s.data[:len(s.data)/2]
@@ -263,7 +263,7 @@ type silent struct{}
 
 func (silent) Read([]byte) (int, error) { return 0, nil }
 
-// TestInput reads it as a header's reader would, between two streams.
+// TestInput reads bytes of the Input between two streams, as a reader of headers does.
 func TestInput(t *testing.T) {
 	a, b := generate(rng(3), 400), generate(rng(4), 400)
 	data := bytes.Join([][]byte{a.data, []byte("between"), b.data, []byte("behind")}, nil)
@@ -289,7 +289,7 @@ func TestInput(t *testing.T) {
 	}
 }
 
-// TestAllocations: a stream costs none once the decoder is there.
+// TestAllocations checks that decoding a stream does not allocate.
 func TestAllocations(t *testing.T) {
 	s := generate(rng(5), 4000)
 	src := bytes.NewReader(s.data)
@@ -309,7 +309,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// FuzzDecode compares with compress/flate.
+// FuzzDecode compares the output with compress/flate.
 func FuzzDecode(f *testing.F) {
 	for seed := range uint64(12) {
 		f.Add(generate(rng(seed), 30).data)
@@ -323,7 +323,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzGenerate compares with compress/flate on valid streams.
+// FuzzGenerate decodes generated valid streams.
 func FuzzGenerate(f *testing.F) {
 	f.Add(uint64(1), uint16(30))
 	f.Add(uint64(9), uint16(2000))
@@ -336,7 +336,7 @@ func FuzzGenerate(f *testing.F) {
 	})
 }
 
-// TestPrepend: what was read and given back is read again, before the rest.
+// TestPrepend checks that prepended bytes are read before the rest.
 func TestPrepend(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789"), 20000)
 	in := NewInput(bytes.NewReader(data))
@@ -354,7 +354,7 @@ func TestPrepend(t *testing.T) {
 	if err != nil || !bytes.Equal(rest, data[10:]) || in.Offset() != int64(len(data)) {
 		t.Errorf("%d bytes up to %d, %v", len(rest), in.Offset(), err)
 	}
-	in.Prepend(data[:5]) // behind the end of the source, too
+	in.Prepend(data[:5]) // also after the end of the source
 	if rest, err := io.ReadAll(in); err != nil || string(rest) != "01234" {
 		t.Errorf("%q, %v", rest, err)
 	}
@@ -364,7 +364,7 @@ func TestPrepend(t *testing.T) {
 	}
 }
 
-// newWriter is the encoder of the standard library at its default level.
+// newWriter returns the encoder of the standard library at its default level.
 func newWriter(t testing.TB, w io.Writer) io.WriteCloser {
 	t.Helper()
 	z, err := stdflate.NewWriter(w, stdflate.DefaultCompression)

@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// A stream is a valid DEFLATE stream that no encoder would make.
+// stream is a valid DEFLATE stream that no encoder would make.
 type stream struct {
 	data   []byte
 	want   []byte
@@ -33,7 +33,7 @@ func (w *bitWriter) align(fill int) {
 	}
 }
 
-// A huffman is a code to write with.
+// huffman is a code to write with.
 type huffman struct {
 	lens []uint8
 	cw   []int
@@ -56,8 +56,8 @@ func newHuffman(lens []uint8) huffman {
 
 func (h huffman) write(w *bitWriter, s int) { w.bits(h.cw[s], int(h.lens[s])) }
 
-// randomLens gives the symbols a complete code, deep or flat, of at most most bits;
-// a single one gets one bit.
+// randomLens returns a complete code, deep or flat, of at most most bits for the symbols. A
+// single symbol gets one bit.
 func randomLens(r *rand.Rand, n int, symbols []int, most uint8) []uint8 {
 	lens := make([]uint8, n)
 	if len(symbols) == 0 {
@@ -74,7 +74,7 @@ func randomLens(r *rand.Rand, n int, symbols []int, most uint8) []uint8 {
 			i = len(leaves) - 1
 		}
 		if leaves[i] == most {
-			for i = range leaves { // the first that can be split
+			for i = range leaves { // the first leaf that can be split
 				if leaves[i] < most {
 					break
 				}
@@ -90,12 +90,12 @@ func randomLens(r *rand.Rand, n int, symbols []int, most uint8) []uint8 {
 	return lens
 }
 
-// A token is a literal (dist 0) or a match.
+// token is a literal (dist 0) or a match.
 type token struct{ n, dist int }
 
 func lenSymbol(r *rand.Rand, n int) (sym, extra, x int) {
 	if n == maxMatch && r.IntN(2) == 0 {
-		return 284, 31, 5 // the long way to say it
+		return 284, 31, 5 // the longer of two encodings
 	}
 	tab := litSymbols()
 	for s := maxLit - 1; ; s-- {
@@ -114,7 +114,7 @@ func distSymbol(d int) (sym, extra, x int) {
 	}
 }
 
-// tokens makes up the content of a block and what comes out of it.
+// tokens generates the tokens of a block and appends their output to out.
 func tokens(r *rand.Rand, out []byte, size int) ([]token, []byte) {
 	var toks []token
 	literals, alphabet := r.IntN(101), 1+r.IntN(256)
@@ -153,7 +153,7 @@ func (w *bitWriter) tokens(r *rand.Rand, toks []token, lit, dist huffman) {
 			continue
 		}
 		s, extra, x := lenSymbol(r, t.n)
-		if s >= len(lit.lens) || lit.lens[s] == 0 { // the code was made for the other way to say 258
+		if s >= len(lit.lens) || lit.lens[s] == 0 { // the code has only the other encoding of 258
 			s, extra, x = 285+284-s, 31-extra, 5-x
 		}
 		lit.write(w, s)
@@ -165,7 +165,7 @@ func (w *bitWriter) tokens(r *rand.Rand, toks []token, lit, dist huffman) {
 	lit.write(w, endBlock)
 }
 
-// dynamic writes the header of a block with codes that have all that toks need.
+// dynamic writes the header of a block with codes for all symbols of toks.
 func (w *bitWriter) dynamic(r *rand.Rand, toks []token) (lit, dist huffman) {
 	useLit, useDist := make([]bool, maxLit), make([]bool, maxDist)
 	useLit[endBlock] = true
@@ -179,7 +179,7 @@ func (w *bitWriter) dynamic(r *rand.Rand, toks []token) (lit, dist huffman) {
 		s, _, _ = distSymbol(t.dist)
 		useDist[s] = true
 	}
-	spare := r.IntN(4) // codes that nobody uses
+	spare := r.IntN(4) // unused codes
 	pick := func(use []bool) (symbols []int, n int) {
 		for s, u := range use {
 			if u || spare > 0 && r.IntN(4) < spare {
@@ -268,7 +268,7 @@ func fixedHuffman() (lit, dist huffman) {
 	return newHuffman(lens), newHuffman(bytes.Repeat([]byte{5}, distSyms))
 }
 
-// generate makes a stream of blocks of all kinds; size is about its tokens.
+// generate returns a stream of about size tokens, with blocks of all kinds.
 func generate(r *rand.Rand, size int) stream {
 	var s stream
 	w := new(bitWriter)
@@ -287,7 +287,7 @@ func generate(r *rand.Rand, size int) stream {
 		w.bits(kind, 2)
 		if kind == 0 {
 			n := []int{0, 0, 1, r.IntN(1 + size), r.IntN(1<<16) * size / 2000 & 0xffff}[r.IntN(5)]
-			w.align(r.IntN(256)) // what the padding is doesn't matter
+			w.align(r.IntN(256)) // the padding is ignored
 			w.bits(n, 16)
 			w.bits(n^0xffff, 16)
 			for range n {

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// decodeSymbols decodes from a block of s with a history that is told at the end, or after
-// some pieces; it returns what came out and whether bytes came before that.
+// decodeSymbols decodes from a bit offset, and passes the history at the end or after a
+// number of pieces. It returns the output, and whether the decoder switched to bytes before
+// that.
 func decodeSymbols(data []byte, bits int64, history []byte, pieces int) (out []byte, saw bool, err error) {
 	in := NewInput(bytes.NewReader(data[bits/8:]))
 	b := NewSymbolDecoder()
@@ -60,7 +61,7 @@ func TestSymbolDecoder(t *testing.T) {
 	}
 }
 
-// TestStopAt goes from block to block.
+// TestStopAt stops at every block.
 func TestStopAt(t *testing.T) {
 	for seed := range uint64(40) {
 		s := generate(rng(seed), 1000)
@@ -90,7 +91,7 @@ func TestStopAt(t *testing.T) {
 	}
 }
 
-// TestFind finds the blocks of real streams and not much else.
+// TestFind checks that Find finds the blocks of real streams with few false matches.
 func TestFind(t *testing.T) {
 	f := NewFinder()
 	for name, data := range corpus(t) {
@@ -133,7 +134,7 @@ func bitsAt(p []byte, at, n int) int {
 	return v
 }
 
-// FuzzSymbolDecoder compares with a Decoder.
+// FuzzSymbolDecoder compares the output with a Decoder.
 func FuzzSymbolDecoder(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(generate(rng(seed), 300).data, uint8(seed))

@@ -1,5 +1,5 @@
-// Package index knows where the decoding of a layer can begin: at places with the
-// history that is needed there, noted while it was decoded once.
+// Package index records the positions of a layer where decoding can start, with the history
+// that is needed there.
 //
 //	rec := index.NewRecorder(0)
 //	... // decode with inflate.Options.Record
@@ -10,34 +10,38 @@
 //
 // # Vocabulary
 //
-// A point is a place in the compressed stream where a gzip member or a DEFLATE block
-// begins. The window of a point are the last 32 KiB of output before it, of which only
-// the bytes are kept that what follows refers to. A span is what lies between points.
+// A point is a position in the compressed stream where a gzip member or a DEFLATE block
+// starts. The window of a point is the last 32 KiB of output before it; only the bytes that
+// later output refers to are kept. A span is the part of the stream between two points.
 //
 // # Contract
 //
-// An index is a hint. Package inflate checks each point and each byte of a window that
-// is used against what it has decoded itself before it hands out a byte behind it, so
-// that a wrong or hostile index costs time only. Load checks a checksum and limits what
-// is held; an Index is not modified and may be used by any number of goroutines, a
-// Recorder by one.
+// An index is a hint. Package inflate compares each point, and each byte of a window that
+// is used, with its own output before it returns a byte that depends on it, so a wrong or
+// hostile index costs only time. Load verifies a checksum and bounds the memory. An Index is
+// not modified and may be used by any number of goroutines, a Recorder by one.
 //
 // # Format
 //
-// Eight bytes of magic with the version in the last one; 4 bytes, little endian, the
-// length of the body; the body, a zstd frame; the SHA-256 of all before it. In the
-// body numbers are unsigned varints: the digest of the blob and its DiffID (length and
-// text each), the sizes of both, the number of points; for each point its kind, the
-// distances in bits and bytes of output from the one before it, and for a member the
-// length of its header, for a block that of its history and the runs of bytes that
-// are kept of it (how many runs; for each how many bytes are left out before it, and
-// its length); at the end the bytes of all runs.
+// A file consists of
+//
+//   - eight bytes of magic, of which the last is the version
+//   - the length of the body in 4 bytes, little endian
+//   - the body, a zstd frame
+//   - the SHA-256 of all of the above
+//
+// Numbers in the body are unsigned varints. The body holds the digest of the blob and its
+// DiffID (each a length and a text), the sizes of both, and the number of points. For each
+// point follow its kind and its distance from the previous point, in bits of input and bytes
+// of output; for a member the length of its header; for a block the length of its history
+// and the runs of bytes that are kept of it (the number of runs, and for each the number of
+// bytes left out before it and its length). The bytes of all runs come last.
 //
 // # Failures
 //
-// [ErrFormat]: the bytes are no index of this version.
+// [ErrFormat] if the bytes are not an index of this version.
 //
 // # Not done here
 //
-// Decoding, which package inflate does, and SOCI's own format: package ztoc.
+// Decoding, which package inflate does, and the format of SOCI, which package ztoc writes.
 package index

@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// A layer is decoded once; whoever gets the index decodes it on all cores.
+// A layer is decoded once, and then on all cores with the index.
 func ExampleRecorder() {
 	tar := strings.Repeat("the files of a layer, one behind the other\n", 100_000)
 	var blob bytes.Buffer

@@ -17,18 +17,18 @@ const (
 	magic    = "\x89PSidx\r\x01" // the last byte is the version
 	lenBytes = 4
 
-	// maxFile is far above what a layer of 1 TB has: 0.1 % of it.
+	// maxFile is the size of an index for a layer of 1 TB, which takes 0.1 % of it.
 	maxFile = 1 << 30 // bytes
-	// maxBody bounds what a file may expand to in memory.
+	// maxBody bounds the memory of a decompressed file.
 	maxBody = 1 << 30 // bytes
-	// frameWindow is the window of the zstd frame that is written: what is similar in a
-	// body is near, and an encoder with a small one begins twice as fast.
+	// frameWindow is the window of the zstd frame that Save writes. Similar data is close
+	// together in a body, and an encoder with a small window starts twice as fast.
 	frameWindow = 64 << 10 // bytes
-	// maxFrameWindow is the most that is accepted.
+	// maxFrameWindow is the largest window that Load accepts.
 	maxFrameWindow = 2 << 20 // bytes
 )
 
-// Save writes x.
+// Save writes the file of x.
 func (x *Index) Save(w io.Writer) error {
 	if err := x.Check(); err != nil {
 		return err
@@ -52,9 +52,9 @@ func (x *Index) Save(w io.Writer) error {
 	return err
 }
 
-// bodySize is about what the body of x takes, so that it need not grow.
+// bodySize estimates the size of the body, so that its buffer need not grow.
 func (x *Index) bodySize() int {
-	const fixed, run = 32, 3 // bytes of a point and of a run, mostly
+	const fixed, run = 32, 3 // typical bytes of a point and of a run
 	n := 2*maxDigest + fixed*len(x.Points)
 	for _, p := range x.Points {
 		n += run*len(p.Window.runs) + len(p.Window.data)
@@ -62,7 +62,7 @@ func (x *Index) bodySize() int {
 	return n
 }
 
-// body encodes x.
+// body returns the encoded body.
 func (x *Index) body() []byte {
 	b := make([]byte, 0, x.bodySize())
 	num := func(v int64) { b = binary.AppendUvarint(b, uint64(v)) } //nolint:gosec // G115: checked to be positive
@@ -99,18 +99,18 @@ func (x *Index) body() []byte {
 	return b
 }
 
-// Load reads an index that Save wrote, to the end of r.
+// Load reads an index that Save wrote, up to the end of r.
 func Load(r io.Reader) (*Index, error) { return LoadWithin(r, maxBody) }
 
-// LoadWithin is Load for an index that somebody else may have written: one that holds
-// more than so many bytes in memory is refused, however small its file is.
+// LoadWithin is Load for an index from an untrusted source. It refuses an index that takes
+// more than most bytes in memory, however small its file is.
 func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	head := make([]byte, len(magic)+lenBytes)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, cutShort(err)
 	}
 	if string(head[:len(magic)-1]) != magic[:len(magic)-1] {
-		return nil, fmt.Errorf("%w: it does not begin as one", ErrFormat)
+		return nil, fmt.Errorf("%w: it does not start with the magic", ErrFormat)
 	}
 	if v := head[len(magic)-1]; v != magic[len(magic)-1] {
 		return nil, fmt.Errorf("%w: version %d, expected %d: record it again", ErrFormat, v, magic[len(magic)-1])
@@ -119,7 +119,7 @@ func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	if n > maxFile {
 		return nil, fmt.Errorf("%w: a body of %d bytes, at most %d are accepted", ErrFormat, n, maxFile)
 	}
-	// Grows with what is there: the length may be a lie.
+	// The buffer grows with the data, because the stated length may be wrong.
 	var rest bytes.Buffer
 	if _, err := io.CopyN(&rest, r, n+sha256.Size); err != nil {
 		return nil, cutShort(err)
@@ -149,7 +149,7 @@ func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	return parse(body)
 }
 
-// cutShort is the error for a file that ends too early.
+// cutShort returns ErrFormat if err says that the file ended too early, and else err.
 func cutShort(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("%w: it ends too early", ErrFormat)
@@ -157,7 +157,7 @@ func cutShort(err error) error {
 	return err
 }
 
-// parser reads a body; after an error it returns zeros.
+// parser parses a body. After an error it returns zeros.
 type parser struct {
 	b   []byte
 	bad bool
@@ -183,7 +183,7 @@ func (p *parser) bytes(n int64) []byte {
 	return v
 }
 
-// parse decodes a body.
+// parse parses a body.
 func parse(b []byte) (*Index, error) {
 	p := &parser{b: b}
 	x := new(Index)
@@ -212,7 +212,7 @@ func parse(b []byte) (*Index, error) {
 	return x, nil
 }
 
-// point decodes a point but for the bytes of its window, whose number it returns.
+// point parses a point without the bytes of its window, and returns their number.
 func (p *parser) point(last Point) (pt Point, kept int64) {
 	pt.Kind = Kind(p.num(int64(Block))) //nolint:gosec // G115: bounded
 	pt.Bits = last.Bits + p.num(maxSize*8)

@@ -8,34 +8,35 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// ErrFormat: the bytes are no index, or one that cannot be right.
+// ErrFormat is the error of a malformed or inconsistent index.
 var ErrFormat = errors.New("not a valid layer index")
 
-// DefaultSpan is the distance of points, in bytes of output. Recording one costs 0.1 ms,
-// which is 1 % of the time to decode so much, and a window about 2.5 KiB: 0.1 % of the
-// compressed bytes between two. A span that is decoded ahead has to be held in memory.
+// DefaultSpan is the distance of points in bytes of output. Recording a point takes 0.1 ms,
+// which is 1 % of the time to decode a span, and about 2.5 KiB for its window, which is 0.1 %
+// of the compressed bytes of a span. Larger spans would take more memory when they are
+// decoded ahead.
 const DefaultSpan = 8 << 20 // bytes
 
-// MemberSpan is the distance from a point to one that is a member, in bytes of output: it
-// costs nothing to record, and ten bytes, for it has no window. What is decoded ahead
-// stays in the second cache level.
+// MemberSpan is the distance of a member from the previous point in bytes of output. A
+// member has no window, so it costs no time to record and takes ten bytes. A span of this
+// size stays in the second-level cache when it is decoded ahead.
 const MemberSpan = 1 << 20 // bytes
 
 const (
-	// maxPoints is what a layer of 8 TB has.
+	// maxPoints is the number of points of a layer of 8 TB.
 	maxPoints = 1 << 20
-	// maxSize bounds offsets: their bits are counted in int64.
+	// maxSize bounds offsets, so that their number of bits fits in an int64.
 	maxSize = 1 << 56 // bytes
-	// maxDigest is the longest text of a digest: sha512 takes 135.
+	// maxDigest bounds the text of a digest; the text of a SHA-512 takes 135 bytes.
 	maxDigest = 256 // bytes
 )
 
-// Blob is what an index belongs to.
+// Blob identifies the layer of an index.
 type Blob struct {
 	Digest string // of the compressed bytes, as in the manifest
 	DiffID string // digest of the output
-	Size   int64  // compressed bytes; 0: not known
-	Out    int64  // bytes of output; 0: not known
+	Size   int64  // compressed bytes, or 0 if unknown
+	Out    int64  // bytes of output, or 0 if unknown
 }
 
 // Index is a list of points.
@@ -44,25 +45,25 @@ type Index struct {
 	Points []Point
 }
 
-// Kind is what begins at a point.
+// Kind is the kind of a point.
 type Kind uint8
 
 // The kinds of points.
 const (
-	Member Kind = iota // a gzip member: its header
-	Block              // a DEFLATE block
+	Member Kind = iota // the header of a gzip member starts here
+	Block              // a DEFLATE block starts here
 )
 
-// Point is a place where decoding can begin.
+// Point is a position where decoding can start.
 type Point struct {
 	Kind   Kind
 	Bits   int64 // bits of the compressed stream before it
 	Out    int64 // bytes of output before it
-	Header int   // of a member: the length of its header; 0: not known
+	Header int   // length of the header of a member, or 0 if unknown
 	Window Window
 }
 
-// Check reports what cannot be right in x: points that are out of order.
+// Check returns an ErrFormat if x is inconsistent, for example if points are out of order.
 func (x *Index) Check() error {
 	if len(x.Points) == 0 || len(x.Points) > maxPoints {
 		return fmt.Errorf("%w: %d points, expected 1 to %d", ErrFormat, len(x.Points), maxPoints)
@@ -86,19 +87,19 @@ func (x *Index) Check() error {
 	return nil
 }
 
-// Window is the history of a point, of which some bytes are kept.
+// Window is the history of a point. Only some of its bytes are kept.
 type Window struct {
 	n    int // length of the history
 	runs []run
-	data []byte // of the runs
+	data []byte // the bytes of all runs
 }
 
-// run is a part of a history that is kept.
+// run is a kept part of a history: n bytes after skip bytes that are left out.
 type run struct{ skip, n uint16 } // 32 KiB at most
 
-// NewWindow keeps of a history, of which at most the last 32 KiB count, the bytes
-// that are referred to: all for nil. The bytes are copied. The last byte of refs
-// belongs to the last of the history.
+// NewWindow returns a window that keeps the bytes of past that refs marks, or all bytes if
+// refs is nil. It copies them. Only the last 32 KiB of past count. The last byte of refs
+// belongs to the last byte of past.
 //
 //nolint:gosec // G115: nothing is longer than 32 KiB
 func NewWindow(past []byte, refs *flate.Refs) Window {
@@ -112,7 +113,7 @@ func NewWindow(past []byte, refs *flate.Refs) Window {
 	}
 	used := refs[flate.History-len(past):]
 	w.data = make([]byte, 0, bytes.Count(used, []byte{1}))
-	end := 0 // of the last run
+	end := 0 // end of the last run
 	for end < len(used) {
 		skip := bytes.IndexByte(used[end:], 1)
 		if skip < 0 {
@@ -130,13 +131,13 @@ func NewWindow(past []byte, refs *flate.Refs) Window {
 	return w
 }
 
-// Len is the length of the history, at most 32 KiB.
+// Len returns the length of the history, at most 32 KiB.
 func (w Window) Len() int { return w.n }
 
-// Kept is how many bytes of it are there.
+// Kept returns the number of bytes that are kept.
 func (w Window) Kept() int { return len(w.data) }
 
-// Append appends the history to dst, with zeros for bytes that are not kept.
+// Append appends the history to dst, with zeros for the bytes that are not kept.
 func (w Window) Append(dst []byte) []byte {
 	begin, data := len(dst), w.data
 	dst = append(dst, make([]byte, w.n)...)
@@ -149,7 +150,7 @@ func (w Window) Append(dst []byte) []byte {
 	return dst
 }
 
-// check makes sure that Append stays within bounds.
+// check verifies that the runs fit the window, so that Append stays within bounds.
 func (w Window) check() error {
 	at, n := 0, 0
 	for _, r := range w.runs {

@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// sample is an index with everything in it.
+// sample returns an index that uses all features.
 func sample() *Index {
 	r := rand.New(rand.NewPCG(1, 2))
 	past := make([]byte, flate.History)
@@ -80,7 +80,7 @@ func TestWindow(t *testing.T) {
 
 func TestLoadDamage(t *testing.T) {
 	good := save(t, sample())
-	for i := 0; i < len(good); i += 1 + i/30 { // the head whole
+	for i := 0; i < len(good); i += 1 + i/30 { // every length of the head
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)
 		if _, err := Load(bytes.NewReader(bad)); !errors.Is(err, ErrFormat) {
@@ -129,7 +129,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestLoadWithin: a small file may not become large in memory.
+// TestLoadWithin checks that a small file that would take much memory is refused.
 func TestLoadWithin(t *testing.T) {
 	x := &Index{}
 	for i := range int64(1000) { // 31 MiB of zeros

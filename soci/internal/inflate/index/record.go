@@ -7,7 +7,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// Recorder notes points while a blob is decoded.
+// Recorder collects points while a blob is decoded.
 type Recorder struct {
 	span   int64
 	points []Point
@@ -15,8 +15,8 @@ type Recorder struct {
 	refs   flate.Refs
 }
 
-// NewRecorder returns a Recorder of points that are at least span bytes of output
-// apart, members at least MemberSpan if that is less; 0 means DefaultSpan.
+// NewRecorder returns a Recorder whose points are at least span bytes of output apart, or at
+// least MemberSpan before a member, if that is less. 0 means DefaultSpan.
 func NewRecorder(span int64) *Recorder {
 	if span <= 0 {
 		span = DefaultSpan
@@ -24,7 +24,7 @@ func NewRecorder(span int64) *Recorder {
 	return &Recorder{span: span}
 }
 
-// Due reports whether a point is wanted where so many bytes of output are before it.
+// Due reports whether a point should be recorded after out bytes of output.
 func (r *Recorder) Due(out int64) bool { return r.dueAfter(out, r.span) }
 
 func (r *Recorder) dueAfter(out, span int64) bool {
@@ -32,7 +32,7 @@ func (r *Recorder) dueAfter(out, span int64) bool {
 	return n == 0 || out-r.points[n-1].Out >= span && n < maxPoints
 }
 
-// Member notes that the header of a gzip member, of header bytes, begins at an offset.
+// Member records a gzip member at an offset, whose header has so many bytes.
 func (r *Recorder) Member(offset, out int64, header int) {
 	if r.dueAfter(out, min(r.span, MemberSpan)) {
 		r.points = append(r.points, Point{Kind: Member, Bits: offset * 8, Out: out, Header: header})
@@ -57,21 +57,21 @@ func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	r.points = append(r.points, Point{Kind: Block, Bits: bits, Out: out, Window: w})
 }
 
-// Add notes a point of which everything is known.
+// Add records a complete point.
 func (r *Recorder) Add(p Point) {
 	if n := len(r.points); r.Due(p.Out) && (n == 0 || p.Bits > r.points[n-1].Bits) {
 		r.points = append(r.points, p)
 	}
 }
 
-// Span is the least output between two points, in bytes.
+// Span returns the least output between two points, in bytes.
 func (r *Recorder) Span() int64 { return r.span }
 
-// Points returns what was noted so far; it is not to be modified.
+// Points returns the recorded points. The caller must not modify them.
 func (r *Recorder) Points() []Point { return r.points }
 
-// Index returns what was noted. It must be called only when the blob was decoded to
-// its end and its digests are right.
+// Index returns the index of the recorded points. It must be called only after the blob was
+// decoded to its end and its digests were verified.
 func (r *Recorder) Index(b Blob) (*Index, error) {
 	x := &Index{Blob: b, Points: r.points}
 	if err := x.Check(); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/ztoc"
 )
 
-// What a pass over a layer has found out becomes the index that SOCI's tools read.
+// One pass over a layer yields the index that the tools of SOCI read.
 func ExampleNew() {
 	var layer, blob bytes.Buffer
 	tw := tar.NewWriter(&layer)

@@ -19,10 +19,10 @@ import (
 // current is the version of a zTOC that SOCI writes and reads.
 const current = "0.9"
 
-// tool is how a zTOC says who made it.
+// tool is the build tool that a zTOC names.
 const tool = "Penstock"
 
-// New makes a zTOC, without files, of an index and the compressed blob it belongs to.
+// New returns the zTOC of an index and its compressed blob, without files.
 func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 	if err := x.Check(); err != nil {
 		return nil, err
@@ -34,8 +34,8 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 	z.Index = &index.Index{Blob: x.Blob}
 	for i, p := range x.Points {
 		if p.Kind == index.Member {
-			// A checkpoint takes 32 KiB, a point that is a member ten bytes, so an index has more
-			// of those: one is left out when the next is near enough.
+			// An index has more members than needed, because a member takes ten bytes, and a
+			// checkpoint takes 32 KiB. A member is left out if the next point is near enough.
 			next := x.Out
 			if i+1 < len(x.Points) {
 				next = x.Points[i+1].Out
@@ -43,7 +43,7 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 			if n := len(z.Index.Points); n > 0 && next-z.Index.Points[n-1].Out <= z.SpanSize {
 				continue
 			}
-			// A checkpoint is raw deflate: it begins behind the header.
+			// A checkpoint is a position in raw DEFLATE data, so it follows the header.
 			if p.Header == 0 {
 				return nil, fmt.Errorf("the header of the member at byte %d is not known: record the index again", p.Bits/8)
 			}
@@ -68,7 +68,7 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 	return z, nil
 }
 
-// blob makes the blob of checkpoints.
+// blob returns the encoded checkpoints.
 func (z *Ztoc) blob(v Version) ([]byte, error) {
 	points := z.Index.Points
 	if len(points) > maxCheckpoints {
@@ -137,13 +137,13 @@ func (z *Ztoc) toc(b *flatbuffers.Builder) flatbuffers.UOffsetT {
 	return fbs.TOCEnd(b)
 }
 
-// entry writes f.
+// entry writes the entry of f.
 func (f *File) entry(b *flatbuffers.Builder) flatbuffers.UOffsetT {
 	name, kind, link := b.CreateString(f.Name), b.CreateString(f.Type), b.CreateString(f.Link)
 	uname, gname := b.CreateString(f.Uname), b.CreateString(f.Gname)
 	text, err := f.ModTime.MarshalText()
 	if err != nil {
-		text = nil // a year beyond 9999: the reader takes it for no time
+		text = nil // the year exceeds 9999; readers take empty text for no time
 	}
 	mtime := b.CreateByteString(text)
 	var attrs []flatbuffers.UOffsetT
@@ -173,7 +173,7 @@ func (f *File) entry(b *flatbuffers.Builder) flatbuffers.UOffsetT {
 	return fbs.FileMetadataEnd(b)
 }
 
-// vector writes a vector of what has been written.
+// vector writes a vector of offsets.
 func vector(b *flatbuffers.Builder, start func(*flatbuffers.Builder, int) flatbuffers.UOffsetT, of []flatbuffers.UOffsetT) flatbuffers.UOffsetT {
 	start(b, len(of))
 	for _, o := range slices.Backward(of) {
@@ -182,7 +182,7 @@ func vector(b *flatbuffers.Builder, start func(*flatbuffers.Builder, int) flatbu
 	return b.EndVector(len(of))
 }
 
-// Files lists the entries of a tar, which it reads up to its end.
+// Files lists the entries of a tar. It reads the tar up to its end.
 func Files(r io.Reader) ([]File, error) {
 	pos := &counter{r: r}
 	t := tar.NewReader(pos)
@@ -207,7 +207,7 @@ func Files(r io.Reader) ([]File, error) {
 	}
 }
 
-// kindOf is the name of a type in a zTOC.
+// kindOf returns the name of the type in a zTOC.
 func kindOf(h *tar.Header) (string, error) {
 	switch h.Typeflag {
 	case tar.TypeReg:
@@ -228,7 +228,7 @@ func kindOf(h *tar.Header) (string, error) {
 	return "", fmt.Errorf("%q is of type %q, which a zTOC cannot hold", h.Name, h.Typeflag)
 }
 
-// counter counts what was read.
+// counter counts the bytes that were read.
 type counter struct {
 	r io.Reader
 	n int64

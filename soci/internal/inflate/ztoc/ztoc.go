@@ -7,32 +7,32 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// Version is that of the blob of checkpoints.
+// Version is the version of the list of checkpoints.
 type Version int
 
 // The versions.
 const (
 	V2 Version = iota // all checkpoints
-	V1                // all but the first, which is said to be behind a header of 10 bytes
+	V1                // all but the first, which follows a header of 10 bytes
 )
 
 const (
-	// The blob: an int32, how many checkpoints, and an int64, the size of a span;
-	// then each.
+	// The list of checkpoints starts with their number, an int32, and the size of a span,
+	// an int64.
 	blobHeader = 4 + 8
 	checkpoint = 8 + 8 + 1 + flate.History
-	// v1Header is the header of a member without options, which V1 takes for granted.
+	// v1Header is the length of the header of a member without options, which V1 assumes.
 	v1Header = 10 // bytes
 	// maxCheckpoints keeps sizes in int32.
 	maxCheckpoints = 1 << 16
 )
 
-// Ztoc is what a zTOC says.
+// Ztoc is the content of a zTOC.
 type Ztoc struct {
 	Version     string // of the zTOC
-	Tool        string // that made it
+	Tool        string // the build tool
 	Size, Out   int64  // compressed and uncompressed bytes
-	SpanSize    int64  // bytes of output between checkpoints, as it was wanted
+	SpanSize    int64  // nominal bytes of output between checkpoints
 	SpanDigests []string
 	Files       []File
 	Index       *index.Index

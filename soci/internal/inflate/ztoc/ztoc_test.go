@@ -19,7 +19,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// layer makes a tar of real files, and compresses it.
+// layer returns a tar of real files and its compressed blob.
 func layer(t testing.TB) (blob, content []byte) {
 	t.Helper()
 	var b bytes.Buffer
@@ -60,7 +60,7 @@ func layer(t testing.TB) (blob, content []byte) {
 	return z.Bytes(), b.Bytes()
 }
 
-// made is the zTOC of a recorded index.
+// made returns the zTOC of a recorded index.
 func made(t testing.TB, blob, content []byte, span int64) *Ztoc {
 	t.Helper()
 	rec := index.NewRecorder(span)
@@ -122,8 +122,8 @@ func TestRound(t *testing.T) {
 	}
 }
 
-// TestMembers: of members that are near each other few are checkpoints, and no span is longer
-// for that.
+// TestMembers checks that only some of the members that are close together become
+// checkpoints, and that no span is too long.
 func TestMembers(t *testing.T) {
 	x := &index.Index{Blob: index.Blob{Size: 100 << 10, Out: 100 << 20}}
 	for i := range int64(100) {
@@ -144,7 +144,7 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-// TestAccessors reads what was written with SOCI's own package, as its snapshotter does.
+// TestAccessors reads a zTOC with SOCI's own package, as its snapshotter does.
 func TestAccessors(t *testing.T) {
 	blob, content := layer(t)
 	z := made(t, blob, content, 100<<10)
@@ -171,7 +171,7 @@ func TestAccessors(t *testing.T) {
 	if n := len(info.CheckpointsBytes()); n != blobHeader+len(points)*checkpoint {
 		t.Errorf("%d bytes of checkpoints of %d spans", n, len(points))
 	}
-	// The snapshotter wants headers in order, and finds each file in the tar.
+	// The snapshotter needs the headers in order, and finds each file in the tar.
 	next := int64(0)
 	var e fbs.FileMetadata
 	for i := range toc.MetadataLength() {
@@ -189,8 +189,8 @@ func TestAccessors(t *testing.T) {
 	}
 }
 
-// TestVersion1Header: version 1 cannot say where the first block begins unless the header of
-// the member has its least length.
+// TestVersion1Header checks that version 1 is refused unless the header of the first member
+// has the least length, because version 1 does not store the start of the first block.
 func TestVersion1Header(t *testing.T) {
 	blob, content := layer(t)
 	z := made(t, blob, content, 1<<20)

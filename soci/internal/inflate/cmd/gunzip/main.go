@@ -20,7 +20,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// copyBuffer is what soci reads at a time.
+// copyBuffer is the size of a read of soci.
 const copyBuffer = 1 << 20 // bytes
 
 // report is the line that the benchmark frame reads.
@@ -31,7 +31,7 @@ type report struct {
 	Error   string  `json:"error,omitempty"`
 }
 
-// job is what the flags say.
+// job holds the flags.
 type job struct {
 	file, write string
 	workers     int
@@ -41,9 +41,9 @@ type job struct {
 func main() {
 	var j job
 	flag.StringVar(&j.file, "file", "", "`file` to decode")
-	flag.IntVar(&j.workers, "workers", 0, "cores; 0: one")
+	flag.IntVar(&j.workers, "workers", 0, "number of cores (0 means one)")
 	flag.StringVar(&j.write, "write-index", "", "`file` to write an index to")
-	flag.Int64Var(&j.span, "span", 0, "bytes of output between two points of a written index; 0: the default")
+	flag.Int64Var(&j.span, "span", 0, "least `bytes` of output between two points of the index (0 means the default)")
 	flag.Parse()
 	os.Exit(j.main(os.Stdout, os.Stderr))
 }
@@ -80,7 +80,7 @@ func (j job) decode() (int64, error) {
 		return 0, err
 	}
 	defer r.Close()
-	// Only Read, as soci does: a WriteTo would write in pieces of its own.
+	// Only Read, as in soci, because WriteTo would choose other sizes of pieces.
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	if err != nil || j.write == "" {
 		return n, err
@@ -96,8 +96,7 @@ func (j job) decode() (int64, error) {
 	return n, writeIndex(j.write, x)
 }
 
-// writeIndex writes x; a file that could not be written whole is removed, and
-// nothing that is no file.
+// writeIndex writes x. If that fails, it removes the file, unless it is not a regular file.
 func writeIndex(path string, x *index.Index) error {
 	f, err := os.Create(path)
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/ztoc"
 )
 
-// blobEnv names a gzip layer that is used instead of a made one.
+// blobEnv names a gzip layer that replaces the generated one.
 const blobEnv = "PENSTOCK_PEER_LAYER"
 
-// span is SOCI's default.
+// span is the default of SOCI.
 const span = 4 << 20 // bytes
 
-// TestSOCIReads: SOCI's own reader accepts the zTOC that we export of a learned index,
-// says of each file what we say, and extracts what is in the tar.
+// TestSOCIReads checks that SOCI's own reader accepts our zTOC of a recorded index, lists the
+// files as we do, and extracts their content.
 func TestSOCIReads(t *testing.T) {
 	blob := layer(t)
 	for name, v := range map[string]ztoc.Version{"version 1": ztoc.V1, "version 2": ztoc.V2} {
@@ -104,7 +104,7 @@ func read(t *testing.T, blob []byte, v ztoc.Version) {
 	t.Logf("%d bytes of zTOC, %d spans; %d files of %d bytes extracted", len(data), info.MaxSpanID()+1, files, size)
 }
 
-// layer makes 24 MiB of tar, with files that span checkpoints, or reads one.
+// layer returns 24 MiB of tar with files that span checkpoints, or reads a layer.
 func layer(t *testing.T) []byte {
 	t.Helper()
 	if path := os.Getenv(blobEnv); path != "" {
