@@ -52,7 +52,7 @@ var units = map[string][]string{
 	"benchmarks":    {"soci", "s3stream", "csi", "dnsplugin", "internal"},
 
 	// support of tests; see testSupport
-	"internal/testorigin": {"internal/testport"},
+	"internal/testorigin": {"internal/bytesize", "internal/testport"},
 	"internal/testport":   {},
 	"internal/netlab":     {"internal/nic"},
 	"internal/dnsload":    {},

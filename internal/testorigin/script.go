@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/internal/bytesize"
 )
 
 // ParseFaults reads a fault script: one rule a line (or between semicolons), # starts a comment.
@@ -13,8 +15,8 @@ import (
 //	[OP] [key=GLOB] [per=range] [nth=N] [every=N] [first=N] [after=N] [p=SHARE] [max=N] => ACTION [param=value ...]
 //
 // Params are at=BYTES|header|random, for=DURATION, bytes=SIZE, rate=SIZE, code=STATUS, error=CODE,
-// retry-after=DURATION, retry-date=DURATION, file=PATH, header=TEXT. Sizes take the suffixes KiB, MiB and GiB, and a
-// value with spaces is quoted as in Go. Examples:
+// retry-after=DURATION, retry-date=DURATION, file=PATH, header=TEXT. Sizes are those of internal/bytesize, such as 1MiB,
+// and a value with spaces is quoted as in Go. Examples:
 //
 //	GetObject p=0.1 => status code=503 retry-after=1s
 //	GetObject key=weights/* every=100 => stall for=5s at=1MiB
@@ -158,9 +160,9 @@ func (f *Fault) set(param bool, name, value string) (err error) {
 		case "for":
 			f.For, err = time.ParseDuration(value)
 		case "bytes":
-			f.Bytes, err = parseSize(value)
+			f.Bytes, err = bytesize.Parse(value)
 		case "rate":
-			f.Rate, err = parseSize(value)
+			f.Rate, err = bytesize.Parse(value)
 		case "code":
 			number(&f.Status)
 		case "error":
@@ -189,32 +191,7 @@ func parseAt(s string) (int64, error) {
 	case "random":
 		return AtRandom, nil
 	}
-	return parseSize(s)
-}
-
-var sizeUnits = []struct {
-	suffix string
-	shift  uint
-}{{"GiB", 30}, {"MiB", 20}, {"KiB", 10}}
-
-func parseSize(s string) (int64, error) {
-	for _, u := range sizeUnits {
-		if digits, ok := strings.CutSuffix(s, u.suffix); ok {
-			n, err := strconv.ParseUint(digits, 10, 62-int(u.shift))
-			return int64(n) << u.shift, err
-		}
-	}
-	n, err := strconv.ParseUint(s, 10, 62)
-	return int64(n), err
-}
-
-func formatSize(n int64) string {
-	for _, u := range sizeUnits {
-		if n != 0 && n%(1<<u.shift) == 0 {
-			return strconv.FormatInt(n>>u.shift, 10) + u.suffix
-		}
-	}
-	return strconv.FormatInt(n, 10)
+	return bytesize.Parse(s)
 }
 
 // String returns the rule in the form that ParseFaults reads.
@@ -267,14 +244,14 @@ func (f Fault) String() string {
 	case f.At == AtRandom:
 		put("at", "random")
 	case f.At != 0:
-		put("at", formatSize(f.At))
+		put("at", bytesize.Format(f.At))
 	}
 	dur("for", f.For)
 	if f.Bytes != 0 {
-		put("bytes", formatSize(f.Bytes))
+		put("bytes", bytesize.Format(f.Bytes))
 	}
 	if f.Rate != 0 {
-		put("rate", formatSize(f.Rate))
+		put("rate", bytesize.Format(f.Rate))
 	}
 	num("code", f.Status)
 	if f.Error != "" {
