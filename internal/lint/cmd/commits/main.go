@@ -84,22 +84,15 @@ func after(base string) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// raisedBy returns the ceilings of prose that the commit raises.
+// raisedBy returns the ceilings of prose that the commit raises. The first commit
+// that has ceilings raises none, and neither does the end of a shallow clone.
 func raisedBy(id string) ([]string, error) {
-	now, err := git("show", id+":"+ceilingsFile)
-	if err != nil {
-		return nil, nil // the commit has no ceilings
-	}
-	was, err := git("show", id+"^:"+ceilingsFile)
-	if err != nil {
-		return nil, nil // the first commit that has them, or the end of a shallow clone
-	}
-	newer, err := prose.ReadCeilings(strings.NewReader(now))
-	if err != nil {
+	newer, err := ceilingsAt(id)
+	if err != nil || newer == nil {
 		return nil, err
 	}
-	older, err := prose.ReadCeilings(strings.NewReader(was))
-	if err != nil {
+	older, err := ceilingsAt(id + "^")
+	if err != nil || older == nil {
 		return nil, err
 	}
 	raised := newer.Raised(older)
@@ -107,6 +100,19 @@ func raisedBy(id string) ([]string, error) {
 		raised[i] = "raises a ceiling of " + ceilingsFile + ": " + r
 	}
 	return raised, nil
+}
+
+// ceilingsAt returns the ceilings of a commit, or nil if it has none or is missing.
+func ceilingsAt(commit string) (prose.Ceilings, error) {
+	name := commit + ":" + ceilingsFile
+	if exec.Command("git", "cat-file", "-e", name).Run() != nil {
+		return nil, nil
+	}
+	text, err := git("show", name)
+	if err != nil {
+		return nil, err
+	}
+	return prose.ReadCeilings(strings.NewReader(text))
 }
 
 // withoutComments drops the lines that git adds for the editor.
