@@ -74,7 +74,7 @@ func buildOf(info *debug.BuildInfo) (version, commit string) {
 // CoreDNS has for itself.
 func publishBuild(reg prometheus.Registerer) error {
 	var v *prometheus.GaugeVec
-	if err := (meters.Registrar{Into: reg, Flush: listeners.Flush}).Gauge(&v, "penstock", "build_info", "Always 1; the labels hold the version and commit that the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
+	if err := (meters.Registrar{Into: reg, Flush: proc.listeners.Flush}).Gauge(&v, "penstock", "build_info", "Always 1; the labels hold the version and commit that the cache was built from.", []string{"version", "commit", "goversion"}); err != nil {
 		return err
 	}
 	version, commit := build()

@@ -71,7 +71,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: proc.listeners.Flush})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		warmNow: make(chan struct{}, 1),
 	}
 	c.meters.Vec, c.meters.Zones = vec, strings.Join(cfg.Zones, ",")
-	c.front = listeners.NewInstance(&front.Instance{
+	c.front = proc.listeners.NewInstance(&front.Instance{
 		Handler: c, Name: name, Mode: front.Mode(cfg.FastPath.Mode), Workers: cfg.FastPath.Workers, Batch: cfg.FastPath.Batch,
 		Coalesce: cfg.Coalesce, Zones: cfg.Zones, Sides: both, Meters: c.meters.Of,
 		Now: func() time.Time { return c.now() },

@@ -33,15 +33,15 @@ const (
 	controlPathLen = 103
 )
 
-// controls are the control sockets of this process. On a reload a socket passes
+// controlSet holds the control sockets of a process. On a reload a socket passes
 // from one instance to the next without being closed.
-var controls = controlSet{byPath: map[string]*control{}, awaiting: map[*Cache]bool{}}
-
 type controlSet struct {
 	mu     sync.Mutex // guards all but owner of the controls
 	byPath map[string]*control
 	// awaiting are instances whose socket another process still holds.
 	awaiting map[*Cache]bool
+
+	isSnapshot func(path string) bool // a snapshot is kept at path
 }
 
 // control is one socket.
@@ -64,7 +64,7 @@ func (s *controlSet) claim(c *Cache) error {
 	defer s.mu.Unlock()
 	ctl := s.byPath[path]
 	switch {
-	case ctl == nil && warms.has(path):
+	case ctl == nil && s.isSnapshot(path):
 		return fmt.Errorf("control %s: warm has this path: give each a path of its own", path)
 	case ctl == nil:
 		var err error

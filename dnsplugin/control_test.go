@@ -205,10 +205,10 @@ func flushAll(t *testing.T, client *http.Client) string {
 func claimed(t *testing.T, path string) *Cache {
 	t.Helper()
 	c := filled(t, Config{Control: path})
-	if err := controls.claim(c); err != nil {
+	if err := proc.controls.claim(c); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { controls.release(c) })
+	t.Cleanup(func() { proc.controls.release(c) })
 	return c
 }
 
@@ -222,10 +222,10 @@ func TestControlSocketLivesAsLongAsTheInstance(t *testing.T) {
 	if body := flushAll(t, dialled(t, path)); body != "flushed 6 entries\n" {
 		t.Error(body)
 	}
-	if err := controls.claim(filled(t, Config{Control: path})); err == nil || !strings.Contains(err.Error(), "another server block has it") {
+	if err := proc.controls.claim(filled(t, Config{Control: path})); err == nil || !strings.Contains(err.Error(), "another server block has it") {
 		t.Errorf("claimed twice: %v", err)
 	}
-	controls.release(c)
+	proc.controls.release(c)
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
 	}
@@ -235,16 +235,16 @@ func TestControlSocketIsTakenOverAtAReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cache.sock")
 	old := claimed(t, path)
 	client := dialled(t, path)
-	controls.offer(old)
+	proc.controls.offer(old)
 	next := filled(t, Config{Control: path})
-	if err := controls.claim(next); err != nil {
+	if err := proc.controls.claim(next); err != nil {
 		t.Fatal(err)
 	}
-	controls.release(old)
+	proc.controls.release(old)
 	if body := flushAll(t, client); body != "flushed 6 entries\n" || next.entries() != 0 || old.entries() != 6 {
 		t.Errorf("%q: %d, %d", body, next.entries(), old.entries())
 	}
-	controls.release(next)
+	proc.controls.release(next)
 	if body := flushAll(t, client); !strings.Contains(body, "no such file") {
 		t.Error(body)
 	}
@@ -255,14 +255,14 @@ func TestFailedReloadGivesTheControlSocketBack(t *testing.T) {
 	path, other := filepath.Join(dir, "cache.sock"), filepath.Join(dir, "other.sock")
 	old := claimed(t, path)
 	for range 2 {
-		controls.offer(old)
+		proc.controls.offer(old)
 		for _, p := range []string{path, other} {
-			if err := controls.claim(filled(t, Config{Control: p})); err != nil {
+			if err := proc.controls.claim(filled(t, Config{Control: p})); err != nil {
 				t.Fatal(err)
 			}
 		}
-		controls.rollback()
-		controls.rollback() // every cache of the instance calls it
+		proc.controls.rollback()
+		proc.controls.rollback() // every cache of the instance calls it
 	}
 	if body := flushAll(t, dialled(t, path)); body != "flushed 6 entries\n" || old.entries() != 0 {
 		t.Error(body)
@@ -281,8 +281,8 @@ func TestControlSocketTakesNothingThatIsInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		defer controls.release(c)
-		return controls.claim(c)
+		defer proc.controls.release(c)
+		return proc.controls.claim(c)
 	}
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)

@@ -19,11 +19,11 @@ import (
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
+	vec, err := meters.NewVectors(meters.Registrar{Into: reg, Flush: proc.listeners.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fast, err := front.NewVectors(meters.Registrar{Into: reg, Flush: listeners.Flush})
+	fast, err := front.NewVectors(meters.Registrar{Into: reg, Flush: proc.listeners.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func bareServer(t testing.TB, cfg Config, next plugin.Handler, before ...plugin.
 	if !ok {
 		t.Fatal("zones")
 	}
-	plans, why := listeners.PlanListener(zones)
+	plans, why := proc.listeners.PlanListener(zones)
 	if why != "" || plans[0].Why != "" {
 		t.Fatal(why, plans[0].Why)
 	}

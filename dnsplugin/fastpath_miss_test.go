@@ -114,7 +114,7 @@ func TestManyMissesOfOneNameAreOneQuestion(t *testing.T) {
 		t.Errorf("%d questions", src.count())
 	}
 	// They count as misses that waited, as in the chain.
-	listeners.Flush()
+	proc.listeners.Flush()
 	m := s.metersOf()
 	if got := value(t, m.Coalesced); got < float64(clients*each-leaders) {
 		t.Errorf("coalesced %v", got)
@@ -264,10 +264,10 @@ func TestReloadLosesNoPacket(t *testing.T) {
 func TestSocketsCloseWithTheirInstance(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
 	l := s.listener()
-	listeners.Mu.Lock()
+	proc.listeners.Mu.Lock()
 	l.Successor = &front.Instance{}
-	listeners.Mu.Unlock()
-	if err := listeners.Release(l.Server.Home); err != nil || l.Expiry == nil {
+	proc.listeners.Mu.Unlock()
+	if err := proc.listeners.Release(l.Server.Home); err != nil || l.Expiry == nil {
 		t.Fatal(err)
 	}
 	l.Expiry.Reset(0)

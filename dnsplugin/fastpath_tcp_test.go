@@ -129,9 +129,9 @@ func messageOf(t testing.TB, b []byte) *dns.Msg {
 
 // streamsOf returns the streams of a server.
 func (s *testServer) streamsOf() *fastpath.Streams {
-	listeners.Mu.Lock()
-	defer listeners.Mu.Unlock()
-	if l := listeners.ByAddr[s.over+"://"+s.addr]; l != nil {
+	proc.listeners.Mu.Lock()
+	defer proc.listeners.Mu.Unlock()
+	if l := proc.listeners.ByAddr[s.over+"://"+s.addr]; l != nil {
 		return l.Streams
 	}
 	return nil
@@ -171,7 +171,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0", ""), map[string]*source{"A": variety()})
 	c := s.dial()
 	c.ask(question("one.example.org.", dns.TypeA))
-	listeners.Flush()
+	proc.listeners.Flush()
 	series := gathered(t, "dns://"+s.addr)
 	if got := series["coredns_penstock_fastpath_connections{}"]; got.GetGauge().GetValue() != 1 {
 		t.Errorf("connections: %v", got)
@@ -663,7 +663,7 @@ func testShutdownAnswersWhatIsUnderWay(t *testing.T, block string) {
 	until(t, "the question", func() bool { return src.count() == 1 })
 	done := make(chan error)
 	home := s.fast().Home
-	go func() { done <- listeners.Release(home) }()
+	go func() { done <- proc.listeners.Release(home) }()
 	if idle.next() != nil {
 		t.Error("an idle connection stays")
 	}

@@ -221,16 +221,16 @@ func (s *testServer) fast() *front.Server {
 	if l == nil {
 		return nil
 	}
-	listeners.Mu.Lock()
-	defer listeners.Mu.Unlock()
+	proc.listeners.Mu.Lock()
+	defer proc.listeners.Mu.Unlock()
 	return l.Server
 }
 
 // listener returns our sockets, nil if there are none.
 func (s *testServer) listener() *front.Listener {
-	listeners.Mu.Lock()
-	defer listeners.Mu.Unlock()
-	return listeners.ByAddr[s.over+"://"+s.addr]
+	proc.listeners.Mu.Lock()
+	defer proc.listeners.Mu.Unlock()
+	return proc.listeners.ByAddr[s.over+"://"+s.addr]
 }
 
 // raw sends a packet and returns the reply, nil if there is none within wait.
@@ -408,7 +408,7 @@ func planned(t *testing.T, src *source) (plans []*front.ZonePlan, why string) {
 	if !ok {
 		t.Fatal("zones can't be read")
 	}
-	return listeners.PlanListener(zones)
+	return proc.listeners.PlanListener(zones)
 }
 
 // A zone whose chain is not eligible goes through the chain, its neighbour on
@@ -592,7 +592,7 @@ func TestProxyProtocolKeepsTheListenerForTheChain(t *testing.T) {
 	// Some policy; its type belongs to a module that is none of ours.
 	policy := reflect.ValueOf(c).Elem().FieldByName("ProxyProtoConnPolicy")
 	policy.Set(reflect.MakeFunc(policy.Type(), func([]reflect.Value) []reflect.Value { return nil }))
-	if _, why := listeners.PlanListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
+	if _, why := proc.listeners.PlanListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {
 		t.Errorf("%q", why)
 	}
 }

@@ -95,7 +95,7 @@ func TestTLSAnswersFromTheCacheAndMissesGoThroughTheChain(t *testing.T) {
 	if why := s.tcpReason(); why != "" {
 		t.Errorf("metric: %q", why)
 	}
-	listeners.Flush()
+	proc.listeners.Flush()
 	series := gathered(t, "tls://"+s.addr)
 	for name, want := range map[string]float64{
 		"coredns_dns_requests_total{family=1,proto=tcp,type=A,view=,zone=.}": 3,

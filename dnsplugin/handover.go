@@ -13,9 +13,7 @@ import (
 // use them until the old one has ended. No entry is copied, and there is no
 // second cache in memory.
 
-// handovers are the caches of this process that a reload is about to replace.
-var handovers = handoverSet{byBlock: map[string]*Cache{}}
-
+// handoverSet holds the caches that a reload is about to replace.
 type handoverSet struct {
 	mu      sync.Mutex // guards byBlock; held for map operations
 	byBlock map[string]*Cache

@@ -41,9 +41,6 @@ type headroom struct {
 	last   int                         // GOGC as we set it, or 0 while inactive
 }
 
-// headrooms adapts the collector of this process.
-var headrooms = &headroom{heap: goHeap{}}
-
 // add takes the stores of c into account.
 func (h *headroom) add(c *Cache) {
 	h.mu.Lock()

@@ -8,8 +8,6 @@ import (
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
 // Directive is the name under which this package registers itself.
@@ -17,25 +15,17 @@ const Directive = "penstock"
 
 func init() {
 	Register(Directive)
-	caddy.RegisterEventHook("penstock", listeners.OnEvent)
+	caddy.RegisterEventHook("penstock", proc.listeners.OnEvent)
 }
 
-// listeners are the sockets of the fast path in this process.
-var listeners = front.NewRegistry(func(h plugin.Handler) *front.Instance {
-	if c, ok := h.(*Cache); ok {
-		return c.front
-	}
-	return nil
-})
-
-// Register makes the plugin known to CoreDNS as a directive. The package does
-// so under [Directive] by itself; dropin does it under "cache".
+// Register makes the plugin known to CoreDNS as a directive. This package
+// registers itself under [Directive], and package dropin under "cache".
 func Register(directive string) {
 	plugin.Register(directive, func(c *caddy.Controller) error { return setup(directive, c) })
 }
 
 // bypasser is implemented by authoritative plugins whose zones change at run
-// time (dynupdate): what they hold must never come from a cache.
+// time (dynupdate). Their names must never be answered from a cache.
 type bypasser interface {
 	CacheBypassZones() []string
 }
@@ -58,8 +48,13 @@ func setup(directive string, c *caddy.Controller) error {
 		log.Warningf("%s:%d - %s", c.File(), c.Line(), remark)
 	}
 	place := fmt.Sprintf("%s:%d", c.File(), c.Line())
-	// Blocks of one zone differ by their views, which are known at startup.
-	block := func() string { return blockOf(directive, c) + " " + ca.meters.View }
+	self := func() *member {
+		return &member{
+			cache: ca, place: place, server: dnsserver.GetConfig(c), keys: c.ServerBlockKeys,
+			// Blocks of one zone differ by their views, which are known at startup.
+			block: blockOf(directive, c) + " " + ca.meters.View,
+		}
+	}
 	c.OnStartup(func() error {
 		server := dnsserver.GetConfig(c)
 		ca.meters.View = server.ViewName
@@ -71,57 +66,30 @@ func setup(directive string, c *caddy.Controller) error {
 				ca.front.Bypass = append(ca.front.Bypass, b.CacheBypassZones()...)
 			}
 		}
-		taken := handovers.take(block(), ca)
-		// Before a snapshot is read, which lets the heap grow.
-		headrooms.add(ca)
-		if cfg.Control != "" {
-			if err := controls.claim(ca); err != nil {
-				return plugin.Error(directive, err)
-			}
+		if err := proc.start(self()); err != nil {
+			return plugin.Error(directive, err)
 		}
-		if cfg.Warm != "" {
-			if err := warms.claim(ca, place); err != nil {
-				return plugin.Error(directive, err)
-			}
-			if !taken {
-				ca.loadWarm()
-			}
-			ca.keepWarm()
-		}
-		listeners.Claim(ca.front, server, c.ServerBlockKeys...)
 		return nil
 	})
-	// The callbacks of an instance run one after the other.
+	// The callbacks of an instance run in sequence, so this needs no lock.
 	restarting := false
 	c.OnRestart(func() error {
 		restarting = true
-		handovers.offer(block(), ca)
-		controls.offer(ca)
-		warms.offer(ca)
+		proc.offer(self())
 		return nil
 	})
-	// Also with fastpath off: a reload may have to take over sockets.
+	// Also with fastpath off, because a reload may have to take over sockets.
 	server := dnsserver.GetConfig(c)
 	server.UDPDecorateWriterFunc = ca.front.Decorate(server.UDPDecorateWriterFunc)
 	c.OnRestartFailed(func() error {
 		restarting = false
-		listeners.Disclaim(ca.front)
-		handovers.withdraw(block(), ca)
-		controls.rollback()
-		warms.rollback()
+		proc.rollback(self())
 		return nil
 	})
 	end := func() error {
-		handovers.withdraw(block(), ca)
-		controls.release(ca)
-		if err := listeners.Release(ca.front); err != nil {
+		if err := proc.release(self()); err != nil {
 			log.Warning(err)
 		}
-		if err := ca.Close(); err != nil {
-			log.Warningf("Refreshes still run %v after the end of the server: %v", closeGrace, err)
-		}
-		warms.release(ca)
-		headrooms.remove(ca)
 		return nil
 	}
 	c.OnShutdown(func() error {
@@ -130,9 +98,9 @@ func setup(directive string, c *caddy.Controller) error {
 		}
 		return end()
 	})
-	// At the end of the process the plugin health goes into its lameduck in a
-	// callback of this kind, before ours because its directive comes first. So
-	// sockets, connections and refreshes go on until that is over.
+	// At the end of the process the plugin health waits for its lameduck in a
+	// callback of this kind. It runs before ours because its directive comes
+	// first, so sockets, connections and refreshes work until that is over.
 	c.OnFinalShutdown(func() error {
 		if restarting {
 			return nil

@@ -253,8 +253,9 @@ func (c *Cache) restore(w *warmEntry) bool {
 	return e != nil
 }
 
-// keepWarm saves snapshots until the cache is closed.
-func (c *Cache) keepWarm() {
+// keepWarm saves snapshots until the cache is closed, whenever mayWrite allows
+// it.
+func (c *Cache) keepWarm(mayWrite func(*Cache) bool) {
 	log := clog.NewWithPlugin(c.name)
 	c.refreshes.Go(func() {
 		t := time.NewTicker(warmEvery)
@@ -267,7 +268,7 @@ func (c *Cache) keepWarm() {
 			}
 			// Otherwise the next instance owns the file, or in an upgrade still
 			// the old process.
-			if warms.mayWrite(c) {
+			if mayWrite(c) {
 				if err := c.saveWarm(); err != nil {
 					log.Warningf("warm %s: %v; the snapshot stays as it was", c.cfg.Warm, err)
 				}

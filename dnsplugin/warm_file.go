@@ -29,12 +29,12 @@ const (
 	warmFileMode = 0o600
 )
 
-// warms are the snapshot files of this process, by their real path.
-var warms = warmSet{byPath: map[string]*warmFile{}}
-
+// warmSet holds the snapshot files of a process, by their real path.
 type warmSet struct {
 	mu     sync.Mutex // guards all below and the files
 	byPath map[string]*warmFile
+
+	isControl func(path string) bool // there is a control socket at path
 }
 
 // warmFile is a FILE with its owner.
@@ -53,7 +53,7 @@ func (s *warmSet) claim(c *Cache, place string) error {
 	if err != nil {
 		return fmt.Errorf("warm %s: %w", c.cfg.Warm, err)
 	}
-	if controls.has(path) {
+	if s.isControl(path) {
 		return fmt.Errorf("warm %s: control has this path: give each a path of its own", c.cfg.Warm)
 	}
 	s.mu.Lock()

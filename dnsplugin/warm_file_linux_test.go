@@ -170,9 +170,9 @@ func TestWarmReplacesNothingElse(t *testing.T) {
 		before, _ := os.Lstat(path)
 		c, _ := snapshotted(t, Config{Warm: path})
 		ask(t, c, question("a.example.", dns.TypeA))
-		if err := warms.claim(c, "Corefile:1"); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if err := proc.warms.claim(c, "Corefile:1"); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
-			warms.release(c)
+			proc.warms.release(c)
 		}
 		c.loadWarm() // returns
 		if err := c.saveWarm(); err == nil {
@@ -211,7 +211,7 @@ func TestWarmFileHasOneOwner(t *testing.T) {
 	}
 	a, _ := snapshotted(t, Config{Warm: file})
 	b, _ := snapshotted(t, Config{Warm: other})
-	if err := warms.claim(a, "Corefile:3"); err != nil {
+	if err := proc.warms.claim(a, "Corefile:3"); err != nil {
 		t.Fatal(err)
 	}
 	// What a killed process has left goes, and nothing else.
@@ -220,37 +220,37 @@ func TestWarmFileHasOneOwner(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := warms.claim(b, "Corefile:9"); err == nil || !strings.Contains(err.Error(), "the server block at Corefile:3 has this file already") {
+	if err := proc.warms.claim(b, "Corefile:9"); err == nil || !strings.Contains(err.Error(), "the server block at Corefile:3 has this file already") {
 		t.Errorf("%v", err)
 	}
 	// As another process does: a descriptor of its own.
 	if _, err := lockFile(file + ".lock"); !errors.Is(err, errLocked) {
 		t.Errorf("%v", err)
 	}
-	if !warms.mayWrite(a) || warms.mayWrite(b) {
+	if !proc.warms.mayWrite(a) || proc.warms.mayWrite(b) {
 		t.Error("who may write?")
 	}
 	// A reload that fails, and one that doesn't.
-	warms.offer(a)
-	if err := warms.claim(b, "Corefile:9"); err != nil || !warms.mayWrite(b) {
+	proc.warms.offer(a)
+	if err := proc.warms.claim(b, "Corefile:9"); err != nil || !proc.warms.mayWrite(b) {
 		t.Fatal(err)
 	}
-	if warms.rollback(); !warms.mayWrite(a) || warms.mayWrite(b) {
+	if proc.warms.rollback(); !proc.warms.mayWrite(a) || proc.warms.mayWrite(b) {
 		t.Error("after a failed reload")
 	}
-	warms.offer(a)
-	if err := warms.claim(b, "Corefile:9"); err != nil {
+	proc.warms.offer(a)
+	if err := proc.warms.claim(b, "Corefile:9"); err != nil {
 		t.Fatal(err)
 	}
-	if warms.release(a); !warms.mayWrite(b) {
+	if proc.warms.release(a); !proc.warms.mayWrite(b) {
 		t.Error("after a reload")
 	}
-	warms.release(b)
+	proc.warms.release(b)
 	unlock, err := lockFile(file + ".lock")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := warms.claim(a, "Corefile:3"); !errors.Is(err, errLocked) {
+	if err := proc.warms.claim(a, "Corefile:3"); !errors.Is(err, errLocked) {
 		t.Errorf("%v", err)
 	}
 	unlock()
@@ -268,18 +268,18 @@ func TestControlAndWarmOnOnePath(t *testing.T) {
 	// Of two blocks.
 	a, _ := snapshotted(t, Config{Control: path})
 	b, _ := snapshotted(t, Config{Warm: path})
-	if err := controls.claim(a); err != nil {
+	if err := proc.controls.claim(a); err != nil {
 		t.Fatal(err)
 	}
-	if err := warms.claim(b, "Corefile:2"); err == nil {
+	if err := proc.warms.claim(b, "Corefile:2"); err == nil {
 		t.Error("warm took the place of a control")
 	}
-	controls.release(a)
-	if err := warms.claim(b, "Corefile:2"); err != nil {
+	proc.controls.release(a)
+	if err := proc.warms.claim(b, "Corefile:2"); err != nil {
 		t.Fatal(err)
 	}
-	defer warms.release(b)
-	if err := controls.claim(a); err == nil || !strings.Contains(err.Error(), "warm has this path") {
+	defer proc.warms.release(b)
+	if err := proc.controls.claim(a); err == nil || !strings.Contains(err.Error(), "warm has this path") {
 		t.Errorf("%v", err)
 	}
 }

@@ -118,14 +118,14 @@ func TestReloadGoesOnWithTheEntries(t *testing.T) {
 	ctl.ServerBlockKeys = []string{"example."}
 	block := blockOf("penstock", ctl)
 
-	handovers.offer(block, old)
+	proc.handovers.offer(block, old)
 	other, _ := snapshotted(t, Config{KeepTTL: true})
-	if handovers.take(block, other) || handovers.take(block, old) {
+	if proc.handovers.take(block, other) || proc.handovers.take(block, old) {
 		t.Error("entries kept under other rules")
 	}
-	handovers.offer(block, old)
+	proc.handovers.offer(block, old)
 	next, _ := snapshotted(t, Config{Coalesce: -1})
-	if !handovers.take(block, next) {
+	if !proc.handovers.take(block, next) {
 		t.Fatal("not taken")
 	}
 	next.Next = nil
