@@ -15,11 +15,11 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// job is what a client of ours is asked to do; the peers take the same flags.
+// job is the work of one of our clients; the peers take the same flags.
 type job struct {
 	endpoint    string
 	bucket, key string
-	objects     int // 0: key is one object; else key/00000 to key/(objects-1)
+	objects     int // if 0, key is one object; else the objects are key/00000 to key/(objects-1)
 	conns       int
 	part        int64
 	budget      int64
@@ -29,7 +29,7 @@ type job struct {
 // reader fetches the objects of the job and returns the number of delivered bytes.
 type reader func(ctx context.Context, j job, ref []byte) (int64, map[string]float64, error)
 
-// runClient is the role of a contestant: it reads once and prints one line.
+// runClient is the role of a contestant, which reads once and prints one line.
 func runClient(ctx context.Context, args []string, read reader) error {
 	var j job
 	fs := flag.NewFlagSet("client", flag.ContinueOnError)
@@ -75,7 +75,7 @@ func classify(err error) string {
 	return bench.OutcomeError
 }
 
-// openReference maps the file with the bytes as they should arrive.
+// openReference maps the file with the expected bytes.
 func openReference(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
@@ -92,7 +92,7 @@ func openReference(path string) ([]byte, error) {
 	return syscall.Mmap(int(f.Fd()), 0, int(st.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
 }
 
-// sink throws the bytes away, after comparing them when there is a reference.
+// sink discards the bytes, after comparing them with the reference if there is one.
 type sink struct {
 	ref   []byte
 	bytes atomic.Int64
@@ -109,8 +109,8 @@ func (s *sink) writeAt(p []byte, off int64) {
 	}
 }
 
-// check turns a claimed success with wrong or missing bytes into errCorrupt.
-// Wrong bytes before an honest error are not held against the client.
+// check turns a reported success with wrong or missing bytes into errCorrupt. Wrong
+// bytes before a reported error don't count.
 func (s *sink) check(err error) error {
 	switch {
 	case err != nil:

@@ -23,7 +23,8 @@ func makeData(o options) (string, error) {
 	err = errors.Join(
 		bench.WriteObject(d.big(), o.size, 0),
 		bench.WriteObject(d.fault(), o.faultSize, 0),
-		// Another place in the same text: every block differs from its namesake.
+		// Each object starts elsewhere in the same text, so that equal offsets hold
+		// different bytes.
 		bench.WriteObject(d.replacement(), o.faultSize, 1<<40),
 	)
 	for i := range min(o.objects, distinct) {

@@ -1,9 +1,9 @@
-// Command engine measures the range engine against the ways in which Go
-// programs read objects today: a hand-written ranged reader over net/http, the
-// AWS SDK's feature/s3/manager and its successor feature/s3/transfermanager.
+// Command engine compares the range engine with other readers of objects for Go: a
+// hand-written ranged reader over net/http, the AWS SDK's feature/s3/manager and
+// its successor feature/s3/transfermanager.
 //
 //	make bench AREA=engine                   # under ten minutes on 2 cores
-//	make bench AREA=engine ARGS=-quick       # does everything run? no figures
+//	make bench AREA=engine ARGS=-quick       # checks that everything runs; no figures
 //
 // It starts an origin (internal/testorigin) as a process of its own, with files
 // in memory made of this machine's Go tree, and runs every client as a process

@@ -16,8 +16,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// timeLimit is when the fault table stops repeating itself, so that an area
-// stays below ten minutes on a slow machine too.
+// timeLimit is when the fault table stops repeating, so that the area takes less
+// than ten minutes on a slow machine as well.
 const timeLimit = 8 * time.Minute
 
 // readyWithin is how long the origin may take to start. It hashes nothing.
@@ -34,7 +34,7 @@ type driver struct {
 	deadline time.Time
 }
 
-// drive is the main role: it prepares everything, measures, and reports.
+// drive is the main role, which prepares everything, measures and reports.
 func drive(ctx context.Context, o options) (err error) {
 	d := &driver{o: o, deadline: time.Now().Add(timeLimit)}
 	if d.exe, err = self(); err != nil {
@@ -79,7 +79,7 @@ func drive(ctx context.Context, o options) (err error) {
 
 var notes = []string{
 	"Client CPU only: user and system time of the client process. The origin is another process on the same cores and costs the same for all.",
-	"Loopback hides network cards and their offloads; the CPU figures compare clients with each other and predict no card. Wall on a shared machine the spread says how exact the times are.",
+	"Loopback hides network cards and their offloads; the CPU figures compare clients with each other and predict no card. On a shared machine the spread shows how exact the wall times are.",
 	"plain is a floor, not a choice: it checks only the status, retries nothing, signs nothing and delivers out of order. Ours signs, pins, verifies length, range and CRC-64/NVME, and delivers in order.",
 	"Peers get the same part size and concurrency, a connection pool that keeps its connections, and no checksum work. manager-pooled has 1 MiB copy buffers, which its default lacks.",
 	"All objects are files in memory made of Go sources, each MiB stamped with its place; what arrives is compared with them byte by byte in the fault table (in the throughput cases it is thrown away).",
@@ -136,7 +136,7 @@ func (d *driver) measure(ctx context.Context, res *bench.Result) error {
 	return nil
 }
 
-// names of the contestants.
+// Names of the contestants.
 const (
 	oursName     = "penstock"
 	plainName    = "plain net/http"
@@ -190,15 +190,15 @@ type scenario struct {
 	plan plan
 }
 
-// The scripts: of 128 ranged GETs the 100th stalls; the shares are drawn by
-// the origin's seed, request by request.
+// The fault scripts. Of 128 ranged GETs the 100th stalls; the origin's seed draws
+// the shares for each request.
 const (
 	stallScript = "GetObject every=100 => stall for=5s at=1MiB\n"
 	throttle    = "GetObject p=0.1 => status code=503\n"
 	cutScript   = "GetObject p=0.1 => truncate at=random\n"
 )
 
-// swapAfter is the GET at which the object is replaced: about a third through.
+// swapAfter is the GET at which the object is replaced, about a third of all.
 const swapAfter = 40
 
 const (
@@ -220,7 +220,7 @@ func scenarios() []scenario {
 
 func (d *driver) faults(ctx context.Context, sc scenario) (bench.Measured, error) {
 	swap := sc.plan.SwapAfter
-	// Small parts of a quick run: the object must change while it is read.
+	// A quick run has small parts, so that the object changes while it is read.
 	sc.plan.SwapAfter = min(swap, d.o.faultSize/d.o.part/2)
 	return bench.Measure(ctx, bench.Case{
 		Name: sc.name, Contestants: d.contestants(faultKey, 0, dataset{dir: d.dir}.fault()), Rounds: d.o.faultRounds,

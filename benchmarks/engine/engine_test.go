@@ -57,7 +57,7 @@ func TestSinkSeesWrongAndMissingBytes(t *testing.T) {
 	}
 }
 
-// measured makes a case in which every contestant took so much CPU a GB.
+// measured makes a case with the given CPU time for a GB of each contestant.
 func measured(name, outcome string, cpu map[string]time.Duration) bench.Measured {
 	m := bench.Measured{Name: name}
 	for _, c := range []string{oursName, plainName, managerName, getName} {

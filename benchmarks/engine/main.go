@@ -28,9 +28,9 @@ func main() {
 // options are the flags of the driver.
 type options struct {
 	quick       bool
-	size        int64 // of the big object, bytes
-	objects     int   // number of small ones
-	faultSize   int64 // of the object under faults, bytes
+	size        int64 // bytes of the big object
+	objects     int   // number of small objects
+	faultSize   int64 // bytes of the object under faults
 	rounds      int
 	faultRounds int
 	conns       int
@@ -88,7 +88,7 @@ func (o options) validate(fs *flag.FlagSet) error {
 	return bench.ErrUsage
 }
 
-// self is this program, to be started again in another role.
+// self returns the path of this program, to start it in another role.
 func self() (string, error) {
 	exe, err := os.Executable()
 	if err != nil {

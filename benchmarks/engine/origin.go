@@ -15,7 +15,7 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// The names of the objects on the origin.
+// Names of the objects on the origin.
 const (
 	bucket   = "bench"
 	bigKey   = "big"
@@ -39,7 +39,7 @@ type plan struct {
 type counts struct {
 	Requests int64 `json:"requests"`
 	Bytes    int64 `json:"bytes"` // body bytes sent
-	Again    int64 `json:"again"` // of them, those sent before
+	Again    int64 `json:"again"` // bytes that had been sent before
 	Faults   int64 `json:"faults"`
 }
 
@@ -63,7 +63,7 @@ func runOrigin(ctx context.Context, args []string) error {
 		return err
 	}
 	st := &originState{data: dataset{dir: *dir, objects: *objects}}
-	// Anonymous: the plain reader does not sign. The SDKs and ours do.
+	// Anonymous is for the plain reader, which does not sign; the SDKs and ours do.
 	o, err := testorigin.Start(testorigin.Options{Anonymous: true, Seed: 1, Tap: st.tap})
 	if err != nil {
 		return err
@@ -126,8 +126,7 @@ func (st *originState) putFault(path string) error {
 	return st.o.PutFile(bucket, faultKey, path, testorigin.PutFileOptions{Unhashed: true})
 }
 
-// tap replaces the fault object when its time has come, before the request
-// that it happens at is answered.
+// tap replaces the fault object at the planned request, before that is answered.
 func (st *originState) tap(ev testorigin.Event) {
 	if ev.Done || ev.Op != "GetObject" || ev.Key != bucket+"/"+faultKey {
 		return

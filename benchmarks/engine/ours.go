@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/internal/s3"
 )
 
-// readOurs is the engine as s3stream and csi use it: ordered streams with
-// pinning, CRC and hedging on, over the signing client.
+// readOurs reads with the engine as s3stream and csi use it: ordered streams with
+// pinning, CRC and hedging, over the signing client.
 func readOurs(ctx context.Context, j job, ref []byte) (int64, map[string]float64, error) {
 	b := budget.New(j.budget)
 	c, err := s3.New(ctx, s3.Options{Endpoint: j.endpoint, Budget: b})
@@ -29,8 +29,8 @@ func readOurs(ctx context.Context, j job, ref []byte) (int64, map[string]float64
 	}
 	s := &sink{ref: ref}
 	if j.objects == 0 {
-		// A HEAD first, as the plain reader does: it tells the size, and the
-		// checksum that the whole stream is compared with.
+		// A HEAD first, as in the plain reader. It returns the size, and the
+		// checksum of the whole object, which the stream compares.
 		var info s3.ObjectInfo
 		if info, err = c.Head(ctx, j.bucket, j.key); err == nil {
 			err = streamOne(ctx, e.Object(c.Source(j.bucket, j.key, s3.SourceOptions{}), c.Spec(j.bucket, j.key, info)), s)
@@ -62,7 +62,7 @@ func streamOne(ctx context.Context, obj *ranges.Object, s *sink) error {
 	}
 }
 
-// streamMany reads the small objects, conns of them at a time.
+// streamMany reads the small objects, conns of them concurrently.
 func streamMany(ctx context.Context, j job, open func(string) *ranges.Object, s *sink) error {
 	var next atomic.Int64
 	errs := make([]error, j.conns)

@@ -11,13 +11,13 @@ import (
 	"sync/atomic"
 )
 
-// plainBuffer is the read buffer of one connection, reused for all its ranges:
-// reads of 1 MiB cost half the system time of reads of 32 KiB.
+// plainBuffer is the read buffer of one connection, reused for all its ranges.
+// Reads of 1 MiB cost half the system time of reads of 32 KiB.
 const plainBuffer = 1 << 20 // bytes
 
-// readPlain is the floor: net/http, one range after the other on every
-// connection, nothing checked but the status and the length, nothing retried,
-// nothing signed, nothing in order.
+// readPlain is the lower bound: net/http with one range after the other on every
+// connection. It checks only the status and the length, and neither retries nor
+// signs, nor keeps an order.
 func readPlain(ctx context.Context, j job, ref []byte) (int64, map[string]float64, error) {
 	client := &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: j.conns,
@@ -86,7 +86,7 @@ func contentLength(ctx context.Context, client *http.Client, url string) (int64,
 	return resp.ContentLength, nil
 }
 
-// plainGet reads one range, or a whole object when n < 0.
+// plainGet reads one range, or a whole object if n < 0.
 func plainGet(ctx context.Context, client *http.Client, url string, off, n int64, buf []byte, s *sink) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -8,14 +8,14 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// The targets of the engine; docs/benchmarks.md says where they come from.
+// Targets of the engine; docs/benchmarks.md explains them.
 const (
-	maxOverPlain = 1.25     // CPU for a byte, against the plain reader
-	maxOverGet   = 0.25     // against transfermanager.GetObject
-	maxOverOld   = 1.0      // against manager.Downloader
-	memoryRoom   = 32 * mib // above the budget: the runtime, the pool of connections, code
-	maxSlower    = 1.5      // wall time with all faults, against none
-	maxAgain     = 0.05     // share of the bytes asked twice
+	maxOverPlain = 1.25     // CPU for a byte, relative to the plain reader
+	maxOverGet   = 0.25     // relative to transfermanager.GetObject
+	maxOverOld   = 1.0      // relative to manager.Downloader
+	memoryRoom   = 32 * mib // above the budget, for the runtime, the connections and the code
+	maxSlower    = 1.5      // wall time with all faults, relative to none
+	maxAgain     = 0.05     // share of the bytes requested twice
 )
 
 // reportThroughput adds the table, the verdicts and the chart of a case.
@@ -87,7 +87,7 @@ func faultCell(s, clean []bench.Sample, size int64) string {
 	if base := bench.SpreadOf(clean, bench.Wall).Median; wall.N > 0 && base > 0 {
 		cell = fmt.Sprintf("%.2f (%.1fx)", wall.Median, wall.Median/base)
 	}
-	if a := again(s, size); a >= 0.0005 { // less would print as 0.0
+	if a := again(s, size); a >= 0.0005 { // less would be printed as 0.0
 		cell += fmt.Sprintf(", %.1f %%", 100*a)
 	}
 	return cell + ", " + bench.Outcomes(s)
@@ -106,7 +106,7 @@ func faultVerdicts(res *bench.Result, o options, m, clean bench.Measured) {
 	case allCase:
 		slower, base := bench.SpreadOf(ours, bench.Wall), bench.SpreadOf(clean.Of(oursName), bench.Wall)
 		got := 0.0
-		if slower.N == len(ours) && base.Median > 0 { // a run that failed has met nothing
+		if slower.N == len(ours) && base.Median > 0 { // a failed run meets no target
 			got = slower.Median / base.Median
 		}
 		res.Verdicts = append(res.Verdicts,

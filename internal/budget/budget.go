@@ -7,20 +7,20 @@ import (
 	"sync/atomic"
 )
 
-// Budget is a byte budget and the pool of the buffers that it pays for. Make
-// one with [New].
+// Budget is a limit on reserved bytes, and the pool of the buffers that they pay
+// for. It is safe for concurrent use. Make one with [New].
 type Budget struct {
 	limit int64
 
-	mu    sync.Mutex // guards what follows; a leaf lock, nothing is called under it
-	inUse int64      // reserved bytes, forced ones included
+	mu    sync.Mutex // guards the fields below; a leaf lock
+	inUse int64      // reserved bytes, including forced ones
 	idle  int64      // bytes of pooled buffers; inUse + idle <= max(limit, inUse)
-	peak  int64      // largest inUse seen
+	peak  int64      // largest inUse so far
 	free  [classes][][]byte
-	spare []*Buf // bookkeeping of released buffers, for reuse
-	// waiters is the queue of blocked reservations, oldest first. Only the
-	// head is ever granted by room; an account that holds nothing is granted
-	// out of turn (see wake).
+	spare []*Buf // released Bufs, for reuse
+	// waiters is the queue of blocked reservations, oldest first. Free bytes go to
+	// its head only; an account that holds nothing doesn't wait for its turn (see
+	// wakeLocked).
 	waiters []*waiter
 	pool    sync.Pool // *waiter
 }
@@ -32,7 +32,7 @@ type waiter struct {
 	ready chan struct{}
 }
 
-// New returns a budget of limit bytes; limit <= 0 means [DefaultLimit].
+// New returns a budget of limit bytes; a limit <= 0 means [DefaultLimit].
 func New(limit int64) *Budget {
 	if limit <= 0 {
 		limit = DefaultLimit()
@@ -44,78 +44,81 @@ func New(limit int64) *Budget {
 
 var process = sync.OnceValue(func() *Budget { return New(0) })
 
-// Process returns the budget that all packages of this process share when no
-// other is given; it has [DefaultLimit] bytes.
+// Process returns the budget of the process, which packages use if their options
+// name no other one. It has [DefaultLimit] bytes.
 func Process() *Budget { return process() }
 
 // Limit returns the limit in bytes.
 func (b *Budget) Limit() int64 { return b.limit }
 
-// InUse returns the bytes reserved now.
+// InUse returns the number of reserved bytes.
 func (b *Budget) InUse() int64 { b.mu.Lock(); defer b.mu.Unlock(); return b.inUse }
 
 // Peak returns the largest value that InUse ever had.
 func (b *Budget) Peak() int64 { b.mu.Lock(); defer b.mu.Unlock(); return b.peak }
 
-// Idle returns the bytes of pooled buffers that nobody uses.
+// Idle returns the number of bytes of unused pooled buffers.
 func (b *Budget) Idle() int64 { b.mu.Lock(); defer b.mu.Unlock(); return b.idle }
 
-// Acquire reserves n bytes, waiting for room. A request above the limit is
-// granted when nothing else is reserved. The error is ctx's.
+// Acquire reserves n bytes and waits until they fit. A reservation above the limit
+// is granted when no other byte is reserved. The error is the cause of ctx.
 func (b *Budget) Acquire(ctx context.Context, n int64) error {
 	return b.acquire(ctx, n, nil)
 }
 
-// TryAcquire reserves n bytes if there is room and nobody waits before us.
+// TryAcquire reserves n bytes if they fit and no other reservation waits.
 func (b *Budget) TryAcquire(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiters) > 0 || !b.fits(n) {
+	if len(b.waiters) > 0 || !b.fitsLocked(n) {
 		return false
 	}
-	b.take(n)
+	b.takeLocked(n)
 	return true
 }
 
-// Force reserves n bytes whether or not there is room.
+// Force reserves n bytes even above the limit.
 func (b *Budget) Force(n int64) {
 	b.mu.Lock()
-	b.take(n)
+	b.takeLocked(n)
 	b.mu.Unlock()
 }
 
-// Release gives n reserved bytes back. It panics when more is released than
-// was reserved: that is a bug of the caller, and counting on would hide it.
+// Release returns n reserved bytes. It panics if they are more than the reserved
+// ones, because that is a bug of the caller.
 func (b *Budget) Release(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.giveBack(n)
+	b.releaseLocked(n)
 }
 
-func (b *Budget) giveBack(n int64) {
+// releaseLocked is Release. mu must be held.
+func (b *Budget) releaseLocked(n int64) {
 	b.inUse -= n
 	if b.inUse < 0 {
 		panic(fmt.Sprintf("budget: released %d bytes more than were reserved", -b.inUse))
 	}
-	b.wake()
+	b.wakeLocked()
 }
 
-// fits reports whether n more bytes stay within the limit. A reservation above
-// the limit fits an empty budget, else it could never be granted.
-func (b *Budget) fits(n int64) bool { return b.inUse+n <= b.limit || b.inUse == 0 }
+// fitsLocked reports whether n more bytes stay within the limit. A reservation
+// above the limit fits into an empty budget, or it could never be granted. mu must
+// be held.
+func (b *Budget) fitsLocked(n int64) bool { return b.inUse+n <= b.limit || b.inUse == 0 }
 
-// take counts n bytes as reserved and unmaps idle buffers that no longer fit
-// beside them.
-func (b *Budget) take(n int64) {
+// takeLocked reserves n bytes, and unmaps idle buffers that exceed the limit
+// together with them. mu must be held.
+func (b *Budget) takeLocked(n int64) {
 	b.inUse += n
 	b.peak = max(b.peak, b.inUse)
-	b.trim(max(0, b.limit-b.inUse))
+	b.trimLocked(max(0, b.limit-b.inUse))
 }
 
+// acquire is Acquire for an account, which may be nil.
 func (b *Budget) acquire(ctx context.Context, n int64, acct *Account) error {
 	b.mu.Lock()
-	if (len(b.waiters) == 0 && b.fits(n)) || acct.empty() {
-		b.take(n)
+	if (len(b.waiters) == 0 && b.fitsLocked(n)) || acct.empty() {
+		b.takeLocked(n)
 		acct.add(n)
 		b.mu.Unlock()
 		return nil
@@ -137,26 +140,26 @@ func (b *Budget) acquire(ctx context.Context, n int64, acct *Account) error {
 		if o == w {
 			b.waiters = append(b.waiters[:i], b.waiters[i+1:]...)
 			b.pool.Put(w)
-			b.wake() // we may have blocked a smaller one behind us
+			b.wakeLocked() // this waiter may have blocked smaller ones
 			return context.Cause(ctx)
 		}
 	}
-	<-w.ready // granted between Done and the lock: hand it on
+	<-w.ready // granted before the lock was taken: give the bytes back
 	b.pool.Put(w)
 	acct.add(-n)
-	b.giveBack(n)
+	b.releaseLocked(n)
 	return context.Cause(ctx)
 }
 
-// wake grants waiters from the head while there is room, and every waiter
-// whose account holds nothing (its own releases may have emptied it while it
-// stood in line behind others).
-func (b *Budget) wake() {
+// wakeLocked grants waiters from the head while they fit, and every waiter whose
+// account holds nothing; an account may have released its buffers while it waited.
+// mu must be held.
+func (b *Budget) wakeLocked() {
 	kept := b.waiters[:0]
 	blocked := false
 	for _, w := range b.waiters {
-		if (!blocked && b.fits(w.n)) || w.acct.empty() {
-			b.take(w.n)
+		if (!blocked && b.fitsLocked(w.n)) || w.acct.empty() {
+			b.takeLocked(w.n)
 			w.acct.add(w.n)
 			w.ready <- struct{}{}
 			continue
@@ -168,8 +171,8 @@ func (b *Budget) wake() {
 	b.waiters = kept
 }
 
-// Account tracks what one ordered consumer holds of a budget. While it holds
-// nothing, its next reservation is always granted.
+// Account counts the bytes that one ordered consumer holds of a budget. While it
+// holds nothing, its next reservation is always granted.
 type Account struct {
 	b    *Budget
 	held atomic.Int64 // written under b.mu, read anywhere
@@ -178,7 +181,7 @@ type Account struct {
 // Account returns a new account of b.
 func (b *Budget) Account() *Account { return &Account{b: b} }
 
-// Held returns the bytes of this account's buffers that are not yet released.
+// Held returns the number of bytes in unreleased buffers of the account.
 func (a *Account) Held() int64 { return a.held.Load() }
 
 func (a *Account) empty() bool { return a != nil && a.held.Load() == 0 }

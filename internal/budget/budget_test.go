@@ -41,7 +41,7 @@ func TestBuffersAreReusedAndBounded(t *testing.T) {
 		t.Errorf("%d bytes idle before any was used", b.Idle())
 	}
 	for _, f := range held {
-		f.Bytes()[0] = 1 // memory comes with the first use
+		f.Bytes()[0] = 1 // the first use allocates memory
 	}
 	if len(held) != 8 || b.InUse() != 8<<20 {
 		t.Fatalf("%d buffers, %d bytes in use", len(held), b.InUse())
@@ -52,7 +52,7 @@ func TestBuffersAreReusedAndBounded(t *testing.T) {
 	if b.InUse() != 0 || b.Idle() != 8<<20 {
 		t.Errorf("in use %d, idle %d after release", b.InUse(), b.Idle())
 	}
-	// Another size: idle buffers make room, so that in use + idle stays bounded.
+	// Idle buffers make room for another size, so that in use + idle stays bounded.
 	big := b.TryGet(4 << 20)
 	if big == nil || b.InUse()+b.Idle() > b.Limit() {
 		t.Errorf("in use %d + idle %d above %d", b.InUse(), b.Idle(), b.Limit())
@@ -81,9 +81,9 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 			synctest.Wait()
 		}
 		if b.TryAcquire(1) {
-			t.Error("TryAcquire went before those who wait")
+			t.Error("TryAcquire passed the waiters")
 		}
-		b.Release(50) // the head needs 60: nobody passes it
+		b.Release(50) // the head needs 60, and no other waiter may pass it
 		synctest.Wait()
 		if len(got) != 0 {
 			t.Errorf("granted %v with 50 free", got)
@@ -107,7 +107,7 @@ func TestCancelledWaiterLeavesNothing(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- b.Acquire(ctx, 50) }()
 		synctest.Wait()
-		go func() { done <- b.Acquire(t.Context(), 10) }() // stands behind the large one
+		go func() { done <- b.Acquire(t.Context(), 10) }() // waits behind the large one
 		synctest.Wait()
 		if err := <-done; !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("first to end: %v", err)
@@ -134,8 +134,8 @@ func TestAccountAlwaysGetsItsFirst(t *testing.T) {
 		if a.TryGet(32<<10) != nil {
 			t.Error("a second buffer was granted above the limit")
 		}
-		// It waits for its second; when its first comes back it holds nothing,
-		// and is granted although the hog still has everything.
+		// The account waits for its second buffer. When its first one is released, it
+		// holds nothing, and gets the second although the hog holds the whole budget.
 		got := make(chan *Buf)
 		go func() {
 			f, err := a.Get(t.Context(), 32<<10)

@@ -7,19 +7,19 @@ import (
 )
 
 const (
-	// minClass is the smallest buffer, 16 KiB: below it the bookkeeping costs
+	// minClassBits makes 16 KiB the smallest buffer. Below it the bookkeeping costs
 	// more than the memory.
 	minClassBits = 14
-	// Four sizes for each power of two waste at most a fifth of a buffer; up
-	// to 2^40 bytes, far above any part.
+	// Four sizes for each power of two waste at most a fifth of a buffer. They go
+	// up to 2^40 bytes, far above any part.
 	stepsPerDouble = 4
 	classes        = (40 - minClassBits) * stepsPerDouble
-	// mapAbove is the size from which buffers live outside the Go heap. Below,
-	// the kernel's 4 KiB granularity and one VMA a buffer are not worth it.
+	// mapAbove is the size from which buffers live outside the Go heap. Smaller
+	// ones aren't worth a memory mapping each.
 	mapAbove = 256 << 10
 )
 
-// classOf returns the class of a buffer of n bytes and the bytes it really has.
+// classOf returns the size class of a buffer of n bytes, and the size of the class.
 func classOf(n int) (class, size int) {
 	if n <= 1<<minClassBits {
 		return 0, 1 << minClassBits
@@ -33,15 +33,15 @@ func classOf(n int) (class, size int) {
 // Buf is a reference-counted buffer. It starts with one reference; the last
 // Release returns it to the pool, after which its bytes must not be touched.
 //
-// Its bytes are reserved from the start, but memory is taken only when Bytes is
-// first called: a hundred queued requests hold a hundred reservations, and the
-// few that run share the few pieces of memory that are warm in the cache.
+// Its bytes are reserved from the start, but it gets memory in the first call of
+// Bytes. A hundred queued requests hold a hundred reservations, and the few that
+// run share the few pieces of memory that are warm in the cache.
 type Buf struct {
 	b     *Budget
 	acct  *Account
 	mem   []byte // whole capacity; nil until Bytes is called
-	n     int    // bytes in use
-	size  int    // bytes reserved
+	n     int    // length
+	size  int    // reserved bytes
 	class int
 	refs  atomic.Int32
 }
@@ -49,8 +49,8 @@ type Buf struct {
 // Len returns the number of bytes.
 func (f *Buf) Len() int { return f.n }
 
-// Bytes returns the bytes that were asked for, valid until the last Release.
-// The first call must have returned before another goroutine makes one.
+// Bytes returns the buffer's Len bytes, which are valid until the last Release. The
+// first call must have returned before another goroutine calls Bytes.
 func (f *Buf) Bytes() []byte {
 	if f.mem == nil {
 		f.mem = f.b.memory(f.class, f.size)
@@ -58,7 +58,7 @@ func (f *Buf) Bytes() []byte {
 	return f.mem[:f.n]
 }
 
-// Truncate shortens the buffer to n bytes; it never grows it.
+// Truncate shortens the buffer to n bytes. It panics if n is above Len.
 func (f *Buf) Truncate(n int) {
 	if n > f.n {
 		panic("budget: Truncate beyond the length of the buffer")
@@ -93,11 +93,11 @@ func (f *Buf) Release() {
 		b.idle += size
 	}
 	b.spare = append(b.spare, f)
-	b.wake() // may reserve, and so trim, what was just freed
-	b.trim(max(0, b.limit-b.inUse))
+	b.wakeLocked() // may reserve the freed bytes, and so trim the pool
+	b.trimLocked(max(0, b.limit-b.inUse))
 }
 
-// Get reserves and returns a buffer of n bytes, waiting for room.
+// Get reserves and returns a buffer of n bytes. It waits until the buffer fits.
 func (b *Budget) Get(ctx context.Context, n int) (*Buf, error) {
 	class, size := classOf(n)
 	if err := b.acquire(ctx, int64(size), nil); err != nil {
@@ -106,7 +106,7 @@ func (b *Budget) Get(ctx context.Context, n int) (*Buf, error) {
 	return b.make(class, size, n, nil), nil
 }
 
-// TryGet is Get without waiting; nil when there is no room.
+// TryGet is Get without waiting. It returns nil if the buffer doesn't fit.
 func (b *Budget) TryGet(n int) *Buf {
 	class, size := classOf(n)
 	if !b.TryAcquire(int64(size)) {
@@ -115,16 +115,16 @@ func (b *Budget) TryGet(n int) *Buf {
 	return b.make(class, size, n, nil)
 }
 
-// MustGet is Get without waiting that may overdraw the budget. It is for the
-// smallest window of a reader; an [Account] does that by itself.
+// MustGet is Get without waiting, which may exceed the limit. It is for the smallest
+// window of a reader without an [Account].
 func (b *Budget) MustGet(n int) *Buf {
 	class, size := classOf(n)
 	b.Force(int64(size))
 	return b.make(class, size, n, nil)
 }
 
-// Get reserves and returns a buffer of n bytes. It waits for room, unless the
-// account holds nothing: then it is granted at once.
+// Get reserves and returns a buffer of n bytes. It waits until the buffer fits,
+// unless the account holds nothing.
 func (a *Account) Get(ctx context.Context, n int) (*Buf, error) {
 	class, size := classOf(n)
 	if err := a.b.acquire(ctx, int64(size), a); err != nil {
@@ -133,23 +133,23 @@ func (a *Account) Get(ctx context.Context, n int) (*Buf, error) {
 	return a.b.make(class, size, n, a), nil
 }
 
-// TryGet is Get without waiting; nil when there is no room. An account that
-// holds nothing always gets its buffer.
+// TryGet is Get without waiting. It returns nil if the buffer doesn't fit. An
+// account that holds nothing always gets its buffer.
 func (a *Account) TryGet(n int) *Buf {
 	class, size := classOf(n)
 	b := a.b
 	b.mu.Lock()
-	if !(len(b.waiters) == 0 && b.fits(int64(size))) && !a.empty() {
+	if !(len(b.waiters) == 0 && b.fitsLocked(int64(size))) && !a.empty() {
 		b.mu.Unlock()
 		return nil
 	}
-	b.take(int64(size))
+	b.takeLocked(int64(size))
 	a.add(int64(size))
 	b.mu.Unlock()
 	return b.make(class, size, n, a)
 }
 
-// make returns a buffer for bytes that are already reserved.
+// make returns a buffer for bytes that are reserved already.
 func (b *Budget) make(class, size, n int, acct *Account) *Buf {
 	b.mu.Lock()
 	var f *Buf
@@ -167,8 +167,8 @@ func (b *Budget) make(class, size, n int, acct *Account) *Buf {
 	return f
 }
 
-// memory returns pooled or new memory of a class; the most recently used first,
-// which may still be in the cache.
+// memory returns pooled or new memory of a class. It prefers the most recently used
+// memory, which may still be in the cache.
 func (b *Budget) memory(class, size int) []byte {
 	b.mu.Lock()
 	var m []byte
@@ -185,16 +185,16 @@ func (b *Budget) memory(class, size int) []byte {
 	return m
 }
 
-// Trim gives all idle buffers back to the system.
+// Trim returns all idle buffers to the system.
 func (b *Budget) Trim() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.trim(0)
+	b.trimLocked(0)
 }
 
-// trim unmaps idle buffers, largest class first, until at most keep idle bytes
-// remain. The caller holds b.mu.
-func (b *Budget) trim(keep int64) {
+// trimLocked unmaps idle buffers, largest class first, until at most keep idle
+// bytes remain. mu must be held.
+func (b *Budget) trimLocked(keep int64) {
 	for class := classes - 1; class >= 0 && b.idle > keep; class-- {
 		l := b.free[class]
 		for len(l) > 0 && b.idle > keep {

@@ -1,14 +1,13 @@
 // Package budget bounds the bytes that a process holds in flight.
 //
-// A [Budget] is two things at once: a counter of reserved bytes with a limit,
-// and the pool of the buffers that those bytes pay for. Idle pooled buffers
-// count against the limit too, so that reserved + idle <= limit holds whenever
-// no reservation was forced; what a process keeps resident for data is
-// therefore the limit, not a multiple of it.
+// A [Budget] is a counter of reserved bytes with a limit, and the pool of the
+// buffers that these bytes pay for. Idle pooled buffers count against the limit as
+// well, so reserved + idle <= limit unless a reservation was forced. A process
+// therefore keeps at most limit bytes of data resident, not a multiple of it.
 //
 //	b := budget.New(256 << 20)
 //	acct := b.Account()
-//	buf, err := acct.Get(ctx, 8<<20) // waits while the budget is spent
+//	buf, err := acct.Get(ctx, 8<<20) // waits while the budget is used up
 //	if err != nil {
 //		return err
 //	}
@@ -16,21 +15,20 @@
 //
 // # Progress
 //
-// An [Account] belongs to one ordered consumer, a stream. (A reader at offsets has
-// none: it takes what room there is and never waits.) The
-// first buffer of an account is always granted, even above the limit: a reader
-// that holds nothing can always take its smallest window, so no set of readers
-// can deadlock on the budget. The overdraft is bounded by one buffer for each
-// live account. Waiters are served first come, first served.
+// An [Account] belongs to one ordered consumer, such as a stream. The first buffer
+// of an account is always granted, even above the limit. A stream that holds no
+// buffer can therefore always continue, so streams can't deadlock on the budget.
+// They exceed the limit by at most one buffer each. Other reservations are granted
+// in the order of their arrival. A reader at random offsets has no account; it
+// takes free bytes and never waits.
 //
 // # Memory
 //
-// Buffers of 256 KiB and more are mapped outside the Go heap on Linux. Inside
-// the heap a live set of L bytes lets the collector wait until 2 L are
-// allocated, which would double what the limit promises; outside, it is exact.
-// The price is the usual one: a released buffer must not be touched again.
+// Buffers of 256 KiB and more are mapped outside the Go heap on Linux, so the limit
+// is exact. Inside the heap, L live bytes let the garbage collector wait until 2 L
+// bytes are allocated. In return a released buffer must not be touched again.
 //
 // # Concurrency
 //
-// All methods may be called from any number of goroutines.
+// All methods are safe for concurrent use, unless their comments restrict it.
 package budget

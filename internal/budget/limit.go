@@ -9,19 +9,20 @@ import (
 )
 
 const (
-	// minDefault is one window of two parts and a hedge each for a few
-	// readers; below it parallel ranges stop being parallel.
+	// minDefault is enough for a few readers with two parts and a hedge each.
+	// Below it ranges aren't fetched in parallel.
 	minDefault = 64 << 20
-	// maxDefault is what 100 Gbit/s need at 300 ms of buffering: more memory
-	// than that belongs to the training job.
+	// maxDefault buffers 300 ms at 100 Gbit/s. The other memory belongs to the
+	// training job.
 	maxDefault = 4 << 30
-	// fraction of the memory limit that data in flight may take by default.
+	// fraction is the divisor of the memory limit: data in flight may take a
+	// quarter of it by default.
 	fraction = 4
 )
 
-// DefaultLimit returns a quarter of the memory that this process may use (the
-// smallest limit of its cgroup and the ancestors of it, version 1 or 2, else
-// the machine's memory), at least 64 MiB and at most 4 GiB.
+// DefaultLimit returns a quarter of the memory that this process may use, at least
+// 64 MiB and at most 4 GiB. That memory is the smallest limit of its cgroup and
+// the ancestors (version 1 or 2), or the machine's memory.
 func DefaultLimit() int64 {
 	return defaultLimit("/")
 }
@@ -34,8 +35,8 @@ func defaultLimit(root string) int64 {
 	return min(max(m/fraction, minDefault), maxDefault)
 }
 
-// memoryLimit returns the bytes of memory that this process may use, 0 when
-// it can't be found out. root is "/" except in tests.
+// memoryLimit returns the number of bytes that this process may use, or 0 if that
+// is unknown. root is "/" except in tests.
 func memoryLimit(root string) int64 {
 	best := memTotal(filepath.Join(root, "proc/meminfo"))
 	for _, f := range cgroupFiles(root) {
@@ -46,9 +47,9 @@ func memoryLimit(root string) int64 {
 	return best
 }
 
-// cgroupFiles lists the memory limit files that apply to this process: those
-// of its cgroup and of every ancestor, and the ones at the mount (which is all
-// that a container with a private cgroup namespace sees).
+// cgroupFiles lists the memory limit files of this process: the files of its cgroup
+// and of every ancestor, and the files at the mount, which are the only ones in a
+// container with a private cgroup namespace.
 func cgroupFiles(root string) []string {
 	var files []string
 	v2 := filepath.Join(root, "sys/fs/cgroup")
@@ -74,7 +75,7 @@ func cgroupFiles(root string) []string {
 	return append(files, filepath.Join(v2, "memory.max"), filepath.Join(v1, "memory.limit_in_bytes"))
 }
 
-// readBytes reads a number of bytes; 0 when the file is absent or says "max".
+// readBytes reads a number of bytes, or 0 if the file is absent or has "max".
 func readBytes(file string) int64 {
 	data, err := os.ReadFile(file)
 	if err != nil {

@@ -2,8 +2,8 @@
 
 package budget
 
-// poison overwrites a released buffer, so that a reader which still uses it
-// sees nonsense at once instead of stale bytes that look right.
+// poison overwrites a released buffer, so that a reader that still uses it sees
+// wrong bytes at once instead of stale ones.
 func poison(m []byte) {
 	for i := range m {
 		m[i] = 0xdb

@@ -2,15 +2,15 @@
 
 package invariants
 
-// Enabled tells whether this build checks invariants.
+// Enabled reports whether this build checks invariants.
 const Enabled = false
 
-// Check does nothing in this build. The arguments are evaluated in every
-// build: guard calls on hot paths with if Enabled.
+// Check does nothing in this build. Every build evaluates the arguments, so guard
+// calls on hot paths with if Enabled.
 func Check(cond bool, format string, args ...any) {}
 
-// CloseOnce checks that something is closed exactly once and not used after;
-// in this build it occupies no memory and checks nothing.
+// CloseOnce checks that a value is closed exactly once and not used afterwards. In
+// this build it occupies no memory and checks nothing.
 type CloseOnce struct{}
 
 // Close does nothing in this build.

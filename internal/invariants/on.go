@@ -8,22 +8,22 @@ import (
 	"sync/atomic"
 )
 
-// Enabled tells whether this build checks invariants.
+// Enabled reports whether this build checks invariants.
 const Enabled = true
 
-// Check panics when cond is false. The arguments are evaluated in every build:
-// guard calls on hot paths with if Enabled.
+// Check panics if cond is false. Every build evaluates the arguments, so guard
+// calls on hot paths with if Enabled.
 func Check(cond bool, format string, args ...any) {
 	if !cond {
 		panic("invariant violated: " + fmt.Sprintf(format, args...))
 	}
 }
 
-// CloseOnce checks that something is closed exactly once and not used after.
-// The zero value is open.
+// CloseOnce checks that a value is closed exactly once and not used afterwards. The
+// zero value is open.
 type CloseOnce struct {
-	// first is the stack of the first Close, nil while open. A pointer, so that
-	// the second closer can show who came first.
+	// first is the stack of the first Close, for the message of the second one; nil
+	// while open.
 	first atomic.Pointer[[]byte]
 }
 
@@ -42,9 +42,9 @@ func (c *CloseOnce) AssertOpen() {
 	}
 }
 
-// Poison overwrites p, to be called by the owner that takes p back.
+// Poison overwrites p. The owner that takes p back calls it.
 func Poison(p []byte) {
-	const pattern = "\xde\xadpoison!" // 9 bytes: unaligned, so that it never looks like a counter or zeroes
+	const pattern = "\xde\xadpoison!" // 9 bytes, so that no aligned word looks like a counter or zero
 	for n := 0; n < len(p); {
 		n += copy(p[n:], pattern)
 	}

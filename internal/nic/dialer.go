@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// maxAttempts bounds one dial: with dead addresses in every answer the
-	// caller's own retry, with its back-off, is the better place to go on.
+	// maxAttempts bounds one dial. If so many addresses are dead, the caller's own
+	// retry, which has a back-off, should continue.
 	maxAttempts = 16
-	// maxRacing bounds how many attempts of one dial run at once.
+	// maxRacing bounds the concurrent attempts of one dial.
 	maxRacing = 4
 )
 
@@ -26,11 +26,11 @@ const (
 type Dialer struct {
 	locals    []local
 	names     names
-	timeout   time.Duration // of one attempt, 0 none
-	stagger   time.Duration // 0 is never
+	timeout   time.Duration // of one attempt; 0 if unbounded
+	stagger   time.Duration // 0 means never
 	keepAlive time.Duration // as in net.Dialer
 
-	// connect makes one connection; a field so that tests race without sockets.
+	// connect makes one connection. It is a field so that tests need no sockets.
 	connect func(ctx context.Context, l local, network string, remote netip.AddrPort) (net.Conn, error)
 
 	mu   sync.Mutex // guards pick; leaf
@@ -69,10 +69,10 @@ func New(o Options) (*Dialer, error) {
 type DialError struct {
 	Address  string // host:port as asked for
 	Attempts int
-	Err      error // of the first attempt; the later ones had a worse start
+	Err      error // of the first attempt, which used the best pair
 }
 
-// Error says what was dialled and why the first attempt failed.
+// Error names the address and the failure of the first attempt.
 func (e *DialError) Error() string {
 	if e.Attempts > 1 {
 		return fmt.Sprintf("nic: dial %s: %d attempts failed, the first: %v", e.Address, e.Attempts, e.Err)
@@ -105,7 +105,7 @@ func (d *Dialer) DialAllowed(ctx context.Context, network, address string, allow
 	return d.race(ctx, network, address, remotes)
 }
 
-// remotes returns all addresses behind address.
+// remotes returns all addresses of the name in address.
 func (d *Dialer) remotes(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
 	family, ok := strings.CutPrefix(network, "tcp")
 	if !ok || family != "" && family != "4" && family != "6" {
@@ -174,7 +174,7 @@ type outcome struct {
 	err  error
 }
 
-// race tries pairs, a new one after each failure and each stagger, and returns
+// race tries pairs, another one after each failure and each stagger, and returns
 // the first connection. All attempts have ended when it returns.
 func (d *Dialer) race(ctx context.Context, network, address string, remotes []netip.AddrPort) (net.Conn, error) {
 	rctx, cancel := context.WithCancel(ctx)
@@ -191,7 +191,7 @@ func (d *Dialer) race(ctx context.Context, network, address string, remotes []ne
 		if len(tried) == maxAttempts {
 			return false
 		}
-		p, ok := d.next(remotes, tried)
+		p, ok := d.pickNext(remotes, tried)
 		if !ok {
 			return false
 		}
@@ -236,9 +236,9 @@ func (d *Dialer) race(ctx context.Context, network, address string, remotes []ne
 	}
 }
 
-// win ends the other attempts of a race and returns the counted connection.
-// Those that began before the winner had their chance and are set aside;
-// otherwise an address that swallows packets would delay every dial.
+// win ends the other attempts of a race and returns the counted connection. It sets
+// the pairs aside that were tried before the winner; otherwise an address that
+// drops packets would delay every dial.
 func (d *Dialer) win(r outcome, tried []pair, racing int, results <-chan outcome) net.Conn {
 	head := tried[:slices.Index(tried, r.pair)]
 	for range racing {
@@ -254,13 +254,14 @@ func (d *Dialer) win(r outcome, tried []pair, racing int, results <-chan outcome
 	return d.counted(r.conn, r.pair)
 }
 
-func (d *Dialer) next(remotes []netip.AddrPort, tried []pair) (pair, bool) {
+// pickNext returns the best pair that is not in tried.
+func (d *Dialer) pickNext(remotes []netip.AddrPort, tried []pair) (pair, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.pick.next(time.Now(), remotes, tried)
 }
 
-// lose reports the end of a pair's attempt, and whether to set it aside.
+// lose ends the use of a pair, and sets the pair aside if it failed.
 func (d *Dialer) lose(p pair, failed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -295,8 +296,8 @@ func (d *Dialer) connectTCP(ctx context.Context, l local, network string, remote
 	return nd.DialContext(ctx, network, remote.String())
 }
 
-// counted makes Close give the pair's count back. A TCP connection keeps its
-// methods, so that copies still use sendfile and splice.
+// counted makes Close end the use of the pair. A TCP connection keeps its methods,
+// so that copies still use sendfile and splice.
 func (d *Dialer) counted(c net.Conn, p pair) net.Conn {
 	release := sync.OnceFunc(func() { d.lose(p, false) })
 	if tcp, ok := c.(*net.TCPConn); ok {
@@ -329,11 +330,12 @@ func (c *anyConn) Close() error {
 type PairStat struct {
 	Local    string // as in Options.Locals, or "any"
 	Remote   netip.AddrPort
-	Active   int // open connections and attempts under way
-	Failures int // in a row
+	Active   int // open connections and running attempts
+	Failures int // consecutive
 }
 
-// Stats returns the pairs that are in use or have failed, sorted.
+// Stats returns the pairs that are in use or have failed, sorted by local and
+// remote.
 func (d *Dialer) Stats() []PairStat {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// fakeNet answers dials after a delay, in fake time.
+// fakeNet connects after a delay, in fake time.
 type fakeNet struct {
 	mu    sync.Mutex
-	delay map[string]time.Duration // by remote address; negative never answers
+	delay map[string]time.Duration // by remote address; negative means never
 	fail  map[string]error
 	calls []string
 	open  int
@@ -62,12 +62,12 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-// fakeResolver gives the answers in turn, the last one for ever.
+// fakeResolver returns the answers in order, and then the last one again.
 type fakeResolver struct {
 	mu      sync.Mutex
 	answers []string // addresses separated by spaces; "" fails
 	lookups int
-	gate    chan struct{} // if set, each lookup waits for one value
+	gate    chan struct{} // if not nil, each lookup receives from it first
 }
 
 func (r *fakeResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
@@ -167,7 +167,7 @@ func TestFallback(t *testing.T) {
 		if err != nil || addrOf(t, c) != "10.0.0.2" || time.Since(start) != 0 {
 			t.Fatalf("%v after %v", err, time.Since(start))
 		}
-		// The dead one is now set aside: later dials do not touch it.
+		// The dead address is set aside, so later dials do not use it.
 		calls := len(f.calls)
 		for range 10 {
 			if c, err := d.DialContext(t.Context(), "tcp", "store:443"); err != nil || addrOf(t, c) != "10.0.0.2" {
@@ -177,7 +177,7 @@ func TestFallback(t *testing.T) {
 		if n := len(f.calls) - calls; n != 10 {
 			t.Errorf("%d attempts for 10 dials", n)
 		}
-		// It heals, and is used again.
+		// After its repair it is used again.
 		f.fail = nil
 		time.Sleep(maxBackoff)
 		if c, err := d.DialContext(t.Context(), "tcp", "store:443"); err != nil || addrOf(t, c) != "10.0.0.1" {
@@ -207,7 +207,7 @@ func TestAllFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{fail: map[string]error{"10.0.0.1": boom, "10.0.0.2": errors.New("other")}}
 		d := newFake(t, f, &fakeResolver{answers: []string{"10.0.0.1 10.0.0.2"}}, Options{})
-		for range 2 { // set aside or not, the error is the same
+		for range 2 { // the error is the same for pairs that are set aside
 			_, err := d.DialContext(t.Context(), "tcp", "store:443")
 			var de *DialError
 			if !errors.As(err, &de) || de.Attempts != 4 || de.Address != "store:443" {
@@ -235,7 +235,7 @@ func TestAllFail(t *testing.T) {
 	})
 }
 
-// A second connection that comes in the same instant must be closed.
+// A second connection that is made at the same time must be closed.
 func TestLosersClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{delay: map[string]time.Duration{"10.0.0.1": 2 * DefaultStagger, "10.0.0.2": DefaultStagger}}
@@ -274,7 +274,7 @@ func TestResolver(t *testing.T) {
 			{0, "10.0.0.1"},
 			{MaxTTL - 1, "10.0.0.1"},
 			{1, "10.0.0.2"},
-			{MaxTTL, "10.0.0.2"}, // the lookup failed, the old answer serves
+			{MaxTTL, "10.0.0.2"}, // the lookup failed, and the old answer is used
 			{retryLookup, "10.0.0.3"},
 		} {
 			time.Sleep(want.after)
@@ -376,7 +376,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// Real sockets: both local addresses are used, and a refusal is recognizable.
+// With real sockets both local addresses are used, and a refusal is recognizable.
 func TestLoopback(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -411,7 +411,7 @@ func TestInterfaces(t *testing.T) {
 	}
 	for _, i := range list {
 		if _, err := New(Options{Locals: []string{i.Name}}); err != nil {
-			t.Errorf("%s is listed but can't be used: %v", i.Name, err)
+			t.Errorf("%s is listed but unusable: %v", i.Name, err)
 		}
 		for _, a := range i.Addrs {
 			if a.IsLoopback() || a.IsLinkLocalUnicast() {

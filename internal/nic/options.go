@@ -12,15 +12,17 @@ import (
 )
 
 const (
-	// DefaultTimeout bounds one connection attempt: three SYN retransmissions
-	// of Linux (1 + 2 + 4 s) fit, a dead address does not hold a dial for minutes.
+	// DefaultTimeout bounds one connection attempt. It allows for three SYN
+	// retransmissions of Linux (1 + 2 + 4 s), and a dead address does not delay a
+	// dial for minutes.
 	DefaultTimeout = 10 * time.Second
 	// DefaultKeepAlive is the idle time before TCP probes, as in net.Dialer.
 	DefaultKeepAlive = 15 * time.Second
-	// MaxTTL bounds how long an answer of the resolver is used: front ends of
-	// storage services are withdrawn from DNS a minute before they go away.
+	// MaxTTL bounds the use of an answer of the resolver. Front ends of storage
+	// services leave DNS a minute before they stop.
 	MaxTTL = 30 * time.Second
-	// DefaultStagger is when a slow attempt gets a competitor (RFC 8305, 5).
+	// DefaultStagger is the time after which a slow attempt gets a competitor (RFC
+	// 8305 section 5).
 	DefaultStagger = 250 * time.Millisecond
 )
 
@@ -34,24 +36,24 @@ type Options struct {
 	// Locals are local addresses ("10.0.0.5", "2001:db8::5") or interface names
 	// ("eth1"). Empty lets the routing table choose.
 	Locals []string
-	// Resolver is net.DefaultResolver if nil.
+	// Resolver finds remote addresses. Nil means net.DefaultResolver.
 	Resolver Resolver
-	// Timeout bounds each attempt; zero is DefaultTimeout, negative is no bound
-	// but the context's.
+	// Timeout bounds each attempt. Zero means DefaultTimeout, negative only the
+	// context's bound.
 	Timeout time.Duration
-	// KeepAlive is the idle time before TCP probes; zero is DefaultKeepAlive,
+	// KeepAlive is the idle time before TCP probes. Zero means DefaultKeepAlive;
 	// negative turns them off.
 	KeepAlive time.Duration
-	// TTL is how long an answer of the resolver is kept; zero is MaxTTL, which
-	// is also the longest, negative asks for each dial.
+	// TTL is how long an answer of the resolver is kept, at most MaxTTL. Zero means
+	// MaxTTL; negative makes a lookup for each dial.
 	TTL time.Duration
-	// Stagger is when a slow attempt gets a competitor; zero is DefaultStagger,
-	// negative tries the next address only after a failure.
+	// Stagger is the time after which a slow attempt gets a competitor. Zero means
+	// DefaultStagger; negative tries another address only after a failure.
 	Stagger time.Duration
 }
 
-// Validate reports the first mistake that can be seen without looking at the
-// host's interfaces; [New] does both.
+// Validate reports the first mistake that doesn't depend on the host's interfaces.
+// [New] checks these as well.
 func (o Options) Validate() error {
 	if o.TTL > MaxTTL {
 		return fmt.Errorf("nic: TTL %v: at most %v", o.TTL, MaxTTL)
@@ -90,8 +92,7 @@ func Check(locals []string) error {
 	return err
 }
 
-// orDefault applies the rule of zero and negative to a duration; off is what
-// negative stands for.
+// orDefault returns def for zero and off for a negative duration.
 func orDefault(d, def, off time.Duration) time.Duration {
 	switch {
 	case d == 0:
@@ -105,10 +106,10 @@ func orDefault(d, def, off time.Duration) time.Duration {
 // Interface is a network interface that connections can be sent from.
 type Interface struct {
 	Name  string
-	Addrs []netip.Addr // global unicast, without loopback and link-local ones
+	Addrs []netip.Addr // global unicast, not loopback or link-local
 }
 
-// Interfaces lists the interfaces that are up and have a usable address.
+// Interfaces lists the interfaces that are up and have an address to send from.
 func Interfaces() ([]Interface, error) {
 	ifs, err := net.Interfaces()
 	if err != nil {
@@ -150,7 +151,7 @@ func addrsOf(i net.Interface) ([]netip.Addr, error) {
 // local is a validated entry of Options.Locals.
 type local struct {
 	name   string
-	device string     // bind the socket to this device, "" not
+	device string     // bind the socket to this device, if not empty
 	v4, v6 netip.Addr // bind the socket to this address of the family, if valid
 	pick   pickLocal
 	unfit  error // why it can't send now; nil if it can
@@ -182,8 +183,8 @@ func parseLocals(names []string) ([]local, error) {
 	return locals, nil
 }
 
-// parseAddr checks an address by binding to it, the only test that also knows
-// about the whole of 127.0.0.0/8 and non-local binds.
+// parseAddr checks an address by binding to it. Only this test is right for all of
+// 127.0.0.0/8 and for non-local binds.
 func parseAddr(name string) (local, error) {
 	a := netip.MustParseAddr(name).Unmap()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
@@ -200,8 +201,8 @@ func parseAddr(name string) (local, error) {
 	return l, nil
 }
 
-// parseDevice looks an interface up; it binds to the device when the kernel
-// lets this process do that.
+// parseDevice looks an interface up. Its sockets are bound to the device if the
+// kernel permits that.
 func parseDevice(name string) (local, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
@@ -229,8 +230,8 @@ func parseDevice(name string) (local, error) {
 		l.unfit = fmt.Errorf("interface %s has no address: give it one or leave it out", name)
 	}
 	if canBindDevice(name) {
-		// The kernel chooses the source address by the route, which is right
-		// also when the interface has several.
+		// The kernel chooses the source address by the route, which is also right
+		// for an interface with several addresses.
 		l.device, l.v4, l.v6 = name, netip.Addr{}, netip.Addr{}
 		if l.unfit != nil { // its addresses may come later, of either family
 			l.pick.v4, l.pick.v6 = true, true
@@ -241,7 +242,7 @@ func parseDevice(name string) (local, error) {
 	return l, nil
 }
 
-// usable describes the choices, for messages.
+// usable lists the interfaces and addresses of the host, for messages.
 func usable() string {
 	ifs, err := Interfaces()
 	if err != nil || len(ifs) == 0 {
@@ -260,5 +261,5 @@ func usable() string {
 	return b.String()
 }
 
-// errFamily is returned when no local can send to any address of the name.
+// errFamily is returned if no local can send to an address of the name.
 var errFamily = errors.New("no local address of the same family (IPv4 or IPv6)")

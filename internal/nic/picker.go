@@ -12,38 +12,38 @@ import (
 )
 
 const (
-	// firstBackoff is how long a pair is set aside after one failure: longer
-	// than a SYN retransmission, short enough for a flapping link.
+	// firstBackoff is how long a pair is set aside after one failure. It is longer
+	// than a SYN retransmission, and short enough for a flapping link.
 	firstBackoff = time.Second
-	// maxBackoff bounds it: a repaired link is in use again within half a minute.
+	// maxBackoff is the longest time. A repaired link is used again within half a
+	// minute.
 	maxBackoff = 30 * time.Second
-	// maxPairs bounds what is remembered of remotes that no longer appear in
-	// answers; storage services rotate through thousands of addresses.
+	// maxPairs bounds the remembered pairs, because storage services rotate through
+	// thousands of addresses.
 	maxPairs = 4096
 )
 
-// pickLocal is what the picker knows about a local: which families it can send.
+// pickLocal is a local as the picker knows it, with the families it can send to.
 type pickLocal struct {
 	name   string
 	v4, v6 bool
 }
 
-// pair is a choice: an index into the locals, and a remote.
+// pair is an index into the locals, and a remote.
 type pair struct {
 	local  int
 	remote netip.AddrPort
 }
 
-// pairState is what is remembered of a pair.
+// pairState is the history of a pair.
 type pairState struct {
-	active   int       // connections open or being dialled; >= 0
-	failures int       // in a row; 0 after a success
+	active   int       // open connections and running attempts; >= 0
+	failures int       // consecutive; 0 after a success
 	until    time.Time // set aside until then; zero if failures == 0
-	used     uint64    // value of picker.ticks at the last use, 0 never
+	used     uint64    // value of picker.ticks at the last use; 0 if never
 }
 
-// picker chooses the pair of each new connection. It is a pure state machine:
-// no clock, no goroutines, no sockets; the caller serializes.
+// A picker chooses the pair of each new connection. Its caller serializes the calls.
 //
 // Invariants: localActive[i] = sum of active over pairs of local i;
 // remoteActive[r] = sum of active over pairs of remote r, no zero entries.
@@ -52,7 +52,7 @@ type picker struct {
 	pairs        map[pair]*pairState
 	localActive  []int
 	remoteActive map[netip.AddrPort]int
-	ticks        uint64 // counts uses, orders them
+	ticks        uint64 // number of uses, which orders them
 }
 
 func newPicker(locals []pickLocal) *picker {
@@ -75,8 +75,8 @@ func (l pickLocal) fits(a netip.Addr) bool {
 // candidate is a pair with its sort keys, in the order of importance.
 type candidate struct {
 	pair
-	class         int       // 0 fine, 1 its remote fails from elsewhere, 2 set aside
-	until         time.Time // class 2 only: the one that comes back first is first
+	class         int       // 0 healthy, 1 its remote fails from another local, 2 set aside
+	until         time.Time // end of the time in class 2
 	local, remote int       // active connections of each
 	active        int       // of the pair
 	used          uint64
@@ -94,9 +94,8 @@ func (a candidate) compare(b candidate) int {
 }
 
 // next returns the best pair that is not in tried and counts it as active; the
-// caller must report done once. It returns false when there is none left.
-// Equal candidates keep the order of locals and remotes, which the resolver
-// sorted.
+// caller must call done once for it. It returns false if no pair remains. Equal
+// candidates keep the order of locals and remotes, which the resolver sorted.
 func (p *picker) next(now time.Time, remotes []netip.AddrPort, tried []pair) (pair, bool) {
 	var best candidate
 	found := false
@@ -137,6 +136,7 @@ func (p *picker) remoteFails(now time.Time, remote netip.AddrPort) bool {
 	return false
 }
 
+// begin counts a use of a pair.
 func (p *picker) begin(now time.Time, c pair) {
 	s := p.pairs[c]
 	if s == nil {
@@ -153,7 +153,7 @@ func (p *picker) begin(now time.Time, c pair) {
 	p.remoteActive[c.remote]++
 }
 
-// done takes back what next counted: the connection is closed, or never came.
+// done ends a use of a pair: its connection is closed, or was never made.
 func (p *picker) done(c pair) {
 	s := p.pairs[c]
 	if invariants.Enabled {
@@ -190,9 +190,8 @@ func (p *picker) failed(now time.Time, c pair) {
 	s.until = now.Add(backoff)
 }
 
-// forget drops the pairs that hold nothing worth remembering, and if that
-// is not enough all idle ones. Active pairs stay: their number is bounded by
-// the open connections.
+// forget drops the unused pairs that aren't set aside, and all unused pairs if that
+// is not enough. Active pairs stay; open connections bound their number.
 func (p *picker) forget(now time.Time) {
 	for c, s := range p.pairs {
 		if s.active == 0 && !s.until.After(now) {

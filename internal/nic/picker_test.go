@@ -115,7 +115,7 @@ func (p *picker) parse(t *testing.T, s string) pair {
 }
 
 // TestPickerCounts drives a picker at random and checks its invariants against
-// a plain list of what is open.
+// a plain list of the open connections.
 func TestPickerCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		locals := rapid.IntRange(1, 3).Draw(t, "locals")

@@ -28,9 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// clientEnv makes the test binary act as the client of a measurement; it runs
-// as a process of its own inside a network namespace, so that everything it
-// does happens there.
+// clientEnv makes the test binary act as the client of a measurement. The client is
+// a process of its own, so that all of its sockets are in its network namespace.
 const clientEnv = "NIC_CLIENT"
 
 type clientJob struct {
@@ -41,8 +40,8 @@ type clientJob struct {
 	Bad     bool // report the error of New instead of measuring
 }
 
-// runClient measures, over a fixed time after the streams have settled, how
-// many bytes per second parallel ranged GETs bring, and prints the number.
+// runClient prints how many bytes per second parallel ranged GETs receive, measured
+// over a fixed time after the streams have settled.
 func runClient() {
 	var job clientJob
 	if err := json.Unmarshal([]byte(os.Getenv(clientEnv)), &job); err != nil {
@@ -82,7 +81,7 @@ func runClient() {
 	fmt.Println(int64(rate))
 }
 
-// getRange asks for one 4 MiB part of the object.
+// getRange requests one 4 MiB part of the object.
 func getRange(ctx context.Context, tr http.RoundTripper, url string, part int, buf []byte, total *atomic.Int64) error {
 	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -137,7 +136,7 @@ func run(t *testing.T, lab *netlab.Lab, job clientJob) string {
 }
 
 // serve starts an HTTP server for a 256 MiB object inside the lab. The object
-// is the test binary over and over: real bytes, no file to make.
+// repeats the test binary, whose bytes are real.
 func serve(t *testing.T, lab *netlab.Lab) {
 	t.Helper()
 	self, err := os.ReadFile(os.Args[0])
@@ -180,9 +179,9 @@ func newLab(t *testing.T, o netlab.Options) *netlab.Lab {
 	return lab
 }
 
-// The claim of the package: a transfer over two links of 400 Mbit/s brings at
-// least 1.9 times what one brings. The links limit the rate, not the machine;
-// a measurement disturbed by a busy machine is repeated.
+// TestPrivTwoLinks holds the claim of the package: a transfer over two links of 400
+// Mbit/s has at least 1.9 times the rate of one link. The links limit the rate,
+// not the machine. The test repeats a measurement that a busy machine disturbed.
 func TestPrivTwoLinks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: measures for several seconds")
@@ -194,8 +193,8 @@ func TestPrivTwoLinks(t *testing.T) {
 		one, two []string
 	}{
 		{
-			// Two cards in one subnet, as cloud instances have them: only binding
-			// to the device uses the second.
+			// Two cards in one subnet, as in cloud instances. Only binding to the
+			// device uses the second one.
 			name: "interfaces of one subnet",
 			options: netlab.Options{Hosts: []string{"server", "client"}, Switches: []string{"switch"}, Links: []netlab.Link{
 				{A: "server", B: "switch", MTU: 9000},
@@ -229,12 +228,12 @@ func TestPrivTwoLinks(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("two links never brought 1.9 times one:\n%s", strings.Join(log, "\n"))
+			t.Errorf("two links never had 1.9 times the rate of one:\n%s", strings.Join(log, "\n"))
 		})
 	}
 }
 
-// The messages of a multi-homed host name what there is.
+// The messages name the interfaces and addresses of the host.
 func TestPrivMessages(t *testing.T) {
 	lab := newLab(t, netlab.Options{Hosts: []string{"server", "client"}, Links: []netlab.Link{{A: "server", B: "client"}}})
 	for local, want := range map[string]string{

@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	// staleFor is how long an old answer serves while lookups fail.
+	// staleFor is how long an old answer is used while lookups fail.
 	staleFor = 5 * time.Minute
-	// retryLookup is how long an old answer serves before a failed lookup is
-	// repeated, so that a dead resolver does not delay every dial.
+	// retryLookup is the time between failed lookups of a name with an old answer,
+	// so that a dead resolver does not delay every dial.
 	retryLookup = 5 * time.Second
-	// maxNames bounds the cache; a process talks to a handful of names.
+	// maxNames bounds the cache; a process uses a handful of names.
 	maxNames = 256
 )
 
-// names caches answers of a resolver, one lookup at a time per name.
+// names caches answers of a resolver. It makes one lookup at a time for each name.
 type names struct {
 	resolver Resolver
 	ttl      time.Duration
@@ -27,12 +27,12 @@ type names struct {
 	entries map[string]*answer
 }
 
-// answer is a cached answer, or a lookup under way.
+// answer is a cached answer, or a running lookup.
 type answer struct {
 	addrs   []netip.Addr
 	fetched time.Time     // of addrs
 	fresh   time.Time     // no lookup before then
-	flight  chan struct{} // closed when the lookup under way ends, nil if none
+	running chan struct{} // closed when the running lookup ends; nil if none runs
 }
 
 // lookup returns the addresses of host for network ip, ip4 or ip6.
@@ -47,28 +47,28 @@ func (n *names) lookup(ctx context.Context, network, host string) ([]netip.Addr,
 			n.mu.Unlock()
 			return addrs, nil
 		}
-		if a != nil && a.flight != nil {
-			wait := a.flight
+		if a != nil && a.running != nil {
+			wait := a.running
 			n.mu.Unlock()
 			select {
-			case <-wait: // look again; if that lookup failed this caller does its own
+			case <-wait: // check again; if that lookup has failed, this caller makes its own
 				continue
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
 		}
 		if a == nil {
-			n.evict(now)
+			n.evictLocked(now)
 			a = &answer{}
 			n.entries[key] = a
 		}
-		a.flight = make(chan struct{})
+		a.running = make(chan struct{})
 		n.mu.Unlock()
 		return n.fetch(ctx, a, network, host)
 	}
 }
 
-// fetch asks the resolver on behalf of everyone who waits for a.flight.
+// fetch makes a lookup for all callers that wait for a.running.
 func (n *names) fetch(ctx context.Context, a *answer, network, host string) ([]netip.Addr, error) {
 	addrs, err := n.resolver.LookupNetIP(ctx, network, host)
 	if err == nil && len(addrs) == 0 {
@@ -76,8 +76,8 @@ func (n *names) fetch(ctx context.Context, a *answer, network, host string) ([]n
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	close(a.flight)
-	a.flight = nil
+	close(a.running)
+	a.running = nil
 	now := time.Now()
 	if err == nil {
 		a.addrs, a.fetched, a.fresh = addrs, now, now.Add(n.ttl)
@@ -90,13 +90,13 @@ func (n *names) fetch(ctx context.Context, a *answer, network, host string) ([]n
 	return nil, err
 }
 
-// evict makes room for one more name. Called with mu held.
-func (n *names) evict(now time.Time) {
+// evictLocked makes room for one more name. mu must be held.
+func (n *names) evictLocked(now time.Time) {
 	for k, a := range n.entries {
 		if len(n.entries) < maxNames {
 			return
 		}
-		if a.flight == nil && !now.Before(a.fresh) {
+		if a.running == nil && !now.Before(a.fresh) {
 			delete(n.entries, k)
 		}
 	}
@@ -104,7 +104,7 @@ func (n *names) evict(now time.Time) {
 		if len(n.entries) < maxNames {
 			return
 		}
-		if a.flight == nil {
+		if a.running == nil {
 			delete(n.entries, k)
 		}
 	}

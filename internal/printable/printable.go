@@ -7,10 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// Line returns s as one line of at most limit bytes, with an ellipsis at a cut. Printable characters and plain
-// blanks stay; control characters (C0, C1, DEL), line and paragraph separators, characters that change the
-// direction of text, and bytes that are no UTF-8 appear as Go escapes such as \x1b or \u202e. Line breaks and tabs
-// appear as one blank, since servers wrap their messages. A limit of 0 or less sets none.
+// Line returns s as one line of at most limit bytes, with an ellipsis if it is cut.
+// Printable characters and blanks stay. Control characters (C0, C1, DEL), line and
+// paragraph separators, characters that change the direction of text, and bytes
+// outside UTF-8 become Go escapes such as \x1b or \u202e. A line break or tab
+// becomes one blank, because servers wrap their messages. A limit of 0 or less
+// means no limit.
 func Line(s string, limit int) string {
 	if plain(s) && (limit <= 0 || len(s) <= limit) {
 		return s
@@ -28,7 +30,7 @@ func Line(s string, limit int) string {
 			piece = strings.Trim(strconv.QuoteToASCII(piece), `"`)
 		}
 		if limit > 0 && b.Len()+len(piece)+len(ellipsis) > limit {
-			// The rest may still fit exactly; only then is there no cut.
+			// The last piece may fit without an ellipsis.
 			if i+n < len(s) || b.Len()+len(piece) > limit {
 				b.WriteString(ellipsis)
 				break
@@ -42,12 +44,14 @@ func Line(s string, limit int) string {
 
 const ellipsis = "..."
 
-// Error returns the text of an error by Line, the errors of errors.Join separated by semicolons.
+// Error returns the text of an error as one line. Semicolons separate the errors of
+// errors.Join.
 func Error(err error, limit int) string {
 	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
 	return Line(strings.Join(lines, "; "), limit)
 }
 
+// plain reports whether s is printable ASCII.
 func plain(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] >= utf8.RuneSelf || s[i] == 0x7f {
@@ -57,7 +61,7 @@ func plain(s string) bool {
 	return true
 }
 
-// visible reports whether a terminal shows the character as itself and nothing else.
+// visible reports whether a terminal shows the character as itself.
 func visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.Is(unicode.Bidi_Control, r)
 }

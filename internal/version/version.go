@@ -10,13 +10,13 @@ import (
 
 const module = "github.com/penstock/penstock"
 
-// Unknown stands for a version or commit that the build did not record.
+// Unknown replaces a version or commit that the build did not record.
 const Unknown = "devel"
 
 // Build identifies the source of a program.
 type Build struct {
 	Version string // module version such as v0.3.0, or Unknown
-	Commit  string // 12 hex digits, "+dirty" behind them after uncommitted changes, or Unknown
+	Commit  string // 12 hex digits, with "+dirty" after uncommitted changes, or Unknown
 	Go      string // Go release, such as go1.26.8
 }
 
@@ -26,7 +26,7 @@ var Current = sync.OnceValue(func() Build {
 	return fromInfo(info)
 })
 
-// String returns the version, and the commit where there is no version.
+// String returns the version, or the commit if the version is unknown.
 func String() string {
 	b := Current()
 	if b.Version == Unknown && b.Commit != Unknown {
@@ -35,7 +35,7 @@ func String() string {
 	return b.Version
 }
 
-// Line returns the one line that a program prints for --version.
+// Line returns the line that a program prints for --version.
 func Line(program string) string {
 	b := Current()
 	return fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", program, b.Version, b.Commit, b.Go, runtime.GOOS, runtime.GOARCH)
@@ -46,8 +46,9 @@ func Asked(args []string) bool {
 	return len(args) > 0 && slices.Contains([]string{"version", "-version", "--version"}, args[0])
 }
 
-// fromInfo reads the facts of a build. The module is the main one in our own programs and a dependency in programs
-// that import the library; only in the former does the recorded commit belong to this module.
+// fromInfo reads the build information. Our module is the main module of our own
+// programs, and a dependency of programs that import it. The recorded commit
+// belongs to the main module.
 func fromInfo(info *debug.BuildInfo) Build {
 	b := Build{Version: Unknown, Commit: Unknown, Go: runtime.Version()}
 	if info == nil {

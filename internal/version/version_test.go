@@ -18,7 +18,7 @@ func TestFromInfo(t *testing.T) {
 		{"go build in a checkout", &debug.BuildInfo{Main: debug.Module{Path: module, Version: "(devel)"}, Settings: vcs}, Unknown, "0123456789ab+dirty"},
 		{"go install of a release", &debug.BuildInfo{Main: debug.Module{Path: module, Version: "v1.2.3"}}, "v1.2.3", Unknown},
 		{
-			"a program that imports the library, whose own commit says nothing of ours",
+			"a program that imports the library, with a commit of its own",
 			&debug.BuildInfo{Main: debug.Module{Path: "example.org/launcher"}, Deps: []*debug.Module{{Path: module, Version: "v0.9.0"}}, Settings: vcs},
 			"v0.9.0", Unknown,
 		},

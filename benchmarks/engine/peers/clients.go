@@ -17,11 +17,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// pooledBuffer is the copy buffer of manager-pooled: with io.Copy's default of
-// 32 KiB the manager spends twice the system time.
+// pooledBuffer is the copy buffer of manager-pooled. With io.Copy's default of 32
+// KiB the manager takes twice the system time.
 const pooledBuffer = 1 << 20 // bytes
 
-// streamBuffer is what tm-get may hold, as much as our budget.
+// streamBuffer bounds the memory of tm-get; it equals our budget.
 const streamBuffer = 128 << 20 // bytes
 
 // downloader fetches one object and returns the number of bytes delivered.
@@ -101,12 +101,12 @@ func openReference(path string) (*reference, error) {
 	return &reference{data}, nil
 }
 
-// sink throws the bytes away, after comparing them when there is a reference.
+// sink discards the bytes, after comparing them with the reference if there is one.
 type sink struct {
 	ref   *reference
 	bytes atomic.Int64
 	bad   atomic.Bool
-	at    int64 // of Write; the stream has one writer
+	at    int64 // offset of Write; the stream has one writer
 }
 
 func (s *sink) WriteAt(p []byte, off int64) (int, error) {
@@ -126,8 +126,8 @@ func (s *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// check turns a claimed success with wrong bytes into errCorrupt. Wrong bytes
-// before an honest error are not held against the client.
+// check turns a reported success with wrong bytes into errCorrupt. Wrong bytes
+// before a reported error don't count.
 func (s *sink) check(n int64, err error) error {
 	switch {
 	case err != nil:

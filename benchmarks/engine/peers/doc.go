@@ -4,7 +4,7 @@
 //
 //	peers -client manager -endpoint http://127.0.0.1:9000 -bucket b -key k
 //
-// Every client gets what helps it: the same part size and concurrency as ours, a
-// connection pool that does not throw connections away, and no checksum work
-// though ours does some. Retries are the SDK's own.
+// Every client gets favourable settings: our part size and concurrency, a pool that
+// keeps all connections, and no checksums, although our client computes some.
+// Retries are the SDK's own.
 package main

@@ -24,13 +24,13 @@ type job struct {
 	client      string
 	endpoint    string
 	bucket, key string
-	objects     int   // 0: key is one object; else key/00000 to key/(objects-1)
-	conns       int   // parallel requests in all
+	objects     int   // if 0, key is one object; else the objects are key/00000 to key/(objects-1)
+	conns       int   // concurrent requests
 	part        int64 // bytes of a part
 	verify      string
 }
 
-// report is the line that the driver reads; see bench.Report.
+// report is the line for the driver; see bench.Report.
 type report struct {
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
@@ -65,7 +65,7 @@ func main() {
 	}
 }
 
-// classify says how a failure shows itself to the program that called.
+// classify names the kind of a failure, as the caller of the client sees it.
 func classify(err error) string {
 	var api smithy.APIError
 	switch {
@@ -93,7 +93,7 @@ func run(ctx context.Context, j job) (int64, error) {
 		}
 		return d(ctx, j.bucket, j.key, ref)
 	}
-	// Many small objects: conns of them at a time, each by one request.
+	// Many small objects, conns of them concurrently, with one request each.
 	d, err := newDownloader(j.client, client, j.part, 1)
 	if err != nil {
 		return 0, err
@@ -115,8 +115,8 @@ func run(ctx context.Context, j job) (int64, error) {
 }
 
 func newS3(ctx context.Context, j job) (*s3.Client, error) {
-	// The default pool keeps 10 connections to a host; with 16 requests it would
-	// close and open connections all the time.
+	// The default pool keeps 10 connections to a host. With 16 requests it would
+	// keep closing and opening connections.
 	hc := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.MaxIdleConnsPerHost = 256 })
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithHTTPClient(hc))
 	if err != nil {
