@@ -1,6 +1,6 @@
-// Command cast measures how one object gets to all processes of a job: a
-// penstock leader that reads it once and broadcasts it, against as many clients
-// of the AWS SDK that each read it themselves.
+// Command cast measures the distribution of one object to all processes of a job:
+// a Penstock leader that reads it once and broadcasts it, against clients of the
+// AWS SDK that each read it themselves.
 //
 //	make bench AREA=cast
 //	make bench AREA=cast ARGS=-quick

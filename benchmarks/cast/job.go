@@ -25,7 +25,7 @@ const (
 	key    = "weights"
 )
 
-// job is what a contestant is asked to do.
+// job describes the work of a contestant.
 type job struct {
 	bin      string // the program to start
 	endpoint string
@@ -54,7 +54,8 @@ func runRole(ctx context.Context, args []string, run role) error {
 	return errors.Join(err, bench.PrintReport(os.Stdout, r))
 }
 
-// together starts n commands and waits for all; the first failure ends the rest.
+// together starts n commands and waits for all of them. The first failure ends
+// the others.
 func together(ctx context.Context, n int, command func(ctx context.Context, i int) *exec.Cmd) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -75,7 +76,7 @@ func together(ctx context.Context, n int, command func(ctx context.Context, i in
 	return errors.Join(errs...)
 }
 
-// eachReads lets every process read the object by itself.
+// eachReads makes every process read the object itself.
 func eachReads(ctx context.Context, j job) (int64, error) {
 	out := make([]bytes.Buffer, j.workers)
 	err := together(ctx, j.workers, func(ctx context.Context, i int) *exec.Cmd {

@@ -9,7 +9,7 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// The patterns of reading find every wrong byte, on any file system.
+// The access patterns find every wrong byte, on any file system.
 func TestReadersCompare(t *testing.T) {
 	t.Parallel()
 	ref, dir := t.TempDir(), t.TempDir()

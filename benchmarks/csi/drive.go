@@ -14,7 +14,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// maxFetched: random reads must not fetch much more than was asked.
+// maxFetched bounds the bytes that random reads fetch, in multiples of the bytes
+// read.
 const maxFetched = 1.05
 
 var notes = []string{
@@ -92,7 +93,7 @@ func makeObjects(o options, ref string, origin *testorigin.Origin) error {
 	return err
 }
 
-// measure runs one pattern of reading over every mount.
+// measure runs one access pattern over every mount.
 func measure(ctx context.Context, o options, pattern string, ms []mounter, exe, work, ref string, origin *testorigin.Origin) (bench.Measured, error) {
 	dir := filepath.Join(work, "mnt")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -102,7 +103,7 @@ func measure(ctx context.Context, o options, pattern string, ms []mounter, exe, 
 	var server *bench.Server
 	var before time.Duration
 	defer func() {
-		if server != nil { // a run was cut short
+		if server != nil { // a run ended early
 			stop(server, dir)
 		}
 	}()

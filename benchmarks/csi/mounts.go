@@ -19,10 +19,10 @@ const (
 	rcloneName = "rclone mount"
 )
 
-// rclone is the peer's version; Debian's is years old.
+// rclone is the pinned version of the peer, because Debian's is years old.
 const rclone = "github.com/rclone/rclone@v1.76.0"
 
-// mountWithin is how long a mount may take to show its files.
+// mountWithin is the time within which a mount must show its files.
 const mountWithin = 20 * time.Second
 
 // mounter is a program that mounts the bucket in the foreground.
@@ -75,7 +75,7 @@ func mounters(ctx context.Context, o options, work string, origin *testorigin.Or
 	return ms, nil
 }
 
-// start mounts at dir and waits until the big file is there.
+// start mounts at dir and waits until the big file appears.
 func (m mounter) start(ctx context.Context, dir string) (*bench.Server, error) {
 	s, err := bench.StartServer(m.argv(dir), m.env)
 	if err != nil {
@@ -101,7 +101,7 @@ func stop(s *bench.Server, dir string) {
 		if !mounted(dir) {
 			return
 		}
-		_ = exec.Command(argv[0], argv[1:]...).Run() // looked at above
+		_ = exec.Command(argv[0], argv[1:]...).Run() // the caller sees a mount that stays
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// The names of the objects, and of the patterns of reading.
+// The names of the objects, and of the access patterns.
 const (
 	bucket   = "bench"
 	bigFile  = "big"
@@ -27,8 +27,8 @@ const (
 )
 
 const (
-	readBuffer  = 1 << 20   // bytes, of a sequential reader
-	randomBytes = 128 << 10 // bytes of a random read, as a shuffled data set asks
+	readBuffer  = 1 << 20   // bytes per read of a sequential reader
+	randomBytes = 128 << 10 // bytes of a random read, as in a shuffled data set
 	smallBytes  = 64 << 10  // bytes of a small file
 	// extraP99 is the 99th percentile of the time for one read or one small file.
 	extraP99 = "p99_ms"

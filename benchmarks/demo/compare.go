@@ -32,7 +32,7 @@ func compareTrees(ctx context.Context, want, got string, progress func(int64)) (
 	if err != nil {
 		return n, err
 	}
-	extra := -1 // the root
+	extra := -1 // without the root
 	err = filepath.WalkDir(got, func(_ string, _ fs.DirEntry, err error) error {
 		extra++
 		return err

@@ -13,7 +13,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// sampled files are read through the mount and compared, besides the largest.
+// sampled is the number of files that are read through the mount and compared, in
+// addition to the largest one.
 const sampled = 500
 
 // runCSI calls the driver as a kubelet does and reads files of the bucket.
@@ -30,7 +31,7 @@ func runCSI(ctx context.Context, env *environment) (result, error) {
 	return throughKubelet(ctx, env)
 }
 
-// cannotMount says why a mount can't be made here; "" if it can.
+// cannotMount returns the reason why this machine cannot mount, or "".
 func cannotMount() string {
 	if os.Geteuid() != 0 {
 		return "not root: no mount, read through the same file-system core without the kernel"
@@ -39,7 +40,7 @@ func cannotMount() string {
 	if err != nil {
 		return fmt.Sprintf("no /dev/fuse (%v): read through the same file-system core without the kernel", err)
 	}
-	_ = f.Close() // opened only to see whether it can be
+	_ = f.Close() // opened only to see whether that is possible
 	return ""
 }
 
@@ -59,8 +60,8 @@ func coreOnly(ctx context.Context, env *environment, why string) (result, error)
 	return r, errors.Join(err, b.Close())
 }
 
-// readFiles compares a sample of the files with their sources, and times the
-// largest one.
+// readFiles compares a sample of the files with their sources, and measures the
+// time of the largest one.
 func readFiles(ctx context.Context, env *environment, fsys fs.FS, r *result) error {
 	largest := env.files[0]
 	var picked []file

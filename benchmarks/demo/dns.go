@@ -20,7 +20,7 @@ const (
 	dnsRounds   = 3
 	dnsDuration = 2 * time.Second // a round of one server
 	dnsCompared = 2000            // questions whose answers are compared
-	dnsServices = 2000            // of the zone: enough that a cache matters, loaded in a second
+	dnsServices = 2000            // in the zone: enough for a cache to matter, and loaded in a second
 	dnsReady    = 20 * time.Second
 )
 
@@ -62,7 +62,7 @@ func runDNS(ctx context.Context, env *environment) (result, error) {
 		servers = append(servers, s)
 	}
 	ours, stock := servers[0], servers[1]
-	// Once through everything warms both caches; then answers come from them.
+	// One pass over all questions fills both caches, which answer from then on.
 	for _, s := range servers {
 		if _, err := dnsload.Run(ctx, dnsload.Options{Addr: s.addr, Queries: distinct, Outstanding: 100}); err != nil {
 			return r, fmt.Errorf("%s: %w", s.name, err)
@@ -95,7 +95,7 @@ func runDNS(ctx context.Context, env *environment) (result, error) {
 	return r, nil
 }
 
-// round loads one server and notes its cost.
+// round loads one server and records its cost.
 func (s *dnsServer) round(ctx context.Context, queries []dnsload.Query) error {
 	before := s.CPU()
 	res, err := dnsload.Run(ctx, dnsload.Options{Addr: s.addr, Queries: queries, Duration: dnsDuration})

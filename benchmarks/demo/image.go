@@ -87,8 +87,8 @@ func (pullProgress) Start(string, []int64)                { /* the total is know
 func (p pullProgress) Advance(_ int, compressed, _ int64) { p.j.add(compressed) }
 func (pullProgress) Done(int)                             { /* the bytes say it */ }
 
-// plainPull is what a careful shell script would do: each layer by one GET, the
-// standard library's gunzip and tar, one after the other.
+// plainPull works as a careful shell script would: one GET for each layer, with the
+// standard library's gunzip and tar, one layer after the other.
 func plainPull(ctx context.Context, o *testorigin.Origin, img *image, target string, j *job) error {
 	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	defer client.CloseIdleConnections()
@@ -140,7 +140,7 @@ func plainUnpack(resp *http.Response, target string, j *job) error {
 	}
 }
 
-// plainEntry trusts the archive: we packed it ourselves.
+// plainEntry extracts one entry. It trusts the archive, which this program packed.
 func plainEntry(tr *tar.Reader, h *tar.Header, path string) error {
 	switch h.Typeflag {
 	case tar.TypeDir:

@@ -90,7 +90,7 @@ func kubeletCalls(ctx context.Context, env *environment, conn *grpc.ClientConn, 
 	}
 	env.ui.say("published at %s", target)
 	readErr := readFiles(ctx, env, os.DirFS(target), r)
-	// Also after a failed read, and after Ctrl-C: the mount must go.
+	// The mount is removed after a failed read and after Ctrl-C as well.
 	_, err = node.NodeUnpublishVolume(context.WithoutCancel(ctx), &csipb.NodeUnpublishVolumeRequest{VolumeId: "go-tree", TargetPath: target})
 	if err = errors.Join(readErr, err); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"runtime"
 )
 
-// throughKubelet is never reached: cannotMount finds no /dev/fuse.
+// throughKubelet is never called, because cannotMount finds no /dev/fuse.
 func throughKubelet(context.Context, *environment) (result, error) {
 	return result{}, fmt.Errorf("a mount on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }

@@ -155,7 +155,7 @@ func runPaths(ctx context.Context, env *environment) []result {
 	return results
 }
 
-// result is what one path did.
+// result is the result of one path.
 type result struct {
 	Path    string         `json:"path"`
 	Seconds float64        `json:"seconds"`
@@ -182,7 +182,7 @@ func writeJSON(file string, results []result, took time.Duration) error {
 	if err != nil {
 		return err
 	}
-	// A device or a pipe is written to, not replaced.
+	// Devices and pipes are written to instead of replaced.
 	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
 		return os.WriteFile(file, append(out, '\n'), 0o644)
 	}

@@ -30,8 +30,8 @@ func (i *image) compressed() (n int64) {
 	return n
 }
 
-// split says which layer an entry of the tree belongs to: like real images, a
-// few layers of very unequal size.
+// split returns the layer to which an entry of the tree belongs. As in real images,
+// there are a few layers of very unequal size.
 func split(rel string) int {
 	switch {
 	case rel == "pkg" || strings.HasPrefix(rel, "pkg/") || rel == "bin" || strings.HasPrefix(rel, "bin/"):

@@ -96,7 +96,7 @@ func runStorage(ctx context.Context, env *environment) (result, error) {
 		}
 	}
 	sent := env.origin.TotalBytes(bucketName + "/")
-	// A late request may be asked again (a hedge): at most 1 % of the bytes.
+	// Hedges repeat late requests, which adds at most 1 % to the bytes.
 	if sent < env.bytes || sent > env.bytes+env.bytes/100 {
 		return r, fmt.Errorf("read-once is broken: the origin sent %d bytes of %d", sent, env.bytes)
 	}

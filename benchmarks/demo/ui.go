@@ -27,7 +27,7 @@ func (u *ui) stage(name string) { fmt.Fprintf(u.out, "\n== %s\n", name) }
 
 func (u *ui) say(format string, args ...any) { fmt.Fprintf(u.out, "   "+format+"\n", args...) }
 
-// plainEvery is how often a long job without a terminal says how far it is.
+// plainEvery is the interval of progress lines where there is no terminal.
 const plainEvery = 5 * time.Second
 
 // job shows the progress of bytes towards a total. Its methods may be called
@@ -70,7 +70,7 @@ func (j *job) at(n int64) {
 func (j *job) set(n int64) {
 	j.done = n
 	if j.bar != nil {
-		_ = j.bar.Set64(min(n, j.total)) // a bar that can't be drawn stops nothing
+		_ = j.bar.Set64(min(n, j.total)) // an error of drawing must not stop the job
 		return
 	}
 	if now := time.Now(); now.Sub(j.said) >= plainEvery {
@@ -79,7 +79,7 @@ func (j *job) set(n int64) {
 	}
 }
 
-// end replaces the bar by a line.
+// end replaces the bar with a line.
 func (j *job) end(format string, args ...any) {
 	if j.bar != nil {
 		_ = j.bar.Finish()

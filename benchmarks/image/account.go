@@ -26,13 +26,13 @@ const (
 
 const (
 	diskEvery = 10 * time.Millisecond  // a statfs costs a microsecond
-	treeEvery = 100 * time.Millisecond // reads a few files for each thread
+	treeEvery = 100 * time.Millisecond // a read of a few files for each thread
 )
 
 // meter watches a file system, and the processes below this one, until it is stopped.
 type meter struct {
 	dir   string
-	since int64 // bytes taken at the start
+	since int64 // bytes in use at the start
 	quit  chan struct{}
 	done  sync.WaitGroup
 	peak  int64 // written by the poller, read after done
@@ -84,7 +84,7 @@ func (m *meter) stop() int64 {
 	return n - m.since
 }
 
-// below is the memory of all processes that this one has started, without its own.
+// below returns the memory of all processes that this one has started.
 func below() int64 {
 	var sum int64
 	for _, pid := range bench.Tree(os.Getpid())[1:] {
@@ -125,7 +125,7 @@ func runAccount(ctx context.Context, args []string) error {
 	cpu := time.Duration(children.Utime.Nano() + children.Stime.Nano())
 	r.Extra = map[string]float64{
 		extraCPU: cpu.Seconds(), extraRSS: float64(max(m.rss, children.Maxrss<<10)),
-		// The children have been waited for, so that their bytes are in our own figure.
+		// The children have been waited for, so our own figure includes their bytes.
 		extraWritten: float64(bench.UsageOf(os.Getpid()).Written),
 		extraPeak:    float64(m.peak), extraLeft: float64(left),
 	}

@@ -36,7 +36,7 @@ type facts struct {
 	Entries    int   `json:"entries"`
 }
 
-// finished is a case that has been measured.
+// finished is a measured case.
 type finished struct {
 	Case     string         `json:"case"`
 	Title    string         `json:"title"`
@@ -82,7 +82,7 @@ func prepare(ctx context.Context, name string, o options, dir string) (*image, e
 	return realistic(ctx, dir)
 }
 
-// kept are finished cases in a file.
+// kept is a file of finished cases.
 type kept struct {
 	Commit string     `json:"commit"`
 	Cases  []finished `json:"cases"`

@@ -16,8 +16,8 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// containerdConfig is what its documentation suggests for large images: layers by
-// ranges, several unpacked at once.
+// containerdConfig follows containerd's documentation for large images: layers by
+// ranges, and several unpacked at once.
 const containerdConfig = `version = 3
 root = %[1]q
 state = %[2]q
@@ -35,7 +35,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
   snapshotter = %[5]q
 `
 
-// proxyConfig makes a snapshotter behind a socket known.
+// proxyConfig adds a snapshotter behind a socket.
 const proxyConfig = `[proxy_plugins.%[1]s]
   type = "snapshot"
   address = %[2]q
@@ -72,7 +72,8 @@ const (
 	snapPenstock = "penstock"
 )
 
-// daemons is one run: a containerd with an empty root, and perhaps a snapshotter.
+// daemons are the daemons of one run: a containerd with an empty root, and perhaps
+// a snapshotter.
 type daemons struct {
 	containerd, ctr, ref, dir string
 	snapshotter, program      string // program: of the snapshotter
@@ -115,13 +116,13 @@ func (d *daemons) run(ctx context.Context) (r bench.Report, err error) {
 		if err != nil {
 			return err
 		}
-		all = append([]*bench.Server{s}, all...)                // the last is stopped first
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // they take under one
+		all = append([]*bench.Server{s}, all...)                // the last server is stopped first
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // they take less than one second
 		defer cancel()
 		return s.WaitReady(ctx, ready)
 	}
-	// SOCI asks containerd for contents, containerd finds its snapshotter when it is
-	// asked for the first time: the order does not matter.
+	// The order does not matter, because SOCI and containerd connect to each other
+	// at the first request.
 	if argv, err := d.snapshotterArgv(); err != nil {
 		return r, err
 	} else if argv != nil {
@@ -177,8 +178,8 @@ func (d *daemons) pull(ctx context.Context, all []*bench.Server) (r bench.Report
 	return r, err
 }
 
-// remote wants the layers to have come through the snapshotter and not through
-// containerd, which would have kept them.
+// remote checks that the layers came through the snapshotter. Layers that came
+// through containerd would be in its content store.
 func (d *daemons) remote(ctx context.Context) error {
 	out, err := d.command(ctx, "content", "ls", "--quiet").Output()
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// taken is how many bytes of the file system of dir are in use.
+// taken returns the number of bytes in use on the file system of dir.
 func taken(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -17,8 +17,8 @@ func taken(dir string) (int64, error) {
 	return int64(st.Blocks-st.Bfree) * st.Bsize, nil
 }
 
-// flush waits until the file system of dir has written everything: a pull that leaves
-// its work to the next minute is not done yet.
+// flush waits until the file system of dir has written everything, because a pull
+// whose data is not on the disk is not finished.
 func flush(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -4,7 +4,8 @@ package main
 
 import "errors"
 
-// Accounting reads /proc and statfs: elsewhere the program builds, and says so.
+// Accounting reads /proc and statfs. On other systems the program builds, and
+// reports that it cannot run.
 var errLinux = errors.New("this benchmark needs Linux")
 
 func taken(string) (int64, error) { return 0, errLinux }

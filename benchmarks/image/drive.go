@@ -24,7 +24,8 @@ const (
 	plainName = "GET + gunzip + untar"
 )
 
-// stopAfter ends a client that hangs: on a slow disk the slowest takes a minute.
+// stopAfter ends a client that hangs. On a slow disk the slowest client takes a
+// minute.
 const stopAfter = 3 * time.Minute
 
 func drive(ctx context.Context, o options) (err error) {
@@ -129,7 +130,7 @@ func one(ctx context.Context, o options, p programs, name, dir string) (f finish
 	return f, err
 }
 
-// roots is a folder that is new for each run.
+// roots is a folder that is recreated for each run.
 type roots struct {
 	dir     string
 	mounted bool // a file system of its own, in memory
@@ -209,7 +210,7 @@ func measure(ctx context.Context, deadline time.Time, name string, rounds int, p
 		return m, err
 	}
 	clients := contestants(p, origin.Host(), root.dir)
-	if name == caseDisk { // the two that are slowest everywhere say nothing about the disk
+	if name == caseDisk { // the two slowest clients are not limited by the disk
 		clients = slices.DeleteFunc(clients, func(c bench.Contestant) bool { return c.Name == craneName || c.Name == plainName })
 	}
 	return bench.Measure(ctx, bench.Case{
@@ -223,7 +224,7 @@ func measure(ctx context.Context, deadline time.Time, name string, rounds int, p
 			s.MaxRSS = int64(s.Extra[extraRSS])
 			if s.Outcome == bench.OutcomeOK {
 				s.Bytes = img.volume.tar
-				if slices.Contains([]string{pullName, craneName, plainName}, c.Name) { // the others keep layers apart
+				if slices.Contains([]string{pullName, craneName, plainName}, c.Name) { // the other clients keep layers in separate folders
 					if d := img.tree.compare(filepath.Join(root.dir, "tree")); d != "" {
 						s.Outcome, s.Error = bench.OutcomeCorrupt, d
 					}

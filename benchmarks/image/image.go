@@ -20,7 +20,7 @@ type image struct {
 	tree   tree
 }
 
-// load makes the image known: its volume and the tree that it must become.
+// load computes the volume of the image and the tree that a pull must produce.
 func (img *image) load() error {
 	img.tree, img.volume = tree{}, volume{}
 	for _, l := range img.layers {

@@ -55,8 +55,8 @@ func layered(t *testing.T) *image {
 	return img
 }
 
-// The reference tree, our puller and the plain client agree, and compare sees every
-// kind of difference.
+// The reference tree, our puller and the plain client agree, and compare finds
+// every kind of difference.
 func TestPullsLeaveTheTree(t *testing.T) {
 	t.Parallel()
 	img := layered(t)
@@ -157,7 +157,7 @@ func TestLayoutThatIsNone(t *testing.T) {
 	}
 }
 
-// Cases that are kept count only for the commit that they are of.
+// Kept cases are valid only for their own commit.
 func TestKeptCases(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "kept")

@@ -19,7 +19,7 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// source is where the files of a layer come from, and where they go in the image.
+// source names the files of a layer on this machine and their place in the image.
 type source struct {
 	root   string   // folder on this machine
 	prefix string   // in the image

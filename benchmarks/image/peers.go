@@ -27,8 +27,8 @@ const (
 // peers are the paths of the peers' programs, "" for one that this machine lacks.
 type peers struct{ crane, containerd, ctr, soci, igzip string }
 
-// findPeers returns the peers, which it builds into dir unless an earlier run has.
-// Each that is missing is named, with the reason.
+// findPeers returns the peers, which it builds into dir unless an earlier run did.
+// It names each missing peer with the reason.
 func findPeers(ctx context.Context, dir string, quick bool) (peers, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -121,7 +121,7 @@ func buildSOCI(ctx context.Context, out string) error {
 func module(ctx context.Context, name, version string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", name+"@"+version)
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
-	cmd.Dir = os.TempDir() // outside of our own module
+	cmd.Dir = os.TempDir() // not in our own module
 	text, err := cmd.Output()
 	var m struct{ Dir, Error string }
 	if jerr := json.Unmarshal(text, &m); jerr != nil || m.Dir == "" {
@@ -130,7 +130,7 @@ func module(ctx context.Context, name, version string) (string, error) {
 	return m.Dir, nil
 }
 
-// copyTree copies a module of the cache, which can not be written to.
+// copyTree copies a module out of the cache, which is read-only.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -11,10 +11,11 @@ import (
 	"slices"
 )
 
-// goroot is this machine's Go tree: the files that every machine which can build us has.
+// goroot returns this machine's Go tree, which every machine that can build
+// Penstock has.
 func goroot() string { return runtime.GOROOT() } //nolint:staticcheck // the tree of the toolchain that built this
 
-// oneLayer: nearly all of the image in one layer.
+// oneLayer makes an image with nearly all of its bytes in one layer.
 func oneLayer(ctx context.Context, dir string) (*image, error) {
 	root := goroot()
 	return pack(ctx, dir, [][]source{
@@ -24,7 +25,7 @@ func oneLayer(ctx context.Context, dir string) (*image, error) {
 	})
 }
 
-// fiftyLayers: the Go tree dealt to fifty layers of about the same size.
+// fiftyLayers distributes the Go tree over fifty layers of about the same size.
 func fiftyLayers(ctx context.Context, dir string) (*image, error) {
 	root := goroot()
 	files, err := regular(root)
@@ -35,7 +36,7 @@ func fiftyLayers(ctx context.Context, dir string) (*image, error) {
 	slices.SortFunc(files, func(a, b file) int { return int(b.size - a.size) })
 	dealt := make([][]string, layers)
 	for i, f := range files {
-		k := i % (2 * layers) // there and back, so that no layer gets all the larger ones
+		k := i % (2 * layers) // forwards and backwards, so that no layer gets all the large folders
 		if k >= layers {
 			k = 2*layers - 1 - k
 		}
@@ -48,7 +49,7 @@ func fiftyLayers(ctx context.Context, dir string) (*image, error) {
 	return pack(ctx, dir, out)
 }
 
-// tinyFiles: twenty thousand files of at most 4 KiB in one layer.
+// tinyFiles makes one layer of 20,000 files of at most 4 KiB.
 func tinyFiles(ctx context.Context, dir string) (*image, error) {
 	root := goroot()
 	files, err := regular(root)
@@ -68,7 +69,7 @@ func tinyFiles(ctx context.Context, dir string) (*image, error) {
 	return pack(ctx, dir, [][]source{layer})
 }
 
-// smallImage shows that everything runs.
+// smallImage makes an image that only shows that the benchmark runs.
 func smallImage(ctx context.Context, dir string) (*image, error) {
 	root := goroot()
 	return pack(ctx, dir, [][]source{
@@ -136,7 +137,7 @@ func realistic(ctx context.Context, dir string) (*image, error) {
 	layers = append(layers, []source{{root: goroot(), prefix: "usr/local/go"}})
 	img, err := pack(ctx, dir, layers)
 	for i := range packages {
-		_ = os.RemoveAll(filepath.Join(dir, fmt.Sprintf("root%d", i))) // the folder goes anyway
+		_ = os.RemoveAll(filepath.Join(dir, fmt.Sprintf("root%d", i))) // the whole folder is removed later
 	}
 	return img, err
 }

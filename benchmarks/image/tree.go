@@ -27,16 +27,16 @@ type node struct {
 	link string // of a symlink
 }
 
-const block = 4096 // bytes that a file takes at least, on tmpfs and on ext4
+const block = 4096 // least bytes of a file on tmpfs and on ext4
 
-// volume is how much of a disk a layer's entries need.
+// volume is the disk space that a layer's entries need.
 type volume struct {
 	tar     int64 // bytes of the archive
 	blocks  int64 // bytes of its files, in whole blocks
 	entries int
 }
 
-// apply reads a compressed layer and changes the tree as it says.
+// apply reads a compressed layer and applies it to the tree.
 func (t tree) apply(layer string) (v volume, err error) {
 	f, err := os.Open(layer)
 	if err != nil {

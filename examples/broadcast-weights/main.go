@@ -3,8 +3,8 @@
 //
 //	AWS_ENDPOINT_URL=http://127.0.0.1:9000 broadcast-weights s3://models/llama/ /dev/shm/llama 8
 //
-// Leader and workers run in one program here; in a job each of them is a
-// process on its own node, and only the leader's address is shared.
+// Leader and workers run in one program here. In a job, each of them is a process
+// on its own node, and the workers know only the leader's address.
 package main
 
 import (
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	report, err := leader.Run(ctx)
 	for range n {
 		if werr := <-done; err == nil {
-			err = werr // the leader's reason is the better one
+			err = werr // an error of the leader names the cause better
 		}
 	}
 	if report != nil {
@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 	return err
 }
 
-// work is one worker: it joins, receives, passes on, and writes its files.
+// work runs one worker, which joins, receives, passes on, and writes its files.
 func work(ctx context.Context, leader, dir string, rank int) error {
 	worker, err := s3stream.NewWorker(s3stream.WorkerOptions{
 		Leader: leader,

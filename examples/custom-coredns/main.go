@@ -1,6 +1,6 @@
-// Command custom-coredns is a CoreDNS with a handful of plugins, in which
-// "cache" is Penstock's. It is built as any program outside of CoreDNS would
-// build one: by importing the plugins it wants and naming their order.
+// Command custom-coredns is a CoreDNS with a few plugins, in which "cache" is
+// Penstock's. It imports the plugins and names their order, as any program outside
+// of CoreDNS does.
 package main
 
 import (

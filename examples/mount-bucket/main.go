@@ -1,12 +1,13 @@
 //go:build linux
 
-// Command mount-bucket mounts a bucket, or lists it where nothing can be mounted.
+// Command mount-bucket mounts a bucket, or lists it where mounts are not possible.
 //
 //	mount-bucket -bucket models -prefix llama -dir /mnt/models
 //
-// It mounts as root and, with the package fuse3, as any user. Without a -dir, or where FUSE is missing, it reads the same
-// file system without the kernel. Credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-// AWS_ENDPOINT_URL, ...).
+// It mounts as root and, with the package fuse3, as any user. Without -dir, or
+// where FUSE is missing, it reads the same file system without the kernel.
+// Credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID,
+// AWS_PROFILE, AWS_ENDPOINT_URL, ...).
 package main
 
 import (
@@ -61,7 +62,7 @@ func run(ctx context.Context) error {
 	return m.Unmount(unmount)
 }
 
-// list walks the bucket as a file system of the standard library.
+// list walks the bucket as an io/fs file system.
 func list(ctx context.Context, opts csi.BucketOptions) error {
 	b, err := csi.OpenBucket(ctx, opts)
 	if err != nil {

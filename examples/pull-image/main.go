@@ -1,5 +1,5 @@
-// Command pull-image pulls a container image into a directory and says what that
-// took:
+// Command pull-image pulls a container image into a directory and prints the
+// time and the number of bytes:
 //
 //	go run ./examples/pull-image docker.io/library/alpine:3.20 /tmp/alpine
 package main
@@ -28,7 +28,7 @@ func main() {
 }
 
 func pull(ctx context.Context, reference, dir string) error {
-	// The zero Options work; this program wants no more than 64 MiB of buffers.
+	// The zero Options work too. This program limits its buffers to 64 MiB.
 	p, err := soci.New(soci.Options{Memory: 64 << 20})
 	if err != nil {
 		return err

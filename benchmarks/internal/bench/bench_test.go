@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// untilSignal waits as a program does that never ends by itself.
+// untilSignal waits for a signal, as a server does.
 func untilSignal() {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGTERM)
@@ -249,8 +249,8 @@ func TestResultWrites(t *testing.T) {
 	}
 }
 
-// No block of an object may equal another one, or bytes in the wrong place
-// would go unseen.
+// No block of an object may equal another one, because then bytes in the wrong
+// place would not be noticed.
 func TestObjectsHaveNoEqualBlocks(t *testing.T) {
 	dir := t.TempDir()
 	seen := map[string]string{}

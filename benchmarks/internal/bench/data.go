@@ -18,7 +18,8 @@ import (
 
 const mib = 1 << 20
 
-// MemoryFolder returns /dev/shm when it has room, so that no disk is measured.
+// MemoryFolder returns /dev/shm if it has room, so that a disk does not influence
+// the figures.
 func MemoryFolder(need int64) string {
 	const shm = "/dev/shm"
 	var st unix.Statfs_t
@@ -29,10 +30,10 @@ func MemoryFolder(need int64) string {
 	return os.TempDir()
 }
 
-// WriteObject makes a file of size bytes: this machine's Go sources, over and
-// over, each MiB stamped with its place, so that no two blocks are equal and a
-// block in the wrong place is seen. Another salt is another place in the same text:
-// every block then differs from its namesake.
+// WriteObject makes a file of size bytes from this machine's Go sources, repeated.
+// Each MiB is stamped with its offset, so that no two blocks are equal and a block
+// in the wrong place is noticed. Another salt starts elsewhere in the text, so that
+// every block differs from the block at the same offset of the other object.
 func WriteObject(path string, size, salt int64) error {
 	text, err := goText()
 	if err != nil {
@@ -59,24 +60,24 @@ func WriteObject(path string, size, salt int64) error {
 	return errors.Join(w.Flush(), f.Close())
 }
 
-// textBytes is how much of the Go tree is used: enough that equal stretches
-// are far apart, little enough to be read in a moment.
+// textBytes is the number of bytes of the Go tree in use: large enough for equal
+// stretches to be far apart, and small enough to be read quickly.
 const textBytes = 48 * mib
 
 // goText returns the text, which is read once.
 var goText = sync.OnceValues(readText)
 
 func readText() ([]byte, error) {
-	root := filepath.Join(runtime.GOROOT(), "src") //nolint:staticcheck // the tree of the toolchain that built this, which is what we want
+	root := filepath.Join(runtime.GOROOT(), "src") //nolint:staticcheck // the tree of the toolchain that built this is the right one
 	if _, err := os.Stat(root); err != nil {
-		root = "." // built with -trimpath: the working tree is real text too
+		root = "." // built with -trimpath, so use the working tree
 	}
 	var paths []string
 	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() && filepath.Ext(p) == ".go" {
 			paths = append(paths, p)
 		}
-		return nil // what can't be read is left out
+		return nil // unreadable files are skipped
 	})
 	if err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Machine is what a result was measured on.
+// Machine describes the machine of a result.
 type Machine struct {
 	CPU      string    `json:"cpu"`
 	Cores    int       `json:"cores"`
@@ -18,7 +18,7 @@ type Machine struct {
 	Go       string    `json:"go"`
 	Load     string    `json:"load_before"` // 1, 5 and 15 minutes, before the first run
 	Commit   string    `json:"commit"`
-	Dirty    bool      `json:"dirty"` // the tree had changes that no commit holds
+	Dirty    bool      `json:"dirty"` // the tree had uncommitted changes
 	Date     time.Time `json:"date"`
 }
 

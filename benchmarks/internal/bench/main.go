@@ -14,11 +14,11 @@ import (
 // those after its name.
 type Role func(ctx context.Context, args []string) error
 
-// ErrUsage is what a role returns, bare or joined, when its arguments are wrong and
-// it has said so.
+// ErrUsage is the error, bare or joined, of a role that has printed what is wrong
+// with its arguments.
 var ErrUsage = errors.New("usage")
 
-// Exit codes: a target that is missed is not a failure of the program.
+// Exit codes. A missed target is not a failure of the program.
 const (
 	exitFailed = 1
 	exitUsage  = 2

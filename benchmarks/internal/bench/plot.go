@@ -98,7 +98,7 @@ func (c Chart) plot() (*plot.Plot, error) {
 	return p, nil
 }
 
-// whiskers are the values with their ends, as gonum wants them.
+// whiskers are the values with their ends in gonum's form.
 type whiskers struct {
 	plotter.XYs
 	plotter.YErrors

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// pollEvery is how often the resident set of a tree is read. A read costs some
-// 20 microseconds for a process, so this is under 0.1 % of a core, and a buffer
-// pool that fills in 100 ms is seen growing.
+// pollEvery is the interval of reads of a tree's resident set. A read costs about
+// 20 microseconds for each process, which is less than 0.1 % of a core, and the
+// polls show the growth of a buffer pool that fills in 100 ms.
 const pollEvery = 20 * time.Millisecond
 
 // rssWatch polls the resident set of a process tree until stopped.
@@ -211,18 +211,18 @@ func (s *Server) WaitReady(ctx context.Context, ready func(context.Context) erro
 	}
 }
 
-// stopGrace is how long a server may take to end by itself.
+// stopGrace is the time within which a server must end after SIGTERM.
 const stopGrace = 3 * time.Second
 
 // Stop asks the server to end, kills its group if it does not, and returns when
 // it has ended.
 func (s *Server) Stop() {
 	pgid := -s.PID()
-	_ = syscall.Kill(pgid, syscall.SIGTERM) // gone already: nothing to stop
+	_ = syscall.Kill(pgid, syscall.SIGTERM) // an error means that the group has ended
 	select {
 	case <-s.done:
 	case <-time.After(stopGrace):
 	}
-	_ = syscall.Kill(pgid, syscall.SIGKILL) // whatever of the group is left
+	_ = syscall.Kill(pgid, syscall.SIGKILL) // for the rest of the group
 	<-s.done
 }

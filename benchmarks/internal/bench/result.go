@@ -10,10 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// Result is everything that a run of an area leaves behind.
+// Result is the complete result of a run of an area.
 type Result struct {
 	Area     string     `json:"area"`
-	Command  string     `json:"command"` // what to type to get it again
+	Command  string     `json:"command"` // the command that repeats the run
 	Machine  Machine    `json:"machine"`
 	Tables   []Table    `json:"tables"`
 	Verdicts []Verdict  `json:"verdicts"`
@@ -43,7 +43,7 @@ func AtMost(claim string, got, target float64, unit string) Verdict {
 		Claim:  claim,
 		Target: strings.TrimSpace(fmt.Sprintf("<= %.4g %s", target, unit)),
 		Got:    strings.TrimSpace(fmt.Sprintf("%.4g %s", got, unit)),
-		// A figure of zero is a figure that was not measured.
+		// A figure of zero was not measured.
 		OK: got > 0 && got <= target,
 	}
 }
@@ -108,7 +108,7 @@ func (t Table) print(w io.Writer) {
 	}
 }
 
-// markdown is the whole page: what, where, how, then the numbers.
+// markdown returns the whole page: subject, machine and method, then the numbers.
 func (r Result) markdown(w io.Writer) {
 	m := r.Machine
 	commit := m.Commit

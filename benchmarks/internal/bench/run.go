@@ -118,8 +118,8 @@ func (m Measured) Of(name string) []Sample {
 	return nil
 }
 
-// portable is a command as another machine can read it: without the folders
-// of this one.
+// portable returns a command without the folders of this machine, for readers on
+// other machines.
 func portable(argv []string) []string {
 	out := make([]string, len(argv))
 	for i, a := range argv {
@@ -178,7 +178,7 @@ func Measure(ctx context.Context, c Case, progress io.Writer) (Measured, error) 
 	return m, nil
 }
 
-// ending is the outcome, and the start of the error when there is one.
+// ending returns the outcome and the start of the error, if any.
 func ending(s Sample) string {
 	text, _, _ := strings.Cut(s.Error, "\n")
 	if s.Outcome == OutcomeOK || text == "" {
@@ -242,8 +242,8 @@ func Exec(ctx context.Context, x Contestant) (Sample, error) {
 	if cmd.ProcessState != nil {
 		s.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok && s.MaxRSS == 0 {
-			// It ended between two polls. This figure starts from our own size at the
-			// fork, so it is the last resort.
+			// The process ended between two polls. This figure starts from our own size
+			// at the fork, so it is the last resort.
 			s.MaxRSS = ru.Maxrss << 10
 		}
 	}
@@ -263,7 +263,7 @@ func Exec(ctx context.Context, x Contestant) (Sample, error) {
 	return s, nil
 }
 
-// fill takes over the report, which is the last line that is a JSON object.
+// fill copies the report, which is the last line that is a JSON object.
 func (s *Sample) fill(stdout []byte) {
 	var last []byte
 	sc := bufio.NewScanner(bytes.NewReader(stdout))

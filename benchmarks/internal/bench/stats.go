@@ -15,8 +15,8 @@ type Spread struct {
 	N      int     `json:"n"`
 }
 
-// SpreadOf sums up a quantity of samples. Values for which get says false are
-// left out: a run that failed has no rate.
+// SpreadOf sums up a quantity of samples. It skips values for which get returns
+// false, because a run that failed has no rate.
 func SpreadOf(samples []Sample, get func(Sample) (float64, bool)) Spread {
 	var v []float64
 	for _, s := range samples {

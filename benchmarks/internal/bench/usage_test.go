@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A child that has been waited for stays in the usage of its parent, one that lives is
-// in the tree.
+// The usage of a parent includes the children that it has waited for; a living
+// child is in the tree.
 func TestUsage(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs /proc")
