@@ -15,8 +15,8 @@ type Help struct {
 	Usage []string
 	// About describes the command in one or two sentences.
 	About string
-	// Notes are further paragraphs, printed after the flags.
-	Notes string
+	// Examples are complete command lines.
+	Examples []string
 	// Exit describes the exit codes, if "0 done, 1 failed" is not all.
 	Exit string
 	// Env lists the environment variables that the command reads.

@@ -24,10 +24,10 @@ type sample struct {
 
 func newSample() *sample {
 	s := &sample{Command: New("sample get", Help{
-		Usage: []string{"[flags] URI...", "--version"},
-		About: "Reads objects. This sentence is long enough that it has to be wrapped at the width of a terminal.",
-		Notes: "Example:\n  sample get -o DIR s3://bucket/key   two  blanks stay",
-		Env:   []Entry{{"SAMPLE_WHERE", "where to read"}},
+		Usage:    []string{"[flags] URI...", "--version"},
+		About:    "Reads objects. This sentence is long enough that it has to be wrapped at the width of a terminal.",
+		Examples: []string{"sample get -o DIR s3://bucket/key"},
+		Env:      []Entry{{"SAMPLE_WHERE", "where to read"}},
 	})}
 	f := s.Group("Flags")
 	f.StringVarP(&s.out, "output", "o", "", "`DIR` to write to")

@@ -19,8 +19,8 @@ const (
 // defaultExit describes the exit codes of commands that do not say more.
 const defaultExit = "0 done, 1 failed, 2 wrong command line"
 
-// Text returns the help: usage lines, description, flags by group, exit codes
-// and environment.
+// Text returns the help: usage lines, description, flags by group, examples, exit
+// codes and environment.
 func (c *Command) Text() string {
 	c.merge()
 	var b strings.Builder
@@ -40,7 +40,12 @@ func (c *Command) Text() string {
 			}
 		})
 	}
-	paragraph(&b, c.help.Notes)
+	if len(c.help.Examples) > 0 {
+		b.WriteString("\nExamples:\n")
+		for _, e := range c.help.Examples {
+			fmt.Fprintf(&b, "  %s\n", e)
+		}
+	}
 	exit := c.help.Exit
 	if exit == "" {
 		exit = defaultExit
@@ -96,16 +101,14 @@ func shortDuration(f *pflag.Flag) string {
 	return s
 }
 
-// paragraph writes text after an empty line, wrapped; it keeps line breaks.
+// paragraph writes text after an empty line, wrapped.
 func paragraph(b *strings.Builder, text string) {
 	if text == "" {
 		return
 	}
 	b.WriteByte('\n')
-	for line := range strings.Lines(text) {
-		for _, l := range wrap(strings.TrimSuffix(line, "\n"), helpWidth) {
-			b.WriteString(l + "\n")
-		}
+	for _, l := range wrap(text, helpWidth) {
+		b.WriteString(l + "\n")
 	}
 }
 
@@ -124,12 +127,8 @@ func entry(b *strings.Builder, name, about string) {
 	}
 }
 
-// wrap breaks text at blanks into lines of at most width bytes. Text that
-// begins with blanks, such as an example, stays as it is.
+// wrap breaks text at blanks into lines of at most width bytes.
 func wrap(text string, width int) []string {
-	if strings.HasPrefix(text, " ") || len(text) <= width {
-		return []string{text}
-	}
 	var lines []string
 	line := ""
 	for word := range strings.FieldsSeq(text) {

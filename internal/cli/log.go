@@ -27,7 +27,7 @@ func (c *Command) LogFlags(level slog.Level) {
 	c.logs = logFlags{format: logText, level: strings.ToLower(level.String())}
 	Choice(f, &c.logs.format, "log-format", "form of the log lines", logText, logJSON)
 	Choice(f, &c.logs.level, "log-level", "least important `LEVEL` that is logged: debug, info, warn or error", "debug", "info", "warn", "error")
-	f.BoolVarP(&c.logs.verbose, "verbose", "v", false, "log every retry and hedge: --log-level=debug")
+	f.BoolVarP(&c.logs.verbose, "verbose", "v", false, "log every step, retry and hedge: --log-level=debug")
 }
 
 // LogsJSON reports whether --log-format is json.

@@ -30,7 +30,11 @@ func newMount() *mountCommand {
 	c := &mountCommand{Command: cli.New("penstock-csi mount", cli.Help{
 		Usage: []string{"BUCKET[/PREFIX] DIR [flags]"},
 		About: "Mounts one bucket read-only until SIGINT, SIGTERM or SIGHUP, or until the mount is removed.",
-		Env:   awsEnv,
+		Examples: []string{
+			"penstock-csi mount models/llama /mnt/models --region us-east-1",
+			"penstock-csi mount data /mnt/data --endpoint https://s3.example",
+		},
+		Env: awsEnv,
 	})}
 	o := &c.options
 	f := c.Group("Mount flags")

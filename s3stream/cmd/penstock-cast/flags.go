@@ -78,7 +78,11 @@ func newGet() job {
 	c := &getCommand{command: command{Command: cli.New("penstock-cast get", cli.Help{
 		Usage: []string{"[flags] s3://BUCKET/KEY..."},
 		About: "Reads S3 objects to this node. A URI that ends in a slash, or has no key, means all objects below it.",
-		Env:   s3Env,
+		Examples: []string{
+			"penstock-cast get -o /dev/shm/llama s3://models/llama/",
+			"penstock-cast get -o - s3://models/llama/config.json",
+		},
+		Env: s3Env,
 	})}}
 	c.outputFlags("`DIR` that receives the files, or - for standard output (default the current directory)", "a quarter of the machine's, at most 1GiB")
 	c.s3Flags(&c.options.S3)
@@ -109,7 +113,10 @@ func newLeader() job {
 	c := &leaderCommand{command: command{Command: cli.New("penstock-cast leader", cli.Help{
 		Usage: []string{"[flags] s3://BUCKET/KEY..."},
 		About: "Reads S3 objects once and sends them to the workers of a job. A URI that ends in a slash, or has no key, means all objects below it.",
-		Env:   append(append(tokenEnv[:2:2], launcherEnv...), s3Env...),
+		Examples: []string{
+			"PENSTOCK_TOKEN_FILE=/run/secret/token penstock-cast leader --workers 8 \\\n    s3://models/llama/",
+		},
+		Env: append(append(tokenEnv[:2:2], launcherEnv...), s3Env...),
 	})}}
 	o := &c.options
 	f := c.Group("Job flags")
@@ -156,6 +163,9 @@ func newWorker() job {
 	c := &workerCommand{command: command{Command: cli.New("penstock-cast worker", cli.Help{
 		Usage: []string{"[flags]"},
 		About: "Receives objects from a leader, passes them on and writes them to files.",
+		Examples: []string{
+			"PENSTOCK_TOKEN_FILE=/run/secret/token penstock-cast worker --leader node-0 \\\n    -o /dev/shm/llama",
+		},
 		Env: append(append([]cli.Entry{{Name: "PENSTOCK_LEADER", About: "HOST:PORT of the leader, if neither --leader nor the launcher names it"}},
 			tokenEnv...), launcherEnv...),
 	})}}

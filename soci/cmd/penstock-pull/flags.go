@@ -24,6 +24,10 @@ var pullHelp = cli.Help{
 	About: `Pulls a container image and leaves its verified root file system in DIR, which must be new or empty. With --config ` +
 		`alone it pulls only the image's configuration. "penstock-pull prefetch --help" and "penstock-pull ztoc --help" ` +
 		`describe the other commands.`,
+	Examples: []string{
+		"penstock-pull --root /var/lib/rootfs docker.io/library/alpine:3.20",
+		"penstock-pull --layers layers --json registry.example/team/app:v3",
+	},
 	Exit: "0 done, 1 failed (DIR is unchanged), 2 wrong command line",
 	Env:  dockerEnv,
 }

@@ -17,8 +17,11 @@ import (
 var prefetchHelp = cli.Help{
 	Usage: []string{"[flags] REFERENCE..."},
 	About: "Pulls images into containerd ahead of time, through penstock-snapshotter, one after the other.",
-	Exit:  "0 all images are in containerd, 1 at least one is not, 2 wrong command line",
-	Env:   dockerEnv,
+	Examples: []string{
+		"penstock-pull prefetch --rate 200MB registry.example/team/app:v3",
+	},
+	Exit: "0 all images are in containerd, 1 at least one is not, 2 wrong command line",
+	Env:  dockerEnv,
 }
 
 const (
