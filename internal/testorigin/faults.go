@@ -142,10 +142,9 @@ func (f Fault) Validate() error {
 	return nil
 }
 
-// rule is a Fault with its counts.
+// rule is a Fault with its counts, which faultSet.mu guards.
 type rule struct {
 	Fault
-	mu    sync.Mutex // guards all below; a leaf
 	calls map[string]int64
 	fired int64
 }
@@ -154,6 +153,11 @@ type rule struct {
 type faultSet struct {
 	seed  uint64
 	rules []*rule
+
+	// mu guards the counts of all rules together: if requests arrive at once,
+	// every rule must count them in the same order. A rule for the first request
+	// and one for the second then never hit the same request. A leaf lock.
+	mu sync.Mutex
 }
 
 func newFaultSet(seed uint64, faults []Fault) *faultSet {
@@ -175,6 +179,11 @@ type effects []firing
 
 // eval counts the request against every rule that matches it and returns those that fire.
 func (fs *faultSet) eval(op, key, rangeHeader string) effects {
+	if len(fs.rules) == 0 {
+		return nil
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
 	var out effects
 	for i, r := range fs.rules {
 		if !glob(r.Op, op) || !glob(r.Key, key) {
@@ -184,16 +193,12 @@ func (fs *faultSet) eval(op, key, rangeHeader string) effects {
 		if r.PerRange {
 			name += "\x00" + rangeHeader
 		}
-		r.mu.Lock()
 		r.calls[name]++
 		k := r.calls[name]
 		draw := decide(fs.seed, i, name, k)
 		fires := r.holds(k, draw) && (r.Max == 0 || r.fired < int64(r.Max))
 		if fires {
 			r.fired++
-		}
-		r.mu.Unlock()
-		if fires {
 			out = append(out, firing{r.Fault, mix(draw)})
 		}
 	}
@@ -293,14 +298,14 @@ type FaultCount struct {
 // FaultCounts returns the counts of all rules, in script order.
 func (o *Origin) FaultCounts() []FaultCount {
 	fs := o.faults.Load()
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
 	out := make([]FaultCount, len(fs.rules))
 	for i, r := range fs.rules {
-		r.mu.Lock()
 		out[i] = FaultCount{Fault: r.Fault, Fired: r.fired}
 		for _, n := range r.calls {
 			out[i].Matched += n
 		}
-		r.mu.Unlock()
 	}
 	return out
 }

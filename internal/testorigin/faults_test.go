@@ -185,6 +185,34 @@ func TestFaultStallEndsWithClose(t *testing.T) {
 	wg.Wait()
 }
 
+// TestFaultOrdinalsAgree evaluates many requests at once under rules for one
+// request each. Every rule must count the requests in the same order: else one
+// request gets the effects of two rules, and another request gets none.
+func TestFaultOrdinalsAgree(t *testing.T) {
+	const requests, rounds = 16, 200
+	var faults []Fault
+	for n := range requests {
+		faults = append(faults, Fault{Nth: n + 1, Action: ActStall})
+	}
+	for range rounds {
+		fs := newFaultSet(1, faults)
+		start := make(chan struct{})
+		effects := make(chan int, requests)
+		for range requests {
+			go func() {
+				<-start
+				effects <- len(fs.eval("GetObject", "b/k", ""))
+			}()
+		}
+		close(start)
+		for range requests {
+			if n := <-effects; n != 1 {
+				t.Fatalf("a request has %d effects, want 1", n)
+			}
+		}
+	}
+}
+
 func TestFaultRanges(t *testing.T) {
 	const rng = "bytes=1000-1999"
 	for _, tt := range []struct {
