@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/penstock/penstock/internal/invariants"
 )
 
 const (
@@ -83,7 +85,7 @@ func (f *Buf) Release() {
 	}
 	b, acct, size, mem := f.b, f.acct, int64(f.size), f.mem
 	f.acct, f.mem = nil, nil
-	poison(mem)
+	invariants.Poison(mem)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	acct.add(-size)

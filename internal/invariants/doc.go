@@ -4,10 +4,6 @@
 // tag "invariants" checks them and panics with a message. Other builds compile
 // them away, because [Enabled] is a constant.
 //
-//	type window struct {
-//		off, end int64
-//		closed   invariants.CloseOnce
-//	}
 //	if invariants.Enabled {
 //		invariants.Check(w.off <= w.end, "window: off %d > end %d", w.off, w.end)
 //	}
@@ -17,6 +13,6 @@
 // overwrites a buffer that its former owner must no longer use, so that a use
 // after release shows.
 //
-// Concurrency: [CloseOnce] may be closed from any goroutine; the functions keep no
-// state. Failure model: panic. Non-goals: soft assertions, logging.
+// All functions are safe for concurrent use. Failure model: panic. Non-goals: soft
+// assertions, logging.
 package invariants

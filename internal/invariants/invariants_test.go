@@ -24,19 +24,6 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestCloseOnce(t *testing.T) {
-	var c invariants.CloseOnce
-	if panics(c.AssertOpen) || panics(c.Close) {
-		t.Fatal("an open value panicked")
-	}
-	if got := panics(c.Close); got != invariants.Enabled {
-		t.Errorf("second Close panicked = %v, want %v", got, invariants.Enabled)
-	}
-	if got := panics(c.AssertOpen); got != invariants.Enabled {
-		t.Errorf("use after Close panicked = %v, want %v", got, invariants.Enabled)
-	}
-}
-
 func TestPoison(t *testing.T) {
 	for _, n := range []int{0, 1, 8, 9, 10, 1000} {
 		p := bytes.Repeat([]byte{7}, n)

@@ -25,5 +25,5 @@ func (w *awakeClock) look(now time.Duration) {
 	}
 }
 
-// at returns the time that the clock shows at now.
-func (w *awakeClock) at(now time.Duration) time.Duration { return now - w.lost }
+// awakeAt returns the time that a clock with so much lost time shows at now.
+func awakeAt(now, lost time.Duration) time.Duration { return now - lost }

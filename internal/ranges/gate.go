@@ -58,7 +58,7 @@ type gate struct {
 // awakeTime returns now without the time during which the process didn't run.
 // Silence is measured by it.
 func (g *gate) awakeTime(now time.Duration) time.Duration {
-	return now - time.Duration(g.lost.Load())
+	return awakeAt(now, time.Duration(g.lost.Load()))
 }
 
 func newGate(e *Engine, host string) *gate {

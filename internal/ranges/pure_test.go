@@ -187,10 +187,10 @@ func TestAwakeScript(t *testing.T) {
 				scan(t, line, "look now=%d next=%d", &ms, &next)
 				w.look(at(ms))
 				w.expect(at(ms + next))
-				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), w.at(at(ms)))
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), awakeAt(at(ms), w.lost))
 			case "at":
 				scan(t, line, "at now=%d", &ms)
-				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), w.at(at(ms)))
+				fmt.Fprintf(&out, "%s -> %v\n", strings.TrimSpace(line), awakeAt(at(ms), w.lost))
 			default:
 				t.Fatalf("unknown step %q", line)
 			}
