@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"net"
 	"sync"
 	"time"
 )
@@ -26,9 +27,9 @@ const (
 	lengthLen = 2
 	maxFrame  = lengthLen + MaxMessage
 
-	// fullAt is how many bytes of replies are gathered before they are written:
+	// FullAt is how many bytes of replies are gathered before they are written:
 	// the cost of a system call is lost in the copying from there on.
-	fullAt = 32 << 10
+	FullAt = 32 << 10
 
 	// maxStreams bounds the connections of an address. An idle one takes 4 KiB
 	// here, so that is 256 MiB, and four servers hold those of 250,000 clients.
@@ -65,6 +66,31 @@ type StreamHandler interface {
 	ServeStream(c *Conn, b *Burst) (served int)
 }
 
+// ProtocolHandler is a StreamHandler whose connections, over TLS, speak another
+// protocol than messages behind their lengths. ServeStream is not called.
+type ProtocolHandler interface {
+	StreamHandler
+	// Open returns the protocol of c, whose client has chosen alpn, and the
+	// bytes to send first. If it returns nil, Pass gets the connection.
+	Open(c *Conn, alpn string) (p Protocol, greeting []byte)
+	// Pass takes over a connection, which it has to close, and need not wait for
+	// its end.
+	Pass(c net.Conn)
+}
+
+// Protocol is the state of one connection in a protocol. It must not wait.
+type Protocol interface {
+	// Feed takes the first used bytes of in, all that have come and were not
+	// taken before, and appends the bytes to send to out. more says that it
+	// stopped though in has more for it: out is full (see FullAt), or the
+	// connection is busy. After an error the connection ends.
+	Feed(in, out []byte) (used int, _ []byte, more bool, err error)
+	// GoAway appends the announcement that nothing more is taken.
+	GoAway(out []byte) []byte
+	// Close is called when the connection is closed.
+	Close()
+}
+
 // StreamLimits are what a server grants its clients.
 type StreamLimits struct {
 	Read  time.Duration // from the start to the end of the first message
@@ -85,6 +111,9 @@ type StreamOptions struct {
 	// TLS is the configuration of a server that speaks TLS, or nil for plain
 	// TCP. Messages and replies are the same over both.
 	TLS *tls.Config
+	// Most bounds the connections, within the bound that there is in any case;
+	// 0 means no further bound.
+	Most int
 }
 
 // StreamCounts are what connections have met with since they were last taken.
@@ -108,7 +137,7 @@ type streamHolder struct {
 //	in[at:filled] has not been split yet; at <= filled <= len(in)
 //	msgs[:n] are parts of in[:at]
 //	out holds whole replies, each behind its length
-//	cap(out) = fullAt + maxFrame, so that one fits as long as out is not full
+//	cap(out) = FullAt + maxFrame, so that one fits as long as out is not full
 type Burst struct {
 	in         []byte
 	at, filled int
@@ -119,7 +148,7 @@ type Burst struct {
 
 // bursts are shared by all connections: one that waits for its client has none.
 var bursts = sync.Pool{New: func() any {
-	return &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, fullAt+maxFrame)}
+	return &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}
 }}
 
 // Len is the number of messages.
@@ -129,7 +158,7 @@ func (b *Burst) Len() int { return b.n }
 func (b *Burst) Message(i int) []byte { return b.msgs[i] }
 
 // Full reports whether there may be no room for another reply.
-func (b *Burst) Full() bool { return len(b.out) >= fullAt }
+func (b *Burst) Full() bool { return len(b.out) >= FullAt }
 
 // Buffer returns where the next reply may be written: no bytes, with room for
 // MaxMessage. b must not be full.

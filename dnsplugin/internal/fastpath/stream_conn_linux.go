@@ -42,8 +42,9 @@ type Conn struct {
 	whole    bool      // kept may begin with a whole message
 	deadline time.Time // as it is set at the socket
 	clock    clock
-	burst    *Burst // only while input is served
-	got      int    // of the latest read
+	burst    *Burst   // only while input is served
+	protocol Protocol // nil for messages behind their lengths
+	got      int      // of the latest read
 	gotErr   error
 	read     func(fd uintptr) bool
 	readNow  func(fd uintptr)
@@ -106,6 +107,9 @@ func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
 // RemoteAddr is Peer as a *net.TCPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
 
+// Handler is the handler that connections have now: the latest of Swap.
+func (c *Conn) Handler() StreamHandler { return c.group.handler.Load().StreamHandler }
+
 // Hold says that a reply will be sent later: until Done the connection stays
 // open, also if the client sends no more.
 func (c *Conn) Hold() { c.pending.Add(1) }
@@ -131,6 +135,9 @@ func (c *Conn) Send(p []byte) error {
 	frame := binary.BigEndian.AppendUint16(make([]byte, 0, lengthLen+len(p)), uint16(len(p)))
 	return c.send(append(frame, p...))
 }
+
+// SendBytes is Send for bytes of a protocol, without a length before them.
+func (c *Conn) SendBytes(p []byte) error { return c.send(p) }
 
 // SendAll sends a message and waits until the client has taken all before it,
 // or falls behind the write timeout.
@@ -162,6 +169,9 @@ func (c *Conn) run() {
 		}
 	}
 	c.finish()
+	if c.protocol != nil {
+		c.protocol.Close()
+	}
 	c.keep(nil)
 }
 
@@ -300,6 +310,9 @@ func (c *Conn) serve() bool {
 	b := c.burst
 	h := c.group.handler.Load()
 	c.whole = false
+	if c.protocol != nil {
+		return c.serveProtocol()
+	}
 	for !c.whole {
 		if b.n == 0 {
 			b.split(c.more(h.limits))
@@ -329,6 +342,35 @@ func (c *Conn) serve() bool {
 	c.burst = nil
 	bursts.Put(b)
 	return c.settle() && c.more(h.limits) > 0
+}
+
+// serveProtocol is serve for a connection with a protocol of its own.
+func (c *Conn) serveProtocol() bool {
+	b := c.burst
+	for {
+		used, out, more, err := c.protocol.Feed(b.in[b.at:b.filled], b.out)
+		b.out = out
+		b.at += used
+		if used > 0 {
+			c.clock.first, c.clock.active = false, time.Now()
+		}
+		c.flush(b)
+		if err != nil {
+			c.fail(err)
+		}
+		if !more {
+			break
+		}
+		// As in serve, no more than one write is made in advance.
+		if c.whole = c.behind() || c.Busy(); c.whole {
+			break
+		}
+	}
+	c.usedAt.Store(time.Now().UnixNano())
+	c.keep(b.in[b.at:b.filled])
+	c.burst = nil
+	bursts.Put(b)
+	return c.settle()
 }
 
 // more is how many messages may still be taken.
@@ -393,10 +435,20 @@ func (c *Conn) finish() {
 		c.changed.Wait()
 	}
 	c.mu.Unlock()
-	if c.tls != nil && c.tls.established {
+	if c.protocol != nil {
+		c.sayGoodbye()
+	}
+	if c.tls != nil && c.tls.established && !c.tls.passed {
 		_ = c.tls.CloseWrite() // so that the client knows that nothing is missing
 	}
 	c.fail(net.ErrClosed)
+}
+
+// sayGoodbye announces the end of a protocol.
+func (c *Conn) sayGoodbye() {
+	if p := c.protocol.GoAway(nil); len(p) > 0 {
+		_ = c.send(p)
+	}
 }
 
 // stop makes the connection end after what has come so far.

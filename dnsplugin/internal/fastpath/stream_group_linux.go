@@ -57,6 +57,9 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 	if opts.TLS != nil {
 		most = min(most, maxTLSStreams)
 	}
+	if opts.Most > 0 {
+		most = min(most, opts.Most)
+	}
 	g := &Streams{opts: opts, places: newPlaces[*Conn](most), closed: make(chan struct{}), conns: map[*Conn]struct{}{}}
 	g.config.Store(opts.TLS)
 	g.Swap(h, opts.Limits)

@@ -468,7 +468,7 @@ func testRepliesAreNotMadeInAdvance(t *testing.T, config *tls.Config) {
 	c.send(messages...)
 	until(t, "the client to fall behind", func() bool { return g.held.Load() > 0 })
 	for range all {
-		if n := g.held.Load(); n > fullAt+maxFrame+all*5 {
+		if n := g.held.Load(); n > FullAt+maxFrame+all*5 {
 			t.Fatalf("%d bytes are kept", n)
 		}
 		if p, err := c.next(); err != nil || len(p) != MaxMessage {

@@ -55,6 +55,12 @@ func (*Conn) RemoteAddr() net.Addr { return nil }
 // ConnectionState is nil on this system.
 func (*Conn) ConnectionState() *tls.ConnectionState { return nil }
 
+// Handler is nil on this system.
+func (*Conn) Handler() StreamHandler { return nil }
+
+// SendBytes returns ErrUnsupported on this system.
+func (*Conn) SendBytes([]byte) error { return ErrUnsupported }
+
 // Hold does nothing on this system.
 func (*Conn) Hold() {}
 

@@ -32,7 +32,7 @@ func model(stream []byte) (messages []string, rest []byte) {
 // whose lengths cuts says, served by as many messages at a time as cuts says.
 func pieces(t *testing.T, stream, cuts []byte) (messages []string, rest []byte) {
 	t.Helper()
-	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, fullAt+maxFrame)}
+	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}
 	var kept []byte
 	next := func() int {
 		if len(cuts) == 0 {
@@ -112,10 +112,10 @@ func TestLongestMessages(t *testing.T) {
 // not move.
 func TestRepliesFitUntilABurstIsFull(t *testing.T) {
 	t.Parallel()
-	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, fullAt+maxFrame)}
+	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}
 	b.start(nil)
 	var want []string
-	for _, n := range []int{0, 1, 100, fullAt - 110, MaxMessage} {
+	for _, n := range []int{0, 1, 100, FullAt - 110, MaxMessage} {
 		if b.Full() {
 			t.Fatalf("full after %d replies", len(want))
 		}

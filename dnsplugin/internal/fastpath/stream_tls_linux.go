@@ -54,6 +54,10 @@ type tlsLayer struct {
 	in          *[]byte // of recordBuffers, or nil if it holds no input
 	unread      []byte  // part of in
 
+	passed bool          // net/http, say, has the connection and waits for input itself
+	closed chan struct{} // closed with a connection that was passed
+	once   sync.Once     // closes closed
+
 	sending sync.Mutex // held while the records of one send are made
 
 	gathering bool    // guarded by Conn.mu: records go to out, not to the socket
@@ -61,7 +65,7 @@ type tlsLayer struct {
 }
 
 func newTLSLayer(c *Conn, config *tls.Config) *tlsLayer {
-	l := &tlsLayer{c: c}
+	l := &tlsLayer{c: c, closed: make(chan struct{})}
 	l.Conn = tls.Server(layerConn{Conn: c.tcp, l: l}, config)
 	return l
 }
@@ -77,7 +81,11 @@ type layerConn struct {
 func (n layerConn) Read(p []byte) (int, error) {
 	l := n.l
 	if len(l.unread) == 0 {
-		if l.established {
+		switch {
+		case l.passed:
+			l.c.usedAt.Store(time.Now().UnixNano())
+			return l.c.tcp.Read(p)
+		case l.established:
 			return 0, errNoRecord
 		}
 		if err := l.c.await(); err != nil {
@@ -95,6 +103,9 @@ func (n layerConn) Read(p []byte) (int, error) {
 // Write implements net.Conn. It does not wait for the client.
 func (n layerConn) Write(p []byte) (int, error) {
 	l := n.l
+	if l.passed {
+		return l.c.tcp.Write(p)
+	}
 	l.c.mu.Lock()
 	defer l.c.mu.Unlock()
 	if l.gathering {
@@ -107,17 +118,37 @@ func (n layerConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close implements net.Conn. The Conn closes the socket.
-func (layerConn) Close() error { return nil }
+// Close implements net.Conn.
+func (n layerConn) Close() error {
+	if !n.l.passed {
+		return nil // the Conn closes the socket
+	}
+	n.l.once.Do(func() { close(n.l.closed) })
+	return n.l.c.tcp.Close()
+}
 
 // SetDeadline implements net.Conn.
-func (layerConn) SetDeadline(time.Time) error { return nil }
+func (n layerConn) SetDeadline(t time.Time) error {
+	return errors.Join(n.SetReadDeadline(t), n.SetWriteDeadline(t))
+}
 
 // SetReadDeadline implements net.Conn.
-func (layerConn) SetReadDeadline(time.Time) error { return nil }
+func (n layerConn) SetReadDeadline(t time.Time) error {
+	n.l.c.mu.Lock()
+	defer n.l.c.mu.Unlock()
+	if !n.l.passed || n.l.c.stopping {
+		return nil // the deadlines are the Conn's
+	}
+	return n.l.c.tcp.SetReadDeadline(t)
+}
 
 // SetWriteDeadline implements net.Conn.
-func (layerConn) SetWriteDeadline(time.Time) error { return nil }
+func (n layerConn) SetWriteDeadline(t time.Time) error {
+	if !n.l.passed {
+		return nil
+	}
+	return n.l.c.tcp.SetWriteDeadline(t)
+}
 
 // room returns a buffer for input from the socket.
 func (l *tlsLayer) room() []byte {
@@ -210,6 +241,9 @@ func (c *Conn) receiveTLS() bool {
 			}
 			return false
 		}
+		if h, ok := c.Handler().(ProtocolHandler); ok && !c.open(h) {
+			return false
+		}
 	}
 	for {
 		stopped := false
@@ -239,6 +273,26 @@ func (c *Conn) receiveTLS() bool {
 			return false
 		}
 	}
+}
+
+// open begins the protocol that the client has chosen. It reports false if the
+// connection was passed on, and is closed by now.
+func (c *Conn) open(h ProtocolHandler) bool {
+	p, greeting := h.Open(c, c.tls.ConnectionState().NegotiatedProtocol)
+	if p != nil {
+		c.protocol = p
+		_ = c.send(greeting) // an error is found by settle
+		return true
+	}
+	c.mu.Lock()
+	c.tls.passed = c.broken == nil
+	passed := c.tls.passed
+	c.mu.Unlock()
+	if passed {
+		h.Pass(c.tls.Conn)
+		<-c.tls.closed
+	}
+	return false
 }
 
 // failUnlessEOF ends the connection because of err, unless the client has
