@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"reflect"
 	"regexp"
 	"runtime/pprof"
@@ -81,10 +82,14 @@ var withSource = sync.OnceFunc(func() {
 		})
 		return nil
 	})
+	plugin.Register("validate", func(c *caddy.Controller) error {
+		dnsserver.GetConfig(c).HTTPRequestValidateFunc = func(r *http.Request) bool { return r.URL.Path == "/other" }
+		return nil
+	})
 	at := slices.Index(dnsserver.Directives, "cache")
 	order := slices.Insert(slices.Clone(dnsserver.Directives), at+1, Directive)
 	order = slices.Insert(order, at, "before")
-	dnsserver.Directives = append(order, "source")
+	dnsserver.Directives = append(order, "source", "validate")
 	dnsserver.Quiet, caddy.Quiet = true, true
 })
 
@@ -92,7 +97,7 @@ var withSource = sync.OnceFunc(func() {
 type testServer struct {
 	t    testing.TB
 	addr string
-	over string // the transport: "dns", or "tls" where the Corefile says so
+	over string // the transport: "dns", or "tls" or "https" where the Corefile says so
 	inst *caddy.Instance
 	runs int // instances so far
 }
@@ -133,8 +138,8 @@ func start(t testing.TB, corefile string, named map[string]*source) *testServer 
 		sources.Store(name, s)
 	}
 	s := &testServer{t: t, addr: "127.0.0.1:" + fastPort(t), over: "dns"}
-	if strings.HasPrefix(corefile, "tls://") {
-		s.over = "tls"
+	if proto, _, ok := strings.Cut(corefile, "://"); ok && (proto == "tls" || proto == "https") {
+		s.over = proto
 	}
 	if err := s.run(func() (*caddy.Instance, error) { return caddy.Start(s.input(corefile)) }); err != nil {
 		t.Fatal(err)
@@ -174,6 +179,9 @@ func (s *testServer) run(begin func() (*caddy.Instance, error)) error {
 	s.inst = inst
 	loops := 0
 	for _, l := range inst.Servers() {
+		if _, https := front.ServerOf[dnsserver.ServerHTTPS](l); https {
+			continue // its loop is net/http's
+		}
 		loops++ // for TCP
 		if _, secure := front.ServerOf[dnsserver.ServerTLS](l); !secure {
 			loops++ // for UDP

@@ -1,6 +1,6 @@
 // Package front is the fast path: sockets in addition to those of CoreDNS's
 // servers, from which cached answers are sent without the plugin chain. It
-// answers over UDP, TCP and TLS, decides which zones may be answered that way,
+// answers over UDP, TCP, TLS and HTTPS, decides which zones may be answered that way,
 // and takes all other queries through the chain, which [Registry] keeps from
 // being flooded.
 //

@@ -1,7 +1,6 @@
 package front
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -60,6 +59,7 @@ type Listener struct {
 	Group     *fastpath.Group   // nil at an address of TLS
 	opts      fastpath.Options  // of the group
 	Streams   *fastpath.Streams // nil if there are none
+	http1     *http1Server      // nil if not of HTTPS
 	Server    *Server
 	Successor *Instance   // an instance that is starting and will take over; nil if there is none
 	Expiry    *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
@@ -101,9 +101,9 @@ func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
 }
 
 // openListener opens sockets at the address of s, whose server blocks are
-// zones, or takes over those that are there. With config they speak TLS. why
+// zones, or takes over those that are there. With tls they speak TLS. why
 // says why the whole listener is for the chain; the zones may have reasons too.
-func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, config *tls.Config, why string) error {
+func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, tls *secure, why string) error {
 	plans, planned := c.registry.PlanListener(zones)
 	if planned != "" {
 		why = planned
@@ -112,13 +112,15 @@ func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserv
 	if err != nil {
 		return err
 	}
-	f.config = config
+	if f.secure = tls; tls != nil && tls.https != nil {
+		tls.https.Server = f
+	}
 	f.announce(why)
 	switch {
 	case why != "":
 		c.registry.withdraw(f)
 		err = errors.New(why)
-	case !f.useful(), config != nil && !f.Direct():
+	case !f.useful(), tls != nil && !f.Direct():
 		err = c.registry.Serve(f, ErrAllDecline.Error())
 	default:
 		err = c.registry.Serve(f, "")
@@ -160,7 +162,7 @@ func (r *Registry) Serve(f *Server, why string) error {
 		return errors.New(why)
 	}
 	opts := f.socketOptions()
-	if f.config != nil {
+	if f.secure != nil {
 		return r.serveTLS(f, opts)
 	}
 	f.Prepare(opts.Workers)

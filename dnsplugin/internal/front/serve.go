@@ -3,7 +3,6 @@ package front
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -45,7 +44,7 @@ type Server struct {
 	Streams    []*Worker // for who serves a connection, and one for the waiters of misses
 	TCP        *fastpath.Streams
 	TCPMissing string          // why tcp is nil
-	config     *tls.Config     // of connections over TLS, or nil for UDP and plain TCP
+	secure     *secure         // nil for UDP and plain TCP
 	ctx        context.Context //nolint:containedctx // the parent of every query's, with the server in it
 	atOnceCtx  context.Context //nolint:containedctx // the same for queries that must not wait for a source
 	againCtx   context.Context //nolint:containedctx // the same for queries that must not wait for an equal one

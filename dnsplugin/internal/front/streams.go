@@ -2,6 +2,7 @@ package front
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"runtime"
 
@@ -23,29 +24,36 @@ import (
 // fails, tcpMissing of the server says why.
 func (l *Listener) openStreams() {
 	f := l.Server
-	workers, proto := l.opts.Workers, "TLS"
+	workers, proto := l.opts.Workers, "TCP"
 	if l.Group != nil {
-		workers, proto = l.Group.Workers(), "TCP"
+		workers = l.Group.Workers()
+	}
+	if f.secure != nil {
+		if proto = "TLS"; f.secure.https != nil {
+			proto = "HTTPS"
+		}
 	}
 	f.PrepareStreams(workers)
 	if !f.Direct() {
 		f.TCPMissing = ErrAllDecline.Error()
 	}
 	log := clog.NewWithPlugin(f.Home.Name)
+	opts := fastpath.StreamOptions{Listeners: workers, Report: f.report(proto), Limits: f.Limits()}
+	handler := l.streamHandler(&opts)
 	switch {
 	case l.Streams != nil:
-		l.Streams.SwapTLS(f.config)
-		l.Streams.Swap(f, f.Limits())
+		l.Streams.SwapTLS(opts.TLS)
+		l.Streams.Swap(handler, opts.Limits)
 	case f.Direct():
 		var err error
-		l.Streams, err = fastpath.ListenStreams(socketAddr(f.Addr),
-			fastpath.StreamOptions{Listeners: workers, Report: f.report(proto), Limits: f.Limits(), TLS: f.config}, f)
+		l.Streams, err = fastpath.ListenStreams(socketAddr(f.Addr), opts, handler)
 		if err != nil {
+			_ = l.closeStreams()
 			l.Streams, f.TCPMissing = nil, err.Error()
 			log.Warningf("Fast path at %s: not over %s: %v", f.Addr, proto, err)
 			return
 		}
-		log.Infof("Fast path at %s: over %s too", f.Addr, proto)
+		log.Infof("Fast path at %s: over %s, %d listeners", f.Addr, proto, workers)
 		if steered, err := l.Streams.Steered(); !steered {
 			log.Warningf("Fast path at %s: connections are not steered to it (%v), so other sockets of the address get their share", f.Addr, err)
 		}
@@ -53,12 +61,37 @@ func (l *Listener) openStreams() {
 	f.TCP = l.Streams
 }
 
+// streamHandler returns the handler of the connections of l, and adds what it
+// needs to opts.
+func (l *Listener) streamHandler(opts *fastpath.StreamOptions) fastpath.StreamHandler {
+	f := l.Server
+	if f.secure == nil {
+		return f
+	}
+	opts.TLS = f.secure.config
+	h := f.secure.https
+	if h == nil {
+		return f
+	}
+	opts.Most = h.conns
+	if l.http1 == nil {
+		l.http1 = newHTTP1Server(h)
+	}
+	l.http1.current.Store(h)
+	h.http1 = l.http1
+	return h
+}
+
 // closeStreams ends the connections when what has come over them is answered.
 func (l *Listener) closeStreams() error {
-	if l.Streams == nil {
-		return nil
+	var err error
+	if l.Streams != nil {
+		err = l.Streams.Close()
 	}
-	return l.Streams.Close()
+	if l.http1 != nil {
+		err = errors.Join(err, l.http1.end())
+	}
+	return err
 }
 
 // Limits are those of CoreDNS's server, which the plugin timeouts may have set.

@@ -16,8 +16,8 @@ import (
 // instance has started, caddy tells its event hooks, and the instance knows its
 // servers.
 
-// OnEvent opens the fast path of the TLS servers of an instance that
-// has started.
+// OnEvent opens the fast path of the servers of TLS and HTTPS of an instance
+// that has started.
 func (r *Registry) OnEvent(event caddy.EventName, info any) error {
 	inst, ok := info.(*caddy.Instance)
 	if event != caddy.InstanceStartupEvent || !ok {
@@ -26,6 +26,9 @@ func (r *Registry) OnEvent(event caddy.EventName, info any) error {
 	for _, l := range inst.Servers() {
 		if s, ok := ServerOf[dnsserver.ServerTLS](l); ok {
 			r.openSecureServer(s.Server)
+		}
+		if s, ok := ServerOf[dnsserver.ServerHTTPS](l); ok {
+			r.openHTTPSServer(s)
 		}
 	}
 	return nil
@@ -40,7 +43,7 @@ func (r *Registry) openSecureServer(s *dnsserver.Server) {
 		return
 	}
 	config, why := secureConfig(zones)
-	if err := home.openListener(s, zones, config, why); err != nil {
+	if err := home.openListener(s, zones, &secure{config: config}, why); err != nil {
 		home.say("%s: %v; all queries go through the plugin chain", s.Addr, err)
 	}
 }
