@@ -15,8 +15,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h HedgePolicy
-	h.setDefaults()
+	h := HedgePolicy{}.withDefaults()
 	r := RetryPolicy{}.WithDefaults()
 	if r.Attempts != 0 {
 		t.Errorf("%d attempts by default, documented is no bound", r.Attempts)

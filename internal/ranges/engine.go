@@ -43,7 +43,7 @@ const (
 )
 
 // Validate reports the first mistake in the options, and how to correct it.
-func (o *Options) Validate() error {
+func (o Options) Validate() error {
 	switch {
 	case o.PartBytes < 0 || o.PartBytes > maxPart:
 		return fmt.Errorf("part size %d is out of range: use 0 (8 MiB) or 1 to %d bytes", o.PartBytes, maxPart)
@@ -61,7 +61,8 @@ func (o *Options) Validate() error {
 	return o.Retry.Validate()
 }
 
-func (o *Options) setDefaults() {
+// withDefaults returns the options with their zero fields filled in.
+func (o Options) withDefaults() Options {
 	if o.Budget == nil {
 		o.Budget = budget.Process()
 	}
@@ -77,8 +78,9 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	o.Hedge.setDefaults()
+	o.Hedge = o.Hedge.withDefaults()
 	o.Retry = o.Retry.WithDefaults()
+	return o
 }
 
 // Engine moves ranges of objects under one set of limits. Its limits for a host
@@ -101,7 +103,7 @@ func New(opts Options) (*Engine, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	opts.setDefaults()
+	opts = opts.withDefaults()
 	return &Engine{opts: opts, start: time.Now(), gates: make(map[string]*gate)}, nil
 }
 
@@ -110,9 +112,6 @@ func (e *Engine) now() time.Duration { return time.Since(e.start) }
 
 // Budget returns the budget of the engine's buffers.
 func (e *Engine) Budget() *budget.Budget { return e.opts.Budget }
-
-// PartBytes returns the size of a part in bytes.
-func (e *Engine) PartBytes() int64 { return e.opts.PartBytes }
 
 // gate returns the gate of a host, and makes it on first use.
 func (e *Engine) gate(host string) *gate {

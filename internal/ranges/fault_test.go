@@ -431,21 +431,6 @@ func TestConsumerHoldsParts(t *testing.T) {
 	})
 }
 
-func TestStat(t *testing.T) {
-	src := &rangestest.Source{Data: rangestest.Random(kib, 13), Pin: "etag:1", Sum: ranges.CRC64NVME}
-	e := newEngine(t, noHedge)
-	o := e.Object(src, unknown)
-	for range 2 {
-		info, err := o.Stat(t.Context())
-		if err != nil || info.Size != kib || info.Pin != "etag:1" || info.Sum != src.Checksum() {
-			t.Errorf("%+v, %v", info, err)
-		}
-	}
-	if n := len(src.Requests()); n != 1 {
-		t.Errorf("%d requests", n)
-	}
-}
-
 func Example() {
 	e, err := ranges.New(ranges.Options{Budget: budget.New(16 * mib), PartBytes: 64 * kib})
 	if err != nil {

@@ -23,7 +23,8 @@ type HedgePolicy struct {
 	Budget float64
 }
 
-func (p *HedgePolicy) setDefaults() {
+// withDefaults returns the policy with its zero fields filled in.
+func (p HedgePolicy) withDefaults() HedgePolicy {
 	if p.Quantile == 0 {
 		p.Quantile = 0.95
 	}
@@ -33,6 +34,7 @@ func (p *HedgePolicy) setDefaults() {
 	if p.Budget == 0 {
 		p.Budget = 0.05
 	}
+	return p
 }
 
 const (

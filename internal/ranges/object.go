@@ -1,9 +1,7 @@
 package ranges
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,9 +61,6 @@ func (e *Engine) Object(src Source, spec Spec) *Object {
 	return o
 }
 
-// Name returns the name in the object's Spec.
-func (o *Object) Name() string { return o.spec.Name }
-
 // retryPolicy is the policy for requests of this object.
 func (o *Object) retryPolicy() RetryPolicy {
 	p := o.e.opts.Retry
@@ -123,18 +118,4 @@ func (o *Object) observe(info Info) error {
 		o.sum = info.Sum
 	}
 	return nil
-}
-
-// Stat returns the size, pin and checksum of the object. It makes a request (a
-// range of one byte) only when the size is unknown.
-func (o *Object) Stat(ctx context.Context) (Info, error) {
-	if size, _ := o.known(); size < 0 {
-		var one [1]byte
-		if _, err := o.Fetch(ctx, one[:], 0); err != nil && err != io.EOF { //nolint:errorlint // Fetch returns io.EOF bare
-			return Info{Size: -1}, err
-		}
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return Info{Size: o.size, Off: 0, Len: o.size, Pin: o.pin, Sum: o.sum}, nil
 }

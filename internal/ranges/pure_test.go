@@ -139,8 +139,7 @@ func TestHedgerScript(t *testing.T) {
 		if d.HasArg("disabled") {
 			p.Quantile = -1
 		}
-		p.setDefaults()
-		h := newHedger(p)
+		h := newHedger(p.withDefaults())
 		var out strings.Builder
 		for line := range strings.Lines(d.Input) {
 			var n, times, ms, last, got, want int64
