@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/aws/smithy-go"
 
@@ -310,21 +309,10 @@ func word(s string) string {
 	return s
 }
 
-// oneLine makes text of others fit for a message: one line of printable
-// characters, at most n bytes.
+// oneLine makes text of others fit for a message: one line of at most n bytes,
+// with single blanks, and with escapes for characters that are not printable.
 func oneLine(s string, n int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
-			return r
-		}
-		return ' '
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > n {
-		cut := strings.ToValidUTF8(s[:n], "")
-		s = cut + "..."
-	}
-	return s
+	return printable.Line(strings.Join(strings.Fields(s), " "), n)
 }
 
 // fromAnswer makes the error of an answer that is not a success. It reads the

@@ -240,13 +240,13 @@ func TestStrangeAnswers(t *testing.T) {
 
 func TestOneLine(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain": "plain", "two\r\nlines": "two lines", "\x1b[31mred\x00": "[31mred", "bad\xffutf8": "bad utf8", "": "", " \t ": "", "ünïcode": "ünïcode",
+		"plain": "plain", "two\r\nlines": "two lines", "\x1b[31mred\x00": `\x1b[31mred\x00`, "bad\xffutf8": `bad\xffutf8`, "": "", " \t ": "", "ünïcode": "ünïcode",
 	} {
 		if got := oneLine(in, 100); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
 	}
-	if got := oneLine(strings.Repeat("ü", 100), 11); got != "üüüüü..." {
+	if got := oneLine(strings.Repeat("ü", 100), 11); got != "üüüü..." {
 		t.Errorf("cut: %q", got)
 	}
 }
