@@ -27,20 +27,20 @@ type savedRun struct {
 	Names   []byte          `json:"names"` // see names
 }
 
-// names is the set of non-directories that were made, as eight bytes for each path. The
+// madeNames is the set of non-directories that were made, as eight bytes for each path. The
 // key is random and never leaves the machine, so no archive can be made to hold a name
 // that looks like another.
-type names struct {
-	key  []byte
-	made [][]uint64 // namesChunk each, but the last
-	n    int
-	mem  *ledger
-	lost bool // there was no memory for them: no state can be saved any more
+type madeNames struct {
+	key    []byte
+	hashes [][]uint64 // namesChunk each, but the last
+	n      int
+	mem    *ledger
+	full   bool // there was no memory for them: no state can be saved any more
 }
 
 const namesChunk = 1 << 10
 
-func (n *names) hash(path string) uint64 {
+func (n *madeNames) hash(path string) uint64 {
 	h := sha256.New()
 	h.Write(n.key)
 	h.Write([]byte(path))
@@ -49,9 +49,9 @@ func (n *names) hash(path string) uint64 {
 
 // add remembers names. Without memory for them the extraction goes on, and can't be
 // resumed.
-func (n *names) add(hashes ...uint64) {
+func (n *madeNames) add(hashes ...uint64) {
 	for _, h := range hashes {
-		if n.lost {
+		if n.full {
 			return
 		}
 		if n.n%namesChunk == 0 {
@@ -59,27 +59,27 @@ func (n *names) add(hashes ...uint64) {
 				n.drop()
 				return
 			}
-			n.made = append(n.made, make([]uint64, 0, namesChunk))
+			n.hashes = append(n.hashes, make([]uint64, 0, namesChunk))
 		}
-		last := &n.made[len(n.made)-1]
+		last := &n.hashes[len(n.hashes)-1]
 		*last = append(*last, h)
 		n.n++
 	}
 }
 
 // drop gives the memory back.
-func (n *names) drop() {
-	n.mem.refund(8 * namesChunk * int64(len(n.made)))
-	n.made, n.n, n.lost = nil, 0, true
+func (n *madeNames) drop() {
+	n.mem.refund(8 * namesChunk * int64(len(n.hashes)))
+	n.hashes, n.n, n.full = nil, 0, true
 }
 
-// track begins to remember names.
-func (x *extraction) track() error {
+// trackNames begins to remember names.
+func (x *extraction) trackNames() error {
 	if x.checkpoints == nil {
 		return nil
 	}
 	if x.names == nil {
-		x.names = &names{key: make([]byte, 16), mem: x.layer.mem} // bytes: 128 bits can't be guessed
+		x.names = &madeNames{key: make([]byte, 16), mem: x.layer.mem} // bytes: 128 bits can't be guessed
 		if _, err := rand.Read(x.names.key); err != nil {
 			return err
 		}
@@ -88,13 +88,13 @@ func (x *extraction) track() error {
 	return nil
 }
 
-// untrack gives up: something was removed that names may hold.
-func (x *extraction) untrack() {
-	x.void()
+// stopTracking gives up: something was removed that names may hold.
+func (x *extraction) stopTracking() {
+	x.invalidateCheckpoints()
 	x.in.Between = nil
 }
 
-func (x *extraction) void() {
+func (x *extraction) invalidateCheckpoints() {
 	if x.checkpoints != nil {
 		x.checkpoints.Void()
 	}
@@ -105,7 +105,7 @@ func (x *extraction) checkpoint(at int64) error {
 	if x.in.HasDefaults() || !x.checkpoints.Due(at) {
 		return nil
 	}
-	if err := x.settle(nil); err != nil {
+	if err := x.waitForWriters(nil); err != nil {
 		return err
 	}
 	state, err := x.save()
@@ -130,23 +130,23 @@ func (x *extraction) save() ([]byte, error) {
 	const base64 = 4.0 / 3
 	// A directory takes about 25 bytes and its name.
 	size := base64 * float64(8*x.names.n+25*len(x.dirs.nodes)+x.dirs.names.size()+l.texts.size())
-	if x.names.lost || most > 0 && int64(size) > most {
+	if x.names.full || most > 0 && int64(size) > most {
 		x.names.drop()
 		return nil, nil
 	}
-	x.dirs.bury()
+	x.dirs.markDead()
 	layer, err := l.Save(0)
 	if err != nil {
 		return nil, err
 	}
 	s := savedRun{Layer: layer, Key: x.names.key, Dirs: x.dirs.appendTo(nil)}
 	for _, ln := range x.waiting {
-		if !x.dirs.dead(ln.dir) {
+		if !x.dirs.isDead(ln.dir) {
 			s.Waiting = append(s.Waiting, l.saveLink(ln))
 		}
 	}
 	s.Names = make([]byte, 0, 8*x.names.n)
-	for _, chunk := range x.names.made {
+	for _, chunk := range x.names.hashes {
 		for _, h := range chunk {
 			s.Names = binary.LittleEndian.AppendUint64(s.Names, h)
 		}
@@ -177,27 +177,27 @@ func (x *extraction) resume(ctx context.Context, state []byte) error {
 			return fmt.Errorf("%w: %w", errState, err)
 		}
 	}
-	x.names = &names{key: s.Key, mem: layer.mem}
+	x.names = &madeNames{key: s.Key, mem: layer.mem}
 	for b := s.Names; len(b) >= 8; b = b[8:] {
 		x.names.add(binary.LittleEndian.Uint64(b))
 	}
 	return x.purge(ctx, s.Names)
 }
 
-// known is the names that a directory may hold, each with a mark.
-type known struct {
+// expectedNames is the names that a directory may hold, each with a mark.
+type expectedNames struct {
 	hashes []uint64 // sorted
 	gone   []bool
 	n      int // that have no mark
 }
 
-func (k *known) find(h uint64) (int, bool) {
+func (k *expectedNames) find(h uint64) (int, bool) {
 	i, ok := slices.BinarySearch(k.hashes, h)
 	return i, ok && !k.gone[i]
 }
 
 // remove marks a name.
-func (k *known) remove(h uint64) {
+func (k *expectedNames) remove(h uint64) {
 	if i, ok := k.find(h); ok {
 		k.gone[i] = true
 		k.n--
@@ -206,7 +206,7 @@ func (k *known) remove(h uint64) {
 
 // purge removes from the directory what came after the state.
 func (x *extraction) purge(ctx context.Context, made []byte) error {
-	k := &known{}
+	k := &expectedNames{}
 	for ; len(made) >= 8; made = made[8:] {
 		k.hashes = append(k.hashes, binary.LittleEndian.Uint64(made))
 	}
@@ -229,7 +229,7 @@ func (x *extraction) purge(ctx context.Context, made []byte) error {
 		if err := x.tree.unlock(dir); err != nil {
 			return err
 		}
-		err := x.tree.each(ctx, dir, func(name string) error {
+		err := x.tree.forEach(ctx, dir, func(name string) error {
 			if _, ok := x.dirs.child(id, name); ok {
 				return nil
 			}

@@ -95,7 +95,7 @@ var holes = []specimen{
 // small are the limits that these exceed.
 var small = Limits{Entries: 10, Depth: 5, NameLen: 64, TotalSize: 1 << 20}
 
-func crowd() []ent {
+func manyNames() []ent {
 	many := make([]ent, 11)
 	for i := range many {
 		many[i] = file(fmt.Sprint("f", i), "")
@@ -104,7 +104,7 @@ func crowd() []ent {
 }
 
 var limited = []specimen{
-	{name: "too many entries", attacks: "inodes", in: crowd(), err: ErrLimit},
+	{name: "too many entries", attacks: "inodes", in: manyNames(), err: ErrLimit},
 	{name: "too many whiteouts", attacks: "memory", in: slices.Repeat([]ent{file(".wh.x", "")}, 11), err: ErrLimit},
 	{name: "too deep", attacks: "the time of each look-up", in: []ent{dir("a/b/c/d/e/f")}, err: ErrLimit},
 	{name: "too deep by symlinks", attacks: "a check of the name alone", in: []ent{symlink("l", "a/b/c/d"), symlink("a/b/c/d/m", "x/y/z"), file("l/m/f", "x")}, err: ErrLimit},
@@ -112,4 +112,4 @@ var limited = []specimen{
 	{name: "too large together", attacks: "the disk", in: []ent{file("a", big(700<<10)), file("b", big(700<<10))}, err: ErrLimit},
 }
 
-var corpus = slices.Concat(paths, doors, links, doubles, marks, fields, frames, extended, holes, limited)
+var corpus = slices.Concat(paths, throughSymlinks, links, duplicates, specialNames, numericFields, frames, extended, holes, limited)

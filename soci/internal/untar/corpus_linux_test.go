@@ -53,8 +53,8 @@ var paths = []specimen{
 	{name: "component too long", attacks: "truncation of names", in: []ent{file(tooLong, "x")}, err: syscall.ENAMETOOLONG},
 }
 
-// doors are symbolic links, and what goes through them.
-var doors = []specimen{
+// throughSymlinks are symbolic links, and what goes through them.
+var throughSymlinks = []specimen{
 	{
 		name: "symlink to outside, then through it", attacks: "write through a link",
 		in:   []ent{symlink("l", "../../out"), file("l/evil", "x")},
@@ -134,8 +134,8 @@ var links = []specimen{
 	},
 }
 
-// doubles are entries that come twice, as something else.
-var doubles = []specimen{
+// duplicates are entries that come twice, as something else.
+var duplicates = []specimen{
 	{
 		name: "directory, file, symlink, directory", attacks: "what is known of a name",
 		in:   []ent{file("p/a", "1"), file("p", "2"), symlink("p", "q"), dir("p"), file("p/b", "3")},
@@ -151,8 +151,8 @@ var doubles = []specimen{
 	{name: "locked directory", attacks: "a mode that keeps its own files out", in: []ent{{name: "d", kind: tar.TypeDir, mode: 0o1}, file("d/e/f", "x")}, want: []string{"d/", "d/e/", "d/e/f - x"}},
 }
 
-// marks are whiteouts and other names with a meaning.
-var marks = []specimen{
+// specialNames are whiteouts and other names with a meaning.
+var specialNames = []specimen{
 	{name: "whiteout of parent", attacks: "removal above", in: []ent{file("a/.wh...", "")}, err: ErrUnsafe},
 	{name: "whiteout of itself", attacks: "removal of the directory", in: []ent{file("a/.wh..", "")}, err: ErrUnsafe},
 	{name: "whiteout of nothing", attacks: "an empty name", in: []ent{file(".wh.", "")}, err: ErrUnsafe},
@@ -169,7 +169,7 @@ var marks = []specimen{
 }
 
 // numbers that do not add up.
-var fields = []specimen{
+var numericFields = []specimen{
 	{name: "lying size", attacks: "room for a terabyte", in: []ent{{name: "f", body: "x", size: 1 << 41}}, err: ErrLimit},
 	{name: "size beyond the end", attacks: "a file that stops early", in: []ent{{name: "f", body: "x", size: 5000}}, err: ErrFormat},
 	{name: "negative size", attacks: "lengths below zero", raw: tartest.Block(tarfile.TypeFile, "f", "").Put(tartest.SizeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf0").With("") + tartest.End, err: ErrFormat},

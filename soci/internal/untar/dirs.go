@@ -243,14 +243,14 @@ func (t *dirTable) forget(id dirID) {
 	t.lastPath, t.lastID = ".", rootDir
 }
 
-// bury marks what lies below dead directories.
-func (t *dirTable) bury() {
+// markDead marks what lies below dead directories.
+func (t *dirTable) markDead() {
 	for i := range t.nodes {
 		t.nodes[i].flags |= t.nodes[t.nodes[i].parent].flags & dirDead
 	}
 }
 
-func (t *dirTable) dead(id dirID) bool { return t.nodes[id].flags&dirDead != 0 }
+func (t *dirTable) isDead(id dirID) bool { return t.nodes[id].flags&dirDead != 0 }
 
 // path returns the physical path of a directory.
 func (t *dirTable) path(id dirID) string {

@@ -132,7 +132,7 @@ func union(a, b map[string]string) map[string]string {
 func implicit(l *Layer) map[string]bool {
 	out := make(map[string]bool)
 	for i := range l.dirs.nodes {
-		if path := l.dirs.path(dirID(i)); !l.dirs.dead(dirID(i)) && l.isImplicit(path) {
+		if path := l.dirs.path(dirID(i)); !l.dirs.isDead(dirID(i)) && l.isImplicit(path) {
 			out[path] = true
 		}
 	}

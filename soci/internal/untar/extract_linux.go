@@ -40,7 +40,7 @@ type extraction struct {
 	seed  maphash.Seed
 
 	checkpoints *Checkpoints // nil: none
-	names       *names       // made is guarded by mu; nil without checkpoints
+	names       *madeNames   // made is guarded by mu; nil without checkpoints
 
 	writeNanos atomic.Int64
 
@@ -96,21 +96,21 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	}
 	x.in = tarfile.NewReader(src, from)
 	if err == nil {
-		err = x.track()
+		err = x.trackNames()
 	}
 	if err == nil {
-		err = x.contained(func() error { return x.parse(ctx) })
+		err = x.guard(func() error { return x.parse(ctx) })
 	} else {
 		err = &Error{Err: err}
 	}
 	x.in.Close()
 	// Writers hold pieces of this run until they are done, also after a failure.
-	if werr := x.settle(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
+	if werr := x.waitForWriters(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
 	if err == nil {
-		x.void() // from here on directories change
-		err = x.contained(func() error { return x.finish(ctx) })
+		x.invalidateCheckpoints() // from here on directories change
+		err = x.guard(func() error { return x.finishDirs(ctx) })
 	}
 	for _, w := range x.works {
 		_ = unix.Close(w.fd)
@@ -122,8 +122,8 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	return x.layer, nil
 }
 
-// contained runs a step of the parser; a panic becomes its error.
-func (x *extraction) contained(step func() error) (err error) {
+// guard runs a step of the parser; a panic becomes its error.
+func (x *extraction) guard(step func() error) (err error) {
 	if bad := panics.Guard(func() { err = step() }); bad != nil {
 		return &Error{Entry: x.in.Header().Name, Err: bad}
 	}
@@ -164,7 +164,7 @@ func (x *extraction) entry(ctx context.Context, hdr *tarfile.Header) error {
 	if err != nil {
 		return err
 	}
-	if err := x.meter.entry(name, hdr.Size, len(hdr.Attrs)); err != nil {
+	if err := x.meter.countEntry(name, hdr.Size, len(hdr.Attrs)); err != nil {
 		return err
 	}
 	x.layer.Entries++
@@ -221,7 +221,7 @@ func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	if hdr.Type != tarfile.TypeDir && hdr.Type != tarfile.TypeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
 	}
-	return x.describe(rootDir, m)
+	return x.setDirMeta(rootDir, m)
 }
 
 // whiteout notes a deletion in lower layers. Nothing of this layer is removed,
@@ -241,8 +241,8 @@ func (x *extraction) whiteout(parent dirID, base string) error {
 	return x.layer.addWhiteout(parent, name)
 }
 
-// describe keeps what an entry says about a directory.
-func (x *extraction) describe(id dirID, m meta) error {
+// setDirMeta keeps what an entry says about a directory.
+func (x *extraction) setDirMeta(id dirID, m meta) error {
 	n := &x.dirs.nodes[id]
 	n.mode, n.uid, n.gid = uint16(m.mode), m.uid, m.gid //nolint:gosec // 12 bits
 	n.asec, n.ansec = secs(m.times[0])
@@ -251,8 +251,8 @@ func (x *extraction) describe(id dirID, m meta) error {
 	return x.dirs.setAttrs(id, m.attrs)
 }
 
-// described is the inverse of describe.
-func (x *extraction) described(id dirID) meta {
+// dirMeta is the inverse of describe.
+func (x *extraction) dirMeta(id dirID) meta {
 	n := &x.dirs.nodes[id]
 	return meta{
 		mode: uint32(n.mode), uid: n.uid, gid: n.gid, attrs: x.dirs.attrs[id],
@@ -272,7 +272,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 	if id, ok := x.dirs.find(logical); ok {
 		return logical, id, nil
 	}
-	path, err := follow(logical, func(phys string) (bool, string, error) {
+	path, err := resolvePath(logical, func(phys string) (bool, string, error) {
 		if _, ok := x.dirs.find(phys); ok {
 			return true, "", nil
 		}
@@ -288,7 +288,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 		if err != nil {
 			return false, "", err
 		}
-		if err := x.clear(d, base); err != nil {
+		if err := x.waitForName(d, base); err != nil {
 			return false, "", err
 		}
 		if mk {
@@ -329,14 +329,14 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 // directory makes or updates a directory.
 func (x *extraction) directory(in dirID, path string, m meta) error {
 	if id, ok := x.dirs.find(path); ok {
-		return x.describe(id, m)
+		return x.setDirMeta(id, m)
 	}
 	parent, base := split(path)
 	d, err := x.work(parent, in)
 	if err != nil {
 		return err
 	}
-	if err := x.clear(d, base); err != nil {
+	if err := x.waitForName(d, base); err != nil {
 		return err
 	}
 	// All that its owner needs to fill it; finish sets the rest.
@@ -345,7 +345,7 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	}
 	err = mk()
 	if err == unix.EEXIST { // something else of this layer: the last entry wins
-		if err = x.drop(d.fd, base); err == nil {
+		if err = x.removeOld(d.fd, base); err == nil {
 			err = mk()
 		}
 	}
@@ -356,7 +356,7 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	if err != nil {
 		return err
 	}
-	return x.describe(id, m)
+	return x.setDirMeta(id, m)
 }
 
 // makeRoom clears the way for a non-directory: waits for an earlier entry of the
@@ -364,11 +364,11 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 // writer. It returns the open parent.
 func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID) (*dirWork, error) {
 	if id, ok := x.dirs.find(path); ok {
-		if err := x.settle(nil); err != nil { // writers may be busy below
+		if err := x.waitForWriters(nil); err != nil { // writers may be busy below
 			return nil, err
 		}
-		x.untrack()
-		if err := x.tree.removeAll(ctx, path, x.layer.usage.gone); err != nil {
+		x.stopTracking()
+		if err := x.tree.removeAll(ctx, path, x.layer.usage.subtract); err != nil {
 			return nil, err
 		}
 		x.forget(id, path)
@@ -376,7 +376,7 @@ func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID
 	d, err := x.work(parent, in)
 	if err == nil {
 		_, base := split(path)
-		err = x.clear(d, base)
+		err = x.waitForName(d, base)
 	}
 	return d, err
 }
@@ -429,7 +429,7 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	}
 	from, err := x.work(parent, in)
 	if err == nil {
-		err = x.clear(from, base)
+		err = x.waitForName(from, base)
 	}
 	if err != nil {
 		return err
@@ -443,17 +443,17 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	return err
 }
 
-// finish resolves forward links and gives directories their metadata, children
+// finishDirs resolves forward links and gives directories their metadata, children
 // before parents: a parent's mode may forbid to reach them.
-func (x *extraction) finish(ctx context.Context) error {
+func (x *extraction) finishDirs(ctx context.Context) error {
 	x.names = nil
-	x.dirs.bury()
+	x.dirs.markDead()
 	if err := x.forwardLinks(ctx); err != nil {
 		return err
 	}
 	for i := len(x.dirs.nodes) - 1; i >= 0; i-- { // parents were added first
 		id := dirID(i) //nolint:gosec // see dirTable.add
-		if x.dirs.dead(id) {
+		if x.dirs.isDead(id) {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -465,7 +465,7 @@ func (x *extraction) finish(ctx context.Context) error {
 		}
 	}
 	x.dirs.attrs = nil
-	x.layer.settle()
+	x.layer.sortWhiteouts()
 	x.layer.Write = nanos(&x.writeNanos)
 	return nil
 }

@@ -26,7 +26,7 @@ func TestPrivEqualsTar(t *testing.T) {
 	if len(layers) == 0 {
 		layers = makeImage(t, tar, filepath.Join(work, "image"))
 	}
-	r := &rival{t: t, tar: tar, dir: filepath.Join(work, "rival")}
+	r := &referenceTar{t: t, tar: tar, dir: filepath.Join(work, "rival")}
 	x := newTB(t)
 	x.root = filepath.Join(work, "layers")
 	if err := os.Mkdir(x.root, 0o755); err != nil {
@@ -120,8 +120,8 @@ func (x *tb) open(file string) *Layer {
 	return l
 }
 
-// rival unpacks layers the slow way: onto a mount of all lower ones.
-type rival struct {
+// referenceTar unpacks layers the slow way: onto a mount of all lower ones.
+type referenceTar struct {
 	t      *testing.T
 	tar    string
 	dir    string
@@ -129,7 +129,7 @@ type rival struct {
 }
 
 // layer applies one more, and returns the mount that shows all.
-func (r *rival) layer(file string) string {
+func (r *referenceTar) layer(file string) string {
 	r.t.Helper()
 	n := len(r.uppers)
 	upper, work, mnt := r.path(n, "upper"), r.path(n, "work"), r.path(n, "mnt")
@@ -152,7 +152,7 @@ func (r *rival) layer(file string) string {
 }
 
 // apply puts a layer on top of what is in a directory.
-func (r *rival) apply(file, root string) {
+func (r *referenceTar) apply(file, root string) {
 	r.t.Helper()
 	r.remove(file, root)
 	if err := untarGNU(r.t.Context(), r.tar, file, root, "--exclude=.wh.*"); err != nil {
@@ -160,7 +160,7 @@ func (r *rival) apply(file, root string) {
 	}
 }
 
-func (r *rival) path(n int, what string) string {
+func (r *referenceTar) path(n int, what string) string {
 	r.t.Helper()
 	p := filepath.Join(r.dir, fmt.Sprint(n), what)
 	if err := os.MkdirAll(p, 0o755); err != nil {
@@ -170,7 +170,7 @@ func (r *rival) path(n int, what string) string {
 }
 
 // remove does what the whiteouts of a layer ask for.
-func (r *rival) remove(file, root string) {
+func (r *referenceTar) remove(file, root string) {
 	r.t.Helper()
 	for _, name := range entries(r.t, r.tar, file) {
 		dir, base := filepath.Split(filepath.Join(root, name))
@@ -236,13 +236,13 @@ func makeImage(t *testing.T, tar, dir string) []string {
 	pack("/", append([]string{"--format=gnu"}, etc...)...)
 	src := filepath.Join(runtime.GOROOT(), "src") //nolint:staticcheck // the tree that go test itself needs
 	pack(src, "--format=pax", "net", "crypto", "runtime")
-	pack(zoo(t, filepath.Join(dir, "zoo")), "--format=pax", "--xattrs", "--xattrs-include=*", "--sparse", ".")
+	pack(specialFiles(t, filepath.Join(dir, "zoo")), "--format=pax", "--xattrs", "--xattrs-include=*", "--sparse", ".")
 	pack(changes(t, filepath.Join(dir, "changes")), "--format=pax", ".")
 	return append(out, second(t, filepath.Join(dir, "second.tar")))
 }
 
-// zoo is a tree with one of each.
-func zoo(t *testing.T, root string) string {
+// specialFiles is a tree with one of each.
+func specialFiles(t *testing.T, root string) string {
 	t.Helper()
 	sh(t, `mkdir -p "$1/zoo/deep/er" && cd "$1/zoo"
 		echo plain > plain; ln plain twin; ln -s plain soft; ln soft hardsoft; ln -s /nowhere dangling

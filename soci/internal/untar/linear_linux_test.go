@@ -120,9 +120,9 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 	if live := len(d.index); live > 1<<16 {
 		t.Errorf("an index of %d slots", live)
 	}
-	d.bury()
+	d.markDead()
 	for i := range d.nodes[1:] {
-		if !d.dead(dirID(i + 1)) {
+		if !d.isDead(dirID(i + 1)) {
 			t.Fatalf("node %d of %q lives", i+1, d.path(dirID(i+1)))
 		}
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// forward makes the hard links of an extraction whose target came after them. Links may
+// linkResolver makes the hard links of an extraction whose target came after them. Links may
 // lead to each other in any order and in circles; each is tried once for each pass, and
 // before it the link that it leads to.
-type forward struct {
+type linkResolver struct {
 	x     *extraction
 	links []link // in the order of the archive
 	state []linkState
@@ -26,18 +26,18 @@ type forward struct {
 type linkState uint8
 
 const (
-	linkNew   linkState = iota
-	linkBegun           // waits for another one, or leads back to itself
-	linkLeft            // its target is not there
+	linkNew     linkState = iota
+	linkPending           // waits for another one, or leads back to itself
+	linkMissing           // its target is not there
 	linkMade
-	linkGone // a later entry has its name
+	linkReplaced // a later entry has its name
 )
 
 // forwardLinks makes the links whose target came after them. What stays has its
 // target in a lower layer.
 func (x *extraction) forwardLinks(ctx context.Context) error {
 	l := x.layer
-	f := &forward{x: x, links: x.waiting, state: make([]linkState, len(x.waiting)), names: make([]uint32, len(x.waiting))}
+	f := &linkResolver{x: x, links: x.waiting, state: make([]linkState, len(x.waiting)), names: make([]uint32, len(x.waiting))}
 	x.waiting = nil
 	for i := range f.names {
 		f.names[i] = uint32(i) //nolint:gosec // the ledger ends long before
@@ -50,13 +50,13 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 		}
 		ln := f.links[i]
 		// Another link of the name comes later, or there is something else.
-		gone := l.dirs.dead(ln.dir) || k+1 < len(f.names) && f.compare(i, f.names[k+1]) == 0
+		gone := l.dirs.isDead(ln.dir) || k+1 < len(f.names) && f.compare(i, f.names[k+1]) == 0
 		if !gone {
 			_, err := x.tree.lstat(l.linkPath(ln))
 			gone = err == nil || err == unix.ENOTDIR
 		}
 		if gone {
-			f.state[i] = linkGone
+			f.state[i] = linkReplaced
 		} else {
 			kept = append(kept, i)
 		}
@@ -81,13 +81,13 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 	return nil
 }
 
-func (f *forward) compare(i, k uint32) int {
+func (f *linkResolver) compare(i, k uint32) int {
 	l, a, b := f.x.layer, f.links[i], f.links[k]
 	return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.texts.bytes(a.name), l.texts.bytes(b.name)))
 }
 
 // pass tries all links that are not made, and reports whether one was.
-func (f *forward) pass(ctx context.Context) (made bool, err error) {
+func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	for i := range f.state {
 		if f.state[i] < linkMade {
 			f.state[i] = linkNew
@@ -111,9 +111,9 @@ func (f *forward) pass(ctx context.Context) (made bool, err error) {
 
 // step tries the link i, which is the last of todo, or puts before it the link that it
 // leads to. It reports whether the link was made.
-func (f *forward) step(i int) (bool, error) {
+func (f *linkResolver) step(i int) (bool, error) {
 	x, l, ln := f.x, f.x.layer, f.links[i]
-	if f.state[i] >= linkLeft {
+	if f.state[i] >= linkMissing {
 		f.todo = f.todo[:len(f.todo)-1]
 		return false, nil
 	}
@@ -122,7 +122,7 @@ func (f *forward) step(i int) (bool, error) {
 	parent, in, err := x.resolve(dir, false)
 	if err == nil {
 		if next := f.find(in, base); next >= 0 && f.state[i] == linkNew && f.state[next] == linkNew && next != i {
-			f.state[i] = linkBegun
+			f.state[i] = linkPending
 			f.todo = append(f.todo, next)
 			return false, nil
 		}
@@ -138,14 +138,14 @@ func (f *forward) step(i int) (bool, error) {
 		f.state[i] = linkMade
 		return true, nil
 	case errors.Is(err, unix.ENOENT):
-		f.state[i] = linkLeft
+		f.state[i] = linkMissing
 		return false, nil
 	}
 	return false, &Error{Entry: l.linkEntry(ln), Err: err}
 }
 
 // find returns the link of a name, or -1.
-func (f *forward) find(dir dirID, name string) int {
+func (f *linkResolver) find(dir dirID, name string) int {
 	l := f.x.layer
 	k, ok := slices.BinarySearchFunc(f.names, name, func(i uint32, name string) int {
 		ln := f.links[i]

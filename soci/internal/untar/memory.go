@@ -14,8 +14,8 @@ import (
 // something. So an image of ordinary size is extracted whatever others hold, and the sum
 // stays below twice the limit.
 type Memory struct {
-	limit int64
-	tell  func(delta int64)
+	limit  int64
+	notify func(delta int64)
 
 	mu     sync.Mutex // guards what follows, and Meter.held; tell is called under it
 	sum    int64
@@ -28,20 +28,20 @@ func NewMemory(limit int64, tell func(delta int64)) *Memory {
 	if tell == nil {
 		tell = func(int64) {}
 	}
-	return &Memory{limit: limit, tell: tell}
+	return &Memory{limit: limit, notify: tell}
 }
 
 // Meter returns a meter of one image, at zero.
 func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
 
-// over decides whether an image that holds held of sum bytes must fail.
-func (m *Memory) over(held int64) bool {
+// overLocked decides whether an image that holds held of sum bytes must fail.
+func (m *Memory) overLocked(held int64) bool {
 	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
 }
 
-// change adds n bytes, or takes away -n, for an image. It returns an ErrLimit, with nothing
+// adjust adds n bytes, or takes away -n, for an image. It returns an ErrLimit, with nothing
 // changed, when there are too many.
-func (m *Memory) change(image *Meter, n int64) error {
+func (m *Memory) adjust(image *Meter, n int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := image.held
@@ -53,7 +53,7 @@ func (m *Memory) change(image *Meter, n int64) error {
 	case before > 0 && image.held == 0:
 		m.images--
 	}
-	if n > 0 && m.over(image.held) {
+	if n > 0 && m.overLocked(image.held) {
 		image.held, m.sum = before, m.sum-n
 		if before == 0 {
 			m.images--
@@ -61,7 +61,7 @@ func (m *Memory) change(image *Meter, n int64) error {
 		return fmt.Errorf("%w: directories, whiteouts and links of the image take more than %d KiB of memory (limit Metadata, which %d images share now)",
 			ErrLimit, before>>10, max(1, m.images))
 	}
-	m.tell(n)
+	m.notify(n)
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (l *ledger) charge(n int64) error {
 	defer l.mu.Unlock()
 	if more := l.used + n - l.have; more > 0 {
 		step := (more + ledgerStep - 1) / ledgerStep * ledgerStep
-		if err := l.meter.mem.change(l.meter, step); err != nil {
+		if err := l.meter.mem.adjust(l.meter, step); err != nil {
 			return err
 		}
 		l.have += step
@@ -123,6 +123,6 @@ func (l *ledger) release() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_ = l.meter.mem.change(l.meter, -l.have) // less is never too much
+	_ = l.meter.mem.adjust(l.meter, -l.have) // less is never too much
 	l.used, l.have = 0, 0
 }

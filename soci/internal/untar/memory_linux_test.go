@@ -20,7 +20,7 @@ func TestMemoryShares(t *testing.T) {
 	big, small := m.Meter(Limits{}), m.Meter(Limits{})
 	step := func(image *Meter, n int64, ok bool) {
 		t.Helper()
-		err := m.change(image, n)
+		err := m.adjust(image, n)
 		if (err == nil) != ok || err != nil && !errors.Is(err, ErrLimit) {
 			t.Errorf("change by %d: %v", n, err)
 		}

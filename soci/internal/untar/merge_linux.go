@@ -103,7 +103,7 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 	if err := m.hide(ctx, from, to); err != nil {
 		return &Error{Entry: to, Err: err}
 	}
-	err = m.src.each(ctx, from, func(name string) error { return m.child(ctx, join(from, name), join(to, name)) })
+	err = m.src.forEach(ctx, from, func(name string) error { return m.child(ctx, join(from, name), join(to, name)) })
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -135,7 +135,7 @@ func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
 func (m *merge) hide(ctx context.Context, from, to string) error {
 	remove := func(name string) error { return m.dst.removeAll(ctx, join(to, name), nil) }
 	if m.layer.isOpaque(from) {
-		return m.dst.each(ctx, to, remove)
+		return m.dst.forEach(ctx, to, remove)
 	}
 	dir, ok := m.layer.dirs.find(from)
 	if !ok {

@@ -39,15 +39,15 @@ func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
 		uid:   uint32(hdr.UID),
 		gid:   uint32(hdr.GID),
 		times: [2]unix.Timespec{timespec(hdr.Atime), timespec(hdr.Mtime)},
-		attrs: x.attrs(hdr),
+		attrs: x.allowedAttrs(hdr),
 	}, nil
 }
 
-// attrs picks the extended attributes of a header. Names of trusted.* and those that
+// allowedAttrs picks the extended attributes of a header. Names of trusted.* and those that
 // steer overlayfs are never taken from an archive: trusted.overlay.redirect, for one,
 // makes a mount show a directory of the attacker's choice, and the others are what the
 // system itself notes about files. containerd leaves trusted.* out too.
-func (x *extraction) attrs(hdr *tarfile.Header) []tarfile.Attr {
+func (x *extraction) allowedAttrs(hdr *tarfile.Header) []tarfile.Attr {
 	keep := hdr.Attrs
 	for i, a := range hdr.Attrs {
 		if refused(a.Name) == "" {
@@ -101,13 +101,13 @@ func (x *extraction) create(d *dirWork, o *op) error {
 	}
 	err := x.make(d, o)
 	if err == unix.EEXIST {
-		if err = x.drop(d.fd, o.base); err == nil {
+		if err = x.removeOld(d.fd, o.base); err == nil {
 			err = x.make(d, o)
 		}
 	}
 	if err == unix.EPERM && o.kind == opNode {
 		x.layer.notes.add("device node left out (not permitted here)", join(d.path, o.base))
-		o.left = true
+		o.skipped = true
 		return nil
 	}
 	if err == nil && o.kind != opFile {
@@ -150,7 +150,7 @@ func (x *extraction) link(from, d *dirWork, o *op) error {
 	}
 	err := retryErr(func() error { return unix.Linkat(from.fd, o.from, d.fd, o.base, 0) })
 	if err == unix.EEXIST {
-		if err = x.drop(d.fd, o.base); err == nil {
+		if err = x.removeOld(d.fd, o.base); err == nil {
 			err = retryErr(func() error { return unix.Linkat(from.fd, o.from, d.fd, o.base, 0) })
 		}
 	}
@@ -163,7 +163,7 @@ func (x *extraction) link(from, d *dirWork, o *op) error {
 // waitFor keeps a hard link whose target is not there. An earlier entry of its name
 // is replaced now, the link itself comes later.
 func (x *extraction) waitFor(d *dirWork, o *op) error {
-	if err := x.drop(d.fd, o.base); err != nil && err != unix.ENOENT {
+	if err := x.removeOld(d.fd, o.base); err != nil && err != unix.ENOENT {
 		return err
 	}
 	x.mu.Lock()
@@ -190,13 +190,13 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 		}
 	}
 	for _, a := range m.attrs {
-		if err := x.attr(dir, base, a.Name, len(a.Value), unix.Fsetxattr(fd, a.Name, []byte(a.Value), 0)); err != nil {
+		if err := x.checkAttrError(dir, base, a.Name, len(a.Value), unix.Fsetxattr(fd, a.Name, []byte(a.Value), 0)); err != nil {
 			return err
 		}
 	}
 	kept := !owned && x.keepOwners
 	if kept {
-		if err := x.attr(dir, base, overrideAttr, 0, unix.Fsetxattr(fd, overrideAttr, m.override(), 0)); err != nil {
+		if err := x.checkAttrError(dir, base, overrideAttr, 0, unix.Fsetxattr(fd, overrideAttr, m.override(), 0)); err != nil {
 			return err
 		}
 	}
@@ -258,10 +258,10 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 	return mode
 }
 
-// attr judges the outcome of setting an attribute: file systems without
+// checkAttrError judges the outcome of setting an attribute: file systems without
 // attributes and processes without the right are noted, the rest is an error. n is the
 // length of its value.
-func (x *extraction) attr(dir, base, name string, n int, err error) error {
+func (x *extraction) checkAttrError(dir, base, name string, n int, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
 		x.layer.notes.add("attribute of "+namespace(name)+" not set ("+err.Error()+")", tarfile.Shorten(join(dir, base))+": "+name)
@@ -361,7 +361,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	}
 	for _, a := range m.attrs {
 		where := "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + o.base
-		if err := x.attr(d.path, o.base, a.Name, len(a.Value), unix.Lsetxattr(where, a.Name, []byte(a.Value), 0)); err != nil {
+		if err := x.checkAttrError(d.path, o.base, a.Name, len(a.Value), unix.Lsetxattr(where, a.Name, []byte(a.Value), 0)); err != nil {
 			return err
 		}
 	}
@@ -378,7 +378,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 // have no more to set than times: that is done without opening them.
 func (x *extraction) finishDir(path string, id dirID) error {
 	dir, base := split(path)
-	m := x.described(id)
+	m := x.dirMeta(id)
 	explicit := x.dirs.nodes[id].flags&dirExplicit != 0
 	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 || x.keepOwners {
 		return x.finishDirByFd(path, &m, explicit)

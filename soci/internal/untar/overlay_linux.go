@@ -34,7 +34,7 @@ func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	if err := o.inherit(ctx); err != nil {
 		return err
 	}
-	return o.marks(ctx)
+	return o.writeMarks(ctx)
 }
 
 // overlay is one run of Overlay.
@@ -99,7 +99,7 @@ func (o *overlay) parents(view *stack, path string) error {
 	if dir == "." {
 		return nil
 	}
-	at, err := view.look(dir)
+	at, err := view.lookup(dir)
 	if err != nil || at.layer == 0 {
 		return err
 	}
@@ -119,7 +119,7 @@ func (o *overlay) parents(view *stack, path string) error {
 	if err != nil {
 		return err
 	}
-	view.forget()
+	view.reset()
 	return o.adopt(view.trees[at.layer], dir, at.st)
 }
 
@@ -138,7 +138,7 @@ func (o *overlay) inherit(ctx context.Context) error {
 		if o.layer.hides(dir) {
 			continue
 		}
-		at, err := o.below.look(dir)
+		at, err := o.below.lookup(dir)
 		if err == nil && at.isDir() {
 			err = o.adopt(o.below.trees[at.layer], dir, at.st)
 		}
@@ -151,7 +151,7 @@ func (o *overlay) inherit(ctx context.Context) error {
 
 // adopt gives a directory of the layer the metadata of one of a lower layer.
 func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
-	return o.layer.usage.changed(o.tree, dir, func() error {
+	return o.layer.usage.measure(o.tree, dir, func() error {
 		return o.layer.setDir(o.tree, dir, st, func(fd int) error {
 			err := copyXattrs(from, dir, fd)
 			if err == unix.EACCES { // ours, but its mode keeps even us out
@@ -167,7 +167,7 @@ func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
 func (l *Layer) hides(path string) bool {
 	for path != "." {
 		dir, _ := split(path)
-		if l.isOpaque(dir) || l.whited(path) {
+		if l.isOpaque(dir) || l.hasWhiteout(path) {
 			return true
 		}
 		path = dir
@@ -175,13 +175,13 @@ func (l *Layer) hides(path string) bool {
 	return false
 }
 
-// marks writes whiteouts and opaque marks.
-func (o *overlay) marks(ctx context.Context) error {
+// writeMarks writes whiteouts and opaque marks.
+func (o *overlay) writeMarks(ctx context.Context) error {
 	l, t := o.layer, o.layer.dirs
 	if l.isOpaque(".") {
 		// Overlayfs always merges the roots of its layers: hide name by name.
 		err := o.keepDir("x", func() error {
-			return o.below.each(ctx, ".", func(name string) error { return wrapped(name, o.whiteout(name)) })
+			return o.below.forEach(ctx, ".", func(name string) error { return wrapIfErr(name, o.addWhiteout(name)) })
 		})
 		if err != nil {
 			return wrap(".", err)
@@ -203,7 +203,7 @@ func (o *overlay) marks(ctx context.Context) error {
 					return context.Cause(ctx)
 				}
 				path := join(dir, string(t.names.bytes(w.name)))
-				if err := o.whiteout(path); err != nil {
+				if err := o.addWhiteout(path); err != nil {
 					return &Error{Entry: path, Err: err}
 				}
 			}
@@ -221,15 +221,15 @@ func (o *overlay) marks(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		dir := t.path(dirID(i)) //nolint:gosec // see dirTable.add
-		if err := l.usage.changed(o.tree, dir, func() error { return o.opaque(dir) }); err != nil {
+		if err := l.usage.measure(o.tree, dir, func() error { return o.markOpaque(dir) }); err != nil {
 			return &Error{Entry: dir, Err: err}
 		}
 	}
 	return nil
 }
 
-// wrapped is wrap for an error that may be nil.
-func wrapped(entry string, err error) error {
+// wrapIfErr is wrap for an error that may be nil.
+func wrapIfErr(entry string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -253,16 +253,16 @@ func (o *overlay) merges(dir string) (bool, error) {
 	if o.layer.hides(dir) || o.layer.isOpaque(dir) {
 		return false, nil
 	}
-	at, err := o.below.look(dir)
+	at, err := o.below.lookup(dir)
 	if err == unix.ENOENT {
 		return false, nil
 	}
 	return err == nil && at.isDir(), err
 }
 
-// whiteout hides path unless the layer itself has something there: a file hides
+// addWhiteout hides path unless the layer itself has something there: a file hides
 // by itself, a directory must become opaque to do so.
-func (o *overlay) whiteout(path string) error {
+func (o *overlay) addWhiteout(path string) error {
 	st, err := o.tree.lstat(path)
 	switch {
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
@@ -287,7 +287,7 @@ func (o *overlay) whiteout(path string) error {
 	return err
 }
 
-func (o *overlay) opaque(dir string) error {
+func (o *overlay) markOpaque(dir string) error {
 	name := o.layer.form.prefix() + "opaque"
 	return o.keepMode(dir, func() error {
 		fd, err := o.tree.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -308,7 +308,7 @@ func (o *overlay) opaque(dir string) error {
 // times and mode back, and accounts for what it grew by.
 func (o *overlay) keepDir(path string, fn func() error) error {
 	dir, _ := split(path)
-	return o.layer.usage.changed(o.tree, dir, func() error { return o.keepMode(dir, fn) })
+	return o.layer.usage.measure(o.tree, dir, func() error { return o.keepMode(dir, fn) })
 }
 
 // keepMode makes sure that fn may read and change dir.

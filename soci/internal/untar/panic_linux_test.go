@@ -42,7 +42,7 @@ func TestPanicsAreContained(t *testing.T) {
 			t.Errorf("%d blocks and %d bytes were not given back", out, held)
 		}
 	}
-	if err := contained(func() error { panic("a writer") }); !errors.Is(err, panics.Err) {
+	if err := guard(func() error { panic("a writer") }); !errors.Is(err, panics.Err) {
 		t.Error(err)
 	}
 	if _, err := x.extractIn(t.Context(), m, data, nil); err != nil {

@@ -22,8 +22,8 @@ type Pool struct {
 
 	mu     sync.Mutex // guards what follows and the lanes
 	wake   sync.Cond
-	ready  []*lane // lanes with something to do that no writer is at
-	idle   int     // writers that wait
+	ready  []*taskQueue // lanes with something to do that no writer is at
+	idle   int          // writers that wait
 	closed bool
 }
 
@@ -38,17 +38,17 @@ const MinPoolBytes = 4 * chunk
 // task is a piece of work for a writer.
 type task interface{ run() }
 
-// lane is tasks that run one after the other, in order: the files of one directory,
+// taskQueue is tasks that run one after the other, in order: the files of one directory,
 // the pieces of one file. (Several threads that create files in one directory, or
 // write to one file, only spin on its lock: CPU time goes up, work does not.)
-type lane struct {
-	queue []task
+type taskQueue struct {
+	tasks []task
 	busy  bool // a writer is at it, or it is in ready
 	held  bool // its tasks must wait, see release
 }
 
-// turn is how many tasks of a lane run before other lanes have a turn.
-const turn = 8
+// tasksPerRound is how many tasks of a lane run before other lanes have a turn.
+const tasksPerRound = 8
 
 // NewPool starts writers goroutines that use at most bytes of buffers.
 func NewPool(writers int, bytes int64) *Pool {
@@ -56,7 +56,7 @@ func NewPool(writers int, bytes int64) *Pool {
 	p := &Pool{mem: semaphore.NewWeighted(bytes), bytes: bytes}
 	p.wake.L = &p.mu
 	for range max(writers, 1) {
-		p.wg.Go(p.work)
+		p.wg.Go(p.runWriter)
 	}
 	return p
 }
@@ -73,8 +73,8 @@ func (p *Pool) Close() {
 	p.wg.Wait()
 }
 
-// work is the life of one writer.
-func (p *Pool) work() {
+// runWriter is the life of one writer.
+func (p *Pool) runWriter() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -88,41 +88,41 @@ func (p *Pool) work() {
 		}
 		l := p.ready[0]
 		p.ready = p.ready[1:]
-		p.serve(l)
+		p.serveLocked(l)
 	}
 }
 
-// serve runs some tasks of a lane. p.mu is held, but not while a task runs.
-func (p *Pool) serve(l *lane) {
-	for range turn {
-		if len(l.queue) == 0 {
+// serveLocked runs some tasks of a lane. p.mu is held, but not while a task runs.
+func (p *Pool) serveLocked(l *taskQueue) {
+	for range tasksPerRound {
+		if len(l.tasks) == 0 {
 			break
 		}
-		t := l.queue[0]
-		l.queue[0] = nil
-		l.queue = l.queue[1:]
+		t := l.tasks[0]
+		l.tasks[0] = nil
+		l.tasks = l.tasks[1:]
 		p.mu.Unlock()
 		t.run()
 		p.mu.Lock()
 	}
-	if l.busy = len(l.queue) > 0; l.busy {
+	if l.busy = len(l.tasks) > 0; l.busy {
 		p.ready = append(p.ready, l)
 	} else {
-		l.queue = nil
+		l.tasks = nil
 	}
 }
 
 // submit adds a task to a lane.
-func (p *Pool) submit(l *lane, t task) {
+func (p *Pool) submit(l *taskQueue, t task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.queue = append(l.queue, t)
-	p.start(l)
+	l.tasks = append(l.tasks, t)
+	p.startLocked(l)
 }
 
-// start makes a lane ready if it may run. p.mu is held.
-func (p *Pool) start(l *lane) {
-	if l.busy || l.held || len(l.queue) == 0 {
+// startLocked makes a lane ready if it may run. p.mu is held.
+func (p *Pool) startLocked(l *taskQueue) {
+	if l.busy || l.held || len(l.tasks) == 0 {
 		return
 	}
 	l.busy = true
@@ -131,11 +131,11 @@ func (p *Pool) start(l *lane) {
 }
 
 // release lets the tasks of a held lane run.
-func (p *Pool) release(l *lane) {
+func (p *Pool) release(l *taskQueue) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.held = false
-	p.start(l)
+	p.startLocked(l)
 }
 
 // offer hands a task to a writer that has nothing to do, if there is one.
@@ -145,7 +145,7 @@ func (p *Pool) offer(t task) bool {
 	if p.idle <= len(p.ready) {
 		return false
 	}
-	p.start(&lane{queue: []task{t}})
+	p.startLocked(&taskQueue{tasks: []task{t}})
 	return true
 }
 

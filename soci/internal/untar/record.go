@@ -66,7 +66,7 @@ func (l *Layer) Save(max int64) ([]byte, error) {
 		}
 	}
 	for i, w := range l.whiteouts {
-		if t.dead(w.dir) {
+		if t.isDead(w.dir) {
 			continue
 		}
 		if i == 0 || l.whiteouts[i-1].dir != w.dir || len(s.Whiteouts) == 0 {
@@ -109,7 +109,7 @@ func Load(dir string, saved []byte) (*Layer, error) {
 	if err != nil {
 		return nil, &Error{Err: err}
 	}
-	l.settle()
+	l.sortWhiteouts()
 	return l, nil
 }
 

@@ -27,15 +27,15 @@ func OpenLayer(dir string, form Form) (*Layer, error) {
 // copies: no archive can ask for them, and a directory or file that has them was
 // made by a mount; to guess would show wrong content, so it is an error.
 type stack struct {
-	layers []*Layer // nearest first
-	trees  []*tree
-	blind  int // so many of the nearest layers do not hide anything yet
-	dirs   map[string][]int
+	layers      []*Layer // nearest first
+	trees       []*tree
+	contentOnly int // so many of the nearest layers do not hide anything yet
+	dirs        map[string][]int
 }
 
 // openStack opens the layers; those before blind show their content only.
 func openStack(layers []*Layer, blind int) (*stack, error) {
-	s := &stack{layers: layers, blind: blind, dirs: make(map[string][]int)}
+	s := &stack{layers: layers, contentOnly: blind, dirs: make(map[string][]int)}
 	for _, l := range layers {
 		t, err := openTree(l.Dir, false)
 		if err != nil {
@@ -44,17 +44,17 @@ func openStack(layers []*Layer, blind int) (*stack, error) {
 		}
 		s.trees = append(s.trees, t)
 	}
-	s.forget()
+	s.reset()
 	return s, nil
 }
 
-// forget drops what is known of directories, after one was made.
-func (s *stack) forget() {
+// reset drops what is known of directories, after one was made.
+func (s *stack) reset() {
 	clear(s.dirs)
 	root := []int{}
 	for i, l := range s.layers {
 		root = append(root, i)
-		if i >= s.blind && l.isOpaque(".") {
+		if i >= s.contentOnly && l.isOpaque(".") {
 			break
 		}
 	}
@@ -75,8 +75,8 @@ type found struct {
 
 func (f found) isDir() bool { return f.st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// look returns what lies at a physical path: ENOENT when nothing does.
-func (s *stack) look(path string) (found, error) {
+// lookup returns what lies at a physical path: ENOENT when nothing does.
+func (s *stack) lookup(path string) (found, error) {
 	if len(s.layers) == 0 {
 		return found{}, unix.ENOENT
 	}
@@ -86,7 +86,7 @@ func (s *stack) look(path string) (found, error) {
 	}
 	dir, _ := split(path)
 	if s.dirs[dir] == nil {
-		parent, err := s.look(dir)
+		parent, err := s.lookup(dir)
 		if err != nil {
 			return found{}, err
 		}
@@ -100,7 +100,7 @@ func (s *stack) look(path string) (found, error) {
 	for n, i := range layers {
 		st, err := s.trees[i].lstat(path)
 		if err == unix.ENOENT {
-			if i >= s.blind && s.layers[i].whited(path) {
+			if i >= s.contentOnly && s.layers[i].hasWhiteout(path) {
 				break
 			}
 			continue
@@ -138,7 +138,7 @@ func (s *stack) look(path string) (found, error) {
 		return found{}, unix.ENOENT
 	}
 	if len(s.dirs) >= maxStackDirs {
-		s.forget()
+		s.reset()
 	}
 	s.dirs[path] = in
 	return have, nil
@@ -147,12 +147,12 @@ func (s *stack) look(path string) (found, error) {
 // maxStackDirs is how many directories a stack remembers.
 const maxStackDirs = 1 << 12
 
-// each calls fn with the names that the merged directory at a physical path shows, some
+// forEach calls fn with the names that the merged directory at a physical path shows, some
 // more than once. look has found the directory.
-func (s *stack) each(ctx context.Context, path string, fn func(name string) error) error {
+func (s *stack) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	for _, i := range s.dirs[path] {
-		err := s.trees[i].each(ctx, path, func(name string) error {
-			_, err := s.look(join(path, name))
+		err := s.trees[i].forEach(ctx, path, func(name string) error {
+			_, err := s.lookup(join(path, name))
 			if err == unix.ENOENT {
 				return nil
 			}
@@ -172,8 +172,8 @@ func (s *stack) each(ctx context.Context, path string, fn func(name string) erro
 // returns what lies at it; the last component is not followed.
 func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	dir, base := split(logical)
-	parent, err := follow(dir, func(phys string) (bool, string, error) {
-		at, err := s.look(phys)
+	parent, err := resolvePath(dir, func(phys string) (bool, string, error) {
+		at, err := s.lookup(phys)
 		switch {
 		case err != nil:
 			return false, "", err
@@ -189,7 +189,7 @@ func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 		return "", found{}, err
 	}
 	phys = join(parent, base)
-	f, err = s.look(phys)
+	f, err = s.lookup(phys)
 	return phys, f, err
 }
 
@@ -216,10 +216,10 @@ func (s *stack) isWhiteout(i int, path string, st *unix.Stat_t) (bool, error) {
 // isOpaque reports whether a directory of a layer hides those of lower layers.
 func (s *stack) isOpaque(i int, path string) (bool, error) {
 	l := s.layers[i]
-	if i < s.blind {
+	if i < s.contentOnly {
 		return false, nil
 	}
-	if l.isOpaque(path) || l.whited(path) {
+	if l.isOpaque(path) || l.hasWhiteout(path) {
 		return true, nil
 	}
 	attr, err := s.overlayAttrs(i, path, unix.O_DIRECTORY)

@@ -158,9 +158,9 @@ func (t *tree) rename(from string, dst *tree, to string) error {
 	})
 }
 
-// each calls fn with every name in a directory, some at a time: what it keeps does not
+// forEach calls fn with every name in a directory, some at a time: what it keeps does not
 // depend on how many there are. fn may remove names.
-func (t *tree) each(ctx context.Context, path string, fn func(name string) error) error {
+func (t *tree) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -223,7 +223,7 @@ func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_
 		return err
 	}
 	for again := 0; ; again++ {
-		err := t.each(ctx, path, func(name string) error { return t.removeAll(ctx, join(path, name), gone) })
+		err := t.forEach(ctx, path, func(name string) error { return t.removeAll(ctx, join(path, name), gone) })
 		if err != nil {
 			return err
 		}
@@ -253,11 +253,11 @@ func (t *tree) unlock(path string) error {
 // errTooManyLinks bounds the resolution of one path.
 var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
 
-// follow resolves a logical path to a physical one inside the tree as chroot
+// resolvePath resolves a logical path to a physical one inside the tree as chroot
 // would, last component included. step is asked about each physical path on
 // the way: it says whether it is a directory, or else the target of the link
 // that lies there. fs.ErrNotExist and other errors of step end the walk.
-func follow(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
+func resolvePath(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
 	cur, rest, links := ".", logical, 0
 	for rest != "" && rest != "." {
 		head, tail, _ := strings.Cut(rest, "/")
@@ -291,7 +291,7 @@ func follow(logical string, step func(phys string) (dir bool, target string, err
 
 // lookup resolves a logical directory that already exists.
 func (t *tree) lookup(logical string) (string, error) {
-	return follow(logical, func(phys string) (bool, string, error) {
+	return resolvePath(logical, func(phys string) (bool, string, error) {
 		st, err := t.lstat(phys)
 		if err != nil {
 			return false, "", err

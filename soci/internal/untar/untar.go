@@ -93,9 +93,9 @@ type Meter struct {
 // as an entry: setting one costs about as much as making a file.
 const freeAttrs = 16
 
-// entry accounts for one entry whose cleaned name is name, with content of size n and so
+// countEntry accounts for one entry whose cleaned name is name, with content of size n and so
 // many extended attributes.
-func (m *Meter) entry(name string, n int64, attrs int) error {
+func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	l := m.limits
 	if l.NameLen >= 0 && len(name) > l.NameLen {
 		return fmt.Errorf("%w: name of %d bytes, at most %d allowed (limit NameLen)", ErrLimit, len(name), l.NameLen)
@@ -289,11 +289,11 @@ func (l *Layer) linkEntry(ln link) string {
 	return l.linkPath(ln)
 }
 
-// settle sorts the whiteouts by directory and name, each once, and drops those in
+// sortWhiteouts sorts the whiteouts by directory and name, each once, and drops those in
 // directories that are gone.
-func (l *Layer) settle() {
-	l.dirs.bury()
-	l.whiteouts = slices.DeleteFunc(l.whiteouts, func(w whiteout) bool { return l.dirs.dead(w.dir) })
+func (l *Layer) sortWhiteouts() {
+	l.dirs.markDead()
+	l.whiteouts = slices.DeleteFunc(l.whiteouts, func(w whiteout) bool { return l.dirs.isDead(w.dir) })
 	slices.SortFunc(l.whiteouts, func(a, b whiteout) int {
 		return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.dirs.names.bytes(a.name), l.dirs.names.bytes(b.name)))
 	})
@@ -309,8 +309,8 @@ func (l *Layer) whiteoutsOf(dir dirID) []whiteout {
 	return l.whiteouts[i : i+n]
 }
 
-// whited reports whether the layer has a whiteout of path.
-func (l *Layer) whited(path string) bool {
+// hasWhiteout reports whether the layer has a whiteout of path.
+func (l *Layer) hasWhiteout(path string) bool {
 	parent, base := split(path)
 	dir, ok := l.dirs.find(parent)
 	if !ok {

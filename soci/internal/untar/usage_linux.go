@@ -16,10 +16,10 @@ func (u *usage) addFd(fd int) error {
 	return err
 }
 
-// gone takes back what the name of a non-directory held that was removed. An
+// subtract takes back what the name of a non-directory held that was removed. An
 // inode that had another name in the layer stays. (Directories count last of all,
 // when those that were replaced are gone.)
-func (u *usage) gone(st *unix.Stat_t) {
+func (u *usage) subtract(st *unix.Stat_t) {
 	if st.Nlink > 1 {
 		return
 	}
@@ -27,9 +27,9 @@ func (u *usage) gone(st *unix.Stat_t) {
 	u.inodes.Add(-1)
 }
 
-// changed runs fn, which may make the existing file or directory at path larger,
+// measure runs fn, which may make the existing file or directory at path larger,
 // and accounts for the difference.
-func (u *usage) changed(t *tree, path string, fn func() error) error {
+func (u *usage) measure(t *tree, path string, fn func() error) error {
 	before, err := t.lstat(path)
 	if err != nil {
 		return err
@@ -42,16 +42,16 @@ func (u *usage) changed(t *tree, path string, fn func() error) error {
 	return err
 }
 
-// drop removes a non-directory of the layer that was complete.
-func (x *extraction) drop(dirfd int, base string) error {
+// removeOld removes a non-directory of the layer that was complete.
+func (x *extraction) removeOld(dirfd int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
-		x.void()
+		x.invalidateCheckpoints()
 		err = unix.Unlinkat(dirfd, base, 0)
 	}
 	if err == nil {
-		x.layer.usage.gone(&st)
+		x.layer.usage.subtract(&st)
 	}
 	return err
 }

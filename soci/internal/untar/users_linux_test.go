@@ -89,8 +89,8 @@ func owned(uid, gid int) func(*tar.Header) {
 // capNetRaw is a capability set of version 2: cap_net_raw, effective.
 const capNetRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// menagerie has what only root can set, beside what everybody can.
-func menagerie() []ent {
+// rootOnlyEntries has what only root can set, beside what everybody can.
+func rootOnlyEntries() []ent {
 	return []ent{
 		{name: "d", kind: tar.TypeDir, mode: 0o2751, edit: owned(0, 5)},
 		{name: "d/plain", body: "x", mode: 0o444, edit: owned(0, 0), pax: map[string]string{"SCHILY.xattr.user.note": "hello"}},
@@ -130,7 +130,7 @@ func TestPrivAsUser(t *testing.T) {
 	}
 	for _, keep := range []bool{false, true} {
 		x := newTB(t)
-		l, err := Extract(t.Context(), &tartest.Blocks{Data: archive(t, menagerie()...), Size: 5000}, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits()), KeepOwners: keep})
+		l, err := Extract(t.Context(), &tartest.Blocks{Data: archive(t, rootOnlyEntries()...), Size: 5000}, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits()), KeepOwners: keep})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,14 +156,14 @@ func TestPrivAsUser(t *testing.T) {
 		}
 	}
 	x := newTB(t)
-	base, top := x.must(menagerie()...), x.must(upper()...)
+	base, top := x.must(rootOnlyEntries()...), x.must(upper()...)
 	if err := top.Overlay(t.Context(), UserXattr, []*Layer{base}); err != nil {
 		t.Fatal(err)
 	}
 	if got := attribute(t, filepath.Join(top.Dir, "d2"), "user.overlay.opaque"); got != "y" {
 		t.Errorf("the opaque mark is %q", got)
 	}
-	base, top = x.must(menagerie()...), x.must(upper()...)
+	base, top = x.must(rootOnlyEntries()...), x.must(upper()...)
 	if err := Merge(t.Context(), base.Dir, top); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestPrivInUserNamespace(t *testing.T) {
 		return
 	}
 	x := newTB(t)
-	base := x.must(menagerie()...)
+	base := x.must(rootOnlyEntries()...)
 	if err := base.Overlay(t.Context(), UserXattr, nil); err != nil {
 		t.Fatal(err)
 	}

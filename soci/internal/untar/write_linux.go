@@ -17,10 +17,10 @@ import (
 // dirWork is a directory in which the writers create files. Its operations run in
 // the order of the archive, in one lane.
 type dirWork struct {
-	path string
-	id   dirID
-	fd   int // O_PATH
-	lane lane
+	path  string
+	id    dirID
+	fd    int // O_PATH
+	queue taskQueue
 
 	// The parser's own:
 	batch *batch   // being filled
@@ -54,18 +54,18 @@ const (
 
 // op makes one name.
 type op struct {
-	kind   int
-	base   string
-	meta   meta
-	data   []byte // of a small file
-	big    *bigFile
-	target string // of a symbolic link; of a hard link, logical
-	from   string // of a hard link: the target's name
-	entry  string // of a hard link: as the archive has it
-	node   uint32 // file type of a special file
-	dev    uint64
-	fd     int  // of a file between its creation and its end, else -1
-	left   bool // left out: nothing was made
+	kind    int
+	base    string
+	meta    meta
+	data    []byte // of a small file
+	big     *bigFile
+	target  string // of a symbolic link; of a hard link, logical
+	from    string // of a hard link: the target's name
+	entry   string // of a hard link: as the archive has it
+	node    uint32 // file type of a special file
+	dev     uint64
+	fd      int  // of a file between its creation and its end, else -1
+	skipped bool // left out: nothing was made
 }
 
 // work returns the open directory at a physical path, which is the directory id.
@@ -97,7 +97,7 @@ func (x *extraction) work(path string, id dirID) (*dirWork, error) {
 // evict closes the directory that was not used for the longest time.
 func (x *extraction) evict() error {
 	w := slices.MinFunc(x.works, func(a, b *dirWork) int { return cmp.Compare(a.used, b.used) })
-	if err := x.settle(w); err != nil {
+	if err := x.waitForWriters(w); err != nil {
 		return err
 	}
 	x.works = slices.DeleteFunc(x.works, func(have *dirWork) bool { return have == w })
@@ -112,8 +112,8 @@ func (x *extraction) hash(name string) uint32 {
 	return uint32(maphash.String(x.seed, name)) //nolint:gosec // half of a hash is a hash
 }
 
-// clear waits until no writer works on base in d.
-func (x *extraction) clear(d *dirWork, base string) error {
+// waitForName waits until no writer works on base in d.
+func (x *extraction) waitForName(d *dirWork, base string) error {
 	if d.batch == nil && len(d.sent) == 0 {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (x *extraction) clear(d *dirWork, base string) error {
 	if !busy {
 		return nil
 	}
-	return x.settle(d)
+	return x.waitForWriters(d)
 }
 
 // add queues an operation in d. Its name is clear.
@@ -178,16 +178,16 @@ func (x *extraction) flush() error {
 	}
 	failed := x.err != nil
 	x.mu.Unlock()
-	x.pool.submit(&d.lane, b)
+	x.pool.submit(&d.queue, b)
 	if failed {
 		return errStopped
 	}
 	return nil
 }
 
-// settle waits until the writers are done in d, or everywhere (nil), and returns the
+// waitForWriters waits until the writers are done in d, or everywhere (nil), and returns the
 // first failure of a writer.
-func (x *extraction) settle(d *dirWork) error {
+func (x *extraction) waitForWriters(d *dirWork) error {
 	flushed := x.flush()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -227,22 +227,22 @@ func (b *batch) run() {
 	if !b.x.failed() {
 		for i := range b.ops {
 			o := &b.ops[i]
-			if err := contained(func() error { return b.x.create(b.d, o) }); err != nil {
+			if err := guard(func() error { return b.x.create(b.d, o) }); err != nil {
 				b.x.fail(join(b.d.path, o.base), err)
 				break
 			}
 		}
 	}
-	if !b.x.pool.offer((*filling)(b)) {
+	if !b.x.pool.offer((*fillTask)(b)) {
 		b.fill()
 	}
 }
 
-// filling is the second half of a batch.
-type filling batch
+// fillTask is the second half of a batch.
+type fillTask batch
 
 // run implements task.
-func (f *filling) run() {
+func (f *fillTask) run() {
 	b := (*batch)(f)
 	defer b.x.clocked(time.Now())
 	b.fill()
@@ -255,7 +255,7 @@ func (b *batch) fill() {
 		case o.big != nil:
 			o.big.open(o.fd)
 		case o.fd >= 0:
-			if err := contained(func() error { return b.x.fillFile(b.d, o) }); err != nil {
+			if err := guard(func() error { return b.x.fillFile(b.d, o) }); err != nil {
 				b.x.fail(join(b.d.path, o.base), err)
 			}
 		}
@@ -292,16 +292,16 @@ func (x *extraction) made(b *batch) (made []uint64) {
 		return nil
 	}
 	for i := range b.ops {
-		if o := &b.ops[i]; !o.left {
+		if o := &b.ops[i]; !o.skipped {
 			made = append(made, x.names.hash(join(b.d.path, o.base)))
 		}
 	}
 	return made
 }
 
-// contained runs a step of a writer; a panic becomes its error, so that the batch it is of
+// guard runs a step of a writer; a panic becomes its error, so that the batch it is of
 // ends as any other does.
-func contained(step func() error) (err error) {
+func guard(step func() error) (err error) {
 	defer panics.Recover(&err)
 	return step()
 }
@@ -340,24 +340,24 @@ func writeAll(fd int, p []byte, off int64) error {
 // bigFile is a file whose content does not lie together in memory. Its pieces
 // are written in a lane of its own, which opens when the file was created.
 type bigFile struct {
-	x    *extraction
-	b    *batch
-	base string
-	meta meta
-	size int64
-	tail bool // a hole at the end: the size must be set
-	fd   int
-	lane lane
+	x     *extraction
+	b     *batch
+	base  string
+	meta  meta
+	size  int64
+	tail  bool // a hole at the end: the size must be set
+	fd    int
+	queue taskQueue
 }
 
 // open lets the writing begin; fd is negative when the file could not be created.
 func (f *bigFile) open(fd int) {
 	f.fd = fd
-	f.x.pool.release(&f.lane)
+	f.x.pool.release(&f.queue)
 }
 
-// segment writes one piece of a large file.
-type segment struct {
+// bigFileWrite writes one piece of a large file.
+type bigFileWrite struct {
 	f     *bigFile
 	data  []byte
 	off   int64
@@ -366,11 +366,11 @@ type segment struct {
 }
 
 // run implements task.
-func (s *segment) run() {
+func (s *bigFileWrite) run() {
 	f := s.f
 	defer f.x.clocked(time.Now())
 	ok := f.fd >= 0 && !f.x.failed()
-	err := contained(func() error {
+	err := guard(func() error {
 		switch {
 		case s.last:
 			return f.end(ok)
@@ -419,7 +419,7 @@ func (x *extraction) file(ctx context.Context, d *dirWork, o op, hdr *tarfile.He
 // bigFile hands a file over piece by piece.
 func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile.Header) error {
 	f := &bigFile{x: x, base: o.base, meta: o.meta, size: hdr.Size, fd: -1}
-	f.lane.held = true
+	f.queue.held = true
 	o.big = f
 	extents := hdr.Extents
 	if !hdr.Sparse {
@@ -435,12 +435,12 @@ func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile
 		return err
 	}
 	if err == nil {
-		err = contained(func() error { return x.feed(ctx, f, extents) }) // the last segment must come
+		err = guard(func() error { return x.feed(ctx, f, extents) }) // the last segment must come
 	}
 	if err != nil {
 		x.fail(join(d.path, o.base), err)
 	}
-	x.pool.submit(&f.lane, &segment{f: f, last: true})
+	x.pool.submit(&f.queue, &bigFileWrite{f: f, last: true})
 	return err
 }
 
@@ -455,7 +455,7 @@ func (x *extraction) feed(ctx context.Context, f *bigFile, extents []tarfile.Ext
 				return errStopped
 			}
 			p.Hold()
-			x.pool.submit(&f.lane, &segment{f: f, data: data, off: e.Off, piece: p})
+			x.pool.submit(&f.queue, &bigFileWrite{f: f, data: data, off: e.Off, piece: p})
 			e.Off, e.Len = e.Off+int64(len(data)), e.Len-int64(len(data))
 		}
 	}
