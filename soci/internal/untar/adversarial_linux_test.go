@@ -22,9 +22,9 @@ func (s specimen) bytes(t testing.TB) []byte {
 	return archive(t, s.in...)
 }
 
-// TestAdversarial extracts the corpus. Each archive either fails with the named error
-// or leaves exactly the listed tree; in no case is anything outside touched. It
-// goes by openat2 and without, as a stream and as blocks of awkward sizes.
+// TestAdversarial extracts the corpus. Each archive either fails with the named error or
+// leaves exactly the listed tree, and nothing outside is touched. It runs with openat2 and
+// without, on a stream and on blocks of awkward sizes.
 func TestAdversarial(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range corpus {
@@ -35,7 +35,7 @@ func TestAdversarial(t *testing.T) {
 		data := s.bytes(t)
 		for _, way := range []struct {
 			walk bool
-			n    int // bytes of a block; 0: a stream
+			n    int // bytes of a block, or 0 for a stream
 		}{{}, {walk: true}, {n: 512}, {n: 1000}} {
 			t.Run(fmt.Sprintf("%s/walk=%v/%d", s.name, way.walk, way.n), func(t *testing.T) {
 				x := newTB(t)
@@ -79,7 +79,7 @@ func (s specimen) judge(t *testing.T, l *Layer, err error) {
 	checkUsage(t, l)
 }
 
-// gnuTar is GNU tar, with which we compare.
+// gnuTar returns the path of GNU tar, or skips the test.
 func gnuTar(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("tar")
@@ -93,8 +93,8 @@ func gnuTar(t *testing.T) string {
 	return path
 }
 
-// untarGNU extracts an archive with GNU tar, as exactly as it can. A warning at the
-// end of an archive that lacks one is no failure.
+// untarGNU extracts an archive with GNU tar, as exactly as it can. It ignores the warning
+// about a missing end of the archive.
 func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) error {
 	args := append([]string{"-xpf", archive, "-C", dir, "--numeric-owner", "--xattrs", "--xattrs-include=*"}, more...)
 	out, err := exec.CommandContext(ctx, tar, args...).CombinedOutput()
@@ -104,8 +104,8 @@ func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) err
 	return nil
 }
 
-// TestAdversarialEqualsTar: where GNU tar has a sane outcome, ours is the same in
-// mode, owner, times, attributes, links and content.
+// TestAdversarialEqualsTar checks that the result equals GNU tar's in mode, owner, times,
+// attributes, links and content, where GNU tar has a sane result.
 func TestAdversarialEqualsTar(t *testing.T) {
 	tar := gnuTar(t)
 	compared := 0

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAttributeWithoutSpace: an attribute that its file system can't hold is not a full disk.
+// TestAttributeWithoutSpace checks that an attribute that the file system cannot hold is not
+// reported as a full disk.
 func TestAttributeWithoutSpace(t *testing.T) {
 	for name, c := range map[string]struct {
 		blocks, inodes, free uint64
@@ -31,7 +32,7 @@ func TestAttributeWithoutSpace(t *testing.T) {
 	}
 }
 
-// ext4 mounts a small one.
+// ext4 mounts a small ext4 file system.
 func ext4(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,7 +59,7 @@ func ext4(t *testing.T) string {
 	return at
 }
 
-// TestPrivLargeAttribute extracts attributes that ext4, or any Linux, can't hold.
+// TestPrivLargeAttribute extracts attributes that are too large for ext4, or for Linux.
 func TestPrivLargeAttribute(t *testing.T) {
 	needRoot(t, "mounts ext4")
 	x := newTB(t)
@@ -81,7 +82,7 @@ func TestPrivLargeAttribute(t *testing.T) {
 	}
 }
 
-// TestTrustedAttributes are not an archive's to give, as in containerd.
+// TestTrustedAttributes checks that trusted.* attributes are left out, as in containerd.
 func TestTrustedAttributes(t *testing.T) {
 	x := newTB(t)
 	l := x.must(ent{name: "f", pax: map[string]string{"SCHILY.xattr.trusted.md5": "x", "SCHILY.xattr.trusted.overlay.opaque": "y"}})
@@ -95,9 +96,9 @@ func TestTrustedAttributes(t *testing.T) {
 	}
 }
 
-// TestHardLinkIsItsTarget: mode, owner and times in the entry of a hard link are not applied:
-// it is another name of a file that its own entry has described. (GNU tar does the same;
-// containerd and Docker apply them to the file. No builder writes any that differ.)
+// TestHardLinkIsItsTarget checks that mode, owner and times in the entry of a hard link are
+// not applied, because the file has an entry of its own. (GNU tar does the same; containerd
+// and Docker apply them to the file. No builder writes any that differ.)
 func TestHardLinkIsItsTarget(t *testing.T) {
 	x := newTB(t)
 	l := x.must(

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shapes are layers of the kinds that bound an extraction by different things.
+// shapes returns layers whose extraction is bound by different costs.
 func shapes(b *testing.B) map[string][]byte {
 	b.Helper()
 	const tiny = 20_000
@@ -25,9 +25,9 @@ func shapes(b *testing.B) map[string][]byte {
 	return map[string][]byte{"tiny": archive(b, spread...), "onedir": archive(b, flat...), "huge": archive(b, huge...)}
 }
 
-// BenchmarkExtract unpacks each shape, and each layer that PENSTOCK_LAYERS names
-// (a glob), into PENSTOCK_TARGET (a directory, best on tmpfs; default the system's).
-// cpu-ms is user and system time of the process, removal of the trees excluded.
+// BenchmarkExtract extracts each shape, and each layer that matches the glob PENSTOCK_LAYERS,
+// into the directory PENSTOCK_TARGET (best on tmpfs; the default is the temporary directory).
+// cpu-ms is the user and system time of the process without the removal of the trees.
 func BenchmarkExtract(b *testing.B) {
 	in := shapes(b)
 	layers, _ := filepath.Glob(os.Getenv("PENSTOCK_LAYERS"))

@@ -1,27 +1,27 @@
 package untar
 
-// Checkpoints lets an extraction be taken up again after its process has died: its
-// directory, a state, and the archive from an offset on are enough.
+// Checkpoints lets another process resume an extraction. It needs the directory, a saved
+// state, and the archive from an offset on.
 //
-// A state describes names that were complete when it was saved. All that came later is
-// removed by the extraction that goes on, so nothing of it has to be trusted: who holds
-// a digest of the whole archive, up to the offset and from there, holds the tree.
+// A state describes the names that were complete when it was saved. The resumed extraction
+// removes all others, so it need not trust them. If the caller verifies the digest of the
+// whole archive, before and after the offset, the tree is as correct as without resuming.
 type Checkpoints struct {
-	// Due is asked between entries, and says whether a state is wanted here. at is the
+	// Due is called between entries and reports whether a state should be saved. at is the
 	// offset in the archive; the last block that was read holds the byte before it.
 	Due func(at int64) bool
-	// Save takes a state, for the offset that Due was asked for. What has been written
-	// so far is with the kernel, not on the disk.
+	// Save receives a state for the offset of the last call of Due. The files may not have
+	// reached the disk yet.
 	Save func(at int64, state []byte)
-	// Void is called before something is changed that an earlier state may describe: no
-	// saved state holds any more. It may come from any goroutine, and more than once.
+	// Void is called before the extraction changes a file that a saved state may describe.
+	// It invalidates all saved states. It may be called from any goroutine, repeatedly.
 	Void func()
-	// Max bounds a state, in bytes, and with it the memory that saving one takes; when
-	// one would be larger, no more are saved. 0 means no bound.
+	// Max bounds a state in bytes, and so the memory for saving it. Once a state would be
+	// larger, no more states are saved. 0 means no bound.
 	Max int64
 
-	// From is a state to go on from, nil to begin; the stream then begins at the offset
-	// At, and the directory holds what the other extraction left.
+	// From is the state to resume from, or nil to start. With a state, the stream starts at
+	// offset At, and the directory holds the files of the earlier extraction.
 	From []byte
 	At   int64
 }

@@ -15,27 +15,27 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// errState: a state and a directory do not belong together.
-var errState = errors.New("the directory is not what the saved state says")
+// errState is the error of a state that does not match the directory.
+var errState = errors.New("the directory does not match the saved state")
 
-// savedRun is the form of a state.
+// savedRun is the encoding of a state.
 type savedRun struct {
 	Layer   json.RawMessage `json:"layer"`
 	Dirs    []byte          `json:"dirs"` // see dirTable.appendTo
 	Waiting []savedLink     `json:"waiting,omitempty"`
 	Key     []byte          `json:"key"`
-	Names   []byte          `json:"names"` // see names
+	Names   []byte          `json:"names"` // see madeNames
 }
 
-// madeNames is the set of non-directories that were made, as eight bytes for each path. The
-// key is random and never leaves the machine, so no archive can be made to hold a name
-// that looks like another.
+// madeNames is the set of non-directories that were created, with a hash of eight bytes for
+// each path. The key of the hash is random and never leaves the machine, so an archive
+// cannot provoke collisions.
 type madeNames struct {
 	key    []byte
-	hashes [][]uint64 // namesChunk each, but the last
+	hashes [][]uint64 // namesChunk each, except the last
 	n      int
 	mem    *ledger
-	full   bool // there was no memory for them: no state can be saved any more
+	full   bool // the memory did not suffice, so no more states can be saved
 }
 
 const namesChunk = 1 << 10
@@ -47,8 +47,8 @@ func (n *madeNames) hash(path string) uint64 {
 	return binary.LittleEndian.Uint64(h.Sum(nil))
 }
 
-// add remembers names. Without memory for them the extraction goes on, and can't be
-// resumed.
+// add adds names. If the memory does not suffice, the set is dropped: the extraction
+// continues, but saves no more states.
 func (n *madeNames) add(hashes ...uint64) {
 	for _, h := range hashes {
 		if n.full {
@@ -67,13 +67,13 @@ func (n *madeNames) add(hashes ...uint64) {
 	}
 }
 
-// drop gives the memory back.
+// drop empties the set and returns its memory.
 func (n *madeNames) drop() {
 	n.mem.refund(8 * namesChunk * int64(len(n.hashes)))
 	n.hashes, n.n, n.full = nil, 0, true
 }
 
-// trackNames begins to remember names.
+// trackNames starts to collect the names for states.
 func (x *extraction) trackNames() error {
 	if x.checkpoints == nil {
 		return nil
@@ -88,7 +88,7 @@ func (x *extraction) trackNames() error {
 	return nil
 }
 
-// stopTracking gives up: something was removed that names may hold.
+// stopTracking stops saving states, because a file that the set may hold is removed.
 func (x *extraction) stopTracking() {
 	x.invalidateCheckpoints()
 	x.in.Between = nil
@@ -100,7 +100,7 @@ func (x *extraction) invalidateCheckpoints() {
 	}
 }
 
-// checkpoint is called by the reader between two entries.
+// checkpoint saves a state if one is due. The reader calls it between two entries.
 func (x *extraction) checkpoint(at int64) error {
 	if x.in.HasDefaults() || !x.checkpoints.Due(at) {
 		return nil
@@ -112,7 +112,7 @@ func (x *extraction) checkpoint(at int64) error {
 	if err != nil {
 		return err
 	}
-	if state == nil { // nor later: it only grows. What was saved before still holds.
+	if state == nil { // later states would be larger; earlier ones stay valid
 		x.in.Between = nil
 		return nil
 	}
@@ -120,8 +120,8 @@ func (x *extraction) checkpoint(at int64) error {
 	return nil
 }
 
-// save describes an extraction of which nothing is pending; nil if it can't, or if that
-// would take more than Checkpoints.Max.
+// save returns the state of an extraction without pending operations, or nil if the set of
+// names was dropped or the state would exceed Checkpoints.Max.
 func (x *extraction) save() ([]byte, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -154,7 +154,8 @@ func (x *extraction) save() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// resume makes x what the one was that saved a state, and its directory too.
+// resume restores the state of an earlier extraction, and removes all later files from its
+// directory.
 func (x *extraction) resume(ctx context.Context, state []byte) error {
 	var s savedRun
 	if err := json.Unmarshal(state, &s); err != nil {
@@ -184,11 +185,11 @@ func (x *extraction) resume(ctx context.Context, state []byte) error {
 	return x.purge(ctx, s.Names)
 }
 
-// expectedNames is the names that a directory may hold, each with a mark.
+// expectedNames is the set of names that the directory should hold.
 type expectedNames struct {
 	hashes []uint64 // sorted
-	gone   []bool
-	n      int // that have no mark
+	gone   []bool   // marks names as absent
+	n      int      // number of unmarked names
 }
 
 func (k *expectedNames) find(h uint64) (int, bool) {
@@ -196,7 +197,7 @@ func (k *expectedNames) find(h uint64) (int, bool) {
 	return i, ok && !k.gone[i]
 }
 
-// remove marks a name.
+// remove marks a name as absent.
 func (k *expectedNames) remove(h uint64) {
 	if i, ok := k.find(h); ok {
 		k.gone[i] = true
@@ -204,7 +205,7 @@ func (k *expectedNames) remove(h uint64) {
 	}
 }
 
-// purge removes from the directory what came after the state.
+// purge removes all files from the directory that the state does not describe.
 func (x *extraction) purge(ctx context.Context, made []byte) error {
 	k := &expectedNames{}
 	for ; len(made) >= 8; made = made[8:] {
@@ -216,7 +217,7 @@ func (x *extraction) purge(ctx context.Context, made []byte) error {
 	for _, ln := range x.waiting {
 		k.remove(x.names.hash(x.layer.linkPath(ln)))
 	}
-	for i := range x.dirs.nodes { // one may have taken the place of a file
+	for i := range x.dirs.nodes { // a directory may have replaced a file
 		k.remove(x.names.hash(x.dirs.path(dirID(i)))) //nolint:gosec // see dirTable.add
 	}
 	kept := 0
@@ -247,7 +248,7 @@ func (x *extraction) purge(ctx context.Context, made []byte) error {
 		}
 	}
 	if kept != k.n {
-		return fmt.Errorf("%w: %d files of %d are there", errState, kept, k.n)
+		return fmt.Errorf("%w: %d of %d files exist", errState, kept, k.n)
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// checkpointTar has what a state must know of: directories with modes, whiteouts, links
-// forward and back, sparse and large files, names that come twice.
+// checkpointTar returns an archive with everything that a state describes: directories with
+// modes, whiteouts, links forward and back, sparse and large files, duplicate names.
 func checkpointTar(t *testing.T) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -63,7 +63,7 @@ func checkpointTar(t *testing.T) []byte {
 	return buf.Bytes()
 }
 
-// stopAfter ends an extraction when a number of entries has passed.
+// stopAfter ends an extraction after a number of entries.
 type stopAfter struct {
 	at     int64
 	state  []byte
@@ -89,8 +89,8 @@ func (s *stopAfter) checkpoints() *Checkpoints {
 	}
 }
 
-// TestCheckpoints: an extraction that was ended anywhere and gone on with from a state gives
-// the tree of one that was not, whatever came after the state.
+// TestCheckpoints checks that an extraction that is stopped anywhere and resumed from a state
+// yields the same tree as an uninterrupted one, whatever was extracted after the state.
 func TestCheckpoints(t *testing.T) {
 	archive := checkpointTar(t)
 	want := filepath.Join(t.TempDir(), "want")
@@ -113,7 +113,7 @@ func TestCheckpoints(t *testing.T) {
 			voided++
 			continue
 		}
-		// What a process may have left that got wrong bytes.
+		// Files that a process may have left after it read wrong bytes.
 		for _, name := range []string{"evil", "d0/evil"} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte("evil"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
@@ -139,7 +139,7 @@ func TestCheckpoints(t *testing.T) {
 	}
 }
 
-// TestCheckpointOfAnotherTree: a state that does not fit the directory is refused.
+// TestCheckpointOfAnotherTree checks that a state that does not match the directory is refused.
 func TestCheckpointOfAnotherTree(t *testing.T) {
 	archive := checkpointTar(t)
 	dir := filepath.Join(t.TempDir(), "dir")

@@ -10,8 +10,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// copyUp copies a lower file with its metadata: whatever can be linked can be
-// copied up.
+// copyUp copies a lower file of any type that can be hard-linked, with its metadata.
 func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at found) error {
 	st := at.st
 	switch st.Mode & unix.S_IFMT {
@@ -53,7 +52,7 @@ func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at fou
 	})
 }
 
-// lchown sets the owner of a copied node, where that is possible.
+// lchown sets the owner of a copied node, or adds a note if that is not permitted.
 func (l *Layer) lchown(dirfd int, base, path string, st unix.Stat_t) error {
 	err := unix.Fchownat(dirfd, base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err == unix.EPERM || err == unix.EINVAL {
@@ -63,7 +62,7 @@ func (l *Layer) lchown(dirfd int, base, path string, st unix.Stat_t) error {
 	return err
 }
 
-// copyFile copies a regular file of a lower layer, holes as holes.
+// copyFile copies a regular file of a lower layer and keeps its holes.
 func (o *overlay) copyFile(ctx context.Context, src *tree, from, to string) error {
 	in, err := src.open(from, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -115,8 +114,8 @@ func (o *overlay) copyFile(ctx context.Context, src *tree, from, to string) erro
 	return err
 }
 
-// copyData copies what is not a hole. Where the file system can share blocks,
-// nothing is read; between file systems, the bytes go through us.
+// copyData copies the data between the holes. If the file system can share blocks, no data
+// is read; between file systems it is read and written.
 func copyData(ctx context.Context, in, out int, size int64) error {
 	for off := int64(0); off < size; {
 		from, err := unix.Seek(in, off, unix.SEEK_DATA)
@@ -126,7 +125,7 @@ func copyData(ctx context.Context, in, out int, size int64) error {
 		to := size
 		if err == nil {
 			to, err = unix.Seek(in, from, unix.SEEK_HOLE)
-		} else if err == unix.EINVAL { // a file system that knows no holes
+		} else if err == unix.EINVAL { // the file system has no holes
 			from, err = off, nil
 		}
 		if err == nil {
@@ -141,7 +140,7 @@ func copyData(ctx context.Context, in, out int, size int64) error {
 }
 
 func copyExtent(ctx context.Context, in, out int, off, end int64) error {
-	const step = 64 << 20 // bytes between two looks at ctx
+	const step = 64 << 20 // bytes between two checks of ctx
 	share := true
 	var buf []byte
 	for off < end {

@@ -10,7 +10,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// frames are archives that end early, late, or in the middle.
+// frames are archives that end early, late, or in the middle of an entry.
 var frames = []specimen{
 	{name: "nothing at all", attacks: "the end before the beginning", raw: "", want: nil},
 	{name: "no end", attacks: "writers that forget it", raw: tartest.File("f", "x"), want: []string{"f - x"}, tar: true},
@@ -35,7 +35,7 @@ var frames = []specimen{
 	{name: "prefix of old Go", attacks: "a name where GNU has times: old images are like that", raw: tartest.Block(tarfile.TypeFile, "f", "x").GNU().Put(tartest.PrefixOff, "a/bcd").With("x") + tartest.End, want: []string{"a/", "a/bcd/", "a/bcd/f - x"}},
 }
 
-// extended headers.
+// extended are archives with extended headers.
 var extended = []specimen{
 	{name: "record longer than its header", attacks: "reading beyond", raw: tartest.Pax(tarfile.TypePax, "999 path=x\n") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "record without line end", attacks: "reading beyond", raw: tartest.Pax(tarfile.TypePax, "8 path=x") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
@@ -92,7 +92,7 @@ var holes = []specimen{
 	{name: "sparse directory", attacks: "state that is left", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "10") + tartest.Block(tarfile.TypeDir, "d", "").With("") + tartest.End, want: []string{"d/"}},
 }
 
-// small are the limits that these exceed.
+// small are the limits that the archives below exceed.
 var small = Limits{Entries: 10, Depth: 5, NameLen: 64, TotalSize: 1 << 20}
 
 func manyNames() []ent {

@@ -9,15 +9,15 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// specimen is a hand-made archive that tries to escape, to confuse or to exhaust.
+// specimen is a hand-made archive that tries to escape, confuse or exhaust the extraction.
 type specimen struct {
 	name    string
-	attacks string // what it is after
+	attacks string // the weakness that it targets
 	in      []ent
-	raw     string   // instead of in: bytes that no writer writes
-	err     error    // the error expected, or
-	want    []string // the tree expected, as listing describes it
-	tar     bool     // GNU tar has the same outcome, entry by entry
+	raw     string   // instead of in: bytes that no writer produces
+	err     error    // the expected error, or
+	want    []string // the expected tree, as listing describes it
+	tar     bool     // GNU tar has the same result, entry by entry
 }
 
 var tooLong = strings.Repeat("n", 300)
@@ -53,7 +53,7 @@ var paths = []specimen{
 	{name: "component too long", attacks: "truncation of names", in: []ent{file(tooLong, "x")}, err: syscall.ENAMETOOLONG},
 }
 
-// throughSymlinks are symbolic links, and what goes through them.
+// throughSymlinks are entries whose path crosses a symbolic link.
 var throughSymlinks = []specimen{
 	{
 		name: "symlink to outside, then through it", attacks: "write through a link",
@@ -101,7 +101,7 @@ var throughSymlinks = []specimen{
 	{name: "symlink without target", attacks: "an error in each system", raw: tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
 }
 
-// links are hard links.
+// links are archives with hard links.
 var links = []specimen{
 	{name: "hard link to outside", attacks: "a second name for a file of the host", in: []ent{hard("h", "../../out/victim")}, err: ErrUnsafe},
 	{name: "hard link to the host's root", attacks: "absolute targets", in: []ent{hard("h", "/etc/passwd")}, err: ErrFormat},
@@ -134,7 +134,7 @@ var links = []specimen{
 	},
 }
 
-// duplicates are entries that come twice, as something else.
+// duplicates are entries of one name with different types.
 var duplicates = []specimen{
 	{
 		name: "directory, file, symlink, directory", attacks: "what is known of a name",
@@ -151,7 +151,7 @@ var duplicates = []specimen{
 	{name: "locked directory", attacks: "a mode that keeps its own files out", in: []ent{{name: "d", kind: tar.TypeDir, mode: 0o1}, file("d/e/f", "x")}, want: []string{"d/", "d/e/", "d/e/f - x"}},
 }
 
-// specialNames are whiteouts and other names with a meaning.
+// specialNames are whiteouts and other names with a special meaning.
 var specialNames = []specimen{
 	{name: "whiteout of parent", attacks: "removal above", in: []ent{file("a/.wh...", "")}, err: ErrUnsafe},
 	{name: "whiteout of itself", attacks: "removal of the directory", in: []ent{file("a/.wh..", "")}, err: ErrUnsafe},
@@ -168,7 +168,7 @@ var specialNames = []specimen{
 	},
 }
 
-// numbers that do not add up.
+// numericFields are archives with wrong or unusual numbers.
 var numericFields = []specimen{
 	{name: "lying size", attacks: "room for a terabyte", in: []ent{{name: "f", body: "x", size: 1 << 41}}, err: ErrLimit},
 	{name: "size beyond the end", attacks: "a file that stops early", in: []ent{{name: "f", body: "x", size: 5000}}, err: ErrFormat},

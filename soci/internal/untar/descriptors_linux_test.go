@@ -9,7 +9,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// watched counts the open descriptors of the process whenever a block is asked for.
+// watched counts the open descriptors of the process at each NextBlock.
 type watched struct {
 	tartest.Blocks
 	t    *testing.T
@@ -30,8 +30,8 @@ func descriptors(t *testing.T) int {
 	return len(names)
 }
 
-// TestDescriptors: how many files are open at a time goes by the writers, not by the archive.
-// Daemons have many layers at work, and often a limit of 1024.
+// TestDescriptors checks that the number of open files depends on the writers, not on the
+// archive. Daemons extract many layers concurrently, and often have a limit of 1024.
 func TestDescriptors(t *testing.T) {
 	x := newTB(t)
 	var in []ent
@@ -51,7 +51,7 @@ func TestDescriptors(t *testing.T) {
 	if err := l.Settle(); err != nil {
 		t.Fatal(err)
 	}
-	const writers, spare = 3, 8 // newTB's; what a call needs for a moment
+	const writers, spare = 3, 8 // as in newTB; for the duration of a call
 	if most := before + maxWorks + writers*batchOps + spare; src.most > most {
 		t.Errorf("%d descriptors were open, %d before: more than %d", src.most, before, most)
 	}

@@ -10,34 +10,34 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// dirID names a directory of a dirTable.
+// dirID identifies a directory of a dirTable.
 type dirID uint32
 
 // rootDir is the root of every dirTable.
 const rootDir dirID = 0
 
-// dirTable holds the directories of one layer by physical path, as a tree: each knows its
-// parent and its own name, so that a million of them take some 100 MB less than a million
-// paths, and a directory is forgotten with all that is below it at the cost of one. Its
-// memory is charged to a ledger.
+// dirTable holds the directories of one layer by physical path. It is a tree, in which each
+// directory has its parent and its own name: a million directories take some 100 MB less
+// than a million paths, and forgetting a directory with everything below it takes constant
+// time. Its memory is charged to a ledger.
 //
 // Invariants: a directory comes after its parent; index has each live (parent, name) once.
 type dirTable struct {
 	nodes []dirNode
-	index []uint32 // open addressing: dirID+1 of a node, 0 for a free slot
-	slots int      // of index that are taken
+	index []uint32 // hash table with open addressing: dirID+1 of a node, 0 for a free slot
+	slots int      // number of slots of index that are in use
 	names arena
-	attrs map[dirID][]tarfile.Attr // of the few that have any
+	attrs map[dirID][]tarfile.Attr // only of directories that have attributes
 	seed  maphash.Seed
 	mem   *ledger
 
 	lastPath string // the directory that find returned last
 	lastID   dirID
-	scratch  []byte // of path
+	scratch  []byte // buffer of path
 }
 
-// dirNode is one directory. What an entry says about it is applied at the very end,
-// because creating files changes times and a mode may lock even its owner out.
+// dirNode is one directory. Its metadata is applied at the very end, because creating files
+// changes times, and a mode may lock out even the owner.
 type dirNode struct {
 	parent       dirID
 	name         nameRef
@@ -51,36 +51,36 @@ type dirNode struct {
 // The flags of a directory.
 const (
 	dirExplicit uint8 = 1 << iota // an entry describes it
-	dirOpaque                     // hides what lower layers have there
-	dirDead                       // was replaced, or is below one that was
-	dirNamed                      // known by name only: nothing says that the layer has it
+	dirOpaque                     // hides the content of lower layers
+	dirDead                       // was replaced, or lies below a replaced directory
+	dirNamed                      // known by name only; the layer may not have it
 )
 
 const (
-	nodeBytes = 64 // of a dirNode and its two slots in index
-	// charged for each byte kept: slices that grow, and the collector, want as much room
-	// again for a moment.
+	nodeBytes = 64 // memory of a dirNode and its two slots in index
+	// The ratio of charged to stored bytes, because growing slices and the garbage collector
+	// take more memory for a moment.
 	chargeNum, chargeDen = 3, 2
 )
 
-// nameRef is where an arena has a name.
+// nameRef is the location of a name in an arena.
 type nameRef struct {
 	at uint32
 	n  uint16
 }
 
-// arena keeps short texts without a header for each.
+// arena stores short texts without a header for each.
 type arena struct{ chunks [][]byte }
 
 const (
 	arenaChunk = 64 << 10 // bytes
-	maxText    = 4096     // bytes of one: PATH_MAX of Linux
+	maxText    = 4096     // bytes of one text: PATH_MAX of Linux
 )
 
-// errTooLong: no name of a file system is so long.
+// errTooLong is the error of a name that exceeds PATH_MAX.
 var errTooLong = badf("a name of more than %d bytes", maxText)
 
-// add keeps a text of at most maxText bytes.
+// add stores a text of at most maxText bytes.
 func (a *arena) add(text string) nameRef {
 	last := len(a.chunks) - 1
 	if last < 0 || len(a.chunks[last])+len(text) > arenaChunk {
@@ -89,7 +89,7 @@ func (a *arena) add(text string) nameRef {
 	}
 	at := last*arenaChunk + len(a.chunks[last])
 	a.chunks[last] = append(a.chunks[last], text...)
-	return nameRef{uint32(at), uint16(len(text))} //nolint:gosec // the ledger ends long before 4 GiB; see maxText
+	return nameRef{uint32(at), uint16(len(text))} //nolint:gosec // G115: the ledger ends long before 4 GiB; see maxText
 }
 
 func (a *arena) bytes(r nameRef) []byte {
@@ -99,7 +99,7 @@ func (a *arena) bytes(r nameRef) []byte {
 	return a.chunks[r.at/arenaChunk][r.at%arenaChunk:][:r.n]
 }
 
-// size returns about how many bytes of text there are.
+// size estimates the bytes of all texts.
 func (a *arena) size() int {
 	if len(a.chunks) == 0 {
 		return 0
@@ -113,10 +113,10 @@ func newDirTable(mem *ledger) *dirTable {
 	return t
 }
 
-// defaultDirMode is of directories that no entry describes.
+// defaultDirMode is the mode of directories that no entry describes.
 const defaultDirMode = 0o755
 
-// slot returns where index has a name, or where it would.
+// slot returns the slot of a name in index, or the free slot for it.
 func (t *dirTable) slot(parent dirID, name string) int {
 	h := maphash.String(t.seed, name) + uint64(parent)*0x9e3779b97f4a7c15
 	h ^= h >> 32
@@ -141,7 +141,7 @@ func (t *dirTable) child(parent dirID, name string) (dirID, bool) {
 	return dirID(id - 1), true
 }
 
-// find returns the directory at a physical path. A nil table has none.
+// find returns the directory at a physical path. A nil table has no directories.
 func (t *dirTable) find(path string) (dirID, bool) {
 	if t == nil {
 		return 0, false
@@ -184,7 +184,7 @@ func indexSlash(s string) int {
 	return -1
 }
 
-// add makes a directory that find does not know; its parent is known.
+// add adds a directory that find does not return. Its parent must be in the table.
 func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	if len(name) > maxText {
 		return 0, errTooLong
@@ -197,7 +197,7 @@ func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	}
 	id := dirID(len(t.nodes)) //nolint:gosec // see arena.add
 	t.nodes = append(t.nodes, dirNode{parent: parent, name: t.names.add(name), mode: uint16(defaultDirMode)})
-	i := t.slot(parent, name) // that of a dead one of this name, if there is one
+	i := t.slot(parent, name) // reuses the slot of a dead directory of this name
 	if t.index[i] == 0 {
 		t.slots++
 	}
@@ -205,7 +205,7 @@ func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	return id, nil
 }
 
-// ensure returns the directory at a path, which becomes known with all above it.
+// ensure returns the directory at a path, and adds it and its parents if needed.
 func (t *dirTable) ensure(path string) (dirID, error) {
 	if id, ok := t.find(path); ok {
 		return id, nil
@@ -236,14 +236,14 @@ func (t *dirTable) grow() {
 	}
 }
 
-// forget drops a directory and all below it, which find then does not reach any more.
+// forget removes a directory and everything below it: find does not return them any more.
 func (t *dirTable) forget(id dirID) {
 	t.nodes[id].flags |= dirDead
 	delete(t.attrs, id)
 	t.lastPath, t.lastID = ".", rootDir
 }
 
-// markDead marks what lies below dead directories.
+// markDead marks the directories below dead ones.
 func (t *dirTable) markDead() {
 	for i := range t.nodes {
 		t.nodes[i].flags |= t.nodes[t.nodes[i].parent].flags & dirDead
@@ -260,7 +260,7 @@ func (t *dirTable) path(id dirID) string {
 	if id == t.lastID {
 		return t.lastPath
 	}
-	// From the end to the beginning.
+	// Built backwards, from the last component to the first.
 	b := t.scratch[:0]
 	for ; id != rootDir; id = t.nodes[id].parent {
 		name := t.names.bytes(t.nodes[id].name)
@@ -275,7 +275,7 @@ func (t *dirTable) path(id dirID) string {
 	return string(b)
 }
 
-// setAttrs keeps the attributes of a directory.
+// setAttrs stores the attributes of a directory.
 func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 	if len(attrs) == 0 {
 		if t.attrs != nil {
@@ -283,7 +283,7 @@ func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 		}
 		return nil
 	}
-	n := int64(64) // bytes of a place in the map
+	n := int64(64) // bytes of a map entry
 	for _, a := range attrs {
 		n += int64(len(a.Name)+len(a.Value)) + 32
 	}
@@ -297,13 +297,13 @@ func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 	return nil
 }
 
-// errTable: bytes that are no table.
-var errTable = errors.New("no table of directories")
+// errTable is the error of a malformed encoding of a table.
+var errTable = errors.New("malformed table of directories")
 
-// appendTo appends all that the table holds to b. bury has been called.
+// appendTo appends the encoded table to b. markDead must have been called.
 func (t *dirTable) appendTo(b []byte) []byte {
 	text := func(s []byte) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
-	number := make([]dirID, len(t.nodes)) // in the copy, which has no dead ones
+	number := make([]dirID, len(t.nodes)) // in the encoding, which has no dead directories
 	next := dirID(0)
 	for i := range t.nodes {
 		n := &t.nodes[i]
@@ -329,7 +329,7 @@ func (t *dirTable) appendTo(b []byte) []byte {
 	return b
 }
 
-// read adds what appendTo wrote to a table.
+// read adds the directories of an encoded table.
 func (t *dirTable) read(b []byte) error {
 	r := bytes.NewReader(b)
 	bad := false
@@ -350,7 +350,7 @@ func (t *dirTable) read(b []byte) error {
 			return ""
 		}
 		s := make([]byte, n)
-		_, _ = r.Read(s) // it has as many
+		_, _ = r.Read(s) // cannot fail: n was checked
 		return string(s)
 	}
 	var ids []dirID

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// looks describes every entry of a tree by all that an archive can say about it: type,
-// mode, owner, time, size or device, content, target, attributes, the number of
-// links, and which names are links of each other. Of the directories in implicit only
-// the presence: no entry says anything about them.
+// looks describes every file of a tree by all properties that an archive stores: type, mode,
+// owner, time, size or device, content, target, attributes, the number of links, and which
+// names are links of each other. For the directories in implicit, which no entry describes,
+// it describes only the presence.
 func looks(t *testing.T, root string, implicit map[string]bool) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
@@ -81,7 +81,7 @@ func sum(t *testing.T, path string) string {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }
 
-// attributes lists those of a file, but not those of overlayfs itself.
+// attributes lists the attributes of a file, without the attributes of overlayfs.
 func attributes(t *testing.T, path string) string {
 	t.Helper()
 	list := make([]byte, 4096)
@@ -105,7 +105,7 @@ func attributes(t *testing.T, path string) string {
 	return strings.Join(out, "")
 }
 
-// equalTrees compares two trees entry by entry and returns how many there are.
+// equalTrees compares two trees file by file and returns the number of files.
 func equalTrees(t *testing.T, got, want string, implicit map[string]bool) int {
 	t.Helper()
 	a, b := looks(t, got, implicit), looks(t, want, implicit)

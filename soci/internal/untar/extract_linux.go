@@ -19,7 +19,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// extraction is one run of Extract. Fields above mu belong to the parser alone.
+// extraction is one run of Extract. Only the parser uses the fields above mu.
 type extraction struct {
 	tree       *tree
 	pool       *Pool
@@ -28,41 +28,41 @@ type extraction struct {
 	keepOwners bool
 	layer      *Layer
 	in         *tarfile.Reader
-	// dirs is the layer's. It is complete: the layer began empty. So a path that is not
-	// in dirs is no directory, and a logical path that is in dirs crosses no symbolic link.
+	// dirs is layer.dirs. It is complete, because the layer started empty. So a path that is
+	// not in dirs is not a directory, and a logical path that is in dirs crosses no symbolic
+	// link.
 	dirs *dirTable
-	// links remembers where symbolic links lead that lay on the way of an entry.
+	// links caches the targets of symbolic links that were crossed.
 	links map[string]string
-	works []*dirWork // directories that are open
+	works []*dirWork // open directories
 	open  map[dirID]*dirWork
-	last  *dirWork // the one whose batch is being filled, or nil
+	last  *dirWork // the directory whose batch is being filled, or nil
 	clock uint64   // counts uses of works
 	seed  maphash.Seed
 
-	checkpoints *Checkpoints // nil: none
-	names       *madeNames   // made is guarded by mu; nil without checkpoints
+	checkpoints *Checkpoints // or nil
+	names       *madeNames   // its content is guarded by mu; nil without checkpoints
 
 	writeNanos atomic.Int64
 
-	mu      sync.Mutex // guards what follows, and dirWork.out
+	mu      sync.Mutex // guards the fields below and dirWork.out
 	change  sync.Cond  // signalled when pending shrinks
-	pending int        // operations that were handed to the writers
-	err     error      // first failure of a writer
-	waiting []link     // hard links whose target was not there; their texts are in layer.texts
+	pending int        // number of operations that the writers have
+	err     error      // first error of a writer
+	waiting []link     // hard links without a target so far; their texts are in layer.texts
 }
 
-// Bounds of what the parser runs ahead of the writers.
+// Bounds on how far the parser runs ahead of the writers.
 const (
 	maxPending = 512 // operations: a few batches for each of many writers
 	maxLinks   = 40  // symbolic links that one path may cross, as in the kernel
-	maxWorks   = 64  // open directories: archives come in the order of a walk
-	maxKnown   = 512 // remembered symbolic links
+	maxWorks   = 64  // open directories; archives have the order of a walk
+	maxKnown   = 512 // cached symbolic links
 )
 
-// Extract unpacks the tar stream r into dir, which must be empty (but see
-// [Checkpoints]). It reads at least
-// up to the end of the archive; what follows may be left in r. An r that is a
-// [BlockReader] too is not copied from.
+// Extract unpacks the tar stream r into dir, which must be empty (but see [Checkpoints]). It
+// reads at least up to the end of the archive, and may leave the rest in r. If r is also a
+// [BlockReader], its bytes are not copied.
 func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer, error) {
 	t, err := openTree(dir, opts.walk)
 	if err != nil {
@@ -104,12 +104,12 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		err = &Error{Err: err}
 	}
 	x.in.Close()
-	// Writers hold pieces of this run until they are done, also after a failure.
+	// Writers hold blocks of this run until they are done, also after a failure.
 	if werr := x.waitForWriters(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
 	if err == nil {
-		x.invalidateCheckpoints() // from here on directories change
+		x.invalidateCheckpoints() // finishDirs changes directories
 		err = x.guard(func() error { return x.finishDirs(ctx) })
 	}
 	for _, w := range x.works {
@@ -122,7 +122,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 	return x.layer, nil
 }
 
-// guard runs a step of the parser; a panic becomes its error.
+// guard runs a step of the parser and turns a panic into an error.
 func (x *extraction) guard(step func() error) (err error) {
 	if bad := panics.Guard(func() { err = step() }); bad != nil {
 		return &Error{Entry: x.in.Header().Name, Err: bad}
@@ -130,7 +130,7 @@ func (x *extraction) guard(step func() error) (err error) {
 	return err
 }
 
-// errStopped ends the parser when a writer has failed.
+// errStopped ends the parser after a writer has failed.
 var errStopped = errors.New("stopped")
 
 func (x *extraction) parse(ctx context.Context) error {
@@ -158,7 +158,7 @@ func (x *extraction) parse(ctx context.Context) error {
 	}
 }
 
-// entry places one entry.
+// entry extracts one entry.
 func (x *extraction) entry(ctx context.Context, hdr *tarfile.Header) error {
 	name, err := clean(hdr.Name)
 	if err != nil {
@@ -216,7 +216,7 @@ func (x *extraction) entry(ctx context.Context, hdr *tarfile.Header) error {
 	return nil
 }
 
-// root takes the metadata of the root directory from its own entry.
+// root stores the metadata of the root directory from its entry.
 func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	if hdr.Type != tarfile.TypeDir && hdr.Type != tarfile.TypeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
@@ -224,8 +224,8 @@ func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	return x.setDirMeta(rootDir, m)
 }
 
-// whiteout notes a deletion in lower layers. Nothing of this layer is removed,
-// in whatever order the entries come (OCI image spec: whiteouts hide lower layers only).
+// whiteout stores a deletion in lower layers. It removes nothing of this layer, whatever the
+// order of the entries (OCI image spec: whiteouts hide lower layers only).
 func (x *extraction) whiteout(parent dirID, base string) error {
 	if base == whiteoutOpaque {
 		x.dirs.nodes[parent].flags |= dirOpaque
@@ -241,7 +241,7 @@ func (x *extraction) whiteout(parent dirID, base string) error {
 	return x.layer.addWhiteout(parent, name)
 }
 
-// setDirMeta keeps what an entry says about a directory.
+// setDirMeta stores the metadata of a directory from its entry.
 func (x *extraction) setDirMeta(id dirID, m meta) error {
 	n := &x.dirs.nodes[id]
 	n.mode, n.uid, n.gid = uint16(m.mode), m.uid, m.gid //nolint:gosec // 12 bits
@@ -251,7 +251,7 @@ func (x *extraction) setDirMeta(id dirID, m meta) error {
 	return x.dirs.setAttrs(id, m.attrs)
 }
 
-// dirMeta is the inverse of describe.
+// dirMeta is the inverse of setDirMeta.
 func (x *extraction) dirMeta(id dirID) meta {
 	n := &x.dirs.nodes[id]
 	return meta{
@@ -264,7 +264,8 @@ func secs(t unix.Timespec) (sec int64, nsec uint32) {
 	return int64(t.Sec), uint32(t.Nsec) //nolint:unconvert,gosec // 32 bits on some systems; below 1e9
 }
 
-// resolve turns a logical directory into a physical one; mk makes what is missing.
+// resolve returns the physical path of a logical directory. If mk is true, it creates missing
+// directories.
 func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 	if x.last != nil && x.last.path == logical {
 		return x.last.path, x.last.id, nil
@@ -305,7 +306,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 			}
 		}
 		target, err := readlinkat(d.fd, base)
-		if err == unix.EINVAL { // exists, is no link, and directories are in dirs
+		if err == unix.EINVAL { // exists, but is neither a link nor in dirs
 			err = badf("parent %q is not a directory", tarfile.Shorten(phys))
 		}
 		if err == nil {
@@ -326,7 +327,7 @@ func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 	return path, id, nil
 }
 
-// directory makes or updates a directory.
+// directory creates or updates a directory.
 func (x *extraction) directory(in dirID, path string, m meta) error {
 	if id, ok := x.dirs.find(path); ok {
 		return x.setDirMeta(id, m)
@@ -339,12 +340,12 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	if err := x.waitForName(d, base); err != nil {
 		return err
 	}
-	// All that its owner needs to fill it; finish sets the rest.
+	// The owner gets the rights to fill it; finishDirs sets the final mode.
 	mk := func() error {
 		return retryErr(func() error { return unix.Mkdirat(d.fd, base, m.mode&0o777|0o700) })
 	}
 	err = mk()
-	if err == unix.EEXIST { // something else of this layer: the last entry wins
+	if err == unix.EEXIST { // an earlier entry that is not a directory; the last entry wins
 		if err = x.removeOld(d.fd, base); err == nil {
 			err = mk()
 		}
@@ -359,12 +360,12 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	return x.setDirMeta(id, m)
 }
 
-// makeRoom clears the way for a non-directory: waits for an earlier entry of the
-// same name and removes a directory. An earlier file or link is replaced by the
-// writer. It returns the open parent.
+// makeRoom prepares for a non-directory: it waits for an earlier entry of the same name, and
+// removes a directory of that name. The writer replaces an earlier file or link. It returns
+// the open parent.
 func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID) (*dirWork, error) {
 	if id, ok := x.dirs.find(path); ok {
-		if err := x.waitForWriters(nil); err != nil { // writers may be busy below
+		if err := x.waitForWriters(nil); err != nil { // writers may still work below path
 			return nil, err
 		}
 		x.stopTracking()
@@ -381,8 +382,8 @@ func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID
 	return d, err
 }
 
-// forget drops all that is known of a directory that was removed. Whiteouts and links in
-// it are dropped at the end, see Layer.settle.
+// forget drops the cached data of a removed directory. Whiteouts and links in it are dropped
+// at the end, see Layer.sortWhiteouts.
 func (x *extraction) forget(id dirID, path string) {
 	below := path + "/"
 	inside := func(p string) bool { return p == path || strings.HasPrefix(p, below) }
@@ -401,8 +402,8 @@ func (x *extraction) forget(id dirID, path string) {
 	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) }) // maxKnown at most
 }
 
-// hardLink makes a second name. A target that is not there may come later or lie in
-// a lower layer.
+// hardLink creates a hard link. A missing target may be a later entry or lie in a lower
+// layer.
 func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	target, err := clean(hdr.Link)
 	if err != nil {
@@ -425,7 +426,7 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	}
 	o.from = base
 	if parent == d.path {
-		return x.add(d, o) // in order with the files beside it
+		return x.add(d, o) // in order with the files of the directory
 	}
 	from, err := x.work(parent, in)
 	if err == nil {
@@ -443,8 +444,8 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	return err
 }
 
-// finishDirs resolves forward links and gives directories their metadata, children
-// before parents: a parent's mode may forbid to reach them.
+// finishDirs resolves forward links and sets the metadata of directories, children before
+// parents, because the mode of a parent may lock them out.
 func (x *extraction) finishDirs(ctx context.Context) error {
 	x.names = nil
 	x.dirs.markDead()

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// when is the time of every entry that does not say otherwise.
+// when is the default time of entries.
 var when = time.Unix(1_700_000_000, 123_456_789)
 
 // ent is one entry of a test archive.
@@ -33,8 +33,8 @@ type ent struct {
 	kind byte // tar type; 0 is a regular file
 	body string
 	link string
-	mode int64 // 0: 0644, directories 0755
-	size int64 // when the header lies
+	mode int64 // 0 means 0644, or 0755 for directories
+	size int64 // the size in the header, if it is wrong
 	pax  map[string]string
 	edit func(*tar.Header)
 }
@@ -66,7 +66,8 @@ func (e ent) header() *tar.Header {
 	return h
 }
 
-// archive writes entries; a header that promises more than its body gets no more.
+// archive returns an archive of entries. If a header states a larger size than its body, the
+// body stays short.
 func archive(t testing.TB, ents ...ent) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -79,7 +80,7 @@ func archive(t testing.TB, ents ...ent) []byte {
 		if _, err := w.Write([]byte(e.body)); err != nil {
 			t.Fatalf("entry %q: %v", e.name, err)
 		}
-		_ = w.Flush() // fails when the header lies, as intended
+		_ = w.Flush() // fails if the stated size is wrong, as intended
 		out.Write(one.Bytes())
 	}
 	out.Write(make([]byte, 1024))
@@ -92,11 +93,11 @@ func newMeter(l Limits) *Meter { return NewMemory(-1, nil).Meter(l) }
 type tb struct {
 	testing.TB
 	pool *Pool
-	root string // holds the layers; everything else in the test's directory is outside
+	root string // holds the layers; the rest of the directory of the test is outside
 	base string
 	n    int
 	walk bool
-	// blocks, if not zero, is how many bytes of the archive come at a time.
+	// blocks, unless zero, is the size of the blocks of the archive.
 	blocks int
 }
 
@@ -150,7 +151,7 @@ func (x *tb) must(ents ...ent) *Layer {
 	return l
 }
 
-// outsideUntouched fails the test when anything but the layers changed.
+// outsideUntouched fails the test if a file outside of the layers has changed.
 func (x *tb) outsideUntouched() {
 	x.Helper()
 	got := listing(x, filepath.Join(x.base, "out"))
@@ -206,7 +207,8 @@ func listing(t testing.TB, root string) []string {
 
 func big(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:n] }
 
-// TestTreeStaysInside: even with wrong bookkeeping the kernel calls do not leave.
+// TestTreeStaysInside checks that the system calls cannot leave the tree, even if the
+// bookkeeping is wrong.
 func TestTreeStaysInside(t *testing.T) {
 	for _, walk := range []bool{false, true} {
 		x := newTB(t)
@@ -286,8 +288,8 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestManyFiles drives the writers from one archive of many sizes, with
-// duplicates and links close to their targets.
+// TestManyFiles extracts an archive with files of many sizes, with duplicates, and with links
+// close to their targets.
 func TestManyFiles(t *testing.T) {
 	x := newTB(t)
 	var in []ent
@@ -354,8 +356,8 @@ func TestStreamErrorPasses(t *testing.T) {
 	}
 }
 
-// TestHardLinkKeepsItsFile: the mode in the entry of a hard link is not set. It is a second name of a file
-// that an entry has described, and GNU tar leaves that as it is, too.
+// TestHardLinkKeepsItsFile checks that the mode in the entry of a hard link is not set, as in
+// GNU tar, because the file has an entry of its own.
 func TestHardLinkKeepsItsFile(t *testing.T) {
 	x := newTB(t)
 	h := hard("h", "f")

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPrivEqualsTar unpacks an image and compares with what GNU tar leaves on a mount
-// of the kernel's overlayfs, layer on layer: in the directories of the layers when
-// these are mounted in their turn, and in the flattened tree. The image is made of
-// what the machine has, or is the one that PENSTOCK_LAYERS names (a glob).
+// TestPrivEqualsTar extracts an image and compares it with the files that GNU tar extracts,
+// layer on layer, onto a mount of the kernel's overlayfs. It compares a mount of our layers,
+// and the flattened tree. The image is made of files of this machine, or is the one that
+// matches the glob PENSTOCK_LAYERS.
 func TestPrivEqualsTar(t *testing.T) {
 	needRoot(t, "mounts overlayfs, and owners")
 	tar := gnuTar(t)
@@ -52,8 +52,7 @@ func TestPrivEqualsTar(t *testing.T) {
 		n := equalTrees(t, mount(t, dirs, ""), theirs, undescribed(ours))
 		t.Logf("%s: %d entries, a tree of %d equal", filepath.Base(file), l.Entries, n)
 	}
-	// Flattened is what comes of layers in one directory: links of a lower layer are
-	// links still, which a mount breaks up.
+	// In the flattened tree the hard links of a lower layer stay links; a mount breaks them.
 	r.apply(layers[0], r.path(-1, "flat"))
 	flat := x.open(layers[0])
 	for _, file := range layers[1:] {
@@ -66,8 +65,8 @@ func TestPrivEqualsTar(t *testing.T) {
 	t.Logf("flattened: a tree of %d equal", n)
 }
 
-// undescribed are directories whose times nobody gave: of those that an upper layer
-// only passes through, a mount shows the time of the copy.
+// undescribed returns directories whose times no entry sets. For a directory that an upper
+// layer only passes through, a mount shows the time of the copy.
 func undescribed(layers []*Layer) map[string]bool {
 	out := map[string]bool{".": true}
 	for _, l := range layers {
@@ -75,17 +74,17 @@ func undescribed(layers []*Layer) map[string]bool {
 			out[d] = true
 		}
 		for _, w := range l.whiteouts {
-			out[l.dirs.path(w.dir)] = true // the mount's own removal has touched it
+			out[l.dirs.path(w.dir)] = true // its time changed when the mount removed the file
 		}
 		for _, ln := range l.lower {
-			d, _ := split(l.linkTarget(ln)) // and the copying up
+			d, _ := split(l.linkTarget(ln)) // its time changed when the file was copied up
 			out[d] = true
 		}
 	}
 	return out
 }
 
-// tmpfs mounts one of a size (as mount takes it; "" for the kernel's choice).
+// tmpfs mounts a tmpfs with a size as in mount(8), or with the default size if it is "".
 func tmpfs(t *testing.T, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -100,7 +99,7 @@ func tmpfs(t *testing.T, options string) string {
 	return dir
 }
 
-// open extracts a file.
+// open extracts the layer in a file.
 func (x *tb) open(file string) *Layer {
 	x.Helper()
 	f, err := os.Open(file)
@@ -120,7 +119,7 @@ func (x *tb) open(file string) *Layer {
 	return l
 }
 
-// referenceTar unpacks layers the slow way: onto a mount of all lower ones.
+// referenceTar extracts layers with GNU tar, each onto a mount of all lower ones.
 type referenceTar struct {
 	t      *testing.T
 	tar    string
@@ -128,7 +127,7 @@ type referenceTar struct {
 	uppers []string // nearest first
 }
 
-// layer applies one more, and returns the mount that shows all.
+// layer applies another layer, and returns the mount of all layers.
 func (r *referenceTar) layer(file string) string {
 	r.t.Helper()
 	n := len(r.uppers)
@@ -151,7 +150,7 @@ func (r *referenceTar) layer(file string) string {
 	return mnt
 }
 
-// apply puts a layer on top of what is in a directory.
+// apply extracts a layer over the files in a directory.
 func (r *referenceTar) apply(file, root string) {
 	r.t.Helper()
 	r.remove(file, root)
@@ -169,7 +168,7 @@ func (r *referenceTar) path(n int, what string) string {
 	return p
 }
 
-// remove does what the whiteouts of a layer ask for.
+// remove removes the files that the whiteouts of a layer name.
 func (r *referenceTar) remove(file, root string) {
 	r.t.Helper()
 	for _, name := range entries(r.t, r.tar, file) {
@@ -210,8 +209,8 @@ func entries(t *testing.T, tar, file string) []string {
 	return names
 }
 
-// makeImage writes layers with GNU tar: real files in two formats, then a layer with
-// all that a directory can hold, then one that removes and replaces.
+// makeImage writes layers with GNU tar: real files in two formats, a layer with every type of
+// file, and a layer that removes and replaces files.
 func makeImage(t *testing.T, tar, dir string) []string {
 	t.Helper()
 	var out []string
@@ -241,7 +240,7 @@ func makeImage(t *testing.T, tar, dir string) []string {
 	return append(out, second(t, filepath.Join(dir, "second.tar")))
 }
 
-// specialFiles is a tree with one of each.
+// specialFiles makes a tree with a file of each type.
 func specialFiles(t *testing.T, root string) string {
 	t.Helper()
 	sh(t, `mkdir -p "$1/zoo/deep/er" && cd "$1/zoo"
@@ -266,7 +265,7 @@ func specialFiles(t *testing.T, root string) string {
 	return root
 }
 
-// changes is a layer over zoo that removes and replaces.
+// changes makes a layer over specialFiles that removes and replaces files.
 func changes(t *testing.T, root string) string {
 	t.Helper()
 	sh(t, `mkdir -p "$1/zoo" "$1/net/http" && cd "$1"
@@ -276,8 +275,8 @@ func changes(t *testing.T, root string) string {
 	return root
 }
 
-// second is a layer that names lower files: hard links, and directories that no
-// entry describes.
+// second makes a layer that refers to lower files: hard links, and directories that no entry
+// describes.
 func second(t *testing.T, path string) string {
 	t.Helper()
 	data := archive(t,

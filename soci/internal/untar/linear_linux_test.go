@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestAttributesCount: attributes are work, and so are bounded as entries are.
+// TestAttributesCount checks that attributes are bounded, as entries are.
 func TestAttributesCount(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Entries = 100
@@ -27,7 +27,7 @@ func TestAttributesCount(t *testing.T) {
 	}
 }
 
-// TestGlobalHeadersAddUp: what global headers leave for all entries is bounded in all.
+// TestGlobalHeadersAddUp checks that the sum of the defaults of all global headers is bounded.
 func TestGlobalHeadersAddUp(t *testing.T) {
 	var attrs, holes strings.Builder
 	for i := range 40 {
@@ -48,7 +48,7 @@ func TestGlobalHeadersAddUp(t *testing.T) {
 	}
 }
 
-// TestWarningsComeByKind: names that an archive chose make no kinds of warnings.
+// TestWarningsComeByKind checks that names in an archive do not create kinds of notes.
 func TestWarningsComeByKind(t *testing.T) {
 	var pairs []string
 	for i := range 500 {
@@ -64,7 +64,7 @@ func TestWarningsComeByKind(t *testing.T) {
 	}
 }
 
-// counted counts what a context was asked, which is once for each step of a long loop.
+// counted counts the calls of Err, of which there is one for each step of a long loop.
 type counted struct {
 	context.Context
 	asked atomic.Int64
@@ -75,8 +75,8 @@ func (c *counted) Err() error {
 	return c.Context.Err()
 }
 
-// TestForwardLinksAreLinear: hard links that lead to each other in the worst order are made
-// in one pass. (A pass for each of them took hours for a million.)
+// TestForwardLinksAreLinear checks that hard links that lead to each other in the worst order
+// are created in one pass. (A pass for each of a million links took hours.)
 func TestForwardLinksAreLinear(t *testing.T) {
 	steps := func(n int) int64 {
 		x := newTB(t)
@@ -96,8 +96,8 @@ func TestForwardLinksAreLinear(t *testing.T) {
 	}
 }
 
-// TestReplacedDirectoriesAreLinear: to replace a directory costs the same however many
-// others there are.
+// TestReplacedDirectoriesAreLinear checks that the cost of replacing a directory does not
+// depend on the number of directories.
 func TestReplacedDirectoriesAreLinear(t *testing.T) {
 	d := newDirTable(nil)
 	probes := 0
@@ -116,7 +116,7 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 			t.Fatal("found below a directory that is gone")
 		}
 	}
-	// One slot for each name that lives or has lived since the index last grew.
+	// One slot for each directory that exists, or has existed since the index last grew.
 	if live := len(d.index); live > 1<<16 {
 		t.Errorf("an index of %d slots", live)
 	}
@@ -128,7 +128,7 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 	}
 }
 
-// TestLongLoopsEnd: whatever an extraction or merge is at, it ends when its context does.
+// TestLongLoopsEnd checks that every loop of an extraction or merge ends with its context.
 func TestLongLoopsEnd(t *testing.T) {
 	for name, make := range lots {
 		x := newTB(t)
@@ -157,7 +157,7 @@ func TestLongLoopsEnd(t *testing.T) {
 	}
 }
 
-// ending is a context that ends when it was asked so many times.
+// ending is a context that ends after a number of calls of Err.
 type ending struct {
 	context.Context
 	left   int64

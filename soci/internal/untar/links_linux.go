@@ -12,9 +12,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// linkResolver makes the hard links of an extraction whose target came after them. Links may
-// lead to each other in any order and in circles; each is tried once for each pass, and
-// before it the link that it leads to.
+// linkResolver creates the hard links of an extraction whose targets are later entries. Links
+// may lead to each other in any order and in circles. A pass tries each link once, after the
+// link that it leads to.
 type linkResolver struct {
 	x     *extraction
 	links []link // in the order of the archive
@@ -27,20 +27,20 @@ type linkState uint8
 
 const (
 	linkNew     linkState = iota
-	linkPending           // waits for another one, or leads back to itself
-	linkMissing           // its target is not there
+	linkPending           // waits for another link, or leads back to itself
+	linkMissing           // its target does not exist
 	linkMade
 	linkReplaced // a later entry has its name
 )
 
-// forwardLinks makes the links whose target came after them. What stays has its
-// target in a lower layer.
+// forwardLinks creates the links whose targets are later entries. The targets of the
+// remaining links lie in lower layers.
 func (x *extraction) forwardLinks(ctx context.Context) error {
 	l := x.layer
 	f := &linkResolver{x: x, links: x.waiting, state: make([]linkState, len(x.waiting)), names: make([]uint32, len(x.waiting))}
 	x.waiting = nil
 	for i := range f.names {
-		f.names[i] = uint32(i) //nolint:gosec // the ledger ends long before
+		f.names[i] = uint32(i) //nolint:gosec // G115: the ledger ends long before
 	}
 	slices.SortFunc(f.names, func(a, b uint32) int { return cmp.Or(f.compare(a, b), cmp.Compare(a, b)) })
 	kept := f.names[:0]
@@ -49,7 +49,7 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		ln := f.links[i]
-		// Another link of the name comes later, or there is something else.
+		// A later entry has the same name.
 		gone := l.dirs.isDead(ln.dir) || k+1 < len(f.names) && f.compare(i, f.names[k+1]) == 0
 		if !gone {
 			_, err := x.tree.lstat(l.linkPath(ln))
@@ -62,8 +62,8 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 		}
 	}
 	f.names = kept
-	// One pass makes all of them but those whose target lies behind a symbolic link that
-	// is itself such a hard link; a path crosses maxLinks of them at most.
+	// One pass creates all links, except if a target lies behind a symbolic link that is such
+	// a hard link itself. A path crosses at most maxLinks of those.
 	for range maxLinks {
 		made, err := f.pass(ctx)
 		if err != nil {
@@ -86,7 +86,7 @@ func (f *linkResolver) compare(i, k uint32) int {
 	return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.texts.bytes(a.name), l.texts.bytes(b.name)))
 }
 
-// pass tries all links that are not made, and reports whether one was.
+// pass tries all links that do not exist yet, and reports whether it created one.
 func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	for i := range f.state {
 		if f.state[i] < linkMade {
@@ -109,8 +109,8 @@ func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// step tries the link i, which is the last of todo, or puts before it the link that it
-// leads to. It reports whether the link was made.
+// step tries link i, the last of todo, or appends the link that it leads to. It reports
+// whether it created link i.
 func (f *linkResolver) step(i int) (bool, error) {
 	x, l, ln := f.x, f.x.layer, f.links[i]
 	if f.state[i] >= linkMissing {
@@ -144,7 +144,7 @@ func (f *linkResolver) step(i int) (bool, error) {
 	return false, &Error{Entry: l.linkEntry(ln), Err: err}
 }
 
-// find returns the link of a name, or -1.
+// find returns the link with a name, or -1.
 func (f *linkResolver) find(dir dirID, name string) int {
 	l := f.x.layer
 	k, ok := slices.BinarySearchFunc(f.names, name, func(i uint32, name string) int {

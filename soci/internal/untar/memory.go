@@ -5,25 +5,25 @@ import (
 	"sync"
 )
 
-// Memory bounds what is kept of names while images are extracted: directories, whiteouts,
-// hard links that wait for their target, maps of sparse files. All images of a process
-// share it, in bytes.
+// Memory bounds the memory for names while images are extracted, in bytes: directories,
+// whiteouts, hard links without a target, maps of sparse files. All images of a process
+// share it. Its methods are safe for concurrent use.
 //
-// No deadlock, since nothing waits: when the limit is reached, an image that holds more
-// than its share fails, the share being the limit divided by the images that hold
-// something. So an image of ordinary size is extracted whatever others hold, and the sum
-// stays below twice the limit.
+// There is no deadlock, because no caller waits. When the limit is reached, an image that
+// holds more than its share fails. The share is the limit divided by the number of images
+// that hold memory. So an image of ordinary size is extracted whatever the others hold, and
+// the sum stays below twice the limit.
 type Memory struct {
 	limit  int64
 	notify func(delta int64)
 
-	mu     sync.Mutex // guards what follows, and Meter.held; tell is called under it
+	mu     sync.Mutex // guards the fields below and Meter.held; held during notify
 	sum    int64
-	images int64 // meters that hold something
+	images int64 // number of meters that hold memory
 }
 
-// NewMemory returns a Memory of limit bytes; a negative limit means none. tell, if not nil,
-// is called with each change of what is held.
+// NewMemory returns a Memory of limit bytes, or without a limit if that is negative. tell,
+// unless nil, is called with each change of the memory that is held.
 func NewMemory(limit int64, tell func(delta int64)) *Memory {
 	if tell == nil {
 		tell = func(int64) {}
@@ -31,16 +31,16 @@ func NewMemory(limit int64, tell func(delta int64)) *Memory {
 	return &Memory{limit: limit, notify: tell}
 }
 
-// Meter returns a meter of one image, at zero.
+// Meter returns a new meter for one image.
 func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
 
-// overLocked decides whether an image that holds held of sum bytes must fail.
+// overLocked reports whether an image that holds so many bytes must fail. mu must be held.
 func (m *Memory) overLocked(held int64) bool {
 	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
 }
 
-// adjust adds n bytes, or takes away -n, for an image. It returns an ErrLimit, with nothing
-// changed, when there are too many.
+// adjust adds n bytes, which may be negative, to the memory of an image. If the image must
+// fail, it changes nothing and returns an ErrLimit.
 func (m *Memory) adjust(image *Meter, n int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -65,7 +65,7 @@ func (m *Memory) adjust(image *Meter, n int64) error {
 	return nil
 }
 
-// ledger is what one extraction holds of a Memory.
+// ledger is the share of one extraction in a Memory.
 type ledger struct {
 	meter *Meter
 
@@ -74,11 +74,11 @@ type ledger struct {
 	have int64 // taken from the Memory; at least used
 }
 
-// ledgerStep is how much a ledger takes at a time, in bytes, so that images do not meet at
-// the lock of a Memory for each name.
+// ledgerStep is how much a ledger takes from the Memory at a time, in bytes, so that images
+// do not contend for its lock with each name.
 const ledgerStep = 16 << 10
 
-// charge counts n bytes that are kept. A nil ledger counts nothing.
+// charge adds n stored bytes. A nil ledger counts nothing.
 func (l *ledger) charge(n int64) error {
 	if l == nil {
 		return nil
@@ -106,7 +106,7 @@ func (l *ledger) change(delta int64) error {
 	return l.charge(delta)
 }
 
-// refund takes back a charge of n bytes.
+// refund undoes a charge of n bytes.
 func (l *ledger) refund(n int64) {
 	if l == nil {
 		return
@@ -116,13 +116,13 @@ func (l *ledger) refund(n int64) {
 	l.used -= n * chargeNum / chargeDen
 }
 
-// release gives all back.
+// release returns all memory.
 func (l *ledger) release() {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_ = l.meter.mem.adjust(l.meter, -l.have) // less is never too much
+	_ = l.meter.mem.adjust(l.meter, -l.have) // a decrease never fails
 	l.used, l.have = 0, 0
 }

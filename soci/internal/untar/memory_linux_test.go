@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestMemoryShares: when the limit is reached, who holds more than a share fails, and
-// nobody else.
+// TestMemoryShares checks that, at the limit, an image that holds more than its share fails,
+// and no other.
 func TestMemoryShares(t *testing.T) {
 	var told int64
 	m := NewMemory(1000, func(d int64) { told += d })
@@ -29,13 +29,13 @@ func TestMemoryShares(t *testing.T) {
 		}
 	}
 	step(big, 900, true)
-	step(big, 101, false)   // alone, it may have all
-	step(small, 300, true)  // below its share of 500, whatever the other one holds
+	step(big, 101, false)   // the only image may hold everything
+	step(small, 300, true)  // below its share of 500, whatever the other holds
 	step(big, 1, false)     // above its share
-	step(small, 200, true)  // up to it
-	step(small, 100, false) // and no further
+	step(small, 200, true)  // up to its share
+	step(small, 100, false) // and not beyond
 	step(big, -900, true)
-	step(small, 400, true) // alone again
+	step(small, 400, true) // the only image again
 	step(small, 101, false)
 	step(small, -900, true)
 	if m.sum != 0 || m.images != 0 {
@@ -43,7 +43,7 @@ func TestMemoryShares(t *testing.T) {
 	}
 }
 
-// lots makes archives of n entries that the extraction has to remember.
+// lots makes archives of n entries that the extraction has to store.
 var lots = map[string]func(n int) string{
 	"directories": func(n int) string {
 		return repeat(n, func(i int) string {
@@ -81,8 +81,8 @@ func (x *tb) extractIn(ctx context.Context, m *Memory, data string, c *Checkpoin
 	return Extract(ctx, strings.NewReader(data), dir, Options{Pool: x.pool, Meter: m.Meter(DefaultLimits()), Checkpoints: c})
 }
 
-// TestMetadataIsBounded: what an archive makes the extraction remember is bounded in
-// bytes, and given back.
+// TestMetadataIsBounded checks that the memory for the metadata of an archive is bounded, and
+// is returned.
 func TestMetadataIsBounded(t *testing.T) {
 	for name, make := range lots {
 		t.Run(name, func(t *testing.T) {
@@ -112,8 +112,8 @@ func TestMetadataIsBounded(t *testing.T) {
 	}
 }
 
-// TestNamesWithoutMemory: an extraction whose names have no room in memory goes on, and
-// saves no more states.
+// TestNamesWithoutMemory checks that an extraction without memory for its set of names
+// continues, and saves no more states.
 func TestNamesWithoutMemory(t *testing.T) {
 	data := repeat(1200, func(i int) string { return tartest.File(fmt.Sprint("f", i), "") })
 	for _, c := range []struct {
@@ -137,7 +137,7 @@ func TestNamesWithoutMemory(t *testing.T) {
 	}
 }
 
-// TestSaveIsBounded: a layer with very much to say is not saved.
+// TestSaveIsBounded checks that a layer with a large encoding is not saved.
 func TestSaveIsBounded(t *testing.T) {
 	x := newTB(t)
 	for name, make := range lots {

@@ -11,10 +11,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// Merge moves an extracted layer onto the flattened tree in dir, which lies on the
-// same file system, and removes what the layer hides. The layer's directory
-// is left behind with nothing of use in it. Files move by rename: their bytes
-// are not touched.
+// Merge moves an extracted layer onto the flattened tree in dir, which must be on the same
+// file system, and removes the files that the layer hides. It leaves the directory of the
+// layer behind without useful content. Files are renamed, not copied.
 func Merge(ctx context.Context, dir string, l *Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -36,7 +35,7 @@ func Merge(ctx context.Context, dir string, l *Layer) error {
 	return m.dir(ctx, ".", ".")
 }
 
-// Settle completes a layer that has nothing below it.
+// Settle completes a layer that has no layers below it.
 func (l *Layer) Settle() error {
 	if len(l.lower) > 0 {
 		ln := l.lower[0]
@@ -45,7 +44,7 @@ func (l *Layer) Settle() error {
 	return nil
 }
 
-// errOpened: of a layer that was opened, not extracted, only the directory is known.
+// errOpened is the error for a layer from OpenLayer, of which only the directory is known.
 var errOpened = errors.New("a layer that was opened can only lie below another")
 
 func (l *Layer) noTarget(ln link) error {
@@ -57,9 +56,9 @@ type merge struct {
 	layer    *Layer
 }
 
-// adoptLinks makes the layer's hard links to lower files, inside of the layer's
-// directory: the move then carries them to their place like any file, and
-// a whiteout of the target in the same layer can not come first.
+// adoptLinks creates the layer's hard links to lower files inside the directory of the layer.
+// They are then moved like any file, and a whiteout of the target in the same layer cannot
+// remove it first.
 func (m *merge) adoptLinks(ctx context.Context) error {
 	l := m.layer
 	for _, ln := range l.lower {
@@ -68,7 +67,7 @@ func (m *merge) adoptLinks(ctx context.Context) error {
 		}
 		target := l.linkTarget(ln)
 		tree := m.src
-		from, found, err := m.src.lookupFile(target) // a link to a link of this list
+		from, found, err := m.src.lookupFile(target) // the target may be an earlier link of this list
 		if err == nil && !found {
 			tree = m.dst
 			from, found, err = m.dst.lookupFile(target)
@@ -86,8 +85,8 @@ func (m *merge) adoptLinks(ctx context.Context) error {
 	return nil
 }
 
-// dir merges the directory from (physical, in the layer) into to (physical, in the
-// tree). Both exist.
+// dir merges the directory from, a physical path in the layer, into to, a physical path in
+// the tree. Both exist.
 func (m *merge) dir(ctx context.Context, from, to string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -110,7 +109,7 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 		}
 		return wrap(from, err)
 	}
-	// Last, for moving children changed the times and may have needed more rights.
+	// Set last, because moving children changed the times and may have needed more rights.
 	if m.layer.isImplicit(from) {
 		err = m.layer.setDir(m.dst, to, dstStat, nil)
 	} else {
@@ -122,7 +121,7 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// open returns what a directory looks like and makes sure that we may change it.
+// open returns the status of a directory and gives its owner all rights in it.
 func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
 	st, err := t.lstat(path)
 	if err == nil {
@@ -131,7 +130,7 @@ func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
 	return st, err
 }
 
-// hide removes what the layer's whiteouts and opaque marks cover in one directory.
+// hide removes the names that the layer's whiteouts and opaque mark hide in one directory.
 func (m *merge) hide(ctx context.Context, from, to string) error {
 	remove := func(name string) error { return m.dst.removeAll(ctx, join(to, name), nil) }
 	if m.layer.isOpaque(from) {
@@ -165,14 +164,15 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		return m.dir(ctx, from, to)
 	}
 	if isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFLNK && m.layer.isImplicit(from) {
-		// Not followed: overlayfs, and so every container of the image, shows the directory.
+		// The link is not followed, because overlayfs, and so every container of the image,
+		// shows the directory.
 		m.layer.notes.add("a directory that no entry describes replaces a link of a lower layer, as in a container", to)
 	}
 	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
 		err = m.dst.removeAll(ctx, to, nil)
 	}
 	if exists && err == nil && have.Ino == st.Ino && have.Dev == st.Dev {
-		return nil // two names of one file: rename would do nothing, nothing is to do
+		return nil // two names of one file, for which rename does nothing
 	}
 	if err == nil || err == unix.ENOENT {
 		err = m.move(from, to, isDir, st)
@@ -183,7 +183,7 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// move renames. Moving a directory rewrites its "..", for which its own mode
+// move renames from to to. Moving a directory changes its "..", so the mode of the directory
 // must allow its owner to write.
 func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
 	if isDir && st.Mode&0o700 != 0o700 {
@@ -200,8 +200,8 @@ func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
 	return nil
 }
 
-// RemoveAll removes dir and everything in it, even below directories that their
-// mode locks against their owner, where os.RemoveAll gives up.
+// RemoveAll removes dir and everything in it. Unlike os.RemoveAll, it also removes the content
+// of directories whose mode locks out the owner.
 func RemoveAll(dir string) error {
 	parent, err := openTree(filepath.Dir(dir), false)
 	if errors.Is(err, unix.ENOENT) {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stacks are images as lists of layers, with the tree that they flatten to.
+// stacks are images, as lists of layers, and the expected flattened trees.
 var stacks = []struct {
 	name   string
 	layers [][]ent
@@ -77,8 +77,9 @@ var stacks = []struct {
 	{name: "empty layer", layers: [][]ent{{file("f", "1")}, {}}, want: []string{"f - 1"}},
 }
 
-// linkedStacks have links of lower layers where an upper layer has a directory, or a name through one. The
-// directory replaces the link, as overlayfs shows it, whether an entry describes it or not.
+// linkedStacks have a link in a lower layer where an upper layer has a directory, or a name
+// below it. The directory replaces the link, as in overlayfs, whether an entry describes it
+// or not.
 var linkedStacks = []struct {
 	name   string
 	layers [][]ent
@@ -233,8 +234,8 @@ func TestPrivMetadata(t *testing.T) {
 	}
 }
 
-// TestUnprivileged: what a normal user can not set is noted, and a setuid bit is
-// not left on a file with the wrong owner.
+// TestUnprivileged checks that metadata that a normal user cannot set is noted, and that a
+// file with the wrong owner has no setuid bit.
 func TestUnprivileged(t *testing.T) {
 	x := newTB(t)
 	other := func(h *tar.Header) { h.Uid, h.Gid = os.Geteuid()+1, os.Getegid()+1 }
@@ -264,7 +265,7 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
-// TestSparse reads archives that GNU tar -S wrote in its four formats.
+// TestSparse extracts archives that GNU tar -S wrote in its four formats.
 func TestSparse(t *testing.T) {
 	want := make([]byte, 300_000)
 	copy(want[100_000:], "middle")
@@ -290,8 +291,8 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// FuzzExtract feeds arbitrary bytes: nothing outside may change, and flattening a
-// layer over itself must not fail for reasons of our own.
+// FuzzExtract extracts arbitrary bytes. No file outside may change, and merging a layer over
+// itself must succeed.
 func FuzzExtract(f *testing.F) {
 	for _, s := range slices.Concat(stacks, linkedStacks) {
 		for _, l := range s.layers {
@@ -325,7 +326,7 @@ func FuzzExtract(f *testing.F) {
 	})
 }
 
-// unlockAll lets the test directory be removed.
+// unlockAll makes the directory of a test removable.
 func unlockAll(root string) {
 	_ = filepath.Walk(root, func(p string, fi os.FileInfo, err error) error {
 		if fi != nil && fi.IsDir() {

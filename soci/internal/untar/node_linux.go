@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// meta is the metadata of an entry in the form of the kernel.
+// meta is the metadata of an entry, as system calls expect it.
 type meta struct {
 	mode  uint32 // permission bits with setuid, setgid, sticky
 	uid   uint32
@@ -22,15 +22,15 @@ type meta struct {
 	attrs []tarfile.Attr
 }
 
-// defaultDirMeta is for directories that no entry describes.
+// defaultDirMeta is the metadata of directories that no entry describes.
 var defaultDirMeta = meta{mode: defaultDirMode}
 
-// lendBits lend the rights of a file's owner to others.
+// lendBits are the mode bits that give other users the rights of the owner.
 const lendBits = unix.S_ISUID | unix.S_ISGID
 
-// meta reads the metadata of a header.
+// meta returns the metadata of a header.
 func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
-	const maxID = 1<<32 - 2 // the kernel reads -1 as "leave it"
+	const maxID = 1<<32 - 2 // -1 means "unchanged" to the kernel
 	if hdr.UID < 0 || hdr.GID < 0 || hdr.UID > maxID || hdr.GID > maxID {
 		return meta{}, badf("owner %d:%d out of range", hdr.UID, hdr.GID)
 	}
@@ -43,10 +43,10 @@ func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
 	}, nil
 }
 
-// allowedAttrs picks the extended attributes of a header. Names of trusted.* and those that
-// steer overlayfs are never taken from an archive: trusted.overlay.redirect, for one,
-// makes a mount show a directory of the attacker's choice, and the others are what the
-// system itself notes about files. containerd leaves trusted.* out too.
+// allowedAttrs returns the extended attributes of a header that may be set. Attributes of
+// trusted.* and of overlayfs are never taken from an archive. For example, with
+// trusted.overlay.redirect a mount would show a directory of the attacker's choice. Other
+// trusted.* attributes belong to the system; containerd leaves them out, too.
 func (x *extraction) allowedAttrs(hdr *tarfile.Header) []tarfile.Attr {
 	keep := hdr.Attrs
 	for i, a := range hdr.Attrs {
@@ -66,7 +66,7 @@ func (x *extraction) allowedAttrs(hdr *tarfile.Header) []tarfile.Attr {
 	return keep
 }
 
-// refused says why an attribute is not taken from an archive; "" if it is.
+// refused returns the reason why an attribute is not set, or "".
 func refused(name string) string {
 	switch {
 	case steersOverlay(name):
@@ -81,8 +81,8 @@ func steersOverlay(name string) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// timespec converts a time; one that the system can not hold (32-bit ones, after
-// 2038) becomes the epoch.
+// timespec converts a time. A time that the system cannot represent (after 2038 on 32-bit
+// systems) becomes the epoch.
 func timespec(t tarfile.Time) unix.Timespec {
 	ts, err := unix.TimeToTimespec(time.Unix(t.Sec, t.Nsec))
 	if err != nil {
@@ -93,8 +93,8 @@ func timespec(t tarfile.Time) unix.Timespec {
 
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
 
-// create makes the name of an operation, replacing an earlier non-directory of the
-// same name. A file stays open to be filled.
+// create creates the name of an operation and replaces an earlier non-directory of that name.
+// A file stays open for its content.
 func (x *extraction) create(d *dirWork, o *op) error {
 	if o.kind == opLink {
 		return x.link(d, d, o)
@@ -124,8 +124,8 @@ func (x *extraction) make(d *dirWork, o *op) error {
 		mode := o.node | o.meta.mode&0o777
 		return retryErr(func() error { return unix.Mknodat(d.fd, o.base, mode, int(o.dev)) }) //nolint:gosec // 32 bits, see device
 	}
-	// The mode that it will have, so that mostly none needs to be set; what could
-	// lend rights comes when the owner is right. Attributes need a writable file.
+	// Created with the final mode, so that usually no chmod is needed. Setuid and setgid bits
+	// are set after the owner. Attributes need a writable file.
 	mode := o.meta.mode & 0o777
 	if len(o.meta.attrs) > 0 || x.keepOwners {
 		mode |= 0o200
@@ -138,9 +138,9 @@ func (x *extraction) make(d *dirWork, o *op) error {
 	return err
 }
 
-// link makes o's name in d another one of o.from in from.
+// link makes o.base in d a hard link to o.from in from.
 func (x *extraction) link(from, d *dirWork, o *op) error {
-	if from == d && o.from == o.base { // a link to itself says nothing new
+	if from == d && o.from == o.base { // a link to itself
 		var st unix.Stat_t
 		err := unix.Fstatat(d.fd, o.base, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if err == unix.ENOENT {
@@ -160,8 +160,8 @@ func (x *extraction) link(from, d *dirWork, o *op) error {
 	return err
 }
 
-// waitFor keeps a hard link whose target is not there. An earlier entry of its name
-// is replaced now, the link itself comes later.
+// waitFor stores a hard link whose target does not exist yet. It removes an earlier entry of
+// that name now; the link is created later.
 func (x *extraction) waitFor(d *dirWork, o *op) error {
 	if err := x.removeOld(d.fd, o.base); err != nil && err != unix.ENOENT {
 		return err
@@ -173,9 +173,9 @@ func (x *extraction) waitFor(d *dirWork, o *op) error {
 	return err
 }
 
-// apply sets the metadata of a file or directory by descriptor, as far as it is not
-// right from its making. Order matters: chown clears setuid bits and
-// security.capability, and everything moves times.
+// apply sets the metadata of a file or directory by descriptor, where it differs from the
+// metadata at creation. The order matters: chown clears setuid bits and security.capability,
+// and every change updates the times.
 func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -200,14 +200,14 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 			return err
 		}
 	}
-	// An access list among the attributes changes the mode too.
+	// An access control list among the attributes changes the mode, too.
 	if mode := x.safeMode(dir, base, m.mode, owned); st.Mode&0o7777 != mode || len(m.attrs) > 0 {
 		if err := unix.Fchmod(fd, mode); err != nil {
 			return err
 		}
 	}
 	if len(m.attrs) > 0 || kept {
-		if err := unix.Fstat(fd, &st); err != nil { // they may take a block
+		if err := unix.Fstat(fd, &st); err != nil { // attributes may take a block
 			return err
 		}
 	}
@@ -219,12 +219,12 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 	})
 }
 
-// overrideAttr is where an owner is kept that can not be set, see Options.KeepOwners.
+// overrideAttr stores an owner that cannot be set, see Options.KeepOwners.
 const overrideAttr = "user.containers.override_stat"
 
 func (m *meta) override() []byte { return fmt.Appendf(nil, "%d:%d:0%o", m.uid, m.gid, m.mode) }
 
-// futimes sets times by descriptor, or by path before Linux 5.8.
+// futimes sets times by descriptor, or with byPath before Linux 5.8.
 func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 	err := unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
 	if err == unix.EINVAL || err == unix.ENOENT {
@@ -233,8 +233,7 @@ func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 	return err
 }
 
-// chown sets an owner where that is possible, and reports whether it is now the
-// wanted one.
+// chown sets an owner if that is permitted, and reports whether the owner is set now.
 func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	if !x.privileged {
 		x.layer.notes.add(noteOwner, join(dir, base))
@@ -248,8 +247,8 @@ func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	return err == nil, err
 }
 
-// safeMode drops setuid and setgid from a file whose owner could not be set: such
-// a file would lend everybody the rights of whoever runs this.
+// safeMode removes the setuid and setgid bits from the mode of a file whose owner could not be
+// set. Otherwise the file would give every user the rights of the extracting process.
 func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 {
 	if !owned && mode&lendBits != 0 {
 		x.layer.notes.add("setuid or setgid bit not set (the owner is not)", join(dir, base))
@@ -258,9 +257,9 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 	return mode
 }
 
-// checkAttrError judges the outcome of setting an attribute: file systems without
-// attributes and processes without the right are noted, the rest is an error. n is the
-// length of its value.
+// checkAttrError handles the error of setting an attribute, whose value has n bytes. It adds a
+// note if the file system has no attributes or the process lacks the right, and returns all
+// other errors.
 func (x *extraction) checkAttrError(dir, base, name string, n int, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
@@ -282,16 +281,17 @@ func (x *extraction) checkAttrError(dir, base, name string, n int, err error) er
 const (
 	// maxAttrValue is XATTR_SIZE_MAX of Linux.
 	maxAttrValue = 64 << 10
-	// attrRoom is how many free blocks show that the disk is not what has no room: the
-	// largest attribute takes 64 blocks of 1 KiB, and others write at the same time.
+	// attrRoom is the number of free blocks from which a failure does not mean a full disk.
+	// The largest attribute takes 64 blocks of 1 KiB, and others write at the same time.
 	attrRoom = 1 << 10
 )
 
-// ErrAttribute: an attribute is larger than the file system of the target can hold.
+// ErrAttribute is the error of an attribute that is too large for the file system.
 var ErrAttribute = errors.New("attribute too large for this file system")
 
-// attrNoSpace judges that an attribute found no space while so many blocks and inodes are
-// free. ext4 says so of a full disk and of attributes that do not fit one block of it.
+// attrNoSpace returns the error for an attribute that failed with ENOSPC, given the free
+// blocks and inodes. ext4 returns ENOSPC for a full disk, and for attributes that do not fit
+// in one block.
 func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 	if blocks < attrRoom || inodes > 0 && freeInodes == 0 {
 		return unix.ENOSPC
@@ -300,8 +300,8 @@ func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, tarfile.Shorten(name), n)
 }
 
-// namespace returns the first part of an attribute's name if Linux knows it: names are the
-// archive's, and warnings come in few kinds.
+// namespace returns the namespace of an attribute, if Linux knows it. Other names are chosen
+// by the archive and must not create kinds of notes.
 func namespace(name string) string {
 	switch head, _, _ := strings.Cut(name, "."); head {
 	case "security", "system", "trusted", "user":
@@ -310,14 +310,14 @@ func namespace(name string) string {
 	return "an unknown namespace"
 }
 
-// device makes a device node when that is allowed.
+// device creates a device node if that is allowed.
 func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 	const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // bits of dev_t in the kernel
 	if hdr.Major < 0 || hdr.Major > maxMajor || hdr.Minor < 0 || hdr.Minor > maxMinor {
 		return badf("device %d:%d out of range", hdr.Major, hdr.Minor)
 	}
 	if hdr.Type == tarfile.TypeChar && hdr.Major == 0 && hdr.Minor == 0 {
-		// Overlayfs reads this very node as a whiteout: a layer must not smuggle one in.
+		// To overlayfs this node is a whiteout, which an archive must not create.
 		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.Name)
 		return nil
 	}
@@ -333,7 +333,7 @@ func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 	return x.add(d, o)
 }
 
-// applySpecial is apply for nodes that must not be opened.
+// applySpecial is apply for symbolic links and nodes, which must not be opened.
 func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	m := &o.meta
 	isLink := o.kind == opSymlink
@@ -352,7 +352,7 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 			return err
 		}
 	}
-	if !isLink { // links have no mode of their own
+	if !isLink { // symbolic links have no mode
 		if mode := x.safeMode(d.path, o.base, m.mode, owned); st.Mode&0o7777 != mode {
 			if err := unix.Fchmodat(d.fd, o.base, mode, 0); err != nil {
 				return err
@@ -374,8 +374,8 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	return unix.UtimesNanoAt(d.fd, o.base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// finishDir gives a directory its metadata. Its parent still has all rights. Most
-// have no more to set than times: that is done without opening them.
+// finishDir sets the metadata of a directory. Its parent still has all rights. Most
+// directories need only times, which are set without opening them.
 func (x *extraction) finishDir(path string, id dirID) error {
 	dir, base := split(path)
 	m := x.dirMeta(id)
@@ -395,7 +395,7 @@ func (x *extraction) finishDir(path string, id dirID) error {
 		return x.finishDirByFd(path, &m, explicit)
 	}
 	x.layer.usage.add(&st)
-	if !explicit { // owner and times are those of its making
+	if !explicit { // the owner and times of its creation stay
 		return nil
 	}
 	if st.Uid != m.uid || st.Gid != m.gid {
@@ -425,8 +425,7 @@ func (x *extraction) finishDirByFd(path string, m *meta, explicit bool) error {
 	return x.layer.usage.addFd(fd)
 }
 
-// explain says how much of a full file system is used up: of bytes or of inodes
-// is what people look for next.
+// explain adds the free bytes and inodes to the error of a full file system.
 func (x *extraction) explain(err error) error {
 	if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err

@@ -8,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Overlay writes what the layer says about lower ones in the form of overlayfs:
-// a 0:0 character device for each whiteout, an attribute on each opaque
-// directory, and copies for hard links to files of the layers in lower (nearest
-// first), which have been through Overlay themselves or come from [OpenLayer].
+// Overlay writes the layer's whiteouts, opaque directories and links to lower files in the
+// form of overlayfs: a 0:0 character device for each whiteout, an attribute on each opaque
+// directory, and a copy of each lower file that a hard link refers to. lower holds the lower
+// layers, nearest first. Overlay must have been called for them, or they come from
+// [OpenLayer].
 func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -44,12 +45,12 @@ type overlay struct {
 	below *stack
 }
 
-// links makes the hard links whose target is not in the layer alone.
+// links creates the hard links whose targets are in lower layers.
 func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	if len(o.layer.lower) == 0 {
 		return nil
 	}
-	// The layer hides nothing yet: it may link to what it removes in lower layers.
+	// The layer hides nothing yet, because it may link to lower files that it removes.
 	view, err := openStack(append([]*Layer{o.layer}, lower...), 1)
 	if err != nil {
 		return &Error{Err: err}
@@ -66,8 +67,8 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	return nil
 }
 
-// link does what overlayfs does before it links a lower file: the file is copied
-// up to its own place, unless the layer removes it there, and then linked.
+// link creates a hard link to a lower file as overlayfs does: it copies the file up to its own
+// path, unless the layer removes it there, and links the copy.
 func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
 	path := o.layer.linkPath(ln)
 	phys, at, err := view.lookFile(o.layer.linkTarget(ln))
@@ -93,7 +94,7 @@ func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
 	return o.keepDir(path, func() error { return o.tree.link(phys, o.tree, path) })
 }
 
-// parents makes the directories above path that only lower layers have.
+// parents creates the directories above path that only lower layers have.
 func (o *overlay) parents(view *stack, path string) error {
 	dir, _ := split(path)
 	if dir == "." {
@@ -123,8 +124,8 @@ func (o *overlay) parents(view *stack, path string) error {
 	return o.adopt(view.trees[at.layer], dir, at.st)
 }
 
-// inherit gives directories that no entry describes the metadata that they have
-// in the layers below: overlayfs shows the uppermost directory's.
+// inherit copies the metadata of lower directories to directories that no entry describes,
+// because overlayfs shows the metadata of the uppermost directory.
 func (o *overlay) inherit(ctx context.Context) error {
 	t := o.layer.dirs
 	for i := range t.nodes {
@@ -154,7 +155,7 @@ func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
 	return o.layer.usage.measure(o.tree, dir, func() error {
 		return o.layer.setDir(o.tree, dir, st, func(fd int) error {
 			err := copyXattrs(from, dir, fd)
-			if err == unix.EACCES { // ours, but its mode keeps even us out
+			if err == unix.EACCES { // we own it, but its mode locks us out
 				o.layer.notes.add("attributes of a lower directory not copied ("+err.Error()+")", dir)
 				err = nil
 			}
@@ -175,11 +176,11 @@ func (l *Layer) hides(path string) bool {
 	return false
 }
 
-// writeMarks writes whiteouts and opaque marks.
+// writeMarks writes the whiteouts and opaque marks.
 func (o *overlay) writeMarks(ctx context.Context) error {
 	l, t := o.layer, o.layer.dirs
 	if l.isOpaque(".") {
-		// Overlayfs always merges the roots of its layers: hide name by name.
+		// Overlayfs always merges the roots of its layers, so each name is hidden.
 		err := o.keepDir("x", func() error {
 			return o.below.forEach(ctx, ".", func(name string) error { return wrapIfErr(name, o.addWhiteout(name)) })
 		})
@@ -236,7 +237,7 @@ func wrapIfErr(entry string, err error) error {
 	return wrap(entry, err)
 }
 
-// wrap names the entry of an error that does not yet have one.
+// wrap adds the entry to an error, unless the error has one.
 func wrap(entry string, err error) error {
 	if _, ok := errors.AsType[*Error](err); ok {
 		return err
@@ -244,8 +245,8 @@ func wrap(entry string, err error) error {
 	return &Error{Entry: entry, Err: err}
 }
 
-// merges reports whether overlayfs shows a directory of the layer together with one below it. In any other
-// directory there is nothing to hide, and a whiteout would be seen as the device that it is.
+// merges reports whether overlayfs merges a directory of the layer with a lower directory. In
+// other directories there is nothing to hide, and overlayfs would show a whiteout as a device.
 func (o *overlay) merges(dir string) (bool, error) {
 	if dir == "." {
 		return true, nil
@@ -260,8 +261,8 @@ func (o *overlay) merges(dir string) (bool, error) {
 	return err == nil && at.isDir(), err
 }
 
-// addWhiteout hides path unless the layer itself has something there: a file hides
-// by itself, a directory must become opaque to do so.
+// addWhiteout hides path. If the layer has a file there, that hides it already; a directory
+// becomes opaque.
 func (o *overlay) addWhiteout(path string) error {
 	st, err := o.tree.lstat(path)
 	switch {
@@ -304,14 +305,14 @@ func (o *overlay) markOpaque(dir string) error {
 	})
 }
 
-// keepDir runs fn, which adds names to the parent of path, puts the parent's
-// times and mode back, and accounts for what it grew by.
+// keepDir runs fn, which adds names to the parent of path, restores the times and mode of the
+// parent, and adds its growth to the usage of the layer.
 func (o *overlay) keepDir(path string, fn func() error) error {
 	dir, _ := split(path)
 	return o.layer.usage.measure(o.tree, dir, func() error { return o.keepMode(dir, fn) })
 }
 
-// keepMode makes sure that fn may read and change dir.
+// keepMode runs fn with all rights for the owner of dir, and restores its metadata.
 func (o *overlay) keepMode(dir string, fn func() error) error {
 	st, err := o.tree.lstat(dir)
 	if err == nil {
@@ -326,9 +327,10 @@ func (o *overlay) keepMode(dir string, fn func() error) error {
 	return err
 }
 
-// setDir gives a directory of the layer owner, mode and times.
+// setDir sets owner, mode and times of a directory. It calls more, unless that is nil, with
+// its descriptor.
 func (l *Layer) setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
-	// Without privileges a directory may belong to us and yet not be ours to read.
+	// Without privileges the mode of a directory may lock out even its owner.
 	if err := t.unlock(path); err != nil {
 		return err
 	}
@@ -366,7 +368,7 @@ func (l *Layer) setDir(t *tree, path string, st unix.Stat_t, more func(fd int) e
 	})
 }
 
-// copyXattrs carries the attributes of a directory over.
+// copyXattrs copies the extended attributes of a directory.
 func copyXattrs(src *tree, path string, fd int) error {
 	from, err := src.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -376,12 +378,12 @@ func copyXattrs(src *tree, path string, fd int) error {
 	return xattrsByFd(from, fd)
 }
 
-// xattrsByFd copies attributes; what may not be set here is left out.
+// xattrsByFd copies extended attributes, except for those that may not be set.
 func xattrsByFd(from, to int) error {
 	names, err := listXattrs(from)
 	for _, name := range names {
 		if steersOverlay(name) {
-			continue // about the layer that the directory is in, not about its content
+			continue // describes the layer of the directory, not its content
 		}
 		value, err := getXattr(from, name)
 		if err == nil {
@@ -395,7 +397,7 @@ func xattrsByFd(from, to int) error {
 }
 
 func getXattr(fd int, name string) (string, error) {
-	buf := make([]byte, 256) // bytes: enough for all that is usual
+	buf := make([]byte, 256) // bytes; enough for most attributes
 	n, err := unix.Fgetxattr(fd, name, buf)
 	if err == unix.ERANGE {
 		buf = make([]byte, 64<<10) // bytes: XATTR_SIZE_MAX

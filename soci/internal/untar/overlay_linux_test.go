@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needRoot skips a test that needs more than a user may.
+// needRoot skips a test unless it runs as root.
 func needRoot(t *testing.T, why string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -20,7 +20,7 @@ func needRoot(t *testing.T, why string) {
 	}
 }
 
-// reopen forgets all that is known of layers but their directories.
+// reopen opens layers from their directories alone.
 func reopen(t *testing.T, layers []*Layer, form Form) []*Layer {
 	t.Helper()
 	var out []*Layer
@@ -34,12 +34,12 @@ func reopen(t *testing.T, layers []*Layer, form Form) []*Layer {
 	return out
 }
 
-// mount shows layers (nearest first) through the kernel's overlayfs.
+// mount mounts layers, nearest first, with the kernel's overlayfs.
 func mount(t *testing.T, dirs []string, options string) string {
 	t.Helper()
 	mnt := t.TempDir()
 	if len(dirs) == 1 {
-		dirs = append(slices.Clip(dirs), t.TempDir()) // overlayfs wants two
+		dirs = append(slices.Clip(dirs), t.TempDir()) // overlayfs needs two
 	}
 	err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(dirs, ":")+options)
 	if err == unix.EPERM || err == unix.ENODEV {
@@ -56,9 +56,9 @@ func mount(t *testing.T, dirs []string, options string) string {
 	return mnt
 }
 
-// overlays puts a stack on disk in overlay form, from the lowest up, and returns
-// the directories, nearest first. With again, each layer only knows its lower ones
-// from their directories, as after a restart.
+// overlays writes a stack in the form of overlayfs, from the lowest layer up, and returns the
+// directories, nearest first. If again is true, the lower layers are opened from their
+// directories, as after a restart.
 func (x *tb) overlays(stack [][]ent, form Form, again bool) []string {
 	x.Helper()
 	t, _ := x.TB.(*testing.T)
@@ -78,8 +78,8 @@ func (x *tb) overlays(stack [][]ent, form Form, again bool) []string {
 	return dirs
 }
 
-// TestPrivOverlay mounts every stack with the kernel's overlayfs and expects the tree
-// that flattening makes.
+// TestPrivOverlay mounts every stack with the kernel's overlayfs and expects the flattened
+// tree.
 func TestPrivOverlay(t *testing.T) {
 	needRoot(t, "mounts overlayfs")
 	for _, tt := range slices.Concat(stacks, linkedStacks) {
@@ -98,8 +98,8 @@ func TestPrivOverlay(t *testing.T) {
 	}
 }
 
-// TestPrivLinksThroughLayers: a hard link sees lower layers as a mount shows them,
-// also when all that is left of them is their directories.
+// TestPrivLinksThroughLayers checks that a hard link resolves lower layers as a mount does,
+// also if only their directories are left.
 func TestPrivLinksThroughLayers(t *testing.T) {
 	needRoot(t, "whiteouts and trusted attributes")
 	own := func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }
@@ -221,7 +221,7 @@ func TestPrivLinksThroughLayers(t *testing.T) {
 	}
 }
 
-// TestPrivForeignLowerLayers: marks that only the kernel writes.
+// TestPrivForeignLowerLayers checks lower layers with marks that only the kernel writes.
 func TestPrivForeignLowerLayers(t *testing.T) {
 	needRoot(t, "trusted attributes")
 	set := func(t *testing.T, path, name, value string) {
@@ -283,7 +283,7 @@ func TestOpenLayer(t *testing.T) {
 	}
 }
 
-// walkUsage counts as containerd does: every inode once.
+// walkUsage counts every inode once, as containerd does.
 func walkUsage(t *testing.T, root string) Usage {
 	t.Helper()
 	var sum Usage
@@ -316,7 +316,7 @@ func checkUsage(t *testing.T, l *Layer) {
 	}
 }
 
-// TestUsage: what was replaced does not count, whatever the order.
+// TestUsage checks that replaced files do not count, whatever the order.
 func TestUsage(t *testing.T) {
 	long := strings.Repeat("x", 200) // longer than a symbolic link that fits an inode
 	tests := map[string][]ent{

@@ -10,7 +10,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// minedBlocks panics when a number of blocks are out.
+// minedBlocks panics after a number of blocks.
 type minedBlocks struct {
 	tartest.Blocks
 	left int
@@ -23,8 +23,8 @@ func (m *minedBlocks) NextBlock(ctx context.Context) (Block, error) {
 	return m.Blocks.NextBlock(ctx)
 }
 
-// TestPanicsAreContained: a panic of the parser or of a writer is the error of one
-// extraction; its blocks and its memory are given back, and the pool goes on.
+// TestPanicsAreContained checks that a panic of the parser or of a writer is the error of one
+// extraction, which returns its blocks and its memory, and that the pool stays usable.
 func TestPanicsAreContained(t *testing.T) {
 	x := newTB(t)
 	data := repeat(100, func(i int) string { return tartest.File(fmt.Sprint("f", i), big(600)) })

@@ -8,49 +8,48 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Pool is the writers, and the buffers for streams without any of their own, that all
-// layers of a process share.
+// Pool holds the writers, and the buffers for streams that are not a BlockReader. All layers
+// of a process share it.
 //
-// No deadlock: a parser waits for the pool only (for a buffer, or for tasks that it
-// has handed over), while it holds nothing that a task needs; a writer waits for
-// the kernel only.
+// There is no deadlock: a parser waits only for the pool (for a buffer, or for its tasks),
+// and holds nothing that a task needs; a writer waits only for the kernel.
 type Pool struct {
 	mem   *semaphore.Weighted
 	bytes int64
 	free  sync.Pool
 	wg    sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows and the lanes
+	mu     sync.Mutex // guards the fields below and all task queues
 	wake   sync.Cond
-	ready  []*taskQueue // lanes with something to do that no writer is at
-	idle   int          // writers that wait
+	ready  []*taskQueue // queues with tasks that no writer serves
+	idle   int          // number of waiting writers
 	closed bool
 }
 
-// chunk is the size of a buffer in bytes, and with it of a write to a large file:
-// big enough to make system calls cheap, small enough to stay in the second-level
-// cache between the one who fills it and the one who writes it.
+// chunk is the size of a buffer, and so of a write to a large file, in bytes. It is large
+// enough to make system calls cheap, and small enough to stay in the second-level cache
+// until it is written.
 const chunk = 256 << 10
 
-// MinPoolBytes is the least that keeps one parser and one writer busy.
+// MinPoolBytes is the least memory that keeps one parser and one writer busy.
 const MinPoolBytes = 4 * chunk
 
-// task is a piece of work for a writer.
+// task is a unit of work of a writer.
 type task interface{ run() }
 
-// taskQueue is tasks that run one after the other, in order: the files of one directory,
-// the pieces of one file. (Several threads that create files in one directory, or
-// write to one file, only spin on its lock: CPU time goes up, work does not.)
+// taskQueue is a queue of tasks that run one after the other, in order: the files of one
+// directory, or the pieces of one file. (Several threads that create files in one directory,
+// or write to one file, contend for its lock: they use more CPU time and are not faster.)
 type taskQueue struct {
 	tasks []task
-	busy  bool // a writer is at it, or it is in ready
-	held  bool // its tasks must wait, see release
+	busy  bool // a writer runs its tasks, or it is in ready
+	held  bool // its tasks wait for release
 }
 
-// tasksPerRound is how many tasks of a lane run before other lanes have a turn.
+// tasksPerRound is the number of tasks of a queue that run before other queues are served.
 const tasksPerRound = 8
 
-// NewPool starts writers goroutines that use at most bytes of buffers.
+// NewPool starts a number of writers. Buffers take at most the given bytes.
 func NewPool(writers int, bytes int64) *Pool {
 	bytes = max(bytes, MinPoolBytes)
 	p := &Pool{mem: semaphore.NewWeighted(bytes), bytes: bytes}
@@ -61,7 +60,7 @@ func NewPool(writers int, bytes int64) *Pool {
 	return p
 }
 
-// Bytes is the most that the buffers of the pool may take.
+// Bytes returns the bound on the memory of the buffers.
 func (p *Pool) Bytes() int64 { return p.bytes }
 
 // Close ends the writers. No extraction may be running.
@@ -73,7 +72,7 @@ func (p *Pool) Close() {
 	p.wg.Wait()
 }
 
-// runWriter is the life of one writer.
+// runWriter runs one writer until Close.
 func (p *Pool) runWriter() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +91,8 @@ func (p *Pool) runWriter() {
 	}
 }
 
-// serveLocked runs some tasks of a lane. p.mu is held, but not while a task runs.
+// serveLocked runs up to tasksPerRound tasks of a queue. mu must be held; it is released
+// while a task runs.
 func (p *Pool) serveLocked(l *taskQueue) {
 	for range tasksPerRound {
 		if len(l.tasks) == 0 {
@@ -112,7 +112,7 @@ func (p *Pool) serveLocked(l *taskQueue) {
 	}
 }
 
-// submit adds a task to a lane.
+// submit adds a task to a queue.
 func (p *Pool) submit(l *taskQueue, t task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -120,7 +120,7 @@ func (p *Pool) submit(l *taskQueue, t task) {
 	p.startLocked(l)
 }
 
-// startLocked makes a lane ready if it may run. p.mu is held.
+// startLocked makes a queue ready if its tasks may run. mu must be held.
 func (p *Pool) startLocked(l *taskQueue) {
 	if l.busy || l.held || len(l.tasks) == 0 {
 		return
@@ -130,7 +130,7 @@ func (p *Pool) startLocked(l *taskQueue) {
 	p.wake.Signal()
 }
 
-// release lets the tasks of a held lane run.
+// release lets the tasks of a held queue run.
 func (p *Pool) release(l *taskQueue) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,7 +138,7 @@ func (p *Pool) release(l *taskQueue) {
 	p.startLocked(l)
 }
 
-// offer hands a task to a writer that has nothing to do, if there is one.
+// offer hands a task to an idle writer. It returns false if no writer is idle.
 func (p *Pool) offer(t task) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -149,7 +149,7 @@ func (p *Pool) offer(t task) bool {
 	return true
 }
 
-// get returns a buffer.
+// get returns a buffer. It waits until one fits in the memory.
 func (p *Pool) get(ctx context.Context) (*[chunk]byte, error) {
 	if err := p.mem.Acquire(ctx, chunk); err != nil {
 		return nil, context.Cause(ctx)

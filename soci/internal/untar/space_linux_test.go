@@ -16,9 +16,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestPrivFullDisk: an extraction that runs out of bytes or of inodes says at which
-// entry and what is left, gives no layer and all its blocks back; another one
-// with the same writers goes on.
+// TestPrivFullDisk checks that an extraction that runs out of bytes or inodes names the entry
+// and the free space, and returns no layer and all its blocks, while another extraction with
+// the same writers succeeds.
 func TestPrivFullDisk(t *testing.T) {
 	needRoot(t, "mounts tmpfs")
 	tests := []struct {
@@ -37,7 +37,7 @@ func TestPrivFullDisk(t *testing.T) {
 			x := newTB(t)
 			data := archive(t, tt.in...)
 			full := tmpfs(t, tt.options)
-			// The other one starts before and ends after.
+			// The other extraction starts before and ends after.
 			gate := make(chan struct{})
 			other := archive(t, many("d/g", 300, files(5000))...)
 			var wg sync.WaitGroup
@@ -84,7 +84,7 @@ func TestPrivFullDisk(t *testing.T) {
 	}
 }
 
-// many makes n entries of numbered names.
+// many returns n entries with numbered names.
 func many(name string, n int, one func(at string) ent) []ent {
 	var out []ent
 	for i := range n {

@@ -9,11 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenLayer describes a directory that holds a layer in overlay form already,
-// extracted by this process or an earlier one. It serves as a lower layer of
-// [Layer.Overlay]: whiteouts and opaque marks are read from the disk, in the form
-// given. No descriptor stays open. Such a layer can not be merged: which of its
-// directories no entry described is not known any more.
+// OpenLayer returns the layer in a directory that has the form of overlayfs already, from
+// this process or an earlier one. The layer can be a lower layer of [Layer.Overlay]: its
+// whiteouts and opaque marks are read from the disk in the given form. It cannot be merged,
+// because it is not known which of its directories had no entry. No descriptor stays open.
 func OpenLayer(dir string, form Form) (*Layer, error) {
 	t, err := openTree(dir, false)
 	if err != nil {
@@ -23,19 +22,19 @@ func OpenLayer(dir string, form Form) (*Layer, error) {
 	return &Layer{Dir: dir, form: form, opened: true}, nil
 }
 
-// stack shows layers as overlayfs does. It knows no redirects and no metadata-only
-// copies: no archive can ask for them, and a directory or file that has them was
-// made by a mount; to guess would show wrong content, so it is an error.
+// stack presents layers as overlayfs does. A redirect or a metadata-only copy is an error: no
+// archive can create one, so it was created through a mount, and ignoring it would show
+// wrong content.
 type stack struct {
 	layers      []*Layer // nearest first
 	trees       []*tree
-	contentOnly int // so many of the nearest layers do not hide anything yet
+	contentOnly int // number of nearest layers that hide nothing yet
 	dirs        map[string][]int
 }
 
-// openStack opens the layers; those before blind show their content only.
-func openStack(layers []*Layer, blind int) (*stack, error) {
-	s := &stack{layers: layers, contentOnly: blind, dirs: make(map[string][]int)}
+// openStack opens the layers. The first contentOnly ones hide nothing.
+func openStack(layers []*Layer, contentOnly int) (*stack, error) {
+	s := &stack{layers: layers, contentOnly: contentOnly, dirs: make(map[string][]int)}
 	for _, l := range layers {
 		t, err := openTree(l.Dir, false)
 		if err != nil {
@@ -48,7 +47,7 @@ func openStack(layers []*Layer, blind int) (*stack, error) {
 	return s, nil
 }
 
-// reset drops what is known of directories, after one was made.
+// reset empties the cache of directories, after one was created.
 func (s *stack) reset() {
 	clear(s.dirs)
 	root := []int{}
@@ -67,7 +66,7 @@ func (s *stack) close() {
 	}
 }
 
-// found is what a stack shows at a path.
+// found is the file that a stack presents at a path.
 type found struct {
 	st    unix.Stat_t
 	layer int // the nearest layer that has it
@@ -75,7 +74,7 @@ type found struct {
 
 func (f found) isDir() bool { return f.st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// lookup returns what lies at a physical path: ENOENT when nothing does.
+// lookup returns the file at a physical path, or ENOENT.
 func (s *stack) lookup(path string) (found, error) {
 	if len(s.layers) == 0 {
 		return found{}, unix.ENOENT
@@ -124,7 +123,7 @@ func (s *stack) lookup(path string) (found, error) {
 		}
 		in = append(in, i)
 		if n == len(layers)-1 {
-			break // nothing is left to hide
+			break // no lower directory is left to hide
 		}
 		opaque, err := s.isOpaque(i, path)
 		if err != nil {
@@ -144,11 +143,11 @@ func (s *stack) lookup(path string) (found, error) {
 	return have, nil
 }
 
-// maxStackDirs is how many directories a stack remembers.
+// maxStackDirs bounds the number of cached directories.
 const maxStackDirs = 1 << 12
 
-// forEach calls fn with the names that the merged directory at a physical path shows, some
-// more than once. look has found the directory.
+// forEach calls fn with the names in the merged directory at a physical path, with some names
+// more than once. lookup must have found the directory.
 func (s *stack) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	for _, i := range s.dirs[path] {
 		err := s.trees[i].forEach(ctx, path, func(name string) error {
@@ -168,8 +167,8 @@ func (s *stack) forEach(ctx context.Context, path string, fn func(name string) e
 	return nil
 }
 
-// lookFile resolves the parent of a logical path as a process inside would, and
-// returns what lies at it; the last component is not followed.
+// lookFile resolves the parent of a logical path, as a process inside would, and returns the
+// file at the path. It does not follow the last component.
 func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	dir, base := split(logical)
 	parent, err := resolvePath(dir, func(phys string) (bool, string, error) {
@@ -193,8 +192,8 @@ func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	return phys, f, err
 }
 
-// isWhiteout reports whether a non-directory stands for "removed": a 0:0 character
-// device or (since Linux 6.7) an empty file with an attribute.
+// isWhiteout reports whether a non-directory is a whiteout: a 0:0 character device or, since
+// Linux 6.7, an empty file with an attribute.
 func (s *stack) isWhiteout(i int, path string, st *unix.Stat_t) (bool, error) {
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR:
@@ -207,13 +206,13 @@ func (s *stack) isWhiteout(i int, path string, st *unix.Stat_t) (bool, error) {
 		return false, err
 	}
 	if _, ok := attr["metacopy"]; ok {
-		return false, fmt.Errorf("%s in %s holds metadata only (overlayfs metacopy): its content can not be told", path, s.layers[i].Dir)
+		return false, fmt.Errorf("%s in %s holds metadata only (overlayfs metacopy): its content is unknown", path, s.layers[i].Dir)
 	}
 	_, gone := attr["whiteout"]
 	return gone && st.Size == 0, nil
 }
 
-// isOpaque reports whether a directory of a layer hides those of lower layers.
+// isOpaque reports whether a directory of a layer hides the directories of lower layers.
 func (s *stack) isOpaque(i int, path string) (bool, error) {
 	l := s.layers[i]
 	if i < s.contentOnly {
@@ -227,7 +226,7 @@ func (s *stack) isOpaque(i int, path string) (bool, error) {
 		return false, err
 	}
 	if _, ok := attr["redirect"]; ok {
-		return false, fmt.Errorf("%s in %s was renamed on a mount (overlayfs redirect): its content can not be told", path, l.Dir)
+		return false, fmt.Errorf("%s in %s was renamed on a mount (overlayfs redirect): its content is unknown", path, l.Dir)
 	}
 	return attr["opaque"] == "y", nil
 }
@@ -236,7 +235,7 @@ func (s *stack) isOpaque(i int, path string) (bool, error) {
 func (s *stack) overlayAttrs(i int, path string, flags int) (map[string]string, error) {
 	fd, err := s.trees[i].open(path, unix.O_RDONLY|flags, 0)
 	if err == unix.EACCES && flags&unix.O_DIRECTORY == 0 {
-		return nil, nil // a file that we may not read, nor copy: then that fails
+		return nil, nil // an unreadable file; copying it would fail anyway
 	}
 	if err != nil {
 		return nil, err

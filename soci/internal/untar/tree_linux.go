@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory that operations can not leave. Paths are physical: no
-// symbolic link on the way, no "..". A path that breaks this fails with ELOOP,
-// EXDEV or ENOTDIR, never with an effect outside.
+// tree is a directory that operations cannot leave. Paths are physical: they cross no symbolic
+// link and have no "..". Any other path fails with ELOOP, EXDEV or ENOTDIR, and never has an
+// effect outside.
 type tree struct {
 	fd   int
-	walk bool // the kernel has no openat2 (before 5.6, or filtered): walk by hand
+	walk bool // openat2 is missing (before Linux 5.6, or filtered): open each component
 }
 
-// openTree opens a directory; walk forces the way of kernels without openat2.
+// openTree opens a directory. walk forces the behavior without openat2.
 func openTree(dir string, walk bool) (*tree, error) {
 	fd, err := retry(func() (int, error) {
 		return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -27,7 +27,7 @@ func openTree(dir string, walk bool) (*tree, error) {
 	}
 	t := &tree{fd: fd}
 	probe, err := t.open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil || walk { // whatever the reason, the walk needs openat only
+	if err != nil || walk { // for any reason, because the walk needs only openat
 		t.walk = true
 	}
 	if err == nil {
@@ -38,7 +38,7 @@ func openTree(dir string, walk bool) (*tree, error) {
 
 func (t *tree) close() { _ = unix.Close(t.fd) }
 
-// retry repeats a call that a signal or a concurrent rename interrupted.
+// retry repeats a call that was interrupted by a signal or a concurrent rename.
 func retry[T any](call func() (T, error)) (T, error) {
 	for {
 		v, err := call()
@@ -48,7 +48,7 @@ func retry[T any](call func() (T, error)) (T, error) {
 	}
 }
 
-// open opens a physical path. The last component is not followed either.
+// open opens a physical path. It does not follow the last component.
 func (t *tree) open(path string, flags int, mode uint32) (int, error) {
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if t.walk {
@@ -62,7 +62,7 @@ func (t *tree) open(path string, flags int, mode uint32) (int, error) {
 	return retry(func() (int, error) { return unix.Openat2(t.fd, path, &how) })
 }
 
-// openWalk is open without openat2: one O_NOFOLLOW step per component.
+// openWalk is open without openat2. It opens each component with O_NOFOLLOW.
 func (t *tree) openWalk(path string, flags int, mode uint32) (int, error) {
 	at, owned := t.fd, false
 	for {
@@ -88,7 +88,7 @@ func (t *tree) openWalk(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// at runs fn with the descriptor of the parent of path and its last component.
+// at calls fn with the descriptor of the parent of path, and the last component of path.
 func (t *tree) at(path string, fn func(dirfd int, base string) error) error {
 	dir, base := split(path)
 	if dir == "." {
@@ -139,8 +139,7 @@ func (t *tree) unlink(path string) error {
 	return t.at(path, func(dirfd int, base string) error { return unix.Unlinkat(dirfd, base, 0) })
 }
 
-// link makes to (in dst) another name of from (in t). Symbolic links are linked
-// themselves, not what they point at.
+// link makes to (in dst) a hard link to from (in t). It does not follow symbolic links.
 func (t *tree) link(from string, dst *tree, to string) error {
 	return t.at(from, func(fromFd int, fromBase string) error {
 		return dst.at(to, func(toFd int, toBase string) error {
@@ -158,8 +157,8 @@ func (t *tree) rename(from string, dst *tree, to string) error {
 	})
 }
 
-// forEach calls fn with every name in a directory, some at a time: what it keeps does not
-// depend on how many there are. fn may remove names.
+// forEach calls fn with every name in a directory. It reads some names at a time, so its
+// memory does not depend on their number. fn may remove names.
 func (t *tree) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -170,7 +169,7 @@ func (t *tree) forEach(ctx context.Context, path string, fn func(name string) er
 			_ = unix.Close(fd)
 		}
 	}()
-	buf := make([]byte, 32<<10) // bytes: what readdir of the C library uses, about 1,000 names a call
+	buf := make([]byte, 32<<10) // bytes, as in readdir of the C library: about 1,000 names a call
 	read := func() (int, error) { return retry(func() (int, error) { return unix.ReadDirent(fd, buf) }) }
 	var names []string
 	n, err := read()
@@ -179,7 +178,7 @@ func (t *tree) forEach(ctx context.Context, path string, fn func(name string) er
 			return err
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
-		if n < len(buf)/2 { // mostly all there is: no descriptor stays open meanwhile
+		if n < len(buf)/2 { // usually the end, so that the descriptor can be closed during fn
 			if n, err = read(); err == nil && n <= 0 {
 				_ = unix.Close(fd)
 				fd = -1
@@ -202,9 +201,8 @@ func (t *tree) forEach(ctx context.Context, path string, fn func(name string) er
 	}
 }
 
-// removeAll removes path and everything below it, even below directories that
-// their own mode locks against their owner. gone, if not nil, hears of each name of
-// a non-directory.
+// removeAll removes path and everything below it, also in directories whose mode locks out
+// the owner. gone, unless nil, is called for each removed non-directory.
 func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_t)) error {
 	st, err := t.lstat(path)
 	if err == unix.ENOENT {
@@ -230,7 +228,7 @@ func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_
 		err = t.at(path, func(dirfd int, base string) error {
 			return unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
 		})
-		// A file system may pass names over when others are removed meanwhile.
+		// A file system may skip names while others are removed.
 		if err != unix.ENOTEMPTY && err != unix.EEXIST || again == 10 {
 			return err
 		}
@@ -244,8 +242,8 @@ func (t *tree) unlock(path string) error {
 		return err
 	}
 	return t.at(path, func(dirfd int, base string) error {
-		// The last component was just seen to be a directory; chmod through a
-		// link that replaced it since would need a second writer in our own tree.
+		// The last component was a directory a moment ago. To replace it by a link, another
+		// process would have to write to this tree.
 		return unix.Fchmodat(dirfd, base, st.Mode&0o7777|0o700, 0)
 	})
 }
@@ -253,10 +251,10 @@ func (t *tree) unlock(path string) error {
 // errTooManyLinks bounds the resolution of one path.
 var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
 
-// resolvePath resolves a logical path to a physical one inside the tree as chroot
-// would, last component included. step is asked about each physical path on
-// the way: it says whether it is a directory, or else the target of the link
-// that lies there. fs.ErrNotExist and other errors of step end the walk.
+// resolvePath resolves a logical path to a physical path inside the tree, as chroot would,
+// including the last component. It calls step with each physical path on the way; step
+// reports whether that is a directory, or returns the target of a symbolic link. An error of
+// step ends the walk.
 func resolvePath(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
 	cur, rest, links := ".", logical, 0
 	for rest != "" && rest != "." {
@@ -289,7 +287,7 @@ func resolvePath(logical string, step func(phys string) (dir bool, target string
 	return cur, nil
 }
 
-// lookup resolves a logical directory that already exists.
+// lookup resolves an existing logical directory.
 func (t *tree) lookup(logical string) (string, error) {
 	return resolvePath(logical, func(phys string) (bool, string, error) {
 		st, err := t.lstat(phys)
@@ -307,8 +305,8 @@ func (t *tree) lookup(logical string) (string, error) {
 	})
 }
 
-// lookupFile resolves the parent of a logical path and reports whether something
-// lies at it. The last component is not followed.
+// lookupFile resolves the parent of a logical path and reports whether a file exists at the
+// path. It does not follow the last component.
 func (t *tree) lookupFile(logical string) (phys string, found bool, err error) {
 	dir, base := split(logical)
 	parent, err := t.lookup(dir)

@@ -16,19 +16,19 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// Errors that callers tell apart.
+// Errors that callers distinguish.
 var (
-	// ErrUnsafe: an entry wants to reach outside of the root.
+	// ErrUnsafe is the error of an entry that would leave the root.
 	ErrUnsafe = errors.New("unsafe path")
-	// ErrLimit: the archive is larger, deeper or longer than the limits allow.
+	// ErrLimit is the error of an archive that exceeds the limits.
 	ErrLimit = tarfile.ErrLimit
-	// ErrFormat: the archive is damaged or asks for something impossible.
+	// ErrFormat is the error of an archive that is malformed or cannot be extracted.
 	ErrFormat = tarfile.ErrFormat
 )
 
-// Error is a failure at one entry of an archive.
+// Error is an error at one entry of an archive.
 type Error struct {
-	Entry string // name as the archive gives it; "" when between entries
+	Entry string // name in the archive, or "" between entries
 	Err   error
 }
 
@@ -56,18 +56,17 @@ type Block = tarfile.Block
 // back all blocks but one.
 type BlockReader = tarfile.BlockReader
 
-// Limits bound what an archive may do. Negative means no limit.
+// Limits bound an archive. A negative value means no limit.
 type Limits struct {
-	Entries   int64 // entries of all layers of an image
-	Depth     int   // components of a path
+	Entries   int64 // number of entries of all layers of an image
+	Depth     int   // number of components of a path
 	NameLen   int   // bytes of a path
 	TotalSize int64 // bytes of all regular files of all layers
 	// Attributes bounds the names and values of one entry's extended attributes, in bytes.
 	Attributes int64
 }
 
-// DefaultLimits holds bounds far above any real image and far below what
-// hurts a node.
+// DefaultLimits returns limits that exceed any real image by far, and protect a node.
 func DefaultLimits() Limits {
 	return Limits{
 		Entries:   10_000_000, // the largest AI images have about one million files
@@ -75,7 +74,7 @@ func DefaultLimits() Limits {
 		NameLen:   4096,       // PATH_MAX of Linux
 		TotalSize: 1 << 40,    // 1 TiB: thirty times the 35 GB image of the goals
 
-		Attributes: 1 << 20, // 1 MiB: what an extended header may have in all
+		Attributes: 1 << 20, // 1 MiB, as for an extended header
 	}
 }
 
@@ -86,15 +85,15 @@ type Meter struct {
 	entries atomic.Int64
 	bytes   atomic.Int64
 	mem     *Memory
-	held    int64 // of mem; guarded by its lock
+	held    int64 // bytes of mem; guarded by its lock
 }
 
-// freeAttrs is how many extended attributes an entry may have before each one more counts
-// as an entry: setting one costs about as much as making a file.
+// freeAttrs is the number of extended attributes of an entry that do not count. Each further
+// attribute counts as an entry, because setting it costs about as much as creating a file.
 const freeAttrs = 16
 
-// countEntry accounts for one entry whose cleaned name is name, with content of size n and so
-// many extended attributes.
+// countEntry counts an entry with a cleaned name, n bytes of content and a number of extended
+// attributes.
 func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	l := m.limits
 	if l.NameLen >= 0 && len(name) > l.NameLen {
@@ -109,9 +108,9 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	if have := m.entries.Add(1 + int64(max(0, attrs-freeAttrs))); l.Entries >= 0 && have > l.Entries {
 		return fmt.Errorf("%w: more than %d entries (limit Entries; extended attributes beyond %d of one entry count too)", ErrLimit, l.Entries, freeAttrs)
 	}
-	// Sizes are promised here, before a byte is written: a lying header is
-	// refused at once. The sum can not wrap: one addend that passes is at most
-	// the limit, and without a limit 2^63 bytes do not fit any disk.
+	// The size of a file is counted before its content is written, so an excessive header is
+	// refused at once. The sum cannot overflow: each counted size is at most the limit, and
+	// without a limit 2^63 bytes do not fit on any disk.
 	if l.TotalSize >= 0 && n > l.TotalSize {
 		return fmt.Errorf("%w: file of %d bytes, at most %d allowed (limit TotalSize)", ErrLimit, n, l.TotalSize)
 	}
@@ -121,27 +120,26 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	return nil
 }
 
-// Options say how to extract.
+// Options configure Extract.
 type Options struct {
 	Pool  *Pool  // file writers; required
 	Meter *Meter // required
-	// Unprivileged makes the extraction act as a normal user even for root:
-	// owners and device nodes are noted, not set. A process that is not root is
-	// always unprivileged.
+	// Unprivileged makes Extract act as for a normal user: owners and device nodes are
+	// noted, not set. A process that is not root is always unprivileged.
 	Unprivileged bool
-	// KeepOwners writes an owner that can not be set, and the mode with its setuid
-	// and setgid bits, into the attribute user.containers.override_stat of a file or
-	// directory ("uid:gid:0mode"), where fuse-overlayfs and containers/storage look for
-	// it. The kernel's overlayfs does not.
+	// KeepOwners stores an owner that cannot be set, and the mode with its setuid and setgid
+	// bits, in the attribute user.containers.override_stat of a file or directory
+	// ("uid:gid:0mode"). fuse-overlayfs and containers/storage read it; the overlayfs of the
+	// kernel does not.
 	KeepOwners bool
 
-	// Checkpoints, unless nil, lets the extraction be taken up again by another process.
+	// Checkpoints, unless nil, lets another process resume the extraction.
 	Checkpoints *Checkpoints
 
-	walk bool // tests: resolve as on kernels without openat2
+	walk bool // for tests: resolve paths as on kernels without openat2
 }
 
-// Form says how overlayfs wants to be told of deletions.
+// Form is the form in which overlayfs stores opaque directories.
 type Form int
 
 // Forms of overlay metadata.
@@ -150,7 +148,7 @@ const (
 	UserXattr                // user.overlay.opaque: mounts with the userxattr option
 )
 
-// prefix is where overlayfs keeps its attributes in a form.
+// prefix returns the prefix of the attributes of overlayfs.
 func (f Form) prefix() string {
 	if f == UserXattr {
 		return "user.overlay."
@@ -158,11 +156,11 @@ func (f Form) prefix() string {
 	return "trusted.overlay."
 }
 
-// Note says that something could not be set, how often, and where for example.
+// Note is a warning about metadata that could not be set.
 type Note struct {
 	What    string
 	Count   int64
-	Example string // the smallest path, so that equal runs say equal things
+	Example string // the smallest path, so that equal runs return equal notes
 }
 
 func (n Note) String() string {
@@ -172,7 +170,7 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s: %d entries, for example %s", n.What, n.Count, n.Example)
 }
 
-// Layer is an extracted layer: a directory and what it says about lower ones.
+// Layer is an extracted layer: its directory, and its information about lower layers.
 type Layer struct {
 	Dir     string
 	Entries int64 // of the archive
@@ -191,36 +189,34 @@ type Layer struct {
 	opened    bool // by OpenLayer
 }
 
-// Usage is what the layer takes of its file system, counted while it was written;
-// after Overlay it includes what that added. A file system that assigns blocks
-// late may end up with a few more for large files. It is unknown (zero) for a
-// layer from OpenLayer, and wrong after Merge has emptied the layer.
+// Usage returns the disk space of the layer, counted while it was written, including the
+// additions of Overlay. A file system that allocates blocks late may use a few more for large
+// files. Usage is zero for a layer from OpenLayer, and invalid after Merge.
 func (l *Layer) Usage() Usage { return l.usage.sum() }
 
-// Usage is what a layer takes of a file system, counted as containerd counts a
-// snapshot: every inode once, the directory of the layer included.
+// Usage is the disk space of a layer. It is counted as containerd counts a snapshot: every
+// inode once, including the directory of the layer.
 type Usage struct {
-	Bytes  int64 // blocks that the file system has given or promised, times 512
+	Bytes  int64 // allocated or reserved blocks, times 512
 	Inodes int64
 }
 
-// usage gathers Usage while a layer is written. Blocks come from the file system,
-// right before a file is closed: holes, attributes that need a block of their own
-// and the sizes of directories are in.
+// usage counts Usage while a layer is written. It reads the blocks of a file right before the
+// file is closed, so that holes, blocks for attributes and the sizes of directories count.
 type usage struct {
 	blocks atomic.Int64
 	inodes atomic.Int64
 }
 
 func (u *usage) sum() Usage {
-	const unit = 512 // bytes of a block in struct stat, whatever the file system's own
+	const unit = 512 // bytes of a block in struct stat on every file system
 	return Usage{Bytes: u.blocks.Load() * unit, Inodes: u.inodes.Load()}
 }
 
-// noteOwner says that an owner is not the one wanted.
+// noteOwner is the kind of note for an owner that could not be set.
 const noteOwner = "owner not set (needs root)"
 
-// Notes lists what could not be set in these layers, sorted by what.
+// Notes merges the notes of layers, sorted by kind.
 func Notes(layers ...*Layer) []Note {
 	var sum notes
 	for _, l := range layers {
@@ -231,7 +227,7 @@ func Notes(layers ...*Layer) []Note {
 	return sum.list()
 }
 
-// whiteout removes a name of lower layers; dirs.names has it.
+// whiteout removes a name of lower layers. The name is in dirs.names.
 type whiteout struct {
 	dir  dirID
 	name nameRef
@@ -239,17 +235,17 @@ type whiteout struct {
 
 const whiteoutBytes = 12
 
-// link is a hard link that waits for its target; Layer.texts has its names.
+// link is a hard link without a target so far. Its names are in Layer.texts.
 type link struct {
 	dir    dirID
 	name   nameRef
 	target nameRef // logical, cleaned
-	entry  nameRef // as the archive has it, for messages; empty if it is the path
+	entry  nameRef // name in the archive, for messages; empty if it equals the path
 }
 
 const linkBytes = 28
 
-// addWhiteout notes that the layer removes a name.
+// addWhiteout stores a whiteout.
 func (l *Layer) addWhiteout(dir dirID, name string) error {
 	if len(name) > maxText {
 		return errTooLong
@@ -261,7 +257,7 @@ func (l *Layer) addWhiteout(dir dirID, name string) error {
 	return nil
 }
 
-// addLink keeps a hard link for later.
+// addLink appends a hard link to a list.
 func (l *Layer) addLink(to []link, dir dirID, path, name, target, entry string) ([]link, error) {
 	if entry == path {
 		entry = ""
@@ -289,8 +285,8 @@ func (l *Layer) linkEntry(ln link) string {
 	return l.linkPath(ln)
 }
 
-// sortWhiteouts sorts the whiteouts by directory and name, each once, and drops those in
-// directories that are gone.
+// sortWhiteouts sorts the whiteouts by directory and name, and removes duplicates and
+// whiteouts in removed directories.
 func (l *Layer) sortWhiteouts() {
 	l.dirs.markDead()
 	l.whiteouts = slices.DeleteFunc(l.whiteouts, func(w whiteout) bool { return l.dirs.isDead(w.dir) })
@@ -322,7 +318,7 @@ func (l *Layer) hasWhiteout(path string) bool {
 	return found
 }
 
-// isOpaque reports whether the directory at path hides what lower layers have there.
+// isOpaque reports whether the directory at path hides the content of lower layers.
 func (l *Layer) isOpaque(path string) bool {
 	id, ok := l.dirs.find(path)
 	return ok && l.dirs.nodes[id].flags&dirOpaque != 0
@@ -334,15 +330,15 @@ func (l *Layer) isImplicit(path string) bool {
 	return ok && l.dirs.nodes[id].flags&(dirExplicit|dirNamed) == 0
 }
 
-// Release gives back the memory that the layer holds of its [Memory]. It must be called
-// once the layer is not used any more; more calls do nothing.
+// Release returns the memory of the layer to its [Memory]. It must be called once the layer is
+// no longer used. Further calls do nothing.
 func (l *Layer) Release() {
 	if l != nil {
 		l.mem.release()
 	}
 }
 
-// notes gathers warnings by kind, so that 16,000 files without owner make one line.
+// notes merges warnings by kind, so that 16,000 files without an owner make one note.
 type notes struct {
 	mu     sync.Mutex
 	byWhat map[string]*Note
@@ -377,10 +373,10 @@ func (n *notes) list() []Note {
 	return out
 }
 
-// clean turns the name of an entry (or the target of a hard link) into a logical
-// path: relative, no empty, "." or ".." components; "." is the root itself.
-// Absolute names are taken from the root, as every tar does. A name that climbs
-// out of the root is refused rather than bent: no image builder writes one.
+// clean returns the logical path of the name of an entry, or of the target of a hard link: a
+// relative path without empty, "." or ".." components; the root is ".". Absolute names are
+// relative to the root, as in every tar. A name that leaves the root is refused, because no
+// image builder writes one.
 func clean(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("%w: name holds a zero byte", ErrFormat)
@@ -392,7 +388,7 @@ func clean(name string) (string, error) {
 	return p, nil
 }
 
-// join is path.Join for cleaned parts, "." being the root.
+// join is path.Join for cleaned parts, where "." is the root.
 func join(dir, base string) string {
 	if dir == "." {
 		return base
@@ -408,9 +404,9 @@ func split(p string) (dir, base string) {
 	return ".", p
 }
 
-// Names with a meaning of their own in a layer (OCI image spec, layer.md).
+// Names with a special meaning in a layer (OCI image spec, layer.md).
 const (
 	whiteoutPrefix = ".wh."
-	whiteoutMeta   = ".wh..wh." // AUFS bookkeeping, such as .wh..wh.plnk: not content
+	whiteoutMeta   = ".wh..wh." // AUFS bookkeeping such as .wh..wh.plnk, not content
 	whiteoutOpaque = ".wh..wh..opq"
 )

@@ -9,7 +9,8 @@ import (
 	"os"
 )
 
-// errLinux: layers carry owners, devices and attributes that only Linux can hold.
+// errLinux is the error of other systems, which lack the owners, devices and attributes of
+// layers.
 var errLinux = errors.New("unpacking needs Linux")
 
 // Extract is not available on this system.
@@ -21,7 +22,7 @@ func Merge(context.Context, string, *Layer) error { return errLinux }
 // OpenLayer is not available on this system.
 func OpenLayer(string, Form) (*Layer, error) { return nil, errLinux }
 
-// Settle completes a layer that has nothing below it.
+// Settle is not available on this system.
 func (l *Layer) Settle() error { return errLinux }
 
 // Overlay is not available on this system.
@@ -30,5 +31,5 @@ func (l *Layer) Overlay(context.Context, Form, []*Layer) error { return errLinux
 // RemoveAll removes dir and everything in it.
 func RemoveAll(dir string) error { return os.RemoveAll(dir) }
 
-// SyncFS does nothing on this system: no layer can be unpacked.
+// SyncFS does nothing on this system, because no layer can be extracted.
 func SyncFS(string) error { return nil }

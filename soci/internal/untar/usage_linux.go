@@ -16,9 +16,8 @@ func (u *usage) addFd(fd int) error {
 	return err
 }
 
-// subtract takes back what the name of a non-directory held that was removed. An
-// inode that had another name in the layer stays. (Directories count last of all,
-// when those that were replaced are gone.)
+// subtract subtracts the usage of a removed non-directory, unless the file has another name.
+// (Directories are counted at the end, after replaced directories were removed.)
 func (u *usage) subtract(st *unix.Stat_t) {
 	if st.Nlink > 1 {
 		return
@@ -27,8 +26,8 @@ func (u *usage) subtract(st *unix.Stat_t) {
 	u.inodes.Add(-1)
 }
 
-// measure runs fn, which may make the existing file or directory at path larger,
-// and accounts for the difference.
+// measure runs fn, which may change the size of the file or directory at path, and adds the
+// difference.
 func (u *usage) measure(t *tree, path string, fn func() error) error {
 	before, err := t.lstat(path)
 	if err != nil {
@@ -42,7 +41,7 @@ func (u *usage) measure(t *tree, path string, fn func() error) error {
 	return err
 }
 
-// removeOld removes a non-directory of the layer that was complete.
+// removeOld removes a complete non-directory of the layer.
 func (x *extraction) removeOld(dirfd int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)

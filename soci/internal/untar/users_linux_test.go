@@ -17,14 +17,14 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// child is the variable that tells a test that it runs as somebody else, and where.
+// child is the environment variable with the directory of a test that runs as another user.
 const child = "PENSTOCK_UNTAR_CHILD"
 
-// asOther runs one test of this binary in a process with other rights, in a
-// directory that belongs to uid.
+// asOther runs one test of this binary in a process with other rights, in a directory that
+// uid owns.
 func asOther(t *testing.T, uid int, attr *syscall.SysProcAttr) {
 	t.Helper()
-	// Not below t.TempDir: only root may go there.
+	// Not below t.TempDir, which only root can enter.
 	dir, err := os.MkdirTemp("", "penstock-untar-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func owned(uid, gid int) func(*tar.Header) {
 // capNetRaw is a capability set of version 2: cap_net_raw, effective.
 const capNetRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// rootOnlyEntries has what only root can set, beside what everybody can.
+// rootOnlyEntries returns entries with metadata that only root can set, and some others.
 func rootOnlyEntries() []ent {
 	return []ent{
 		{name: "d", kind: tar.TypeDir, mode: 0o2751, edit: owned(0, 5)},
@@ -106,7 +106,7 @@ func rootOnlyEntries() []ent {
 	}
 }
 
-// upper is a layer over menagerie.
+// upper returns a layer over rootOnlyEntries.
 func upper() []ent {
 	return []ent{
 		file("d/.wh.plain", ""),
@@ -117,8 +117,8 @@ func upper() []ent {
 	}
 }
 
-// TestPrivAsUser: a normal user gets a tree of his own with all that he may set, and is
-// told the rest. The owners are kept where he wants that.
+// TestPrivAsUser checks that a normal user gets a tree with all metadata that the user may
+// set, and notes about the rest. With KeepOwners the owners are stored.
 func TestPrivAsUser(t *testing.T) {
 	if os.Getenv(child) == "" {
 		needRoot(t, "becomes another user")
@@ -170,8 +170,8 @@ func TestPrivAsUser(t *testing.T) {
 	checkModes(t, base.Dir, map[string]uint32{"d/far": unix.S_IFREG | 0o644, "far2": unix.S_IFREG | 0o644, "d2/new": unix.S_IFREG | 0o644, "d/plain": 0})
 }
 
-// TestPrivInUserNamespace: root of a user namespace sets the owners that are mapped,
-// and overlayfs shows the layers with marks of the user form, through OpenLayer too.
+// TestPrivInUserNamespace checks that root of a user namespace sets the mapped owners, and
+// that overlayfs shows layers with marks of the user form, also after OpenLayer.
 func TestPrivInUserNamespace(t *testing.T) {
 	const first, count = 100_000, 65_536
 	if os.Getenv(child) == "" {
@@ -198,7 +198,7 @@ func TestPrivInUserNamespace(t *testing.T) {
 	}
 	checkNotes(t, base, "device node left out (not permitted here): null", "owner not set (id not mapped in this user namespace): d/far")
 	checkNotes(t, top)
-	// A second look at the top layer, from its directory alone: what it hides is hidden.
+	// The top layer, opened from its directory alone, hides the same files.
 	last := x.must(hard("h", "d2/old"))
 	if err := last.Overlay(t.Context(), UserXattr, reopen(t, []*Layer{top, middle, base}, UserXattr)); err == nil {
 		t.Error("a link to what an opaque directory hides")
@@ -217,7 +217,7 @@ func TestPrivInUserNamespace(t *testing.T) {
 	}
 }
 
-// checkModes compares types and modes; 0: nothing must be there.
+// checkModes compares types and modes. A mode of 0 means that the file must not exist.
 func checkModes(t *testing.T, root string, want map[string]uint32) {
 	t.Helper()
 	for name, mode := range want {

@@ -14,35 +14,35 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// dirWork is a directory in which the writers create files. Its operations run in
-// the order of the archive, in one lane.
+// dirWork is a directory in which the writers create files. Its operations run in the order of
+// the archive, in one queue.
 type dirWork struct {
 	path  string
 	id    dirID
 	fd    int // O_PATH
 	queue taskQueue
 
-	// The parser's own:
+	// Used only by the parser:
 	batch *batch   // being filled
-	sent  []*batch // handed over; those that are done are dropped now and then
+	sent  []*batch // handed to the writers; may contain batches that are done
 	used  uint64   // extraction.clock of the last use
 
-	out int // batches that are not done; guarded by extraction.mu
+	out int // number of batches that are not done; guarded by extraction.mu
 }
 
-// batch is operations in one directory. Files that are small come in batches because
-// to wake a writer costs as much as to create a file.
+// batch is a list of operations in one directory. Small files are batched, because waking a
+// writer costs as much as creating a file.
 type batch struct {
 	x      *extraction
 	d      *dirWork
 	ops    []op
-	hashes []uint32         // of the names
+	hashes []uint32         // hashes of the names
 	pieces []*tarfile.Piece // that the contents lie in
 	left   atomic.Int32
 	done   atomic.Bool
 }
 
-const batchOps = 32 // makes waking small, and keeps few files open
+const batchOps = 32 // limits the cost of waking and the number of open files
 
 // The kinds of operations.
 const (
@@ -52,20 +52,20 @@ const (
 	opLink
 )
 
-// op makes one name.
+// op creates one name.
 type op struct {
 	kind    int
 	base    string
 	meta    meta
-	data    []byte // of a small file
+	data    []byte // content of a small file
 	big     *bigFile
-	target  string // of a symbolic link; of a hard link, logical
-	from    string // of a hard link: the target's name
-	entry   string // of a hard link: as the archive has it
+	target  string // of a symbolic link, or the logical target of a hard link
+	from    string // of a hard link: the base name of its target
+	entry   string // of a hard link: the name in the archive
 	node    uint32 // file type of a special file
 	dev     uint64
-	fd      int  // of a file between its creation and its end, else -1
-	skipped bool // left out: nothing was made
+	fd      int  // of an open file, else -1
+	skipped bool // nothing was created
 }
 
 // work returns the open directory at a physical path, which is the directory id.
@@ -94,7 +94,7 @@ func (x *extraction) work(path string, id dirID) (*dirWork, error) {
 	return d, nil
 }
 
-// evict closes the directory that was not used for the longest time.
+// evict closes the least recently used directory.
 func (x *extraction) evict() error {
 	w := slices.MinFunc(x.works, func(a, b *dirWork) int { return cmp.Compare(a.used, b.used) })
 	if err := x.waitForWriters(w); err != nil {
@@ -109,10 +109,10 @@ func (x *extraction) evict() error {
 }
 
 func (x *extraction) hash(name string) uint32 {
-	return uint32(maphash.String(x.seed, name)) //nolint:gosec // half of a hash is a hash
+	return uint32(maphash.String(x.seed, name)) //nolint:gosec // G115: 32 bits of the hash suffice
 }
 
-// waitForName waits until no writer works on base in d.
+// waitForName waits until no writer works on the name base in d.
 func (x *extraction) waitForName(d *dirWork, base string) error {
 	if d.batch == nil && len(d.sent) == 0 {
 		return nil
@@ -128,7 +128,7 @@ func (x *extraction) waitForName(d *dirWork, base string) error {
 	return x.waitForWriters(d)
 }
 
-// add queues an operation in d. Its name is clear.
+// add adds an operation in d to a batch. No writer may work on its name.
 func (x *extraction) add(d *dirWork, o op) error {
 	if x.last != d {
 		if err := x.flush(); err != nil {
@@ -155,8 +155,8 @@ func (x *extraction) add(d *dirWork, o op) error {
 	return nil
 }
 
-// flush hands the batch that is being filled to the writers, and waits while they
-// are far behind. It returns errStopped when a writer has failed.
+// flush hands the current batch to the writers, and waits while too many operations are
+// pending. It returns errStopped if a writer has failed.
 func (x *extraction) flush() error {
 	d := x.last
 	if d == nil || d.batch == nil {
@@ -185,8 +185,8 @@ func (x *extraction) flush() error {
 	return nil
 }
 
-// waitForWriters waits until the writers are done in d, or everywhere (nil), and returns the
-// first failure of a writer.
+// waitForWriters waits until the writers are done in d, or everywhere if d is nil, and returns
+// the first error of a writer.
 func (x *extraction) waitForWriters(d *dirWork) error {
 	flushed := x.flush()
 	x.mu.Lock()
@@ -203,7 +203,7 @@ func (x *extraction) waitForWriters(d *dirWork) error {
 	return flushed
 }
 
-// fail keeps the first failure of a writer.
+// fail stores the first error of a writer.
 func (x *extraction) fail(path string, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -212,16 +212,16 @@ func (x *extraction) fail(path string, err error) {
 	}
 }
 
-// failed reports whether a writer has failed: then the rest is not worth doing.
+// failed reports whether a writer has failed.
 func (x *extraction) failed() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.err != nil
 }
 
-// run implements task: it makes the names in order. What does not depend on the
-// order, to fill files and to close them, goes to a writer that has nothing else to
-// do, so that one directory keeps more than one busy.
+// run implements task. It creates the names in order. Filling and closing the files does not
+// depend on the order, and is offered to an idle writer, so that one directory can keep
+// several writers busy.
 func (b *batch) run() {
 	defer b.x.clocked(time.Now())
 	if !b.x.failed() {
@@ -238,7 +238,7 @@ func (b *batch) run() {
 	}
 }
 
-// fillTask is the second half of a batch.
+// fillTask fills and closes the files of a batch.
 type fillTask batch
 
 // run implements task.
@@ -266,7 +266,7 @@ func (b *batch) fill() {
 	b.finish()
 }
 
-// finish is called by each of those who work on a batch; the last one ends it.
+// finish is called once for each part of a batch; the last call ends the batch.
 func (b *batch) finish() {
 	if b.left.Add(-1) > 0 {
 		return
@@ -286,7 +286,7 @@ func (b *batch) finish() {
 	x.change.Broadcast()
 }
 
-// made returns the hashes of the names of a batch.
+// made returns the hashes of the names that a batch has created.
 func (x *extraction) made(b *batch) (made []uint64) {
 	if x.names == nil {
 		return nil
@@ -299,17 +299,17 @@ func (x *extraction) made(b *batch) (made []uint64) {
 	return made
 }
 
-// guard runs a step of a writer; a panic becomes its error, so that the batch it is of
-// ends as any other does.
+// guard runs a step of a writer and turns a panic into an error, so that its batch ends as
+// after any other error.
 func guard(step func() error) (err error) {
 	defer panics.Recover(&err)
 	return step()
 }
 
-// clocked adds up the time of the writers.
+// clocked adds to the total time of the writers.
 func (x *extraction) clocked(start time.Time) { x.writeNanos.Add(int64(time.Since(start))) }
 
-// fillFile writes a small file and ends it.
+// fillFile writes, completes and closes a small file.
 func (x *extraction) fillFile(d *dirWork, o *op) error {
 	err := writeAll(o.fd, o.data, 0)
 	if err == nil {
@@ -318,7 +318,8 @@ func (x *extraction) fillFile(d *dirWork, o *op) error {
 	return closeFile(o.fd, err)
 }
 
-// closeFile closes a file. NFS and quotas report lost writes here.
+// closeFile closes a file and returns err or the error of close, by which NFS and quotas
+// report lost writes.
 func closeFile(fd int, err error) error {
 	if cerr := unix.Close(fd); err == nil && cerr != nil && cerr != unix.EINTR {
 		err = cerr
@@ -337,20 +338,20 @@ func writeAll(fd int, p []byte, off int64) error {
 	return nil
 }
 
-// bigFile is a file whose content does not lie together in memory. Its pieces
-// are written in a lane of its own, which opens when the file was created.
+// bigFile is a file whose content is not contiguous in memory. Its pieces are written by a
+// queue of its own, which is held until the file is created.
 type bigFile struct {
 	x     *extraction
 	b     *batch
 	base  string
 	meta  meta
 	size  int64
-	tail  bool // a hole at the end: the size must be set
+	tail  bool // the file ends with a hole, so its size must be set
 	fd    int
 	queue taskQueue
 }
 
-// open lets the writing begin; fd is negative when the file could not be created.
+// open starts the writing. fd is negative if the file could not be created.
 func (f *bigFile) open(fd int) {
 	f.fd = fd
 	f.x.pool.release(&f.queue)
@@ -362,7 +363,7 @@ type bigFileWrite struct {
 	data  []byte
 	off   int64
 	piece *tarfile.Piece
-	last  bool // ends the file; no data
+	last  bool // completes the file; has no data
 }
 
 // run implements task.
@@ -435,7 +436,7 @@ func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile
 		return err
 	}
 	if err == nil {
-		err = guard(func() error { return x.feed(ctx, f, extents) }) // the last segment must come
+		err = guard(func() error { return x.feed(ctx, f, extents) }) // the last write must be submitted
 	}
 	if err != nil {
 		x.fail(join(d.path, o.base), err)
