@@ -1,11 +1,11 @@
-// Package containerdlog leads the log lines of containerd's packages, which we link in, to a
-// *slog.Logger. Otherwise they appear on standard error in a format of their own, between
-// lines of JSON too.
+// Package containerdlog sends the log lines of containerd's packages to a *slog.Logger.
+// Without it they appear on standard error in a format of their own, even between lines of
+// JSON.
 //
-//	containerdlog.Redirect(logger)                 // in a program, before it starts anything
+//	containerdlog.Redirect(logger)                 // at the start of a program
 //	ctx = containerdlog.With(ctx, logger)          // for one call of containerd's code
 //
-// Nothing here may be used while another goroutine calls Redirect.
+// Redirect must not run concurrently with other uses of this package or of containerd's log.
 package containerdlog
 
 import (
@@ -24,25 +24,25 @@ func With(ctx context.Context, l *slog.Logger) context.Context {
 	logger.Hooks, logger.Formatter = maps.Clone(log.L.Logger.Hooks), log.L.Logger.Formatter
 	clear(logger.Hooks)
 	logger.SetOutput(io.Discard)
-	logger.SetLevel(log.DebugLevel) // l decides
+	logger.SetLevel(log.DebugLevel) // l filters by level
 	logger.AddHook(hook{l})
 	return log.WithLogger(ctx, &log.Entry{Logger: logger})
 }
 
-// Redirect leads the lines of all contexts that name no logger to l.
+// Redirect sends the lines of all contexts without a logger to l.
 func Redirect(l *slog.Logger) {
 	log.L.Logger.SetOutput(io.Discard)
 	log.L.Logger.SetLevel(log.DebugLevel)
 	hooks := maps.Clone(log.L.Logger.Hooks)
-	clear(hooks) // an earlier call's
+	clear(hooks) // of an earlier call
 	hooks.Add(hook{l})
 	log.L.Logger.ReplaceHooks(hooks)
 }
 
-// fresh makes a value of a type that can not be named without importing its package.
+// fresh returns a new value of a type that cannot be named without importing its package.
 func fresh[T any](*T) *T { return new(T) }
 
-// hook hands lines on.
+// hook forwards log lines.
 type hook struct{ to *slog.Logger }
 
 // Levels implements logrus.Hook.

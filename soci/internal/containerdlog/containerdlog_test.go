@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/log"
 )
 
-// TestLinesAreOurs: containerd's packages log by the context or by the global logger; both
-// become lines of our logger's format and level.
+// TestLinesAreOurs checks that lines of the context's logger and of the global logger get the
+// format and level of our logger.
 func TestLinesAreOurs(t *testing.T) {
 	var buf bytes.Buffer
 	l := slog.New(slog.NewJSONHandler(&buf, nil))

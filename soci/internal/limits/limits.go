@@ -1,10 +1,10 @@
-// Package limits reads the bounds of an image, as people write them on a command line.
+// Package limits parses the limits of an image from a command line.
 //
 //	var l soci.Limits
 //	err := limits.Parse("size=2TiB,ratio=none", &l)
 //
-// Names are those of the fields of [soci.Limits] in lower case. Numbers of bytes may have a unit, and
-// "none" stands for no limit. Not done here: defaults, which [soci.Options] knows.
+// The names are the fields of [soci.Limits] in lower case. Numbers of bytes may have a unit,
+// and "none" stands for no limit. The defaults are set by [soci.Options].
 package limits
 
 import (
@@ -18,10 +18,10 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// Names are the limits, for help and errors.
+// Names lists the limits, for help and errors.
 const Names = "entries, depth, namelen, size, attributes, metadata, window, ratio, ratiofree"
 
-// Parse sets the limits that a list of name=value pairs, separated by commas, names.
+// Parse sets the limits in a comma-separated list of name=value pairs.
 func Parse(list string, l *soci.Limits) error {
 	for pair := range strings.SplitSeq(list, ",") {
 		name, value, ok := strings.Cut(pair, "=")
@@ -65,7 +65,7 @@ func set(name, value string, l *soci.Limits) (err error) {
 	return err
 }
 
-// count reads a number of things.
+// count parses a number from 1 to most, or none.
 func count(s string, most int64) (int64, error) {
 	if s == "none" {
 		return -1, nil

@@ -1,12 +1,12 @@
-// Package panics turns a panic in code that reads foreign bytes into an error, so that an
-// image that somebody crafted, or a decoder's bug, costs its layer and not the process
+// Package panics turns a panic in code that reads untrusted bytes into an error, so that a
+// crafted image, or a bug in a decoder, fails its layer and not the process
 // (docs/decisions/0005-panics.md).
 //
 //	err := panics.Guard(func() { out = decode(in) })
 //
-// The function must hold no lock and leave nothing half changed that others go on with:
-// what it worked on is given up. Not done here: errors of the runtime that can not be
-// recovered, such as concurrent writes to a map.
+// The function must not hold a lock when it panics, and its caller must discard the data that
+// it was changing. Fatal errors of the runtime, such as concurrent writes to a map, cannot be
+// recovered.
 package panics
 
 import (
@@ -18,7 +18,7 @@ import (
 // Err matches every [Error].
 var Err = errors.New("internal error")
 
-// Error is a panic that was contained.
+// Error is a recovered panic.
 type Error struct {
 	Value any
 	Stack []byte // of the goroutine that panicked
@@ -35,14 +35,14 @@ func (e *Error) Unwrap() error {
 	return err
 }
 
-// Guard runs fn and returns its panic, if it had one, as an [*Error].
+// Guard runs fn and returns its panic, if any, as an [*Error].
 func Guard(fn func()) (err error) {
 	defer Recover(&err)
 	fn()
 	return nil
 }
 
-// Recover makes err the panic of the function that deferred it.
+// Recover sets err to the panic of the function that defers it.
 func Recover(err *error) {
 	if why := recover(); why != nil {
 		*err = &Error{Value: why, Stack: debug.Stack()}

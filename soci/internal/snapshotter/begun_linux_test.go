@@ -21,24 +21,24 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// begunFolder is large, and has no file that is: checkpoints lie between files.
+// begunFolder is large and has no large file, because checkpoints lie between files.
 const begunFolder = "net"
 
-// begun is a snapshotter that was stopped in the middle of an image's only layer.
-type begun struct {
+// stopped is a snapshotter that was stopped in the middle of an image's only layer.
+type stopped struct {
 	*testorigin.Origin
 	m   image
 	dir string
 	p   *soci.Puller
 }
 
-// beginLayer pulls until a checkpoint is there and the registry falls silent, and stops.
-func beginLayer(t *testing.T, l v1.Layer) *begun {
+// beginLayer pulls until there is a checkpoint and the registry falls silent, and stops.
+func beginLayer(t *testing.T, l v1.Layer) *stopped {
 	t.Helper()
 	root(t)
-	b := &begun{dir: t.TempDir(), p: puller(t, func(o *soci.Options) { o.CheckpointBytes = 1 << 20 })}
+	b := &stopped{dir: t.TempDir(), p: puller(t, func(o *soci.Options) { o.CheckpointBytes = 1 << 20 })}
 	gate := make(chan struct{})
-	var silent int64 // from where on nothing comes
+	var silent int64 // offset from which on the registry sends no bytes
 	b.Origin = origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
 		if e.Op == "GetBlob" && !e.Done && begins(e.Range) > silent {
 			<-gate
@@ -64,30 +64,30 @@ func beginLayer(t *testing.T, l v1.Layer) *begun {
 	if err := <-asked; !errors.Is(err, snapshotter.ErrClosed) {
 		t.Errorf("%v; want that it is being stopped", err)
 	}
-	// What a process may have left that had got wrong bytes.
+	// An earlier process with wrong bytes could have left this file.
 	if err := os.WriteFile(filepath.Join(b.work(), "fs", begunFolder, "evil"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-// begins is where a Range header begins.
+// begins returns the first byte of a Range header.
 func begins(header string) int64 {
 	from, _, _ := strings.Cut(strings.TrimPrefix(header, "bytes="), "-")
 	n, _ := strconv.ParseInt(from, 10, 64)
 	return n
 }
 
-func (b *begun) work() string {
+func (b *stopped) work() string {
 	return filepath.Join(b.dir, "work", strings.Replace(b.m.chains[0], ":", "-", 1))
 }
 
-func (b *begun) part() string {
+func (b *stopped) part() string {
 	return filepath.Join(b.dir, "parts", strings.Replace(b.m.chains[0], ":", "-", 1))
 }
 
-// point is the byte of the blob at which decoding will begin.
-func (b *begun) point(t *testing.T) int64 {
+// point returns the byte of the blob at which decoding will start.
+func (b *stopped) point(t *testing.T) int64 {
 	t.Helper()
 	data, err := os.ReadFile(b.part())
 	if err != nil {
@@ -101,8 +101,9 @@ func (b *begun) point(t *testing.T) int64 {
 	return p.Point.Bits / 8
 }
 
-// finish starts anew, pulls, compares, and returns how much was there from before.
-func (b *begun) finish(t *testing.T) (resumed, fetched int64) {
+// finish starts a new snapshotter, pulls and compares. It returns the bytes resumed and
+// fetched.
+func (b *stopped) finish(t *testing.T) (resumed, fetched int64) {
 	t.Helper()
 	b.Reset()
 	reg := prometheus.NewRegistry()
@@ -114,7 +115,7 @@ func (b *begun) finish(t *testing.T) (resumed, fetched int64) {
 	return int64(value(t, reg, "bytes_total", "resumed")), b.TotalBytes("app@" + b.m.layers[0])
 }
 
-// sameTree wants a directory to hold the files of a folder of the Go tree, and no others.
+// sameTree checks that a directory holds exactly the files of a folder of the Go tree.
 func sameTree(t *testing.T, folder, got string) {
 	t.Helper()
 	want := filepath.Join(goroot(t), "src", folder)
@@ -145,7 +146,7 @@ func sameTree(t *testing.T, folder, got string) {
 	}
 }
 
-// TestPrivBegun: the next run goes on inside a layer, in whatever form it is stored.
+// TestPrivBegun checks that the next run resumes inside a layer, in all storage forms.
 func TestPrivBegun(t *testing.T) {
 	for name, layer := range map[string]v1.Layer{
 		"gzip":         gzipped(t, goTree(t, begunFolder)),
@@ -157,13 +158,13 @@ func TestPrivBegun(t *testing.T) {
 		t.Logf("%s: of %d bytes %d were there, gone on with at byte %d, %d fetched", name, b.m.sizes[0], resumed, point, fetched)
 		const hedges = 2 * partBytes
 		if point == 0 || resumed < point || fetched > b.m.sizes[0]-point+hedges {
-			t.Errorf("%s: it was not gone on with", name)
+			t.Errorf("%s: the layer was not resumed", name)
 		}
 	}
 }
 
-// TestPrivBegunHostile: a checkpoint that is damaged, or of another boot, is removed at the
-// start, with the layer; one that lies costs the layer, and no byte.
+// TestPrivBegunHostile checks that a damaged checkpoint, or one of another boot, is removed
+// at the start together with its layer. A false one makes the layer restart.
 func TestPrivBegunHostile(t *testing.T) {
 	layer := gzipped(t, goTree(t, begunFolder))
 	b := beginLayer(t, layer)
@@ -194,7 +195,7 @@ func TestPrivBegunHostile(t *testing.T) {
 	}
 }
 
-// TestPrivBegunExpires: what nobody goes on with is removed, and what somebody does is not.
+// TestPrivBegunExpires checks that an unfinished layer expires unless a pull resumes it.
 func TestPrivBegunExpires(t *testing.T) {
 	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
 	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Keep = b.p, time.Hour })
@@ -207,8 +208,8 @@ func TestPrivBegunExpires(t *testing.T) {
 	exist(t, s, b.m, 0)
 }
 
-// TestPrivBegunExpiresInLine: a begun layer whose image is given up while it waits for a slot expires
-// as well.
+// TestPrivBegunExpiresInLine checks that an unfinished layer whose image is given up while
+// it waits for a slot expires as well.
 func TestPrivBegunExpiresInLine(t *testing.T) {
 	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
 	other := push(t, b.Origin, "other:1", noise(t, "other", 64<<10))
@@ -222,7 +223,7 @@ func TestPrivBegunExpiresInLine(t *testing.T) {
 	wait := func(ctx context.Context, m image) {
 		calls.Go(func() {
 			if _, err := m.prepare(ctx, s, 0); !errors.Is(err, errEnough) {
-				t.Errorf("a layer that does not come: %v", err)
+				t.Errorf("a layer that never arrives: %v", err)
 			}
 		})
 	}
@@ -230,7 +231,7 @@ func TestPrivBegunExpiresInLine(t *testing.T) {
 	until(t, "the slot is taken", func() bool { return len(b.FaultCounts()) > 0 && b.FaultCounts()[0].Fired > 0 })
 	given, giveUp := context.WithCancelCause(ctx)
 	wait(given, b.m)
-	until(t, "the begun layer stands in line", func() bool { return value(t, reg, "queued") == 1 })
+	until(t, "the unfinished layer is queued", func() bool { return value(t, reg, "queued") == 1 })
 	giveUp(errEnough)
 	until(t, "it has left the line", func() bool { return value(t, reg, "queued") == 0 && value(t, reg, "layers") == 1 })
 	s.Expire(time.Now().Add(2 * time.Hour))

@@ -2,5 +2,5 @@ package snapshotter
 
 import "time"
 
-// Expire is expire.
+// Expire exports expire.
 func (s *Snapshotter) Expire(now time.Time) { s.expire(now) }

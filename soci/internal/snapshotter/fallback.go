@@ -8,13 +8,14 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// fallback decides whether containerd may pull a layer itself after we failed, and
-// names the reason. It may when the registry could not be asked, refused us, or speaks HTTP
-// that we can not use: containerd's client may know a proxy, credentials or other places.
-// It may not when the bytes were wrong or would harm the node, or the pull was ended.
+// fallback reports whether containerd may pull a layer itself after our failure, and the
+// reason. It may if the registry could not be reached, refused us, or uses HTTP that we do
+// not support, because containerd's client may have a proxy, credentials or mirrors. It may
+// not if the bytes were wrong or would harm the node, or if the pull was cancelled.
 //
-// An error does not tell that we ended the work: a dial that timed out matches
-// context.DeadlineExceeded too. So endedBy marks it, where the context is known.
+// The error alone does not show a cancellation, because a dial that timed out matches
+// context.DeadlineExceeded as well. So endedBy marks cancellations where the context is
+// known.
 func fallback(err error) (reason string, ok bool) {
 	if _, ended := errors.AsType[endedError](err); ended || err == nil {
 		return "", false
@@ -41,17 +42,18 @@ func fallback(err error) (reason string, ok bool) {
 	return "", false
 }
 
-// reasonFetch is a layer whose bytes could not be had, after its image was resolved.
+// reasonFetch says that the bytes of a layer could not be fetched after its image was
+// resolved.
 const reasonFetch = "fetch"
 
-// endedError is the failure of work that was ended from outside: by its last caller, by the
-// daemon's end, or by another layer's failure.
+// endedError is the error of work that was cancelled: because its last caller left, the
+// daemon ends, or another layer failed.
 type endedError struct{ error }
 
-// Unwrap returns what the work reported.
+// Unwrap returns the error that the work reported.
 func (e endedError) Unwrap() error { return e.error }
 
-// endedBy marks the error of work that ran under ctx, if ctx has ended.
+// endedBy marks the error of work under ctx if ctx has ended.
 func endedBy(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
@@ -59,17 +61,16 @@ func endedBy(ctx context.Context, err error) error {
 	return endedError{err}
 }
 
-// errMismatch: the labels contradict the manifest that they name.
+// errMismatch says that the labels contradict the manifest that they name.
 var errMismatch = errors.New("labels do not fit the manifest")
 
-// full reports whether a layer failed for want of room: of bytes or inodes of the disk, or
-// of a quota.
+// full reports whether a layer failed because the disk, its inodes or a quota is used up.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// exhausted makes an error one of containerd's "resource exhausted", with its own words.
+// exhausted makes an error match containerd's "resource exhausted" and keeps its text.
 type exhausted struct{ error }
 
 func (e exhausted) Unwrap() error { return e.error }
 
-// ResourceExhausted is what errdefs looks for.
+// ResourceExhausted is the method that errdefs looks for.
 func (exhausted) ResourceExhausted() {}

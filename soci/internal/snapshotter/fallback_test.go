@@ -12,19 +12,19 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// dialTimeout is the error of a connection that was not made in time. It matches
-// context.DeadlineExceeded, whoever's deadline that was.
+// dialTimeout returns the error of a dial that timed out. It matches
+// context.DeadlineExceeded although no context has ended.
 func dialTimeout(t *testing.T) error {
 	t.Helper()
 	_, err := (&net.Dialer{Deadline: time.Unix(1, 0)}).DialContext(t.Context(), "tcp", "127.0.0.1:1")
 	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("%v is no time-out", err)
+		t.Fatalf("%v is not a time-out", err)
 	}
 	return err
 }
 
-// TestFallback: whether containerd may fetch a layer that we could not, by the error and by
-// whether we ended the work ourselves.
+// TestFallback checks the decision whether containerd may fetch a layer, given our error and
+// whether the work was cancelled.
 func TestFallback(t *testing.T) {
 	gone, cancel := context.WithCancelCause(t.Context())
 	cancel(errAbandoned)
@@ -33,7 +33,7 @@ func TestFallback(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		err    error
-		reason string // "": an error
+		reason string // "" for an error
 	}{
 		{"success", nil, ""},
 		{"a dial that timed out", of("resolve", late), "unreachable"},

@@ -16,7 +16,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// smallDisk mounts a file system in memory with so many bytes and inodes.
+// smallDisk mounts a file system in memory with limited bytes and inodes.
 func smallDisk(t *testing.T, options string) string {
 	t.Helper()
 	root(t)
@@ -24,7 +24,7 @@ func smallDisk(t *testing.T, options string) string {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
 		t.Skip("needs to mount a tmpfs: ", err)
 	}
-	t.Cleanup(func() { // the last: the snapshotter is closed before
+	t.Cleanup(func() { // runs last, after the snapshotter is closed
 		if err := unix.Unmount(dir, 0); err != nil {
 			t.Error(err)
 		}
@@ -32,14 +32,14 @@ func smallDisk(t *testing.T, options string) string {
 	return dir
 }
 
-// TestPrivFull: a pull for which the disk has no room, of bytes or of inodes, says so,
-// and leaves nothing, not even its layers that were ready. Another pull on the same disk
-// goes on, and when there is room, the same one succeeds.
+// TestPrivFull checks that a pull on a full disk, by bytes or by inodes, reports that and
+// leaves no files, not even its ready layers. Another pull on the same disk continues, and
+// the same pull succeeds once there is room.
 func TestPrivFull(t *testing.T) {
 	const mib = 1 << 20 // bytes
 	for _, tt := range []struct {
 		name, disk string
-		fill       func(dir string) error // takes what the image would need
+		fill       func(dir string) error // uses up the room that the image needs
 	}{
 		{"bytes", "size=40m", func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 36*mib), 0o600)

@@ -48,15 +48,15 @@ func root(t testing.TB) {
 	}
 }
 
-// login gives the origin's credentials.
+// login returns the origin's credentials.
 func login(context.Context, string, string) (soci.Credential, error) {
 	return soci.Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
 }
 
-// partBytes is small, so that even test layers take several requests.
+// partBytes is so small that test layers take several requests.
 const partBytes = 256 << 10
 
-// puller has small parts.
+// puller returns a Puller with small parts.
 func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	t.Helper()
 	opts := soci.Options{Memory: 32 << 20, PartBytes: partBytes, HostsDir: "none", Credentials: login}
@@ -134,7 +134,7 @@ func archive(t testing.TB, entries ...any) []byte {
 	return buf.Bytes()
 }
 
-// goTree packs folders of the Go source tree: real files of all sizes.
+// goTree packs folders of the Go source tree, which hold real files of all sizes.
 func goTree(t testing.TB, folders ...string) []byte {
 	t.Helper()
 	root := filepath.Join(goroot(t), "src")
@@ -187,7 +187,7 @@ var gorootOnce = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// gzipped is a layer of an archive.
+// gzipped returns the gzip layer of an archive.
 func gzipped(t testing.TB, archive []byte) v1.Layer {
 	t.Helper()
 	var buf bytes.Buffer
@@ -201,13 +201,13 @@ func gzipped(t testing.TB, archive []byte) v1.Layer {
 	return l
 }
 
-// plain is a layer of an archive as it is.
+// plain returns the uncompressed layer of an archive.
 func plain(t testing.TB, archive []byte) v1.Layer {
 	t.Helper()
 	return static.NewLayer(archive, types.OCIUncompressedLayer)
 }
 
-// image is an image as containerd knows it after it has read the manifest.
+// image holds the data of an image that containerd has after reading the manifest.
 type image struct {
 	ref      string
 	manifest string
@@ -249,11 +249,11 @@ func push(t testing.TB, o *testorigin.Origin, ref string, layers ...v1.Layer) im
 		t.Fatal(err)
 	}
 	out.ref, out.manifest = r.Name(), m.String()
-	o.Reset() // counters tell of the pull alone
+	o.Reset() // the counters then cover only the pull
 	return out
 }
 
-// mediaType is what containerd takes a layer for.
+// mediaType returns the media type of a layer.
 func mediaType(l v1.Layer) types.MediaType {
 	if mt, err := l.MediaType(); err == nil && mt == types.OCIUncompressedLayer {
 		return mt
@@ -261,7 +261,7 @@ func mediaType(l v1.Layer) types.MediaType {
 	return types.OCILayer
 }
 
-// labels are what containerd gives with the Prepare of layer i.
+// labels returns the labels of containerd's Prepare for layer i.
 func (m image) labels(i int) map[string]string {
 	return map[string]string{
 		snapshots.LabelSnapshotRef:             m.chains[i],
@@ -279,7 +279,7 @@ func (m image) parent(i int) string {
 	return m.chains[i-1]
 }
 
-// prepare asks for layer i as containerd does.
+// prepare requests layer i like containerd.
 func (m image) prepare(ctx context.Context, s snapshots.Snapshotter, i int) ([]mount.Mount, error) {
 	key := "extract-" + strconv.FormatInt(serial.next(), 10) + " " + m.chains[i]
 	return s.Prepare(ctx, key, m.parent(i), snapshots.WithLabels(m.labels(i)))
@@ -300,7 +300,7 @@ func (c *counter) next() int64 {
 	return c.n
 }
 
-// view mounts a snapshot read-only and calls fn with the place.
+// view mounts a snapshot read-only and calls fn with the mount point.
 func view(t *testing.T, s snapshots.Snapshotter, chain string, fn func(dir string)) {
 	t.Helper()
 	key := "view " + chain + strconv.FormatInt(serial.next(), 10)
@@ -323,7 +323,7 @@ func view(t *testing.T, s snapshots.Snapshotter, chain string, fn func(dir strin
 	fn(dir)
 }
 
-// used counts what is below a directory, as containerd does.
+// used returns the disk usage of a directory, counted like containerd does.
 func used(t *testing.T, dir string) snapshots.Usage {
 	t.Helper()
 	var u snapshots.Usage

@@ -23,31 +23,31 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// Images stands between kubelet and the image service of containerd. It hands every
-// call on as it is, and remembers the pull secrets of those that pull while they run: a
-// snapshotter is asked for layers and never told a secret, and images that need one
-// would be left to containerd.
+// Images is a proxy between kubelet and the image service of containerd. It forwards
+// every call unchanged, and keeps the pull secret of a PullImage call while the call runs.
+// A snapshotter receives no secrets, so without this proxy private images would be left to
+// containerd.
 //
-// Make it with [NewImages]; close it after its server has ended. It is safe for
+// It is made by [NewImages], must be closed after its server has ended, and is safe for
 // concurrent use.
 type Images struct {
 	next   *grpc.ClientConn
 	lookup func(ctx context.Context, host, repository string) (soci.Credential, error)
 	log    *slog.Logger
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards pulls
 	pulls []*pullSecret
 }
 
-// pullSecret is what one running pull may log in to its registry with.
+// pullSecret is the credential of one running pull.
 type pullSecret struct {
 	host, repository string
 	cred             soci.Credential
 }
 
-// NewImages returns the service in front of containerd's socket, which is connected to
-// when the first call comes. lookup is asked for repositories that no running pull has a
-// secret for; nil: docker's configuration. A nil log is silent.
+// NewImages returns the service in front of containerd's socket. It connects at the first
+// call. lookup returns the credential of a repository for which no running pull has a
+// secret; the default is docker's configuration. log may be nil.
 func NewImages(containerd string, lookup func(ctx context.Context, host, repository string) (soci.Credential, error), log *slog.Logger) (*Images, error) {
 	next, err := grpc.NewClient("unix://"+containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -68,9 +68,9 @@ func NewImages(containerd string, lookup func(ctx context.Context, host, reposit
 // Close closes the connection to containerd.
 func (s *Images) Close() error { return s.next.Close() }
 
-// Credentials is for [soci.Options]: the secret of the pull from the repository that
-// began last, or else what the lookup says. So no secret is used for what another pod
-// pulls, unless it is the same.
+// Credentials is for [soci.Options]. It returns the secret of the latest running pull from
+// the repository, or the result of the lookup. So a secret is used for other pods only if
+// they pull from the same repository.
 func (s *Images) Credentials(ctx context.Context, host, repository string) (soci.Credential, error) {
 	s.mu.Lock()
 	for _, p := range slices.Backward(s.pulls) {
@@ -93,8 +93,8 @@ const (
 	pullImage    = imageService + "PullImage"
 )
 
-// handle hands one call on. Messages are not decoded, so that a newer kubelet and a newer
-// containerd can say to each other what this program has never heard of.
+// handle forwards one call. It does not decode messages, so newer versions of kubelet and
+// containerd can use fields that this program does not know.
 func (s *Images) handle(_ any, in grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(in)
 	if !ok || !strings.HasPrefix(method, imageService) {
@@ -119,17 +119,17 @@ func (s *Images) handle(_ any, in grpc.ServerStream) error {
 		forget := s.remember(request)
 		defer forget()
 	}
-	if err := out.SendMsg(&request); err != nil && !errors.Is(err, io.EOF) { // the reason comes with RecvMsg
+	if err := out.SendMsg(&request); err != nil && !errors.Is(err, io.EOF) { // RecvMsg returns the reason
 		return err
 	}
 	if err := out.CloseSend(); err != nil {
 		return err
 	}
-	return answer(in, out)
+	return forwardAnswers(in, out)
 }
 
-// answer hands the answers back: one, or a stream of them.
-func answer(in grpc.ServerStream, out grpc.ClientStream) error {
+// forwardAnswers forwards the answers of a call, one or a stream of them.
+func forwardAnswers(in grpc.ServerStream, out grpc.ClientStream) error {
 	defer func() { in.SetTrailer(out.Trailer()) }()
 	header, err := out.Header()
 	if err == nil {
@@ -147,8 +147,8 @@ func answer(in grpc.ServerStream, out grpc.ClientStream) error {
 	return err
 }
 
-// remember keeps the secret of a pull until forget is called. A request without one, or
-// that can not be read, is containerd's to judge.
+// remember keeps the secret of a pull until forget is called. It ignores requests without a
+// secret and malformed ones, which containerd refuses.
 func (s *Images) remember(request rawMessage) (forget func()) {
 	nothing := func() {}
 	var r cri.PullImageRequest
@@ -161,7 +161,7 @@ func (s *Images) remember(request rawMessage) (forget func()) {
 	}
 	cred, err := credential(r.GetAuth(), ref.Host)
 	if err != nil {
-		s.log.Warn("a pull secret can not be used", "image", r.GetImage().GetImage(), "error", err)
+		s.log.Warn("unusable pull secret", "image", r.GetImage().GetImage(), "err", err)
 		return nothing
 	}
 	if cred == (soci.Credential{}) {
@@ -178,7 +178,7 @@ func (s *Images) remember(request rawMessage) (forget func()) {
 	}
 }
 
-// credential reads a secret as containerd does: for another server it is none.
+// credential reads a secret as containerd does. A secret for another server is ignored.
 func credential(a *cri.AuthConfig, host string) (soci.Credential, error) {
 	if server := a.GetServerAddress(); server != "" {
 		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")

@@ -20,7 +20,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// service is an image service that looks at what it is asked.
+// service is an image service that records its requests.
 type service struct {
 	cri.UnimplementedImageServiceServer
 	pull func(ctx context.Context, r *cri.PullImageRequest) error
@@ -77,8 +77,8 @@ func front(t *testing.T, s cri.ImageServiceServer) (*snapshotter.Images, *grpc.C
 	return images, conn
 }
 
-// TestPullSecrets wants the secret of a pull to be known for its host while it runs, and
-// no longer, and containerd to get the request as it was.
+// TestPullSecrets checks that the secret of a pull is used for its host only while the pull
+// runs, and that containerd receives the request unchanged.
 func TestPullSecrets(t *testing.T) {
 	basic := base64.StdEncoding.EncodeToString([]byte("ann:se:cret"))
 	tests := []struct {
@@ -134,7 +134,8 @@ func TestPullSecrets(t *testing.T) {
 	}
 }
 
-// TestImageServiceHandsOn wants errors, trailers and other calls to pass, and pods not.
+// TestImageServiceHandsOn checks that errors, trailers and other calls are forwarded, and
+// that calls for pods are not.
 func TestImageServiceHandsOn(t *testing.T) {
 	s := &service{pull: func(context.Context, *cri.PullImageRequest) error {
 		return status.Error(codes.ResourceExhausted, "disk full")

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// TestSyncer wants callers who come while a flush runs to share the next one.
+// TestSyncer checks that callers during a flush share the next one.
 func TestSyncer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var runs atomic.Int64
@@ -50,19 +50,19 @@ func TestSyncer(t *testing.T) {
 	})
 }
 
-// TestPace wants a rate to hold, and its lifting to be felt.
+// TestPace checks that a rate holds until it is lifted.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const second = 1 << 20 // bytes
 		j := &job{pace: rate.NewLimiter(limitOf(second), paceBurst)}
 		start := time.Now()
-		j.wait(t.Context(), 4*second+paceBurst)
+		j.throttle(t.Context(), 4*second+paceBurst)
 		if d := time.Since(start); d < 4*time.Second-time.Millisecond || d > 5*time.Second {
 			t.Errorf("4 s of bytes took %v", d)
 		}
 		j.pace.SetLimit(rate.Inf)
 		start = time.Now()
-		j.wait(t.Context(), 1000*second)
+		j.throttle(t.Context(), 1000*second)
 		if d := time.Since(start); d > 0 {
 			t.Errorf("without a bound it took %v", d)
 		}
@@ -128,8 +128,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// TestKilledWhileFlushing: a layer that is whole but not flushed is taken over as long as the
-// system runs, and flushed then.
+// TestKilledWhileFlushing checks that a whole but unflushed layer is taken over, and then
+// flushed, unless the system has rebooted.
 func TestKilledWhileFlushing(t *testing.T) {
 	dir := t.TempDir()
 	var flushed int
@@ -169,12 +169,12 @@ func TestKilledWhileFlushing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.lock.Close()
-	for range 2 { // and what has been flushed is not again
+	for range 2 { // the second run does not flush again
 		s = reopen()
-		begun, err := s.recover(nil, false)
+		unfinished, err := s.recover(nil, false)
 		found, serr := s.scan(false)
-		if err != nil || serr != nil || len(begun) > 0 || len(found) != 1 || found[0].Chain != chains[0] {
-			t.Errorf("begun %v, %v; ready %v, %v; want that of this boot", begun, err, found, serr)
+		if err != nil || serr != nil || len(unfinished) > 0 || len(found) != 1 || found[0].Chain != chains[0] {
+			t.Errorf("unfinished %v, %v; ready %v, %v; want the layer of this boot", unfinished, err, found, serr)
 		}
 		if r, err := s.read(s.ready(chains[0]), false); err != nil || r.Boot != "" || flushed != 1 {
 			t.Errorf("%+v, %v, flushed %d times", r, err, flushed)
@@ -186,8 +186,7 @@ func TestKilledWhileFlushing(t *testing.T) {
 	}
 }
 
-// TestOtherBoot wants layers that were never flushed to be worth nothing after the
-// machine went down.
+// TestOtherBoot checks that unflushed layers are dropped after a reboot.
 func TestOtherBoot(t *testing.T) {
 	dir := t.TempDir()
 	s, err := openStore(dir, false)

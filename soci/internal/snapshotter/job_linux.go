@@ -37,45 +37,45 @@ type job struct {
 	received atomic.Int64 // compressed bytes of the layers that this job started
 
 	// Guarded by Snapshotter.mu.
-	waiters int
+	waiters int         // calls that wait for the job
 	fetches int64       // compressed bytes of the layers that this job started
-	timer   *time.Timer // to the end, while nobody waits
+	timer   *time.Timer // ends the job while no call waits
 	holds   map[*layer]bool
 }
 
-// layer is one chain ID that is no snapshot yet.
+// layer is one chain ID that is not a snapshot yet.
 type layer struct {
 	chain digest.Digest
-	path  []digest.Digest // the chain IDs up to it; nil if it never was in work
+	path  []digest.Digest // the chain IDs up to this layer; nil if it never was in work
 	done  chan struct{}
 	// Written before done is closed. dir then changes once more, under paths.
 	record record
 	err    error
 	dir    string // of the files
-	taken  bool   // under paths: it is a snapshot now
+	taken  bool   // guarded by paths: the layer is a snapshot now
 
 	// Guarded by Snapshotter.mu.
-	holders []*job  // in the order in which they came
-	from    *job    // whose image the attempt in work, or in line, comes from
-	failed  []*job  // from whose images an attempt has failed
-	ticket  *ticket // for a slot; nil before it stands in line
-	pace    *rate.Limiter
-	cancel  context.CancelCauseFunc
-	idle    time.Time // since when no job holds it
-	lower   []*layer  // that it waits for
-	ended   bool      // cancelled; it may still come to an end of either kind
+	holders   []*job  // in the order in which they came
+	from      *job    // provides the image of the current attempt
+	failed    []*job  // with whose images an attempt has failed
+	ticket    *ticket // for a slot; nil before the layer is queued
+	pace      *rate.Limiter
+	cancel    context.CancelCauseFunc
+	idle      time.Time // since when no job holds the layer
+	lower     []*layer  // that it waits for
+	cancelled bool      // although it may still succeed
 }
 
 func newLayer(chain digest.Digest) *layer {
 	return &layer{chain: chain, done: make(chan struct{}), cancel: func(error) {}}
 }
 
-// errAbandoned ends what nobody waits for.
-var errAbandoned = errors.New("nobody waits for this image any more")
+// errAbandoned ends a job that no call waits for.
+var errAbandoned = errors.New("no caller waits for this image any more")
 
-// join finds or starts the job of a request and returns the wanted layer and all above
-// it: nil if the wanted one is a snapshot by now. leave, if layers are returned, must
-// be called when the caller waits no more.
+// join finds or starts the job of a request. It returns the requested layer and all layers
+// above it, or nil if the requested one is a snapshot by now. If it returns layers, the
+// caller must call leave when it stops waiting.
 func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ []*layer, leave func(), err error) {
 	j, err := s.job(r)
 	if err != nil {
@@ -111,8 +111,8 @@ func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string
 		return nil, fmt.Errorf("%w: layer %d above %d snapshots", errMismatch, i, len(below))
 	}
 	if i > 0 {
-		// Whoever could put this layer above another parent would give everybody else a
-		// wrong file system.
+		// With another parent, this layer would give other users of the chain ID a wrong
+		// file system.
 		info, err := s.Stat(ctx, parent)
 		if err != nil {
 			return nil, err
@@ -134,7 +134,7 @@ func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string
 	}
 }
 
-// job returns the job of a manifest, with the caller counted as one who waits.
+// job returns the job of a manifest, and counts the caller as a waiter.
 func (s *Snapshotter) job(r request) (*job, error) {
 	ref, err := registry.ParseReference(r.image)
 	if err != nil {
@@ -154,15 +154,15 @@ func (s *Snapshotter) job(r request) (*job, error) {
 		s.byName[name] = j
 		s.jobs.Go(func() { s.resolve(j) })
 	} else if r.rate == 0 {
-		j.pace.SetLimit(rate.Inf) // somebody needs it now
+		j.pace.SetLimit(rate.Inf) // a caller without a rate needs the image now
 	}
-	s.waits(j, 1)
+	s.addWaitersLocked(j, 1)
 	j.stopTimer()
 	return j, nil
 }
 
-// waits counts callers that wait for a job. mu is held.
-func (s *Snapshotter) waits(j *job, n int) {
+// addWaitersLocked adds n to the callers that wait for a job. mu must be held.
+func (s *Snapshotter) addWaitersLocked(j *job, n int) {
 	before := j.waiters > 0
 	j.waiters += n
 	after := j.waiters > 0
@@ -170,25 +170,26 @@ func (s *Snapshotter) waits(j *job, n int) {
 		return
 	}
 	for l := range j.holds {
-		s.want(l)
+		s.updateTicketLocked(l)
 	}
 }
 
-// want tells the slots for which jobs of a layer callers wait. mu is held.
-func (s *Snapshotter) want(l *layer) {
+// updateTicketLocked updates the ticket of a layer after a change of its callers. mu must
+// be held.
+func (s *Snapshotter) updateTicketLocked(l *layer) {
 	if l.ticket != nil && !isDone(l) {
-		s.slots.want(l.ticket, l.wanted(), l.sharers())
+		s.slots.want(l.ticket, l.wantedLocked(), l.sharersLocked())
 	}
 }
 
-// wanted reports whether callers wait for the layer. mu is held.
-func (l *layer) wanted() bool {
+// wantedLocked reports whether callers wait for the layer. mu must be held.
+func (l *layer) wantedLocked() bool {
 	return slices.ContainsFunc(l.holders, func(j *job) bool { return j.waiters > 0 })
 }
 
-// sharers are the images that the layer can come from, and that callers wait for; without those from
-// which an attempt has failed. mu is held.
-func (l *layer) sharers() (images []string) {
+// sharersLocked returns the images that callers wait for and that can provide the layer,
+// without those with which an attempt has failed. mu must be held.
+func (l *layer) sharersLocked() (images []string) {
 	for _, j := range l.holders {
 		if j.waiters > 0 && l.fits(j) && !slices.Contains(l.failed, j) {
 			images = append(images, j.name)
@@ -197,13 +198,14 @@ func (l *layer) sharers() (images []string) {
 	return images
 }
 
-// fits reports whether an attempt may come from the image of a job: it has the layer above the same
-// ones. In another place the same chain ID would be a lie, which must not get into a snapshot.
+// fits reports whether the image of a job can provide the layer, that is, has it above the
+// same layers. An image with the chain ID in another place has wrong metadata, which must
+// not get into a snapshot.
 func (l *layer) fits(j *job) bool {
 	return len(j.chains) >= len(l.path) && slices.Equal(j.chains[:len(l.path)], l.path)
 }
 
-// paceBurst in bytes is what may come at once below a bounded rate.
+// paceBurst is the number of bytes that may arrive at once under a rate.
 const paceBurst = 256 << 10
 
 func limitOf(bytesPerSecond int64) rate.Limit {
@@ -213,11 +215,11 @@ func limitOf(bytesPerSecond int64) rate.Limit {
 	return rate.Limit(bytesPerSecond)
 }
 
-// wait slows the caller down to the rate of the job.
-func (j *job) wait(ctx context.Context, n int64) {
+// throttle slows the caller down to the rate of the job.
+func (j *job) throttle(ctx context.Context, n int64) {
 	for ; n > 0 && j.pace.Limit() != rate.Inf; n -= paceBurst {
 		if j.pace.WaitN(ctx, int(min(n, paceBurst))) != nil {
-			return // the pipeline looks at the context itself
+			return // the pipeline checks the context itself
 		}
 	}
 }
@@ -229,29 +231,29 @@ func (j *job) stopTimer() {
 	}
 }
 
-// leave counts one down who waited. The last one arms the end of the job.
+// leave removes a waiter. The last one starts the timer that ends the job.
 func (s *Snapshotter) leave(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waits(j, -1)
+	s.addWaitersLocked(j, -1)
 	if j.waiters > 0 || s.closed {
 		return
 	}
-	if len(j.holds) > 0 && !s.pending(j) {
-		s.end(j, nil) // all of it is snapshots
+	if len(j.holds) > 0 && !s.pendingLocked(j) {
+		s.endLocked(j, nil) // all its layers are snapshots
 		return
 	}
 	j.timer = time.AfterFunc(max(0, s.opts.Linger), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if j.waiters == 0 {
-			s.end(j, errAbandoned)
+			s.endLocked(j, errAbandoned)
 		}
 	})
 }
 
-// pending reports whether a layer of the job is not a snapshot yet. mu is held.
-func (s *Snapshotter) pending(j *job) bool {
+// pendingLocked reports whether a layer of the job is not a snapshot yet. mu must be held.
+func (s *Snapshotter) pendingLocked(j *job) bool {
 	for l := range j.holds {
 		if s.layers[l.chain] == l {
 			return true
@@ -260,17 +262,17 @@ func (s *Snapshotter) pending(j *job) bool {
 	return false
 }
 
-// end forgets a job; what only it wanted is cancelled. mu is held.
-func (s *Snapshotter) end(j *job, cause error) {
+// endLocked removes a job and cancels the layers that no other job holds. mu must be held.
+func (s *Snapshotter) endLocked(j *job, cause error) {
 	if s.byName[j.name] == j {
 		delete(s.byName, j.name)
 	}
 	j.stopTimer()
 	for l := range j.holds {
 		l.holders = slices.DeleteFunc(l.holders, func(h *job) bool { return h == j })
-		s.want(l)
+		s.updateTicketLocked(l)
 		if len(l.holders) == 0 {
-			l.idle, l.ended = time.Now(), true
+			l.idle, l.cancelled = time.Now(), true
 			l.cancel(cause)
 		}
 	}
@@ -282,7 +284,7 @@ func (s *Snapshotter) end(j *job, cause error) {
 func (s *Snapshotter) resolve(j *job) {
 	defer close(j.resolved)
 	ctx := j.ctx
-	if s.opts.Stall > 0 { // a manifest and a config are small
+	if s.opts.Stall > 0 { // long enough for the small manifest and config
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.opts.Stall, errSlowManifest)
 		defer cancel()
@@ -298,9 +300,9 @@ func (s *Snapshotter) resolve(j *job) {
 	s.opts.Log.Info("pulling", "image", j.name, "layers", len(j.chains))
 }
 
-// ensure makes sure that layer i and all above it are there or in work, and returns
-// them: nil if layer i is a snapshot. below are the directories below it. If wait is
-// not nil, it must be called again when that is closed.
+// ensure starts layer i and all layers above it unless they exist or are in work, and
+// returns them, or nil if layer i is a snapshot. below holds the directories below layer i.
+// If ensure returns a channel, it must be called again when the channel is closed.
 func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string) (stack []*layer, wait <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,7 +310,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 		return nil, nil, ErrClosed
 	}
 	for _, chain := range j.chains[i:] {
-		if l := s.layers[chain]; l != nil && l.doomed() {
+		if l := s.layers[chain]; l != nil && l.doomedLocked() {
 			return nil, l.done, nil
 		}
 	}
@@ -321,7 +323,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 				return nil, nil, nil
 			}
 			l = newLayer(j.chains[k])
-			if err == nil { // an image pulled before has it
+			if err == nil { // it is a snapshot of another image
 				l.dir, l.taken = dirs[0], true
 				close(l.done)
 			} else {
@@ -333,31 +335,31 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 		if !j.holds[l] {
 			j.holds[l] = true
 			l.holders = append(l.holders, j)
-			s.want(l)
+			s.updateTicketLocked(l)
 		}
 		if l.pace != nil && l.pace.Limit() < j.pace.Limit() {
-			l.pace.SetLimit(j.pace.Limit()) // whoever needs it most
+			l.pace.SetLimit(j.pace.Limit()) // the highest rate of its jobs
 		}
 		stack = append(stack, l)
 	}
 	if len(start) > 0 {
-		s.launch(j, i, start, stack, below)
+		s.launchLocked(j, i, start, stack, below)
 	}
 	return stack, nil, nil
 }
 
-// doomed reports whether a layer in work is about to fail: it has been cancelled, or
-// one below it has failed. mu is held.
-func (l *layer) doomed() bool {
+// doomedLocked reports whether a layer in work is about to fail, because it was cancelled
+// or a layer below it has failed. mu must be held.
+func (l *layer) doomedLocked() bool {
 	if isDone(l) {
 		return false
 	}
-	return l.ended || slices.ContainsFunc(l.lower, func(b *layer) bool { return isDone(b) && b.err != nil })
+	return l.cancelled || slices.ContainsFunc(l.lower, func(b *layer) bool { return isDone(b) && b.err != nil })
 }
 
-// launch starts layers, the largest first: it ends last whatever the others do. mu is
-// held.
-func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below []string) {
+// launchLocked starts layers, the largest first, because it ends last in any order. mu must
+// be held.
+func (s *Snapshotter) launchLocked(j *job, i int, start []int, stack []*layer, below []string) {
 	slices.SortStableFunc(start, func(a, b int) int {
 		return cmp.Compare(j.image.Layers[b].Size, j.image.Layers[a].Size)
 	})
@@ -365,37 +367,38 @@ func (s *Snapshotter) launch(j *job, i int, start []int, stack []*layer, below [
 		ctx, cancel := context.WithCancelCause(s.life)
 		l := stack[k-i]
 		l.cancel, l.pace, l.lower, l.path = cancel, j.pace, stack[:k-i], j.chains[:k+1]
-		delete(s.begun, l.chain)
-		c := s.enqueue(j, l, 0)
-		s.jobs.Go(func() { s.finish(j, l, s.bring(ctx, j, l, c, k, below)) })
+		delete(s.unfinished, l.chain)
+		c := s.enqueueLocked(j, l, 0)
+		s.jobs.Go(func() { s.finish(j, l, s.makeReady(ctx, j, l, c, k, below)) })
 	}
 }
 
-// enqueue puts a layer in line for a slot, and chooses the image that its next attempt comes from: of
-// the job that starts it, when there was no attempt before, then of its holders in turn. mu is held.
-func (s *Snapshotter) enqueue(j *job, l *layer, attempts int) *ticket {
-	sharers := l.sharers()
+// enqueueLocked queues a layer for a slot and chooses the image of its next attempt: first
+// the image of the job that starts the layer, then its holders in rotation. mu
+// must be held.
+func (s *Snapshotter) enqueueLocked(j *job, l *layer, attempts int) *ticket {
+	sharers := l.sharersLocked()
 	if attempts == 0 {
 		l.from = j
-	} else if next := heir(sharers, l.from.name); next != l.from.name {
+	} else if next := successor(sharers, l.from.name); next != l.from.name {
 		l.from = l.holders[slices.IndexFunc(l.holders, func(h *job) bool { return h.name == next && l.fits(h) && !slices.Contains(l.failed, h) })]
 	}
-	l.ticket = &ticket{image: l.from.name, sharers: sharers, wanted: l.wanted(), patience: patience(attempts, len(sharers))}
+	l.ticket = &ticket{image: l.from.name, sharers: sharers, wanted: l.wantedLocked(), slice: attemptSlice(attempts, len(sharers))}
 	s.slots.enqueue(l.ticket, func() bool { return j.pace.Limit() != rate.Inf })
 	return l.ticket
 }
 
-// bring makes one layer ready: in several attempts, when it had to yield its slot, or when one image
-// failed and another one has the layer. What one attempt
-// leaves the next one takes up, whichever image it comes from: the checkpoint names the blob. The rate
-// and the count of bytes are of the job that started the layer.
-func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
+// makeReady makes one layer ready. It takes several attempts if the layer yields its slot,
+// or if one image fails and another one has the layer. An attempt resumes from the
+// checkpoint of the last one, with any image, because the checkpoint belongs to the blob.
+// The rate and the count of bytes belong to the job that started the layer.
+func (s *Snapshotter) makeReady(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
 	from := j
 	for attempts := 1; ; attempts++ {
 		attempt, cancel, err := s.slots.await(ctx, c)
-		if err != nil { // in line; an earlier run or attempt may have begun the layer
+		if err != nil { // cancelled in the queue; there may be a checkpoint of an earlier attempt
 			err = endedBy(ctx, err)
-			return errors.Join(err, s.setAside(l.chain, err))
+			return errors.Join(err, s.keepOrForget(l.chain, err))
 		}
 		err = s.fetch(attempt, j, from, l, c, k, below)
 		yielded := errors.Is(context.Cause(attempt), errYield)
@@ -405,56 +408,57 @@ func (s *Snapshotter) bring(ctx context.Context, j *job, l *layer, c *ticket, k 
 			return nil
 		}
 		err = endedBy(ctx, err)
-		if ctx.Err() == nil && (yielded || s.others(l, err)) {
+		if ctx.Err() == nil && (yielded || s.otherImageRemains(l, err)) {
 			if !s.store.resumable(l.chain) {
 				if err := s.store.forget(l.chain); err != nil {
 					return err
 				}
 			}
 			s.mu.Lock()
-			c = s.enqueue(j, l, attempts)
+			c = s.enqueueLocked(j, l, attempts)
 			before := from
 			from = l.from
 			s.mu.Unlock()
 			if yielded {
 				s.opts.Log.Info("layer yields to others", "image", before.name, "chain", l.chain, "next", from.name)
 			} else {
-				s.opts.Log.Warn("layer failed from one image, goes on from another", "image", before.name, "chain", l.chain, "next", from.name, "error", err)
+				s.opts.Log.Warn("layer failed with one image, trying another", "image", before.name, "chain", l.chain, "next", from.name, "err", err)
 			}
 			continue
 		}
-		return errors.Join(err, s.setAside(l.chain, err))
+		return errors.Join(err, s.keepOrForget(l.chain, err))
 	}
 }
 
-// others notes that an attempt has failed, and reports whether another image may do better. So an image
-// whose registry refuses a layer, or sends wrong bytes, harms no other image that has the layer.
-func (s *Snapshotter) others(l *layer, err error) bool {
+// otherImageRemains records a failed attempt, and reports whether another image has the
+// layer. So a registry that refuses a layer, or sends wrong bytes, does not harm other
+// images with that layer.
+func (s *Snapshotter) otherImageRemains(l *layer, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if full(err) || l.doomed() {
+	if full(err) || l.doomedLocked() {
 		return false
 	}
 	l.failed = append(l.failed, l.from)
-	return heir(l.sharers(), l.from.name) != l.from.name
+	return successor(l.sharersLocked(), l.from.name) != l.from.name
 }
 
-// finish makes the outcome of a layer known.
+// finish publishes the outcome of a layer.
 func (s *Snapshotter) finish(j *job, l *layer, err error) {
 	l.cancel(nil)
 	s.mu.Lock()
-	l.err, l.lower = err, nil // upper ones must not keep lower ones alive
+	l.err, l.lower = err, nil // so that upper layers do not keep lower ones in memory
 	close(l.done)
 	if err != nil && s.layers[l.chain] == l {
 		delete(s.layers, l.chain)
 	}
 	switch {
 	case full(err):
-		s.end(j, err) // its other layers would take from others what there is no more of
-		s.jobs.Go(s.relieve)
+		s.endLocked(j, err) // its other layers would only take more of the full disk
+		s.jobs.Go(s.freeDisk)
 	case err != nil:
-		// The next attempt gets a new job, which counts its limits anew. This one ends
-		// as any other does; until then its other layers are there to be joined.
+		// The next attempt gets a new job, with fresh limits. This job ends like any other,
+		// and its other layers can be joined until then.
 		for _, h := range []*job{j, l.from} {
 			if s.byName[h.name] == h {
 				delete(s.byName, h.name)
@@ -466,8 +470,8 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 	s.metrics.layerDone(err)
 }
 
-// fetch makes one layer ready, from the image of a job. It has a slot, which it gives back before it waits
-// for other layers: they may need it.
+// fetch makes one layer ready with the image of a job. It holds a slot, which it releases
+// before it waits for other layers, because they may need it.
 func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *ticket, k int, below []string) error {
 	work, err := s.store.begin(l.chain)
 	if err != nil {
@@ -484,7 +488,7 @@ func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *tick
 		Notify: func(compressed, tar int64) {
 			s.metrics.bytes(compressed, tar)
 			j.received.Add(compressed)
-			j.wait(ctx, compressed)
+			j.throttle(ctx, compressed)
 		},
 		Watch: func(flow func() (arrived int64, waiting bool)) { s.slots.watch(c, flow) },
 		Lower: func(ctx context.Context) ([]string, error) {
@@ -514,25 +518,25 @@ func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *tick
 		return err
 	}
 	for _, w := range u.Warnings {
-		s.opts.Log.Warn("layer extracted with warnings", "image", from.name, "layer", u.Digest, "what", w)
+		s.opts.Log.Warn("layer extracted with warnings", "image", from.name, "layer", u.Digest, "warning", w)
 	}
 	s.opts.Log.Info("layer ready", "image", from.name, "layer", u.Digest, "bytes", u.CompressedBytes, "resumed_at", u.ResumedAt, "resumed", u.Resumed, "files", u.Files,
 		"wall", u.Timing.Wall, "network", u.Timing.Network, "inflate", u.Timing.Inflate, "hash", u.Timing.Hash, "write", u.Timing.Write)
 	return nil
 }
 
-// setAside leaves a layer that failed in work if it can be resumed, and removes it
-// otherwise. One that the registry refuses us is containerd's to fetch, and on a full disk
-// others want the room. After a failure of the network containerd may fail as well: the next
-// attempt resumes.
-func (s *Snapshotter) setAside(chain digest.Digest, err error) error {
+// keepOrForget keeps a failed layer in work if it can be resumed, and removes it otherwise.
+// It removes a layer that the registry refuses us, which containerd then fetches, and any
+// layer on a full disk. After a network failure it keeps the layer, because containerd may
+// fail as well, and the next attempt resumes.
+func (s *Snapshotter) keepOrForget(chain digest.Digest, err error) error {
 	reason, left := fallback(err)
 	if left && reason != reasonFetch || full(err) || !s.store.resumable(chain) {
 		return s.store.forget(chain)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.begun[chain] = time.Now()
+	s.unfinished[chain] = time.Now()
 	return nil
 }
 
@@ -551,7 +555,8 @@ func (l *layer) await(ctx context.Context) error {
 	return nil
 }
 
-// sweep removes ready and begun layers that nobody has claimed for long.
+// sweep periodically removes ready and unfinished layers that no job has held for
+// Options.Keep.
 func (s *Snapshotter) sweep() {
 	if s.opts.Keep < 0 {
 		return
@@ -568,31 +573,32 @@ func (s *Snapshotter) sweep() {
 	}
 }
 
-// expire removes the ready and begun layers that no job has held since Keep before now.
+// expire removes the layers that no job has held for Keep.
 func (s *Snapshotter) expire(now time.Time) { s.removeIdle(now.Add(-s.opts.Keep)) }
 
-// relieve makes room on a full disk: what no job holds was kept only to save fetching it.
-func (s *Snapshotter) relieve() { s.removeIdle(time.Now()) }
+// freeDisk removes all layers that no job holds from a full disk. They were kept only to
+// save fetching them again.
+func (s *Snapshotter) freeDisk() { s.removeIdle(time.Now()) }
 
-// removeIdle removes the ready and begun layers that no job has held since a time.
+// removeIdle removes the ready and unfinished layers that no job has held since a time.
 func (s *Snapshotter) removeIdle(since time.Time) {
-	for _, dir := range s.unheld(since) {
+	for _, dir := range s.moveIdleAside(since) {
 		if err := os.RemoveAll(dir); err != nil {
-			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
+			s.opts.Log.Warn("cannot remove a layer", "dir", dir, "err", err)
 		}
 	}
 }
 
-// unheld moves what is to be removed out of the way, and returns where it is. All of it
-// under the locks: who wants such a layer a moment later begins it anew in its place.
-func (s *Snapshotter) unheld(since time.Time) (away []string) {
+// moveIdleAside renames the directories of idle layers and returns their new paths. It
+// holds the locks, so that a later request for such a layer starts it again under its name.
+func (s *Snapshotter) moveIdleAside(since time.Time) (away []string) {
 	s.paths.RLock()
 	defer s.paths.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	put := func(dir string, err error) {
 		if err != nil {
-			s.opts.Log.Warn("can not remove a layer", "dir", dir, "error", err)
+			s.opts.Log.Warn("cannot remove a layer", "dir", dir, "err", err)
 		} else if dir != "" {
 			away = append(away, dir)
 		}
@@ -601,14 +607,14 @@ func (s *Snapshotter) unheld(since time.Time) (away []string) {
 		if len(l.holders) == 0 && isDone(l) && l.err == nil && l.idle.Before(since) {
 			delete(s.layers, chain)
 			if !l.taken {
-				put(s.store.setAway(filepath.Dir(l.dir)))
+				put(s.store.moveAside(filepath.Dir(l.dir)))
 			}
 		}
 	}
-	for chain, idle := range s.begun {
+	for chain, idle := range s.unfinished {
 		if idle.Before(since) {
-			delete(s.begun, chain)
-			put(s.store.setAwayBegun(chain))
+			delete(s.unfinished, chain)
+			put(s.store.moveAsideUnfinished(chain))
 		}
 	}
 	return away

@@ -11,43 +11,43 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// slotKeeper runs slots: it wakes the layers that get a slot, looks at those in work, and ends those
-// that yield or have stalled.
+// slotKeeper runs slots. It wakes the layers that get a slot, samples the layers in work,
+// and cancels attempts that yield or have stalled.
 type slotKeeper struct {
-	mu    sync.Mutex // guards what follows, and slots; a leaf lock
-	slots *slots
-	work  map[*ticket]*workingLayer
-	timer *time.Timer // to the next look, while layers are in work
-	ended bool
+	mu     sync.Mutex // guards the fields below, and slots; a leaf lock
+	slots  *slots
+	work   map[*ticket]*workingLayer
+	timer  *time.Timer // until the next sample, while layers are in work
+	closed bool
 
-	yields func() // counts layers that yielded
+	countYield func() // counts layers that yielded
 }
 
-// workingLayer is what the keeper knows of a ticket.
+// workingLayer is the keeper's state of a ticket.
 type workingLayer struct {
 	granted chan struct{}
-	cancel  context.CancelCauseFunc // of the attempt; nil before it begins
+	cancel  context.CancelCauseFunc // of the attempt; nil before it starts
 	flow    func() (arrived int64, waiting bool)
-	held    func() bool // its bytes come at the rate of a prefetch
+	held    func() bool // reports whether the rate of a prefetch holds up the layer
 }
 
-// errYield ends an attempt at a layer whose slot others need, or that another image may bring faster; the
-// layer waits in line again.
-var errYield = errors.New("the layer brought too little and others waited")
+// errYield ends an attempt at a layer whose slot others need, or that another image may
+// fetch faster. The layer queues again.
+var errYield = errors.New("the layer was too slow and others waited")
 
-// errStalled ends a layer that brings next to nothing.
+// errStalled is the error of a layer that received almost no bytes.
 func errStalled(d time.Duration) error {
-	return fmt.Errorf("%w: less than %d bytes a second came for %v", soci.ErrFetch, crawlRate, d)
+	return fmt.Errorf("%w: less than %d bytes a second arrived for %v", soci.ErrFetch, stallRate, d)
 }
 
 // errSlowManifest ends the wait for the manifest or the config of an image.
-var errSlowManifest = fmt.Errorf("%w: the manifest or the config did not come in time", soci.ErrFetch)
+var errSlowManifest = fmt.Errorf("%w: the manifest or the config did not arrive in time", soci.ErrFetch)
 
-func newSlotKeeper(most int, stall time.Duration, yields func()) *slotKeeper {
-	return &slotKeeper{slots: newSlots(most, stall), work: make(map[*ticket]*workingLayer), yields: yields}
+func newSlotKeeper(most int, stall time.Duration, countYield func()) *slotKeeper {
+	return &slotKeeper{slots: newSlots(most, stall), work: make(map[*ticket]*workingLayer), countYield: countYield}
 }
 
-// enqueue puts a layer in line.
+// enqueue queues a layer for a slot.
 func (k *slotKeeper) enqueue(c *ticket, held func() bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -56,8 +56,8 @@ func (k *slotKeeper) enqueue(c *ticket, held func() bool) {
 	k.pumpLocked(time.Now())
 }
 
-// await waits for a slot. The attempt that follows runs under the context it returns, and cancels it
-// at its end.
+// await waits for a slot. The attempt runs under the returned context and cancels it at its
+// end.
 func (k *slotKeeper) await(ctx context.Context, c *ticket) (context.Context, context.CancelCauseFunc, error) {
 	k.mu.Lock()
 	w := k.work[c]
@@ -78,7 +78,7 @@ func (k *slotKeeper) await(ctx context.Context, c *ticket) (context.Context, con
 	return ctx, cancel, nil
 }
 
-// release gives a slot back, or takes a ticket out of line. It may be called more than once.
+// release returns a slot, or removes a ticket from the queue. It may be called repeatedly.
 func (k *slotKeeper) release(c *ticket) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -90,7 +90,8 @@ func (k *slotKeeper) release(c *ticket) {
 	k.pumpLocked(time.Now())
 }
 
-// want notes whether a caller waits for the layer, and for which images that have it.
+// want records whether a caller waits for the layer, and the images through which callers
+// wait for it.
 func (k *slotKeeper) want(c *ticket, wanted bool, sharers []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -100,7 +101,7 @@ func (k *slotKeeper) want(c *ticket, wanted bool, sharers []string) {
 	}
 }
 
-// watch notes how the bytes of a layer can be watched.
+// watch records the function that reports the progress of a layer.
 func (k *slotKeeper) watch(c *ticket, flow func() (arrived int64, waiting bool)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -109,9 +110,9 @@ func (k *slotKeeper) watch(c *ticket, flow func() (arrived int64, waiting bool))
 	}
 }
 
-// pumpLocked hands out what slots decides. mu must be held.
+// pumpLocked carries out the decisions of slots. mu must be held.
 func (k *slotKeeper) pumpLocked(now time.Time) {
-	if k.ended {
+	if k.closed {
 		return
 	}
 	granted, yields := k.slots.next(now)
@@ -119,18 +120,18 @@ func (k *slotKeeper) pumpLocked(now time.Time) {
 		close(k.work[c].granted)
 	}
 	if yields != nil {
-		k.yields()
+		k.countYield()
 		if w := k.work[yields]; w.cancel != nil {
 			w.cancel(errYield)
 		}
 	}
 	if k.timer == nil && len(k.slots.running) > 0 {
-		k.timer = time.AfterFunc(lookAt/2, k.look)
+		k.timer = time.AfterFunc(samplePeriod/2, k.sample)
 	}
 }
 
-// look samples the layers in work.
-func (k *slotKeeper) look() {
+// sample samples the layers in work.
+func (k *slotKeeper) sample() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.timer = nil
@@ -142,28 +143,28 @@ func (k *slotKeeper) look() {
 		}
 		is := sample{held: w.held()}
 		is.bytes, is.waiting = w.flow()
-		if k.slots.look(c, now, is) {
+		if k.slots.record(c, now, is) {
 			w.cancel(errStalled(k.slots.stall))
 		} else if c.handsOver(now) {
-			k.yields()
+			k.countYield()
 			w.cancel(errYield)
 		}
 	}
 	k.pumpLocked(now)
 }
 
-// queued is how many layers wait for a slot.
+// queued returns the number of layers that wait for a slot.
 func (k *slotKeeper) queued() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.slots.waiting)
 }
 
-// close ends the looks. Layers in work end by their contexts.
+// close ends the sampling. Layers in work end through their contexts.
 func (k *slotKeeper) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.ended = true
+	k.closed = true
 	if k.timer != nil {
 		k.timer.Stop()
 		k.timer = nil

@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// RateLabel bounds the pull that a Prepare starts, in bytes a second. Any client can
-// set it: its prefix is one that containerd hands on to snapshotters.
+// RateLabel bounds the pull that a Prepare starts, in bytes per second. Any client can set
+// it, because containerd passes labels with its prefix to snapshotters.
 const RateLabel = "containerd.io/snapshot/penstock.rate"
 
 // Pull is an image being pulled.
@@ -19,23 +19,23 @@ type Pull struct {
 	Image    string  `json:"image"` // repository and digest of the manifest
 	Bytes    int64   `json:"bytes"` // compressed, to be fetched
 	Received int64   `json:"received"`
-	Seconds  float64 `json:"seconds"` // since it began
+	Seconds  float64 `json:"seconds"` // since the start
 }
 
-// request is what the labels of a remote Prepare say.
+// request is the content of the labels of a remote Prepare.
 type request struct {
 	target   digest.Digest // chain ID
-	image    string        // reference as the client gave it
+	image    string        // reference as given by the client
 	manifest digest.Digest // of the platform
 	layer    digest.Digest // of the blob
-	rate     int64         // bytes a second; 0: no bound
+	rate     int64         // bytes per second, or 0 for no limit
 }
 
 // errOrdinary says that a Prepare is not a remote one.
 var errOrdinary = errors.New("no labels of a remote snapshot")
 
-// parseLabels reads the labels of a Prepare. What is missing makes it an ordinary
-// one; what is there and wrong is worth a word in the log.
+// parseLabels reads the labels of a Prepare. It returns errOrdinary if labels of a remote
+// Prepare are missing, and another error, to be logged, if they are malformed.
 func parseLabels(labels map[string]string) (request, error) {
 	r := request{image: labels[snapshotters.TargetRefLabel]}
 	target := labels[snapshots.LabelSnapshotRef]

@@ -44,7 +44,7 @@ func hold(t *testing.T, key func() string) *held {
 	return h
 }
 
-// value reads a metric, the sum over its labels.
+// value returns the sum of a metric over its labels.
 func value(t *testing.T, reg *prometheus.Registry, name string, label ...string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -73,7 +73,7 @@ func has(m *dto.Metric, value string) bool {
 	return false
 }
 
-// until waits for something that happens on disk or in a counter.
+// until waits for a condition on the disk or in a counter.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -82,13 +82,13 @@ func until(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick:
 		case <-ctx.Done():
-			t.Fatal("waited in vain: ", what)
+			t.Fatal("not within the time limit: ", what)
 		}
 	}
 }
 
-// TestPrivRestart ends the daemon while the top layer is in work, and wants the next
-// run to fetch that one alone and to leave no litter.
+// TestPrivRestart ends the daemon while the top layer is in work, and checks that the next
+// run fetches only that layer and leaves no other files.
 func TestPrivRestart(t *testing.T) {
 	root(t)
 	var m image
@@ -120,8 +120,8 @@ func TestPrivRestart(t *testing.T) {
 		t.Errorf("%v; want that it is being stopped", err)
 	}
 	o.let()
-	// What kill -9 may leave: a layer in work, half a record, a snapshot that never was
-	// committed (one that is whole, and one that is not).
+	// Leftovers of kill -9: a layer in work, half a record, and two snapshots that were
+	// never committed, one of them whole.
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -155,7 +155,7 @@ func TestPrivRestart(t *testing.T) {
 	}
 }
 
-// TestPrivReadyLayers are taken over by the next run although nobody claimed them.
+// TestPrivReadyLayers checks that the next run takes over unclaimed ready layers.
 func TestPrivReadyLayers(t *testing.T) {
 	root(t)
 	for _, noSync := range []bool{false, true} {
@@ -182,8 +182,8 @@ func TestPrivReadyLayers(t *testing.T) {
 	}
 }
 
-// TestPrivAbandoned: nobody waits any more, so the pull ends. What is done of it stays for a
-// while: a layer that waited for the one below is not fetched again.
+// TestPrivAbandoned checks that a pull ends when no caller waits for it, and that its layers
+// stay for a while, so that a layer that waited for a lower one is not fetched again.
 func TestPrivAbandoned(t *testing.T) {
 	root(t)
 	var m image
@@ -202,7 +202,7 @@ func TestPrivAbandoned(t *testing.T) {
 	s := open(t, dir, func(o *snapshotter.Options) { o.Linger, o.Metrics, o.Keep = -1, reg, time.Hour })
 	ctx, cancel := context.WithCancel(t.Context())
 	asked := make(chan error)
-	for range 2 { // one of two who wait goes away: the pull goes on
+	for range 2 { // the pull continues when one of two callers leaves
 		go func() {
 			_, err := m.prepare(ctx, s, 0)
 			asked <- err
@@ -245,7 +245,7 @@ func TestPrivAbandoned(t *testing.T) {
 	wantNames(t, dir, "parts")
 }
 
-// wantNames wants a directory of the root to hold so many layers.
+// wantNames checks the layers in a directory of the root.
 func wantNames(t *testing.T, dir, name string, chains ...string) {
 	t.Helper()
 	got := names(t, dir, name)
@@ -258,7 +258,7 @@ func wantNames(t *testing.T, dir, name string, chains ...string) {
 	}
 }
 
-// TestPrivRemoveDuringPull takes the layers below away while the top one is in work.
+// TestPrivRemoveDuringPull removes the lower layers while the top one is in work.
 func TestPrivRemoveDuringPull(t *testing.T) {
 	root(t)
 	var m image
@@ -296,14 +296,14 @@ func TestPrivRemoveDuringPull(t *testing.T) {
 		t.Error(err)
 	}
 	o.let()
-	// Its parent is gone: containerd has to begin anew.
+	// Its parent is gone, so containerd must restart the pull.
 	if err := <-asking; err == nil || errdefs.IsAlreadyExists(err) {
 		t.Errorf("%v; want that a layer below is gone", err)
 	}
 	exist(t, s, m, 0)
 }
 
-// TestPrivExpire removes what nobody claims.
+// TestPrivExpire checks that unclaimed layers are removed.
 func TestPrivExpire(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -326,8 +326,8 @@ func TestPrivExpire(t *testing.T) {
 	exist(t, s, m, 1)
 }
 
-// TestPrivPreparedAgain: containerd was told that a layer exists, and before it looked the layer was
-// removed. It asks again, and gets it again; a layer that is there it may ask for as often as it likes.
+// TestPrivPreparedAgain checks that a layer can be prepared again after it was removed
+// before containerd looked, and that an existing layer can be prepared any number of times.
 func TestPrivPreparedAgain(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

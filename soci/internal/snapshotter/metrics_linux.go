@@ -10,7 +10,7 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// metrics count what the daemon does. Names: docs/metrics.md.
+// metrics are the metrics of the daemon, see docs/metrics.md.
 type metrics struct {
 	reg       prometheus.Registerer
 	all       []prometheus.Collector
@@ -34,16 +34,16 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 			Namespace: namespace, Name: "fallbacks_total", Help: "Layers left to containerd, by reason.",
 		}, []string{"reason"}),
 		volume: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "bytes_total", Help: "Bytes of layers: received compressed, inflated as tar, and compressed that an earlier run had received (resumed).",
+			Namespace: namespace, Name: "bytes_total", Help: "Bytes of layers by kind: compressed bytes received, tar bytes inflated, and compressed bytes received by an earlier run (resumed).",
 		}, []string{"kind"}),
 		commits: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "commits_total", Help: "Fetched layers that became snapshots.",
 		}),
 		yields: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: namespace, Name: "yields_total", Help: "Layers that brought too little, and left their place to a layer of another image, or went on from another image that has them.",
+			Namespace: namespace, Name: "yields_total", Help: "Slow layers that gave their slot to another image, or resumed from another image that has them.",
 		}),
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "prepare_seconds", Help: "Time containerd waited for a layer that we fetched.",
+			Namespace: namespace, Name: "prepare_seconds", Help: "Time that containerd waited for a fetched layer, in seconds.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10), // seconds: 1 ms to 4 min
 		}),
 	}
@@ -60,8 +60,8 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 	m.all = []prometheus.Collector{
 		m.layers, m.fallbacks, m.volume, m.commits, m.yields, m.wait,
 		gauge("images", "Images being pulled.", func() int { return len(s.byName) }),
-		gauge("queued", "Layers that wait for their turn.", func() int { return s.slots.queued() }),
-		gauge("layers", "Layers in work or ready, not yet snapshots.", func() int { return len(s.layers) }),
+		gauge("queued", "Layers that wait for a slot.", func() int { return s.slots.queued() }),
+		gauge("layers", "Layers in work or ready that are not snapshots yet.", func() int { return len(s.layers) }),
 	}
 	m.all = append(m.all, pullerMetrics(s.opts.Puller.Stats)...)
 	if reg == nil {
@@ -77,7 +77,7 @@ func newMetrics(reg prometheus.Registerer, s *Snapshotter) (*metrics, error) {
 	return m, nil
 }
 
-// pullerMetrics tell what the puller costs the registries and the node.
+// pullerMetrics returns the metrics of the Puller.
 func pullerMetrics(stats func() soci.Stats) []prometheus.Collector {
 	counter := func(name, help string, value func(soci.Stats) int64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
@@ -88,14 +88,14 @@ func pullerMetrics(stats func() soci.Stats) []prometheus.Collector {
 			func() float64 { return float64(value(stats())) })
 	}
 	return []prometheus.Collector{
-		counter("requests_total", "Requests for parts of layers, hedges and retries included.", func(s soci.Stats) int64 { return s.Requests }),
-		counter("retries_total", "Parts asked for again after a failure.", func(s soci.Stats) int64 { return s.Retries }),
-		counter("hedges_total", "Late parts asked for a second time.", func(s soci.Stats) int64 { return s.Hedges }),
+		counter("requests_total", "Requests for parts of layers, including hedges and retries.", func(s soci.Stats) int64 { return s.Requests }),
+		counter("retries_total", "Parts requested again after a failure.", func(s soci.Stats) int64 { return s.Retries }),
+		counter("hedges_total", "Late parts requested a second time.", func(s soci.Stats) int64 { return s.Hedges }),
 		counter("throttled_total", "Answers that asked for fewer requests (429, 503).", func(s soci.Stats) int64 { return s.Throttled }),
-		counter("stalls_total", "Requests ended because no byte came.", func(s soci.Stats) int64 { return s.Stalls }),
+		counter("stalls_total", "Requests ended because no bytes arrived.", func(s soci.Stats) int64 { return s.Stalls }),
 		counter("received_bytes_total", "Bytes of bodies.", func(s soci.Stats) int64 { return s.Received }),
-		counter("again_bytes_total", "Bytes of bodies that came a second time.", func(s soci.Stats) int64 { return s.Again }),
-		counter("wrong_total", "Layers fetched whose bytes were not what their digest says.", func(s soci.Stats) int64 { return s.Wrong }),
+		counter("again_bytes_total", "Bytes of bodies that arrived a second time.", func(s soci.Stats) int64 { return s.Again }),
+		counter("wrong_total", "Attempts at layers whose bytes did not match the digest.", func(s soci.Stats) int64 { return s.Wrong }),
 		gauge("memory_bytes", "Bytes of buffers in use.", func(s soci.Stats) int64 { return s.MemoryUse }),
 		gauge("memory_limit_bytes", "Bytes that buffers may take.", func(s soci.Stats) int64 { return s.MemoryLimit }),
 	}

@@ -23,8 +23,8 @@ import (
 // disk is a file system on a loop device.
 type disk struct {
 	t    *testing.T
-	file string // what a disk would be
-	at   string // where it is mounted
+	file string // image of the disk
+	at   string // mount point
 }
 
 // newDisk makes a file system and mounts it, or skips the test.
@@ -42,7 +42,7 @@ func newDisk(t *testing.T, kind string, mkfs ...string) *disk {
 	if err := os.Mkdir(d.at, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	const size = 320 << 20 // mkfs.xfs wants 300 MiB; a hole until it is written to
+	const size = 320 << 20 // mkfs.xfs needs 300 MiB; the file is sparse
 	if err := os.WriteFile(d.file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func (d *disk) mount() {
 		}
 		d.t.Fatalf("mount: %v: %s", err, out)
 	}
-	d.t.Cleanup(func() { _ = exec.Command("umount", "--lazy", d.at).Run() }) // mostly it is not mounted any more
+	d.t.Cleanup(func() { _ = exec.Command("umount", "--lazy", d.at).Run() }) // usually it is not mounted any more
 }
 
 func (d *disk) unmount() {
@@ -74,7 +74,7 @@ func (d *disk) unmount() {
 	}
 }
 
-// cut copies what has reached the disk, as a power cut would leave it.
+// cut copies the bytes that have reached the disk, as a power cut would leave them.
 func (d *disk) cut() {
 	d.t.Helper()
 	if out, err := exec.Command("cp", "--sparse=always", d.file, d.file+".cut").CombinedOutput(); err != nil {
@@ -82,7 +82,7 @@ func (d *disk) cut() {
 	}
 }
 
-// boot mounts what cut has copied in place of the disk.
+// boot mounts the copy that cut has made in place of the disk.
 func (d *disk) boot() {
 	d.t.Helper()
 	d.unmount()
@@ -90,7 +90,7 @@ func (d *disk) boot() {
 	d.mount()
 }
 
-// fileSystems runs a test on each file system that nodes have.
+// fileSystems runs a test on each common file system of nodes.
 func fileSystems(t *testing.T, test func(t *testing.T, d *disk)) {
 	t.Helper()
 	for _, fs := range []struct {
@@ -101,8 +101,8 @@ func fileSystems(t *testing.T, test func(t *testing.T, d *disk)) {
 	}
 }
 
-// TestPrivPowerCut cuts the power right after the last answer, and wants every snapshot that was
-// answered to be there, and to be whole.
+// TestPrivPowerCut cuts the power right after the last answer, and checks that every
+// committed snapshot exists and is whole.
 func TestPrivPowerCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: makes file systems")
@@ -152,7 +152,7 @@ func TestPrivPowerCut(t *testing.T) {
 			})
 		}
 		if log.Len() > 0 {
-			t.Errorf("something had to be mended: %s", log.String())
+			t.Errorf("something had to be restored: %s", log.String())
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -161,8 +161,8 @@ func TestPrivPowerCut(t *testing.T) {
 	})
 }
 
-// TestPrivPowerCutAfterPull cuts the power right after a pull with Sync, into a new directory and into
-// a mount point, and wants the tree to be there and whole.
+// TestPrivPowerCutAfterPull cuts the power right after a pull with Sync, into a new directory
+// and into a mount point, and checks that the tree exists and is whole.
 func TestPrivPowerCutAfterPull(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: makes file systems")
@@ -199,9 +199,9 @@ func TestPrivPowerCutAfterPull(t *testing.T) {
 	})
 }
 
-// TestPrivLostDirectories takes the directories of snapshots away, and wants the next start to put
-// back those that are among the ready layers, and to remove the others loudly, so that nobody mounts
-// them and the image can be pulled again.
+// TestPrivLostDirectories removes the directories of snapshots, and checks that the next
+// start restores those that are among the ready layers. It removes the other snapshots with
+// an error in the log, so that they are not mounted and the image can be pulled again.
 func TestPrivLostDirectories(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -215,7 +215,7 @@ func TestPrivLostDirectories(t *testing.T) {
 			for _, id := range names(t, dir, "snapshots") {
 				record, err := os.ReadFile(filepath.Join(dir, "snapshots", id, "layer.json"))
 				if errors.Is(err, os.ErrNotExist) {
-					continue // a view's, which is removed a moment later
+					continue // of a view, which is removed a moment later
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -239,12 +239,12 @@ func TestPrivLostDirectories(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = restart(func(snapshot, ready string) { // as btrfs did in a power cut
+	s = restart(func(snapshot, ready string) { // as observed on btrfs after a power cut
 		if err := os.Rename(snapshot, ready); err != nil {
 			t.Fatal(err)
 		}
 	})
-	if n := strings.Count(log.String(), "was still among the ready layers"); n != 3 {
+	if n := strings.Count(log.String(), "restored the missing directory"); n != 3 {
 		t.Errorf("%d snapshots healed: %s", n, log.String())
 	}
 	view(t, s, m.chains[2], func(at string) {

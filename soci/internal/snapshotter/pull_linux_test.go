@@ -31,8 +31,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// three are layers that need each other: a whiteout, a hard link to a lower file, a
-// directory whose metadata is below.
+// three are layers that depend on each other: a whiteout, a hard link to a lower file, a
+// directory with metadata in a lower layer.
 func three(t testing.TB) []v1.Layer {
 	t.Helper()
 	return []v1.Layer{
@@ -48,8 +48,7 @@ func three(t testing.TB) []v1.Layer {
 	}
 }
 
-// exist prepares all layers from the first on, and wants none to be containerd's to
-// fill.
+// exist prepares all layers from the first on, and checks that containerd need not fill any.
 func exist(t *testing.T, s snapshots.Snapshotter, m image, first int) {
 	t.Helper()
 	for i := first; i < len(m.chains); i++ {
@@ -63,7 +62,7 @@ func exist(t *testing.T, s snapshots.Snapshotter, m image, first int) {
 	}
 }
 
-// once wants each blob of an image to have been fetched exactly once.
+// once checks that each blob of an image was fetched exactly once.
 func once(t *testing.T, o *testorigin.Origin, repo string, m image) {
 	t.Helper()
 	for i, l := range m.layers {
@@ -130,7 +129,7 @@ func TestPrivPull(t *testing.T) {
 	if got := o.Count("GetBlob", "app@"+n.layers[0]).Bytes + o.Count("GetBlob", "app@"+n.layers[1]).Bytes; got != 0 {
 		t.Errorf("%d bytes of shared layers were fetched again", got)
 	}
-	// Another namespace asks for everything.
+	// Another namespace requests all layers.
 	exist(t, s, n, 0)
 
 	for _, chain := range []string{m.chains[2], n.chains[2], m.chains[1], m.chains[0]} {
@@ -159,7 +158,7 @@ func lowest(options []string) string {
 	return ""
 }
 
-// TestPrivSingleFlight pulls images that share layers at the same time, each twice.
+// TestPrivSingleFlight pulls images that share layers concurrently, each twice.
 func TestPrivSingleFlight(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -186,7 +185,7 @@ func TestPrivSingleFlight(t *testing.T) {
 	}
 }
 
-// TestPrivFallback is about what containerd has to do itself.
+// TestPrivFallback lists the requests that are left to containerd.
 func TestPrivFallback(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{Auth: "token"}})
@@ -237,7 +236,7 @@ func TestPrivFallback(t *testing.T) {
 	if n := o.TotalBytes("app@" + m.layers[0]); n != 0 {
 		t.Errorf("%d bytes of the layer were fetched", n)
 	}
-	// A fetched layer above one that containerd unpacked, and not above a stranger.
+	// A fetched layer above a layer that containerd unpacked, but not above another one.
 	mounts, err := s.Prepare(t.Context(), "extract base", "")
 	if err != nil {
 		t.Fatal(err)
@@ -261,8 +260,8 @@ func TestPrivFallback(t *testing.T) {
 
 func digestOf(c byte) string { return "sha256:" + strings.Repeat(string(c), 64) }
 
-// TestPrivWrongBytes wants an error, not a second try by containerd, and nothing
-// left.
+// TestPrivWrongBytes checks that wrong bytes are an error, that containerd does not retry,
+// and that no files are left.
 func TestPrivWrongBytes(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -287,7 +286,8 @@ func TestPrivWrongBytes(t *testing.T) {
 	}
 }
 
-// TestPrivForeign leaves to containerd what the registry does not have, and no more.
+// TestPrivForeign checks that exactly the layers that the registry lacks are left to
+// containerd.
 func TestPrivForeign(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -303,8 +303,8 @@ func TestPrivForeign(t *testing.T) {
 	}
 }
 
-// TestPrivSHA512: an image whose digests are sha512, from the manifest to the DiffIDs. Chain
-// IDs are sha256, but the lowest, which is a DiffID.
+// TestPrivSHA512 pulls an image whose digests are sha512, from the manifest to the DiffIDs.
+// Chain IDs are sha256, except for the lowest one, which is a DiffID.
 func TestPrivSHA512(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -343,9 +343,9 @@ func TestPrivSHA512(t *testing.T) {
 	})
 }
 
-// TestPrivAirGapped: a node without a way to the registry, whose images are local: containerd
-// asks for a layer to unpack into, and gets it after the patience of the first pull, then at
-// once. A dial that times out says "deadline exceeded", which is nobody's deadline here.
+// TestPrivAirGapped checks a node that cannot reach the registry and has local images.
+// containerd gets a mount to unpack into after the Patience of the first pull, and later at
+// once. A dial that times out returns "deadline exceeded" although no context has ended.
 func TestPrivAirGapped(t *testing.T) {
 	root(t)
 	for name, dial := range map[string]func(ctx context.Context) error{
@@ -385,8 +385,8 @@ func TestPrivAirGapped(t *testing.T) {
 	}
 }
 
-// TestPrivOddHTTP: a registry that answers ranges in a form that we do not read is containerd's to
-// ask, and one that ignores them is not.
+// TestPrivOddHTTP checks that a registry that answers ranges in an unsupported form is left
+// to containerd, and that one that ignores ranges is not.
 func TestPrivOddHTTP(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -398,13 +398,13 @@ func TestPrivOddHTTP(t *testing.T) {
 		t.Errorf("%v, %v; want a mount to fill", mounts, err)
 	}
 	if n := sample(t, reg, "penstock_snapshotter_fallbacks_total", "reason", "fetch"); n != 1 {
-		t.Errorf("%v fall-backs for want of the bytes", n)
+		t.Errorf("%v fall-backs because of missing bytes", n)
 	}
 	o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "app@" + m.layers[0], Every: 1, Action: testorigin.ActIgnoreRange})
 	exist(t, s, m, 0)
 }
 
-// sample is the value of a counter with a label.
+// sample returns the value of a counter with a label.
 func sample(t *testing.T, g prometheus.Gatherer, name, label, value string) float64 {
 	t.Helper()
 	all, err := g.Gather()
@@ -423,8 +423,9 @@ func sample(t *testing.T, g prometheus.Gatherer, name, label, value string) floa
 	return 0
 }
 
-// TestPrivTreesAgree pulls an image whose upper layers have names below links of lower ones into a tree, into
-// layers and into the snapshotter, and wants all three to be the same: what a container of it sees.
+// TestPrivTreesAgree pulls an image whose upper layers have names below links of lower ones,
+// into a tree, into layers and into the snapshotter, and checks that a container sees the
+// same files with all three.
 func TestPrivTreesAgree(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

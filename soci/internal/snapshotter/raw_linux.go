@@ -6,16 +6,16 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// rawMessage is a message as it is on the wire.
+// rawMessage is an encoded message.
 type rawMessage []byte
 
-// rawCodec takes and gives messages as they are.
+// rawCodec passes encoded messages through.
 type rawCodec struct{}
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	m, ok := v.(*rawMessage)
 	if !ok {
-		return nil, fmt.Errorf("%T is no raw message", v)
+		return nil, fmt.Errorf("%T is not a raw message", v)
 	}
 	return mem.BufferSlice{mem.SliceBuffer(*m)}, nil
 }
@@ -23,11 +23,11 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(*rawMessage)
 	if !ok {
-		return fmt.Errorf("%T is no raw message", v)
+		return fmt.Errorf("%T is not a raw message", v)
 	}
 	*m = data.Materialize()
 	return nil
 }
 
-// Name is what goes into the content type: what kubelet and containerd speak.
+// Name returns the content type of kubelet and containerd.
 func (rawCodec) Name() string { return "proto" }

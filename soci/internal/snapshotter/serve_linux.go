@@ -26,15 +26,15 @@ import (
 // Listen are the addresses of a daemon.
 type Listen struct {
 	Socket string // path of the UNIX socket for containerd
-	// HTTP is the address of metrics and pulls, host:port; empty for none. Nothing there
-	// changes anything; it names images. An address that is taken does not keep the daemon
-	// from serving containerd: it is tried again.
+	// HTTP is the address of metrics and pulls, host:port, or empty. The endpoint is
+	// read-only and names images. If the address is in use, the daemon serves containerd
+	// without it and tries again.
 	HTTP string
-	// HTTPRetry is how often an address that is taken is tried. Default: 10 s.
+	// HTTPRetry is the time between attempts at an address in use. Default: 10 s.
 	HTTPRetry time.Duration
 }
 
-// Validate says what is wrong with the addresses and what to write instead.
+// Validate returns an error that names an invalid address and its valid form, or nil.
 func (l Listen) Validate() error {
 	if err := checkSocket(l.Socket); err != nil {
 		return err
@@ -52,9 +52,9 @@ func (l Listen) Validate() error {
 	return nil
 }
 
-// checkSocket says what is wrong with the path of a socket.
+// checkSocket checks the path of a socket.
 func checkSocket(path string) error {
-	const most = 107 // bytes of a path in struct sockaddr_un, and a zero
+	const most = 107 // bytes of a path in struct sockaddr_un, without the final zero
 	switch {
 	case path == "":
 		return errors.New("no socket: name one, for example /run/penstock/snapshotter.sock")
@@ -65,19 +65,19 @@ func checkSocket(path string) error {
 }
 
 const (
-	// graceful bounds how long calls may take that are under way when the daemon ends.
-	// Pulls are cancelled at once; what is left are transactions of milliseconds.
-	graceful = 10 * time.Second
-	// httpRetry is short beside the time between two scrapes of Prometheus.
+	// stopTimeout bounds the running calls when the daemon ends. Pulls are cancelled at
+	// once; the other calls are transactions of milliseconds.
+	stopTimeout = 10 * time.Second
+	// httpRetry is short compared with the time between two scrapes of Prometheus.
 	httpRetry = 10 * time.Second
 	// headerTime bounds a slow client of the HTTP endpoint.
 	headerTime = 5 * time.Second
-	// maxMessage in bytes: what containerd itself accepts.
+	// maxMessage is the largest message, in bytes, that containerd accepts.
 	maxMessage = 16 << 20
 )
 
-// Serve serves s until the context ends. ready, if not nil, is called when containerd
-// can connect, with the address of the HTTP endpoint.
+// Serve serves s until the context ends. If ready is not nil, Serve calls it with the
+// address of the HTTP endpoint once containerd can connect.
 func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Gatherer, ready func(http string)) (err error) {
 	socket, err := listenSocket(ctx, at.Socket)
 	if err != nil {
@@ -101,11 +101,11 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	}
 	select {
 	case <-ctx.Done():
-	case err = <-ended: // before its time
+	case err = <-ended: // a server failed
 		running--
 	}
-	s.Stop() // every Prepare returns
-	stop := time.AfterFunc(graceful, server.Stop)
+	s.Stop() // makes every Prepare return
+	stop := time.AfterFunc(stopTimeout, server.Stop)
 	server.GracefulStop()
 	stop.Stop()
 	endWeb()
@@ -118,21 +118,21 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	return err
 }
 
-// listenWeb listens at the HTTP address and returns where that is, or nil when there is none or it
-// can not be had now.
+// listenWeb listens at the HTTP address and returns its final form. It returns nil if there
+// is none, or if the address is in use.
 func (s *Snapshotter) listenWeb(ctx context.Context, at Listen) (net.Listener, string) {
 	if at.HTTP == "" {
 		return nil, ""
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.HTTP)
 	if err != nil {
-		s.opts.Log.Error("no metrics: their address is tried again", "address", at.HTTP, "error", err)
+		s.opts.Log.Error("no metrics: their address is tried again", "address", at.HTTP, "err", err)
 		return nil, ""
 	}
 	return l, l.Addr().String()
 }
 
-// serveWeb serves the pages, at an address that it waits for if it has no listener yet.
+// serveWeb serves the pages. Without a listener it first waits until the address is free.
 func (s *Snapshotter) serveWeb(ctx context.Context, at Listen, pages *http.Server, l net.Listener) error {
 	if l == nil {
 		tick := time.NewTicker(cmp.Or(at.HTTPRetry, httpRetry))
@@ -150,8 +150,8 @@ func (s *Snapshotter) serveWeb(ctx context.Context, at Listen, pages *http.Serve
 	return pages.Serve(l)
 }
 
-// ServeImages serves the image service of CRI at a socket until the context ends. ready,
-// if not nil, is called when kubelet can connect.
+// ServeImages serves the image service of CRI at a socket until the context ends. If ready
+// is not nil, ServeImages calls it once kubelet can connect.
 func ServeImages(ctx context.Context, s *Images, path string, ready func()) error {
 	socket, err := listenSocket(ctx, path)
 	if err != nil {
@@ -168,11 +168,11 @@ func ServeImages(ctx context.Context, s *Images, path string, ready func()) erro
 	case err := <-ended:
 		return err
 	}
-	server.Stop() // a pull takes minutes; kubelet asks again
+	server.Stop() // without waiting for pulls, which take minutes; kubelet retries
 	return <-ended
 }
 
-// listenSocket listens on a path, over a socket that a dead process has left.
+// listenSocket listens on a path. It replaces the socket of a dead process.
 func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	if err := checkSocket(path); err != nil {
 		return nil, err
@@ -199,13 +199,13 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil { // who may connect may mount
+	if err := os.Chmod(path, 0o600); err != nil { // clients can mount
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-// pages tells metrics and pulls.
+// pages returns the handler of the HTTP endpoint, with metrics and pulls.
 func (s *Snapshotter) pages(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	if metrics != nil {
@@ -213,7 +213,7 @@ func (s *Snapshotter) pages(metrics prometheus.Gatherer) http.Handler {
 	}
 	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.Pulls()) // a client that is gone
+		_ = json.NewEncoder(w).Encode(s.Pulls()) // fails only if the client is gone
 	})
 	return mux
 }

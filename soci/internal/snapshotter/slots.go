@@ -7,90 +7,91 @@ import (
 	"time"
 )
 
-// slots decides which layers are in work, so that no image keeps another one waiting: neither one
-// with many layers, nor one whose bytes trickle in. It is a plain value; slotKeeper runs it.
+// slots decides which layers are in work, so that an image with many layers, or with a slow
+// registry, does not delay other images. It is a plain value; slotKeeper runs it.
 //
-//   - At most `most` layers are in work whose bytes come. A layer whose bytes do not come (it is
-//     slow), or for which no caller waits, goes on, but does not count.
-//   - At most `most + spare` are in work together. When a layer of another image waits and
-//     only layers that do not count are in its way, the one longest in work yields: it is cancelled,
-//     keeps what it has done, and waits in line again.
-//   - The next slot goes to an image that a caller waits for, then to the image with the fewest layers
-//     in work, then to the one whose last turn is the longest ago; within an image, in order. A layer
-//     that several images share has the best place of theirs.
-//   - A slow layer that another image waits for as well yields, to go on from that one's registry: see
-//     handsOver.
+//   - At most `most` layers are in work whose bytes arrive. A slow layer, or one that no
+//     caller waits for, continues but does not count.
+//   - At most `most + spare` layers are in work together. If a layer of another image waits
+//     and only layers that do not count are in its way, the one longest in work yields: its
+//     attempt is cancelled, keeps its checkpoint, and queues again.
+//   - The next slot goes to an image that a caller waits for, then to the image with the
+//     fewest layers in work, then to the image whose last grant is the oldest; within an
+//     image, in order. A layer that several images share has the best rank of theirs.
+//   - A slow layer that another image waits for as well yields, to resume from the registry
+//     of that image; see handsOver.
 //
-// So a layer waits no longer than the others take that are ahead of it and whose bytes come; and a
-// layer that has brought next to nothing for `stall` fails.
+// So a layer waits only for the layers ahead of it whose bytes arrive, and a layer fails
+// that has received almost no bytes for `stall`.
 type slots struct {
 	most, spare int
-	stall       time.Duration // negative: never
+	stall       time.Duration // negative for no limit
 
-	waiting []*ticket
-	running []*ticket
-	turns   map[string]int // by image: when it was last given a slot
-	turn    int
+	waiting   []*ticket
+	running   []*ticket
+	lastGrant map[string]int // by image, in grants
+	grants    int            // counts granted slots
 }
 
 const (
-	// leastRate in bytes a second is what a layer must bring to keep its slot when others wait. It
-	// is far below what a link of a node gives to each of a few layers.
-	leastRate = 64 << 10
-	// crawlRate is so little that the pull would take days: that layer's registry is not working.
-	crawlRate = 1 << 10
-	// lookAt is the time between two looks at what has come. It spans several round trips.
-	lookAt = 2 * time.Second
+	// slowRate, in bytes per second, is the rate that a layer needs to keep its slot while
+	// others wait. It is far below the share of a node's link for each of a few layers.
+	slowRate = 64 << 10
+	// stallRate, in bytes per second, is so low that the pull would take days, because the
+	// layer's registry does not work.
+	stallRate = 1 << 10
+	// samplePeriod is the time between two samples of a layer. It spans several round trips.
+	samplePeriod = 2 * time.Second
 )
 
-// ticket is one layer's wish for a slot.
+// ticket is one layer's request for a slot.
 type ticket struct {
-	image   string   // that the attempt comes from
-	sharers []string // the images that have the layer, and that callers wait for
-	wanted  bool     // a caller waits for it
-	// patience is how long the image has for its attempt while it is slow and another one has
-	// the layer.
-	patience time.Duration
-	// slow: since the last look its bytes came at less than leastRate, though nothing here held
-	// them up.
+	image   string   // of the attempt
+	sharers []string // images that have the layer and that callers wait for
+	wanted  bool     // a caller waits for the layer
+	// slice is the time that the image has for its attempt while it is slow and another
+	// image has the layer.
+	slice time.Duration
+	// slow is set if the rate since the last sample was below slowRate because of the
+	// network, or of paced.
 	slow    bool
-	paced   bool // since the last look its bytes were held up on purpose
-	yielded bool // it was told to end
+	paced   bool // the rate of a prefetch held up the layer since the last sample
+	yielded bool // the attempt was cancelled
 
-	began  time.Time // when it got its slot
-	looked time.Time // at the last look
-	bytes  int64     // and how many had come
-	crawls time.Time // since when less than crawlRate came
-	crawl  int64     // and how many had come then
+	granted    time.Time // when the ticket got its slot
+	sampled    time.Time // when bytes was recorded
+	bytes      int64     // received at the last sample
+	stalled    time.Time // start of the time with less than stallRate
+	stallBytes int64     // received at that time
 }
 
-// sample is what is known of a layer in work.
+// sample describes a layer in work.
 type sample struct {
-	bytes   int64 // that have come from the network
+	bytes   int64 // received from the network
 	waiting bool  // the layer waits for the network
-	held    bool  // its bytes are held up on purpose, by the rate of a prefetch
+	held    bool  // the rate of a prefetch holds up the layer
 }
 
 func newSlots(most int, stall time.Duration) *slots {
-	return &slots{most: most, spare: most, stall: stall, turns: make(map[string]int)}
+	return &slots{most: most, spare: most, stall: stall, lastGrant: make(map[string]int)}
 }
 
-// add puts a ticket in line.
+// add queues a ticket.
 func (s *slots) add(c *ticket) { s.waiting = append(s.waiting, c) }
 
-// remove takes a ticket out, wherever it is.
+// remove removes a ticket from the queue or from its slot.
 func (s *slots) remove(c *ticket) {
 	is := func(o *ticket) bool { return o == c }
 	s.waiting = slices.DeleteFunc(s.waiting, is)
 	s.running = slices.DeleteFunc(s.running, is)
 	if !slices.ContainsFunc(s.running, c.sameImage) && !slices.ContainsFunc(s.waiting, c.sameImage) {
-		delete(s.turns, c.image)
+		delete(s.lastGrant, c.image)
 	}
 }
 
 func (c *ticket) sameImage(o *ticket) bool { return o.image == c.image }
 
-// shared reports whether callers wait for the layer on account of another image.
+// shared reports whether callers wait for the layer through another image.
 func (c *ticket) shared() bool {
 	return slices.ContainsFunc(c.sharers, func(image string) bool { return image != c.image })
 }
@@ -98,19 +99,19 @@ func (c *ticket) shared() bool {
 // counts reports whether a ticket in work counts against most.
 func (c *ticket) counts() bool { return c.wanted && !c.slow && !c.yielded }
 
-// next returns the tickets that get a slot now, and one that has to yield before there can be more; nil
-// if none.
+// next grants slots. It returns the tickets that got one, and the ticket that must yield
+// before more can be granted, or nil.
 func (s *slots) next(now time.Time) (granted []*ticket, yields *ticket) {
 	for len(s.waiting) > 0 && s.count() < s.most {
 		c := slices.MinFunc(s.waiting, s.before)
 		if len(s.running) >= s.most+s.spare {
-			return granted, s.victim(c)
+			return granted, s.yielder(c)
 		}
 		s.waiting = slices.DeleteFunc(s.waiting, func(o *ticket) bool { return o == c })
 		s.running = append(s.running, c)
-		s.turn++
-		s.turns[c.image] = s.turn
-		c.began, c.looked, c.crawls = now, now, now
+		s.grants++
+		s.lastGrant[c.image] = s.grants
+		c.granted, c.sampled, c.stalled = now, now, now
 		granted = append(granted, c)
 	}
 	return granted, nil
@@ -125,7 +126,7 @@ func (s *slots) count() (n int) {
 	return n
 }
 
-// before orders tickets in line. Equal ones keep their order: MinFunc returns the first.
+// before orders the queue. Equal tickets keep their order, because MinFunc returns the first.
 func (s *slots) before(a, b *ticket) int {
 	if a.wanted != b.wanted {
 		if a.wanted {
@@ -133,22 +134,22 @@ func (s *slots) before(a, b *ticket) int {
 		}
 		return 1
 	}
-	aHeld, aTurn := s.place(a)
-	bHeld, bTurn := s.place(b)
-	return cmp.Or(cmp.Compare(aHeld, bHeld), cmp.Compare(aTurn, bTurn))
+	aHeld, aLast := s.rank(a)
+	bHeld, bLast := s.rank(b)
+	return cmp.Or(cmp.Compare(aHeld, bHeld), cmp.Compare(aLast, bLast))
 }
 
-// place returns how many layers in work a ticket's image has, and when its last turn was: of the
-// image that has the fewest, where several share the layer.
-func (s *slots) place(c *ticket) (held, turn int) {
-	held, turn = s.held(c.image), s.turns[c.image]
+// rank returns the number of layers in work of a ticket's image, and its last grant. If
+// several images share the layer, it is the rank of the image with the fewest.
+func (s *slots) rank(c *ticket) (held, last int) {
+	held, last = s.held(c.image), s.lastGrant[c.image]
 	for _, image := range c.sharers {
-		h, t := s.held(image), s.turns[image]
-		if cmp.Or(cmp.Compare(h, held), cmp.Compare(t, turn)) < 0 {
-			held, turn = h, t
+		h, l := s.held(image), s.lastGrant[image]
+		if cmp.Or(cmp.Compare(h, held), cmp.Compare(l, last)) < 0 {
+			held, last = h, l
 		}
 	}
-	return held, turn
+	return held, last
 }
 
 // held counts the layers in work of an image.
@@ -161,9 +162,9 @@ func (s *slots) held(image string) (n int) {
 	return n
 }
 
-// victim returns the ticket in work that has to yield to c: one that nobody waits for, else the one
-// that is longest in work. It is nil while another one is yielding.
-func (s *slots) victim(c *ticket) (v *ticket) {
+// yielder returns the ticket in work that must yield to c: one that no caller waits for, or
+// else the one longest in work. It returns nil while another ticket is yielding.
+func (s *slots) yielder(c *ticket) (v *ticket) {
 	for _, o := range s.running {
 		switch {
 		case o.yielded:
@@ -179,37 +180,36 @@ func (s *slots) victim(c *ticket) (v *ticket) {
 	return v
 }
 
-// look takes note of how the bytes of a ticket in work come, and reports whether the layer has stalled
-// for good.
-func (s *slots) look(c *ticket, now time.Time, is sample) (stalled bool) {
-	if is.bytes < c.bytes { // it began again
-		c.bytes, c.looked = is.bytes, now
+// record records a sample of a ticket in work, and reports whether the layer has stalled.
+func (s *slots) record(c *ticket, now time.Time, is sample) (stalled bool) {
+	if is.bytes < c.bytes { // the fetch has restarted
+		c.bytes, c.sampled = is.bytes, now
 	}
-	if is.bytes < c.crawl || !is.waiting || is.held || float64(is.bytes-c.crawl) >= crawlRate*s.stall.Seconds() {
-		c.crawl, c.crawls = is.bytes, now
+	if is.bytes < c.stallBytes || !is.waiting || is.held || float64(is.bytes-c.stallBytes) >= stallRate*s.stall.Seconds() {
+		c.stallBytes, c.stalled = is.bytes, now
 	}
-	if past := now.Sub(c.looked); past >= lookAt {
-		c.slow = (is.waiting || is.held) && float64(is.bytes-c.bytes) < leastRate*past.Seconds()
+	if past := now.Sub(c.sampled); past >= samplePeriod {
+		c.slow = (is.waiting || is.held) && float64(is.bytes-c.bytes) < slowRate*past.Seconds()
 		c.paced = is.held
-		c.bytes, c.looked = is.bytes, now
+		c.bytes, c.sampled = is.bytes, now
 	}
-	return s.stall >= 0 && now.Sub(c.crawls) >= s.stall
+	return s.stall >= 0 && now.Sub(c.stalled) >= s.stall
 }
 
-// handsOver reports whether an attempt at a layer in work has to end, so that the next one comes from
-// another image: the registry of this one is slow, and a caller waits for an image of another repository
-// that has the layer.
+// handsOver reports whether an attempt must end so that the next one uses another image,
+// because the registry of this one is slow and a caller waits for an image of another
+// repository that has the layer.
 func (c *ticket) handsOver(now time.Time) bool {
-	if c.yielded || !c.slow || c.paced || heir(c.sharers, c.image) == c.image || now.Sub(c.began) < c.patience {
+	if c.yielded || !c.slow || c.paced || successor(c.sharers, c.image) == c.image || now.Sub(c.granted) < c.slice {
 		return false
 	}
 	c.yielded = true
 	return true
 }
 
-// heir returns which of the images that have a layer, in the order in which they came, the next attempt
-// comes from: the one after the last attempt's that is of another repository; else the same one again.
-func heir(images []string, last string) string {
+// successor returns the image of the next attempt at a layer: of the images that have it, in
+// the order in which they came, the first one after last from another repository, or last.
+func successor(images []string, last string) string {
 	at := slices.Index(images, last)
 	for i := range images {
 		if next := images[(at+1+i)%len(images)]; repository(next) != repository(last) {
@@ -219,17 +219,17 @@ func heir(images []string, last string) string {
 	return last
 }
 
-// repository is what the images of one repository have in common.
+// repository returns the repository of an image's name.
 func repository(image string) string {
 	name, _, _ := strings.Cut(image, "@")
 	return name
 }
 
-// patience is how long an image may be slow with a layer that other ones have too, after some
-// attempts from as many images. It doubles from round to round: so the layer gets done where all of
-// them are slow, and an image whose registry is slow for a moment waits for the others no longer than
-// it had itself.
-func patience(attempts, images int) time.Duration {
-	const most = 20 // two weeks and more
-	return lookAt << min(attempts/max(1, images), most)
+// attemptSlice returns the time for which an attempt may be slow if other images have the
+// layer, given the number of attempts before and of images. It doubles with each round over
+// the images. So the layer gets done even if all registries are slow, and an image whose
+// registry is slow for a moment waits for the others no longer than it had itself.
+func attemptSlice(attempts, images int) time.Duration {
+	const most = 20 // more than two weeks
+	return samplePeriod << min(attempts/max(1, images), most)
 }

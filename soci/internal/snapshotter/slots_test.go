@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// slotScript runs commands on slots, a line each, and returns what they did:
+// slotScript runs commands on slots, one per line, and returns their effects:
 //
-//	add IMAGE N     N layers of an image, that a caller waits for, come in line: IMAGE1, IMAGE2, ...
-//	quit IMAGE      nobody waits for the image any more
+//	add IMAGE N     queue N layers of an image with a waiting caller: IMAGE1, IMAGE2, ...
+//	quit IMAGE      the last caller of the image leaves
 //	share L I ...   callers wait for the images I, which all have layer L
-//	turn L N        the next attempts at layer L come after N others
-//	look D L=B ...  D later, B bytes of layer L have come, and it waits for the network
-//	hold D L=B      the same, but the layer is held up by a rate of our own
+//	turn L N        the next attempt at layer L follows N others
+//	look D L=B ...  D later, B bytes of layer L have arrived, and it waits for the network
+//	hold D L=B      the same, but our own rate holds up the layer
 //	busy D L=B      the same, but the layer does not wait for the network
-//	done L          a layer has ended, or does not need its slot any more
+//	done L          a layer has ended, or no longer needs its slot
 func slotScript(t *testing.T, most int, stall time.Duration, script string) string {
 	t.Helper()
 	s, now := newSlots(most, stall), time.Unix(0, 0)
@@ -47,7 +47,7 @@ func slotScript(t *testing.T, most int, stall time.Duration, script string) stri
 		case "turn":
 			c := layers[f[1]]
 			n, _ := strconv.Atoi(f[2])
-			c.patience = patience(n, len(c.sharers))
+			c.slice = attemptSlice(n, len(c.sharers))
 		case "look", "hold", "busy":
 			d, err := time.ParseDuration(f[1])
 			if err != nil {
@@ -57,11 +57,11 @@ func slotScript(t *testing.T, most int, stall time.Duration, script string) stri
 			for _, pair := range f[2:] {
 				name, bytes, _ := strings.Cut(pair, "=")
 				n, _ := strconv.ParseInt(bytes, 10, 64)
-				if s.look(layers[name], now, sample{bytes: n, waiting: f[0] != "busy", held: f[0] == "hold"}) {
+				if s.record(layers[name], now, sample{bytes: n, waiting: f[0] != "busy", held: f[0] == "hold"}) {
 					did = append(did, name+" stalled")
 				}
 				if c := layers[name]; c.handsOver(now) {
-					did = append(did, name+" to "+heir(c.sharers, c.image))
+					did = append(did, name+" to "+successor(c.sharers, c.image))
 				}
 			}
 		case "done":
@@ -172,7 +172,7 @@ busy 90s a1=1:
 look 59s a1=1:
 look 1s a1=1: a1 stalled
 `},
-		{"a slow layer goes on from another image that has it", `
+		{"a slow layer resumes from another image that has it", `
 add a 1: start a1
 share a1 a b c:
 look 1s a1=10:
@@ -255,7 +255,7 @@ look 2s a1=1000000 b1=1800000:
 	}
 }
 
-// TestSlotsForget wants nothing to be kept of images that have gone.
+// TestSlotsForget checks that no state of former images is kept.
 func TestSlotsForget(t *testing.T) {
 	s := newSlots(1, -1)
 	for i := range 10 {
@@ -263,19 +263,20 @@ func TestSlotsForget(t *testing.T) {
 		s.add(a)
 		s.add(b)
 		s.next(time.Unix(0, 0))
-		if s.look(a, time.Unix(1<<30, 0), sample{waiting: true}) {
+		if s.record(a, time.Unix(1<<30, 0), sample{waiting: true}) {
 			t.Error("stalled, though that was turned off")
 		}
 		s.remove(a)
 		s.remove(b)
 	}
-	if len(s.turns)+len(s.waiting)+len(s.running) != 0 {
+	if len(s.lastGrant)+len(s.waiting)+len(s.running) != 0 {
 		t.Errorf("%+v", s)
 	}
 }
 
-// TestHeir wants the images of a layer to have their turns, and each the longer the more there were.
-func TestHeir(t *testing.T) {
+// TestSuccessor checks that the images of a layer alternate, and that their attempts get
+// longer with each round.
+func TestSuccessor(t *testing.T) {
 	for _, tc := range []struct{ images, last, want string }{
 		{"a b c", "a", "b"},
 		{"a b c", "c", "a"},
@@ -285,15 +286,15 @@ func TestHeir(t *testing.T) {
 		{"a@1 a@2 b@1", "a@1", "b@1"},
 		{"a@2 a@3", "a@1", "a@1"},
 	} {
-		if got := heir(strings.Fields(tc.images), tc.last); got != tc.want {
+		if got := successor(strings.Fields(tc.images), tc.last); got != tc.want {
 			t.Errorf("of %q after %q: %q, want %q", tc.images, tc.last, got, tc.want)
 		}
 	}
 	for _, tc := range []struct {
 		attempts, images int
 		want             time.Duration
-	}{{0, 0, lookAt}, {0, 2, lookAt}, {1, 2, lookAt}, {2, 2, 2 * lookAt}, {4, 2, 4 * lookAt}, {1 << 40, 1, lookAt << 20}} {
-		if got := patience(tc.attempts, tc.images); got != tc.want {
+	}{{0, 0, samplePeriod}, {0, 2, samplePeriod}, {1, 2, samplePeriod}, {2, 2, 2 * samplePeriod}, {4, 2, 4 * samplePeriod}, {1 << 40, 1, samplePeriod << 20}} {
+		if got := attemptSlice(tc.attempts, tc.images); got != tc.want {
 			t.Errorf("%d attempts from %d images: %v, want %v", tc.attempts, tc.images, got, tc.want)
 		}
 	}

@@ -21,10 +21,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Snapshotter implements containerd's snapshots.Snapshotter. Make it with [New];
-// close it.
+// Snapshotter implements containerd's snapshots.Snapshotter. It is made by [New] and must
+// be closed.
 type Snapshotter struct {
-	snapshots.Snapshotter // what is ordinary: containerd's own, over overlayfs
+	snapshots.Snapshotter // containerd's own over overlayfs, for ordinary calls
 
 	opts      Options
 	meta      *storage.MetaStore
@@ -39,26 +39,26 @@ type Snapshotter struct {
 	jobs   sync.WaitGroup // goroutines
 	close  func() error   // once
 
-	copied sync.Once // a warning
+	copied sync.Once // for the warning of warnCopy
 
-	// paths is held for reading while someone reads lower layers by name, for
-	// writing while a layer's directory is renamed.
+	// paths is held for reading while lower layers are read by name, and for writing
+	// while a layer's directory is renamed.
 	paths sync.RWMutex
 
-	mu     sync.Mutex // guards what follows; a leaf lock but for reads of the metadata store
+	mu     sync.Mutex // guards the fields below; held during reads of the metadata store, otherwise a leaf lock
 	closed bool
 	byName map[string]*job          // by repository and manifest
-	layers map[digest.Digest]*layer // by chain ID; those that are no snapshots yet
-	// begun are the layers that lie in work, to be gone on with, and since when. None is in
-	// layers.
-	begun map[digest.Digest]time.Time
+	layers map[digest.Digest]*layer // by chain ID; layers that are not snapshots yet
+	// unfinished holds the layers with a checkpoint that are not in layers, and the time
+	// of their last attempt.
+	unfinished map[digest.Digest]time.Time
 }
 
-// ErrClosed ends what runs when the Snapshotter is closed.
+// ErrClosed ends running calls when the Snapshotter is closed.
 var ErrClosed = fmt.Errorf("the snapshotter is being stopped: %w", errdefs.ErrUnavailable)
 
-// New opens or creates the root, removes what an earlier run left half-done, and
-// takes over what it had finished.
+// New opens or creates the root. It takes over the layers of an earlier run that are
+// ready or have a checkpoint, and removes the other leftovers.
 func New(opts Options) (_ *Snapshotter, err error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
@@ -68,10 +68,10 @@ func New(opts Options) (_ *Snapshotter, err error) {
 	}
 	opts = opts.withDefaults()
 	s := &Snapshotter{
-		opts:   opts,
-		byName: make(map[string]*job),
-		layers: make(map[digest.Digest]*layer),
-		begun:  make(map[digest.Digest]time.Time),
+		opts:       opts,
+		byName:     make(map[string]*job),
+		layers:     make(map[digest.Digest]*layer),
+		unfinished: make(map[digest.Digest]time.Time),
 	}
 	if s.store, err = openStore(opts.Root, !opts.NoSync); err != nil {
 		return nil, fmt.Errorf("root directory: %w", err)
@@ -82,7 +82,7 @@ func New(opts Options) (_ *Snapshotter, err error) {
 		}
 	}()
 	if s.userXattr, err = overlayutils.NeedsUserXAttr(opts.Root); err != nil {
-		return nil, fmt.Errorf("can not tell how overlayfs has to be mounted in %s: %w", opts.Root, err)
+		return nil, fmt.Errorf("cannot find out how overlayfs must be mounted in %s: %w", opts.Root, err)
 	}
 	if s.meta, err = storage.NewMetaStore(filepath.Join(opts.Root, "metadata.db")); err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func New(opts Options) (_ *Snapshotter, err error) {
 			err = errors.Join(err, s.meta.Close())
 		}
 	}()
-	// Without the capability containerd changes the owners in a copy of the image; a mount that
-	// mapped them too would shift them twice.
+	// Without the capability containerd changes the owners in a copy of the image. A mount
+	// that maps them as well would shift them twice.
 	s.remaps = slices.Contains(Capabilities(), RemapIDs)
 	overlayOpts := []overlay.Opt{overlay.WithMetaStore(s.meta), overlay.AsynchronousRemove}
 	if s.remaps {
@@ -110,12 +110,12 @@ func New(opts Options) (_ *Snapshotter, err error) {
 	}
 	s.slots = newSlotKeeper(opts.Layers, opts.Stall, s.metrics.yields.Inc)
 	s.life, s.cancel = context.WithCancelCause(context.Background())
-	s.close = sync.OnceValue(s.shut)
+	s.close = sync.OnceValue(s.closeOnce)
 	s.jobs.Go(s.sweep)
 	return s, nil
 }
 
-// takeOver makes the disk and the memory agree.
+// takeOver loads the state of an earlier run from the disk.
 func (s *Snapshotter) takeOver(ctx context.Context) error {
 	var ids map[string]string
 	err := s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) {
@@ -128,12 +128,12 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 	if err := s.heal(ctx, ids); err != nil {
 		return err
 	}
-	begun, err := s.store.recover(ids, s.userXattr)
+	unfinished, err := s.store.recover(ids, s.userXattr)
 	if err != nil {
 		return err
 	}
-	for _, chain := range begun {
-		s.begun[chain] = time.Now()
+	for _, chain := range unfinished {
+		s.unfinished[chain] = time.Now()
 	}
 	if err := s.Cleanup(ctx); err != nil {
 		return err
@@ -143,8 +143,8 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 		return err
 	}
 	for _, r := range records {
-		if _, ok := s.begun[r.Chain]; ok { // it is there, by another run
-			delete(s.begun, r.Chain)
+		if _, ok := s.unfinished[r.Chain]; ok { // another run has made it ready
+			delete(s.unfinished, r.Chain)
 			if err := s.store.forget(r.Chain); err != nil {
 				return err
 			}
@@ -155,17 +155,17 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 		close(l.done)
 		s.layers[r.Chain] = l
 	}
-	if len(records)+len(s.begun) > 0 {
-		s.opts.Log.Info("took over layers of an earlier run", "layers", len(records), "begun", len(s.begun))
+	if len(records)+len(s.unfinished) > 0 {
+		s.opts.Log.Info("took over layers of an earlier run", "layers", len(records), "unfinished", len(s.unfinished))
 	}
 	return nil
 }
 
-// RemapIDs is the capability of a snapshotter whose mounts shift the owners of files into a user
-// namespace.
+// RemapIDs is the capability of a snapshotter whose mounts shift the owners of files into a
+// user namespace.
 const RemapIDs = "remap-ids"
 
-// Capabilities returns what containerd's configuration must list as capabilities of the
+// Capabilities returns the capabilities that containerd's configuration must list for the
 // snapshotter on this kernel.
 func Capabilities() []string {
 	if ok, err := overlayutils.SupportsIDMappedMounts(); err != nil || !ok {
@@ -174,28 +174,28 @@ func Capabilities() []string {
 	return []string{RemapIDs}
 }
 
-// warnCopy tells, once, that containerd makes a copy of an image for a range of IDs, which the
-// mount would have mapped.
+// warnCopy logs, once, that containerd copies an image for a range of IDs that the mount
+// could map.
 func (s *Snapshotter) warnCopy(ctx context.Context, key string) {
 	if s.remaps && strings.HasSuffix(key, "-remap") {
 		s.copied.Do(func() {
-			s.opts.Log.WarnContext(ctx, `containerd copies images for user namespaces, and their files will belong to nobody: write capabilities = ["remap-ids"] below [proxy_plugins.penstock] in its configuration`)
+			s.opts.Log.WarnContext(ctx, `containerd copies images for user namespaces, and their files will be owned by the overflow ID 65534: write capabilities = ["remap-ids"] below [proxy_plugins.penstock] in its configuration`)
 		})
 	}
 }
 
-// heal gives snapshots without a directory the ready layer that they are of, and removes from the
-// metadata store those for which there is none, so that nobody mounts them. A file system may have
-// lost the directory in a power cut, or somebody removed it.
+// heal restores snapshots whose directory is missing from their ready layers. It removes
+// the others from the metadata store, so that they are not mounted. The directory may have
+// been lost in a power cut, or removed.
 func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
 	healed, missing, err := s.store.heal(keys, s.userXattr)
 	if err != nil {
 		return err
 	}
 	for _, key := range healed {
-		s.opts.Log.Warn("a snapshot had lost its directory, which was still among the ready layers", "snapshot", key)
+		s.opts.Log.Warn("restored the missing directory of a snapshot from the ready layers", "snapshot", key)
 	}
-	// From the top down: a snapshot with another one above it can not be removed.
+	// From the top down, because a snapshot below another one cannot be removed.
 	for again := true; again && len(missing) > 0; {
 		again = false
 		missing = slices.DeleteFunc(missing, func(key string) bool {
@@ -226,10 +226,10 @@ func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
 	return err
 }
 
-// Close ends all pulls and returns when nothing runs any more. Snapshots stay.
+// Close ends all pulls and returns when all goroutines have ended. Snapshots stay.
 func (s *Snapshotter) Close() error { return s.close() }
 
-func (s *Snapshotter) shut() error {
+func (s *Snapshotter) closeOnce() error {
 	s.Stop()
 	s.jobs.Wait()
 	s.slots.close()
@@ -248,7 +248,7 @@ func (s *Snapshotter) Stop() {
 	s.cancel(ErrClosed)
 }
 
-// Prepare makes an active snapshot, or fetches a layer and answers ErrAlreadyExists.
+// Prepare creates an active snapshot, or fetches a layer and returns ErrAlreadyExists.
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	var base snapshots.Info
 	for _, o := range opts {
@@ -267,9 +267,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	start := time.Now()
 	err = s.remote(ctx, r, key, parent, opts)
 	if cause := context.Cause(s.life); err != nil && cause != nil {
-		return nil, cause // whatever failed in its wake
+		return nil, cause // err is a consequence
 	}
-	if reason, ok := fallback(err); ok && ctx.Err() == nil { // a caller that is gone needs no mount
+	if reason, ok := fallback(err); ok && ctx.Err() == nil {
 		s.fallBack(ctx, r, reason, err)
 		return s.Snapshotter.Prepare(ctx, key, parent, opts...)
 	}
@@ -277,7 +277,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		s.metrics.prepared(start)
 		return nil, fmt.Errorf("layer %s: %w", r.target, errdefs.ErrAlreadyExists)
 	}
-	s.opts.Log.Warn("layer failed", "image", r.image, "chain", r.target, "error", err)
+	s.opts.Log.Warn("layer failed", "image", r.image, "chain", r.target, "err", err)
 	if full(err) {
 		err = exhausted{err}
 	}
@@ -286,12 +286,12 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 
 func (s *Snapshotter) fallBack(ctx context.Context, r request, reason string, err error) {
 	s.metrics.fellBack(reason)
-	s.opts.Log.WarnContext(ctx, "left to containerd", "image", r.image, "layer", r.layer, "reason", reason, "error", err)
+	s.opts.Log.WarnContext(ctx, "left to containerd", "image", r.image, "layer", r.layer, "reason", reason, "err", err)
 }
 
-// remote returns nil when the wanted layer is a committed snapshot.
+// remote returns nil once the requested layer is a committed snapshot.
 func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string, opts []snapshots.Opt) error {
-	// Twice at most: what has been found or fetched may be removed before it is claimed.
+	// A layer may be removed after it was found or fetched and before it is claimed.
 	const tries = 3
 	var err error
 	for range tries {
@@ -305,7 +305,7 @@ func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string,
 			return err
 		}
 		if stack == nil {
-			continue // another one committed it meanwhile
+			continue // another call has committed the layer
 		}
 		err = s.claim(ctx, stack, key, parent, opts)
 		leave()
@@ -316,10 +316,10 @@ func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string,
 	return fmt.Errorf("layer %s vanished %d times: %w", r.target, tries, errdefs.ErrUnavailable)
 }
 
-// claim waits for the wanted layer, the first of the stack, and for all above it, and
-// commits the first. An image that fails later would leave snapshots that belong to
-// none, and containerd would collect them at once: what is ready stays for the next
-// attempt, what is committed does not.
+// claim waits for the requested layer, the first of the stack, and for all layers above it,
+// and commits the first. It waits for all, because containerd would immediately collect the
+// committed snapshots of an image that fails later, whereas ready layers stay for the next
+// attempt.
 func (s *Snapshotter) claim(ctx context.Context, stack []*layer, key, parent string, opts []snapshots.Opt) error {
 	for i, l := range stack {
 		select {
@@ -331,7 +331,7 @@ func (s *Snapshotter) claim(ctx context.Context, stack []*layer, key, parent str
 			continue
 		}
 		if _, ok := fallback(l.err); ok && i > 0 {
-			break // containerd will get that one; this one is good
+			break // containerd fetches that one itself
 		}
 		return l.err
 	}
@@ -347,17 +347,17 @@ func (s *Snapshotter) exists(ctx context.Context, chain digest.Digest, parent st
 	case err != nil:
 		return false, err
 	case info.Kind != snapshots.KindCommitted || info.Parent != parent:
-		// The same content above a snapshot of another name: of another namespace,
-		// unpacked by containerd.
-		return false, fmt.Errorf("%w: %s is there, but above %q, not %q", errMismatch, chain, info.Parent, parent)
+		// The same content above a snapshot with another name, which containerd unpacked in
+		// another namespace.
+		return false, fmt.Errorf("%w: %s exists above %q, not above %q", errMismatch, chain, info.Parent, parent)
 	}
 	return true, nil
 }
 
-// errGone: a layer was ready and is not there any more.
+// errGone says that a ready layer was removed.
 var errGone = errors.New("layer is gone")
 
-// commit makes a ready layer a snapshot.
+// commit turns a ready layer into a snapshot.
 func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, opts []snapshots.Opt) (err error) {
 	s.paths.Lock()
 	defer s.paths.Unlock()
@@ -385,7 +385,7 @@ func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, 
 		if _, err := storage.CommitActive(ctx, key, l.chain.String(), usage, opts...); err != nil {
 			return err
 		}
-		if err := s.store.take(from, snap.ID); err != nil {
+		if err := s.store.toSnapshot(from, snap.ID); err != nil {
 			return err
 		}
 		to = s.store.snapshot(snap.ID)
@@ -403,15 +403,15 @@ func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, 
 	return nil
 }
 
-// Cleanup removes the directories of no snapshot: containerd calls it after it has
-// collected garbage. Layers of pulls that go on, and ready ones, stay.
+// Cleanup removes directories that belong to no snapshot. containerd calls it after it has
+// collected garbage. Layers of running pulls, and ready layers, stay.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	var away []string
-	s.paths.Lock() // a layer in work may be looking at what has just been removed below it
-	// A write transaction: none that makes a directory can run beside it.
+	s.paths.Lock() // a layer in work may be reading a removed layer below it
+	// A write transaction excludes those that create directories.
 	err := s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		ids, err := storage.IDMap(ctx)
-		if err != nil && !errdefs.IsNotFound(err) { // there never was a snapshot
+		if err != nil && !errdefs.IsNotFound(err) { // not found: there never was a snapshot
 			return err
 		}
 		away, err = s.store.orphans(ids)
@@ -424,8 +424,8 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return err
 }
 
-// below returns the directories of a committed snapshot and all below it, nearest
-// first.
+// below returns the directories of a committed snapshot and of all snapshots below it,
+// nearest first.
 func (s *Snapshotter) below(ctx context.Context, name string) (dirs []string, err error) {
 	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
 		for name != "" {

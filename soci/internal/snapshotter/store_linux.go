@@ -20,27 +20,27 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// store is the disk below the root: where layers grow and wait.
+// store manages the directories of layers below the root.
 type store struct {
 	root string
-	// synced says that layers are flushed before they are recorded. If not, a record
-	// counts only until the machine boots again.
+	// synced is set if layers are flushed before they are recorded. Otherwise a record
+	// counts only until the system reboots.
 	synced bool
-	boot   string // of the machine; "" when there is no telling
+	boot   string // boot ID of the system, or "" if unknown
 	sync   syncer
-	lock   *os.File // held while the root is ours
+	lock   *os.File // of the root
 }
 
-// record is what layer.json says of a ready layer. It is written last.
+// record is the content of a ready layer's layer.json, which is written last.
 type record struct {
 	Version int           `json:"version"`
 	Chain   digest.Digest `json:"chain"`
 	Digest  digest.Digest `json:"digest"` // of the blob
 	Bytes   int64         `json:"bytes"`  // of disk
 	Inodes  int64         `json:"inodes"`
-	// UserXattr is the form of overlayfs' marks in it.
+	// UserXattr is the form of overlayfs' marks in the layer.
 	UserXattr bool   `json:"user_xattr,omitempty"`
-	Boot      string `json:"boot,omitempty"` // of the machine, while nothing is flushed
+	Boot      string `json:"boot,omitempty"` // boot ID of the system, until the layer is flushed
 }
 
 const (
@@ -59,10 +59,10 @@ func (s *store) ready(c digest.Digest) string { return filepath.Join(s.readyDir(
 func (s *store) work(c digest.Digest) string  { return filepath.Join(s.workDir(), fileName(c)) }
 func (s *store) part(c digest.Digest) string  { return filepath.Join(s.partsDir(), fileName(c)) }
 
-// fileName is a digest as the name of a directory.
+// fileName returns the name of a digest's directory.
 func fileName(c digest.Digest) string { return c.Algorithm().String() + "-" + c.Encoded() }
 
-// digestOf is the inverse of fileName; "" if there is none.
+// digestOf is the inverse of fileName. It returns "" for other names.
 func digestOf(name string) digest.Digest {
 	algorithm, encoded, _ := strings.Cut(name, "-")
 	c := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), encoded)
@@ -72,7 +72,7 @@ func digestOf(name string) digest.Digest {
 	return c
 }
 
-// openStore makes the directories.
+// openStore locks the root and creates its directories.
 func openStore(root string, synced bool) (*store, error) {
 	s := &store{root: root, synced: synced, boot: disk.BootID()}
 	if s.boot == "" && !synced {
@@ -94,8 +94,8 @@ func openStore(root string, synced bool) (*store, error) {
 	return s, nil
 }
 
-// lockDir makes sure that no other process uses the root. The lock ends with the
-// process, however that ends.
+// lockDir makes sure that no other process uses the root. The kernel drops the lock when
+// the process ends.
 func lockDir(root string) (*os.File, error) {
 	f, err := os.Open(root)
 	if err != nil {
@@ -110,8 +110,8 @@ func lockDir(root string) (*os.File, error) {
 	return f, nil
 }
 
-// begin returns the directory in work of a layer, which goes to its "fs": what is to be
-// gone on with, or a new one.
+// begin returns the directory of a layer in work, with the files of an earlier attempt if
+// there is a checkpoint. The layer itself goes to its subdirectory "fs".
 func (s *store) begin(c digest.Digest) (string, error) {
 	work := s.work(c)
 	if !s.resumable(c) {
@@ -125,14 +125,14 @@ func (s *store) begin(c digest.Digest) (string, error) {
 	return work, nil
 }
 
-// resumable reports whether a layer is in work, and how far is known.
+// resumable reports whether a layer in work has a checkpoint.
 func (s *store) resumable(c digest.Digest) bool {
 	_, err := os.Lstat(s.part(c))
 	_, werr := os.Lstat(s.work(c))
 	return err == nil && werr == nil
 }
 
-// forget removes what there is of a layer in work.
+// forget removes a layer in work and its checkpoint.
 func (s *store) forget(c digest.Digest) error {
 	err := os.Remove(s.part(c))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -141,28 +141,28 @@ func (s *store) forget(c digest.Digest) error {
 	return errors.Join(err, os.RemoveAll(s.work(c)))
 }
 
-// finish makes the layer in work ready and returns its directory.
+// finish makes the layer in work ready and returns its new directory.
 func (s *store) finish(work string, r record) (string, error) {
 	r.Version, r.Boot = recordVersion, s.boot
-	if s.boot != "" { // who is killed while the disk is flushed, which may take long, loses nothing
+	if s.boot != "" { // a kill during the flush, which may be slow, then loses nothing
 		if err := writeRecord(work, r, false); err != nil {
 			return "", err
 		}
 	}
 	if s.synced {
-		if err := s.settle(work, r); err != nil {
+		if err := s.flush(work, r); err != nil {
 			return "", err
 		}
 	}
 	to := s.ready(r.Chain)
-	if err := os.RemoveAll(to); err != nil { // of a run before, never claimed
+	if err := os.RemoveAll(to); err != nil { // an unclaimed layer of an earlier run
 		return "", err
 	}
 	return to, os.Rename(work, to)
 }
 
-// settle flushes a layer and makes its record one that outlives the running system.
-func (s *store) settle(dir string, r record) error {
+// flush flushes a layer and rewrites its record, so that it counts after a reboot.
+func (s *store) flush(dir string, r record) error {
 	if err := s.sync.sync(); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (s *store) settle(dir string, r record) error {
 	return writeRecord(dir, r, true)
 }
 
-// writeRecord puts a record into the directory of a layer, in place of the one there.
+// writeRecord writes or replaces the record in the directory of a layer.
 func writeRecord(dir string, r record, flush bool) error {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -183,9 +183,10 @@ func writeRecord(dir string, r record, flush bool) error {
 	return disk.Replace(filepath.Join(dir, recordName), o, disk.Bytes(data))
 }
 
-// take moves a ready layer to the directory of a snapshot. When it returns, the move outlives a power
-// cut, so that a metadata store that is written afterwards never names a directory that is not there.
-func (s *store) take(from, id string) error {
+// toSnapshot moves a ready layer to the directory of a snapshot. When it returns, the move
+// survives a power cut, so a metadata store that is written afterwards never names a
+// missing directory.
+func (s *store) toSnapshot(from, id string) error {
 	if err := os.Rename(from, s.snapshot(id)); err != nil {
 		return err
 	}
@@ -198,9 +199,9 @@ func (s *store) take(from, id string) error {
 	return nil
 }
 
-// heal moves ready layers to the snapshots that the metadata store has of them, where the directory
-// of the snapshot is missing, and returns the snapshots that stay without one. keys are the names of
-// all snapshots by ID.
+// heal moves ready layers to their snapshots if the directory of the snapshot is missing. It
+// returns the restored snapshots, and those still without a directory. keys are the names
+// of all snapshots by ID.
 func (s *store) heal(keys map[string]string, userXattr bool) (healed, missing []string, err error) {
 	for id, key := range keys {
 		if _, err := os.Lstat(s.snapshot(id)); err == nil {
@@ -217,7 +218,7 @@ func (s *store) heal(keys map[string]string, userXattr bool) (healed, missing []
 			missing = append(missing, key)
 			continue
 		}
-		if err := s.take(s.ready(chain), id); err != nil {
+		if err := s.toSnapshot(s.ready(chain), id); err != nil {
 			return nil, nil, err
 		}
 		healed = append(healed, key)
@@ -225,19 +226,19 @@ func (s *store) heal(keys map[string]string, userXattr bool) (healed, missing []
 	return healed, missing, nil
 }
 
-// drop removes the directory of a ready layer. It is gone at once, its files soon.
+// drop removes the directory of a ready layer, after renaming it.
 func (s *store) drop(dir string) error {
-	away, err := s.setAway(dir)
+	away, err := s.moveAside(dir)
 	if err != nil || away == "" {
 		return err
 	}
 	return os.RemoveAll(away)
 }
 
-// setAway moves the directory of a layer out of the way and returns where it is; "" if there
-// was none.
-func (s *store) setAway(dir string) (string, error) {
-	away := s.away(filepath.Base(dir))
+// moveAside renames the directory of a layer for removal and returns its new path, or "" if
+// it does not exist.
+func (s *store) moveAside(dir string) (string, error) {
+	away := s.removalPath(filepath.Base(dir))
 	switch err := os.Rename(dir, away); {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
@@ -247,16 +248,16 @@ func (s *store) setAway(dir string) (string, error) {
 	return away, nil
 }
 
-// setAwayBegun is setAway of a layer in work.
-func (s *store) setAwayBegun(c digest.Digest) (string, error) {
+// moveAsideUnfinished is moveAside for a layer in work. It removes the checkpoint.
+func (s *store) moveAsideUnfinished(c digest.Digest) (string, error) {
 	if err := os.Remove(s.part(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return s.setAway(s.work(c))
+	return s.moveAside(s.work(c))
 }
 
-// orphans moves the directories of snapshots that are not among ids out of the way
-// and returns where they are now.
+// orphans renames the directories of snapshots that are not among ids for removal, and
+// returns their new paths.
 func (s *store) orphans(ids map[string]string) ([]string, error) {
 	entries, err := os.ReadDir(s.snapshotsDir())
 	if err != nil {
@@ -267,7 +268,7 @@ func (s *store) orphans(ids map[string]string) ([]string, error) {
 		if _, known := ids[e.Name()]; known {
 			continue
 		}
-		to := s.away(e.Name())
+		to := s.removalPath(e.Name())
 		if err := os.Rename(s.snapshot(e.Name()), to); err != nil {
 			return away, err
 		}
@@ -276,12 +277,12 @@ func (s *store) orphans(ids map[string]string) ([]string, error) {
 	return away, nil
 }
 
-// away is a new name in work for something to be removed.
-func (s *store) away(name string) string {
+// removalPath returns a new path in work for a directory that is to be removed.
+func (s *store) removalPath(name string) string {
 	return filepath.Join(s.workDir(), fmt.Sprintf("removed-%d-%s", time.Now().UnixNano(), name))
 }
 
-// errRecord: a directory is no ready layer.
+// errRecord says that a directory is not a ready layer.
 var errRecord = errors.New("no usable record")
 
 // parseRecord reads layer.json.
@@ -294,7 +295,7 @@ func parseRecord(data []byte) (record, error) {
 	}
 	switch {
 	case d.More():
-		return r, fmt.Errorf("%w: something after its end", errRecord)
+		return r, fmt.Errorf("%w: data after its end", errRecord)
 	case r.Version != recordVersion:
 		return r, fmt.Errorf("%w: version %d", errRecord, r.Version)
 	case r.Chain.Validate() != nil, r.Digest.Validate() != nil:
@@ -305,7 +306,7 @@ func parseRecord(data []byte) (record, error) {
 	return r, nil
 }
 
-// read reads the record of a directory that may be a ready layer.
+// read reads the record of a directory. It fails unless the directory is a ready layer.
 func (s *store) read(dir string, userXattr bool) (record, error) {
 	name := filepath.Join(dir, recordName)
 	if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxRecord {
@@ -320,7 +321,7 @@ func (s *store) read(dir string, userXattr bool) (record, error) {
 		return r, err
 	}
 	if r.Boot != "" && r.Boot != s.boot {
-		return r, fmt.Errorf("%w: not flushed before the machine went down", errRecord)
+		return r, fmt.Errorf("%w: not flushed before the system went down", errRecord)
 	}
 	if r.UserXattr != userXattr {
 		return r, fmt.Errorf("%w: made for other mounts", errRecord)
@@ -331,9 +332,9 @@ func (s *store) read(dir string, userXattr bool) (record, error) {
 	return r, nil
 }
 
-// recover takes layers to ready that were on their way when the daemon ended: from ready to
-// a snapshot, whose ID the metadata store does not know; from work to ready, with a record.
-// It returns the layers in work that can be gone on with, and removes all else there.
+// recover moves layers to ready that an earlier run was moving: to a snapshot whose ID the
+// metadata store does not know, or from work with a record. It returns the layers in work
+// that have a checkpoint, and removes the others.
 func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest, error) {
 	entries, err := os.ReadDir(s.snapshotsDir())
 	if err != nil {
@@ -343,7 +344,7 @@ func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest,
 		if _, known := ids[e.Name()]; known || strings.HasPrefix(e.Name(), "new-") {
 			continue
 		}
-		// What is no layer Cleanup removes.
+		// Cleanup removes directories that are not layers.
 		if _, err := s.toReady(s.snapshot(e.Name()), userXattr); err != nil {
 			return nil, err
 		}
@@ -351,11 +352,11 @@ func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest,
 	return s.recoverWork(userXattr)
 }
 
-// toReady moves a directory to ready if it is a whole layer, and reports whether it has.
+// toReady moves a directory to ready if it is a whole layer, and reports whether it did.
 func (s *store) toReady(dir string, userXattr bool) (bool, error) {
 	r, err := s.read(dir, userXattr)
 	if err != nil {
-		return false, nil //nolint:nilerr // it is no layer
+		return false, nil //nolint:nilerr // it is not a layer
 	}
 	switch err := os.Rename(dir, s.ready(r.Chain)); {
 	case errors.Is(err, fs.ErrExist):
@@ -366,7 +367,7 @@ func (s *store) toReady(dir string, userXattr bool) (bool, error) {
 	return true, nil
 }
 
-func (s *store) recoverWork(userXattr bool) (begun []digest.Digest, err error) {
+func (s *store) recoverWork(userXattr bool) (unfinished []digest.Digest, err error) {
 	entries, err := os.ReadDir(s.workDir())
 	if err != nil {
 		return nil, err
@@ -379,10 +380,10 @@ func (s *store) recoverWork(userXattr bool) (begun []digest.Digest, err error) {
 			return nil, err
 		case moved:
 		case c != "" && checkpoint.Usable(s.part(c)):
-			begun = append(begun, c)
+			unfinished = append(unfinished, c)
 		default:
 			if err := os.RemoveAll(dir); err != nil {
-				return nil, fmt.Errorf("what an earlier run left in work: %w", err)
+				return nil, fmt.Errorf("leftovers of an earlier run in work: %w", err)
 			}
 		}
 	}
@@ -391,16 +392,16 @@ func (s *store) recoverWork(userXattr bool) (begun []digest.Digest, err error) {
 		return nil, err
 	}
 	for _, p := range parts {
-		if !slices.Contains(begun, digestOf(p.Name())) {
+		if !slices.Contains(unfinished, digestOf(p.Name())) {
 			if err := os.RemoveAll(filepath.Join(s.partsDir(), p.Name())); err != nil {
-				return nil, fmt.Errorf("what an earlier run left in parts: %w", err)
+				return nil, fmt.Errorf("leftovers of an earlier run in parts: %w", err)
 			}
 		}
 	}
-	return begun, nil
+	return unfinished, nil
 }
 
-// scan returns the ready layers and removes what is none.
+// scan returns the ready layers and removes other directories.
 func (s *store) scan(userXattr bool) ([]record, error) {
 	entries, err := os.ReadDir(s.readyDir())
 	if err != nil {
@@ -412,7 +413,7 @@ func (s *store) scan(userXattr bool) ([]record, error) {
 		r, err := s.read(dir, userXattr)
 		if err == nil && fileName(r.Chain) == e.Name() {
 			if s.synced && r.Boot != "" {
-				if err := s.settle(dir, r); err != nil {
+				if err := s.flush(dir, r); err != nil {
 					return nil, err
 				}
 			}

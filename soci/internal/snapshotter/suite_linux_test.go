@@ -19,7 +19,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// serve puts a snapshotter behind a socket and returns it as containerd sees it.
+// serve serves a snapshotter at a socket and returns containerd's client for it.
 func serve(t testing.TB, s *snapshotter.Snapshotter) (snapshots.Snapshotter, func() error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "penstock-") //nolint:usetesting // short: the name of a socket has at most 108 bytes
@@ -52,7 +52,8 @@ func TestPrivSuite(t *testing.T) {
 		t.Skip("needs root: mounts overlayfs")
 	}
 	p := puller(t, nil)
-	// The suite leaves out by this name what no overlayfs can do: rename a lower directory.
+	// With this name the suite skips renaming a lower directory, which overlayfs does not
+	// support.
 	testsuite.SnapshotterSuite(t, "overlayfs", func(_ context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		s, err := snapshotter.New(snapshotter.Options{Root: root, Puller: p})
 		if err != nil {

@@ -2,9 +2,8 @@ package snapshotter
 
 import "sync"
 
-// syncer flushes the file system of a directory. A flush that has begun may have
-// passed over what a caller has just written, so callers who come while one runs
-// share the next one.
+// syncer flushes the file system of a directory. A running flush may miss the data that a
+// caller has just written, so callers during a flush share the next one.
 type syncer struct {
 	flush func() error
 
@@ -18,7 +17,7 @@ type flushing struct {
 	err  error
 }
 
-// sync returns when a flush has ended that began after the call.
+// sync returns after a flush that started after the call.
 func (s *syncer) sync() error {
 	s.mu.Lock()
 	if f := s.next; f != nil {
@@ -30,7 +29,7 @@ func (s *syncer) sync() error {
 	if before == nil {
 		s.running = f
 		s.mu.Unlock()
-		return s.run(f)
+		return s.runFlush(f)
 	}
 	s.next = f
 	s.mu.Unlock()
@@ -38,10 +37,10 @@ func (s *syncer) sync() error {
 	s.mu.Lock()
 	s.running, s.next = f, nil
 	s.mu.Unlock()
-	return s.run(f)
+	return s.runFlush(f)
 }
 
-func (s *syncer) run(f *flushing) error {
+func (s *syncer) runFlush(f *flushing) error {
 	f.err = s.flush()
 	s.mu.Lock()
 	if s.running == f {

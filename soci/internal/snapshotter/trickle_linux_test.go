@@ -23,7 +23,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// noise is a layer that no compression makes smaller.
+// noise returns an incompressible layer.
 func noise(t *testing.T, name string, bytes int) v1.Layer {
 	t.Helper()
 	r := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
@@ -34,7 +34,8 @@ func noise(t *testing.T, name string, bytes int) v1.Layer {
 	return gzipped(t, archive(t, tar.Header{Name: name}, string(data)))
 }
 
-// slowImages are images of a registry whose layers come at a byte a second, and a good image there.
+// slowImages returns images of a registry whose layers arrive at a byte per second, and a
+// normal image there.
 func slowImages(t *testing.T, o *testorigin.Origin, images, layers int) (slow []image, good image) {
 	t.Helper()
 	for i := range images {
@@ -55,11 +56,11 @@ func slowImages(t *testing.T, o *testorigin.Origin, images, layers int) (slow []
 	return slow, good
 }
 
-// TestPrivTrickle wants an image whose layers come at a byte a second to hold nobody else: neither
-// one such image, nor so many that they fill every place.
+// TestPrivTrickle checks that images whose layers arrive at a byte per second do not delay
+// other images, even if there are enough of them to fill all slots.
 func TestPrivTrickle(t *testing.T) {
 	if testing.Short() {
-		t.Skip("short mode: waits for the looks at slow layers")
+		t.Skip("short mode: waits for samples of slow layers")
 	}
 	root(t)
 	for _, images := range []int{1, 2} {
@@ -92,13 +93,13 @@ func TestPrivTrickle(t *testing.T) {
 	}
 }
 
-// TestPrivTrickleShared wants an image whose first layer is in work for another one, from a registry that
-// sends a byte a second, to get it from its own registry, with its own login: while the other image
-// waits, and when its pull has ended.
+// TestPrivTrickleShared checks an image whose first layer is in work for another image, from
+// a registry that sends a byte per second. It gets the layer from its own registry, with its
+// own login, while the other image waits and after that pull has ended.
 func TestPrivTrickleShared(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("short mode: waits for the looks at slow layers")
+		t.Skip("short mode: waits for samples of slow layers")
 	}
 	root(t)
 	for _, cancelled := range []bool{false, true} {
@@ -158,8 +159,8 @@ func TestPrivTrickleShared(t *testing.T) {
 	}
 }
 
-// TestPrivTrickleElsewhere wants the same of a layer that the slow image has at another place: it is
-// another chain ID, though the same blob.
+// TestPrivTrickleElsewhere checks the same for a layer that the slow image has at another
+// position, so that its chain ID differs although the blob is the same.
 func TestPrivTrickleElsewhere(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -184,8 +185,8 @@ func TestPrivTrickleElsewhere(t *testing.T) {
 	first.Wait()
 }
 
-// TestPrivSharedFails wants a layer that two images share to come from the second one's repository, for
-// both, when the first one's refuses it or sends wrong bytes.
+// TestPrivSharedFails checks that a layer of two images comes from the repository of the
+// second one, for both, if the repository of the first one refuses it or sends wrong bytes.
 func TestPrivSharedFails(t *testing.T) {
 	root(t)
 	for _, fault := range []testorigin.Fault{
@@ -229,7 +230,7 @@ func TestPrivSharedFails(t *testing.T) {
 
 var errEnough = errors.New("enough seen")
 
-// TestPrivEndsHung closes the snapshotter while registries have stopped answering, at each kind of
+// TestPrivEndsHung closes the snapshotter while registries do not answer, at each kind of
 // request. If Close waited for one of them, the test would hang.
 func TestPrivEndsHung(t *testing.T) {
 	root(t)
@@ -263,8 +264,8 @@ func TestPrivEndsHung(t *testing.T) {
 	}
 }
 
-// TestPrivStalled wants a layer that brings next to nothing to end by itself, and to be left to
-// containerd, which may know another way.
+// TestPrivStalled checks that a layer that receives almost no bytes fails and is left to
+// containerd, which may have another source.
 func TestPrivStalled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: waits for a stall")
@@ -279,18 +280,18 @@ func TestPrivStalled(t *testing.T) {
 	if _, err := slow[0].prepare(t.Context(), s, 0); err != nil {
 		t.Errorf("%v, want mounts for containerd to fill", err)
 	}
-	if log := said.String(); !strings.Contains(log, "less than 1024 bytes a second came for 1s") || !strings.Contains(log, "reason=fetch") {
+	if log := said.String(); !strings.Contains(log, "less than 1024 bytes a second arrived for 1s") || !strings.Contains(log, "reason=fetch") {
 		t.Errorf("it logged %q", log)
 	}
 	if _, err := s.Stat(t.Context(), slow[0].chains[0]); !errdefs.IsNotFound(err) {
-		t.Errorf("a layer that never came: %v", err)
+		t.Errorf("a layer that never arrived: %v", err)
 	}
-	// The same of a manifest or a config.
+	// The same with a manifest or a config.
 	o.SetFaults(testorigin.Fault{Op: "GetManifest", Every: 1, Action: testorigin.ActSlow, Rate: 1}, testorigin.Fault{Op: "GetBlob", Every: 1, Action: testorigin.ActSlow, Rate: 1})
 	if _, err := good.prepare(t.Context(), s, 0); err != nil {
 		t.Errorf("%v, want mounts for containerd to fill", err)
 	}
-	if log := said.String(); !strings.Contains(log, "did not come in time") || !strings.Contains(log, "reason=unreachable") {
+	if log := said.String(); !strings.Contains(log, "did not arrive in time") || !strings.Contains(log, "reason=unreachable") {
 		t.Errorf("it logged %q", log)
 	}
 }
