@@ -61,9 +61,6 @@ func New(capacity int) *Ring {
 	return &Ring{space: make(chan struct{}, 1), slots: make([]Item, max(capacity, 2))}
 }
 
-// Capacity returns the number of items that fit.
-func (r *Ring) Capacity() int { return len(r.slots) }
-
 // Head returns the number of the next item to come.
 func (r *Ring) Head() uint64 { r.mu.Lock(); defer r.mu.Unlock(); return r.head }
 

@@ -29,10 +29,11 @@ const (
 var public = []string{"soci", "s3stream", "csi", "dnsplugin", "dnsplugin/dropin"}
 
 // unshipped are folders whose code is for tests, benchmarks and developers. Their
-// functions are not reported, and their programs keep nothing alive.
+// functions are not reported, and their programs keep nothing alive. Folders whose
+// name ends in "test" count too: they help the tests of the package above.
 var unshipped = []string{
 	"benchmarks", "internal/lint", "internal/testorigin", "internal/netlab", "internal/testport", "internal/dnsload",
-	"internal/ranges/rangestest",
+	"internal/figures",
 }
 
 func main() {
@@ -97,8 +98,8 @@ func shipped() ([]string, error) {
 	var pkgs []string
 	for _, path := range strings.Fields(string(out)) {
 		rel := strings.TrimPrefix(path, module+"/")
-		if strings.Contains(rel, "/internal/") && strings.Contains(rel, "/cmd/") {
-			continue // a developer's program
+		if strings.Contains(rel, "/internal/") && strings.Contains(rel, "/cmd/") || strings.HasSuffix(rel, "test") {
+			continue // a developer's program, or help for tests
 		}
 		if !slices.ContainsFunc(unshipped, func(dir string) bool { return rel == dir || strings.HasPrefix(rel, dir+"/") }) {
 			pkgs = append(pkgs, path)
