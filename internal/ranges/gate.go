@@ -42,7 +42,7 @@ type gate struct {
 	hedger       hedger
 	pace         pace
 	urgent       list // tasks that a consumer waits for, and hedges; oldest first
-	ahead        list // prefetch, oldest first
+	ahead        list // tasks that are fetched ahead, oldest first
 	delayed      list // retries whose pause has not ended; unordered
 	lanes        []*lane
 	idle         []*lane
@@ -110,8 +110,8 @@ type task struct {
 	owner  taskOwner
 	o      *Object
 	off    int64  // object offset of buf[0]
-	n      int64  // bytes asked for
-	buf    []byte // where the bytes go; len = n. Set by owner.started at the latest
+	n      int64  // number of requested bytes
+	buf    []byte // receives the bytes; len = n. Set by owner.started at the latest
 	sum    ChecksumAlgorithm
 	urgent bool // a consumer waits for it; guarded by gate.mu while submitted
 	// wantsBody makes the gate hand the whole answer over, in body, if the server
@@ -334,8 +334,8 @@ func (g *gate) finishAttempt(l *lane, a *attempt) {
 	}
 }
 
-// stopOtherLocked cancels the other attempt of a task that won has decided. mu
-// must be held.
+// stopOtherLocked cancels the attempt of a hedged task that lost against won. mu must
+// be held.
 func (g *gate) stopOtherLocked(t *task, won *attempt) {
 	other := &t.a[0]
 	if won == other {
@@ -421,10 +421,11 @@ func (g *gate) attemptFailedLocked(l *lane, t *task, a *attempt, now time.Durati
 	}
 }
 
-// failQueuedLocked fails the queued tasks whose outage was already over when an
-// attempt started that has now failed for good: that attempt was the last one for
-// them, too. Otherwise the queue of a dead host would drain one request's bound
-// at a time, slot by slot. mu must be held.
+// failQueuedLocked is called when an attempt that began at started has failed for
+// good. It fails the queued tasks that had waited for their whole Outage by then,
+// because that attempt was the last one for them as well. Otherwise each slot of a
+// dead host would drain the queue at one task for each bound of a request. mu must
+// be held.
 func (g *gate) failQueuedLocked(started time.Duration, err error) {
 	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
 		for a := q.head; a != nil; {
