@@ -1,20 +1,21 @@
 #!/bin/sh
 # Installs penstock-snapshotter as a service of the node, and makes it the snapshotter of
-# containerd's CRI plugin. It can not be a pod: containerd needs it to start pods, its own too.
+# containerd's CRI plugin. The service cannot be a pod, because containerd needs it
+# to start any pod.
 #
-# containerd is restarted only after containerd itself has read the merged configuration and
-# nothing of the node's own settings is missing from it. Otherwise the configuration file is taken
-# back, and the script says why.
+# containerd is restarted only after it has read the merged configuration, and if
+# that contains all of the node's own settings. Otherwise the script removes its
+# configuration file again, and prints the reason.
 #   exit code 0: containerd's configuration names the snapshotter, and containerd has read it
-#   exit code 1: it does not; containerd was not restarted, or runs as it did before
+#   exit code 1: it does not, and containerd was not restarted or runs as before
 #
 #   HOST        the node's root directory (default /host)
-#   NODE        how to run a command on the node (default: nsenter into process 1)
-#   SYSTEMCTL   how to call systemctl on the node
+#   NODE        command that runs a command on the node (default: nsenter into process 1)
+#   SYSTEMCTL   command that calls systemctl on the node
 #   UNIT        the service that runs containerd (default containerd.service)
 #   CONTAINERD  containerd's program and CONFIG its configuration, as paths on the node
 #               (default: those of the unit's command line, else containerd and /etc/containerd/config.toml)
-#   DROPIN      where containerd's configuration imports a file from
+#   DROPIN      file that containerd's configuration imports
 #               (default /etc/containerd/conf.d/penstock.toml)
 set -eu
 HOST=${HOST:-/host}
@@ -32,9 +33,9 @@ fail() {
 	exit 1
 }
 
-# put SOURCE TARGET MODE [SERVICE]: replaces a file by rename, if it differs. The service has
-# to be restarted then. That is noted first, so that a run that was killed or that failed in
-# between does it next time.
+# put SOURCE TARGET MODE [SERVICE] replaces a file by a rename if it differs. Then the
+# service must be restarted, which is noted first, so that the run after a killed or
+# failed one does it.
 put() {
 	if cmp -s "$1" "$HOST$2"; then return; fi
 	mkdir -p "$(dirname "$HOST$2")"
@@ -49,14 +50,14 @@ put "$BIN/penstock-pull" /opt/penstock/bin/penstock-pull 0755
 put "$FROM/uninstall.sh" /opt/penstock/bin/uninstall.sh 0755
 put "$BIN/penstock-snapshotter" /opt/penstock/bin/penstock-snapshotter 0755 penstock-snapshotter
 put "$FROM/penstock-snapshotter.service" /etc/systemd/system/penstock-snapshotter.service 0644 penstock-snapshotter
-if [ -e "$NOTES/restart-penstock-snapshotter" ]; then # running containers and snapshots do not notice
+if [ -e "$NOTES/restart-penstock-snapshotter" ]; then # this does not affect running containers and snapshots
 	$SYSTEMCTL daemon-reload
 	$SYSTEMCTL enable penstock-snapshotter.service
 	$SYSTEMCTL restart penstock-snapshotter.service
 	rm "$NOTES/restart-penstock-snapshotter"
 fi
 
-# containerd comes last: the socket is there by now.
+# containerd comes last, when the socket exists.
 command=$($SYSTEMCTL show --property=ExecStart --value "$UNIT" 2>/dev/null |
 	sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p' | head -n 1) || command=
 CONTAINERD=${CONTAINERD:-${command%% *}}
@@ -66,10 +67,10 @@ CONFIG=${CONFIG:-/etc/containerd/config.toml}
 
 WORK=$NOTES/check
 DROPPED=$HOST$DROPIN
-SAVED=$NOTES/dropin.saved          # the file that this run, or a killed one, has replaced
-PENDING=$NOTES/restart-containerd # the file there has not been taken into use
+SAVED=$NOTES/dropin.saved          # the file that this run, or a killed one, replaced
+PENDING=$NOTES/restart-containerd # containerd has not been restarted with the new file
 mkdir -p "$WORK"
-trial=no # the file there is on trial
+trial=no # yes while the new file is tested
 take_back() {
 	if [ -e "$SAVED" ]; then mv "$SAVED" "$DROPPED"; else rm -f "$DROPPED"; fi
 	rm -f "$PENDING"
@@ -82,10 +83,10 @@ leave() {
 trap leave EXIT
 trap 'exit 1' HUP INT TERM
 
-# merged NAME: what containerd makes of its configuration and all imports, one setting a line
-# with its section, in $WORK/NAME.
+# merged NAME writes containerd's merged configuration to $WORK/NAME, with one
+# setting and its section on each line.
 merged() {
-	# shellcheck disable=SC2086 # NODE is words
+	# shellcheck disable=SC2086 # NODE is several words
 	$NODE "$CONTAINERD" --config "$CONFIG" config dump >"$WORK/dump" 2>"$WORK/errors" || return
 	awk '
 		/^[ \t]*\[/ { section = $0; gsub(/^[ \t]+|[ \t]+$/, "", section); gsub(/"/, "\047", section); next }
@@ -94,9 +95,9 @@ merged() {
 }
 words() { grep -v 'level=warning' "$WORK/errors" | tail -n 3 | tr '\n' ' '; }
 
-# uses_us NAME: whether the merged configuration makes the CRI plugin use the snapshotter. It
-# does not when the file is not imported (no imports line, one in a comment, one for other files),
-# and not when another file overrides it.
+# uses_us NAME reports whether the merged configuration makes the CRI plugin use the
+# snapshotter. It does not if the file is not imported (no imports line, one in a
+# comment, or one for other files), or if another file overrides it.
 uses_us() {
 	grep -q "^\[proxy_plugins.*penstock'*\] type = 'snapshot'" "$WORK/$1" ||
 		why="containerd does not read $DROPIN: write imports = [\"$(dirname "$DROPIN")/*.toml\"] above the first section of $CONFIG"
@@ -107,8 +108,9 @@ uses_us() {
 	[ -z "$why" ]
 }
 
-# lost: the node's own settings that the merged configuration has no longer. containerd 2.0 to
-# 2.2 do not migrate an old root file beside a newer import, and fall back to their defaults.
+# lost prints the node's own settings that are missing from the merged
+# configuration. containerd 2.0 to 2.2 do not migrate an old root file that imports a
+# newer one, and use their defaults instead.
 lost() {
 	grep -Ev -e '^ (version|imports) = ' \
 		-e "^\[plugins.'io.containerd.cri.v1.images'\] (snapshotter|disable_snapshot_annotations) = " \
@@ -116,7 +118,7 @@ lost() {
 		grep -v -e "unpack_config.. [^s]" | grep -vxF -f "$WORK/after"
 }
 
-# The ID mapping of user namespaces is left to the mount only where the kernel can do it.
+# The mount maps IDs of user namespaces only where the kernel supports it.
 mappings=$("$BIN/penstock-snapshotter" capabilities) || fail "$BIN/penstock-snapshotter does not run on this node"
 case " $mappings " in
 *" remap-ids "*) cp "$FROM/containerd.toml" "$WORK/penstock.toml" ;;
@@ -130,7 +132,7 @@ if [ ! -e "$PENDING" ] && cmp -s "$WORK/penstock.toml" "$DROPPED"; then
 	exit 0
 fi
 
-# 1. The configuration without us.
+# 1. The configuration without our file.
 if [ -e "$DROPPED" ] && [ ! -e "$PENDING" ]; then cp -p "$DROPPED" "$SAVED"; fi
 : >"$PENDING"
 trial=yes
@@ -139,7 +141,7 @@ merged before || {
 	take_back
 	fail "can not read containerd's configuration by '$CONTAINERD --config $CONFIG config dump', so nothing of containerd was changed: $(words)"
 }
-# 2. And with us.
+# 2. The configuration with our file.
 mkdir -p "$(dirname "$DROPPED")"
 cp "$WORK/penstock.toml" "$DROPPED.new"
 chmod 0644 "$DROPPED.new"
@@ -159,9 +161,10 @@ if [ -n "$missing" ]; then
 $missing"
 fi
 echo "installed $DROPIN"
-# 3. It is good. A run that is killed from here on restarts containerd next time.
+# 3. The configuration is good. If this run is killed from here on, the next one
+# restarts containerd.
 trial=no
-if ! $SYSTEMCTL restart "$UNIT"; then # running containers go on
+if ! $SYSTEMCTL restart "$UNIT"; then # running containers are not affected
 	take_back
 	$SYSTEMCTL restart "$UNIT" || fail "containerd does not start with $DROPIN, and not without it either, which was taken back"
 	fail "containerd did not start with $DROPIN, which was taken back; it runs without it"

@@ -1,17 +1,18 @@
 #!/bin/sh
-# Takes penstock-snapshotter away from a node again. It runs on the node, as root (it is in
-# /opt/penstock/bin), and not in a pod, whose own image may lie in the snapshotter. Take the node's
-# label away first, or the DaemonSet installs it again. Safe to run again at any time. First new
-# pods get containerd's own snapshotter; when no container uses ours any more (drain the node, or
-# wait), the rest goes.
-#   exit code 1: something failed, and the message says what
-#   exit code 3: containers still run on it; nothing that they need was removed
+# Removes penstock-snapshotter from a node. Run it on the node as root (it is in
+# /opt/penstock/bin), and not in a pod, whose own image may be in the snapshotter.
+# Remove the node's label first, or the DaemonSet installs the snapshotter again.
+# The script can be run again at any time. First, new pods get containerd's own
+# snapshotter. Once no container uses ours (drain the node, or wait), the script
+# removes the rest.
+#   exit code 1: a step failed, which the message names
+#   exit code 3: containers still use the snapshotter, and keep all files they need
 #
 #   SYSTEMCTL, CTR  how to call them (default: by their names)
 #   UNIT            the service that runs containerd (default containerd.service)
 #   CONTAINERD, CONFIG  containerd's program and configuration (default: those of the unit's command
 #                   line, else containerd and /etc/containerd/config.toml)
-#   DROPIN          what install.sh wrote (default /etc/containerd/conf.d/penstock.toml)
+#   DROPIN          file that install.sh wrote (default /etc/containerd/conf.d/penstock.toml)
 #   WAIT            seconds that containerd may take to answer after a restart (default 60)
 set -eu
 SYSTEMCTL=${SYSTEMCTL:-systemctl}
@@ -34,8 +35,9 @@ CONTAINERD=${CONTAINERD:-containerd}
 CONFIG=${CONFIG:-$(echo "$command" | sed -n -e 's/.* --config[= ]\([^ ]*\).*/\1/p' -e 's/.* -c[= ]\([^ ]*\).*/\1/p')}
 CONFIG=${CONFIG:-/etc/containerd/config.toml}
 
-# restart: restarts containerd, if it accepts its configuration as it is now, and waits until it
-# answers. Otherwise the file of before comes back. Running containers go on.
+# restart restarts containerd if it accepts its current configuration, and waits
+# until it answers. Otherwise it restores the earlier file. Running containers are
+# not affected.
 restart() {
 	if ! refusal=$("$CONTAINERD" --config "$CONFIG" config dump 2>&1 >/dev/null); then
 		mv "$BEFORE" "$DROPIN"
@@ -51,7 +53,7 @@ restart() {
 	done
 }
 
-# 1. Kubernetes goes back to its default; the snapshotter stays known to containerd.
+# 1. Kubernetes returns to its default; containerd still knows the snapshotter.
 if grep -q '^# Kubernetes' "$DROPIN" 2>/dev/null; then
 	sed '/^# Kubernetes/,$d' "$DROPIN" >"$DROPIN.new"
 	mv "$DROPIN" "$BEFORE"
@@ -60,12 +62,13 @@ if grep -q '^# Kubernetes' "$DROPIN" 2>/dev/null; then
 	echo "new pods use containerd's own snapshotter"
 fi
 
-# 2. Images that are unpacked in our snapshotter, and in no other, and whose layers containerd's
-# store does not have, can not be unpacked elsewhere: they are pulled again when a pod needs them.
-# All others stay, also those whose layers containerd has dropped after it unpacked them
-# (discard_unpacked_layers).
+# 2. Images that are unpacked only in our snapshotter, and whose layers are not in
+# containerd's store, cannot be unpacked elsewhere. They are removed, and pulled
+# again when a pod needs them. All other images stay, also images whose layers
+# containerd has dropped after unpacking them (discard_unpacked_layers).
 
-# unpacked NAMESPACE SNAPSHOTTER: its images that are unpacked there.
+# unpacked NAMESPACE SNAPSHOTTER prints the images of the namespace that are
+# unpacked in the snapshotter.
 unpacked() { $CTR -n "$1" images check --snapshotter "$2" 2>/dev/null | awk '$NF == "true" { print $1 }'; }
 snapshotters=$($CTR plugins ls | awk '/snapshotter\.v1/ && $NF == "ok" { print $2 }')
 case " $(echo "$snapshotters" | tr '\n' ' ') " in
@@ -84,7 +87,7 @@ case " $(echo "$snapshotters" | tr '\n' ' ') " in
 	;;
 esac
 
-# 3. The rest, when no container uses it.
+# 3. The rest, once no container uses it.
 if grep -q " $ROOT/snapshots/\|[=:]$ROOT/snapshots/" /proc/mounts; then
 	echo "containers still run on $ROOT: drain the node, and run this again" >&2
 	exit 3
