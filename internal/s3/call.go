@@ -28,18 +28,19 @@ const (
 )
 
 const (
-	// slowWrite is how long a server may be silent after it has received a body:
-	// it may have to write gigabytes to several disks first.
+	// slowWrite is how long a server may be silent after it has received a
+	// body: the server may have to write gigabytes to several disks first.
 	slowWrite = time.Minute
-	// slowCopy is the same for requests that make the server copy an object, which
-	// takes S3 several minutes for large ones.
+	// slowCopy is the same bound for requests that make the server copy an
+	// object. S3 takes several minutes to copy a large one.
 	slowCopy = 10 * time.Minute
 )
 
-// call runs one SDK operation and repeats it as its failure and the policy allow.
-// This is the only retry loop of the package; sources do not come here.
+// call runs one SDK operation and repeats it as far as its failure and the
+// policy allow. It is the only retry loop of the package: the engine repeats
+// the requests of sources, which do not pass through call.
 //
-// f is called with a context and an option that every SDK call inside must get.
+// f must pass its context and its option to every SDK call that it makes.
 func (c *Client) call(ctx context.Context, op, bucket, key string, f func(context.Context, func(*awss3.Options)) error) error {
 	if err := CheckBucket(bucket); err != nil {
 		return &Error{Op: op, Bucket: bucket, Key: key, Err: err, kind: ranges.Permanent}
@@ -107,7 +108,8 @@ func (c *Client) attempt(ctx context.Context, seen *witness, f func(context.Cont
 	return err
 }
 
-// logRetry tells of a retry: the rate of warnings is limited.
+// logRetry logs a retry: each one at debug level, and warnings at a limited
+// rate.
 func (c *Client) logRetry(e *Error, attempt int, wait time.Duration) {
 	c.log.Debug("s3 request retried", "op", e.Op, "bucket", e.Bucket, "key", e.Key, "attempt", attempt, "wait", wait, "err", e)
 	c.retryMu.Lock()
@@ -137,19 +139,20 @@ type watch struct {
 	last   atomic.Int64 // time of the last byte, in nanoseconds since begin
 	got    atomic.Int64 // bytes in both directions
 
-	mu       sync.Mutex // guards what follows; leaf
+	mu       sync.Mutex // guards the fields below; leaf
 	policy   ranges.RetryPolicy
 	progress ranges.Progress
-	timer    *time.Timer // nil: nothing is bounded, or the attempt is over
+	timer    *time.Timer // nil if nothing is bounded or the attempt has ended
 }
 
-// newWatch returns the context of an attempt and its watch. Until the request is
-// sent the attempt may take Outage: credential helpers may ask a person.
+// newWatch returns the context of an attempt and its watch. Until the request
+// is sent, the attempt may take Outage, because credential helpers may ask a
+// person.
 func newWatch(ctx context.Context, p ranges.RetryPolicy) (context.Context, *watch) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{begin: time.Now(), cancel: cancel, policy: p}
 	if p.Stall > 0 {
-		w.mu.Lock() // for look, which may come before AfterFunc returns
+		w.mu.Lock() // because look may run before AfterFunc returns
 		w.policy.Stall = max(p.Stall, p.Outage)
 		w.timer = time.AfterFunc(w.policy.Stall, w.look)
 		w.mu.Unlock()
@@ -157,7 +160,8 @@ func newWatch(ctx context.Context, p ranges.RetryPolicy) (context.Context, *watc
 	return ctx, w
 }
 
-// sent is called when the request goes out; the server may be silent for stall.
+// sent records that the request was sent. From then on the server may be silent
+// for stall.
 func (w *watch) sent(stall time.Duration) {
 	w.touch(0)
 	w.mu.Lock()
@@ -169,13 +173,13 @@ func (w *watch) sent(stall time.Duration) {
 	}
 }
 
-// touch counts n bytes.
+// touch counts n bytes as progress.
 func (w *watch) touch(n int) {
 	w.got.Add(int64(n))
 	w.last.Store(int64(time.Since(w.begin)))
 }
 
-// look is called by the timer.
+// look ends the attempt if it made too little progress. The timer calls it.
 func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -213,7 +217,7 @@ func silence(p ranges.RetryPolicy, req *http.Request) time.Duration {
 	return max(p.Stall, slowWrite)
 }
 
-// watchedBody tells a watch of the bytes that pass.
+// watchedBody counts the bytes that pass in a watch.
 type watchedBody struct {
 	io.ReadCloser
 	w *watch

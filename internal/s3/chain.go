@@ -22,19 +22,20 @@ import (
 	"github.com/penstock/penstock/internal/httprange"
 )
 
-// keyChain is the source of keys that the configuration names.
+// keyChain is the source of keys that the configuration selects.
 type keyChain struct {
 	provider aws.CredentialsProvider // nil if there is none
-	source   string                  // what it is, for messages: `credential_process of profile "lab"`
-	hint     string                  // what looks like a mistake beside it
-	names    [3]string               // how access key, secret and token are called there
-	files    []string                // whose change may bring other keys
-	stamps   []stamp                 // of files, when they were read
+	source   string                  // name for messages: `credential_process of profile "lab"`
+	hint     string                  // likely mistake in the configuration
+	names    [3]string               // names of access key, secret and token in the source
+	files    []string                // files that may hold other keys after a change
+	stamps   []stamp                 // state of the files when they were read
 }
 
-// stamp tells whether a file was replaced or rewritten.
+// stamp identifies the state of a file, to see whether it was replaced or
+// rewritten.
 type stamp struct {
-	info fs.FileInfo // nil: there is no such file
+	info fs.FileInfo // nil if the file does not exist
 }
 
 func stampsOf(files []string) []stamp {
@@ -59,7 +60,7 @@ func (k *keyChain) changed() bool {
 	return !slices.EqualFunc(k.stamps, stampsOf(k.files), stamp.same)
 }
 
-// fetch asks the source, not a cache.
+// fetch asks the source and bypasses caches.
 func (k *keyChain) fetch(ctx context.Context) (aws.Credentials, error) {
 	if k.provider == nil {
 		return aws.Credentials{}, errNoSource
@@ -79,7 +80,7 @@ func (k *keyChain) fetch(ctx context.Context) (aws.Credentials, error) {
 
 var errNoSource = errors.New("no source of credentials is configured")
 
-// optionNames are how Options.Credentials call their parts.
+// optionNames are the names of the parts of Options.Credentials.
 var optionNames = [3]string{"access key id", "secret access key", "session token"}
 
 // chainOf describes the credentials of a configuration that was read when the
@@ -129,7 +130,7 @@ func chainOf(cfg aws.Config, o Options, files []string, stamps []stamp) keyChain
 		k.source = "the container's credential endpoint (AWS_CONTAINER_CREDENTIALS_FULL_URI or _RELATIVE_URI)"
 	case aws.CredentialSourceIMDS:
 		k.source = "instance metadata"
-		if shared.RoleARN == "" { // it is what is tried when nothing else is named
+		if shared.RoleARN == "" { // the SDK tries it when nothing else is configured
 			k.hint = halfPair(files, shared.Profile)
 		}
 	default:
@@ -154,8 +155,8 @@ func sharedOf(cfg aws.Config) config.SharedConfig {
 	return config.SharedConfig{}
 }
 
-// judge finds out whether asking the source again may help.
-func judge(err error) blame {
+// blameOf decides whether asking the source again may help.
+func blameOf(err error) blame {
 	var helper *processcreds.ProviderError
 	var login *ssocreds.InvalidTokenError
 	var api smithy.APIError
@@ -169,8 +170,8 @@ func judge(err error) blame {
 	case status == http.StatusTooManyRequests, status >= 500:
 		return blamePassing
 	case isMetadata(err):
-		return blameMissing // no such service here, or it has no role
-	case errors.As(err, &api) && passing(api.ErrorCode()):
+		return blameMissing // this machine has no such service, or the service has no role
+	case errors.As(err, &api) && isTemporary(api.ErrorCode()):
 		return blamePassing
 	case errors.As(err, &api), status != 0:
 		return blameRefused
@@ -182,7 +183,8 @@ func judge(err error) blame {
 	return blameRefused
 }
 
-// statusOf returns the HTTP status of a source's answer, 0 if there was none.
+// statusOf returns the HTTP status of a source's answer, or 0 without an
+// answer.
 func statusOf(err error) int {
 	var answer interface{ HTTPStatusCode() int }
 	if errors.As(err, &answer) {
@@ -192,14 +194,14 @@ func statusOf(err error) int {
 }
 
 // isMetadata reports whether an error comes from the metadata service of EC2,
-// which is tried when nothing else is configured.
+// which the SDK tries when nothing else is configured.
 func isMetadata(err error) bool {
 	var op *smithy.OperationError
 	return errors.As(err, &op) && op.Service() == "ec2imds"
 }
 
-// passing reports whether a code of a token service is about the moment.
-func passing(code string) bool {
+// isTemporary reports whether a code of a token service means a temporary failure.
+func isTemporary(code string) bool {
 	switch code {
 	case "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequestsException",
 		"ServiceUnavailable", "InternalFailure", "InternalError", "InternalServerError", "InternalServerException",
@@ -216,16 +218,16 @@ func isNetwork(err error) bool {
 	return errors.As(err, &ne) || errors.As(err, &send) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errRefreshTimeout)
 }
 
-// words returns the source's own words about a failure, as one line without
+// sourceMessage returns the source's own message about a failure, as one line without
 // secrets.
-func words(err error) string {
+func sourceMessage(err error) string {
 	if err == nil {
 		return ""
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorMessage() != "" {
 		code, message := api.ErrorCode(), ": "+api.ErrorMessage()
-		if code == "" || code == "UnknownError" { // the SDK's word for an answer that it does not understand
+		if code == "" || code == "UnknownError" { // the SDK's code for an answer that it does not understand
 			code = fmt.Sprintf("HTTP %d", statusOf(err))
 			message = strings.TrimSuffix(message, ": UnknownError")
 		}

@@ -25,9 +25,9 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// child runs a test again in a process of its own with more environment, for
-// what Go reads once in a process: proxies and the system's authorities. It
-// reports whether this is that process; the other has nothing left to do.
+// child runs a test again in a new process with more environment, because Go
+// reads the proxies and the system's authorities once per process. It returns
+// true in the new process; the other one then ends the test.
 func child(t *testing.T, env func() []string) bool {
 	t.Helper()
 	if os.Getenv("PENSTOCK_CHILD") == t.Name() {
@@ -43,7 +43,7 @@ func child(t *testing.T, env func() []string) bool {
 	return false
 }
 
-// tlsServer serves HTTPS by a certificate that nobody trusts yet, and returns it.
+// tlsServer serves HTTPS by a new self-signed certificate, and returns that.
 func tlsServer(t *testing.T) (url, certificate string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
@@ -68,7 +68,7 @@ func tlsServer(t *testing.T) (url, certificate string) {
 	return srv.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// A CA bundle adds to the authorities of the system, however it is named.
+// A CA bundle from any source adds to the authorities of the system.
 func TestCABundleAdds(t *testing.T) {
 	if !child(t, func() []string {
 		dir := t.TempDir()
@@ -87,7 +87,7 @@ func TestCABundleAdds(t *testing.T) {
 		name   string
 		o      Options
 		env    [2]string
-		system bool // only the system's are trusted
+		system bool // without a bundle
 	}{
 		{name: "none", system: true},
 		{name: "option", o: Options{CABundle: private}},
@@ -116,8 +116,9 @@ func TestCABundleAdds(t *testing.T) {
 	}
 }
 
-// A proxy that can't be used is named, not the store behind it.
-func TestProxyIsNamed(t *testing.T) {
+// The error of a proxy that cannot be used names the proxy and not the store
+// behind it.
+func TestErrorNamesProxy(t *testing.T) {
 	if !child(t, func() []string {
 		denies := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
@@ -152,7 +153,7 @@ func TestProxyIsNamed(t *testing.T) {
 		wantText(t, err, tc.want)
 		_, err = c.Head(t.Context(), "data", tc.key)
 		if tc.key == "k" && strings.HasPrefix(tc.endpoint, "http:") {
-			tc.want = "web page" // which a HEAD says by its type alone
+			tc.want = "web page" // a HEAD shows it by the content type alone
 		}
 		wantText(t, err, tc.want)
 		if strings.Contains(err.Error(), "hunter2") {
@@ -161,8 +162,8 @@ func TestProxyIsNamed(t *testing.T) {
 	}
 }
 
-// So is a proxy that does not answer.
-func TestDeadProxyIsNamed(t *testing.T) {
+// The same for a proxy that does not answer.
+func TestErrorNamesDeadProxy(t *testing.T) {
 	if !child(t, func() []string { return []string{"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1"} }) {
 		return
 	}
@@ -181,7 +182,7 @@ func TestDeadProxyIsNamed(t *testing.T) {
 	}
 }
 
-// What is wrong with names is said by name, before anything is sent.
+// Errors name the wrong bucket, key or credential before a request is sent.
 func TestBadNames(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	c := connect(t, origin, Options{})
@@ -232,7 +233,7 @@ func TestBadNames(t *testing.T) {
 	}
 }
 
-// The message for a bucket's host name that does not exist says what to do.
+// The error for a bucket's host name that does not exist has the remedy.
 func TestVirtualHostAdvice(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{

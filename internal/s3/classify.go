@@ -10,9 +10,9 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// classify says what may be done about an answer with this status and S3 code.
-// Codes win over the status: S3 reports an expired token as 400 and a slow
-// client as 400, and its clones disagree about statuses.
+// classify returns the kind of a failed answer with this status and S3 code.
+// Codes win over the status, because S3 reports both an expired token and a
+// slow client as 400, and its clones disagree about statuses.
 func classify(status int, code string) ranges.FaultKind {
 	switch code {
 	case "SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
@@ -54,8 +54,8 @@ func classify(status int, code string) ranges.FaultKind {
 	return ranges.Permanent
 }
 
-// expired reports whether a code means that other credentials of the same
-// identity would do.
+// expired reports whether a code means that new credentials of the same
+// identity would be accepted.
 func expired(code string) bool {
 	switch code {
 	case "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired":
@@ -64,7 +64,8 @@ func expired(code string) bool {
 	return false
 }
 
-// classifyTransport says what may be done about a request without an answer.
+// classifyTransport returns the kind of the failure of a request without an
+// answer.
 func classifyTransport(err error) ranges.FaultKind {
 	var cert *tls.CertificateVerificationError
 	var to *redirectError
@@ -83,18 +84,17 @@ func isContext(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ctx.Err()))
 }
 
-// expectingRE finds the right region in the message of AuthorizationHeaderMalformed,
-// for servers that do not name it anywhere else.
+// expectingRE finds the correct region in the message of
+// AuthorizationHeaderMalformed, for servers that report it nowhere else.
 var expectingRE = regexp.MustCompile(`expecting '([a-zA-Z0-9-]{1,63})'`)
 
-// redirect returns the region that an answer says the bucket is in, "" if the
-// answer is about something else.
+// redirect returns the bucket's region if an answer reports it, or "".
 func redirect(status int, code, message, headerRegion, bodyRegion string) string {
 	switch {
 	case status == http.StatusMovedPermanently, status == http.StatusTemporaryRedirect:
 	case code == "PermanentRedirect", code == "TemporaryRedirect", code == "AuthorizationHeaderMalformed",
 		code == "IllegalLocationConstraintException", code == "IncorrectEndpoint":
-	case status == http.StatusBadRequest && (code == "" || code == "BadRequest"): // HEAD has no body to say more
+	case status == http.StatusBadRequest && (code == "" || code == "BadRequest"): // the answer to a HEAD has no body
 	default:
 		return ""
 	}

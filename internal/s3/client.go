@@ -42,22 +42,22 @@ type Client struct {
 	retry    ranges.RetryPolicy
 	log      *slog.Logger
 	made     time.Time
-	endpoint *url.URL // nil for AWS's own
+	endpoint *url.URL // nil for the endpoints of AWS
 	sseC     sseC
 	header   http.Header // of every GET of a source; not written to after New
 	budget   *budget.Budget
 
 	sdk         *awss3.Client
-	sdkOptions  awss3.Options // what sdk was made with: endpoint, styles, region
+	sdkOptions  awss3.Options // options of sdk: endpoint, styles, region
 	credentials *credentialSource
 	signer      *v4.Signer
 	client      *http.Client  // keeps connections
 	fresh       *http.Client  // a new connection for each request
-	abortWait   time.Duration // abortCancelled, but in tests
-	// What is known of the store's conditional requests, see confirm: that they can be
-	// relied on, or that the store can't compare its own validators.
+	abortWait   time.Duration // abortCancelled, except in tests
+	// conditional is set when the store has accepted a conditional request, and
+	// unconditional when it cannot compare its own validators; see confirm.
 	conditional, unconditional atomic.Bool
-	skew                       atomic.Int64 // what to add to this machine's clock, in nanoseconds
+	skew                       atomic.Int64 // server's clock minus this machine's, in nanoseconds
 
 	retryMu  sync.Mutex // guards retryLog; leaf
 	retryLog ranges.RetryLog
@@ -68,7 +68,7 @@ type Client struct {
 }
 
 // New makes a client. It reads configuration files and variables, but makes no
-// request: credentials are fetched when first used.
+// request, because credentials are fetched when first used.
 func New(ctx context.Context, o Options) (*Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -173,9 +173,10 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	return cfg, nil
 }
 
-// loadTrust reads the configuration, with the authorities of a CA bundle (of the
-// options, AWS_CA_BUNDLE or the profile) in addition to the system's. The SDK
-// takes them instead: it adds to the pool that it is given, an empty one.
+// loadTrust reads the configuration, with the authorities of a CA bundle (of
+// the options, AWS_CA_BUNDLE or the profile) in addition to the system's. The
+// SDK alone would trust the bundle only: it adds the bundle to the pool that it
+// gets, which is empty by default.
 func loadTrust(ctx context.Context, bundle string, load []func(*config.LoadOptions) error) (aws.Config, error) {
 	load = slices.Clip(load)
 	read := func(load ...func(*config.LoadOptions) error) (aws.Config, error) {
@@ -205,8 +206,8 @@ func loadTrust(ctx context.Context, bundle string, load []func(*config.LoadOptio
 	return read(append(load, config.WithHTTPClient(client))...)
 }
 
-// makeClients makes the two HTTP clients, which trust what the configuration
-// trusts.
+// makeClients makes the two HTTP clients, which trust the authorities of the
+// configuration.
 func (c *Client) makeClients(cfg aws.Config) error {
 	dial := c.opts.DialContext
 	if dial == nil {
@@ -231,7 +232,7 @@ func (c *Client) makeClients(cfg aws.Config) error {
 func (c *Client) sdkOption(so *awss3.Options) {
 	so.Retryer = aws.NopRetryer{}
 	so.HTTPClient = &witnessClient{c}
-	so.ContinueHeaderThresholdBytes = -1 // a round trip for each part, to learn what an error says as well
+	so.ContinueHeaderThresholdBytes = -1 // would cost each part a round trip, and the error answer tells the same
 	so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	so.DisableLogOutputChecksumValidationSkipped = true
@@ -259,7 +260,8 @@ func (c *Client) sdkOption(so *awss3.Options) {
 	add("X-Amz-Expected-Bucket-Owner", c.opts.ExpectedBucketOwner)
 }
 
-// checkEndpoint validates the endpoint wherever it came from.
+// checkEndpoint validates the endpoint, whether it comes from the options or
+// the environment.
 func (c *Client) checkEndpoint() error {
 	if c.sdkOptions.BaseEndpoint == nil || *c.sdkOptions.BaseEndpoint == "" {
 		return nil
@@ -275,7 +277,8 @@ func (c *Client) checkEndpoint() error {
 	return nil
 }
 
-// Region returns the region that requests go to unless a bucket's is known.
+// Region returns the region of requests to buckets whose own region is not
+// known.
 func (c *Client) Region() string { return c.sdkOptions.Region }
 
 // Close closes idle connections and ends the renewal of credentials. The client
@@ -289,26 +292,26 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// now is the server's time, as far as this client knows.
+// now returns the server's time, as far as this client knows it.
 func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.skew.Load())) }
 
-// learn takes what a failed answer teaches about clock and region; it reports
-// whether asking again with that knowledge makes sense. used is the region that
-// the request was signed for.
+// learn stores the clock or the region that a failed answer reports, and
+// returns whether a repetition with that knowledge makes sense. used is the
+// region that the request was signed for.
 func (c *Client) learn(e *Error, used string) bool {
 	if now := time.Now(); wrongClock(e, now.Add(time.Duration(c.skew.Load()))) {
 		c.skew.Store(int64(e.date.Sub(now)))
 		return true
 	}
 	if e.region == used {
-		e.region = "" // something else is wrong
+		e.region = "" // the region is not the reason
 	}
 	if e.region == "" || e.Bucket == "" {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.regionOf(e.Bucket) != e.region { // else another request has learned it meanwhile
+	if c.regionLocked(e.Bucket) != e.region { // else another request has stored it already
 		if len(c.regions) >= maxBuckets {
 			clear(c.regions)
 		}
@@ -318,13 +321,13 @@ func (c *Client) learn(e *Error, used string) bool {
 	return true
 }
 
-// maxSkew is how far a request's time may be from the server's before an answer
-// without a code is taken for a refusal of the time. S3 allows 15 minutes,
-// some stores 5.
+// maxSkew is the difference between a request's time and the server's above
+// which an answer without a code counts as a refusal of the time. S3 allows 15
+// minutes, and some stores allow 5.
 const maxSkew = 5 * time.Minute
 
-// wrongClock reports whether a refusal is about the time of the request, which
-// was now. The answer to a HEAD has no body to say so, but it has a date.
+// wrongClock reports whether the server refused a request because of its time,
+// now. The answer to a HEAD has no body with a code, but it has a date.
 func wrongClock(e *Error, now time.Time) bool {
 	switch {
 	case e.date.IsZero():
@@ -335,8 +338,8 @@ func wrongClock(e *Error, now time.Time) bool {
 	return e.Code == "" && (e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized) && e.date.Sub(now).Abs() > maxSkew
 }
 
-// regionOf returns the region to sign for. Called with mu held.
-func (c *Client) regionOf(bucket string) string {
+// regionLocked returns the region to sign for. mu must be held.
+func (c *Client) regionLocked(bucket string) string {
 	if r, ok := c.regions[bucket]; ok {
 		return r
 	}
@@ -346,32 +349,33 @@ func (c *Client) regionOf(bucket string) string {
 func (c *Client) region(bucket string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.regionOf(bucket)
+	return c.regionLocked(bucket)
 }
 
-// maxBuckets bounds what is remembered of buckets.
+// maxBuckets bounds the maps of regions and targets.
 const maxBuckets = 1024
 
-// witness records what the HTTP client below the SDK saw of one operation.
+// witness records the requests and answers that the HTTP client below the SDK
+// saw in one operation.
 type witness struct {
-	watch    *watch // nil: nothing watches the operation
+	watch    *watch // nil if the operation is not watched
 	fresh    bool   // use a new connection
 	sent     int    // requests
 	endpoint string // scheme and host of the last one
-	status   int    // of the last answer, 0 none
+	status   int    // of the last answer, or 0
 	failure  *Error
-	answer   *http.Response // the last one, if it was no success
+	answer   *http.Response // the last one, if it was a failure
 	body     []byte         // of answer
 }
 
 type witnessKey struct{}
 
-// maxAnswer bounds the body of an answer that is no object: the longest, a page
-// of 1,000 keys of 1,024 bytes each escaped threefold, has about 4 MiB.
+// maxAnswer bounds the body of an answer other than an object. The longest, a
+// page of 1,000 keys of 1,024 bytes that escaping triples, has about 4 MiB.
 const maxAnswer = 8 << 20
 
 // witnessClient is the SDK's HTTP client. It reads error documents before the
-// SDK does, because the SDK drops half of what they say, and it bounds bodies.
+// SDK does, because the SDK drops half of their content, and it bounds bodies.
 type witnessClient struct{ c *Client }
 
 // Do sends a request.
@@ -406,7 +410,7 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 		resp.Body = watchedBody{resp.Body, seen.watch}
 	}
 	if resp.StatusCode >= 300 {
-		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came is all there is to say
+		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // an error cuts the body, and the rest is still useful
 		resp.Body.Close()
 		resp.Body = io.NopCloser(bytes.NewReader(data))
 		seen.failure = fromAnswer(resp, time.Now())
@@ -423,8 +427,8 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 
 func endpointOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
 
-// unwrapURL drops the *url.Error around a client's error, which repeats the
-// whole URL with its query.
+// unwrapURL removes the *url.Error around a client's error, because it repeats
+// the whole URL with its query.
 func unwrapURL(err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) {
@@ -433,7 +437,8 @@ func unwrapURL(err error) error {
 	return err
 }
 
-// boundedBody fails instead of reading without end.
+// boundedBody fails after a number of bytes, so that no answer is read without
+// end.
 type boundedBody struct {
 	rc   io.ReadCloser
 	left int64
@@ -453,8 +458,8 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 
 func (b *boundedBody) Close() error { return b.rc.Close() }
 
-// unsignedPayload saves hashing bodies with SHA-256 where TLS and a CRC already
-// protect them, as the SDK does for its own checksums.
+// unsignedPayload leaves out the SHA-256 of bodies that TLS and a CRC protect
+// already. The SDK does the same with its own checksums.
 func unsignedPayload(so *awss3.Options) {
 	so.APIOptions = append(slices.Clip(so.APIOptions), func(s *middleware.Stack) error {
 		return v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware(s)

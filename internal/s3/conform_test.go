@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// Both ways of a source keep the contract of the engine.
+// A source keeps the contract of the engine, with and without the SDK.
 func TestConform(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	c := connect(t, origin, Options{})
@@ -54,8 +54,8 @@ func TestConform(t *testing.T) {
 	}
 }
 
-// The engine over this client: all the faults that it is made for, and the
-// bytes are right, with the checksum of the whole object checked.
+// The engine reads through this client under every fault that it handles. The
+// bytes are right, and the checksum of the whole object is verified.
 func TestEngine(t *testing.T) {
 	origin := start(t, testorigin.Options{Seed: 1})
 	data := realBytes(t, 8<<20)
@@ -90,7 +90,7 @@ func TestEngine(t *testing.T) {
 	}
 }
 
-// keyed tells the key of a source.
+// keyed adds the key to a source.
 type keyed interface{ name() string }
 
 func (s *source) name() string { return s.key }

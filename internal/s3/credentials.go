@@ -18,37 +18,39 @@ import (
 )
 
 const (
-	// renewAtMost keeps a crowd of requests that fail with the same expired token
-	// from fetching as many new ones: the first renews, the others find it done.
+	// renewAtMost is the shortest time between two renewals. Many requests may
+	// fail with the same expired token at once: the first one renews it, and
+	// the others use the result.
 	renewAtMost = 5 * time.Second
-	// renewGuess is the same for refusals that are perhaps not about the keys.
+	// renewGuess is the same for refusals that may have another reason than the
+	// keys.
 	renewGuess = time.Minute
-	// refreshTimeout bounds one refresh: as long as the SDK gives a helper.
+	// refreshTimeout bounds one refresh. The SDK gives a helper the same time.
 	refreshTimeout = time.Minute
 )
 
-// credentialSource gives the keys for requests, and keeps them fresh: it renews
-// them ahead of their end, in the background, while requests go on with those
-// that are still valid; it repeats failed refreshes with back-off; and it reads
-// the shared files again when they change or when the service refuses the keys.
+// credentialSource provides the keys of requests and keeps them valid. It
+// renews keys in the background before they expire, while requests still use
+// the old ones; it repeats failed refreshes with back-off; and it reads the
+// shared files again when they change or when the service refuses the keys.
 type credentialSource struct {
-	load func(context.Context) (keyChain, error) // reads the configuration; nil: chain never changes
+	load func(context.Context) (keyChain, error) // reads the configuration; nil if chain never changes
 	log  *slog.Logger
 	wg   sync.WaitGroup
-	life context.Context // ends with close; no request's own, since refreshes are shared
+	life context.Context // ends with close, and not with a request, because requests share refreshes
 	stop context.CancelFunc
 
-	ready atomic.Pointer[readyKeys] // the fast path: nothing to decide
+	ready atomic.Pointer[readyKeys] // keys for the fast path, without a decision
 
-	mu      sync.Mutex // guards what follows; a leaf lock, no I/O under it
+	mu      sync.Mutex // guards the fields below; a leaf lock, never held during I/O
 	state   keyState
 	chain   keyChain
 	refresh *refresh  // running, or nil
-	force   bool      // the next refresh must ask the source, not only look at the files
-	renewed time.Time // last renew
+	force   bool      // the next refresh must ask the source, even if the files did not change
+	renewed time.Time // time of the last renew
 }
 
-// readyKeys are keys that are good without a further look until a time.
+// readyKeys are keys that need no decision until a time.
 type readyKeys struct {
 	keys  aws.Credentials
 	until time.Time
@@ -69,8 +71,8 @@ func (s *credentialSource) close() {
 	s.wg.Wait()
 }
 
-// Retrieve returns the keys for a request. It waits only if there are none that
-// are valid.
+// Retrieve returns the keys for a request. It waits only if no valid keys are
+// there.
 func (s *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	now := time.Now()
 	if r := s.ready.Load(); r != nil && now.Before(r.until) {
@@ -102,7 +104,8 @@ func (s *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 	return s.keysLocked(time.Now())
 }
 
-// keysLocked returns the keys or the reason why there are none. mu is held.
+// keysLocked returns the keys, or the reason why there are no keys. mu must be
+// held.
 func (s *credentialSource) keysLocked(now time.Time) (aws.Credentials, error) {
 	if s.state.usable(now) {
 		return s.state.keys, nil
@@ -113,7 +116,7 @@ func (s *credentialSource) keysLocked(now time.Time) (aws.Credentials, error) {
 	}
 }
 
-// startLocked starts a refresh unless one runs. mu is held.
+// startLocked starts a refresh unless one runs. mu must be held.
 func (s *credentialSource) startLocked() *refresh {
 	if s.refresh != nil {
 		return s.refresh
@@ -141,13 +144,13 @@ func (s *credentialSource) startLocked() *refresh {
 
 var errRefreshTimeout = fmt.Errorf("no answer within %v", refreshTimeout)
 
-// fetch looks at the files, and asks the source for keys if they have changed
-// or ask is set. Without either it returns no keys and no error.
+// fetch checks the files, and asks the source for keys if the files have
+// changed or ask is set. Otherwise it returns no keys and no error.
 func (s *credentialSource) fetch(ctx context.Context, chain keyChain, ask bool) (keyChain, aws.Credentials, error) {
 	if s.load != nil && chain.changed() {
 		next, err := s.load(ctx)
 		if err != nil {
-			chain.stamps = stampsOf(chain.files) // not again before they change
+			chain.stamps = stampsOf(chain.files) // the next read waits for another change
 			return chain, aws.Credentials{}, err
 		}
 		chain, ask = next, true
@@ -159,17 +162,17 @@ func (s *credentialSource) fetch(ctx context.Context, chain keyChain, ask bool) 
 	return chain, keys, err
 }
 
-// finishLocked takes the outcome of a refresh. mu is held.
+// finishLocked stores the result of a refresh. mu must be held.
 func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, err error) {
 	now, watched := time.Now(), s.load != nil && len(chain.files) > 0
 	s.chain = chain
 	s.ready.Store(nil)
 	switch {
 	case err != nil:
-		s.state.fail(err, judge(err), now, rand.Float64())
+		s.state.fail(err, blameOf(err), now, rand.Float64())
 		if s.state.have {
 			s.log.Warn("s3: credentials can't be renewed", "source", chain.source, "failures", s.state.fails,
-				"valid", s.state.usable(now), "next", s.state.next.Sub(now).Round(time.Millisecond), "err", words(err))
+				"valid", s.state.usable(now), "next", s.state.next.Sub(now).Round(time.Millisecond), "err", sourceMessage(err))
 		}
 	case keys.AccessKeyID == "":
 		s.state.watch(now, watched)
@@ -181,17 +184,17 @@ func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, er
 	}
 }
 
-// suspicion is how an answer bears on the keys of its request.
+// suspicion is the conclusion from an answer about the keys of its request.
 type suspicion int
 
 const (
 	suspectNothing suspicion = iota
-	suspectGuess             // they may have expired, or something else is wrong: HEAD has no body to say so
-	suspectUnknown           // the service does not know them, or not like that
-	suspectExpired           // it says that they have expired
+	suspectGuess             // the keys may have expired; the answer to a HEAD has no body that says so
+	suspectUnknown           // the service does not know the keys, or the signature does not match
+	suspectExpired           // the service reports that the keys have expired
 )
 
-// suspects reads an answer.
+// suspects returns the suspicion that an answer raises.
 func suspects(e *Error) suspicion {
 	switch {
 	case expired(e.Code):
@@ -204,18 +207,18 @@ func suspects(e *Error) suspicion {
 	return suspectNothing
 }
 
-// keyFacts is what is known of the keys that a suspicion is about.
+// keyFacts are the facts about suspected keys that decide about a renewal.
 type keyFacts struct {
-	token   bool // they have a session token, without which they don't expire
-	local   bool // the caller hands them out itself, which costs nothing
+	token   bool // the keys have a session token; keys without one do not expire
+	local   bool // the caller provides them, so that asking again costs nothing
 	changed bool // the shared files differ from when they were read
 	since   time.Duration
 }
 
 // worthRenewing decides whether to ask the source again, and whether to repeat
-// the request. Only what may have changed is asked, and a token service not more
-// than once in a minute for what is perhaps no matter of keys: a permission
-// that is missing is answered in the same way, by each object.
+// the request. It asks only sources whose keys may have changed. If the keys
+// may not be the reason, it asks a token service at most once in a minute: a
+// missing permission gets the same answer for every object.
 func worthRenewing(x suspicion, e *Error, f keyFacts) (renew, again bool) {
 	switch {
 	case x == suspectNothing:
@@ -223,7 +226,7 @@ func worthRenewing(x suspicion, e *Error, f keyFacts) (renew, again bool) {
 	case f.changed, f.local, x == suspectExpired:
 	case !f.token, e.Code == "SignatureDoesNotMatch", x == suspectGuess && e.Status != http.StatusBadRequest:
 		return false, false
-	case f.since < renewAtMost: // another request has done it
+	case f.since < renewAtMost: // another request has renewed them
 		return false, true
 	default:
 		return f.since >= renewGuess, f.since >= renewGuess
@@ -231,8 +234,8 @@ func worthRenewing(x suspicion, e *Error, f keyFacts) (renew, again bool) {
 	return f.since >= renewAtMost, true
 }
 
-// mayRenew reports whether new credentials could help, and sees to it that the
-// next request gets them.
+// mayRenew reports whether new credentials could help, and makes the next
+// request fetch them.
 func (c *Client) mayRenew(e *Error) bool {
 	if c.credentials == nil {
 		return false
@@ -241,8 +244,8 @@ func (c *Client) mayRenew(e *Error) bool {
 	return x != suspectNothing && c.credentials.renew(x, e)
 }
 
-// renew makes the next Retrieve fetch keys if that is worth it, and reports
-// whether to repeat the request.
+// renew makes the next Retrieve fetch keys if worthRenewing says so, and
+// reports whether to repeat the request.
 func (s *credentialSource) renew(x suspicion, e *Error) bool {
 	s.mu.Lock()
 	chain := s.chain
@@ -264,17 +267,17 @@ func (s *credentialSource) renew(x suspicion, e *Error) bool {
 	return again
 }
 
-// credentialError is the lack of usable keys.
+// credentialError reports that there are no usable keys.
 type credentialError struct {
-	source string // what was configured, "" if nothing was
-	hint   string // what looks like a mistake in the configuration
+	source string // the configured source, or ""
+	hint   string // likely mistake in the configuration
 	cause  error
 	blame  blame
 	kind   ranges.FaultKind
 	wait   time.Duration // until the source is asked again
 }
 
-// Error names the source that was found and its own words.
+// Error names the source and quotes its own message.
 func (e *credentialError) Error() string {
 	if e.blame == blameMissing || e.cause == nil {
 		text := ErrNoCredentials.Error() + ": "
@@ -284,14 +287,14 @@ func (e *credentialError) Error() string {
 		return text + "tried the environment, shared profile, web identity, container and instance metadata; " +
 			"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use anonymous access for a public bucket"
 	}
-	text := "no valid credentials: " + e.source + ": " + words(e.cause)
+	text := "no valid credentials: " + e.source + ": " + sourceMessage(e.cause)
 	if e.kind == ranges.Retryable {
 		text += fmt.Sprintf(" (asking again in %v)", max(e.wait, time.Second).Round(time.Second))
 	}
 	return text
 }
 
-// Unwrap returns the cause, and the sentinel if asking again is of no use.
+// Unwrap returns the cause, and the sentinel if asking again cannot help.
 func (e *credentialError) Unwrap() []error {
 	out := make([]error, 0, 2)
 	if e.kind == ranges.Denied {
@@ -303,12 +306,12 @@ func (e *credentialError) Unwrap() []error {
 	return out
 }
 
-// asCredentialError finds the reason of a request that could not be signed.
+// asCredentialError returns the reason why a request could not be signed.
 func asCredentialError(err error) (*credentialError, bool) {
 	var e *credentialError
 	ok := errors.As(err, &e)
 	return e, ok
 }
 
-// line makes text of others fit for a message.
+// line makes foreign text safe for a message.
 func line(s string) string { return printable.Line(s, maxMessage) }

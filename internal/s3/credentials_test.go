@@ -53,7 +53,8 @@ func TestCredentialsExpire(t *testing.T) {
 			t.Errorf("%s: %v after fetching credentials %d times, want success after 2", op, err, n)
 		}
 	}
-	// They stay expired: one more request, then a fault that the engine may retry.
+	// If the keys stay expired, there is one more request, and then a fault
+	// that the engine may retry.
 	c := connect(t, origin, Options{Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return cred("old"), nil })})
 	before := origin.Count("GetObject", "data/k").Requests
 	_, _, err := get(t.Context(), c.Source("data", "k", SourceOptions{}), ranges.Request{Len: 5})
@@ -86,7 +87,7 @@ func TestWrongCredentials(t *testing.T) {
 			}
 		}
 	}
-	// No credentials at all.
+	// Without credentials.
 	c, err := New(t.Context(), Options{Endpoint: origin.URL()})
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 const onePage = `<ListBucketResult><Contents><Key>k</Key><Size>3</Size></Contents></ListBucketResult>`
 
-// operations are one of each kind that goes through call.
+// operations has one operation of each kind that uses call.
 var operations = map[string]func(context.Context, *Client) error{
 	"HEAD": func(ctx context.Context, c *Client) error { _, err := c.Head(ctx, "b", "k"); return err },
 	"LIST": func(ctx context.Context, c *Client) error {
@@ -35,7 +35,7 @@ var operations = map[string]func(context.Context, *Client) error{
 	},
 }
 
-// fine answers as a store that is well.
+// fine answers like a store without a fault.
 func fine(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -53,7 +53,7 @@ func silent(r *http.Request) (*http.Response, error) {
 	return nil, context.Cause(r.Context())
 }
 
-// outages are the ways in which a store can be away.
+// outages are the ways in which a store can fail.
 var outages = map[string]roundTrip{
 	"refused": func(*http.Request) (*http.Response, error) { return nil, syscall.ECONNREFUSED },
 	"reset":   func(*http.Request) (*http.Response, error) { return nil, syscall.ECONNRESET },
@@ -69,14 +69,14 @@ var outages = map[string]roundTrip{
 	},
 }
 
-// quietReader brings nothing until its request ends.
+// quietReader blocks until its request ends.
 type quietReader struct{ ctx context.Context }
 
 func (q quietReader) Read([]byte) (int, error) { <-q.ctx.Done(); return 0, context.Cause(q.ctx) }
 
-// The figures of docs/configuration.md: an outage of a minute is survived by every
-// operation, and one without end is an error after 60 to 70 s for reads, and up to
-// 120 s for writes, whose answers may take a minute.
+// The figures of docs/configuration.md: every operation survives an outage of a
+// minute. Without an end of the outage, reads fail after 60 to 70 s, and
+// writes, whose answers may take a minute, after at most 120 s.
 func TestOutages(t *testing.T) {
 	isolate(t)
 	for kind, away := range outages {
@@ -120,8 +120,8 @@ func TestOutages(t *testing.T) {
 	}
 }
 
-// The bound of an attempt is for silence, not for time: a listing that takes long but
-// gets on is read to its end.
+// An attempt is bounded by silence and not by time, so a slow listing that
+// makes progress is read to its end.
 func TestSlowListingIsRead(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -144,17 +144,17 @@ func TestSlowListingIsRead(t *testing.T) {
 	})
 }
 
-// slowReader brings 4 KiB a second.
+// slowReader returns 4 KiB a second.
 type slowReader struct{ r io.Reader }
 
 func (s *slowReader) Read(p []byte) (int, error) {
-	time.Sleep(time.Second) // of the bubble's clock
+	time.Sleep(time.Second) // fake time
 	return s.r.Read(p[:min(len(p), 4<<10)])
 }
 
-// After silence the next attempt takes a new connection, and the idle ones, which may
-// be cut off as well, are closed.
-func TestSilenceTakesANewConnection(t *testing.T) {
+// After a stall the next attempt takes a new connection, and the idle ones are
+// closed, because they may be cut off as well.
+func TestStallTakesNewConnection(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
 		c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -169,7 +169,8 @@ func TestSilenceTakesANewConnection(t *testing.T) {
 	})
 }
 
-// A caller's context ends an attempt that waits, and the pause before the next.
+// The caller's context ends a waiting attempt, and the pause before the next
+// one.
 func TestOutageIsInterruptible(t *testing.T) {
 	isolate(t)
 	for kind, away := range outages {
@@ -189,7 +190,8 @@ func TestOutageIsInterruptible(t *testing.T) {
 	}
 }
 
-// A source of credentials that hangs is bounded as well, and the error says so.
+// A source of credentials that hangs is bounded as well, and the error names
+// it.
 func TestHangingCredentials(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,6 @@
-// Package s3 is a signed client for S3 and what speaks its protocol: object
-// bodies by range for the engine, and heads, listings and uploads for everyone.
+// Package s3 is a client for S3 and for stores that speak its protocol. It
+// gives the engine object bodies by range, and its callers heads, listings and
+// uploads.
 //
 //	c, err := s3.New(ctx, s3.Options{})      // credentials and endpoint from the environment
 //	defer c.Close()
@@ -10,32 +11,35 @@
 // # Vocabulary
 //
 // A bucket is a name or an access-point ARN (also of a multi-region access
-// point). A source is one object, asked for by range. A target is what the
-// SDK's endpoint rules make of bucket and region: the base of the URL, the
-// host, the name and region to sign for. An entry is a line of a listing: an
-// object, or a common prefix.
+// point). A source is one object that is read by range. A target is the result
+// of the SDK's endpoint rules for a bucket and a region: the base of the URL,
+// the host, and the name and region to sign for. An entry is a line of a
+// listing: an object, or a common prefix.
 //
 // # Requests
 //
-// Bodies take a short way: the target is resolved once per bucket, and each GET
-// is signed by the SDK's signer and sent through internal/httprange, which
-// checks status, range, length and validator. Where another kind of signature
-// is needed (multi-region access points, directory buckets) GETs go through the
-// SDK instead, and through the same checks. Everything else uses the SDK.
+// GETs of bodies bypass most of the SDK: the target is resolved once per
+// bucket, and each GET is signed by the SDK's signer and sent through
+// internal/httprange, which checks status, range, length and validator. Targets
+// that need another kind of signature (multi-region access points, directory
+// buckets) use the SDK's GetObject and pass the same checks. All other
+// operations use the SDK.
 //
 // # Retries
 //
-// The SDK's retries are off. A source never repeats a request but once after
-// learning the bucket's region and once after renewing credentials: the engine
-// retries. The other methods repeat what may be repeated a few times, with
-// pauses, in one place and under one policy ([Options.Retry]).
+// Each operation has one retry layer, and the SDK's retries are off. The engine
+// repeats the ranges of a source; the source itself repeats a request only to
+// correct it, once for each thing that an answer can teach, such as the
+// bucket's region. The other methods repeat their requests in one loop, under
+// the policy of [Options.Retry].
 //
 // # Credentials
 //
-// Keys are renewed ahead of their end, in the background and spread by chance;
-// while that fails, valid ones go on being used. The shared files are read again
-// when they change and when the service refuses the keys. Only a client that
-// never had keys fails for good for the lack of them.
+// Keys are renewed in the background before they expire, at times that chance
+// spreads over clients. While a renewal fails, requests use the old keys as
+// long as they are valid. The shared files are read again when they change and
+// when the service refuses the keys. Missing keys are a permanent error only
+// for a client that never had any.
 //
 // # Concurrency
 //
@@ -46,9 +50,9 @@
 //
 // Methods return [*Error], whose text is one line that says what to do, and
 // which matches [ErrNotFound], [ErrNoBucket], [ErrDenied], [ErrPrecondition],
-// [ErrArchived], [ErrNoCredentials] and [ErrListStuck]. A source returns a
-// *ranges.Fault around it. An upload that fails leaves nothing behind: it is
-// aborted, also when its context was cancelled.
+// [ErrArchived], [ErrNoCredentials] and [ErrListStuck]. A source returns it
+// inside a *ranges.Fault. An upload that fails leaves nothing behind, because
+// it is aborted, even when its context was cancelled.
 //
 // # Non-goals
 //

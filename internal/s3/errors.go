@@ -23,8 +23,9 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// What callers branch on, through errors.Is. The first two are the engine's, so
-// that it does not matter which of the two reports.
+// The errors that callers test for with errors.Is. The first two are the
+// engine's, so that callers need not know whether the engine or this package
+// failed.
 var (
 	ErrNotFound      = ranges.ErrNotFound                        // no such object, version, upload or bucket
 	ErrDenied        = ranges.ErrDenied                          // credentials missing, wrong, expired or without the right
@@ -40,21 +41,22 @@ var (
 type Error struct {
 	Op          string // "head", "get", "list", "put", "upload", "copy", "delete", ...
 	Bucket, Key string
-	Status      int    // HTTP status; 0 when there was no answer
-	Code        string // S3 error code; "" when the answer had none
-	Message     string // the server's words, one line, cut
+	Status      int    // HTTP status, or 0 without an answer
+	Code        string // S3 error code, or "" if the answer had none
+	Message     string // the server's message, as one line, shortened
 	RequestID   string
-	Endpoint    string // scheme and host that was asked
-	Err         error  // cause; nil when the answer says it all
+	Endpoint    string // scheme and host of the request
+	Err         error  // cause, or nil if the answer is the cause
 
 	kind       ranges.FaultKind
 	retryAfter time.Duration
 	region     string    // the bucket's region, if the answer corrects it
-	date       time.Time // the server's clock
+	date       time.Time // the server's time
 	page       bool      // the answer was a web page
 }
 
-// Error is one line: what failed, on what, why, and what to do.
+// Error returns one line with the operation, the object, the reason and the
+// remedy.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("s3: ")
@@ -90,7 +92,7 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// advice is what a person should do about an S3 code.
+// advice has the remedy for S3 codes.
 var advice = map[string]string{
 	"NoSuchBucket":          "no such bucket: check its name, the account and the endpoint",
 	"NoSuchKey":             "no such object",
@@ -114,7 +116,7 @@ var advice = map[string]string{
 	"InvalidBucketName":     "not a bucket name: use 3 to 63 lower-case letters, digits, hyphens and dots, or an access-point ARN",
 	"PermanentRedirect":     "the bucket is in another region: set the region",
 
-	// Of stores that want the bucket in the host's name.
+	// A code of stores that want the bucket in the host's name.
 	"SecondLevelDomainForbidden": "this service wants the bucket in the host's name: set addressing_style = virtual in the profile",
 	"PathStyleDomainForbidden":   "this service wants the bucket in the host's name: set addressing_style = virtual in the profile",
 }
@@ -122,7 +124,7 @@ var advice = map[string]string{
 // rightRE finds the missing right in the message of AccessDenied.
 var rightRE = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)`)
 
-// reason is the part of the message after the object's name.
+// reason returns the part of the message after the object's name.
 func (e *Error) reason() string {
 	if text, ok := e.transportReason(); ok {
 		return text
@@ -167,7 +169,7 @@ func (e *Error) reason() string {
 	return text + " (" + tail + ")"
 }
 
-// transportReason explains failures that came before any answer.
+// transportReason explains failures that happened before an answer.
 func (e *Error) transportReason() (string, bool) {
 	if e.Status != 0 || e.Err == nil {
 		return "", false
@@ -238,7 +240,8 @@ func proxyOf(endpoint string) string {
 	return endpointOf(proxy)
 }
 
-// shortReason returns what happened to a connection, without its addresses.
+// shortReason returns the reason why a connection failed, without its
+// addresses.
 func shortReason(err error) string {
 	var refused *httprange.ProxyError
 	var dns *net.DNSError
@@ -255,11 +258,12 @@ func shortReason(err error) string {
 }
 
 const (
-	// maxErrorBody bounds what is read of an error's body; real ones are below 1 KiB.
+	// maxErrorBody bounds how much of an error's body is read. Real ones are
+	// below 1 KiB.
 	maxErrorBody = 64 << 10
-	// maxMessage cuts texts of others in messages, in bytes.
+	// maxMessage bounds foreign text in messages, in bytes.
 	maxMessage = 300
-	// maxCode bounds an S3 error code; the longest real one has 60 characters.
+	// maxCode bounds an S3 error code. The longest real one has 60 characters.
 	maxCode = 64
 )
 
@@ -274,9 +278,9 @@ type errorBody struct {
 	ActualObjectSize string // of InvalidRange; digits, or anything
 }
 
-// parseErrorBody reads an S3 error document; it returns the zero value for
-// anything else, such as the page of a proxy. What it returns is clean: codes
-// are words, messages one line.
+// parseErrorBody reads an S3 error document. It returns the zero value for
+// anything else, such as the page of a proxy. Codes of the result are single
+// words, and messages single lines.
 func parseErrorBody(r io.Reader) errorBody {
 	data, err := io.ReadAll(io.LimitReader(r, maxErrorBody))
 	if err != nil && len(data) == 0 {
@@ -295,7 +299,7 @@ func parseErrorBody(r io.Reader) errorBody {
 	return b
 }
 
-// word returns s if it is a short identifier, else "".
+// word returns s if it is a short identifier, or "".
 func word(s string) string {
 	s = strings.TrimSpace(s)
 	if len(s) > maxCode {
@@ -309,7 +313,7 @@ func word(s string) string {
 	return s
 }
 
-// oneLine makes text of others fit for a message: one line of at most n bytes,
+// oneLine makes foreign text safe for a message: one line of at most n bytes,
 // with single blanks, and with escapes for characters that are not printable.
 func oneLine(s string, n int) string {
 	return printable.Line(strings.Join(strings.Fields(s), " "), n)
@@ -330,7 +334,7 @@ func fromAnswer(resp *http.Response, now time.Time) *Error {
 	return e
 }
 
-// fillHeader takes what the header of an unsuccessful answer tells.
+// fillHeader reads the header of a failed answer.
 func (e *Error) fillHeader(h http.Header, bodyRegion string, now time.Time) {
 	if e.RequestID == "" {
 		e.RequestID = word(h.Get("X-Amz-Request-Id"))
@@ -342,8 +346,8 @@ func (e *Error) fillHeader(h http.Header, bodyRegion string, now time.Time) {
 	}
 }
 
-// fromSDK makes the error of a failed SDK operation from what the HTTP client
-// below the SDK saw, and from the SDK's error where that saw nothing wrong.
+// fromSDK makes the error of a failed SDK operation. It takes the failure that
+// the HTTP client below the SDK saw, or else the SDK's own error.
 func fromSDK(ctx context.Context, op, bucket, key string, err error, seen *witness) *Error {
 	e := &Error{Err: err}
 	var api smithy.APIError
@@ -360,8 +364,8 @@ func fromSDK(ctx context.Context, op, bucket, key string, err error, seen *witne
 	case seen.sent == 0:
 		e.kind = ranges.Permanent // refused by the SDK: a bad name, a missing parameter
 	case errors.As(err, &api) && seen.status != 0:
-		// An error document with status 200, as CompleteMultipartUpload and
-		// CopyObject send when they fail after the header went out.
+		// An error document with status 200: CompleteMultipartUpload and
+		// CopyObject send one if they fail after they have sent the header.
 		e.Status, e.Code, e.Message = seen.status, word(api.ErrorCode()), oneLine(api.ErrorMessage(), maxMessage)
 		e.kind = classify(http.StatusInternalServerError, e.Code)
 	case seen.status != 0:

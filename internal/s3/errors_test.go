@@ -86,8 +86,8 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// The only retry loop: it waits as it should, gives up when it should, and
-// minds the context. In fake time, without a network.
+// The retry loop of the package waits as long as the policy says, gives up at
+// its end, and stops with the context. In fake time, without a network.
 func TestCallRetries(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestSSE(t *testing.T) {
 	}
 }
 
-// Answers of proxies and clones that do not speak the protocol.
+// Answers of proxies, and of clones that do not speak the protocol.
 func TestStrangeAnswers(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})
@@ -251,7 +251,7 @@ func TestOneLine(t *testing.T) {
 	}
 }
 
-// FuzzErrorBody feeds error documents to the parser and to the message.
+// FuzzErrorBody parses any error document and makes a message from it.
 func FuzzErrorBody(f *testing.F) {
 	f.Add(404, "<Error><Code>NoSuchKey</Code><Message>gone</Message><RequestId>1</RequestId></Error>")
 	f.Add(301, "<Error><Code>PermanentRedirect</Code><Region>eu-west-1</Region></Error>")
@@ -272,7 +272,7 @@ func FuzzErrorBody(f *testing.F) {
 	})
 }
 
-// BenchmarkSignedGet is the cost of locating and signing one GET. No network.
+// BenchmarkSignedGet measures locating and signing one GET, without a network.
 func BenchmarkSignedGet(b *testing.B) {
 	origin := start(b, testorigin.Options{})
 	c := connect(b, origin, Options{})

@@ -14,20 +14,20 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// ObjectInfo is what a service says about an object.
+// ObjectInfo describes an object.
 type ObjectInfo struct {
 	Key          string
 	Size         int64
 	ETag         string // with its quotes, as the service sent it
 	VersionID    string // "" in buckets without versions
 	LastModified time.Time
-	StorageClass string // "STANDARD" when the service does not say
+	StorageClass string // "STANDARD" if the service does not name one
 	ContentType  string
 	Metadata     map[string]string // user metadata, keys in lower case
-	Checksum     ranges.Checksum   // of the whole object, if there is one
+	Checksum     ranges.Checksum   // of the whole object; zero if the service has none
 	PartsCount   int               // parts of a multipart object, else 0
-	Archived     bool              // can't be read before it is restored
-	Restore      string            // state of a restore, as the service words it
+	Archived     bool              // must be restored before it can be read
+	Restore      string            // state of a restore, in the service's words
 }
 
 // Head describes an object.
@@ -75,10 +75,12 @@ func (c *Client) HeadVersion(ctx context.Context, bucket, key, versionID string)
 	return info, nil
 }
 
-// errNoSize is a HEAD without a size: taken for 0 it would make every object an empty one.
+// errNoSize reports a HEAD without a size. Taken as 0, the size would make
+// every object empty.
 var errNoSize = errors.New("the answer tells no Content-Length: a proxy or gateway on the way removes it")
 
-// emptyETag is the MD5 of nothing: an object with it is empty, and some servers leave the length of such answers out.
+// emptyETag is the MD5 of no bytes. An object with this ETag is empty, and some
+// servers omit the length for it.
 const emptyETag = "d41d8cd98f00b204e9800998ecf8427e"
 
 func storageClass(s string) string {
@@ -89,8 +91,8 @@ func storageClass(s string) string {
 }
 
 // partsOf reads the number of parts from the ETag of a multipart object
-// ("...-12"); asking for it would tell the size of the first part instead of
-// the object's.
+// ("...-12"). A request for the number would return the size of the first part
+// instead of the object's.
 func partsOf(etag string) int {
 	_, digits, ok := strings.Cut(strings.Trim(etag, `"`), "-")
 	if !ok {

@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// helperWait is how long the pipes of a helper are waited for after its end:
-	// programs that it left behind may keep them open.
+	// helperWait bounds the wait for the pipes of a helper after its end,
+	// because programs that it started may keep them open.
 	helperWait = 2 * time.Second
-	// maxHelperWords bounds what is kept of a helper's standard error: its end,
-	// where programs say why they failed.
+	// maxHelperWords bounds how much of a helper's standard error is kept. The
+	// end is kept, where programs say why they failed.
 	maxHelperWords = 4 << 10
 )
 
 // helperSource runs the credential_process of a profile. The SDK's own provider
-// passes the helper's standard error to this process's, in the middle of our
-// log, and puts its output, secrets and all, into messages.
+// copies the helper's standard error into ours, in the middle of the log, and
+// quotes the helper's output, secrets included, in messages.
 type helperSource struct{ command string }
 
 func helper(command string) aws.CredentialsProvider { return helperSource{command} }
@@ -35,7 +35,7 @@ func (h helperSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	build := processcreds.NewCommandBuilderFunc(func(ctx context.Context) (*exec.Cmd, error) {
 		cmd := exec.CommandContext(ctx, "sh", "-c", h.command)
 		cmd.Env = environ()
-		cmd.Stderr = said // and no standard input: nobody is there to answer
+		cmd.Stderr = said // and no standard input, because no person is there to answer
 		cmd.WaitDelay = helperWait
 		endGroup(cmd)
 		return cmd, nil
@@ -47,8 +47,8 @@ func (h helperSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return keys, &processcreds.ProviderError{Err: h.explain(ctx, err, said.String())}
 }
 
-// explain words a failure. The SDK's text for output that is not understood has
-// the output in it, which is never shown.
+// explain describes a failure. It never shows the SDK's text for output that it
+// cannot parse, because that text quotes the output.
 func (h helperSource) explain(ctx context.Context, err error, said string) error {
 	var exit *exec.ExitError
 	text := strings.TrimPrefix(err.Error(), "process provider error: ")
@@ -70,12 +70,13 @@ func (h helperSource) explain(ctx context.Context, err error, said string) error
 	return errors.New(text)
 }
 
-// environ is the environment of a helper: this process's, as with the AWS tools.
+// environ returns the environment of a helper, which is this process's, as with
+// the AWS tools.
 func environ() []string {
 	return os.Environ() //nolint:forbidigo // for helpers, which get it all, and to find half a key pair
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the last bytes that are written to it.
 type tail struct {
 	limit int
 	buf   []byte

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// endGroup lets the end of a command's context end all that it started.
+// endGroup makes the end of a command's context kill every process that the
+// command started.
 func endGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

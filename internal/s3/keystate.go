@@ -9,23 +9,25 @@ import (
 )
 
 const (
-	// refreshAhead is how long before their end keys are renewed at the earliest,
-	// and refreshSpread the share of that time over which clients spread. Keys of
-	// an hour are renewed 12 to 20 minutes ahead: a token service may be down for
-	// 10 minutes and costs nothing, and 10,000 clients that began together ask 21
-	// times a second.
+	// refreshAhead is how long before they expire keys are renewed at the
+	// earliest, and refreshSpread is the share of that time over which clients
+	// spread. Keys of an hour are renewed 12 to 20 minutes ahead. So a token
+	// service can be down for 10 minutes without harm, and 10,000 clients that
+	// started together ask 21 times a second.
 	refreshAhead  = 20 * time.Minute
 	refreshSpread = 0.4
-	// watchEvery is how often the shared files are looked at, by two stat calls.
+	// watchEvery is how often the shared files are checked, by two stat calls.
 	watchEvery = 10 * time.Second
 	// firstRefreshWait and maxRefreshWait bound the waits between failed refreshes.
 	firstRefreshWait = time.Second
 	maxRefreshWait   = 30 * time.Second
-	// bornExpired is how long keys are used that are out of date already when they
-	// come: this machine's clock is wrong, or the source is; the service decides.
+	// bornExpired is how long keys are used that have expired already when they
+	// arrive. Either this machine's clock or the source is wrong, and the
+	// service decides.
 	bornExpired = time.Minute
-	// helperTries is how often a helper that fails is run before a client that
-	// never had keys gives up: it may fail for a moment or for good, and can't say.
+	// helperTries is how often a failing helper is run before a client that
+	// never had keys gives up. A helper cannot say whether its failure is
+	// permanent.
 	helperTries = 3
 )
 
@@ -35,35 +37,35 @@ type blame int
 const (
 	blameNone    blame = iota
 	blameMissing       // no source of keys is configured
-	blameRefused       // the source says no, or its configuration is wrong
-	blameHelper        // a program failed, in words of its own
-	blamePassing       // the source does not answer, or asks to wait
+	blameRefused       // the source refuses, or its configuration is wrong
+	blameHelper        // a program failed, with a message of its own
+	blamePassing       // the source does not answer, or asks us to wait
 )
 
-// keyState is what a client knows of its keys: pure bookkeeping, with time and
-// chance as arguments.
+// keyState is the state of a client's keys. Its methods are pure: time and
+// chance are arguments.
 //
 //	have && keys.Expires > now && !refused  <=>  keys are usable
 type keyState struct {
 	keys    aws.Credentials
-	have    bool      // keys are there, perhaps expired
-	refused bool      // the service does not take keys
-	ahead   time.Time // when to fetch newer ones; zero: these last
-	check   time.Time // when to look at the files; zero: there are none
-	fails   int       // since the last success
-	next    time.Time // no refresh before, after a failure
+	have    bool      // keys is set, though perhaps expired
+	refused bool      // the service refused keys
+	ahead   time.Time // when to fetch newer ones; zero if keys do not expire
+	check   time.Time // when to check the files; zero without files
+	fails   int       // failed refreshes since the last success
+	next    time.Time // earliest time of a refresh after a failure
 	err     error     // of the last refresh
 	blame   blame
 }
 
-// step is what to do for a request that needs keys.
+// step is the action for a request that needs keys.
 type step int
 
 const (
 	stepUse           step = iota // use the keys
-	stepUseAndRefresh             // use them, and fetch newer ones meanwhile
+	stepUseAndRefresh             // use the keys, and fetch newer ones in the background
 	stepRefresh                   // wait for keys
-	stepFail                      // there are none, and it is too early to ask again
+	stepFail                      // there are no keys, and it is too early to ask again
 )
 
 func (s step) String() string { return [...]string{"use", "use and refresh", "refresh", "fail"}[s] }
@@ -73,12 +75,12 @@ func (k *keyState) usable(now time.Time) bool {
 	return k.have && !k.refused && (!k.keys.CanExpire || now.Before(k.keys.Expires))
 }
 
-// due reports whether newer keys should be fetched, or the files looked at.
+// due reports whether newer keys should be fetched or the files checked.
 func (k *keyState) due(now time.Time) bool {
 	return !k.ahead.IsZero() && !now.Before(k.ahead) || !k.check.IsZero() && !now.Before(k.check)
 }
 
-// step decides.
+// step returns the action at a time.
 func (k *keyState) step(now time.Time) step {
 	waiting := now.Before(k.next)
 	switch {
@@ -92,7 +94,8 @@ func (k *keyState) step(now time.Time) step {
 	return stepRefresh
 }
 
-// until returns when step may decide otherwise than stepUse, which it does now.
+// until returns the first time at which step may return another action than
+// stepUse, which it returns now.
 func (k *keyState) until(now time.Time) time.Time {
 	t := now.Add(time.Hour)
 	earlier := func(u time.Time) {
@@ -109,8 +112,8 @@ func (k *keyState) until(now time.Time) time.Time {
 	return t
 }
 
-// succeed takes new keys, or the same again. r is from [0, 1); watched is
-// whether there are files to look at.
+// succeed stores new keys, or the same keys again. r is a random number from
+// [0, 1), and watched reports whether there are files to check.
 func (k *keyState) succeed(keys aws.Credentials, now time.Time, r float64, watched bool) {
 	if keys.CanExpire && !keys.Expires.After(now) {
 		keys.Expires = now.Add(bornExpired)
@@ -123,7 +126,8 @@ func (k *keyState) succeed(keys aws.Credentials, now time.Time, r float64, watch
 	k.watch(now, watched)
 }
 
-// watch sets the next look at the files, after one that found them unchanged.
+// watch sets the time of the next check of the files, after a check that found
+// no change.
 func (k *keyState) watch(now time.Time, watched bool) {
 	k.check = time.Time{}
 	if watched {
@@ -131,8 +135,8 @@ func (k *keyState) watch(now time.Time, watched bool) {
 	}
 }
 
-// fail takes a failed refresh. Keys that the service has refused, but which are
-// not out of date, are tried again: the refusal may have been the mistake.
+// fail stores a failed refresh. Keys that the service has refused but that have
+// not expired are used again, because the refusal may have been wrong.
 func (k *keyState) fail(err error, b blame, now time.Time, r float64) {
 	k.refused = false
 	k.fails++
@@ -144,8 +148,8 @@ func (k *keyState) fail(err error, b blame, now time.Time, r float64) {
 	k.err, k.blame = err, b
 }
 
-// kind says what may be done about the lack of keys: a client that had some may
-// get some again.
+// kind returns the kind of the failure that missing keys cause. A client that
+// had keys before may get some again.
 func (k *keyState) kind() ranges.FaultKind {
 	switch {
 	case k.have, k.blame == blamePassing, k.blame == blameHelper && k.fails < helperTries:

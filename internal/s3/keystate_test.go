@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// script runs events on a keyState and shows what it decides. Times are
-// seconds since the beginning.
+// script runs events on a keyState and prints its decisions. Times are seconds
+// since the beginning.
 //
 //	ok LIFE       new keys that end LIFE seconds from now; 0: never
 //	fail BLAME    a refresh fails
@@ -83,8 +83,8 @@ func TestKeyState(t *testing.T) {
 	}
 }
 
-// Clients that began together do not renew together, and an outage of ten
-// minutes fits between the first attempt and the end of the keys.
+// Clients that started together do not renew together, and an outage of ten
+// minutes fits between the first attempt and the expiry of the keys.
 func TestRefreshesSpread(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	began := time.Unix(0, 0)
@@ -106,8 +106,8 @@ func TestRefreshesSpread(t *testing.T) {
 	}
 }
 
-// 10,000 clients start at once at a token service that serves 600 requests in a
-// second and throttles the rest: all are served soon, with few requests.
+// 10,000 clients start at once, and the token service serves 600 requests a
+// second and throttles the rest. All clients get keys soon, with few requests.
 func TestStartsSpread(t *testing.T) {
 	const clients, quota = 10_000, 600
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -116,7 +116,7 @@ func TestStartsSpread(t *testing.T) {
 	requests, served, peak, second := 0, 0, 0, 0
 	for ; served < clients && second < 1000; second++ {
 		asked := 0
-		// In random order: nobody has the first word each time.
+		// In random order, so that no client is always the first.
 		for _, i := range rnd.Perm(clients) {
 			k, now := &states[i], began.Add(time.Duration(second)*time.Second)
 			if k.step(now) != stepRefresh {
@@ -144,7 +144,8 @@ func TestStartsSpread(t *testing.T) {
 	t.Logf("served in %d s by %d requests, at most %d in a second after the first five", second, requests, peak)
 }
 
-// TestWorthRenewing pins which refusals ask the source of the keys again.
+// TestWorthRenewing checks after which refusals the source of the keys is asked
+// again.
 func TestWorthRenewing(t *testing.T) {
 	token, static := keyFacts{token: true, since: time.Hour}, keyFacts{since: time.Hour}
 	local, changed := keyFacts{token: true, local: true, since: time.Hour}, keyFacts{changed: true, since: time.Hour}
@@ -160,10 +161,10 @@ func TestWorthRenewing(t *testing.T) {
 		{400, "ExpiredToken", after(token, 6*time.Second), "renew"},
 		{400, "", token, "renew"},
 		{400, "", after(token, time.Second), "again"},
-		{400, "", after(token, 30*time.Second), "no"}, // such as objects that want a customer key
+		{400, "", after(token, 30*time.Second), "no"}, // for example an object encrypted with a customer key
 		{400, "", static, "no"},
 		{400, "InvalidArgument", token, "no"},
-		{403, "", token, "no"}, // a missing right is answered so for each object
+		{403, "", token, "no"}, // a missing right has this answer for each object
 		{403, "", static, "no"},
 		{403, "", changed, "renew"},
 		{403, "", local, "renew"},

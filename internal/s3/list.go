@@ -14,19 +14,19 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// pageKeys is the largest page that S3 gives.
+// pageKeys is the size of S3's largest page.
 const pageKeys = 1000
 
-// ListOptions choose what a listing shows.
+// ListOptions select the entries of a listing.
 type ListOptions struct {
-	// Prefix is what the keys begin with.
+	// Prefix is the beginning of all keys in the listing.
 	Prefix string
-	// Delimiter folds keys that share a prefix up to it into one entry; "/" shows
-	// a bucket as folders.
+	// Delimiter folds all keys with the same prefix up to the delimiter into
+	// one entry. "/" shows a bucket as folders.
 	Delimiter string
-	// StartAfter begins after this key.
+	// StartAfter is the key after which the listing begins.
 	StartAfter string
-	// MaxKeys is the size of a page; zero is 1,000, the most there is.
+	// MaxKeys is the size of a page; zero means 1,000, the largest one.
 	MaxKeys int
 }
 
@@ -47,10 +47,10 @@ type Entry struct {
 	ETag         string
 	LastModified time.Time
 	StorageClass string
-	Archived     bool // by its class; a restored copy is not seen here
+	Archived     bool // by its class; a listing does not show a restored copy
 }
 
-// name is the entry's place in the order of keys.
+// name returns the text by which entries are sorted.
 func (e Entry) name() string { return e.Key + e.Prefix }
 
 // List lists a bucket in the order of keys (in directory buckets: in the
@@ -90,7 +90,7 @@ func (c *Client) List(ctx context.Context, bucket string, o ListOptions) iter.Se
 				return
 			}
 			in.ContinuationToken = out.NextContinuationToken
-			in.StartAfter = nil // S3 ignores it beside a token; some clones begin anew
+			in.StartAfter = nil // S3 ignores it if there is a token; some clones restart the listing
 		}
 	}
 }
@@ -98,7 +98,7 @@ func (c *Client) List(ctx context.Context, bucket string, o ListOptions) iter.Se
 func listInput(bucket string, o ListOptions) *awss3.ListObjectsV2Input {
 	in := &awss3.ListObjectsV2Input{
 		Bucket: aws.String(bucket),
-		// Keys may hold characters that XML can't.
+		// Keys may contain characters that XML cannot.
 		EncodingType: types.EncodingTypeUrl,
 		MaxKeys:      aws.Int32(pageKeys),
 	}
@@ -120,7 +120,7 @@ func listInput(bucket string, o ListOptions) *awss3.ListObjectsV2Input {
 // two sorted lists.
 func entries(out *awss3.ListObjectsV2Output) ([]Entry, error) {
 	decode := func(s *string) (string, error) { return aws.ToString(s), nil }
-	if out.EncodingType == types.EncodingTypeUrl { // a server may ignore the wish
+	if out.EncodingType == types.EncodingTypeUrl { // a server may ignore the request for it
 		decode = func(s *string) (string, error) {
 			k, err := url.QueryUnescape(aws.ToString(s))
 			if err != nil {
@@ -172,16 +172,17 @@ func entries(out *awss3.ListObjectsV2Output) ([]Entry, error) {
 	return page, nil
 }
 
-// tokens finds out that a server goes in circles, in constant space: it
-// compares each token with one that it moves along at powers of two (Brent's
-// cycle detection), so a circle of any length is found within twice its length.
+// tokens detects, in constant space, that a server repeats its continuation
+// tokens. It compares each token with a mark that moves at powers of two
+// (Brent's cycle detection), so it finds a cycle within twice the cycle's
+// length.
 type tokens struct {
 	mark  string
 	steps int // since mark was set
 	limit int // when to move the mark
 }
 
-// advance takes the next token and reports whether it leads on.
+// advance takes the next token and reports whether it is a new one.
 func (t *tokens) advance(token string) bool {
 	if token == "" || token == t.mark {
 		return false

@@ -67,7 +67,7 @@ func TestList(t *testing.T) {
 			t.Errorf("entry %+v, %v", e, err)
 		}
 	}
-	// A reader that stops early costs no further page.
+	// After the reader stops, no further page is requested.
 	before := origin.Count("ListObjectsV2", "data").Requests
 	for range c.List(t.Context(), "data", ListOptions{MaxKeys: 2}) {
 		break
@@ -90,12 +90,12 @@ func TestListFaults(t *testing.T) {
 	}
 	_, err := collect(t.Context(), c, "data", ListOptions{MaxKeys: 5000})
 	wantText(t, err, "use 1 to 1000")
-	// A storm that ends is bridged; each page is retried by itself.
+	// A listing survives errors that end, because each page is retried alone.
 	faults(t, origin, "ListObjectsV2 first=2 => status code=503")
 	if got, err := collect(t.Context(), c, "data", ListOptions{MaxKeys: 10}); err != nil || len(got) != 30 {
 		t.Errorf("storm: %d keys, %v", len(got), err)
 	}
-	// A page that was cut off is asked for again, never taken for a short one.
+	// A truncated page is requested again and never taken for a short one.
 	faults(t, origin, "ListObjectsV2 nth=2 => truncate at=900")
 	if got, err := collect(t.Context(), c, "data", ListOptions{MaxKeys: 10}); err != nil || len(got) != 30 {
 		t.Errorf("cut: %d keys, %v", len(got), err)
@@ -130,8 +130,8 @@ func page(truncated bool, token string, keys ...string) string {
 	return b.String() + "</ListBucketResult>"
 }
 
-// Servers that go in circles of any length are found out.
-func TestListCircles(t *testing.T) {
+// A listing detects servers that repeat their pages in a cycle of any length.
+func TestListDetectsCycles(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
 	if err != nil {
@@ -165,7 +165,7 @@ func TestListCircles(t *testing.T) {
 	wantText(t, err, "unreasonably long")
 }
 
-// Tokens that never repeat are never called stuck.
+// Tokens that never repeat never count as stuck.
 func TestTokensAdvance(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var progress tokens
@@ -191,8 +191,8 @@ func TestMissingBucketAndKey(t *testing.T) {
 	}
 }
 
-// FuzzList feeds listings to the whole path: nothing may panic, run for ever
-// or invent a key.
+// FuzzList lists from any document, without a panic, an endless loop or an
+// invented key.
 func FuzzList(f *testing.F) {
 	f.Add(page(false, "", "a", "b c", "ü"))
 	f.Add(page(true, "t", "a"))

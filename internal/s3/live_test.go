@@ -22,10 +22,10 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// tokens1h is a token service whose keys live for an hour.
+// tokens1h is a token service whose keys are valid for an hour.
 type tokens1h struct {
 	calls atomic.Int64
-	fail  func() error // nil: it serves
+	fail  func() error // failure of the service, or nil
 }
 
 func (s *tokens1h) Retrieve(context.Context) (aws.Credentials, error) {
@@ -40,16 +40,15 @@ func (s *tokens1h) Retrieve(context.Context) (aws.Credentials, error) {
 
 var throttled = &smithy.GenericAPIError{Code: "Throttling", Message: "Rate exceeded"}
 
-// The token service is down for ten minutes around a refresh: no request
-// notices. A request comes every second, for three hours of fake time, and no
-// request waits.
+// The token service is down for ten minutes around a refresh. A request every
+// second, for three hours of fake time, succeeds without waiting.
 func TestOutageOfTheTokenService(t *testing.T) {
 	for _, from := range []time.Duration{40 * time.Minute, 44 * time.Minute, 48 * time.Minute, 50 * time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			sts := &tokens1h{fail: func() error {
 				if d := time.Since(began); d >= from && d < from+10*time.Minute {
-					time.Sleep(20 * time.Second) // it does not even say no
+					time.Sleep(20 * time.Second) // it does not answer
 					return throttled
 				}
 				return nil
@@ -72,8 +71,8 @@ func TestOutageOfTheTokenService(t *testing.T) {
 	}
 }
 
-// Keys have expired and the service is down: requests fail, in a way that may
-// be repeated, and succeed when it is back. Hardly anything is asked of it.
+// If keys have expired and the service is down, requests fail with a retryable
+// error, and succeed when the service is back. The service gets few requests.
 func TestLongOutageOfTheTokenService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -109,7 +108,8 @@ func TestLongOutageOfTheTokenService(t *testing.T) {
 	})
 }
 
-// One refresh serves all who wait, and a request that gives up does not end it.
+// One refresh serves all waiting requests, and a request that gives up does not
+// end it.
 func TestRefreshIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sts := &tokens1h{fail: func() error { time.Sleep(10 * time.Second); return nil }}
@@ -141,7 +141,7 @@ func TestRefreshIsShared(t *testing.T) {
 	})
 }
 
-// A client that is closed ends a refresh that hangs.
+// Close ends a refresh that hangs.
 func TestCloseEndsRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
@@ -171,7 +171,7 @@ func writeShared(t *testing.T, text string) string {
 	return file
 }
 
-// rewrite replaces a file by rename, as Kubernetes and the AWS tools do.
+// rewrite replaces a file by a rename, as Kubernetes and the AWS tools do.
 func rewrite(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file+".new", []byte(text), 0o600); err != nil {
@@ -191,7 +191,7 @@ func pair(id, secret, token string) string {
 }
 
 // A rewritten credentials file takes effect in a running client: at once when
-// the service refuses the old keys, in whatever words, and for each operation.
+// the service refuses the old keys with any code, and for each operation.
 func TestSharedFileIsReadAgain(t *testing.T) {
 	origin := start(t, testorigin.Options{
 		Credentials: []testorigin.Credential{
@@ -235,8 +235,8 @@ func TestSharedFileIsReadAgain(t *testing.T) {
 	}
 }
 
-// Without a refusal the file is looked at every ten seconds, by who needs keys.
-// A file that is broken meanwhile costs nothing while the old keys are valid.
+// Without a refusal, requests check the file every ten seconds. A file that is
+// broken for a while does no harm as long as the old keys are valid.
 func TestSharedFileIsWatched(t *testing.T) {
 	isolate(t)
 	file := writeShared(t, pair("AKIAONE", "1", ""))
@@ -291,13 +291,13 @@ func runHelper(t *testing.T, script string) string {
 	return dir
 }
 
-// helperKeys is what a helper prints.
+// helperKeys is the output of a helper.
 func helperKeys(life time.Duration) string {
 	return fmt.Sprintf(`echo '{"Version":1,"AccessKeyId":%q,"SecretAccessKey":%q,"Expiration":%q}'`,
 		testorigin.AccessKey, testorigin.SecretKey, time.Now().Add(life).UTC().Format(time.RFC3339))
 }
 
-// A helper that fails once in a while is run again.
+// A helper that fails once is run again.
 func TestHelperFailsOnce(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
@@ -317,13 +317,13 @@ if [ $n = 0 ]; then echo "STS: Throttling" >&2; exit 3; fi
 	if !errors.As(err, &f) || f.RetryAfter <= 0 || f.RetryAfter > firstRefreshWait {
 		t.Errorf("retry after %v", f.RetryAfter)
 	}
-	if _, err := c.Head(t.Context(), "data", "k"); err != nil { // waits as it was told
+	if _, err := c.Head(t.Context(), "data", "k"); err != nil { // waits for the next run
 		t.Error(err)
 	}
 }
 
-// A helper that does not answer is ended with all that it started.
-func TestHelperThatHangs(t *testing.T) {
+// A helper that does not answer is killed with every process that it started.
+func TestHelperTimesOut(t *testing.T) {
 	dir := runHelper(t, `echo "waiting for the token" >&2; sleep 1000 & echo $! >"$0.pid"; wait`)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -340,8 +340,8 @@ func TestHelperThatHangs(t *testing.T) {
 	cancel()
 	err := <-done
 	wantText(t, err, `ended, because it did not answer in time: it says "waiting for the token"`)
-	if judge(err) != blameHelper {
-		t.Errorf("blame %v", judge(err))
+	if blameOf(err) != blameHelper {
+		t.Errorf("blame %v", blameOf(err))
 	}
 	n, err := strconv.Atoi(pid)
 	if err != nil {
@@ -362,7 +362,7 @@ func ended(pid int) bool {
 	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
-// Keys that can't be others are not tried twice.
+// Fixed keys are not tried twice.
 func TestWrongKeysAreSentOnce(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	writeShared(t, pair("AKIANOBODY", "x", ""))
@@ -380,7 +380,7 @@ func TestWrongKeysAreSentOnce(t *testing.T) {
 	}
 }
 
-// The message names the source that was found, and its own words.
+// The message names the source of the keys and quotes its message.
 func TestCredentialMessages(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "token")
 	for _, tc := range []struct {

@@ -89,7 +89,7 @@ func faults(t testing.TB, origin *testorigin.Origin, script string) {
 	origin.SetFaults(list...)
 }
 
-// realBytes returns n bytes of this Go tree: tests run on real input.
+// realBytes returns n bytes of this Go tree, so that tests run on real input.
 func realBytes(t testing.TB, n int) []byte {
 	t.Helper()
 	var all bytes.Buffer
@@ -131,7 +131,7 @@ func wantFault(t *testing.T, err error, kind ranges.FaultKind, text string) {
 	wantText(t, err, text)
 }
 
-// wantText checks that an error is one line that says something.
+// wantText checks that an error is one line with a text and without secrets.
 func wantText(t *testing.T, err error, text string) {
 	t.Helper()
 	if err == nil {
@@ -162,7 +162,7 @@ func answer(r *http.Request, status int, header http.Header, body string) *http.
 	if header == nil {
 		header = http.Header{}
 	}
-	if header.Get("Content-Length") == "" { // as servers say it for HEAD, too
+	if header.Get("Content-Length") == "" { // as servers send it for HEAD, too
 		header = header.Clone()
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
-// KeyFlaw returns what is wrong with the spelling of an access key id, a secret
+// KeyFlaw describes a mistake in the spelling of an access key id, a secret
 // access key or a session token, as the end of a sentence such as "key_id ends
-// with a line break: remove it"; "" if nothing is. It never quotes the value.
-// Stray characters are the most frequent mistake in secrets, and a service
-// answers them as any wrong key.
+// with a line break: remove it". It returns "" without a mistake, and never
+// quotes the value. Stray characters are the most frequent mistake in secrets,
+// and a service answers them like any wrong key.
 func KeyFlaw(value string) string {
 	trimmed := strings.TrimSpace(value)
 	switch {
@@ -32,12 +32,12 @@ func KeyFlaw(value string) string {
 	case strings.ContainsFunc(value, unicode.IsSpace):
 		return "has white space in it: perhaps two values have become one"
 	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }):
-		return "has a character that no key has: type it anew, without a byte-order mark or typographic characters"
+		return "has a character that no key has: type it again, without a byte-order mark or typographic characters"
 	}
 	return ""
 }
 
-// quote quotes the beginning of a name that somebody gave.
+// quote quotes the beginning of a name from a user.
 func quote(name string) string {
 	if len(name) > maxMessage {
 		name = name[:maxMessage] + "..."
@@ -49,12 +49,13 @@ func quoted(s string) bool {
 	return len(s) > 1 && (s[0] == '"' || s[0] == '\'' || s[0] == '`') && s[len(s)-1] == s[0]
 }
 
-// keyFlawError is a key that can't be right.
+// keyFlawError reports a key with a flaw.
 type keyFlawError struct{ name, flaw string }
 
 func (e *keyFlawError) Error() string { return e.name + " " + e.flaw }
 
-// checkKeys reports the first flaw of a key pair, whose parts have these names.
+// checkKeys reports the first flaw of a key pair; names are the names of its
+// parts.
 func checkKeys(keys aws.Credentials, names [3]string) error {
 	for i, value := range []string{keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken} {
 		if i == 2 && value == "" {
@@ -67,12 +68,12 @@ func checkKeys(keys aws.Credentials, names [3]string) error {
 	return nil
 }
 
-// bucketRE is wider than today's rules of S3, which old buckets and other
-// stores do not follow.
+// bucketRE is wider than S3's current rules, because old buckets and other
+// stores do not follow them.
 var bucketRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$`)
 
-// CheckBucket reports what is wrong with a bucket's name: one that was given as
-// a URI or with a path, has white space, or can't be a name for another reason.
+// CheckBucket returns an error for a bucket's name that is a URI, has a path or
+// white space, or cannot be a name for another reason.
 func CheckBucket(name string) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("bucket %s: %s", quote(name), fmt.Sprintf(format, args...))

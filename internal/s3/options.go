@@ -25,76 +25,80 @@ import (
 )
 
 const (
-	// DefaultRegion is used when nothing names one. A bucket elsewhere answers
-	// with its region, which the client then remembers.
+	// DefaultRegion is used if neither the options nor the environment name a
+	// region. A bucket elsewhere answers with its region, which the client then
+	// remembers.
 	DefaultRegion = "us-east-1"
 )
 
 // Options configure a Client. The zero value reads everything from the
 // environment as the AWS tools do.
 type Options struct {
-	// Endpoint is the URL of the service, for example http://127.0.0.1:9000;
-	// empty: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile, or AWS itself.
+	// Endpoint is the URL of the service, for example http://127.0.0.1:9000.
+	// The default is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile's, or
+	// AWS itself.
 	Endpoint string
-	// Region is the region of the buckets; empty: AWS_REGION, the profile, or
-	// DefaultRegion.
+	// Region is the region of the buckets. The default is AWS_REGION, the
+	// profile's, or DefaultRegion.
 	Region string
-	// Profile names a profile of the shared configuration files; empty:
+	// Profile names a profile of the shared configuration files. The default is
 	// AWS_PROFILE or "default".
 	Profile string
 	// Credentials replaces the chain of environment, profile, web identity,
-	// container and instance metadata; see [StaticCredentials]. It is asked again
-	// ahead of the end of what it gave, and when the service refuses that.
+	// container and instance metadata; see [StaticCredentials]. The client asks
+	// it again before its credentials expire, and when the service refuses
+	// them.
 	Credentials aws.CredentialsProvider
 	// Anonymous sends unsigned requests, for public buckets.
 	Anonymous bool
 
 	// PathStyle puts the bucket into the path: http://host/bucket/key.
-	// VirtualHostStyle puts it into the host's name. Without either the profile's
-	// addressing_style decides, and without that the endpoint: the path for all
-	// but Amazon's.
+	// VirtualHostStyle puts it into the host's name. Without either, the
+	// profile's addressing_style decides, and without that the endpoint: the
+	// host's name for Amazon's, and the path for all others.
 	PathStyle, VirtualHostStyle bool
 	// Accelerate, DualStack and FIPS choose variants of the AWS endpoints.
 	Accelerate, DualStack, FIPS bool
 
 	// RequesterPays agrees to pay for requests to such buckets.
 	RequesterPays bool
-	// ExpectedBucketOwner is the account that must own the bucket; others are
-	// answered with 403.
+	// ExpectedBucketOwner is the account that must own the bucket. The service
+	// answers 403 if another account owns it.
 	ExpectedBucketOwner string
 
-	// SSE is the server-side encryption of what is written: "" (the bucket's
+	// SSE is the server-side encryption of new objects: "" (the bucket's
 	// default), "AES256", "aws:kms" or "aws:kms:dsse".
 	SSE string
-	// SSEKMSKeyID is the key for the KMS kinds; empty: the account's.
+	// SSEKMSKeyID is the key for the KMS kinds. The default is the account's.
 	SSEKMSKeyID string
 	// SSECustomerKey is a 32-byte key for reading and writing objects that the
 	// server encrypts with it (SSE-C). It is sent with each request, so it needs
 	// HTTPS, except to this machine.
 	SSECustomerKey []byte
-	// SSECustomerKeyFile has the customer key instead: its 32 bytes, or base64 or
-	// hexadecimal digits for them.
+	// SSECustomerKeyFile is a file with the customer key: its 32 bytes, or
+	// base64 or hexadecimal digits for them.
 	SSECustomerKeyFile string
 
 	// Interfaces are the network interfaces and local addresses over which
-	// connections are spread; empty lets the routing table choose. Connections
-	// are spread over all addresses of the endpoint in either case.
+	// connections are spread; without any, the routing table chooses.
+	// Connections are spread over all addresses of the endpoint in either case.
 	Interfaces []string
-	// DialContext makes connections instead; for tests.
+	// DialContext makes the connections, in tests.
 	DialContext httprange.DialContext
 	// CABundle is a PEM file with authorities to trust in addition to the
-	// system's; empty: AWS_CA_BUNDLE or the profile's ca_bundle, which are taken
-	// the same way.
+	// system's. The default is AWS_CA_BUNDLE or the profile's ca_bundle, whose
+	// authorities are added in the same way.
 	CABundle string
 
-	// Retry bounds requests other than a source's, whose policy is the engine's:
-	// one attempt, and the operation with all its attempts. Zero fields have the
-	// defaults of the engine.
+	// Retry bounds one attempt, and an operation with all its attempts. It
+	// holds for all operations but the reads of a source, which follow the
+	// engine's policy. Zero fields have the engine's defaults.
 	Retry ranges.RetryPolicy
-	// Budget accounts for upload buffers; nil: the budget of the process.
+	// Budget accounts for upload buffers. The default is the budget of the
+	// process.
 	Budget *budget.Budget
-	// Log gets retries at warn level, at most one line every 10 s, and all retries
-	// and redirects at debug level; nil is silent.
+	// Log gets retries at warn level, at most one line every 10 s, and all
+	// retries and redirects at debug level; Without it nothing is logged.
 	Log *slog.Logger
 }
 
@@ -181,8 +185,9 @@ var amazonDomains = []string{
 
 // pathStyle decides whether the bucket goes into the path: as the options say,
 // else as the profile's addressing_style says, else for every endpoint but
-// Amazon's. Other stores serve the path; a bucket's own host name needs a DNS
-// wildcard and a certificate that few of them have. host is "" for AWS itself.
+// Amazon's. All other stores serve the path; a host name for each bucket needs
+// a DNS wildcard and a certificate, which few of them have. host is "" for AWS
+// itself.
 func pathStyle(o Options, style, host string) bool {
 	switch {
 	case o.PathStyle:
@@ -228,7 +233,7 @@ func readCustomerKey(file string) ([]byte, error) {
 	return nil, fmt.Errorf("s3: customer key: %s has no key of 32 bytes: put them there as they are, in base64 or in hexadecimal digits (openssl rand -hex 32)", file)
 }
 
-// sseC holds the header values of a customer key; nil pointers when there is none.
+// sseC holds the header values of a customer key, or nil pointers without one.
 type sseC struct {
 	algorithm, key, md5 *string
 }

@@ -13,8 +13,8 @@ import (
 // maxShared bounds a shared configuration file.
 const maxShared = 1 << 20
 
-// sharedFiles returns the shared configuration files, and the profile that is
-// read of them.
+// sharedFiles returns the shared configuration files, and the name of the
+// profile to read from them.
 func sharedFiles(o Options) (files []string, profile string) {
 	env, err := config.NewEnvConfig()
 	if err != nil {
@@ -35,9 +35,9 @@ func sharedFiles(o Options) (files []string, profile string) {
 	return files, first(o.Profile, env.SharedConfigProfile, config.DefaultSharedConfigProfile)
 }
 
-// readProfile reads the settings of a profile from a shared file, those of a
-// nested section as "s3.addressing_style". It exists for what the SDK does not
-// read, so it is lenient: what it can't read is not there.
+// readProfile reads the settings of a profile from a shared file. Settings of a
+// nested section have names such as "s3.addressing_style". It is used for
+// settings that the SDK does not read, and ignores lines that it cannot parse.
 func readProfile(file, profile string) map[string]string {
 	info, err := os.Stat(file)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > maxShared {
@@ -88,8 +88,8 @@ func parseProfile(text, profile string) map[string]string {
 	return out
 }
 
-// halfPair reports what looks like a mistake where no keys are found: one half
-// of a key pair, or a misspelt name.
+// halfPair describes a likely reason why no keys are found: one half of a key
+// pair, or a misspelt name.
 func halfPair(files []string, profile string) string {
 	env := map[string]bool{}
 	for _, kv := range environ() {

@@ -23,15 +23,16 @@ import (
 )
 
 const (
-	// MaxPut bounds the body of Put, which is held in memory. Larger ones are
-	// Upload's.
+	// MaxPut bounds the body of Put, which is held in memory. Upload takes
+	// larger ones.
 	MaxPut = 64 << 20
-	// maxCopy is what one CopyObject request may copy.
+	// maxCopy bounds the object that one CopyObject request may copy.
 	maxCopy = 5 << 30
 )
 
-// UploadChecksum chooses the checksum that is sent along with what is written,
-// so that the service refuses damaged bodies and keeps it with the object.
+// UploadChecksum is the algorithm of the checksum that is sent with a body, so
+// that the service refuses damaged bodies and stores the checksum with the
+// object.
 type UploadChecksum uint8
 
 // The checksums of uploads.
@@ -41,27 +42,27 @@ const (
 	ChecksumOff                             // for services that reject checksum headers
 )
 
-// PutOptions describe what is written. The zero value is useful.
+// PutOptions describe a new object. The zero value is useful.
 type PutOptions struct {
 	ContentType  string
 	CacheControl string
-	StorageClass string            // empty: the service's default
+	StorageClass string            // the service's default if empty
 	Metadata     map[string]string // user metadata
 	Checksum     UploadChecksum
 
-	// IfNoneMatch writes only if there is no such object yet.
+	// IfNoneMatch writes only if the object does not exist.
 	IfNoneMatch bool
 	// IfMatch writes only if the object has this ETag.
 	IfMatch string
 
-	// Size is the length of the body if it is known; zero is unknown. Upload
-	// chooses the size of parts by it, and fails if it is wrong.
+	// Size is the length of the body, or zero if it is not known. Upload
+	// derives the size of parts from it, and fails if it is wrong.
 	Size int64
 	// PartBytes is the smallest size of a part of Upload; zero is
 	// DefaultPartBytes.
 	PartBytes int64
-	// Concurrency is how many parts of Upload are sent at once; zero is
-	// DefaultConcurrency, negative is one.
+	// Concurrency is the number of parts that Upload sends at once; zero means
+	// DefaultConcurrency, and a negative number one.
 	Concurrency int
 }
 
@@ -82,7 +83,7 @@ func (o PutOptions) Validate() error {
 	return nil
 }
 
-// PutResult describes what was written.
+// PutResult describes a written object.
 type PutResult struct {
 	ETag      string
 	VersionID string
@@ -108,7 +109,8 @@ func (c *Client) Put(ctx context.Context, bucket, key string, body io.Reader, o 
 	if err != nil {
 		return PutResult{}, &Error{Op: opPut, Bucket: bucket, Key: key, kind: ranges.Permanent, Err: err}
 	}
-	// Counted, not waited for: they are already here, and bounded by MaxPut.
+	// Counted without waiting, because the bytes are in memory already, and
+	// MaxPut bounds them.
 	c.budget.Force(int64(len(data)))
 	defer c.budget.Release(int64(len(data)))
 	return c.putBytes(ctx, opPut, bucket, key, data, o)
@@ -157,10 +159,10 @@ func (c *Client) putBytes(ctx context.Context, op, bucket, key string, data []by
 	return res, err
 }
 
-// writeOnce is call for a request that makes an object. When a conditional
-// write is repeated because its answer was lost, the repetition finds the
-// object that the first made and fails; then the object is compared with what
-// was written. nil then means that it is ours, though f has failed.
+// writeOnce is call for a request that creates an object. If the answer to a
+// conditional write is lost, the repetition fails because it finds the object
+// that the first request created. writeOnce then compares the object with the
+// body, and returns nil, although f failed, if they are the same.
 func (c *Client) writeOnce(ctx context.Context, op, bucket, key string, o PutOptions, size int64, sum ranges.Checksum, f func(context.Context, func(*awss3.Options)) error) error {
 	lost := false
 	err := c.call(ctx, op, bucket, key, func(ctx context.Context, region func(*awss3.Options)) error {
@@ -184,7 +186,7 @@ func (c *Client) writeOnce(ctx context.Context, op, bucket, key string, o PutOpt
 // payloadOption chooses how the body of a request is signed.
 func (c *Client) payloadOption() func(*awss3.Options) {
 	if c.endpoint != nil && c.endpoint.Scheme == "http" {
-		return func(*awss3.Options) {} // nothing but the signature protects it
+		return func(*awss3.Options) {} // only the signature protects the body
 	}
 	return unsignedPayload
 }
@@ -239,8 +241,8 @@ func (c *Client) Copy(ctx context.Context, fromBucket, fromKey, bucket, key stri
 	return res, nil
 }
 
-// copySource names the source of a copy as the service wants it: an access
-// point's objects by its ARN.
+// copySource returns the source of a copy in the service's form, which names an
+// object of an access point by the ARN.
 func copySource(bucket, key string) string {
 	if strings.HasPrefix(bucket, "arn:") {
 		return url.PathEscape(bucket + "/object/" + key)
@@ -248,7 +250,7 @@ func copySource(bucket, key string) string {
 	return bucket + "/" + httpbinding.EscapePath(key, false)
 }
 
-// Delete deletes an object. Deleting one that does not exist is fine, as in S3.
+// Delete deletes an object. As in S3, deleting a missing object succeeds.
 func (c *Client) Delete(ctx context.Context, bucket, key string) error {
 	in := &awss3.DeleteObjectInput{Bucket: aws.String(bucket), Key: aws.String(key)}
 	return c.call(ctx, opDelete, bucket, key, func(ctx context.Context, region func(*awss3.Options)) error {
@@ -257,7 +259,7 @@ func (c *Client) Delete(ctx context.Context, bucket, key string) error {
 	})
 }
 
-// text returns a string as the SDK's inputs want it.
+// text returns a string as a parameter of the SDK, or nil if it is empty.
 func text(s string) *string {
 	if s == "" {
 		return nil
@@ -265,7 +267,7 @@ func text(s string) *string {
 	return &s
 }
 
-// of sums a body.
+// of returns the sum of a body.
 func (u UploadChecksum) of(p []byte) ranges.Checksum { return u.update(ranges.Checksum{}, p) }
 
 // update adds p to a running sum; the zero Checksum starts one.
@@ -285,7 +287,7 @@ func low32(s ranges.Checksum) uint32 {
 	return uint32(s.Value) //nolint:gosec // a CRC32C has 32 bits
 }
 
-// sumHeaders returns a sum as the values of the CRC64NVME and CRC32C headers;
+// sumHeaders returns the values of the CRC64NVME and CRC32C headers, of which
 // at most one is not nil.
 func sumHeaders(s ranges.Checksum) (crc64, crc32c *string) {
 	switch s.Algorithm {
@@ -298,9 +300,9 @@ func sumHeaders(s ranges.Checksum) (crc64, crc32c *string) {
 	return nil, nil
 }
 
-// payload is a request body over a buffer that is used again afterwards. When
-// an answer comes early net/http returns before it has stopped reading the
-// body; end makes sure that it does not read what the buffer holds next.
+// payload is a request body in a buffer that is used again afterwards. If the
+// answer comes early, net/http returns while it still reads the body. After end
+// it reads no bytes, so that it cannot read the buffer's next content.
 type payload struct {
 	mu   sync.Mutex // guards all below; leaf
 	data []byte     // nil after end

@@ -100,8 +100,8 @@ func TestPutConditional(t *testing.T) {
 	if got := string(read(t, c, "data", "k")); got != "three" {
 		t.Errorf("content %q", got)
 	}
-	// The answer of a conditional write is lost; the repetition finds the
-	// object that the first made.
+	// The answer of a conditional write is lost, and the repetition finds the
+	// object that the first request created.
 	if err := c.Delete(t.Context(), "data", "k"); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestUpload(t *testing.T) {
 	}
 }
 
-// A tiny budget slows an upload down, it does not stop it.
+// A tiny budget slows an upload down but does not stop it.
 func TestUploadTinyBudget(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	b := budget.New(1 << 20)
@@ -304,7 +304,8 @@ func TestUploadCancelled(t *testing.T) {
 	}
 }
 
-// The abort itself fails: the message says what is left and how to remove it.
+// If the abort fails too, the message names the parts that stay and how to
+// remove them.
 func TestUploadAbortFails(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	c := connect(t, origin, Options{Retry: ranges.RetryPolicy{Attempts: -1}})
@@ -338,7 +339,8 @@ func TestPartSize(t *testing.T) {
 	}
 }
 
-// A body ends while net/http still reads it: it must not see other bytes.
+// A body ends while net/http still reads it. net/http must not read the
+// buffer's next bytes.
 func TestPayloadEnds(t *testing.T) {
 	b := newPayload([]byte("secret"))
 	if got := fmt.Sprint(b.Seek(0, io.SeekEnd)); got != "6 <nil>" {

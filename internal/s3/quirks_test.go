@@ -34,7 +34,8 @@ func quirky(t *testing.T, quirks string, o testorigin.Options) *testorigin.Origi
 	return origin
 }
 
-// everyRead makes each kind of reading request once and returns its error.
+// everyRead makes one request of each kind that reads, and returns their
+// errors.
 func everyRead(t *testing.T, c *Client) map[string]error {
 	t.Helper()
 	out := map[string]error{}
@@ -56,8 +57,8 @@ func everyRead(t *testing.T, c *Client) map[string]error {
 	return out
 }
 
-// Accept-Encoding is sent, so that nothing in between compresses, and not
-// signed, so that what rewrites it breaks nothing.
+// Accept-Encoding is sent, so that no proxy compresses, and is not signed, so
+// that a proxy may rewrite it.
 func TestAcceptEncodingIsNotSigned(t *testing.T) {
 	var mu sync.Mutex
 	sent := map[string]string{}
@@ -95,7 +96,8 @@ func TestAcceptEncodingIsNotSigned(t *testing.T) {
 	}
 }
 
-// Redirects to another host are followed by each kind of read, signed for it.
+// Each kind of read follows redirects to another host and signs its request for
+// that host.
 func TestRedirectsAreFollowed(t *testing.T) {
 	for _, status := range []int{301, 302, 307, 308} {
 		origin := quirky(t, "", testorigin.Options{})
@@ -110,7 +112,7 @@ func TestRedirectsAreFollowed(t *testing.T) {
 			t.Errorf("%d: %d GETs, want 2 and a hop for each", status, n)
 		}
 	}
-	// A circle is left.
+	// A cycle of redirects ends.
 	origin := quirky(t, "", testorigin.Options{})
 	origin.SetQuirks(testorigin.Quirks{Redirect: 307, RedirectTo: origin.URL(), RedirectOps: "*"})
 	c := connect(t, origin, Options{})
@@ -126,8 +128,9 @@ func TestRedirectsAreFollowed(t *testing.T) {
 	}
 }
 
-// The message about a node that can't be reached names that node, and not only the endpoint that redirects to it.
-func TestRedirectToADeadNodeIsNamed(t *testing.T) {
+// The error about a node that cannot be reached names the node, and not only
+// the endpoint that redirects to it.
+func TestErrorNamesRedirectedNode(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +168,7 @@ func TestHeadWithoutLength(t *testing.T) {
 	}
 }
 
-func TestRedirectLeads(t *testing.T) {
+func TestRedirectTo(t *testing.T) {
 	isolate(t)
 	const signed = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 	for _, tc := range []struct {
@@ -201,7 +204,7 @@ func TestRedirectLeads(t *testing.T) {
 		if tc.region != "" {
 			h.Set("X-Amz-Bucket-Region", tc.region)
 		}
-		u, err := leads(req, &http.Response{StatusCode: tc.status, Header: h}, tc.hop)
+		u, err := redirectTo(req, &http.Response{StatusCode: tc.status, Header: h}, tc.hop)
 		got := "as it is"
 		if u != nil {
 			got = u.String()
@@ -215,7 +218,7 @@ func TestRedirectLeads(t *testing.T) {
 	}
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://10.0.0.1/", nil)
 	req.Header.Set("X-Amz-Server-Side-Encryption-Customer-Key", "k")
-	if _, err := leads(req, &http.Response{StatusCode: 307, Header: http.Header{"Location": {"http://10.0.0.2/"}}}, 1); err == nil {
+	if _, err := redirectTo(req, &http.Response{StatusCode: 307, Header: http.Header{"Location": {"http://10.0.0.2/"}}}, 1); err == nil {
 		t.Error("a customer key may cross the network")
 	}
 	for in, want := range map[string]scope{
@@ -228,8 +231,8 @@ func TestRedirectLeads(t *testing.T) {
 	}
 }
 
-// A HEAD refused for the clock has no body that says so.
-func TestClockOfHead(t *testing.T) {
+// The refusal of a HEAD because of the clock has no body with a code.
+func TestHeadWithWrongClock(t *testing.T) {
 	for _, skew := range []string{"2h", "-2h"} {
 		origin := quirky(t, "skew="+skew, testorigin.Options{})
 		for op := range everyRead(t, connect(t, origin, Options{})) {
@@ -248,7 +251,7 @@ func TestClockOfHead(t *testing.T) {
 			}
 		}
 	}
-	// With the right clock a refusal is a refusal: one request.
+	// With the right clock the refusal is final, so there is one request.
 	origin := quirky(t, "head-status=403", testorigin.Options{})
 	if _, err := connect(t, origin, Options{}).Head(t.Context(), "data", "k"); err == nil {
 		t.Error("no error")
@@ -276,8 +279,8 @@ func TestClockOfHead(t *testing.T) {
 	}
 }
 
-// A version is a preference: a read needs no more than s3:GetObject.
-func TestVersionNeedsNoRight(t *testing.T) {
+// A preferred version needs no other right than s3:GetObject.
+func TestSourceReadsWithoutVersionRight(t *testing.T) {
 	const plain, versions = "s3:GetObject,s3:ListBucket", "s3:GetObject,s3:ListBucket,s3:GetObjectVersion"
 	for _, tc := range []struct {
 		quirks   string
@@ -288,7 +291,7 @@ func TestVersionNeedsNoRight(t *testing.T) {
 		{"rights=" + versions, false, "old", 2},
 		{"rights=" + versions, true, "old", 2},
 		{"rights=" + plain, false, "old", 3},
-		{"rights=" + plain, true, "not the expected one", 5}, // two confirm that the store means its 412
+		{"rights=" + plain, true, "not the expected one", 5}, // two check that the store's 412 is right
 		{"no-versions", false, "old", 3},
 		{"rights=s3:ListBucket", false, "access denied", 3},
 	} {
@@ -329,7 +332,7 @@ func TestVersionNeedsNoRight(t *testing.T) {
 			}
 		}
 	}
-	// A version that was deleted says nothing of the others.
+	// A deleted version does not stop the use of versions for other objects.
 	origin := start(t, testorigin.Options{})
 	if err := origin.CreateBucket("kept", testorigin.BucketOptions{Versioning: true}); err != nil {
 		t.Fatal(err)
@@ -346,7 +349,7 @@ func TestVersionNeedsNoRight(t *testing.T) {
 	}
 }
 
-// Listings of any order are handed through: each name once.
+// Listings in any order are returned with each name once.
 func TestListQuirks(t *testing.T) {
 	for quirks, want := range map[string]string{
 		"":                                     "a.txt a/| k",
@@ -364,7 +367,7 @@ func TestListQuirks(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", quirks, s, err, want)
 		}
 	}
-	// One that goes in circles ends.
+	// A listing that repeats its pages ends.
 	c := connect(t, quirky(t, "list-loop list-page=1", testorigin.Options{}), Options{})
 	if _, err := collect(t.Context(), c, "data", ListOptions{}); !errors.Is(err, ErrListStuck) {
 		t.Errorf("a circle: %v", err)
@@ -372,7 +375,7 @@ func TestListQuirks(t *testing.T) {
 }
 
 // Uploads need no checksum trailers, which some stores refuse.
-func TestNoTrailers(t *testing.T) {
+func TestUploadSendsNoTrailers(t *testing.T) {
 	origin := quirky(t, "no-trailers", testorigin.Options{})
 	c := connect(t, origin, Options{})
 	data := realBytes(t, 2*minPart+12345)
@@ -386,8 +389,8 @@ func TestNoTrailers(t *testing.T) {
 	}
 }
 
-// A HEAD that is refused although a GET would be served is not asked twice, and
-// says what S3 says in that case.
+// A HEAD that is refused although a GET would succeed is not repeated, and its
+// error has S3's explanation for that case.
 func TestRefusedHead(t *testing.T) {
 	origin := quirky(t, "head-status=403", testorigin.Options{})
 	c := connect(t, origin, Options{})

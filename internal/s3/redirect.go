@@ -12,35 +12,35 @@ import (
 )
 
 // maxHops bounds how often one request is redirected. A store that spreads its
-// objects over nodes needs one hop, one behind a gateway two.
+// objects over nodes needs one hop, and one behind a gateway needs two.
 const maxHops = 4
 
-// follower is the transport below all requests of a client: it follows
-// redirects of GET and HEAD, which stores send whose nodes each hold a part of
-// the objects (Alluxio, AIStore), and signs each hop for its new host. What
-// names another region instead is left to [Client.learn].
+// follower is the transport below all requests of a client. It follows the
+// redirects of GET and HEAD that come from stores whose nodes each hold a part
+// of the objects (Alluxio, AIStore), and signs each hop for its new host. It
+// leaves redirects to another region to [Client.learn].
 type follower struct {
 	c    *Client
 	base http.RoundTripper
 }
 
-// RoundTrip makes a request and follows where its answer leads.
+// RoundTrip makes a request and follows its redirects.
 func (f *follower) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := f.base.RoundTrip(req)
 	if err != nil || resp.StatusCode < 300 || resp.StatusCode > 399 {
 		return resp, err
 	}
 	for hop := 1; ; hop++ {
-		to, err := leads(req, resp, hop)
+		to, err := redirectTo(req, resp, hop)
 		if to == nil && err == nil {
 			return resp, nil
 		}
-		_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody) // so that the connection lives
+		_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody) // so that the connection can be used again
 		resp.Body.Close()
 		if err != nil {
 			return nil, err
 		}
-		if req, err = f.again(req, to); err != nil {
+		if req, err = f.requestFor(req, to); err != nil {
 			return nil, err
 		}
 		if resp, err = f.base.RoundTrip(req); err != nil {
@@ -49,7 +49,7 @@ func (f *follower) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// hopError is the failure of a request at a host that it was redirected to.
+// hopError reports a failed request at a host that another one redirected to.
 type hopError struct {
 	to  string
 	err error
@@ -67,16 +67,16 @@ func (f *follower) CloseIdleConnections() {
 	}
 }
 
-// redirectError is a redirect that is not followed.
+// redirectError reports a redirect that the client does not follow.
 type redirectError struct{ from, to, why string }
 
 func (e *redirectError) Error() string {
 	return fmt.Sprintf("%s redirects to %s, which is not followed: %s", e.from, e.to, e.why)
 }
 
-// leads returns where an answer sends its request, nil if it is to be taken as
-// it is, and an error if the redirect must not be followed.
-func leads(req *http.Request, resp *http.Response, hop int) (*url.URL, error) {
+// redirectTo returns the URL that an answer redirects its request to, nil if it
+// is not such a redirect, and an error if the client must not follow it.
+func redirectTo(req *http.Request, resp *http.Response, hop int) (*url.URL, error) {
 	if resp.StatusCode < 300 || resp.StatusCode > 399 || req.Method != http.MethodGet && req.Method != http.MethodHead {
 		return nil, nil
 	}
@@ -90,7 +90,7 @@ func leads(req *http.Request, resp *http.Response, hop int) (*url.URL, error) {
 		return nil, nil
 	}
 	if region := resp.Header.Get("X-Amz-Bucket-Region"); region != "" && region != scopeOf(req.Header.Get("Authorization")).region {
-		return nil, nil // the bucket is elsewhere, which is worth remembering
+		return nil, nil // the bucket is in another region, which learn stores
 	}
 	refuse := func(why string) (*url.URL, error) {
 		return nil, &redirectError{from: endpointOf(req.URL), to: httprange.RedactURL(location), why: why}
@@ -115,7 +115,8 @@ func leads(req *http.Request, resp *http.Response, hop int) (*url.URL, error) {
 }
 
 // reserved reports whether a host is this machine or a link-local address,
-// where metadata services live: a store elsewhere must not send requests there.
+// where metadata services run. A store elsewhere must not redirect requests
+// there.
 func reserved(host string) bool {
 	if isLoopback(host) {
 		return true
@@ -124,8 +125,8 @@ func reserved(host string) bool {
 	return err == nil && (a.IsLinkLocalUnicast() || a.IsLoopback() || a.IsUnspecified() || a.Unmap().IsLinkLocalUnicast() || a.Unmap().IsLoopback())
 }
 
-// again makes a request anew for another URL.
-func (f *follower) again(req *http.Request, to *url.URL) (*http.Request, error) {
+// requestFor returns a copy of a request for another URL, signed for its host.
+func (f *follower) requestFor(req *http.Request, to *url.URL) (*http.Request, error) {
 	next := req.Clone(req.Context())
 	next.URL, next.Host = to, ""
 	scope := scopeOf(req.Header.Get("Authorization"))
@@ -145,7 +146,7 @@ func (f *follower) again(req *http.Request, to *url.URL) (*http.Request, error) 
 	return next, f.c.signPlain(req.Context(), next, payload, scope.service, scope.region)
 }
 
-// scope is what a signature of version 4 holds for.
+// scope is the region and service that a signature of version 4 is valid for.
 type scope struct{ region, service string }
 
 // scopeOf reads the scope of an Authorization header: "AWS4-HMAC-SHA256

@@ -11,7 +11,7 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// TestServer runs the client against any S3 service that a person names:
+// TestServer runs the client against the S3 service of PENSTOCK_S3_BUCKET:
 //
 //	PENSTOCK_S3_BUCKET=scratch AWS_ENDPOINT_URL_S3=http://127.0.0.1:7070 go test -run TestServer
 //

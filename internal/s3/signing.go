@@ -8,11 +8,11 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// acceptEncoding is sent and not signed: proxies and gateways in front of a
-// store rewrite or drop it, and a signature over it would no longer fit.
+// acceptEncoding is sent but not signed, because proxies and gateways in front
+// of a store rewrite or drop it, which would make a signature over it wrong.
 const acceptEncoding = "Accept-Encoding"
 
-// signPlain signs a request of ours for service and region.
+// signPlain signs a request for a service and a region.
 func (c *Client) signPlain(ctx context.Context, req *http.Request, payload, service, region string) error {
 	cr, err := c.credentials.Retrieve(ctx)
 	if err != nil {
@@ -30,8 +30,8 @@ func (c *Client) signPlain(ctx context.Context, req *http.Request, payload, serv
 // signingStep is the SDK's name of the middleware that signs.
 const signingStep = "Signing"
 
-// hideAcceptEncoding takes the header away while the SDK signs. Each operation
-// has a stack of its own and signs once, since its retries are off.
+// hideAcceptEncoding removes the header while the SDK signs. Each operation has
+// a stack of its own and signs once, because the SDK's retries are off.
 func hideAcceptEncoding(stack *middleware.Stack) error {
 	var kept []string
 	header := func(in middleware.FinalizeInput) http.Header {

@@ -19,15 +19,15 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// SourceOptions choose what a source reads.
+// SourceOptions select the version that a source reads.
 type SourceOptions struct {
-	// VersionID reads this version; empty reads the current one, pinned by its
-	// ETag from the first answer on.
+	// VersionID is the version to read. The default is the current one, which
+	// the ETag pins from the first answer on.
 	VersionID string
-	// PreferVersion is the version that a pinned ETag was seen on. It is asked
-	// for, so that an object that is replaced meanwhile is still read, as long as
-	// the store lets this identity read versions, which is a right of its own
-	// (s3:GetObjectVersion). Without it the ETag alone decides.
+	// PreferVersion is the version that had the pinned ETag. Requests ask for
+	// it, so that the source can still read an object that was replaced. If the
+	// identity has no right to read versions (s3:GetObjectVersion), the source
+	// reads the current version, and only if it has the ETag.
 	PreferVersion string
 }
 
@@ -35,7 +35,7 @@ type SourceOptions struct {
 func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
 	s := &source{c: c, bucket: bucket, key: key, version: o.VersionID, prefer: o.PreferVersion}
 	s.getter = httprange.Getter{Client: c.client, FreshClient: c.fresh, Check: s.check, Sum: sumOf}
-	s.long = httprange.Getter{Client: longWay(s), Check: s.check, Sum: sumOf}
+	s.long = httprange.Getter{Client: sdkClient(s), Check: s.check, Sum: sumOf}
 	if s.version != "" {
 		pin := "version:" + s.version
 		s.getter.Pin = func(http.Header) string { return pin }
@@ -44,9 +44,9 @@ func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
 	return s
 }
 
-// Spec describes an object to the engine. An ObjectInfo without ETag, time and size
-// is one that is not known yet: the engine learns size and validator from its first
-// answer. Where there is no ETag the time of the last change stands in for it.
+// Spec describes an object to the engine. From an ObjectInfo without ETag, time
+// and size, the engine knows nothing, and takes size and validator from its
+// first answer. Without an ETag, the time of the last change is the validator.
 func (c *Client) Spec(bucket, key string, info ObjectInfo) ranges.Spec {
 	spec := ranges.Spec{Name: "s3://" + bucket + "/" + key, Host: c.Host(bucket), Size: -1}
 	if info.ETag == "" && info.LastModified.IsZero() && info.Size == 0 {
@@ -69,17 +69,18 @@ func (c *Client) SpecVersion(bucket, key, versionID string, info ObjectInfo) ran
 	return spec
 }
 
-// Host returns the host that serves a bucket: the key of the engine's limits.
+// Host returns the host that serves a bucket, which is the key of the engine's
+// limits.
 func (c *Client) Host(bucket string) string {
 	t, err := c.target(context.Background(), bucket)
 	if err != nil {
-		return bucket // a GET will say what is wrong
+		return bucket // a GET will report the error
 	}
 	return t.host
 }
 
-// objectHeader makes the header lines that all GETs of a client share. The
-// slices are shared by requests: nothing writes to them.
+// objectHeader makes the header lines that all GETs of a client share. Requests
+// share the slices, so they must not be changed.
 func (c *Client) objectHeader() http.Header {
 	h := http.Header{"User-Agent": {userAgent}, "X-Amz-Content-Sha256": {unsigned}}
 	if c.opts.RequesterPays {
@@ -99,18 +100,18 @@ func (c *Client) objectHeader() http.Header {
 // unsigned is the payload hash of a request whose body is not signed.
 const unsigned = "UNSIGNED-PAYLOAD"
 
-// source is one object. Its fields do not change, but for place.
+// source is one object. Only place and gone change.
 type source struct {
 	c            *Client
 	bucket, key  string
-	version      string // the one that must be read, or ""
-	prefer       string // the one to ask for while that is possible, or ""
+	version      string // version that must be read, or ""
+	prefer       string // version to ask for as long as it can be read, or ""
 	getter, long httprange.Getter
 	place        atomic.Pointer[place]
-	gone         atomic.Bool // prefer is deleted
+	gone         atomic.Bool // set if prefer is deleted
 }
 
-// place is where a source is: target and URL, worked out once.
+// place is the target and the URL of a source, which are resolved once.
 type place struct {
 	*target
 	version string // in url
@@ -137,9 +138,10 @@ func (s *source) locate(ctx context.Context) (*place, error) {
 	return p, nil
 }
 
-// Open asks for one range. It repeats the request at most once for each thing
-// that an answer can teach: the region, the clock, that credentials expired, that
-// versions can't be read, that the store does not know its own validator.
+// Open requests one range. It repeats the request only to correct it, at most
+// once for each thing that an answer can teach: the region, the clock, expired
+// credentials, versions that cannot be read, and a store that does not
+// recognize its own validator.
 func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	learned, renewed, dropped := false, false, false
 	for {
@@ -169,15 +171,15 @@ func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, r
 	}
 }
 
-// dropVersion takes back a version that was only preferred, if e says that it
-// can't be read, and reports whether to ask again without it.
+// dropVersion gives up a preferred version if e says that it cannot be read,
+// and reports whether to ask again without it.
 func (s *source) dropVersion(p *place, e *Error) bool {
 	if s.version != "" || p.version == "" {
 		return false
 	}
 	switch {
 	case e.Code == "NoSuchVersion", e.Status == http.StatusMethodNotAllowed:
-		s.gone.Store(true) // deleted, or a delete marker now: other versions may be there
+		s.gone.Store(true) // deleted, or a delete marker; other versions may exist
 	case e.Status == http.StatusForbidden && (e.Code == "AccessDenied" || e.Code == ""), e.Status == http.StatusNotImplemented, e.Status == http.StatusBadRequest && e.Code == "InvalidArgument":
 		if !p.noVersions.Swap(true) {
 			s.c.log.Debug("s3: versions can't be read here, the ETag pins alone", "bucket", s.bucket, "err", e)
@@ -188,24 +190,25 @@ func (s *source) dropVersion(p *place, e *Error) bool {
 	return true
 }
 
-// sendsCondition reports whether a pin goes into a condition that the server checks.
+// sendsCondition reports whether a pin is sent as a condition that the server
+// checks.
 func sendsCondition(pin string) bool {
 	name, _ := httprange.Condition(pin)
 	return name != ""
 }
 
-// confirm asks again without a condition after a 412, and compares the answer itself:
-// some stores want If-Match in a spelling that they do not use themselves, or compare
-// dates of more digits than they tell. refused is the first answer's error; it stands
-// unless the object proves to be the pinned one. A store that has let a condition pass
-// before is not asked.
+// confirm asks again without a condition after a 412, and compares the answer
+// itself. Some stores want If-Match in another spelling than their own ETags
+// have, or compare dates with more digits than they report. confirm returns
+// refused, the first answer's error, unless the object proves to be the pinned
+// one. It is not called for a store that has accepted a condition before.
 func (s *source) confirm(ctx context.Context, req ranges.Request, refused error) (io.ReadCloser, ranges.Info, error) {
 	body, info, _, _, err := s.request(ctx, req, true)
 	if err != nil {
 		return nil, ranges.Info{Size: -1}, refused
 	}
 	if info.Pin == "" || !ranges.SamePin(info.Pin, req.Pin) {
-		_ = body.Close() // nothing to learn from the bytes of another version
+		_ = body.Close() // the bytes of another version are of no use
 		return nil, ranges.Info{Size: -1}, refused
 	}
 	if !s.c.unconditional.Swap(true) {
@@ -215,8 +218,8 @@ func (s *source) confirm(ctx context.Context, req ranges.Request, refused error)
 	return body, info, nil
 }
 
-// request makes one request. For a failure that is the service's it returns the
-// place that was asked, and the failure both as *Error and inside a fault.
+// request makes one request. If the service fails the request, it returns the
+// place of the request, and the failure both as *Error and inside a fault.
 func (s *source) request(ctx context.Context, req ranges.Request, unconditional bool) (io.ReadCloser, ranges.Info, *place, *Error, error) {
 	none := ranges.Info{Size: -1}
 	if s.bucket == "" || s.key == "" {
@@ -238,7 +241,8 @@ func (s *source) request(ctx context.Context, req ranges.Request, unconditional 
 	}
 	body, info, err := getter.Open(ctx, p.url, req, sign)
 	if err == nil {
-		// A range that is a part of a multipart object carries the part's checksum.
+		// The answer for a range that is a part of a multipart object has the
+		// part's checksum.
 		if info.Off != 0 || info.Len != info.Size {
 			info.Sum = ranges.Checksum{}
 		}
@@ -254,8 +258,8 @@ func (s *source) request(ctx context.Context, req ranges.Request, unconditional 
 	return nil, info, p, e, s.fault(e, f)
 }
 
-// explain finds or makes the *Error of a failed GET, and httprange's verdict
-// if there is one.
+// explain finds or makes the *Error of a failed GET, and finds httprange's
+// verdict, which may be nil.
 func explain(err error) (*Error, *ranges.Fault) {
 	var f *ranges.Fault
 	errors.As(err, &f)
@@ -264,20 +268,20 @@ func explain(err error) (*Error, *ranges.Fault) {
 		return e, f
 	}
 	e = &Error{Err: err, kind: classifyTransport(err)}
-	if f != nil && f.Status != 0 { // an answer that httprange did not believe
+	if f != nil && f.Status != 0 { // an answer that httprange refused
 		e.Status, e.kind, e.retryAfter = f.Status, f.Kind, f.RetryAfter
 	}
 	return e, f
 }
 
-// fault completes e and wraps it for the engine; from is httprange's verdict,
-// which knows about connections.
+// fault completes e and wraps it for the engine. from is httprange's verdict,
+// which knows about connections, or nil.
 func (s *source) fault(e *Error, from *ranges.Fault) *ranges.Fault {
 	e.Op, e.Bucket, e.Key = opGet, s.bucket, s.key
 	f := &ranges.Fault{Kind: e.kind, Status: e.Status, RetryAfter: e.retryAfter, Err: e}
 	switch {
 	case expired(e.Code), e.Code == "RequestTimeTooSkewed", e.region != "":
-		f.Kind = ranges.Retryable // the next request has what this one taught
+		f.Kind = ranges.Retryable // the next request uses the corrected value
 	case from != nil:
 		f.Fresh = from.Fresh
 	}
@@ -287,7 +291,7 @@ func (s *source) fault(e *Error, from *ranges.Fault) *ranges.Fault {
 	return f
 }
 
-// sign prepares one GET. In the steady state it allocates what the signer does.
+// sign prepares one GET. In the steady state only the signer allocates.
 func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
 	maps.Copy(req.Header, s.c.header)
 	maps.Copy(req.Header, t.header)
@@ -308,17 +312,17 @@ func (s *source) sign(ctx context.Context, req *http.Request, t *target) error {
 	return nil
 }
 
-// enabled is shared by requests: nothing writes to it.
+// enabled is shared by requests and must not be changed.
 var enabled = []string{"ENABLED"}
 
 // coversStart reports whether a range may cover the whole object, so that the
-// answer's checksum is of use.
+// answer's checksum can be used.
 func coversStart(ranges []string) bool {
 	return len(ranges) == 1 && strings.HasPrefix(ranges[0], "bytes=0-")
 }
 
-// check looks at an answer before httprange does, because S3 says what is wrong
-// in the body.
+// check reads an answer before httprange does, because S3 explains errors in
+// the body.
 func (s *source) check(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
@@ -334,8 +338,8 @@ func (s *source) check(resp *http.Response) error {
 		// The range ends the object that was pinned; past its end is another object.
 		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
 		if want == "" || got == "" || ranges.SameETag(want, got) {
-			tellSize(resp)
-			return nil // httprange takes the size from it
+			moveSize(resp)
+			return nil // httprange reads the size from it
 		}
 		return s.fault(&Error{Status: resp.StatusCode, Code: "PreconditionFailed", kind: ranges.Changed}, nil)
 	}
@@ -344,9 +348,9 @@ func (s *source) check(resp *http.Response) error {
 	return s.fault(e, nil)
 }
 
-// tellSize moves the size of the object from the body of a 416, where S3 tells
-// it, to the header, where HTTP does (RFC 9110 section 14.4).
-func tellSize(resp *http.Response) {
+// moveSize copies the size of the object from the body of a 416, where S3
+// reports it, to the header, where HTTP does (RFC 9110 section 14.4).
+func moveSize(resp *http.Response) {
 	if resp.Header.Get("Content-Range") != "" {
 		return
 	}
@@ -356,13 +360,14 @@ func tellSize(resp *http.Response) {
 	}
 }
 
-// sumOf takes the checksum of the whole object from an answer.
+// sumOf reads the checksum of the whole object from an answer.
 func sumOf(h http.Header) ranges.Checksum {
 	return fullChecksum(h.Get("X-Amz-Checksum-Type"), h.Get("X-Amz-Checksum-Crc64nvme"), h.Get("X-Amz-Checksum-Crc32c"))
 }
 
-// fullChecksum decodes the checksum of a whole object. Composite ones, which
-// are checksums of the parts' checksums, say nothing about the bytes.
+// fullChecksum decodes the checksum of a whole object. Composite checksums are
+// checksums of the parts' checksums and cannot verify the bytes, so it ignores
+// them.
 func fullChecksum(kind, crc64, crc32c string) ranges.Checksum {
 	if kind != "" && !strings.EqualFold(kind, "FULL_OBJECT") {
 		return ranges.Checksum{}

@@ -18,7 +18,7 @@ import (
 func TestSourceRead(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	data := realBytes(t, 1<<20)
-	// Each byte that a signature could get wrong.
+	// Every byte that a signature may escape wrongly.
 	for _, key := range []string{"plain", "a b+c", "ü/ö/ä", "q?x=1&y=2#f", "%41%2F", "a//b", "/lead", "dots/../x", "tilde~!*'()", "trail/", ";:@=,$"} {
 		if err := origin.Put("data", key, data); err != nil {
 			t.Fatal(err)
@@ -35,7 +35,7 @@ func TestSourceRead(t *testing.T) {
 		if p, err := src.(*source).locate(t.Context()); err != nil || !p.plain {
 			t.Fatalf("%q takes the long way: %v", key, err)
 		}
-		// The whole object, pinned; the range is cut at the end.
+		// The whole object, pinned, with a range that goes beyond the end.
 		got, whole, err := get(t.Context(), src, ranges.Request{Off: 0, Len: 2 << 20, Pin: info.Pin})
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("%q: whole: %d bytes, %v", key, len(got), err)
@@ -46,7 +46,7 @@ func TestSourceRead(t *testing.T) {
 	}
 }
 
-// S3 tells the size of an object in the body of a 416, not in its header.
+// S3 reports the size of an object in the body of a 416 and not in its header.
 func TestSourceBeyondEnd(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -65,8 +65,8 @@ func TestSourceBeyondEnd(t *testing.T) {
 	}
 }
 
-// The checksum of a whole object is believed for the whole object only: a range
-// that is a part of it may carry the part's.
+// The checksum of an answer counts for a whole object only, because the answer
+// for a range that is a part may have the part's.
 func TestSourceChecksum(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -159,7 +159,7 @@ func TestSourceVersion(t *testing.T) {
 	}
 	_, _, err = get(t.Context(), c.Source("kept", "k", SourceOptions{VersionID: "0123456789abcdef"}), ranges.Request{Len: 1})
 	wantFault(t, err, ranges.NotFound, "no such version")
-	// A bucket without versions must not pass off the current bytes as a version.
+	// A bucket without versions must not return its current bytes as a version.
 	if err := origin.Put("data", "k", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestSourceRegionRedirect(t *testing.T) {
 	if n := origin.Count("GetObject", "far/k").Requests; n != 4 {
 		t.Errorf("%d requests for 3 GETs and a redirect, want 4", n)
 	}
-	// The region is known now, for other operations too.
+	// Other operations use the learned region.
 	if _, err := c.Head(t.Context(), "far", "k"); err != nil {
 		t.Error(err)
 	}
@@ -263,7 +263,7 @@ func TestSourceRegionRedirect(t *testing.T) {
 	}
 }
 
-// A server that sends a bucket from region to region must not be followed for ever.
+// A server that redirects from region to region is not followed without end.
 func TestRedirectLoop(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -319,7 +319,7 @@ func TestRefusedConnection(t *testing.T) {
 	wantText(t, err, "s3: head s3://data/k: "+want)
 }
 
-// A wrong clock is corrected by the server's.
+// The client corrects a wrong clock by the server's.
 func TestClockSkew(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -349,9 +349,8 @@ func TestClockSkew(t *testing.T) {
 	}
 }
 
-// Signatures that the short way can't make go through the SDK, and through the
-// same checks.
-func TestLongWay(t *testing.T) {
+// Targets with another kind of signature use the SDK and pass the same checks.
+func TestSourceViaSDK(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	data := realBytes(t, 1<<16)
 	if err := origin.Put("data", "a b+c", data); err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// Objects that are encrypted with a customer key are read with the key of a
-// file, and without it the message says so.
+// Objects encrypted with a customer key are read with the key of a file.
+// Without the key, the error says that the object needs one.
 func TestSSECustomerKeyFile(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	key := bytes.Repeat([]byte{0xa7}, 32)
@@ -58,8 +58,8 @@ func TestSSECustomerKeyFile(t *testing.T) {
 	wantText(t, err, "exclude each other")
 }
 
-// A refusal that names the missing right is passed on.
-func TestMissingRightIsNamed(t *testing.T) {
+// The error of a refusal names the missing right.
+func TestErrorNamesMissingRight(t *testing.T) {
 	for message, want := range map[string]string{
 		"User: arn:aws:iam::1:user/u is not authorized to perform: s3:GetObject on resource: x":          "access denied: the identity lacks the right s3:GetObject (403",
 		"User is not authorized to perform: kms:Decrypt on the resource associated with this ciphertext": "lacks the right kms:Decrypt on the key that the object is encrypted with (403",

@@ -14,14 +14,14 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// target is what the SDK's endpoint rules make of a bucket in a region.
+// target is the result of the SDK's endpoint rules for a bucket in a region.
 type target struct {
 	base    string // scheme, host and bucket part of the path, without a slash at the end
 	host    string // the limiter's key: buckets that share a host share its limits
 	region  string // to sign for
 	service string // to sign for: s3, s3-object-lambda, s3-outposts
 	header  http.Header
-	plain   bool // signature version 4, or none: the short way works
+	plain   bool // signature version 4 or none: no need for the SDK
 
 	noVersions *atomic.Bool // reading versions was refused
 }
@@ -32,7 +32,7 @@ type targetID struct{ region, bucket string }
 // target returns the target of a bucket, resolving it when it is new.
 func (c *Client) target(ctx context.Context, bucket string) (*target, error) {
 	c.mu.Lock()
-	id := targetID{c.regionOf(bucket), bucket}
+	id := targetID{c.regionLocked(bucket), bucket}
 	t := c.targets[id]
 	c.mu.Unlock()
 	if t != nil {
@@ -95,8 +95,8 @@ func (c *Client) resolve(ctx context.Context, id targetID) (*target, error) {
 	return t, nil
 }
 
-// url returns the URL of an object. The key is escaped as the signature wants
-// it: each byte but letters, digits and -._~/ becomes %XX.
+// url returns the URL of an object. The key is escaped as the signature
+// requires: each byte but letters, digits and -._~/ becomes %XX.
 func (t *target) url(key, versionID string) string {
 	u := t.base + "/" + httpbinding.EscapePath(key, false)
 	if versionID != "" {

@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestTargets pins the URLs that come out of endpoints, styles, names and ARNs,
-// without any network.
+// TestTargets checks the URLs for endpoints, styles, names and ARNs, without a
+// network.
 func TestTargets(t *testing.T) {
 	isolate(t)
 	const ap = "arn:aws:s3:eu-west-1:123456789012:accesspoint/mine"
@@ -109,7 +109,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestVirtualHostStyle reads, lists and writes where the bucket is in the host
+// TestVirtualHostStyle reads, lists and writes with the bucket in the host
 // name, which the origin serves below .localhost.
 func TestVirtualHostStyle(t *testing.T) {
 	origin := start(t, testorigin.Options{})
@@ -198,7 +198,7 @@ func TestOptions(t *testing.T) {
 	wantText(t, err, "AWS_ENDPOINT_URL_S3")
 }
 
-// The profile names region and endpoint, as for the AWS tools.
+// The profile sets region and endpoint, as for the AWS tools.
 func TestProfile(t *testing.T) {
 	isolate(t)
 	file := filepath.Join(t.TempDir(), "config")

@@ -29,16 +29,17 @@ const (
 	maxParts  = 10000
 	maxObject = 5 << 40
 
-	// abortTimeout bounds the clean-up after a failure. After a cancellation it
-	// is abortCancelled, so that a program that was interrupted ends in a second.
+	// abortTimeout bounds the clean-up after a failure. After a cancellation
+	// the bound is abortCancelled, so that an interrupted program ends within a
+	// second.
 	abortTimeout   = 10 * time.Second
 	abortCancelled = 900 * time.Millisecond
 )
 
-// partSize returns the size of part n (from 1). With a known size all parts
-// are equal, as some services demand. With an unknown one the size doubles
-// every 1,000 parts: 10,000 parts of 8 MiB and up hold 7.9 TiB, more than an
-// object may have.
+// partSize returns the size of part n (from 1). If the object's size is known,
+// all parts are equal, as some services demand. Otherwise the size of parts
+// doubles every 1,000 parts: 10,000 parts of 8 MiB and more hold 7.9 TiB, more
+// than an object may have.
 func partSize(n int, smallest, total int64) int64 {
 	if total > 0 {
 		const mib = 1 << 20
@@ -48,9 +49,9 @@ func partSize(n int, smallest, total int64) int64 {
 	return min(smallest<<((n-1)/1000), maxPart)
 }
 
-// Upload writes an object of any size: in one request if it fits into a part,
-// else by parts of which several are sent at once. It reads body to its end,
-// from the calling goroutine. When it fails nothing is left behind.
+// Upload writes an object of any size: in one request if the body fits into a
+// part, else by parts, of which it sends several at once. It reads body to its
+// end, from the calling goroutine. If it fails, it leaves nothing behind.
 func (c *Client) Upload(ctx context.Context, bucket, key string, body io.Reader, o PutOptions) (PutResult, error) {
 	if err := o.Validate(); err != nil {
 		return PutResult{}, err
@@ -74,11 +75,11 @@ type upload struct {
 	bucket, key string
 	o           PutOptions
 	body        io.Reader
-	account     *budget.Account // holds nothing at the start: the first part always gets its buffer
+	account     *budget.Account // empty at the start, so that the first part always gets its buffer
 
 	id   string // of the multipart upload
 	read int64
-	sum  ranges.Checksum // of all that was read
+	sum  ranges.Checksum // of all bytes read
 
 	mu    sync.Mutex // guards parts and err; leaf
 	parts []types.CompletedPart
@@ -132,7 +133,7 @@ func (u *upload) next(ctx context.Context, n int) (*part, error) {
 	}
 	size := partSize(n, u.o.PartBytes, u.o.Size)
 	if left := u.o.Size - u.read; u.o.Size > 0 && left < size {
-		size = left + 1 // one more, to see the end, or that there is none
+		size = left + 1 // one byte more, to see whether the body ends
 	}
 	buf, err := u.account.Get(ctx, int(size))
 	if err != nil {
@@ -159,7 +160,7 @@ func (u *upload) next(ctx context.Context, n int) (*part, error) {
 	return nil, u.fail(err)
 }
 
-// fail wraps an error of this side.
+// fail wraps an error that this side caused.
 func (u *upload) fail(err error) error {
 	return &Error{Op: opUpload, Bucket: u.bucket, Key: u.key, kind: ranges.Permanent, Err: err}
 }
@@ -200,15 +201,15 @@ func (u *upload) create(ctx context.Context) error {
 	return nil
 }
 
-// sendAll sends all parts, reading ahead as far as the budget and the
-// concurrency allow. All goroutines have ended when it returns.
+// sendAll sends all parts, and reads ahead as far as the budget and the
+// concurrency allow. It returns when all its goroutines have ended.
 func (u *upload) sendAll(ctx context.Context, p *part) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	slots := make(chan struct{}, u.o.Concurrency)
 	var wg sync.WaitGroup
 	for n := 1; ; {
-		slots <- struct{}{} // a part under way always ends, by failure or cancellation
+		slots <- struct{}{} // a part that is being sent always ends, by failure or cancellation
 		if u.failed() != nil {
 			p.release()
 			break
@@ -221,7 +222,7 @@ func (u *upload) sendAll(ctx context.Context, p *part) error {
 				defer func() { <-slots }()
 				defer p.release()
 				if err := u.send(ctx, p); err != nil && u.setErr(err) {
-					cancel() // the others are of no use any more
+					cancel() // the other parts are no longer needed
 				}
 			}(p)
 		} else {
@@ -233,7 +234,7 @@ func (u *upload) sendAll(ctx context.Context, p *part) error {
 		n++
 		var err error
 		if p, err = u.next(ctx, n); err != nil {
-			u.setErr(err) // before the parts under way fail because of the cancellation
+			u.setErr(err) // before the parts being sent fail because of the cancellation
 			cancel()
 			break
 		}
@@ -248,7 +249,7 @@ func (u *upload) failed() error {
 	return u.err
 }
 
-// setErr keeps the first failure and reports whether this is it.
+// setErr stores the first failure and reports whether err is the first.
 func (u *upload) setErr(err error) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -295,7 +296,7 @@ func (u *upload) send(ctx context.Context, p *part) error {
 	return nil
 }
 
-// complete makes the object from its parts.
+// complete creates the object from its parts.
 func (u *upload) complete(ctx context.Context) (PutResult, error) {
 	c := u.c
 	in := &awss3.CompleteMultipartUploadInput{
@@ -334,8 +335,8 @@ func (u *upload) complete(ctx context.Context) (PutResult, error) {
 	return res, err
 }
 
-// abort removes what was uploaded, also after a cancellation, and returns the
-// error that made it necessary, with the abort's own if that failed too.
+// abort removes the uploaded parts, even after a cancellation. It returns the
+// error that made it necessary, joined by its own if the removal failed too.
 func (u *upload) abort(ctx context.Context, cause error) error {
 	timeout := abortTimeout
 	if ctx.Err() != nil {

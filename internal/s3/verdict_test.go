@@ -17,9 +17,9 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestValidatorsOfRealStores reads objects that a listing or a HEAD has described from
-// stores that spell validators in every way that was seen, and proves that a spelling is
-// no change, and that a change is one.
+// TestValidatorsOfRealStores reads listed and headed objects from stores with
+// every known spelling of validators. Another spelling must not count as a
+// change of the object, and a change must be found.
 func TestValidatorsOfRealStores(t *testing.T) {
 	for _, tc := range []struct {
 		quirks  string
@@ -29,11 +29,11 @@ func TestValidatorsOfRealStores(t *testing.T) {
 		{"list-etag=bare", false},
 		{"list-etag=bare if-match=quoted", false}, // NetApp ONTAP
 		{"list-etag=weak", false},
-		{"if-match=bare", false}, // DigitalOcean Spaces: refuses the spelling that it uses itself
+		{"if-match=bare", false}, // DigitalOcean Spaces refuses its own spelling
 		{"get-etag=bare head-etag=bare list-etag=bare if-match=bare", false},
 		{"get-etag=weak", false}, // a proxy that could compress
 		{"get-etag=weak head-etag=weak list-etag=weak", false},
-		{"get-etag=none head-etag=none list-etag=none", false},            // versitygw on files that it has not written
+		{"get-etag=none head-etag=none list-etag=none", false},            // versitygw with files that it has not written
 		{"get-etag=none head-etag=none list-etag=none no-dates", false},   // nothing to compare
 		{"get-etag=none head-etag=none list-etag=none bare-range", false}, // and a 416 without a size
 		{"list-etag=none", false},
@@ -87,7 +87,7 @@ func TestValidatorsOfRealStores(t *testing.T) {
 				if err != nil || !bytes.Equal(got, data) {
 					t.Errorf("by %s: %d bytes, %v", name, len(got), err)
 				}
-				if n := gets.Load(); n > 5+2 { // parts, and the questions that teach, of two requests at once
+				if n := gets.Load(); n > 5+2 { // five parts, and two first requests that learn the spelling
 					t.Errorf("by %s: %d requests", name, n)
 				}
 			}
@@ -95,7 +95,7 @@ func TestValidatorsOfRealStores(t *testing.T) {
 	}
 }
 
-// One page of a proxy or one empty body among good answers costs one request.
+// A single proxy page or empty body among good answers costs one request.
 func TestOneOddAnswerCostsOneRequest(t *testing.T) {
 	for _, action := range []testorigin.Action{testorigin.ActPage, testorigin.ActEmpty, testorigin.ActWrongTotal, testorigin.ActWrongLength} {
 		origin := quirky(t, "", testorigin.Options{})
@@ -126,9 +126,9 @@ func TestOneOddAnswerCostsOneRequest(t *testing.T) {
 	}
 }
 
-// Where a store gives no ETag, the time of the last change keeps an open object from
-// showing bytes of two versions.
-func TestDateStandsInForETag(t *testing.T) {
+// If a store gives no ETag, the time of the last change prevents that an open
+// object shows bytes of two versions.
+func TestSourcePinsByDate(t *testing.T) {
 	isolate(t)
 	for _, conditions := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -171,9 +171,9 @@ func TestDateStandsInForETag(t *testing.T) {
 	}
 }
 
-// Where a listing has an ETag in a spelling that no condition can have, and GET has none, the date keeps the answers of
-// one reader together.
-func TestDateStandsInForETagOfListing(t *testing.T) {
+// If a listing has an ETag that cannot be a condition, and a GET has no ETag,
+// the date ensures that all answers of a reader have the same version.
+func TestListedSourcePinsByDate(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
 		c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})

@@ -14,9 +14,9 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestJudge shows the SDK's own errors, made by servers that answer so, to the
-// function that tells a passing failure from a final one.
-func TestJudge(t *testing.T) {
+// TestBlameOf checks which of the SDK's errors count as temporary. Servers with
+// the matching answers cause them.
+func TestBlameOf(t *testing.T) {
 	const stsError = `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>says so</Message></Error><RequestId>r</RequestId></ErrorResponse>`
 	role := func(t *testing.T, url string) {
 		t.Helper()
@@ -89,7 +89,7 @@ func TestJudge(t *testing.T) {
 			}
 			defer c.Close()
 			_, err = c.credentials.chain.fetch(t.Context())
-			if got := judge(err); got != tc.want {
+			if got := blameOf(err); got != tc.want {
 				t.Errorf("blame %d, want %d: %v", got, tc.want, err)
 			}
 			_, err = c.credentials.Retrieve(t.Context())
@@ -104,8 +104,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// A token service that throttles at first is asked again, and the request that
-// needs the keys succeeds.
+// The client asks a token service that throttles at first again, and the
+// request that needs the keys succeeds.
 func TestThrottledTokenService(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for back-off twice: about 2 s")

@@ -14,13 +14,13 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// sdkTransport answers GETs of one source by the SDK's GetObject. With it the
-// long way, for signatures that the short one can't make, passes through the
-// very same checks of httprange.
+// sdkTransport answers GETs of one source by the SDK's GetObject. It serves
+// targets that need a signature other than version 4, and httprange checks its
+// answers like all others.
 type sdkTransport struct{ s *source }
 
-// longWay returns the client of the long way.
-func longWay(s *source) *http.Client {
+// sdkClient returns an HTTP client whose requests the SDK makes.
+func sdkClient(s *source) *http.Client {
 	return &http.Client{
 		Transport:     sdkTransport{s},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -50,13 +50,14 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	out, err := s.c.sdk.GetObject(ctx, in, func(so *awss3.Options) {
 		so.Region = s.c.region(s.bucket)
 		if coversStart(req.Header["Range"]) {
-			// As a header, not as a parameter: the SDK would verify the body, which
-			// the engine does for less.
+			// As a header and not as a parameter, because with the parameter
+			// the SDK would verify the body, which the engine does at less
+			// cost.
 			so.APIOptions = append(so.APIOptions[:len(so.APIOptions):len(so.APIOptions)], smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", enabled[0]))
 		}
 	})
 	if err != nil && seen.answer != nil && ctx.Err() == nil {
-		resp := *seen.answer // for the checks, which read it anew
+		resp := *seen.answer // for the checks, which read the body again
 		resp.Body, resp.Request = io.NopCloser(bytes.NewReader(seen.body)), req
 		return &resp, nil
 	}
@@ -73,7 +74,7 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &resp, nil
 }
 
-// header returns a header line as the SDK's inputs want it.
+// header returns a header line as a parameter of the SDK, or nil.
 func header(h http.Header, name string) *string {
 	if v := h.Get(name); v != "" {
 		return &v
