@@ -37,7 +37,7 @@ func TestCancelled(t *testing.T) {
 	r := rand.New(rand.NewPCG(17, 18))
 	one, want := makeLayer(t, r)
 	members := blobOf(t, r, want, 50<<10, 6)
-	frames := zstdOf(t, r, split(r, want, 200<<10)...)
+	frames := zstdOf(t, r, splitParts(r, want, 200<<10)...)
 	for _, tt := range []struct {
 		name string
 		blob []byte

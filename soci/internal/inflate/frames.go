@@ -38,14 +38,14 @@ type frameJob struct {
 	done    chan struct{}
 }
 
-// frames decodes a zstd blob of many frames on several goroutines, in order. Only the
+// parallelFrames decodes a zstd blob of many frames on several goroutines, in order. Only the
 // reader reads the source, and the workers wait for nothing but jobs.
 //
 // The headers of the blocks determine where a frame ends (RFC 8878, section 3.1.1), and
 // their number bounds its output. The first frame that is too large for a job, unreadable
 // or damaged goes to the serial decoder, with everything after it, so that the serial
 // decoder reports the error.
-type frames struct {
+type parallelFrames struct {
 	in    *flate.Input
 	opts  Options
 	sizes frameSizes
@@ -61,16 +61,16 @@ type frames struct {
 	partial []byte    // the start of a frame that is not part of a job
 	last    bool      // no further job can be cut
 	cuts    int
-	serial  *serial
+	serial  *serialZstd
 	sent    int64 // bytes of output returned or in out
 }
 
-func newFrames(in *flate.Input, opts Options, workers int) *frames {
-	return &frames{in: in, opts: opts, sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
+func newFrames(in *flate.Input, opts Options, workers int) *parallelFrames {
+	return &parallelFrames{in: in, opts: opts, sizes: sizesFor(workers), idle: workers, limit: workers + 2, todo: make(chan *frameJob, workers+2)}
 }
 
 // close stops the workers.
-func (f *frames) close() {
+func (f *parallelFrames) close() {
 	close(f.todo)
 	f.wg.Wait()
 	if f.serial != nil {
@@ -79,7 +79,7 @@ func (f *frames) close() {
 }
 
 // Read implements io.Reader.
-func (f *frames) Read(p []byte) (int, error) {
+func (f *parallelFrames) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -99,7 +99,7 @@ func (f *frames) Read(p []byte) (int, error) {
 }
 
 // nextJob makes the output of the next job available. It returns false if no job is left.
-func (f *frames) nextJob() bool {
+func (f *parallelFrames) nextJob() bool {
 	if f.reading != nil {
 		f.free = append(f.free, f.reading)
 		f.reading = nil
@@ -136,7 +136,7 @@ func isDone(j *frameJob) bool {
 }
 
 // submit hands j to the workers, which start with the second job.
-func (f *frames) submit(j *frameJob) {
+func (f *parallelFrames) submit(j *frameJob) {
 	f.queue = append(f.queue, j)
 	f.cuts++
 	if f.idle == 0 {
@@ -155,7 +155,7 @@ func (f *frames) submit(j *frameJob) {
 }
 
 // hasRoom reports whether memory is left for another job of any size.
-func (f *frames) hasRoom() bool {
+func (f *parallelFrames) hasRoom() bool {
 	if len(f.queue) == 0 {
 		return true
 	}
@@ -177,7 +177,7 @@ func (f *frames) hasRoom() bool {
 }
 
 // cutJob reads whole frames for a job. It returns nil if it can read none.
-func (f *frames) cutJob() *frameJob {
+func (f *parallelFrames) cutJob() *frameJob {
 	j := &frameJob{}
 	if n := len(f.free); n > 0 {
 		j, f.free = f.free[n-1], f.free[:n-1]
@@ -202,7 +202,7 @@ func (f *frames) cutJob() *frameJob {
 
 // takeFrame appends the next frame to j.in and returns a bound on its output. If ok is
 // false, the appended bytes are the start of a frame for the serial decoder.
-func (f *frames) takeFrame(j *frameJob) (bound int, ok bool) {
+func (f *parallelFrames) takeFrame(j *frameJob) (bound int, ok bool) {
 	var h zstd.Header
 	head := f.in.Peek(zstd.HeaderMaxSize)
 	if len(head) == 0 || h.Decode(head) != nil {
@@ -252,7 +252,7 @@ func (f *frames) takeFrame(j *frameJob) (bound int, ok bool) {
 
 // takeBytes appends the next n bytes of the source to j.in. It returns false if the source
 // has fewer.
-func (f *frames) takeBytes(j *frameJob, n int) bool {
+func (f *parallelFrames) takeBytes(j *frameJob, n int) bool {
 	at := len(j.in)
 	for n > len(j.in)-at {
 		head := f.in.Peek(min(4096, n-(len(j.in)-at)))
@@ -267,7 +267,7 @@ func (f *frames) takeBytes(j *frameJob, n int) bool {
 
 // leaveToSerial returns the input of the remaining jobs to the source and starts the serial
 // decoder. It returns io.EOF if the blob has ended.
-func (f *frames) leaveToSerial() (err error) {
+func (f *parallelFrames) leaveToSerial() (err error) {
 	if len(f.queue) == 0 && len(f.partial) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
 		return io.EOF
 	}
@@ -284,7 +284,7 @@ func (f *frames) leaveToSerial() (err error) {
 	return err
 }
 
-func (f *frames) work() {
+func (f *parallelFrames) work() {
 	dec, err := newZstd(nil, f.opts.MaxWindow, zstd.WithDecoderMaxMemory(uint64(2*f.sizes.out))) //nolint:gosec // G115: positive
 	for j := range f.todo {
 		if err == nil {

@@ -45,8 +45,8 @@ func skippable(n int) []byte {
 	return append(binary.LittleEndian.AppendUint32([]byte{0x53, 0x2a, 0x4d, 0x18}, uint32(n)), make([]byte, n)...)
 }
 
-// split cuts data into parts of at most size bytes. Some are empty.
-func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
+// splitParts cuts data into parts of at most size bytes. Some are empty.
+func splitParts(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 	for len(data) > 0 {
 		n := min(len(data), r.IntN(size+1))
 		parts, data = append(parts, data[:n]), data[n:]
@@ -56,7 +56,7 @@ func split(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 
 // readZstd decodes with a number of workers, serially for 0, and serially while recording
 // for a negative number.
-func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *frames, error) {
+func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *parallelFrames, error) {
 	const window = 8 << 20
 	src := flate.NewInput(in)
 	if workers <= 0 {
@@ -86,8 +86,8 @@ func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, 
 func TestFrames(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 2))
-	data := slices.Repeat(text(t), 8)
-	small := zstdOf(t, r, split(r, data, 20<<10)...)
+	data := slices.Repeat(sourceText(t), 8)
+	small := zstdOf(t, r, splitParts(r, data, 20<<10)...)
 	giant := zstdOf(t, r, data)
 	noise := make([]byte, 300<<10)
 	for i := range noise {
@@ -106,8 +106,8 @@ func TestFrames(t *testing.T) {
 		"small frames":    {small, true},
 		"one frame":       {giant, false},
 		"giant between":   {slices.Concat(small, giant, small), true},
-		"zeros":           {zstdOf(t, r, split(r, make([]byte, 8<<20), 150<<10)...), true},
-		"noise":           {zstdOf(t, r, split(r, noise, 5<<10)...), true},
+		"zeros":           {zstdOf(t, r, splitParts(r, make([]byte, 8<<20), 150<<10)...), true},
+		"noise":           {zstdOf(t, r, splitParts(r, noise, 5<<10)...), true},
 		"a long frame":    {slices.Concat(small, zstdOf(t, r, noise), small), true},
 		"one small frame": {zstdOf(t, r, data[:1000]), false},
 		"only skippable":  {slices.Concat(skippable(9), skippable(0)), false},
@@ -141,7 +141,7 @@ func TestFrames(t *testing.T) {
 // TestFramesMemory checks that memory is bounded, however far frames expand.
 func TestFramesMemory(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 4))
-	blob := zstdOf(t, r, split(r, make([]byte, 64<<20), 900<<10)...)
+	blob := zstdOf(t, r, splitParts(r, make([]byte, 64<<20), 900<<10)...)
 	sizes := frameSizes{min: 8 << 10, in: 100 << 10, out: 1 << 20, held: 6 << 20}
 	f := newFrames(flate.NewInput(bytes.NewReader(blob)), Options{MaxWindow: 8 << 20}, 8)
 	f.sizes = sizes
@@ -177,7 +177,7 @@ func TestFramesMemory(t *testing.T) {
 func TestFramesSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 3))
-	blob := zstdOf(t, r, split(r, slices.Repeat(text(t), 20), 60<<10)...)
+	blob := zstdOf(t, r, splitParts(r, slices.Repeat(sourceText(t), 20), 60<<10)...)
 	broken := errors.New("the network is gone")
 	source := func() io.Reader { return io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken)) }
 	var lens []int
@@ -210,8 +210,8 @@ func TestFramesSource(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 5))
 	data := bytes.Repeat([]byte("frame "), 300)
-	blob := zstdOf(f, r, split(r, data, 90)...)
-	small := zstdOf(f, r, split(r, data[:400], 90)...)
+	blob := zstdOf(f, r, splitParts(r, data, 90)...)
+	small := zstdOf(f, r, splitParts(r, data[:400], 90)...)
 	used := 0
 	add := func(in []byte, least, most uint8) {
 		if _, frames, _ := readZstd(bytes.NewReader(in), 3, fuzzSizes(least, most), 1<<20); frames != nil && frames.idle == 0 {
@@ -224,8 +224,8 @@ func FuzzFrames(f *testing.F) {
 	add(append(bytes.Clone(blob[:300]), zstdOf(f, r, blob)...), uint8(50), uint8(60))
 	add(slices.Concat(small, zstdOf(f, r, data), small), uint8(20), uint8(90))                          // one too large for a job
 	add(slices.Concat(small, skippable(200), small), uint8(9), uint8(9))                                // and a skippable one
-	add(slices.Concat(small, frame(f, data, 1<<10, true), small), uint8(40), uint8(255))                // a single segment
-	add(slices.Concat(small, frame(f, data, 16<<20, false)), uint8(40), uint8(255))                     // a window that is refused
+	add(slices.Concat(small, zstdWindowFrame(f, data, 1<<10, true), small), uint8(40), uint8(255))      // a single segment
+	add(slices.Concat(small, zstdWindowFrame(f, data, 16<<20, false)), uint8(40), uint8(255))           // a window that is refused
 	add(slices.Concat(small, zstdOf(f, r, make([]byte, 900), make([]byte, 10))), uint8(10), uint8(255)) // a block of one byte
 	add(slices.Concat(small, []byte("garbage")), uint8(10), uint8(100))                                 // not a frame
 	add(small[:len(small)-2], uint8(10), uint8(100))                                                    // cut
@@ -233,7 +233,7 @@ func FuzzFrames(f *testing.F) {
 		f.Fatalf("workers decode %d of the seeds: this fuzzes nothing", used)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, least, most uint8) {
-		if sniff(in[:min(len(in), 4)]) != Zstd {
+		if detectFormat(in[:min(len(in), 4)]) != Zstd {
 			return
 		}
 		sizes := fuzzSizes(least, most)

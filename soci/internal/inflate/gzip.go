@@ -40,14 +40,14 @@ type members struct {
 	padded      bool // zero bytes follow the last member
 	workers     int  // more than one: decode members, or parts of one, concurrently
 	sizes       jobSizes
-	par         *parallel // nil before a second member
-	memberStart int64     // offset of the member
-	midMember   bool      // resumed inside the member: sum and size are unknown
-	lastCheck   progress  // where workersPay last measured the member
+	par         *parallelMembers // nil before a second member
+	memberStart int64            // offset of the member
+	midMember   bool             // resumed inside the member: sum and size are unknown
+	lastCheck   progress         // where workersPay last measured the member
 	segments    segmentSizes
 	two         *twoStage // nil before a large member
 
-	idx        *indexed        // nil without an index, or after its last span
+	idx        *indexedDecoder // nil without an index, or after its last span
 	indexWrong bool            // the index was dropped
 	rec        *index.Recorder // nil if nothing is recorded
 	out        int64           // bytes of output, without left
@@ -201,7 +201,7 @@ func (m *members) nextMember(parallel bool) error {
 			m.padded = true
 			m.in.Skip(1)
 			continue
-		case !m.padded && sniff(head) == Gzip:
+		case !m.padded && detectFormat(head) == Gzip:
 			if parallel && m.enterParallel() {
 				return nil
 			}
@@ -239,7 +239,7 @@ func (m *members) readHeader() error {
 	}
 	flags := fixed[3]
 	switch {
-	case sniff(fixed[:2]) != Gzip, fixed[2] != 8:
+	case detectFormat(fixed[:2]) != Gzip, fixed[2] != 8:
 		return errHeader
 	case flags&flagReserved != 0:
 		return errReserved // required by RFC 1952 section 2.3.1.2

@@ -26,7 +26,7 @@ const (
 	pieceOut    = windowBytes - flate.History
 )
 
-// indexed decodes the spans of an index with several workers, in order.
+// indexedDecoder decodes the spans of an index with several workers, in order.
 //
 // A worker does not know the history of its span. It uses the history that the index
 // claims, and determines which bytes of it the span refers to. Once the reader has returned
@@ -39,7 +39,7 @@ const (
 // while a worker decodes. There is no deadlock: the span that is being read has a worker. It
 // waits for room in its queue only while the reader has output to read, or for the source,
 // which the reader reads when it has no output.
-type indexed struct {
+type indexedDecoder struct {
 	src     *flate.Input
 	points  []index.Point // of the spans that were not made yet
 	out     int64         // bytes of output according to the index, or 0 if unknown
@@ -73,7 +73,7 @@ type position struct {
 	member bool  // a member has ended there
 }
 
-// span is the part of a blob between two points. The lock of its indexed guards it.
+// span is the part of a blob between two points. The lock of its indexedDecoder guards it.
 type span struct {
 	point       index.Point
 	first       bool  // it starts where the serial decoder was
@@ -126,7 +126,7 @@ func (c *chunk) held() int {
 }
 
 // history returns the output of the member that was returned, at most the last 32 KiB.
-func (t *indexed) history() []byte {
+func (t *indexedDecoder) history() []byte {
 	var buf []byte
 	for _, c := range t.tail {
 		buf = append(buf, c.p[max(0, len(c.p)-flate.History):]...)
@@ -147,7 +147,7 @@ func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 
 // rememberLocked adds c, which is being returned, to tail and frees the chunks that are no
 // longer needed for the history. mu must be held.
-func (t *indexed) rememberLocked(c *chunk) {
+func (t *indexedDecoder) rememberLocked(c *chunk) {
 	if c.end {
 		for _, o := range t.tail {
 			t.putChunkLocked(o)
@@ -170,7 +170,7 @@ func (t *indexed) rememberLocked(c *chunk) {
 
 // newIndexed takes over at the first block of a member. It returns nil if the index has no
 // point after it.
-func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexed {
+func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexedDecoder {
 	off := src.Offset()
 	points := x.Points
 	for len(points) > 0 && points[0].Bits <= off*8 {
@@ -179,7 +179,7 @@ func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Record
 	if len(points) == 0 || workers < 2 {
 		return nil
 	}
-	t := &indexed{src: src, points: points, out: x.Out, workers: workers, rec: rec, pos: position{bits: off * 8}}
+	t := &indexedDecoder{src: src, points: points, out: x.Out, workers: workers, rec: rec, pos: position{bits: off * 8}}
 	t.wake = sync.NewCond(&t.mu)
 	t.store = &store{wake: t.wake, base: off, end: off}
 	first := &span{point: index.Point{Kind: index.Block, Bits: off * 8}, first: true, verified: true, probed: true, stop: points[0].Bits, pos: off}
@@ -188,14 +188,14 @@ func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Record
 }
 
 // start starts the workers.
-func (t *indexed) start() {
+func (t *indexedDecoder) start() {
 	for range t.workers {
 		t.wg.Go(t.work)
 	}
 }
 
 // close stops the workers.
-func (t *indexed) close() {
+func (t *indexedDecoder) close() {
 	t.mu.Lock()
 	t.closed, t.store.closed = true, true
 	t.wake.Broadcast()
@@ -206,7 +206,7 @@ func (t *indexed) close() {
 
 // leave stops the workers and returns the input that was not decoded to the source. It
 // returns the position where decoding must continue; the source is at the byte of it.
-func (t *indexed) leave() position {
+func (t *indexedDecoder) leave() position {
 	t.close()
 	t.src.Prepend(t.store.rest(t.pos.bits / 8)...)
 	return t.pos
@@ -214,7 +214,7 @@ func (t *indexed) leave() position {
 
 // next returns the next output, valid until the next call. It returns nil where the serial
 // decoder must continue, and the error that a serial decoder would return.
-func (t *indexed) next() (*chunk, error) {
+func (t *indexedDecoder) next() (*chunk, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for {
@@ -257,7 +257,7 @@ func (t *indexed) next() (*chunk, error) {
 }
 
 // finishLocked records the end of the span of w. mu must be held.
-func (t *indexed) finishLocked(w *spanWorker) {
+func (t *indexedDecoder) finishLocked(w *spanWorker) {
 	s := w.span
 	s.end, s.err, s.done = w.end, w.err, true
 	w.span = nil
@@ -265,7 +265,7 @@ func (t *indexed) finishLocked(w *spanWorker) {
 }
 
 // verifyLocked reports whether s continues the output that was returned. mu must be held.
-func (t *indexed) verifyLocked(s *span) bool {
+func (t *indexedDecoder) verifyLocked(s *span) bool {
 	if s.refsUnknown || s.point.Bits != t.pos.bits || (s.point.Kind == index.Member) != t.pos.member {
 		return false
 	}
@@ -287,7 +287,7 @@ func (t *indexed) verifyLocked(s *span) bool {
 
 // readLocked reads from the source if it has more data and the store has room. mu must be
 // held; it is released while reading.
-func (t *indexed) readLocked() bool {
+func (t *indexedDecoder) readLocked() bool {
 	t.store.trimLocked(t.keepFromLocked())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
 		return false
@@ -300,7 +300,7 @@ func (t *indexed) readLocked() bool {
 
 // keepFromLocked returns the first byte of the source that may still be needed. mu must be
 // held.
-func (t *indexed) keepFromLocked() int64 {
+func (t *indexedDecoder) keepFromLocked() int64 {
 	if s := t.spans[0]; s.verified {
 		return s.pos // a verified span is never decoded again
 	}
@@ -308,7 +308,7 @@ func (t *indexed) keepFromLocked() int64 {
 }
 
 // addSpanLocked appends the span of the next point, if there is one. mu must be held.
-func (t *indexed) addSpanLocked() bool {
+func (t *indexedDecoder) addSpanLocked() bool {
 	if len(t.points) == 0 {
 		return false
 	}
@@ -323,7 +323,7 @@ func (t *indexed) addSpanLocked() bool {
 // maxHeldLocked returns the memory that the span of the next point needs according to the
 // index, at most spanAhead. A span that turns out to be longer waits until it is the first.
 // mu must be held.
-func (t *indexed) maxHeldLocked() int {
+func (t *indexedDecoder) maxHeldLocked() int {
 	end := t.out
 	if len(t.points) > 1 {
 		end = t.points[1].Out
@@ -336,7 +336,7 @@ func (t *indexed) maxHeldLocked() int {
 }
 
 // hasRoomLocked reports whether memory is left for the output of next. mu must be held.
-func (t *indexed) hasRoomLocked(next *span) bool {
+func (t *indexedDecoder) hasRoomLocked(next *span) bool {
 	held := next.maxHeld + claimBytes
 	for i, s := range t.spans {
 		switch {
@@ -355,7 +355,7 @@ func (t *indexed) hasRoomLocked(next *span) bool {
 }
 
 // work decodes spans until close.
-func (t *indexed) work() {
+func (t *indexedDecoder) work() {
 	w := newSpanWorker(t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -374,7 +374,7 @@ func (t *indexed) work() {
 
 // pickLocked returns the next span to decode, or nil if there is none or no memory for its
 // output. mu must be held.
-func (t *indexed) pickLocked() *span {
+func (t *indexedDecoder) pickLocked() *span {
 	if len(t.todo) == 0 && !t.addSpanLocked() {
 		return nil
 	}
@@ -389,7 +389,7 @@ func (t *indexed) pickLocked() *span {
 
 // takeChunk waits until s may hold another chunk, and returns one. It returns nil after
 // close.
-func (t *indexed) takeChunk(s *span) *chunk {
+func (t *indexedDecoder) takeChunk(s *span) *chunk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.closed {
@@ -406,7 +406,7 @@ func (t *indexed) takeChunk(s *span) *chunk {
 }
 
 // newChunkLocked returns a free chunk or a new one. mu must be held.
-func (t *indexed) newChunkLocked() *chunk {
+func (t *indexedDecoder) newChunkLocked() *chunk {
 	if n := len(t.free); n > 0 {
 		c := t.free[n-1]
 		t.free = t.free[:n-1]
@@ -416,7 +416,7 @@ func (t *indexed) newChunkLocked() *chunk {
 }
 
 // takeClaim returns a free claim or a new one.
-func (t *indexed) takeClaim() *claim {
+func (t *indexedDecoder) takeClaim() *claim {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.claims); n > 0 {
@@ -428,7 +428,7 @@ func (t *indexed) takeClaim() *claim {
 }
 
 // addChunk appends c to the output of s, whose worker has reached byte pos of the source.
-func (t *indexed) addChunk(s *span, c *chunk, pos int64) {
+func (t *indexedDecoder) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Lock()
 	s.chunks = append(s.chunks, c)
 	s.size += c.held()
@@ -438,14 +438,14 @@ func (t *indexed) addChunk(s *span, c *chunk, pos int64) {
 }
 
 // putChunk frees a chunk that was not needed.
-func (t *indexed) putChunk(c *chunk) {
+func (t *indexedDecoder) putChunk(c *chunk) {
 	t.mu.Lock()
 	t.putChunkLocked(c)
 	t.mu.Unlock()
 }
 
 // putChunkLocked frees a chunk. mu must be held.
-func (t *indexed) putChunkLocked(c *chunk) {
+func (t *indexedDecoder) putChunkLocked(c *chunk) {
 	if c.buf != nil { // copies of short output and ends of members have no buffer
 		*c = chunk{buf: c.buf}
 		t.free = append(t.free, c)

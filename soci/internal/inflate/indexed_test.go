@@ -61,7 +61,7 @@ func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, inde
 
 // makeLayer returns a blob with small blocks and several megabytes of output.
 func makeLayer(t testing.TB, r *rand.Rand) (blob, want []byte) {
-	want = mixed(t, r, 3<<20)
+	want = mixedContent(t, r, 3<<20)
 	return encode(t, want, stdEncoder(6), 40<<10), want
 }
 
@@ -118,7 +118,7 @@ func TestIndexedSlowSource(t *testing.T) {
 func TestIndexedShortSpans(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(15, 16))
-	want := mixed(t, r, 1<<20)
+	want := mixedContent(t, r, 1<<20)
 	one, members := encode(t, want, stdEncoder(6), 20<<10), blobOf(t, r, want, 50<<10, 6)
 	for name, blob := range map[string][]byte{"one member": one, "members": members} {
 		for _, span := range []int64{1, 100 << 10} {
@@ -241,13 +241,13 @@ func FuzzIndexed(f *testing.F) {
 	f.Add(append(bytes.Clone(blob), 0, 0), uint8(9), []byte{2, 2, 1, 2, 3, 7})
 	// More output than the history, so that spans have claims of 32 KiB, and the first claims
 	// are reused: with right claims, wrong claims, and a point inside a block.
-	long := encode(f, mixed(f, rand.New(rand.NewPCG(3, 4)), 300<<10), stdEncoder(6), 9000)
+	long := encode(f, mixedContent(f, rand.New(rand.NewPCG(3, 4)), 300<<10), stdEncoder(6), 9000)
 	f.Add(long, uint8(255), []byte{})
 	f.Add(long, uint8(255), []byte{5, 1, 9, 7, 3, 200, 9, 0, 8})
 	f.Add(append(bytes.Clone(long[:len(long)-8]), "checksum"...), uint8(255), []byte{})
 	f.Add(long[:len(long)*2/3], uint8(255), []byte{})
 	f.Fuzz(func(t *testing.T, in []byte, span uint8, edits []byte) {
-		if sniff(in) != Gzip {
+		if detectFormat(in) != Gzip {
 			return
 		}
 		const most = 1 << 20

@@ -97,7 +97,7 @@ func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	if err := in.Err(); err != nil && err != io.EOF && len(head) < 4 {
 		return nil, err
 	}
-	switch sniff(head) {
+	switch detectFormat(head) {
 	case Gzip:
 		return newGzip(in, 0, opts)
 	case Zstd:
@@ -159,8 +159,8 @@ func (r *Reader) Format() Format { return r.format }
 // not close the source.
 func (r *Reader) Close() { r.close() }
 
-// sniff detects the format by its magic number (RFC 1952, RFC 8878).
-func sniff(head []byte) Format {
+// detectFormat detects the format by its magic number (RFC 1952, RFC 8878).
+func detectFormat(head []byte) Format {
 	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
 		return Gzip
 	}

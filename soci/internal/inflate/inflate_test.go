@@ -18,8 +18,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// text returns a large source file of the Go tree.
-func text(t testing.TB) []byte {
+// sourceText returns a large source file of the Go tree.
+func sourceText(t testing.TB) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(goroot(t), "src", "net", "http", "server.go"))
 	if err != nil {
@@ -80,7 +80,7 @@ func inflateAll(data []byte) ([]byte, Format, error) {
 }
 
 func TestFormats(t *testing.T) {
-	data := text(t)
+	data := sourceText(t)
 	half := len(data) / 2
 	named := func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "layer.tar", "a comment", []byte("extra") }
 	skippable := append([]byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0}, "abc"...)
@@ -113,7 +113,7 @@ func TestFormats(t *testing.T) {
 }
 
 func TestDamage(t *testing.T) {
-	data := text(t)
+	data := sourceText(t)
 	whole := gz(t, data, nil)
 	flip := func(in []byte, at int) []byte {
 		out := bytes.Clone(in)
@@ -150,7 +150,7 @@ func TestDamage(t *testing.T) {
 
 func TestSourceError(t *testing.T) {
 	broken := errors.New("the network is gone")
-	for _, whole := range [][]byte{gz(t, text(t), nil), zs(t, text(t)), text(t)} {
+	for _, whole := range [][]byte{gz(t, sourceText(t), nil), zs(t, sourceText(t)), sourceText(t)} {
 		r, err := NewReader(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]), iotest.ErrReader(broken)), Options{})
 		if err == nil {
 			_, err = io.Copy(io.Discard, r)
@@ -162,8 +162,8 @@ func TestSourceError(t *testing.T) {
 	}
 }
 
-// TestAgain checks that a Reader repeats its final error.
-func TestAgain(t *testing.T) {
+// TestFinalErrorRepeats checks that a Reader repeats its final error.
+func TestFinalErrorRepeats(t *testing.T) {
 	whole := gz(t, []byte("layer"), nil)
 	for _, in := range [][]byte{whole, whole[:len(whole)-1], append(bytes.Clone(whole), whole[len(whole)-8:]...)} {
 		r, err := NewReader(bytes.NewReader(in), Options{})
@@ -190,7 +190,7 @@ func FuzzGzip(f *testing.F) {
 	f.Add(gz(f, small, func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "name", "comment", small }))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		const most = 1 << 20
-		if sniff(in) != Gzip {
+		if detectFormat(in) != Gzip {
 			return
 		}
 		var want []byte

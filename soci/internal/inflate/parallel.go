@@ -44,13 +44,13 @@ type job struct {
 	done chan struct{}
 }
 
-// parallel decodes members on several goroutines, in order. Only the reader reads the
+// parallelMembers decodes members on several goroutines, in order. Only the reader reads the
 // source, and the workers wait for nothing but jobs, so close always returns.
 //
 // The start of a member is guessed from its header. The guess was right if the members of
 // the previous job end there, which its worker verifies. If it was wrong, the bytes return
 // to the serial decoder, which decodes up to the end of a member.
-type parallel struct {
+type parallelMembers struct {
 	in     *flate.Input
 	sizes  jobSizes
 	limit  int // number of queued jobs
@@ -70,8 +70,8 @@ type parallel struct {
 }
 
 // newParallel starts the workers.
-func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallel {
-	p := &parallel{in: in, sizes: sizes, limit: workers + 1, todo: make(chan *job, workers+1)}
+func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallelMembers {
+	p := &parallelMembers{in: in, sizes: sizes, limit: workers + 1, todo: make(chan *job, workers+1)}
 	for range workers {
 		p.wg.Go(p.work)
 	}
@@ -79,13 +79,13 @@ func newParallel(in *flate.Input, workers int, sizes jobSizes) *parallel {
 }
 
 // close stops the workers.
-func (p *parallel) close() {
+func (p *parallelMembers) close() {
 	close(p.todo)
 	p.wg.Wait()
 }
 
 // enter activates p at the start of a member, unless too many guesses were wrong.
-func (p *parallel) enter() bool {
+func (p *parallelMembers) enter() bool {
 	p.active, p.at = !p.ended && p.misses < maxMisses, p.in.Offset()
 	return p.active
 }
@@ -93,7 +93,7 @@ func (p *parallel) enter() bool {
 // nextJob returns the output of the next job, valid until the next call. If it returns nil,
 // p is no longer active, and the input is at the start of a member, for the serial decoder,
 // or at the end of the source.
-func (p *parallel) nextJob() []byte {
+func (p *parallelMembers) nextJob() []byte {
 	if p.reading != nil {
 		p.free = append(p.free, p.reading)
 		p.reading = nil
@@ -128,7 +128,7 @@ func (p *parallel) nextJob() []byte {
 }
 
 // oldestDone reports whether the oldest job is done.
-func (p *parallel) oldestDone() bool {
+func (p *parallelMembers) oldestDone() bool {
 	if len(p.queue) == 0 {
 		return false
 	}
@@ -141,7 +141,7 @@ func (p *parallel) oldestDone() bool {
 }
 
 // leave returns all input that was not decoded to the source.
-func (p *parallel) leave() {
+func (p *parallelMembers) leave() {
 	var pieces [][]byte
 	for _, j := range p.queue {
 		pieces = append(pieces, j.in) // not reused, because a worker may still read it
@@ -153,7 +153,7 @@ func (p *parallel) leave() {
 
 // cutJob reads until another job is complete and hands it to the workers. It returns false
 // if no job can be made.
-func (p *parallel) cutJob() bool {
+func (p *parallelMembers) cutJob() bool {
 	for {
 		if end := memberAt(p.buffered, max(p.seen, p.sizes.min)); end >= 0 {
 			p.pushJob(end)
@@ -177,7 +177,7 @@ func (p *parallel) cutJob() bool {
 }
 
 // pushJob makes a job of the first n bytes of buffered.
-func (p *parallel) pushJob(n int) {
+func (p *parallelMembers) pushJob(n int) {
 	j := p.newJob()
 	rest := append(j.in[:0], p.buffered[n:]...)
 	j.in, p.buffered, p.seen = p.buffered[:n], rest, 0
@@ -189,7 +189,7 @@ func (p *parallel) pushJob(n int) {
 }
 
 // newJob returns a free job with its buffers, or a new one.
-func (p *parallel) newJob() *job {
+func (p *parallelMembers) newJob() *job {
 	if n := len(p.free); n > 0 {
 		j := p.free[n-1]
 		p.free = p.free[:n-1]
@@ -205,7 +205,7 @@ func (p *parallel) newJob() *job {
 }
 
 // work decodes jobs until close.
-func (p *parallel) work() {
+func (p *parallelMembers) work() {
 	src := new(bytes.Reader)
 	m := &members{in: flate.NewInput(src)}
 	m.dec = flate.NewDecoder(m.in)

@@ -17,7 +17,7 @@ import (
 )
 
 // read decodes with a number of workers and small jobs.
-func read(in io.Reader, workers int, sizes jobSizes, most int64) ([]byte, *parallel, error) {
+func read(in io.Reader, workers int, sizes jobSizes, most int64) ([]byte, *parallelMembers, error) {
 	m, err := newMembers(flate.NewInput(in), workers)
 	if err != nil {
 		return nil, nil, err
@@ -56,7 +56,7 @@ func blobOf(t testing.TB, r *rand.Rand, data []byte, size, level int) []byte {
 // TestParallel compares the output with the serial decoder.
 func TestParallel(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	data := slices.Repeat(text(t), 8)
+	data := slices.Repeat(sourceText(t), 8)
 	r := rand.New(rand.NewPCG(1, 2))
 	small := blobOf(t, r, data, 20<<10, 6)
 	nested := blobOf(t, r, small, 3<<10, stdgzip.NoCompression) // full of false headers
@@ -106,7 +106,7 @@ func TestParallel(t *testing.T) {
 // a Reader that is closed early leaves no goroutine.
 func TestParallelSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob := blobOf(t, rand.New(rand.NewPCG(1, 3)), slices.Repeat(text(t), 20), 60<<10, 6)
+	blob := blobOf(t, rand.New(rand.NewPCG(1, 3)), slices.Repeat(sourceText(t), 20), 60<<10, 6)
 	broken := errors.New("the network is gone")
 	source := func() io.Reader { return io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken)) }
 	var lens []int
@@ -145,7 +145,7 @@ func FuzzParallel(f *testing.F) {
 	f.Add(append(blob, 0, 0), uint8(1), uint8(200))
 	f.Add(append(bytes.Clone(blob[:300]), gz(f, blob, nil)...), uint8(50), uint8(60))
 	f.Fuzz(func(t *testing.T, in []byte, least, most uint8) {
-		if sniff(in) != Gzip {
+		if detectFormat(in) != Gzip {
 			return
 		}
 		sizes := jobSizes{1 + int(least), 1 + int(least) + int(most), 1 << 10}

@@ -14,7 +14,7 @@ import (
 // TestResume resumes from every recorded point, also with a blob that is cut or damaged after
 // it.
 func TestResume(t *testing.T) {
-	data := slices.Repeat(text(t), 6)
+	data := slices.Repeat(sourceText(t), 6)
 	one := gz(t, data, nil)
 	blobs := map[string][]byte{
 		"one member": one,
@@ -60,8 +60,8 @@ func TestResume(t *testing.T) {
 // TestResumeFrames resumes from every recorded frame, serially and with workers.
 func TestResumeFrames(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	data := slices.Repeat(text(t), 8)
-	frames := zstdOf(t, r, split(r, data, 300<<10)...)
+	data := slices.Repeat(sourceText(t), 8)
+	frames := zstdOf(t, r, splitParts(r, data, 300<<10)...)
 	for name, blob := range map[string][]byte{
 		"frames":    frames,
 		"one frame": zstdOf(t, r, data),

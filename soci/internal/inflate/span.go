@@ -18,7 +18,7 @@ const probeBytes = 48 << 10
 
 // spanWorker decodes spans. One goroutine uses it.
 type spanWorker struct {
-	t     *indexed
+	t     *indexedDecoder
 	m     *members // for headers
 	cur   cursor
 	probe *flate.Probe
@@ -32,7 +32,7 @@ type spanWorker struct {
 	err   error    // the error of the stream, if the span is correct
 }
 
-func newSpanWorker(t *indexed) *spanWorker {
+func newSpanWorker(t *indexedDecoder) *spanWorker {
 	w := &spanWorker{t: t, m: &members{in: flate.NewInput(nil)}, probe: flate.NewProbe(), buf: make([]byte, probeBytes)}
 	w.m.dec = flate.NewDecoder(w.m.in)
 	return w
@@ -140,7 +140,7 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	end := &chunk{end: true, crc: binary.LittleEndian.Uint32(trailer), len: binary.LittleEndian.Uint32(trailer[4:])}
 	in.Skip(8)
 	w.pos = in.Offset()
-	if w.pos*8 >= w.span.stop || sniff(in.Peek(2)) != Gzip || w.m.readHeader() != nil {
+	if w.pos*8 >= w.span.stop || detectFormat(in.Peek(2)) != Gzip || w.m.readHeader() != nil {
 		// The serial decoder finds an error in the header again, and checks the bytes
 		// after the last member.
 		w.endSpan(position{w.pos * 8, true}, nil)

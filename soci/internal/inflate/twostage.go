@@ -271,7 +271,7 @@ func (t *twoStage) unresolvedLocked() *piece {
 }
 
 // resolveLocked turns the symbols of a piece into bytes. mu must be held; it is released
-// meanwhile.
+// while resolving.
 func (t *twoStage) resolveLocked(p *piece) {
 	p.taken = true
 	t.mu.Unlock()

@@ -39,11 +39,11 @@ func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, two
 	return out, stats, err
 }
 
-// mixed returns content of changing kinds: sources, incompressible data, runs, and copies of
+// mixedContent returns content of changing kinds: sources, incompressible data, runs, and copies of
 // data from further back than the window.
-func mixed(t testing.TB, r *rand.Rand, size int) []byte {
+func mixedContent(t testing.TB, r *rand.Rand, size int) []byte {
 	t.Helper()
-	src := text(t)
+	src := sourceText(t)
 	var out []byte
 	for len(out) < size {
 		n := 1 + r.IntN(20<<10)
@@ -104,8 +104,8 @@ func klauspost(level int) func(io.Writer) (flusher, error) {
 func TestTwoStage(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(5, 5))
-	data := mixed(t, r, 1200<<10)
-	plain := slices.Repeat(text(t), 6)
+	data := mixedContent(t, r, 1200<<10)
+	plain := slices.Repeat(sourceText(t), 6)
 	six := encode(t, data, stdEncoder(6), 0)
 	flip := func(b []byte, percent int) []byte {
 		b = bytes.Clone(b)
@@ -153,7 +153,7 @@ func TestTwoStage(t *testing.T) {
 // that a Reader that is closed early leaves no goroutine.
 func TestTwoStageSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob := encode(t, slices.Repeat(text(t), 40), stdEncoder(6), 0)
+	blob := encode(t, slices.Repeat(sourceText(t), 40), stdEncoder(6), 0)
 	blob = blob[:len(blob)-1000]
 	broken := errors.New("the network is gone")
 	source := func() io.Reader { return io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken)) }
@@ -172,10 +172,10 @@ func TestTwoStageSource(t *testing.T) {
 	}
 }
 
-// TestClosed checks that Read returns an error after Close.
-func TestClosed(t *testing.T) {
+// TestReadAfterClose checks that Read returns an error after Close.
+func TestReadAfterClose(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	blob := encode(t, slices.Repeat(text(t), 60), stdEncoder(6), 0)
+	blob := encode(t, slices.Repeat(sourceText(t), 60), stdEncoder(6), 0)
 	r, err := NewReader(bytes.NewReader(blob), Options{Workers: 3})
 	if err != nil {
 		t.Fatal(err)
@@ -190,8 +190,8 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestWorkers checks that Memory bounds the number of workers.
-func TestWorkers(t *testing.T) {
+// TestMemoryBoundsWorkers checks that Memory bounds the number of workers.
+func TestMemoryBoundsWorkers(t *testing.T) {
 	for _, tt := range []struct {
 		o    Options
 		want int
@@ -208,9 +208,9 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
-// TestBomb checks that output that expands a thousand times is not held in memory.
-func TestBomb(t *testing.T) {
-	data := slices.Concat(text(t), make([]byte, 80<<20)) // workers start at first
+// TestExpansionIsNotHeld checks that output that expands a thousand times is not held in memory.
+func TestExpansionIsNotHeld(t *testing.T) {
+	data := slices.Concat(sourceText(t), make([]byte, 80<<20)) // workers start at first
 	blob := encode(t, data, klauspost(6), 0)
 	m, err := newMembers(flate.NewInput(bytes.NewReader(blob)), 4)
 	if err != nil {
@@ -227,9 +227,9 @@ func TestBomb(t *testing.T) {
 	}
 }
 
-// TestNoWorkers checks that stored data and repetitions are decoded serially, and that
+// TestWorkersOnlyWhereTheyPay checks that stored data and repetitions are decoded serially, and that
 // workers start at the first other data.
-func TestNoWorkers(t *testing.T) {
+func TestWorkersOnlyWhereTheyPay(t *testing.T) {
 	noise := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
 	zeros := make([]byte, 64<<20)
@@ -239,7 +239,7 @@ func TestNoWorkers(t *testing.T) {
 	}{
 		"noise":          {noise, false},
 		"zeros":          {zeros, false},
-		"noise and text": {slices.Concat(noise, slices.Repeat(text(t), 4)), true},
+		"noise and text": {slices.Concat(noise, slices.Repeat(sourceText(t), 4)), true},
 	} {
 		m, err := newMembers(flate.NewInput(bytes.NewReader(encode(t, tt.data, klauspost(6), 0))), 4)
 		if err != nil {
@@ -263,7 +263,7 @@ func FuzzTwoStage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64, at uint32, flip, spacing uint8, cut uint32) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		data := mixed(t, r, r.IntN(400<<10))
+		data := mixedContent(t, r, r.IntN(400<<10))
 		open := []func(int) func(io.Writer) (flusher, error){stdEncoder, klauspost}[r.IntN(2)]
 		blob := encode(t, data, open(r.IntN(12)-2), r.IntN(2)*(1+r.IntN(50<<10)))
 		if r.IntN(3) == 0 {
@@ -281,7 +281,7 @@ func FuzzTwoStage(f *testing.F) {
 func agree(t *testing.T, blob []byte, spacing int64) {
 	t.Helper()
 	const most = 4 << 20
-	if sniff(blob) != Gzip {
+	if detectFormat(blob) != Gzip {
 		return
 	}
 	var want []byte

@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// frame compresses with a window of n bytes, as a single segment if single is true.
-func frame(t testing.TB, data []byte, n int, single bool) []byte {
+// zstdWindowFrame compresses with a window of n bytes, as a single segment if single is true.
+func zstdWindowFrame(t testing.TB, data []byte, n int, single bool) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w, err := zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(n), zstd.WithSingleSegment(single))
@@ -34,12 +34,12 @@ func frame(t testing.TB, data []byte, n int, single bool) []byte {
 // TestWindowsAreReserved checks that the memory of a window is reserved before its frame, and
 // released before more is reserved, and at the end.
 func TestWindowsAreReserved(t *testing.T) {
-	data := slices.Repeat(text(t), 4)
+	data := slices.Repeat(sourceText(t), 4)
 	large := slices.Repeat(data, 3<<20/len(data)+1)
 	blob := slices.Concat(
-		frame(t, data, 64<<10, false), frame(t, data, 1<<20, false), skippable(9),
-		frame(t, data, 4<<20, false), frame(t, data, 2<<20, false),
-		frame(t, large, 1<<20, true), frame(t, data, 8<<20, false))
+		zstdWindowFrame(t, data, 64<<10, false), zstdWindowFrame(t, data, 1<<20, false), skippable(9),
+		zstdWindowFrame(t, data, 4<<20, false), zstdWindowFrame(t, data, 2<<20, false),
+		zstdWindowFrame(t, large, 1<<20, true), zstdWindowFrame(t, data, 8<<20, false))
 	want := slices.Concat(data, data, data, data, large, data)
 	for name, rec := range map[string]*index.Recorder{"plain": nil, "recorded": index.NewRecorder(1)} {
 		var log []string
@@ -69,18 +69,18 @@ func TestWindowsAreReserved(t *testing.T) {
 // TestWindowRefused checks that a frame whose window exceeds the bound, or cannot be
 // reserved, ends the blob after the output before it.
 func TestWindowRefused(t *testing.T) {
-	data := text(t)
+	data := sourceText(t)
 	large := slices.Repeat(data, 5<<20/len(data)+1)
 	full := errors.New("no more memory")
 	for name, c := range map[string]struct {
 		last []byte
 		want error
 	}{
-		"window": {frame(t, data, 8<<20, false), ErrWindow}, "segment": {frame(t, large, 1<<20, true), ErrWindow},
-		"memory": {frame(t, data, 2<<20, false), full},
+		"window": {zstdWindowFrame(t, data, 8<<20, false), ErrWindow}, "segment": {zstdWindowFrame(t, large, 1<<20, true), ErrWindow},
+		"memory": {zstdWindowFrame(t, data, 2<<20, false), full},
 	} {
 		for _, workers := range []int{1, 3} {
-			first := frame(t, data, 64<<10, false)
+			first := zstdWindowFrame(t, data, 64<<10, false)
 			if workers > 1 {
 				first = slices.Repeat(first, 300) // so that workers start
 			}

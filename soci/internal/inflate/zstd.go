@@ -53,13 +53,13 @@ const (
 	leastWindow = 1 << 20
 )
 
-// serial decodes a zstd blob on the goroutine that reads, and records the start of frames.
+// serialZstd decodes a zstd blob on the goroutine that reads, and records the start of frames.
 //
 // The memory of a window is reserved before the decoder reads the frame. The decoder is made
 // for the reserved size, and is replaced between two frames when the next one needs more.
 // Its memory is released before more is reserved, so that two blobs never wait for each
 // other.
-type serial struct {
+type serialZstd struct {
 	in      *flate.Input
 	dec     *zstd.Decoder // nil after a failure
 	scan    *frameScan
@@ -71,8 +71,8 @@ type serial struct {
 	err     error
 }
 
-func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
-	s := &serial{in: in, rec: opts.Record, out: out, most: opts.MaxWindow, reserve: opts.Reserve, release: func() {}}
+func newSerial(in *flate.Input, opts Options, out int64) (*serialZstd, error) {
+	s := &serialZstd{in: in, rec: opts.Record, out: out, most: opts.MaxWindow, reserve: opts.Reserve, release: func() {}}
 	s.scan = &frameScan{in: in, every: recordEvery}
 	if s.rec == nil {
 		s.scan.every = math.MaxInt64
@@ -88,7 +88,7 @@ func newSerial(in *flate.Input, opts Options, out int64) (*serial, error) {
 }
 
 // nextFrame prepares the decoder for the next frame.
-func (s *serial) nextFrame() error {
+func (s *serialZstd) nextFrame() error {
 	if s.rec != nil {
 		s.rec.Member(s.in.Offset(), s.out, 0)
 	}
@@ -114,7 +114,7 @@ func (s *serial) nextFrame() error {
 }
 
 // close frees the decoder and then its reserved memory.
-func (s *serial) close() {
+func (s *serialZstd) close() {
 	if s.dec != nil {
 		s.dec.Close()
 		s.dec = nil
@@ -124,7 +124,7 @@ func (s *serial) close() {
 }
 
 // Read implements io.Reader.
-func (s *serial) Read(p []byte) (int, error) {
+func (s *serialZstd) Read(p []byte) (int, error) {
 	for s.err == nil {
 		n, err := s.dec.Read(p)
 		s.out += int64(n)

@@ -51,9 +51,9 @@ const (
 	hasSparseMinor
 )
 
-// framing are the keys that decide the name of an entry and where it ends. Readers differ
+// framingKeys are the keys that decide the name of an entry and where it ends. Readers differ
 // in how they apply them from a global header, and no image builder writes them there.
-const framing = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseMajor | hasSparseMinor
+const framingKeys = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseMajor | hasSparseMinor
 
 const (
 	attrPrefix   = "SCHILY.xattr."

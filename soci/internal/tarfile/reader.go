@@ -14,7 +14,7 @@ import (
 // several of the 64 KiB attributes that Linux allows.
 const maxSpecial = 1 << 20
 
-var zeros [BlockSize]byte
+var zeroBlock [BlockSize]byte
 
 // Options configure a Reader.
 type Options struct {
@@ -40,11 +40,11 @@ type Reader struct {
 	// error ends the read. It may be changed between calls, also by the function itself.
 	Between func(offset int64) error
 
-	hdr    Header
-	global pax
-	rest   int64 // bytes of the entry's content that were not read
-	start  int64 // offset of the header
-	pad    int64 // bytes between the content and the next header
+	hdr          Header
+	global       pax
+	contentLeft  int64 // bytes of the entry's content that were not read
+	headerOffset int64 // offset of the header
+	padding      int64 // bytes between the content and the next header
 
 	charge  func(int64) error // nil if maps are not charged
 	charged int64             // bytes charged for the map of the current entry
@@ -83,16 +83,16 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 	}
 	var longName, longLink string
 	for first := true; ; first = false {
-		if err := r.skip(ctx, r.rest); err != nil {
+		if err := r.skip(ctx, r.contentLeft); err != nil {
 			return nil, err
 		}
 		// A writer that leaves out the end of the archive may also leave out the padding
 		// of the last entry.
-		if err := r.skip(ctx, r.pad); err != nil && !errors.Is(err, errTruncated) {
+		if err := r.skip(ctx, r.padding); err != nil && !errors.Is(err, errTruncated) {
 			return nil, err
 		}
-		r.rest, r.pad = 0, 0
-		r.start = r.pos
+		r.contentLeft, r.padding = 0, 0
+		r.headerOffset = r.pos
 		if first && r.Between != nil {
 			if err := r.Between(r.pos); err != nil {
 				return nil, err
@@ -102,7 +102,7 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 		if err != nil {
 			return nil, err
 		}
-		if b[0] == 0 && bytes.Equal(b, zeros[:]) {
+		if b[0] == 0 && bytes.Equal(b, zeroBlock[:]) {
 			return nil, r.end(ctx)
 		}
 		h := &r.hdr
@@ -132,30 +132,30 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 }
 
 // Whole reports whether one call of Content returns the rest of the content.
-func (r *Reader) Whole() bool { return r.rest <= int64(len(r.left)) }
+func (r *Reader) Whole() bool { return r.contentLeft <= int64(len(r.left)) }
 
 // Content returns the next bytes of the entry's content, at most the given number, and the
 // piece that holds them. They stay valid until the next call, or until a caller that holds
 // the piece drops it. At the end of the content it returns no bytes.
 func (r *Reader) Content(ctx context.Context, most int64) ([]byte, *Piece, error) {
-	if r.rest == 0 || most == 0 {
+	if r.contentLeft == 0 || most == 0 {
 		return nil, nil, nil
 	}
-	b, p, err := r.take(ctx, min(most, r.rest))
-	r.rest -= int64(len(b))
+	b, p, err := r.take(ctx, min(most, r.contentLeft))
+	r.contentLeft -= int64(len(b))
 	return b, p, err
 }
 
 // at adds the offset to an error, because an error between two entries has no name.
 func (r *Reader) at(err error) error {
-	return fmt.Errorf("at byte %d of the archive: %w", r.start, err)
+	return fmt.Errorf("at byte %d of the archive: %w", r.headerOffset, err)
 }
 
 // end checks the end of the archive: two blocks of zeros, of which many writers leave out
 // the second.
 func (r *Reader) end(ctx context.Context) error {
 	b, err := r.block(ctx)
-	if err == nil && !bytes.Equal(b, zeros[:]) {
+	if err == nil && !bytes.Equal(b, zeroBlock[:]) {
 		return r.at(badf("data follows a block of zeros"))
 	}
 	if err == nil {
@@ -207,7 +207,7 @@ func (r *Reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 		}
 		h.Type, h.Size, h.Sparse = TypeDir, 0, false
 	}
-	r.rest, r.pad = h.Stored, padding(stored)
+	r.contentLeft, r.padding = h.Stored, padding(stored)
 	return nil
 }
 
@@ -298,7 +298,7 @@ func (r *Reader) readSpecial(ctx context.Context) (string, error) {
 		}
 		buf = append(buf, b...)
 	}
-	r.pad = padding(n)
+	r.padding = padding(n)
 	return string(buf), nil
 }
 
@@ -313,7 +313,7 @@ func (r *Reader) readPax(ctx context.Context, p *pax) error {
 // readGlobals reads a global header: defaults for all entries that follow.
 func (r *Reader) readGlobals(ctx context.Context) error {
 	err := r.readPax(ctx, &r.global)
-	if err == nil && (r.global.has&framing != 0 || len(r.global.extents) > 0) {
+	if err == nil && (r.global.has&framingKeys != 0 || len(r.global.extents) > 0) {
 		err = badf("a global header sets the name or the size of all entries")
 	}
 	return err

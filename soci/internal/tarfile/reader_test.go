@@ -45,8 +45,8 @@ func goldens(t testing.TB) map[string][]byte {
 	return out
 }
 
-// written returns an archive that archive/tar wrote.
-func written(t testing.TB, headers ...*tar.Header) []byte {
+// archiveOf returns an archive that archive/tar wrote.
+func archiveOf(t testing.TB, headers ...*tar.Header) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -93,7 +93,7 @@ func dialects(t testing.TB) map[string][]byte {
 		"two archives":    file + tartest.End[:tarfile.BlockSize] + file,
 	}
 	out := map[string][]byte{
-		"written": written(
+		"written": archiveOf(
 			t,
 			&tar.Header{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(12, 500_000_000), Format: tar.FormatPAX},
 			&tar.Header{Name: strings.Repeat("n", 200), Typeflag: tar.TypeReg, Size: 1, Uid: 3_000_000, Format: tar.FormatGNU},
@@ -130,12 +130,12 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tartest.Agree(t, data)
-		tartest.Agree(t, signed(data)) // a mutated header rarely has the right checksum
+		tartest.Agree(t, withChecksums(data)) // a mutated header rarely has the right checksum
 	})
 }
 
-// signed returns data with the checksum of a header in every block.
-func signed(data []byte) []byte {
+// withChecksums returns data with the checksum of a header in every block.
+func withChecksums(data []byte) []byte {
 	data = bytes.Clone(data)
 	zeros := make([]byte, tarfile.BlockSize)
 	for b := data; len(b) >= tarfile.BlockSize; b = b[tarfile.BlockSize:] {
@@ -152,7 +152,7 @@ func TestReaderAllocations(t *testing.T) {
 	for i := range 1000 {
 		headers = append(headers, &tar.Header{Name: fmt.Sprint("directory/file-", i), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR, ModTime: time.Unix(1, 0)})
 	}
-	data := written(t, headers...)
+	data := archiveOf(t, headers...)
 	got := testing.AllocsPerRun(5, func() {
 		if n, err := tartest.CountEntries(t.Context(), data); err != nil || n != len(headers) {
 			t.Fatal(n, err)

@@ -53,8 +53,8 @@ func TestAdversarial(t *testing.T) {
 }
 
 func (s specimen) limits() Limits {
-	if s.err == ErrLimit && slices.ContainsFunc(limited, func(o specimen) bool { return o.name == s.name }) {
-		return small
+	if s.err == ErrLimit && slices.ContainsFunc(limitSpecimens, func(o specimen) bool { return o.name == s.name }) {
+		return smallLimits
 	}
 	return DefaultLimits()
 }

@@ -17,11 +17,11 @@ func shapes(b *testing.B) map[string][]byte {
 	const tiny = 20_000
 	var spread, flat, huge []ent
 	for i := range tiny {
-		body := big(100 + i%3000)
+		body := bigContent(100 + i%3000)
 		spread = append(spread, file(fmt.Sprintf("d%02d/e%d/file-%d", i/1000, i/100%10, i), body))
 		flat = append(flat, file(fmt.Sprintf("dir/file-%d", i), body))
 	}
-	huge = append(huge, file("model.bin", big(512<<20)))
+	huge = append(huge, file("model.bin", bigContent(512<<20)))
 	return map[string][]byte{"tiny": archive(b, spread...), "onedir": archive(b, flat...), "huge": archive(b, huge...)}
 }
 

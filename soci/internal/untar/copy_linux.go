@@ -156,11 +156,11 @@ func copyExtent(ctx context.Context, in, out int, off, end int64) error {
 			})
 			switch err {
 			case unix.EXDEV, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
-				share, buf = false, make([]byte, chunk)
+				share, buf = false, make([]byte, bufferBytes)
 				continue
 			}
 		} else {
-			n, err = copyBytes(in, out, buf[:min(end-off, chunk)], off)
+			n, err = copyBytes(in, out, buf[:min(end-off, bufferBytes)], off)
 		}
 		if err != nil {
 			return err

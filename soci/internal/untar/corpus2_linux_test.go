@@ -10,8 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// frames are archives that end early, late, or in the middle of an entry.
-var frames = []specimen{
+// framingSpecimens are archives that end early, late, or in the middle of an entry.
+var framingSpecimens = []specimen{
 	{name: "nothing at all", attacks: "the end before the beginning", raw: "", want: nil},
 	{name: "no end", attacks: "writers that forget it", raw: tartest.File("f", "x"), want: []string{"f - x"}, tar: true},
 	{name: "half an end", attacks: "writers that forget half of it", raw: tartest.File("f", "x") + tartest.End[:tarfile.BlockSize], want: []string{"f - x"}, tar: true},
@@ -35,8 +35,8 @@ var frames = []specimen{
 	{name: "prefix of old Go", attacks: "a name where GNU has times: old images are like that", raw: tartest.Block(tarfile.TypeFile, "f", "x").GNU().Put(tartest.PrefixOff, "a/bcd").With("x") + tartest.End, want: []string{"a/", "a/bcd/", "a/bcd/f - x"}},
 }
 
-// extended are archives with extended headers.
-var extended = []specimen{
+// paxSpecimens are archives with extended headers.
+var paxSpecimens = []specimen{
 	{name: "record longer than its header", attacks: "reading beyond", raw: tartest.Pax(tarfile.TypePax, "999 path=x\n") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "record without line end", attacks: "reading beyond", raw: tartest.Pax(tarfile.TypePax, "8 path=x") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "record of negative length", attacks: "lengths below zero", raw: tartest.Pax(tarfile.TypePax, "-9 path=x\n") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
@@ -57,16 +57,16 @@ var extended = []specimen{
 		raw:  tartest.Records(tarfile.TypePaxGlobal, "mtime", "12.5") + tartest.File("f", "x") + tartest.Records(tarfile.TypePax, "mtime", "13.25") + tartest.File("g", "x") + tartest.File("h", "x") + tartest.End,
 		want: []string{"f - x", "g - x", "h - x"}, tar: true,
 	},
-	{name: "long name and link of GNU", attacks: "names cut at 100 bytes", raw: tartest.LongName(tarfile.TypeGNUName, big(150)) + tartest.LongName(tarfile.TypeGNULink, big(160)) + tartest.Block(tarfile.TypeSymlink, "short", "").GNU().Put(tartest.LinkOff, "short").With("") + tartest.End, want: []string{big(150) + " -> " + big(160)}, tar: true},
+	{name: "long name and link of GNU", attacks: "names cut at 100 bytes", raw: tartest.LongName(tarfile.TypeGNUName, bigContent(150)) + tartest.LongName(tarfile.TypeGNULink, bigContent(160)) + tartest.Block(tarfile.TypeSymlink, "short", "").GNU().Put(tartest.LinkOff, "short").With("") + tartest.End, want: []string{bigContent(150) + " -> " + bigContent(160)}, tar: true},
 	{name: "attribute with an empty name", attacks: "an error of the kernel", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.", "x") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
-	{name: "attribute of 100 KiB", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.user.a", big(100<<10)) + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "attribute of 100 KiB", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.user.a", bigContent(100<<10)) + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "attribute with a name of 300 bytes", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.user."+tooLong, "x") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "attribute of no namespace", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.nonsense", "x") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
 }
 
-// holes are sparse files.
-var holes = []specimen{
-	{name: "old sparse file", attacks: "content at the wrong place", raw: tartest.OldSparse("s", big(514), 4096, 512, 512, 2048, 2, 4096, 0) + tartest.End, want: []string{"s - 4096 bytes"}, tar: true},
+// sparseSpecimens are sparse files.
+var sparseSpecimens = []specimen{
+	{name: "old sparse file", attacks: "content at the wrong place", raw: tartest.OldSparse("s", bigContent(514), 4096, 512, 512, 2048, 2, 4096, 0) + tartest.End, want: []string{"s - 4096 bytes"}, tar: true},
 	{name: "hole at the end", attacks: "a file cut at its last piece", raw: tartest.OldSparse("s", "ab", 6, 2, 2) + tartest.End, want: []string{"s - \x00\x00ab\x00\x00"}},
 	{name: "pieces that overlap", attacks: "more content than is stored", raw: tartest.OldSparse("s", "abcd", 10, 2, 2, 3, 2) + tartest.End, err: ErrFormat},
 	{name: "pieces out of order", attacks: "more content than is stored", raw: tartest.OldSparse("s", "abcd", 10, 6, 2, 2, 2) + tartest.End, err: ErrFormat},
@@ -79,10 +79,10 @@ var holes = []specimen{
 	{name: "map of a million million pieces", attacks: "memory before reading", raw: tartest.Sparse1("s", "1000000000000\n", "", "10") + tartest.End, err: ErrLimit},
 	{name: "map with letters", attacks: "parsers that stop anywhere", raw: tartest.Sparse1("s", "1\nx\n2\n", "", "10") + tartest.End, err: ErrFormat},
 	{name: "map with negative numbers", attacks: "lengths below zero", raw: tartest.Sparse1("s", "1\n-5\n2\n", "ab", "10") + tartest.End, err: ErrFormat},
-	{name: "sparse file by pax", attacks: "content at the wrong place", raw: tartest.Sparse1("s", "3\n512\n512\n2048\n2\n4096\n0\n", big(514), "4096") + tartest.End, want: []string{"s - 4096 bytes"}, tar: true},
+	{name: "sparse file by pax", attacks: "content at the wrong place", raw: tartest.Sparse1("s", "3\n512\n512\n2048\n2\n4096\n0\n", bigContent(514), "4096") + tartest.End, want: []string{"s - 4096 bytes"}, tar: true},
 	{
 		name: "old map by pax", attacks: "content at the wrong place",
-		raw:  tartest.Records(tarfile.TypePax, "GNU.sparse.size", "4096", "GNU.sparse.numblocks", "3", "GNU.sparse.map", "512,512,2048,2,4096,0", "GNU.sparse.name", "s") + tartest.File("x", big(514)) + tartest.End,
+		raw:  tartest.Records(tarfile.TypePax, "GNU.sparse.size", "4096", "GNU.sparse.numblocks", "3", "GNU.sparse.map", "512,512,2048,2,4096,0", "GNU.sparse.name", "s") + tartest.File("x", bigContent(514)) + tartest.End,
 		want: []string{"s - 4096 bytes"}, tar: true,
 	},
 	{name: "old map with half a pair", attacks: "reading beyond", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.size", "10", "GNU.sparse.map", "2,2,6") + tartest.File("s", "abcd") + tartest.End, err: ErrFormat},
@@ -92,8 +92,8 @@ var holes = []specimen{
 	{name: "sparse directory", attacks: "state that is left", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "10") + tartest.Block(tarfile.TypeDir, "d", "").With("") + tartest.End, want: []string{"d/"}},
 }
 
-// small are the limits that the archives below exceed.
-var small = Limits{Entries: 10, Depth: 5, NameLen: 64, TotalSize: 1 << 20}
+// smallLimits are the limits that the archives below exceed.
+var smallLimits = Limits{Entries: 10, Depth: 5, NameLen: 64, TotalSize: 1 << 20}
 
 func manyNames() []ent {
 	many := make([]ent, 11)
@@ -103,13 +103,13 @@ func manyNames() []ent {
 	return many
 }
 
-var limited = []specimen{
+var limitSpecimens = []specimen{
 	{name: "too many entries", attacks: "inodes", in: manyNames(), err: ErrLimit},
 	{name: "too many whiteouts", attacks: "memory", in: slices.Repeat([]ent{file(".wh.x", "")}, 11), err: ErrLimit},
 	{name: "too deep", attacks: "the time of each look-up", in: []ent{dir("a/b/c/d/e/f")}, err: ErrLimit},
 	{name: "too deep by symlinks", attacks: "a check of the name alone", in: []ent{symlink("l", "a/b/c/d"), symlink("a/b/c/d/m", "x/y/z"), file("l/m/f", "x")}, err: ErrLimit},
 	{name: "name too long", attacks: "memory", in: []ent{file(strings.Repeat("a/", 32)+"f", "x")}, err: ErrLimit},
-	{name: "too large together", attacks: "the disk", in: []ent{file("a", big(700<<10)), file("b", big(700<<10))}, err: ErrLimit},
+	{name: "too large together", attacks: "the disk", in: []ent{file("a", bigContent(700<<10)), file("b", bigContent(700<<10))}, err: ErrLimit},
 }
 
-var corpus = slices.Concat(paths, throughSymlinks, links, duplicates, specialNames, numericFields, frames, extended, holes, limited)
+var corpus = slices.Concat(pathSpecimens, symlinkSpecimens, hardLinkSpecimens, duplicateSpecimens, whiteoutSpecimens, numberSpecimens, framingSpecimens, paxSpecimens, sparseSpecimens, limitSpecimens)

@@ -22,8 +22,8 @@ type specimen struct {
 
 var tooLong = strings.Repeat("n", 300)
 
-// paths try to leave the root by name.
-var paths = []specimen{
+// pathSpecimens try to leave the root by name.
+var pathSpecimens = []specimen{
 	{name: "dot dot", attacks: "write beside the root", in: []ent{file("../evil", "x")}, err: ErrUnsafe},
 	{name: "dot dot deep", attacks: "climb out from below", in: []ent{file("a/b/../../../evil", "x")}, err: ErrUnsafe},
 	{name: "dot dot alone", attacks: "change the root's parent", in: []ent{dir("..")}, err: ErrUnsafe},
@@ -53,8 +53,8 @@ var paths = []specimen{
 	{name: "component too long", attacks: "truncation of names", in: []ent{file(tooLong, "x")}, err: syscall.ENAMETOOLONG},
 }
 
-// throughSymlinks are entries whose path crosses a symbolic link.
-var throughSymlinks = []specimen{
+// symlinkSpecimens are entries whose path crosses a symbolic link.
+var symlinkSpecimens = []specimen{
 	{
 		name: "symlink to outside, then through it", attacks: "write through a link",
 		in:   []ent{symlink("l", "../../out"), file("l/evil", "x")},
@@ -75,7 +75,7 @@ var throughSymlinks = []specimen{
 	{name: "file over symlink to victim", attacks: "open that follows", in: []ent{symlink("l", "../../out/victim"), file("l", "mine")}, want: []string{"l - mine"}},
 	{
 		name: "large file over symlink to victim", attacks: "open that follows, on the other way",
-		in: []ent{symlink("l", "../../out/victim"), file("l", big(3<<20))}, want: []string{"l - 3145728 bytes"},
+		in: []ent{symlink("l", "../../out/victim"), file("l", bigContent(3<<20))}, want: []string{"l - 3145728 bytes"},
 	},
 	{name: "directory over symlink", attacks: "mkdir that accepts a link", in: []ent{symlink("l", "../../out"), dir("l"), file("l/x", "x")}, want: []string{"l/", "l/x - x"}},
 	{
@@ -101,8 +101,8 @@ var throughSymlinks = []specimen{
 	{name: "symlink without target", attacks: "an error in each system", raw: tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
 }
 
-// links are archives with hard links.
-var links = []specimen{
+// hardLinkSpecimens are archives with hard links.
+var hardLinkSpecimens = []specimen{
 	{name: "hard link to outside", attacks: "a second name for a file of the host", in: []ent{hard("h", "../../out/victim")}, err: ErrUnsafe},
 	{name: "hard link to the host's root", attacks: "absolute targets", in: []ent{hard("h", "/etc/passwd")}, err: ErrFormat},
 	{name: "hard link through symlink", attacks: "a link on the way to the target", in: []ent{symlink("l", "../../out"), hard("h", "l/victim")}, err: ErrFormat},
@@ -134,15 +134,15 @@ var links = []specimen{
 	},
 }
 
-// duplicates are entries of one name with different types.
-var duplicates = []specimen{
+// duplicateSpecimens are entries of one name with different types.
+var duplicateSpecimens = []specimen{
 	{
 		name: "directory, file, symlink, directory", attacks: "what is known of a name",
 		in:   []ent{file("p/a", "1"), file("p", "2"), symlink("p", "q"), dir("p"), file("p/b", "3")},
 		want: []string{"p/", "p/b - 3"},
 	},
-	{name: "same file twice", attacks: "order among writers", in: []ent{file("f", "one"), file("f", big(2<<20)), file("f", "three")}, want: []string{"f - three"}, tar: true},
-	{name: "same file large last", attacks: "order among writers", in: []ent{file("f", big(2<<20)), file("f", "x"), file("f", big(1<<20))}, want: []string{"f - 1048576 bytes"}, tar: true},
+	{name: "same file twice", attacks: "order among writers", in: []ent{file("f", "one"), file("f", bigContent(2<<20)), file("f", "three")}, want: []string{"f - three"}, tar: true},
+	{name: "same file large last", attacks: "order among writers", in: []ent{file("f", bigContent(2<<20)), file("f", "x"), file("f", bigContent(1<<20))}, want: []string{"f - 1048576 bytes"}, tar: true},
 	{name: "all types of one name", attacks: "order among writers", in: []ent{file("f", "1"), symlink("f", "x"), {name: "f", kind: tar.TypeFifo}, file("f", "2")}, want: []string{"f - 2"}, tar: true},
 	{name: "directory twice", attacks: "the mode of the first", in: []ent{{name: "d", kind: tar.TypeDir, mode: 0o700}, file("d/x", "1"), {name: "d", kind: tar.TypeDir, mode: 0o751}}, want: []string{"d/", "d/x - 1"}, tar: true},
 	{name: "parent is a file", attacks: "a file taken for a directory", in: []ent{file("f", "x"), file("f/y", "y")}, err: ErrFormat},
@@ -151,8 +151,8 @@ var duplicates = []specimen{
 	{name: "locked directory", attacks: "a mode that keeps its own files out", in: []ent{{name: "d", kind: tar.TypeDir, mode: 0o1}, file("d/e/f", "x")}, want: []string{"d/", "d/e/", "d/e/f - x"}},
 }
 
-// specialNames are whiteouts and other names with a special meaning.
-var specialNames = []specimen{
+// whiteoutSpecimens are whiteouts and other names with a special meaning.
+var whiteoutSpecimens = []specimen{
 	{name: "whiteout of parent", attacks: "removal above", in: []ent{file("a/.wh...", "")}, err: ErrUnsafe},
 	{name: "whiteout of itself", attacks: "removal of the directory", in: []ent{file("a/.wh..", "")}, err: ErrUnsafe},
 	{name: "whiteout of nothing", attacks: "an empty name", in: []ent{file(".wh.", "")}, err: ErrUnsafe},
@@ -168,8 +168,8 @@ var specialNames = []specimen{
 	},
 }
 
-// numericFields are archives with wrong or unusual numbers.
-var numericFields = []specimen{
+// numberSpecimens are archives with wrong or unusual numbers.
+var numberSpecimens = []specimen{
 	{name: "lying size", attacks: "room for a terabyte", in: []ent{{name: "f", body: "x", size: 1 << 41}}, err: ErrLimit},
 	{name: "size beyond the end", attacks: "a file that stops early", in: []ent{{name: "f", body: "x", size: 5000}}, err: ErrFormat},
 	{name: "negative size", attacks: "lengths below zero", raw: tartest.Block(tarfile.TypeFile, "f", "").Put(tartest.SizeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf0").With("") + tartest.End, err: ErrFormat},

@@ -36,10 +36,10 @@ func TestDescriptors(t *testing.T) {
 	x := newTB(t)
 	var in []ent
 	for i := range 150 {
-		in = append(in, dir(fmt.Sprint("d", i)), file(fmt.Sprint("d", i, "/f"), big(3000)), file(fmt.Sprint("d", i, "/e/g"), "x"),
+		in = append(in, dir(fmt.Sprint("d", i)), file(fmt.Sprint("d", i, "/f"), bigContent(3000)), file(fmt.Sprint("d", i, "/e/g"), "x"),
 			hard(fmt.Sprint("d", i, "/h"), fmt.Sprint("d", i, "/f")), symlink(fmt.Sprint("l", i), fmt.Sprint("d", i)), file(fmt.Sprint("l", i, "/k"), "y"))
 		if i%50 == 0 {
-			in = append(in, file(fmt.Sprint("d", i, "/large"), big(2<<20)))
+			in = append(in, file(fmt.Sprint("d", i, "/large"), bigContent(2<<20)))
 		}
 	}
 	before := descriptors(t)

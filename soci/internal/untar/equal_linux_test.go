@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// looks describes every file of a tree by all properties that an archive stores: type, mode,
+// describeTree describes every file of a tree by all properties that an archive stores: type, mode,
 // owner, time, size or device, content, target, attributes, the number of links, and which
 // names are links of each other. For the directories in implicit, which no entry describes,
 // it describes only the presence.
-func looks(t *testing.T, root string, implicit map[string]bool) map[string]string {
+func describeTree(t *testing.T, root string, implicit map[string]bool) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
 	first := make(map[uint64]string) // the first name of an inode
@@ -108,7 +108,7 @@ func attributes(t *testing.T, path string) string {
 // equalTrees compares two trees file by file and returns the number of files.
 func equalTrees(t *testing.T, got, want string, implicit map[string]bool) int {
 	t.Helper()
-	a, b := looks(t, got, implicit), looks(t, want, implicit)
+	a, b := describeTree(t, got, implicit), describeTree(t, want, implicit)
 	shown := 0
 	for _, name := range slices.Sorted(maps.Keys(union(a, b))) {
 		if a[name] == b[name] || name == "." && (a[name] == "" || implicit == nil) {

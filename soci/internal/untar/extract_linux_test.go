@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// when is the default time of entries.
-var when = time.Unix(1_700_000_000, 123_456_789)
+// entryTime is the default time of entries.
+var entryTime = time.Unix(1_700_000_000, 123_456_789)
 
 // ent is one entry of a test archive.
 type ent struct {
@@ -47,7 +47,7 @@ func hard(name, target string) ent    { return ent{name: name, kind: tar.TypeLin
 func (e ent) header() *tar.Header {
 	h := &tar.Header{
 		Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.body)),
-		ModTime: when, Uid: os.Geteuid(), Gid: os.Getegid(), PAXRecords: e.pax, Format: tar.FormatPAX,
+		ModTime: entryTime, Uid: os.Geteuid(), Gid: os.Getegid(), PAXRecords: e.pax, Format: tar.FormatPAX,
 	}
 	if h.Typeflag == 0 {
 		h.Typeflag = tar.TypeReg
@@ -205,7 +205,7 @@ func listing(t testing.TB, root string) []string {
 	return out
 }
 
-func big(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:n] }
+func bigContent(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:n] }
 
 // TestTreeStaysInside checks that the system calls cannot leave the tree, even if the
 // bookkeeping is wrong.
@@ -241,7 +241,7 @@ func TestMetadata(t *testing.T) {
 	l := x.must(
 		ent{name: "d", kind: tar.TypeDir, mode: 0o1555},
 		ent{name: "d/f", body: "x", mode: 0o640},
-		ent{name: "d/big", body: big(1_500_000), mode: 0o755},
+		ent{name: "d/big", body: bigContent(1_500_000), mode: 0o755},
 		ent{name: "d/attr", body: "x", pax: map[string]string{
 			"SCHILY.xattr.user.note":                "hello",
 			"SCHILY.xattr.trusted.overlay.redirect": "/../../etc",
@@ -255,8 +255,8 @@ func TestMetadata(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fi.Mode() != mode && fi.Mode().Type() != fs.ModeSymlink || !fi.ModTime().Equal(when) {
-			t.Errorf("%s: mode %v time %v, want %v %v", name, fi.Mode(), fi.ModTime(), mode, when)
+		if fi.Mode() != mode && fi.Mode().Type() != fs.ModeSymlink || !fi.ModTime().Equal(entryTime) {
+			t.Errorf("%s: mode %v time %v, want %v %v", name, fi.Mode(), fi.ModTime(), mode, entryTime)
 		}
 	}
 	check("d", fs.ModeDir|fs.ModeSticky|0o555)
@@ -296,9 +296,9 @@ func TestManyFiles(t *testing.T) {
 	want := map[string]string{}
 	for i := range 600 {
 		name := fmt.Sprintf("d%d/e%d/f%d", i%7, i%13, i%450)
-		body := big((i * 7919) % 150_000)
+		body := bigContent((i * 7919) % 150_000)
 		if i%97 == 0 {
-			body = big(chunk + i)
+			body = bigContent(bufferBytes + i)
 		}
 		in = append(in, file(name, body))
 		want[name] = body
@@ -319,7 +319,7 @@ func TestManyFiles(t *testing.T) {
 func TestCancelEndsWriters(t *testing.T) {
 	x := newTB(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	data := archive(t, file("a", big(2<<20)), file("b", "x"))
+	data := archive(t, file("a", bigContent(2<<20)), file("b", "x"))
 	r := readerFunc(func(p []byte) (int, error) {
 		if len(data) < 1<<20 {
 			cancel()
@@ -341,7 +341,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestStreamErrorPasses(t *testing.T) {
 	x := newTB(t)
 	broken := errors.New("the network is gone")
-	data := archive(t, file("a", big(2<<20)))[:1<<20]
+	data := archive(t, file("a", bigContent(2<<20)))[:1<<20]
 	r := readerFunc(func(p []byte) (int, error) {
 		if len(data) == 0 {
 			return 0, broken

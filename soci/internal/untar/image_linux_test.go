@@ -236,8 +236,8 @@ func makeImage(t *testing.T, tar, dir string) []string {
 	src := filepath.Join(runtime.GOROOT(), "src") //nolint:staticcheck // the tree that go test itself needs
 	pack(src, "--format=pax", "net", "crypto", "runtime")
 	pack(specialFiles(t, filepath.Join(dir, "zoo")), "--format=pax", "--xattrs", "--xattrs-include=*", "--sparse", ".")
-	pack(changes(t, filepath.Join(dir, "changes")), "--format=pax", ".")
-	return append(out, second(t, filepath.Join(dir, "second.tar")))
+	pack(changeTree(t, filepath.Join(dir, "changes")), "--format=pax", ".")
+	return append(out, linkingLayer(t, filepath.Join(dir, "second.tar")))
 }
 
 // specialFiles makes a tree with a file of each type.
@@ -265,8 +265,8 @@ func specialFiles(t *testing.T, root string) string {
 	return root
 }
 
-// changes makes a layer over specialFiles that removes and replaces files.
-func changes(t *testing.T, root string) string {
+// changeTree makes a layer over specialFiles that removes and replaces files.
+func changeTree(t *testing.T, root string) string {
 	t.Helper()
 	sh(t, `mkdir -p "$1/zoo" "$1/net/http" && cd "$1"
 		: > zoo/.wh.plain; : > zoo/.wh.closed; : > net/.wh.mail; : > net/http/.wh..wh..opq; echo new > net/http/only
@@ -275,9 +275,9 @@ func changes(t *testing.T, root string) string {
 	return root
 }
 
-// second makes a layer that refers to lower files: hard links, and directories that no entry
+// linkingLayer makes a layer that refers to lower files: hard links, and directories that no entry
 // describes.
-func second(t *testing.T, path string) string {
+func linkingLayer(t *testing.T, path string) string {
 	t.Helper()
 	data := archive(t,
 		hard("links/go", "runtime/proc.go"), hard("links/again", "links/go"), hard("links/more", "runtime/proc.go"),

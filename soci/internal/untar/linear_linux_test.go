@@ -130,7 +130,7 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 
 // TestLongLoopsEnd checks that every loop of an extraction or merge ends with its context.
 func TestLongLoopsEnd(t *testing.T) {
-	for name, make := range lots {
+	for name, make := range metadataArchives {
 		x := newTB(t)
 		m := NewMemory(-1, nil)
 		whole := &counted{Context: t.Context()}

@@ -43,8 +43,8 @@ func TestMemoryShares(t *testing.T) {
 	}
 }
 
-// lots makes archives of n entries that the extraction has to store.
-var lots = map[string]func(n int) string{
+// metadataArchives makes archives of n entries that the extraction has to store.
+var metadataArchives = map[string]func(n int) string{
 	"directories": func(n int) string {
 		return repeat(n, func(i int) string {
 			return tartest.Block(tarfile.TypeDir, fmt.Sprintf("%08d/%050d", i, 0), "").With("")
@@ -84,7 +84,7 @@ func (x *tb) extractIn(ctx context.Context, m *Memory, data string, c *Checkpoin
 // TestMetadataIsBounded checks that the memory for the metadata of an archive is bounded, and
 // is returned.
 func TestMetadataIsBounded(t *testing.T) {
-	for name, make := range lots {
+	for name, make := range metadataArchives {
 		t.Run(name, func(t *testing.T) {
 			x := newTB(t)
 			var sum, peak int64
@@ -140,7 +140,7 @@ func TestNamesWithoutMemory(t *testing.T) {
 // TestSaveIsBounded checks that a layer with a large encoding is not saved.
 func TestSaveIsBounded(t *testing.T) {
 	x := newTB(t)
-	for name, make := range lots {
+	for name, make := range metadataArchives {
 		if name == "attributes of directories" {
 			continue // they are on the disk
 		}

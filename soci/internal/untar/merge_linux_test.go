@@ -155,7 +155,7 @@ func TestMergeKeepsMetadata(t *testing.T) {
 	})
 	for name, mode := range map[string]os.FileMode{"locked": 0o555, "d": 0o700, "n": 0o500} {
 		fi, err := os.Stat(filepath.Join(root, name))
-		if err != nil || fi.Mode().Perm() != mode || !fi.ModTime().Equal(when) {
+		if err != nil || fi.Mode().Perm() != mode || !fi.ModTime().Equal(entryTime) {
 			t.Errorf("%s: %v %v %v", name, fi.Mode(), fi.ModTime(), err)
 		}
 	}

@@ -321,11 +321,11 @@ func TestUsage(t *testing.T) {
 	long := strings.Repeat("x", 200) // longer than a symbolic link that fits an inode
 	tests := map[string][]ent{
 		"empty":       nil,
-		"plain":       {dir("d"), file("d/f", "x"), file("g", big(1_500_000)), symlink("l", "x"), symlink("m", long)},
-		"links":       {file("f", big(5000)), hard("g", "f"), hard("h", "g"), hard("k", "later"), file("later", "x")},
-		"duplicates":  {file("f", big(9000)), file("f", "x"), symlink("f", "y"), file("f", big(2<<20)), file("f", "x")},
-		"type change": {file("d/a/b", big(9000)), hard("keep", "d/a/b"), file("d/c", big(5000)), symlink("d/l", long), file("d", "x"), dir("d")},
-		"a link over": {file("a", big(9000)), file("b", big(5000)), hard("a", "b"), hard("b", "a")},
+		"plain":       {dir("d"), file("d/f", "x"), file("g", bigContent(1_500_000)), symlink("l", "x"), symlink("m", long)},
+		"links":       {file("f", bigContent(5000)), hard("g", "f"), hard("h", "g"), hard("k", "later"), file("later", "x")},
+		"duplicates":  {file("f", bigContent(9000)), file("f", "x"), symlink("f", "y"), file("f", bigContent(2<<20)), file("f", "x")},
+		"type change": {file("d/a/b", bigContent(9000)), hard("keep", "d/a/b"), file("d/c", bigContent(5000)), symlink("d/l", long), file("d", "x"), dir("d")},
+		"a link over": {file("a", bigContent(9000)), file("b", bigContent(5000)), hard("a", "b"), hard("b", "a")},
 		"a gap":       {file("a", "x"), hard("a", "nowhere"), dir("a")},
 		"fifo":        {{name: "p", kind: tar.TypeFifo}, {name: "p", kind: tar.TypeFifo}},
 	}

@@ -27,7 +27,7 @@ func (m *minedBlocks) NextBlock(ctx context.Context) (Block, error) {
 // extraction, which returns its blocks and its memory, and that the pool stays usable.
 func TestPanicsAreContained(t *testing.T) {
 	x := newTB(t)
-	data := repeat(100, func(i int) string { return tartest.File(fmt.Sprint("f", i), big(600)) })
+	data := repeat(100, func(i int) string { return tartest.File(fmt.Sprint("f", i), bigContent(600)) })
 	var held int64
 	m := NewMemory(-1, func(d int64) { held += d })
 	for _, left := range []int{0, 1, 40} {

@@ -26,13 +26,13 @@ type Pool struct {
 	closed bool
 }
 
-// chunk is the size of a buffer, and so of a write to a large file, in bytes. It is large
+// bufferBytes is the size of a buffer, and so of a write to a large file, in bytes. It is large
 // enough to make system calls cheap, and small enough to stay in the second-level cache
 // until it is written.
-const chunk = 256 << 10
+const bufferBytes = 256 << 10
 
 // MinPoolBytes is the least memory that keeps one parser and one writer busy.
-const MinPoolBytes = 4 * chunk
+const MinPoolBytes = 4 * bufferBytes
 
 // task is a unit of work of a writer.
 type task interface{ run() }
@@ -150,19 +150,19 @@ func (p *Pool) offer(t task) bool {
 }
 
 // get returns a buffer. It waits until one fits in the memory.
-func (p *Pool) get(ctx context.Context) (*[chunk]byte, error) {
-	if err := p.mem.Acquire(ctx, chunk); err != nil {
+func (p *Pool) get(ctx context.Context) (*[bufferBytes]byte, error) {
+	if err := p.mem.Acquire(ctx, bufferBytes); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if b, ok := p.free.Get().(*[chunk]byte); ok {
+	if b, ok := p.free.Get().(*[bufferBytes]byte); ok {
 		return b, nil
 	}
-	return new([chunk]byte), nil
+	return new([bufferBytes]byte), nil
 }
 
-func (p *Pool) put(b *[chunk]byte) {
+func (p *Pool) put(b *[bufferBytes]byte) {
 	p.free.Put(b)
-	p.mem.Release(chunk)
+	p.mem.Release(bufferBytes)
 }
 
 // copied is a BlockReader of an ordinary stream. It copies into buffers of the pool.
@@ -182,7 +182,7 @@ func (c *copied) NextBlock(ctx context.Context) (Block, error) {
 		return Block{}, err
 	}
 	n := 0
-	for n < chunk && c.err == nil {
+	for n < bufferBytes && c.err == nil {
 		var more int
 		more, c.err = c.r.Read(buf[n:])
 		n += more

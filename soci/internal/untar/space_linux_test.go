@@ -26,11 +26,11 @@ func TestPrivFullDisk(t *testing.T) {
 		in            []ent
 		entry, says   string
 	}{
-		{"bytes, in a large file", "size=1m", []ent{file("d/first", "x"), file("d/large", big(4<<20))}, "d/large", "0 of 1 MiB"},
-		{"bytes, in many files", "size=1m", many("d/f", 100, files(40<<10)), "d/f", "0 of 1 MiB"},
-		{"inodes, for files", "nr_inodes=50", many("d/f", 100, files(10)), "d/f", "0 of 50 inodes"},
-		{"inodes, for directories", "nr_inodes=50", many("d/e", 100, dir), "d/e", "0 of 50 inodes"},
-		{"inodes, for links", "nr_inodes=50", many("d/l", 100, func(at string) ent { return symlink(at, "x") }), "d/l", "0 of 50 inodes"},
+		{"bytes, in a large file", "size=1m", []ent{file("d/first", "x"), file("d/large", bigContent(4<<20))}, "d/large", "0 of 1 MiB"},
+		{"bytes, in many files", "size=1m", numberedEntries("d/f", 100, filesOf(40<<10)), "d/f", "0 of 1 MiB"},
+		{"inodes, for files", "nr_inodes=50", numberedEntries("d/f", 100, filesOf(10)), "d/f", "0 of 50 inodes"},
+		{"inodes, for directories", "nr_inodes=50", numberedEntries("d/e", 100, dir), "d/e", "0 of 50 inodes"},
+		{"inodes, for links", "nr_inodes=50", numberedEntries("d/l", 100, func(at string) ent { return symlink(at, "x") }), "d/l", "0 of 50 inodes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestPrivFullDisk(t *testing.T) {
 			full := tmpfs(t, tt.options)
 			// The other extraction starts before and ends after.
 			gate := make(chan struct{})
-			other := archive(t, many("d/g", 300, files(5000))...)
+			other := archive(t, numberedEntries("d/g", 300, filesOf(5000))...)
 			var wg sync.WaitGroup
 			var otherErr error
 			wg.Go(func() {
@@ -74,7 +74,7 @@ func TestPrivFullDisk(t *testing.T) {
 			if otherErr != nil && !strings.Contains(otherErr.Error(), "beyond the end") {
 				t.Errorf("the other extraction: %v", otherErr)
 			}
-			if got, err := os.ReadFile(filepath.Join(x.root, "d/g299")); err != nil || !bytes.Equal(got, []byte(big(5000))) {
+			if got, err := os.ReadFile(filepath.Join(x.root, "d/g299")); err != nil || !bytes.Equal(got, []byte(bigContent(5000))) {
 				t.Errorf("the other extraction: %d bytes, %v", len(got), err)
 			}
 			if err := RemoveAll(filepath.Join(full, "d")); err != nil {
@@ -84,8 +84,8 @@ func TestPrivFullDisk(t *testing.T) {
 	}
 }
 
-// many returns n entries with numbered names.
-func many(name string, n int, one func(at string) ent) []ent {
+// numberedEntries returns n entries with numbered names.
+func numberedEntries(name string, n int, one func(at string) ent) []ent {
 	var out []ent
 	for i := range n {
 		out = append(out, one(fmt.Sprint(name, i)))
@@ -93,4 +93,6 @@ func many(name string, n int, one func(at string) ent) []ent {
 	return out
 }
 
-func files(size int) func(string) ent { return func(at string) ent { return file(at, big(size)) } }
+func filesOf(size int) func(string) ent {
+	return func(at string) ent { return file(at, bigContent(size)) }
+}

@@ -17,8 +17,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// child is the environment variable with the directory of a test that runs as another user.
-const child = "PENSTOCK_UNTAR_CHILD"
+// childVar is the environment variable with the directory of a test that runs as another user.
+const childVar = "PENSTOCK_UNTAR_CHILD"
 
 // asOther runs one test of this binary in a process with other rights, in a directory that
 // uid owns.
@@ -49,7 +49,7 @@ func asOther(t *testing.T, uid int, attr *syscall.SysProcAttr) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), child+"="+work, "TMPDIR="+work)
+	cmd.Env = append(os.Environ(), childVar+"="+work, "TMPDIR="+work)
 	cmd.Dir = work
 	cmd.SysProcAttr = attr
 	out, err := cmd.CombinedOutput()
@@ -106,8 +106,8 @@ func rootOnlyEntries() []ent {
 	}
 }
 
-// upper returns a layer over rootOnlyEntries.
-func upper() []ent {
+// upperEntries returns a layer over rootOnlyEntries.
+func upperEntries() []ent {
 	return []ent{
 		file("d/.wh.plain", ""),
 		dir("d2"),
@@ -120,7 +120,7 @@ func upper() []ent {
 // TestPrivAsUser checks that a normal user gets a tree with all metadata that the user may
 // set, and notes about the rest. With KeepOwners the owners are stored.
 func TestPrivAsUser(t *testing.T) {
-	if os.Getenv(child) == "" {
+	if os.Getenv(childVar) == "" {
 		needRoot(t, "becomes another user")
 		asOther(t, 65534, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
 		return
@@ -156,14 +156,14 @@ func TestPrivAsUser(t *testing.T) {
 		}
 	}
 	x := newTB(t)
-	base, top := x.must(rootOnlyEntries()...), x.must(upper()...)
+	base, top := x.must(rootOnlyEntries()...), x.must(upperEntries()...)
 	if err := top.Overlay(t.Context(), UserXattr, []*Layer{base}); err != nil {
 		t.Fatal(err)
 	}
 	if got := attribute(t, filepath.Join(top.Dir, "d2"), "user.overlay.opaque"); got != "y" {
 		t.Errorf("the opaque mark is %q", got)
 	}
-	base, top = x.must(rootOnlyEntries()...), x.must(upper()...)
+	base, top = x.must(rootOnlyEntries()...), x.must(upperEntries()...)
 	if err := Merge(t.Context(), base.Dir, top); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestPrivAsUser(t *testing.T) {
 // that overlayfs shows layers with marks of the user form, also after OpenLayer.
 func TestPrivInUserNamespace(t *testing.T) {
 	const first, count = 100_000, 65_536
-	if os.Getenv(child) == "" {
+	if os.Getenv(childVar) == "" {
 		needRoot(t, "maps a range of ids")
 		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: count}}
 		asOther(t, first, &syscall.SysProcAttr{
@@ -192,7 +192,7 @@ func TestPrivInUserNamespace(t *testing.T) {
 	if err := middle.Overlay(t.Context(), UserXattr, reopen(t, []*Layer{base}, UserXattr)); err != nil {
 		t.Fatal(err)
 	}
-	top := x.must(upper()...)
+	top := x.must(upperEntries()...)
 	if err := top.Overlay(t.Context(), UserXattr, reopen(t, []*Layer{middle, base}, UserXattr)); err != nil {
 		t.Fatal(err)
 	}

@@ -448,7 +448,7 @@ func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile
 func (x *extraction) feed(ctx context.Context, f *bigFile, extents []tarfile.Extent) error {
 	for _, e := range extents {
 		for e.Len > 0 {
-			data, p, err := x.in.Content(ctx, min(e.Len, chunk))
+			data, p, err := x.in.Content(ctx, min(e.Len, bufferBytes))
 			if err != nil {
 				return err
 			}

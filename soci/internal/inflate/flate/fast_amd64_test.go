@@ -27,7 +27,7 @@ func TestGenericLoop(t *testing.T) {
 	}
 	haveDecode = false
 	defer func() { haveDecode = true }()
-	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestCodes, "marks": TestMarks, "blind": TestSymbolDecoder} {
+	for name, test := range map[string]func(*testing.T){"generated": TestGenerated, "damaged": TestDamaged, "codes": TestUnusualCodes, "marks": TestMarks, "blind": TestSymbolDecoder} {
 		t.Run(name, test)
 	}
 }

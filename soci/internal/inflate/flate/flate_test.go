@@ -145,8 +145,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestCodes decodes blocks with invalid and unusual code lengths.
-func TestCodes(t *testing.T) {
+// TestUnusualCodes decodes blocks with invalid and unusual code lengths.
+func TestUnusualCodes(t *testing.T) {
 	for seed := range uint64(1500) {
 		r := rng(seed)
 		lit, dist := make([]uint8, 257+r.IntN(30)), make([]uint8, 1+r.IntN(30))
@@ -245,8 +245,8 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// TestSource checks that errors of the source pass through, after the output before them.
-func TestSource(t *testing.T) {
+// TestSourceErrors checks that errors of the source pass through, after the output before them.
+func TestSourceErrors(t *testing.T) {
 	s := generate(rng(2), 4000)
 	half := s.data[:len(s.data)/2]
 	broken := errors.New("the network is gone")
@@ -263,8 +263,8 @@ type silent struct{}
 
 func (silent) Read([]byte) (int, error) { return 0, nil }
 
-// TestInput reads bytes of the Input between two streams, as a reader of headers does.
-func TestInput(t *testing.T) {
+// TestInputBetweenStreams reads bytes of the Input between two streams, as a reader of headers does.
+func TestInputBetweenStreams(t *testing.T) {
 	a, b := generate(rng(3), 400), generate(rng(4), 400)
 	data := bytes.Join([][]byte{a.data, []byte("between"), b.data, []byte("behind")}, nil)
 	in := NewInput(iotest.HalfReader(bytes.NewReader(data)))

@@ -39,8 +39,9 @@ func (r *Recorder) Member(offset, out int64, header int) {
 	}
 }
 
-// Block notes that a block begins: past is the output of the member before it, and
-// ahead what flate's Ahead returned, from which follows what of past is worth keeping.
+// Block records a block that starts at a bit offset, after out bytes of output. past is the
+// output of the member before the block; only its last 32 KiB are used. ahead holds the
+// compressed bytes from the block on; the block starts skip bits after their start.
 func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	if !r.Due(out) || len(r.points) == 0 || bits <= r.points[len(r.points)-1].Bits {
 		return

@@ -19,8 +19,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// layer returns a tar of real files and its compressed blob.
-func layer(t testing.TB) (blob, content []byte) {
+// makeLayer returns a tar of real files and its compressed blob.
+func makeLayer(t testing.TB) (blob, content []byte) {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -60,8 +60,8 @@ func layer(t testing.TB) (blob, content []byte) {
 	return z.Bytes(), b.Bytes()
 }
 
-// made returns the zTOC of a recorded index.
-func made(t testing.TB, blob, content []byte, span int64) *Ztoc {
+// recordedZtoc returns the zTOC of a recorded index.
+func recordedZtoc(t testing.TB, blob, content []byte, span int64) *Ztoc {
 	t.Helper()
 	rec := index.NewRecorder(span)
 	r, err := inflate.NewReader(bytes.NewReader(blob), inflate.Options{Record: rec})
@@ -87,9 +87,9 @@ func made(t testing.TB, blob, content []byte, span int64) *Ztoc {
 	return z
 }
 
-func TestRound(t *testing.T) {
-	blob, content := layer(t)
-	z := made(t, blob, content, 100<<10)
+func TestMarshalRoundTrip(t *testing.T) {
+	blob, content := makeLayer(t)
+	z := recordedZtoc(t, blob, content, 100<<10)
 	for _, v := range []Version{V1, V2} {
 		data, err := z.Marshal(v)
 		if err != nil {
@@ -122,9 +122,9 @@ func TestRound(t *testing.T) {
 	}
 }
 
-// TestMembers checks that only some of the members that are close together become
+// TestNearMembersAreLeftOut checks that only some of the members that are close together become
 // checkpoints, and that no span is too long.
-func TestMembers(t *testing.T) {
+func TestNearMembersAreLeftOut(t *testing.T) {
 	x := &index.Index{Blob: index.Blob{Size: 100 << 10, Out: 100 << 20}}
 	for i := range int64(100) {
 		x.Points = append(x.Points, index.Point{Kind: index.Member, Bits: i << 13, Out: i << 20, Header: 10})
@@ -146,8 +146,8 @@ func TestMembers(t *testing.T) {
 
 // TestAccessors reads a zTOC with SOCI's own package, as its snapshotter does.
 func TestAccessors(t *testing.T) {
-	blob, content := layer(t)
-	z := made(t, blob, content, 100<<10)
+	blob, content := makeLayer(t)
+	z := recordedZtoc(t, blob, content, 100<<10)
 	data, err := z.Marshal(V2)
 	if err != nil {
 		t.Fatal(err)
@@ -192,8 +192,8 @@ func TestAccessors(t *testing.T) {
 // TestVersion1Header checks that version 1 is refused unless the header of the first member
 // has the least length, because version 1 does not store the start of the first block.
 func TestVersion1Header(t *testing.T) {
-	blob, content := layer(t)
-	z := made(t, blob, content, 1<<20)
+	blob, content := makeLayer(t)
+	z := recordedZtoc(t, blob, content, 1<<20)
 	z.Index.Points[0].Bits += 8
 	if _, err := z.Marshal(V1); err == nil {
 		t.Error("Marshal accepted a header of 11 bytes in version 1")
