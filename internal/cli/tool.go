@@ -57,6 +57,9 @@ func (t *Tool) Run(ctx context.Context, args []string, s Streams) int {
 
 // pick returns what to run: its name, its function and its arguments.
 func (t *Tool) pick(args []string) (string, func(context.Context, []string, Streams) error, []string) {
+	if len(args) > 1 && args[0] == "help" {
+		args = []string{args[1], "--help"} // help COMMAND
+	}
 	first := ""
 	if len(args) > 0 {
 		first = args[0]

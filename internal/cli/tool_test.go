@@ -39,6 +39,8 @@ func TestToolExitCodes(t *testing.T) {
 		{"fail reported", 1, "", ""},
 		{"fail help", 0, "", ""},
 		{"", 2, "", "tool: no command: use get or fail (see tool --help)\n"},
+		{"help get", 0, "--help", ""},
+		{"help fly", 2, "", "tool: command \"fly\" is unknown: use get or fail (see tool --help)\n"},
 		{"fly", 2, "", "tool: command \"fly\" is unknown: use get or fail (see tool --help)\n"},
 	} {
 		var out, errs bytes.Buffer
@@ -74,7 +76,7 @@ func TestToolDefault(t *testing.T) {
 		fmt.Fprintf(s.Out, "default %q", args)
 		return nil
 	}
-	for line, want := range map[string]string{"": `default []`, "x get": `default ["x" "get"]`, "get x": "x", "help": `default ["--help"]`} {
+	for line, want := range map[string]string{"": `default []`, "x get": `default ["x" "get"]`, "get x": "x", "help": `default ["--help"]`, "help x": `default ["x" "--help"]`} {
 		var out bytes.Buffer
 		if code := tool.Run(t.Context(), strings.Fields(line), Streams{&out, &out}); code != 0 || out.String() != want {
 			t.Errorf("%q: exit %d, %q, want %q", line, code, &out, want)

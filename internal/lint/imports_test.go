@@ -228,3 +228,23 @@ func TestNoHeavyDependencyLeaks(t *testing.T) {
 		}
 	}
 }
+
+// TestProgramsShareOneCommandLine keeps the standard flag package, whose dialect
+// differs, out of the programs that users start.
+func TestProgramsShareOneCommandLine(t *testing.T) {
+	t.Parallel()
+	programs := 0
+	for _, p := range packages(t) {
+		rel := p.Rel()
+		if p.Name != "main" || !slices.Contains([]string{"soci/cmd", "s3stream/cmd", "csi/cmd"}, unitOf(rel)) {
+			continue
+		}
+		programs++
+		if slices.Contains(p.Imports, "flag") || !slices.Contains(p.Imports, module+"/internal/cli") {
+			t.Errorf("%s reads its flags by another package than internal/cli", rel)
+		}
+	}
+	if programs != 4 {
+		t.Errorf("found %d programs, want 4", programs)
+	}
+}
