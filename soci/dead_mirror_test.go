@@ -19,8 +19,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestDeadMirror measures the time that a dead mirror costs a pull from a healthy
-// registry, and the next pull. Time is fake, so nothing else takes any.
+// TestDeadMirror measures the time that a dead mirror costs a pull from a
+// healthy registry, and the next pull. Time is fake, so nothing else takes any.
 func TestDeadMirror(t *testing.T) {
 	layer := tarOf(t, "f", "x")
 	dropped := func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }

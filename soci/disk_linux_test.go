@@ -53,8 +53,8 @@ func TestPrivDiskFull(t *testing.T) {
 	}
 }
 
-// TestPrivNoInodes pulls into a file system with too few inodes, while another pull of
-// the same Puller continues on another file system.
+// TestPrivNoInodes pulls into a file system with too few inodes, while another
+// pull of the same Puller continues on another file system.
 func TestPrivNoInodes(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: mounts a tmpfs")

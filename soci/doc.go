@@ -20,12 +20,13 @@
 // # Guarantees
 //
 // The target becomes visible only after both digests of every layer and all
-// sizes of the manifest have been verified. A pull that fails removes everything
-// it wrote. A killed process leaves its finished layers, and checkpoints of the
-// unfinished ones, in a hidden directory next to the target, where the next pull
-// of that target finds them (docs/soci.md covers power cuts). The target must
-// not exist or be an empty directory; its parent must exist. An entry of an
-// archive cannot touch anything outside of the target, whatever links precede it.
+// sizes of the manifest have been verified. A pull that fails removes
+// everything it wrote. A killed process leaves its finished layers, and
+// checkpoints of the unfinished ones, in a hidden directory next to the target,
+// where the next pull of that target finds them (docs/soci.md covers power
+// cuts). The target must not exist or be an empty directory; its parent must
+// exist. An entry of an archive cannot touch anything outside of the target,
+// whatever links precede it.
 //
 // # Concurrency
 //
@@ -38,12 +39,12 @@
 //
 // Every failed pull returns an [*Error], which matches one of the sentinels if
 // a caller could act on it. Transient failures are retried: a broken or stalled
-// body resumes at the byte where it ended, 429 and 503 slow down all requests to
-// the host, an expired presigned URL is replaced, a token is refreshed once for
-// all requests, and a host of hosts.toml that fails is replaced by the next one.
-// A panic while decoding an image is the error of its layer ([ErrInternal]);
-// other pulls continue. Attributes that an ordinary user cannot set (owners,
-// devices) produce a warning in the [Result], not an error.
+// body resumes at the byte where it ended, 429 and 503 slow down all requests
+// to the host, an expired presigned URL is replaced, a token is refreshed once
+// for all requests, and a host of hosts.toml that fails is replaced by the next
+// one. A panic while decoding an image is the error of its layer
+// ([ErrInternal]); other pulls continue. Attributes that an ordinary user
+// cannot set (owners, devices) produce a warning in the [Result], not an error.
 //
 // # Not done here
 //

@@ -40,7 +40,8 @@ func TestDocumentedDefaults(t *testing.T) {
 	if o.Limits.Metadata != o.Memory/2 {
 		t.Errorf("Metadata is %d of %d: documented is a half", o.Limits.Metadata, o.Memory)
 	}
-	// On a machine with many files to open, for which the documents are written.
+	// On a machine with many files to open, for which the documents are
+	// written.
 	if o := (Options{}).share(8, 1<<20); o.Parallelism != 8 || o.Writers != 16 {
 		t.Errorf("%d layers, %d writers with 8 processors: documented are 8 and 16", o.Parallelism, o.Writers)
 	}

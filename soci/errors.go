@@ -18,19 +18,21 @@ import (
 var (
 	// ErrNotFound says that the registry has no such image, manifest or blob.
 	ErrNotFound = errors.New("not found")
-	// ErrDenied says that credentials are missing, wrong or lack the right to pull.
+	// ErrDenied says that credentials are missing, wrong or lack the right to
+	// pull.
 	ErrDenied = errors.New("access denied")
-	// ErrFetch says that bytes could not be fetched for a reason without an error
-	// of its own: no connection, an outage, or unusable HTTP.
+	// ErrFetch says that bytes could not be fetched for a reason without an
+	// error of its own: no connection, an outage, or unusable HTTP.
 	ErrFetch = errors.New("fetch failed")
 	// ErrDigest says that content does not match its digest or size.
 	ErrDigest = errors.New("digest mismatch")
 	// ErrPlatform says that the image does not exist for the wanted platform.
 	ErrPlatform = errors.New("no image for this platform")
-	// ErrUnsupported says that the reference names something other than an image
-	// we can unpack.
+	// ErrUnsupported says that the reference names something other than an
+	// image we can unpack.
 	ErrUnsupported = errors.New("unsupported image")
-	// ErrCorrupt says that a layer matches its digest but its content is malformed.
+	// ErrCorrupt says that a layer matches its digest but its content is
+	// malformed.
 	ErrCorrupt = errors.New("corrupt layer")
 	// ErrLimit says that the image exceeds one of the Limits.
 	ErrLimit = errors.New("limit exceeded")
@@ -38,8 +40,8 @@ var (
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrTarget says that the target directory cannot be used.
 	ErrTarget = errors.New("unusable target directory")
-	// ErrInternal says that a decoder or the extraction panicked on its input. The
-	// image or our code is at fault; other pulls continue.
+	// ErrInternal says that a decoder or the extraction panicked on its input.
+	// The image or our code is at fault; other pulls continue.
 	ErrInternal = errors.New("internal error")
 	// ErrLeft says that files of a failed pull could not be removed.
 	ErrLeft = errors.New("something was left behind")
@@ -54,8 +56,8 @@ type Error struct {
 	Off, Len   int64  // bytes of the blob that could not be fetched; Len is 0 if unknown
 	Attempts   int    // requests made for these bytes
 	Status     int    // HTTP status of the last answer, or 0 without an answer
-	// Kept is the hidden directory that holds the finished layers for the next pull
-	// to the same target (Options.KeepFailed), or "" if it was removed.
+	// Kept is the hidden directory that holds the finished layers for the next
+	// pull to the same target (Options.KeepFailed), or "" if it was removed.
 	Kept string
 	Err  error
 }

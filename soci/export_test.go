@@ -1,6 +1,7 @@
 package soci
 
-// MemoryUse returns the state of the budget, without the buffers of the writers.
+// MemoryUse returns the state of the budget, without the buffers of the
+// writers.
 func (p *Puller) MemoryUse() (limit, peak, inUse int64) {
 	return p.mem.Limit(), p.mem.Peak(), p.mem.InUse() - p.writers.Bytes()
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// wantError pulls and expects an error on one line, with the sentinel and words, and
-// no files left behind.
+// wantError pulls and expects an error on one line, with the sentinel and
+// words, and no files left behind.
 func wantError(t *testing.T, p *soci.Puller, ref string, as error, words ...string) *soci.Error {
 	t.Helper()
 	dir, clean := target(t)
@@ -53,8 +53,8 @@ func wantError(t *testing.T, p *soci.Puller, ref string, as error, words ...stri
 	return e
 }
 
-// TestMisbehavingRegistry checks that transient faults neither fail a pull nor cost a
-// second download.
+// TestMisbehavingRegistry checks that transient faults neither fail a pull nor
+// cost a second download.
 func TestMisbehavingRegistry(t *testing.T) {
 	img := mediumImage(t)
 	tests := []struct {
@@ -149,8 +149,8 @@ func TestAuthorizationStays(t *testing.T) {
 	}
 }
 
-// TestOneRefresh checks that one new token is fetched when a token expires under many
-// concurrent requests.
+// TestOneRefresh checks that one new token is fetched when a token expires
+// under many concurrent requests.
 func TestOneRefresh(t *testing.T) {
 	var clock atomic.Int64 // seconds ahead
 	var held atomic.Int32
@@ -163,7 +163,8 @@ func TestOneRefresh(t *testing.T) {
 			if e.Op != "GetBlob" || e.Done || len(e.Header["Authorization"]) == 0 {
 				return
 			}
-			// The first few layer requests wait for each other until their token is old.
+			// The first few layer requests wait for each other until their
+			// token is old.
 			if n := held.Add(1); n == together+1 { // the first is for the config
 				clock.Store(3600)
 				close(release)
@@ -235,12 +236,12 @@ func TestLyingSize(t *testing.T) {
 	}
 }
 
-// hugeWindow is a zstd frame of one byte that needs 2 GiB for its history (RFC 8878,
-// section 3.1.1.1.2: an exponent of 21).
+// hugeWindow is a zstd frame of one byte that needs 2 GiB for its history (RFC
+// 8878, section 3.1.1.1.2: an exponent of 21).
 var hugeWindow = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1<<3 | 1, 0, 0, 'x'}
 
-// hugeSegment is a zstd frame that claims to be a single segment of 4 GiB less one
-// byte, which is then its window.
+// hugeSegment is a zstd frame that claims to be a single segment of 4 GiB less
+// one byte, which is then its window.
 var hugeSegment = []byte{0x28, 0xb5, 0x2f, 0xfd, 2<<6 | 1<<5, 0xff, 0xff, 0xff, 0xff, 1<<3 | 1, 0, 0, 'x'}
 
 func TestDamagedLayers(t *testing.T) {
@@ -321,7 +322,8 @@ func TestCancel(t *testing.T) {
 	for _, after := range []int64{0, 1 << 20, 2 << 20} {
 		o := origin(t, testorigin.Options{})
 		ref := push(t, o, "go/tree:1", mediumImage(t))
-		// The registry never ends the last layer, so the pull cannot end either.
+		// The registry never ends the last layer, so the pull cannot end
+		// either.
 		layers, _ := mediumImage(t).Layers()
 		last, _ := layers[2].Digest()
 		o.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "*@" + last.String(), Every: 1, Action: testorigin.ActStall, At: 1000})
@@ -343,8 +345,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce checks that concurrent pulls of one Puller share its memory and do
-// not mix their layers.
+// TestManyAtOnce checks that concurrent pulls of one Puller share its memory
+// and do not mix their layers.
 func TestManyAtOnce(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "go/tree:1", mediumImage(t))
@@ -367,7 +369,8 @@ func TestManyAtOnce(t *testing.T) {
 	if !shared.TryAcquire(64 << 20) {
 		t.Error("the shared budget was not given back")
 	}
-	// Each layer in progress may exceed the budget by its ring and its first part.
+	// Each layer in progress may exceed the budget by its ring and its first
+	// part.
 	const atWork, ring = 4 * 3, 6 * 256 << 10
 	if limit, peak, inUse := p.MemoryUse(); peak > limit+atWork*(ring+partBytes) || inUse != 0 {
 		t.Errorf("memory: limit %d, peak %d, in use at the end %d", limit, peak, inUse)

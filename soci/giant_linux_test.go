@@ -35,7 +35,8 @@ import (
 )
 
 const (
-	// giantBytes sets the size of TestGiantLayer's tar; giantDir sets its directory.
+	// giantBytes sets the size of TestGiantLayer's tar; giantDir sets its
+	// directory.
 	giantBytes = "PENSTOCK_GIANT_BYTES"
 	giantDir   = "PENSTOCK_GIANT_DIR"
 	// giantPull is the image that the re-executed test binary pulls.
@@ -45,8 +46,8 @@ const (
 	giantPiece  = 4 << 20  // bytes of a file
 )
 
-// giant is a layer that is generated on the fly: compressed pieces of real files,
-// repeated many times with headers between them, as one gzip member.
+// giant is a layer that is generated on the fly: compressed pieces of real
+// files, repeated many times with headers between them, as one gzip member.
 type giant struct {
 	pieces [][]byte
 	ends   []int64 // end offset of each piece
@@ -141,7 +142,8 @@ func (g *giant) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// serve starts a registry with an image of this layer. sent counts the layer's bytes.
+// serve starts a registry with an image of this layer. sent counts the layer's
+// bytes.
 func (g *giant) serve(t *testing.T, sent *atomic.Int64) (ref string) {
 	t.Helper()
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: strings.TrimPrefix(here, "linux/")}}
@@ -185,8 +187,8 @@ func (c *counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// cost holds the kernel's counters of the helper process, in bytes, and the number of
-// repeated requests.
+// cost holds the kernel's counters of the helper process, in bytes, and the
+// number of repeated requests.
 type cost struct{ Peak, Written, Disk, Extra int64 }
 
 // TestGiantHelper is the process that TestGiantLayer measures.
@@ -234,8 +236,9 @@ func procField(t *testing.T, file, field string) int64 {
 	return 0
 }
 
-// TestGiantLayer checks that memory does not grow with the size of a layer, that its
-// tree is written once, and that its blob is received once and never written.
+// TestGiantLayer checks that memory does not grow with the size of a layer,
+// that its tree is written once, and that its blob is received once and never
+// written.
 func TestGiantLayer(t *testing.T) {
 	size := int64(512 << 20)
 	if s := os.Getenv(giantBytes); s != "" {
@@ -280,8 +283,8 @@ func TestGiantLayer(t *testing.T) {
 	}
 }
 
-// TestMoreThan4GiB checks a gzip member with more than 4 GiB, whose trailer holds the
-// size modulo 2^32, with one core and with several.
+// TestMoreThan4GiB checks a gzip member with more than 4 GiB, whose trailer
+// holds the size modulo 2^32, with one core and with several.
 func TestMoreThan4GiB(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		t.Skip("decodes 4 GiB twice")

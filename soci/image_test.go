@@ -92,8 +92,8 @@ func zstdOf(data []byte) []byte {
 // gzLayer returns a gzip layer with a correct descriptor.
 func gzLayer(t []byte) *layer { return &layer{tar: t, data: gz(t)} }
 
-// tarOf packs small files. A name that ends in "/" makes a directory, a body that
-// starts with "->" a symbolic link.
+// tarOf packs small files. A name that ends in "/" makes a directory, a body
+// that starts with "->" a symbolic link.
 func tarOf(t testing.TB, pairs ...string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -120,7 +120,8 @@ func tarOf(t testing.TB, pairs ...string) []byte {
 	return buf.Bytes()
 }
 
-// goTree packs folders of the Go source tree, which hold real files of all sizes.
+// goTree packs folders of the Go source tree, which hold real files of all
+// sizes.
 func goTree(t testing.TB, folders ...string) []byte {
 	t.Helper()
 	root := filepath.Join(goroot(t), "src")
@@ -206,8 +207,9 @@ func sameTree(t *testing.T, folder, got string) (files int) {
 	return files
 }
 
-// medium is an image of several layers of real files, about 6 MB of tar, made once. It
-// uses folders with large files, because many small files would only cost time.
+// medium is an image of several layers of real files, about 6 MB of tar, made
+// once. It uses folders with large files, because many small files would only
+// cost time.
 var medium = sync.OnceValue(func() [][]byte {
 	t := &testing.B{}
 	return [][]byte{

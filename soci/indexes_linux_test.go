@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestIndexFifo checks that a pull does not wait for a fifo in place of an index.
+// TestIndexFifo checks that a pull does not wait for a fifo in place of an
+// index.
 func TestIndexFifo(t *testing.T) {
 	x := newIndexed(t)
 	if err := syscall.Mkfifo(x.file, 0o600); err != nil {

@@ -18,7 +18,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// indexed is a registry with a layer of several spans, and a directory for its index.
+// indexed is a registry with a layer of several spans, and a directory for its
+// index.
 type indexed struct {
 	o         *testorigin.Origin
 	ref, blob string
@@ -39,8 +40,8 @@ func newIndexed(t *testing.T) *indexed {
 	return x
 }
 
-// pull pulls the image and compares the tree. It returns the requests and bytes that
-// the layer cost the registry, and the number of repeated requests.
+// pull pulls the image and compares the tree. It returns the requests and bytes
+// that the layer cost the registry, and the number of repeated requests.
 func (x *indexed) pull(t *testing.T, indexDir string) (requests, sent, extra int64) {
 	t.Helper()
 	x.o.Reset()
@@ -68,8 +69,8 @@ func inode(t *testing.T, name string) os.FileInfo {
 	return fi
 }
 
-// TestIndexDir checks that a pull leaves an index and that the next one uses it, with
-// the same requests to the registry.
+// TestIndexDir checks that a pull leaves an index and that the next one uses
+// it, with the same requests to the registry.
 func TestIndexDir(t *testing.T) {
 	x := newIndexed(t)
 	requests, sent, extra := x.pull(t, "")
@@ -109,8 +110,8 @@ func load(t *testing.T, name string) *index.Index {
 	return idx
 }
 
-// TestIndexHostile checks that the tree is right with any file in place of an index,
-// and that the file is afterwards gone or valid.
+// TestIndexHostile checks that the tree is right with any file in place of an
+// index, and that the file is afterwards gone or valid.
 func TestIndexHostile(t *testing.T) {
 	x := newIndexed(t)
 	x.pull(t, x.dir)
@@ -138,8 +139,8 @@ func TestIndexHostile(t *testing.T) {
 	lastBlock := func(idx *index.Index) *index.Point { return &idx.Points[len(idx.Points)-1] }
 	for name, tt := range map[string]struct {
 		data []byte
-		// Only decoding detects a wrong offset. The file is removed, and the next pull
-		// records a new one.
+		// Only decoding detects a wrong offset. The file is removed, and the
+		// next pull records a new one.
 		lies bool
 	}{
 		"empty":         {nil, false},
@@ -174,7 +175,8 @@ func TestIndexHostile(t *testing.T) {
 	}
 }
 
-// TestIndexDirGone checks that a pull succeeds without write access to the directory.
+// TestIndexDirGone checks that a pull succeeds without write access to the
+// directory.
 func TestIndexDirGone(t *testing.T) {
 	x := newIndexed(t)
 	x.dir = filepath.Join(x.dir, "gone")

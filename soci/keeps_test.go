@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestKeepsStage lists the failures after which the next pull finds the finished
-// layers.
+// TestKeepsStage lists the failures after which the next pull finds the
+// finished layers.
 func TestKeepsStage(t *testing.T) {
 	full := &Error{Op: "layer", Err: fmt.Errorf("no room: %w", syscall.ENOSPC)}
 	for _, tc := range []struct {

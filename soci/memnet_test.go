@@ -16,8 +16,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// memNet is a network in memory, for fake time: a goroutine that waits for a socket of
-// the kernel would keep the time of a synctest bubble from advancing.
+// memNet is a network in memory, for fake time: a goroutine that waits for a
+// socket of the kernel would keep the time of a synctest bubble from advancing.
 type memNet struct {
 	mu        sync.Mutex
 	listeners map[string]*memListener // by port
@@ -78,8 +78,8 @@ func (l *memListener) Close() error {
 
 func (l *memListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port} }
 
-// inBubble runs a test in fake time, with a registry that has the medium image as
-// go/tree:1, and a Puller for it.
+// inBubble runs a test in fake time, with a registry that has the medium image
+// as go/tree:1, and a Puller for it.
 func inBubble(t *testing.T, opts testorigin.Options, test func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller)) {
 	layers := medium() // outside of the bubble, because it runs the go command
 	synctest.Test(t, func(t *testing.T) {

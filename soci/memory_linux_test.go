@@ -22,7 +22,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// Variables that make a process of this binary pull one image, see TestMemoryChild.
+// Variables that make a process of this binary pull one image, see
+// TestMemoryChild.
 const (
 	childRef    = "PENSTOCK_TEST_PULL"
 	childDir    = "PENSTOCK_TEST_DIR"
@@ -91,8 +92,8 @@ func windowed(t *testing.T, n, window int, seed byte) *layer {
 	return &layer{tar: plain, data: packed.Bytes(), mediaType: types.OCILayerZStd}
 }
 
-// memoryGroup creates a cgroup with a memory limit and returns a function by which a
-// process joins it, or nil if the system does not allow one.
+// memoryGroup creates a cgroup with a memory limit and returns a function by
+// which a process joins it, or nil if the system does not allow one.
 func memoryGroup(t *testing.T, limit int64) func(pid int) error {
 	t.Helper()
 	name := fmt.Sprintf("penstock-test-%d", os.Getpid())
@@ -125,8 +126,8 @@ func memoryGroup(t *testing.T, limit int64) func(pid int) error {
 	return nil
 }
 
-// TestPrivMemoryBound checks that a pulling process stays below Memory plus 64 MiB for
-// any image, and is not killed in a cgroup with that limit.
+// TestPrivMemoryBound checks that a pulling process stays below Memory plus 64
+// MiB for any image, and is not killed in a cgroup with that limit.
 func TestPrivMemoryBound(t *testing.T) {
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("needs root for a cgroup, and some seconds")

@@ -34,8 +34,8 @@ func serve(t *testing.T, h http.Handler) (addr string, stop func()) {
 	return l.Addr().String(), func() { _ = s.Close(); wg.Wait() }
 }
 
-// mirrors are origins with one image, behind the name of a registry that does not
-// exist. The last one stands for the registry itself.
+// mirrors are origins with one image, behind the name of a registry that does
+// not exist. The last one stands for the registry itself.
 func mirrors(t *testing.T, folder string, os_ ...*testorigin.Origin) (ref string, with func(*soci.Options)) {
 	t.Helper()
 	img := mediumImage(t)
@@ -58,8 +58,8 @@ func mirrors(t *testing.T, folder string, os_ ...*testorigin.Origin) (ref string
 	return "registry.example/" + folder + ":1", func(o *soci.Options) { o.HostsDir = dir }
 }
 
-// TestMirrorDies checks that the missing parts of a dying mirror come from the next
-// host, and that received parts are not requested again.
+// TestMirrorDies checks that the missing parts of a dying mirror come from the
+// next host, and that received parts are not requested again.
 func TestMirrorDies(t *testing.T) {
 	dying := origin(t, testorigin.Options{})
 	good := origin(t, testorigin.Options{})
@@ -83,8 +83,9 @@ func TestMirrorDies(t *testing.T) {
 	}
 }
 
-// TestWrongMirror checks that a mirror with wrong bytes is named, that the layer comes
-// from another host, and that the mirror is asked last from then on.
+// TestWrongMirror checks that a mirror with wrong bytes is named, that the
+// layer comes from another host, and that the mirror is asked last from then
+// on.
 func TestWrongMirror(t *testing.T) {
 	wrong := origin(t, testorigin.Options{})
 	good := origin(t, testorigin.Options{})
@@ -141,7 +142,8 @@ func TestRetryAfter(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// A date has whole seconds, so the rest of the first second is lost.
+				// A date has whole seconds, so the rest of the first second is
+				// lost.
 				if d := res.Timing.Wall; d < wish-time.Second || d > wish+time.Second || p.Stats().Throttled != 1 || res.Network.Retries != 1 {
 					t.Errorf("status %d, date %v: %v, %+v", status, date, d, p.Stats())
 				}
@@ -150,8 +152,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestSilentBody checks that a body that falls silent is resumed at that byte on
-// another connection, and that only hedged bytes arrive twice.
+// TestSilentBody checks that a body that falls silent is resumed at that byte
+// on another connection, and that only hedged bytes arrive twice.
 func TestSilentBody(t *testing.T) {
 	const silent = 3 // of the first requests, which is more than may be hedged
 	inBubble(t, testorigin.Options{}, func(t *testing.T, o *testorigin.Origin, ref string, p *soci.Puller) {
@@ -180,8 +182,8 @@ func TestSilentBody(t *testing.T) {
 	})
 }
 
-// TestRangeRefused checks that 416 for existing bytes, and multipart answers, fail the
-// pull without endless retries.
+// TestRangeRefused checks that 416 for existing bytes, and multipart answers,
+// fail the pull without endless retries.
 func TestRangeRefused(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(goTree(t, "archive"))
@@ -199,8 +201,8 @@ func TestRangeRefused(t *testing.T) {
 	wantError(t, puller(t, nil), ref, soci.ErrDigest, "the manifest says")
 }
 
-// TestURLsNeverValid checks that a pull whose presigned URLs are all refused fails
-// after a few requests.
+// TestURLsNeverValid checks that a pull whose presigned URLs are all refused
+// fails after a few requests.
 func TestURLsNeverValid(t *testing.T) {
 	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{RedirectBlobs: true, RedirectTTL: -time.Second}})
 	ref := push(t, o, "expired:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
@@ -216,8 +218,9 @@ func TestURLsNeverValid(t *testing.T) {
 	}
 }
 
-// TestBadDay combines the faults: 1 % truncated bodies, 1 % 503, presigned URLs that
-// keep expiring, a mirror that dies. At most 2 % of the bytes are sent again.
+// TestBadDay combines the faults: 1 % truncated bodies, 1 % 503, presigned URLs
+// that keep expiring, a mirror that dies. At most 2 % of the bytes are sent
+// again.
 func TestBadDay(t *testing.T) {
 	var clock atomic.Int64 // seconds; each request takes ten, so that URLs expire after three
 	opts := testorigin.Options{

@@ -14,8 +14,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// oddHTTP is a proxy that sends the blobs of a registry in forms that HTTP allows and
-// few registries use. It counts the bytes of blobs.
+// oddHTTP is a proxy that sends the blobs of a registry in forms that HTTP
+// allows and few registries use. It counts the bytes of blobs.
 type oddHTTP struct {
 	to   string
 	clip int64 // bytes of an answer; 0 sends the whole blob without a length
@@ -58,8 +58,8 @@ func (o *oddHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestOddHTTP pulls blobs that arrive whole and without a length, or in smaller pieces
-// than requested.
+// TestOddHTTP pulls blobs that arrive whole and without a length, or in smaller
+// pieces than requested.
 func TestOddHTTP(t *testing.T) {
 	img := mediumImage(t)
 	o := origin(t, testorigin.Options{})

@@ -22,62 +22,69 @@ import (
 // Options configure a [Puller]. The zero value works. A zero field means the
 // default stated at the field, a negative number means off or no limit.
 type Options struct {
-	// Platform is os/arch[/variant], for example "linux/arm64" or "linux/arm/v7".
-	// A pull fails if the image does not exist for it. Default: this machine's
-	// platform; an image for another one is then pulled with a warning.
+	// Platform is os/arch[/variant], for example "linux/arm64" or
+	// "linux/arm/v7". A pull fails if the image does not exist for it. Default:
+	// this machine's platform; an image for another one is then pulled with a
+	// warning.
 	Platform string
-	// PlainHTTP uses http instead of https for registries. Registries on loopback
-	// addresses are always asked over http.
+	// PlainHTTP uses http instead of https for registries. Registries on
+	// loopback addresses are always asked over http.
 	PlainHTTP bool
 	// Credentials returns the credential for a repository (library/alpine) at a
-	// host (name or name:port), the two parts of a reference. It is called at each
-	// login, at least once per pull, and its results are not kept after the pull.
-	// If it fails the login is anonymous. Default: docker's config.json with its
-	// credential helpers, then podman's auth.json.
+	// host (name or name:port), the two parts of a reference. It is called at
+	// each login, at least once per pull, and its results are not kept after
+	// the pull. If it fails the login is anonymous. Default: docker's
+	// config.json with its credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
-	// HostsDir holds a folder for each registry with hosts.toml or certificates,
-	// like containerd's config_path. It is read again for every image. "none"
-	// disables it. Default: /etc/containerd/certs.d, which need not exist.
+	// HostsDir holds a folder for each registry with hosts.toml or
+	// certificates, like containerd's config_path. It is read again for every
+	// image. "none" disables it. Default: /etc/containerd/certs.d, which need
+	// not exist.
 	HostsDir string
-	// Patience ends a Resolve or Pull whose registry has given no usable answer (no
-	// connection, silence, 5xx, 429) to the request for the manifest for this long.
-	// For a while after that, other pulls from the registry fail immediately.
-	// Default: 0, only the retries of every request.
+	// Patience ends a Resolve or Pull whose registry has given no usable answer
+	// (no connection, silence, 5xx, 429) to the request for the manifest for
+	// this long. For a while after that, other pulls from the registry fail
+	// immediately. Default: 0, only the retries of every request.
 	Patience time.Duration
-	// HTTPClient makes all requests. Its redirect policy is ignored: redirects are
-	// followed without credentials. Default: tuned HTTP/1.1 clients that belong to
-	// the Puller.
+	// HTTPClient makes all requests. Its redirect policy is ignored: redirects
+	// are followed without credentials. Default: tuned HTTP/1.1 clients that
+	// belong to the Puller.
 	HTTPClient *http.Client
-	// DialContext makes connections when HTTPClient is nil, for example through a
-	// tunnel.
+	// DialContext makes connections when HTTPClient is nil, for example through
+	// a tunnel.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
-	// Interfaces are the network interfaces ("eth1") and local IP addresses over which
-	// connections are spread, so that one process uses all network cards. A new connection
-	// uses the interface with the fewest connections, and the registry address with the
-	// fewest; an interface that fails is avoided until it works again. It excludes
-	// HTTPClient and DialContext. Default: the routing table chooses.
+	// Interfaces are the network interfaces ("eth1") and local IP addresses
+	// over which connections are spread, so that one process uses all network
+	// cards. A new connection uses the interface with the fewest connections,
+	// and the registry address with the fewest; an interface that fails is
+	// avoided until it works again. It excludes HTTPClient and DialContext.
+	// Default: the routing table chooses.
 	Interfaces []string
 
-	// Memory bounds the buffers of the Puller, over all its pulls, in bytes. Default:
-	// 256 MiB, or half of the memory limit of the process if that is less.
+	// Memory bounds the buffers of the Puller, over all its pulls, in bytes.
+	// Default: 256 MiB, or half of the memory limit of the process if that is
+	// less.
 	Memory int64
-	// Budget, if set, must grant Memory bytes before each pull, which returns them
-	// at its end. With it several Pullers and other users of memory in a process
-	// share one bound. A *semaphore.Weighted of golang.org/x/sync is a Budget.
-	// Default: nil, no bound beyond this Puller's Memory.
+	// Budget, if set, must grant Memory bytes before each pull, which returns
+	// them at its end. With it several Pullers and other users of memory in a
+	// process share one bound. A *semaphore.Weighted of golang.org/x/sync is a
+	// Budget. Default: nil, no bound beyond this Puller's Memory.
 	Budget Budget
-	// PartBytes is the size of one request. Default: 8 MiB, less with little Memory.
+	// PartBytes is the size of one request. Default: 8 MiB, less with little
+	// Memory.
 	PartBytes int64
-	// Outage is how long requests for layers are repeated while a registry does not
-	// answer, before the pull fails. Default: one minute. Negative: no repetition.
+	// Outage is how long requests for layers are repeated while a registry does
+	// not answer, before the pull fails. Default: one minute. Negative: no
+	// repetition.
 	Outage time.Duration
-	// MaxConns bounds the concurrent requests to one host. Default: 256; the number
-	// in use adapts to the host.
+	// MaxConns bounds the concurrent requests to one host. Default: 256; the
+	// number in use adapts to the host.
 	MaxConns int
-	// Parallelism is the number of layers that are processed concurrently. Default:
-	// the number of processors, at least 3, so that one layer can download while
-	// another is decoded and a third ends. If the process may open fewer than some
-	// thousand files, the defaults of this field, Writers and MaxConns are lower.
+	// Parallelism is the number of layers that are processed concurrently.
+	// Default: the number of processors, at least 3, so that one layer can
+	// download while another is decoded and a third ends. If the process may
+	// open fewer than some thousand files, the defaults of this field, Writers
+	// and MaxConns are lower.
 	Parallelism int
 	// Writers is the number of goroutines that create files. Default: twice the
 	// number of processors.
@@ -85,26 +92,27 @@ type Options struct {
 
 	// Limits bound the effect of an image on the disk.
 	Limits Limits
-	// Sync flushes the file system before the tree becomes visible, and its directory
-	// afterwards. Then a power cut neither leaves a torn tree nor removes a tree
-	// whose pull has succeeded. Default: off.
+	// Sync flushes the file system before the tree becomes visible, and its
+	// directory afterwards. Then a power cut neither leaves a torn tree nor
+	// removes a tree whose pull has succeeded. Default: off.
 	Sync bool
-	// Store receives a copy of every blob while it is pulled, and of the manifest
-	// and config: an image layout ([OpenLayout]) or a content store. The pull waits
-	// for it, and its disk holds the compressed bytes. Default: none; compressed
-	// bytes never touch a disk.
+	// Store receives a copy of every blob while it is pulled, and of the
+	// manifest and config: an image layout ([OpenLayout]) or a content store.
+	// The pull waits for it, and its disk holds the compressed bytes. Default:
+	// none; compressed bytes never touch a disk.
 	Store BlobStore
-	// IndexDir is an existing directory for indexes of decoded layers. An index lists
-	// the offsets at which decoding can start, so that all cores decode the next pull
-	// of that layer. The file of a layer is named <algorithm>-<hex>.layeridx after
-	// the digest of its blob, and may be copied to other machines. The content of
-	// pulled images never depends on an index. The directory is kept below 1 GiB,
-	// about 0.1 % of the compressed bytes of the layers; recording costs 1 to 4 % of
-	// the CPU time of decoding. Default: none.
+	// IndexDir is an existing directory for indexes of decoded layers. An index
+	// lists the offsets at which decoding can start, so that all cores decode
+	// the next pull of that layer. The file of a layer is named
+	// <algorithm>-<hex>.layeridx after the digest of its blob, and may be
+	// copied to other machines. The content of pulled images never depends on
+	// an index. The directory is kept below 1 GiB, about 0.1 % of the
+	// compressed bytes of the layers; recording costs 1 to 4 % of the CPU time
+	// of decoding. Default: none.
 	IndexDir string
 	// CheckpointBytes is the number of bytes of a layer's tar between two
-	// checkpoints, from which the next pull resumes after a kill. Default: 128 MiB.
-	// Negative: unfinished layers restart.
+	// checkpoints, from which the next pull resumes after a kill. Default: 128
+	// MiB. Negative: unfinished layers restart.
 	CheckpointBytes int64
 	// KeepFailed makes a failed or cancelled pull keep its finished layers and
 	// checkpoints for the next pull to the same target, like a killed one, in a
@@ -113,8 +121,8 @@ type Options struct {
 	KeepFailed bool
 	// Progress receives the progress of pulls. Default: none.
 	Progress Progress
-	// Log receives retries, hedges and refused URLs at debug level, and problems
-	// that a pull survives as warnings. Default: no log.
+	// Log receives retries, hedges and refused URLs at debug level, and
+	// problems that a pull survives as warnings. Default: no log.
 	Log *slog.Logger
 }
 
@@ -147,34 +155,36 @@ type Budget interface {
 	Release(n int64)
 }
 
-// Limits bound the resources that an image may use on the node. A zero field means
-// its default, a negative one no limit. An image that exceeds a limit fails with
-// [ErrLimit]; the error names the field.
+// Limits bound the resources that an image may use on the node. A zero field
+// means its default, a negative one no limit. An image that exceeds a limit
+// fails with [ErrLimit]; the error names the field.
 type Limits struct {
 	Entries   int64 // of all layers; default 10 million
 	Depth     int   // components of a path; default 255
 	NameLen   int   // bytes of a path; default 4096
 	TotalSize int64 // bytes of all files; default 1 TiB
-	// Attributes bounds the names and values of the extended attributes of one entry,
-	// in bytes; default 1 MiB. The names alone are bounded by Linux (64 KiB).
+	// Attributes bounds the names and values of the extended attributes of one
+	// entry, in bytes; default 1 MiB. The names alone are bounded by Linux (64
+	// KiB).
 	Attributes int64
-	// Metadata bounds the memory, in bytes, for directories, whiteouts, hard links
-	// whose target comes later, and maps of sparse files, from the first layer to the
-	// finished tree. All images of a Puller share it: when it is used up, an image
-	// that has more than its share fails. It is part of Memory. Default: half of
-	// Memory, about a million directories with the default Memory. No limit means
-	// three quarters of Memory.
+	// Metadata bounds the memory, in bytes, for directories, whiteouts, hard
+	// links whose target comes later, and maps of sparse files, from the first
+	// layer to the finished tree. All images of a Puller share it: when it is
+	// used up, an image that has more than its share fails. It is part of
+	// Memory. Default: half of Memory, about a million directories with the
+	// default Memory. No limit means three quarters of Memory.
 	Metadata int64
-	// Window bounds the history of a zstd frame in bytes; default 128 MiB, which the
-	// zstd tool accepts without an option. A frame waits until Memory has room for
-	// its window, and fails if the window exceeds half of Memory.
+	// Window bounds the history of a zstd frame in bytes; default 128 MiB,
+	// which the zstd tool accepts without an option. A frame waits until Memory
+	// has room for its window, and fails if the window exceeds half of Memory.
 	Window int64
-	// Ratio bounds the tar bytes per compressed byte of a layer; default 250. It
-	// applies to the bytes beyond RatioFree, because a layer that is small compared
-	// with the disk does no harm, however well it compresses.
+	// Ratio bounds the tar bytes per compressed byte of a layer; default 250.
+	// It applies to the bytes beyond RatioFree, because a layer that is small
+	// compared with the disk does no harm, however well it compresses.
 	Ratio float64
-	// RatioFree is the number of tar bytes that a layer may have whatever its ratio.
-	// Default: an eighth of the free disk, at least 256 MiB and at most 16 GiB.
+	// RatioFree is the number of tar bytes that a layer may have whatever its
+	// ratio. Default: an eighth of the free disk, at least 256 MiB and at most
+	// 16 GiB.
 	RatioFree int64
 }
 
@@ -187,12 +197,12 @@ const (
 	defaultPart   = 8 * mib   // the engine's default
 	minPart       = 256 << 10 // smaller requests cost more than their bytes
 	maxPart       = 1 << 30   // the engine's limit
-	// defaultCheckpoint is at least a fifth of a second of work, compared with the few
-	// milliseconds of writing a checkpoint.
+	// defaultCheckpoint is at least a fifth of a second of work, compared with
+	// the few milliseconds of writing a checkpoint.
 	defaultCheckpoint = 128 * mib
 	minCheckpoint     = mib // with less, writing checkpoints would dominate
-	// defaultRatio is above the ratios of real layers (sparse disk images with some
-	// content reach about 60) and a fourth of deflate's maximum (1032).
+	// defaultRatio is above the ratios of real layers (sparse disk images with
+	// some content reach about 60) and a fourth of deflate's maximum (1032).
 	defaultRatio  = 250
 	defaultWindow = 128 * mib
 	minWindow     = 1 << 10 // the smallest window of a zstd frame
@@ -201,8 +211,8 @@ const (
 	defaultHosts = "/etc/containerd/certs.d"
 )
 
-// Validate returns an error that names an invalid option and its valid values, or
-// nil.
+// Validate returns an error that names an invalid option and its valid values,
+// or nil.
 func (o Options) Validate() error {
 	if _, err := registry.ParsePlatform(o.Platform); err != nil {
 		return err
@@ -305,14 +315,15 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// maxState bounds the state of an extraction in a checkpoint, in bytes. Saving it
-// briefly takes three or four times as much memory.
+// maxState bounds the state of an extraction in a checkpoint, in bytes. Saving
+// it briefly takes three or four times as much memory.
 func (o Options) maxState() int64 { return o.Memory / 16 }
 
 // share sets the defaults of MaxConns, Parallelism and Writers for a number of
-// processors and of files that the process may open. An eighth of the files is for
-// connections to one host (a pull often uses two), a quarter for the directories
-// that layers keep open, and a quarter for the files of the writers.
+// processors and of files that the process may open. An eighth of the files is
+// for connections to one host (a pull often uses two), a quarter for the
+// directories that layers keep open, and a quarter for the files of the
+// writers.
 func (o Options) share(cpus, files int) Options {
 	const perLayer, perWriter = 64, 32 // untar's bounds
 	if o.MaxConns == 0 && files/8 < maxConns {

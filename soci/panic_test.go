@@ -13,8 +13,9 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestPanicFailsOneLayer checks that a panic in a goroutine of a layer becomes an error
-// with the layer's digest, leaves no files behind, and does not harm the Puller.
+// TestPanicFailsOneLayer checks that a panic in a goroutine of a layer becomes
+// an error with the layer's digest, leaves no files behind, and does not harm
+// the Puller.
 func TestPanicFailsOneLayer(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(goTree(t, "bufio"))

@@ -31,8 +31,9 @@ func checkpointing(o *soci.Options) { o.CheckpointBytes = cmp.Or(o.CheckpointByt
 // halfway puts the only checkpoint of resumeFolder behind its middle.
 func halfway(o *soci.Options) { o.CheckpointBytes = 2 << 20 }
 
-// brief reports whether a case is left out in short mode. The cases named in run are
-// not. The race detector, under which all cases take ten times as long, runs in it.
+// brief reports whether a case is left out in short mode. The cases named in
+// run are not. The race detector, under which all cases take ten times as long,
+// runs in it.
 func brief(name string, run ...string) bool { return testing.Short() && !slices.Contains(run, name) }
 
 // part is a checkpoint that tests read and forge.
@@ -115,7 +116,8 @@ func begin(t *testing.T, l *layer, edit ...func(*soci.Options)) *cancelledPull {
 	return b
 }
 
-// endAt cancels a pull when tar bytes are inflated and there is a recent checkpoint.
+// endAt cancels a pull when tar bytes are inflated and there is a recent
+// checkpoint.
 type endAt struct {
 	t      *testing.T
 	tar    int64
@@ -124,8 +126,8 @@ type endAt struct {
 	done   atomic.Int64
 }
 
-// behind waits for a checkpoint behind half of the inflated bytes. The extraction
-// continues while inflate is held up here.
+// behind waits for a checkpoint behind half of the inflated bytes. The
+// extraction continues while inflate is held up here.
 func (e *endAt) behind() {
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		names, _ := filepath.Glob(filepath.Join(e.parts, "*"))
@@ -154,7 +156,8 @@ func (e *endAt) Advance(_ int, _, tar int64) {
 	}
 }
 
-// finish pulls again and compares the tree. It returns the bytes fetched of the layer.
+// finish pulls again and compares the tree. It returns the bytes fetched of the
+// layer.
 func (b *cancelledPull) finish(t *testing.T, folder string) (soci.Layer, int64) {
 	t.Helper()
 	p := puller(t, b.edit)
@@ -173,7 +176,8 @@ func (b *cancelledPull) finish(t *testing.T, folder string) (soci.Layer, int64) 
 	return res.Layers[0], b.o.Coverage("go/cancelled@" + b.blob).Unique
 }
 
-// TestResumeInside checks that an unfinished layer resumes from its last checkpoint.
+// TestResumeInside checks that an unfinished layer resumes from its last
+// checkpoint.
 func TestResumeInside(t *testing.T) {
 	const folder = "cmd/compile"
 	data := goTree(t, folder)
@@ -214,8 +218,8 @@ func framesOf(data []byte) (blob []byte) {
 	return blob
 }
 
-// TestResumeOneFrame checks that a zstd layer of one frame is fetched and decoded
-// again, but that its written files are not written again.
+// TestResumeOneFrame checks that a zstd layer of one frame is fetched and
+// decoded again, but that its written files are not written again.
 func TestResumeOneFrame(t *testing.T) {
 	const folder = "cmd/compile"
 	data := goTree(t, folder)
@@ -237,9 +241,9 @@ func TestResumeOneFrame(t *testing.T) {
 	}
 }
 
-// TestResumeManyCores checks that there are checkpoints when several cores decode a
-// layer, with and without an index, and that the points of a resumed layer are not
-// saved as its index.
+// TestResumeManyCores checks that there are checkpoints when several cores
+// decode a layer, with and without an index, and that the points of a resumed
+// layer are not saved as its index.
 func TestResumeManyCores(t *testing.T) {
 	const folder = "cmd/compile"
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
@@ -266,7 +270,8 @@ func TestResumeManyCores(t *testing.T) {
 	}
 }
 
-// TestCheckpointHostile checks that the tree is right with any content of a checkpoint.
+// TestCheckpointHostile checks that the tree is right with any content of a
+// checkpoint.
 func TestCheckpointHostile(t *testing.T) {
 	const folder = resumeFolder
 	l := gzLayer(goTree(t, folder))
@@ -319,9 +324,9 @@ func TestCheckpointHostile(t *testing.T) {
 	}
 }
 
-// TestResumeStore checks that a layer with a copy in a store resumes if the copy holds
-// the received bytes. It restarts if the copy is missing, too short or different, or if
-// the store is not a BlobResumer.
+// TestResumeStore checks that a layer with a copy in a store resumes if the
+// copy holds the received bytes. It restarts if the copy is missing, too short
+// or different, or if the store is not a BlobResumer.
 func TestResumeStore(t *testing.T) {
 	const folder = "cmd/compile"
 	l := gzLayer(goTree(t, folder))

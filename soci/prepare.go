@@ -70,8 +70,8 @@ func (j *job) prepare(ctx context.Context) error {
 	if have, err := stage.Free(j.stage.Dir()); err == nil && have < total {
 		return fmt.Errorf("%w: the image has %d bytes compressed, %d are free", syscall.ENOSPC, total, have)
 	}
-	// The windows of the layers in progress share the budget, less the buffers of the
-	// writers and rings.
+	// The windows of the layers in progress share the budget, less the buffers
+	// of the writers and rings.
 	w := int64(min(j.opts.Parallelism, max(1, n)))
 	j.window = max(2*j.opts.PartBytes, (j.mem.Limit()-j.writers.Bytes()-w*flow.RingBytes)/w)
 	j.opts.Progress.Start(j.res.Reference, sizes)

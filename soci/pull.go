@@ -59,7 +59,8 @@ func New(opts Options) (*Puller, error) {
 	if p.client, err = registry.New(opts.registry()); err != nil {
 		return nil, errors.Join(err, p.engine.Close())
 	}
-	// Without buffers of their own: files are written from the blocks of the rings.
+	// Without buffers of their own: files are written from the blocks of the
+	// rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
 	p.names = untar.NewMemory(opts.Limits.Metadata, func(delta int64) {
@@ -77,7 +78,8 @@ func New(opts Options) (*Puller, error) {
 	return p, nil
 }
 
-// Close ends the Puller's goroutines and connections. All pulls must have returned.
+// Close ends the Puller's goroutines and connections. All pulls must have
+// returned.
 func (p *Puller) Close() error {
 	p.fetcher.Close()
 	err := p.engine.Close()
@@ -94,8 +96,9 @@ func (p *Puller) Pull(ctx context.Context, ref, dir string) (_ *Result, err erro
 	return p.pull(ctx, ref, dir, true)
 }
 
-// PullLayers writes each layer to a directory of its own inside dir, in the form
-// that overlayfs takes as lowerdir. The names sort from the lowest layer up.
+// PullLayers writes each layer to a directory of its own inside dir, in the
+// form that overlayfs takes as lowerdir. The names sort from the lowest layer
+// up.
 func (p *Puller) PullLayers(ctx context.Context, ref, dir string) (_ *Result, err error) {
 	defer recoverPull(&err)
 	return p.pull(ctx, ref, dir, false)
@@ -334,14 +337,14 @@ func layerOf(l registry.Layer, f *flow.Result, u *untar.Layer) Layer {
 	}
 }
 
-// tree arranges the layers as the caller wants them, and returns the directory to
-// publish.
+// tree arranges the layers as the caller wants them, and returns the directory
+// to publish.
 func (j *job) tree(ctx context.Context, flat bool) (string, error) {
 	if len(j.names) == 0 {
 		return j.stage.Layer(""), nil
 	}
-	// From here on the directories no longer match the journal. Merging is quick
-	// compared with fetching, so an interrupted merge is not resumed.
+	// From here on the directories no longer match the journal. Merging is
+	// quick compared with fetching, so an interrupted merge is not resumed.
 	if len(j.names) > 1 || !flat {
 		if err := j.stage.BeginMerge(); err != nil {
 			return "", fail(ctx, "merge", j.ref, "", err)
@@ -371,7 +374,8 @@ func (j *job) flatten(ctx context.Context) error {
 	return nil
 }
 
-// separate converts each layer to the form of overlayfs, under a name that sorts.
+// separate converts each layer to the form of overlayfs, under a name that
+// sorts.
 func (j *job) separate(ctx context.Context) error {
 	form := untar.TrustedXattr
 	if os.Geteuid() != 0 {
@@ -395,7 +399,8 @@ func (j *job) separate(ctx context.Context) error {
 	return nil
 }
 
-// store adds the config and the manifest to the store, whose layers are complete.
+// store adds the config and the manifest to the store, whose layers are
+// complete.
 func (j *job) store(ctx context.Context) error {
 	s := j.opts.Store
 	if s == nil {

@@ -44,8 +44,8 @@ func puller(t testing.TB, edit func(*soci.Options)) *soci.Puller {
 	return p
 }
 
-// target returns the path of a directory to pull to, and a check that its parent holds
-// no other files.
+// target returns the path of a directory to pull to, and a check that its
+// parent holds no other files.
 func target(t testing.TB) (dir string, clean func(want ...string)) {
 	t.Helper()
 	parent := t.TempDir()
@@ -105,8 +105,8 @@ func TestPull(t *testing.T) {
 			t.Errorf("result %+v", res)
 		}
 		for i, l := range res.Layers {
-			// The bytes of each blob left the registry exactly once. (On a slow machine a
-			// hedge may request one part again.)
+			// The bytes of each blob left the registry exactly once. (On a slow
+			// machine a hedge may request one part again.)
 			got := o.Count("GetBlob", "go/tree@"+l.Digest).Bytes + o.Count("FetchBlob", "go/tree@"+l.Digest).Bytes
 			if got < l.CompressedBytes || got > l.CompressedBytes+res.Network.Hedges*partBytes {
 				t.Errorf("%+v: layer %d: %d bytes sent for a blob of %d", opts, i, got, l.CompressedBytes)

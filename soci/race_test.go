@@ -2,5 +2,6 @@
 
 package soci_test
 
-// raceEnabled is set under the race detector, which takes several times the memory.
+// raceEnabled is set under the race detector, which takes several times the
+// memory.
 const raceEnabled = true

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestReplaceFileReplacesFilesOnly checks that a link or a directory in place of the
-// file stays, because a link may lead to a file of another program.
+// TestReplaceFileReplacesFilesOnly checks that a link or a directory in place
+// of the file stays, because a link may lead to a file of another program.
 func TestReplaceFileReplacesFilesOnly(t *testing.T) {
 	dir := t.TempDir()
 	target, link, file := filepath.Join(dir, "target"), filepath.Join(dir, "link"), filepath.Join(dir, "file")

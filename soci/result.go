@@ -14,8 +14,8 @@ type Result struct {
 	Manifest  string `json:"manifest"`  // digest of the platform's manifest
 	Platform  string `json:"platform"`  // of the image
 	Dir       string `json:"dir"`
-	// Config is the verified JSON of the image's configuration: environment, entry
-	// point, user.
+	// Config is the verified JSON of the image's configuration: environment,
+	// entry point, user.
 	Config   json.RawMessage `json:"-"`
 	Layers   []Layer         `json:"layers"` // lowest first
 	Timing   Timing          `json:"timing"` // sums over the layers; Wall of the whole pull
@@ -37,16 +37,17 @@ type Layer struct {
 	DiffID      string `json:"diff_id"`
 	MediaType   string `json:"media_type"`
 	Compression string `json:"compression"` // gzip, zstd or none, as detected; the media type may differ
-	// Special names the format that the descriptor's annotations announce: "estargz",
-	// "zstd:chunked", or "" for an ordinary layer. Both are unpacked as plain gzip or
-	// zstd, without their indexes.
+	// Special names the format that the descriptor's annotations announce:
+	// "estargz", "zstd:chunked", or "" for an ordinary layer. Both are unpacked
+	// as plain gzip or zstd, without their indexes.
 	Special string `json:"special,omitempty"`
 	// Resumed is set if an earlier pull that was killed had finished the layer.
 	Resumed bool `json:"resumed,omitempty"`
-	// ResumedAt is the offset in the blob at which fetching resumed from a checkpoint
-	// of an earlier pull, or 0.
+	// ResumedAt is the offset in the blob at which fetching resumed from a
+	// checkpoint of an earlier pull, or 0.
 	ResumedAt int64 `json:"resumed_at,omitempty"`
-	// Copy is set if the image has the same layer further down. Both were fetched once.
+	// Copy is set if the image has the same layer further down. Both were
+	// fetched once.
 	Copy            bool   `json:"copy,omitempty"`
 	CompressedBytes int64  `json:"compressed_bytes"`
 	TarBytes        int64  `json:"tar_bytes"`
@@ -72,13 +73,14 @@ type Timing struct {
 
 // Limit names the phase that bounded a pull. It accounts for the time of the
 // goroutines that inflate, one per layer in progress. They are in the middle of
-// the pipeline: at any time they wait for the network before them, wait for hash
-// or write after them, or work.
+// the pipeline: at any time they wait for the network before them, wait for
+// hash or write after them, or work.
 type Limit struct {
 	Phase string  `json:"phase"` // "network", "inflate", "hash" or "write"; "" if no layer was unpacked
 	Share float64 `json:"share"` // of that time, 0 to 1
 	Next  string  `json:"next"`  // the phase with the second largest share
-	// NextShare is the share of Next. Share - NextShare is the margin of the limit.
+	// NextShare is the share of Next. Share - NextShare is the margin of the
+	// limit.
 	NextShare float64 `json:"next_share"`
 }
 
@@ -137,14 +139,15 @@ func (t *Timing) add(u Timing) {
 	t.Write += u.Write
 }
 
-// Progress receives the progress of a pull. Its methods are called concurrently.
-// They must return quickly, because the pull waits for them.
+// Progress receives the progress of a pull. Its methods are called
+// concurrently. They must return quickly, because the pull waits for them.
 type Progress interface {
-	// Start is called once, after the manifest is resolved, with the compressed size
-	// of each layer, or 0 for a layer that need not be fetched.
+	// Start is called once, after the manifest is resolved, with the compressed
+	// size of each layer, or 0 for a layer that need not be fetched.
 	Start(reference string, layers []int64)
-	// Advance reports bytes received (compressed) or inflated (tar) of a layer. They
-	// are negative if the bytes were wrong and are fetched again from another host.
+	// Advance reports bytes received (compressed) or inflated (tar) of a layer.
+	// They are negative if the bytes were wrong and are fetched again from
+	// another host.
 	Advance(layer int, compressed, tar int64)
 	// Done reports that a layer is unpacked and verified.
 	Done(layer int)

@@ -54,7 +54,8 @@ func manyLayers(t testing.TB) v1.Image {
 	return image(t, here, layers...)
 }
 
-// finishedLayers reads the digests of the finished layers in a dead pull's journal.
+// finishedLayers reads the digests of the finished layers in a dead pull's
+// journal.
 func finishedLayers(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	f, err := os.Open(filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".penstock", "journal"))
@@ -81,9 +82,9 @@ func finishedLayers(t *testing.T, dir string) map[string]bool {
 	}
 }
 
-// TestKilled kills a pulling process at random moments and pulls again. Unverified
-// files are never visible, finished layers are not fetched again, and no files are
-// left.
+// TestKilled kills a pulling process at random moments and pulls again.
+// Unverified files are never visible, finished layers are not fetched again,
+// and no files are left.
 func TestKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs Linux: a layer cannot be unpacked elsewhere")
@@ -127,8 +128,8 @@ type killing struct {
 	sent, kept       int64
 }
 
-// kill runs one round. It kills the process a few microseconds after a random number
-// of requests has reached the registry.
+// kill runs one round. It kills the process a few microseconds after a random
+// number of requests has reached the registry.
 func kill(t *testing.T, img v1.Image, seed uint64) (k killing) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -224,13 +225,14 @@ func checkWhole(t *testing.T, dir string) {
 	}
 }
 
-// TestKeepFailed checks that the next pull reuses the finished layers of a failed one.
+// TestKeepFailed checks that the next pull reuses the finished layers of a
+// failed one.
 func TestKeepFailed(t *testing.T) {
 	img := mediumImage(t)
 	layers, _ := img.Layers()
 	last, _ := layers[1].Digest() // the smallest one, which is fetched last
-	// The answer that fails the pull waits until a layer is finished, because on a busy
-	// machine unpacking is far behind the network.
+	// The answer that fails the pull waits until a layer is finished, because
+	// on a busy machine unpacking is far behind the network.
 	finished := make(chan struct{})
 	o := origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
 		if e.Op == "GetBlob" && strings.HasSuffix(e.Key, last.String()) && !e.Done {
@@ -299,8 +301,8 @@ func (*firstDone) Start(string, []int64)     {}
 func (*firstDone) Advance(int, int64, int64) {}
 func (f *firstDone) Done(int)                { f.once.Do(func() { close(f.done) }) }
 
-// TestSweep checks that the next pull in the same parent removes the stage of a dead
-// pull, once the target exists or the stage is a day old.
+// TestSweep checks that the next pull in the same parent removes the stage of a
+// dead pull, once the target exists or the stage is a day old.
 func TestSweep(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "small:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))

@@ -15,7 +15,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestSHA512 pulls an image whose digests are sha512: manifest, config, layers, DiffIDs.
+// TestSHA512 pulls an image whose digests are sha512: manifest, config, layers,
+// DiffIDs.
 func TestSHA512(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	lower, upper := goTree(t, "net/http"), tarOf(t, "etc/", "", "etc/x", "one")

@@ -21,8 +21,9 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// oneBlock compresses to a single block of fixed codes without a repetition, like the
-// fastest level of some encoders. Decoding can start only at its beginning.
+// oneBlock compresses to a single block of fixed codes without a repetition,
+// like the fastest level of some encoders. Decoding can start only at its
+// beginning.
 func oneBlock(data []byte) []byte {
 	out := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
 	var acc uint64
@@ -48,8 +49,8 @@ func oneBlock(data []byte) []byte {
 	return binary.LittleEndian.AppendUint32(out, uint32(len(data)))
 }
 
-// TestOneBlock checks that one core decodes a layer of one block from its beginning,
-// and that the index of such a layer does not harm the next pull.
+// TestOneBlock checks that one core decodes a layer of one block from its
+// beginning, and that the index of such a layer does not harm the next pull.
 func TestOneBlock(t *testing.T) {
 	content := goTree(t, "bufio")
 	content = bytes.Repeat(content, 1+17<<20/len(content)) // layers below 16 MiB have no index
@@ -76,8 +77,8 @@ func TestOneBlock(t *testing.T) {
 	}
 }
 
-// TestProxyThatCompresses checks that a proxy that compresses blobs although identity
-// was requested fails the pull, without a wrong byte in the tree.
+// TestProxyThatCompresses checks that a proxy that compresses blobs although
+// identity was requested fails the pull, without a wrong byte in the tree.
 func TestProxyThatCompresses(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	l := gzLayer(tarOf(t, "f", strings.Repeat("some text\n", 5000)))

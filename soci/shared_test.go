@@ -23,7 +23,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestSameLayerTwice checks that a layer that an image has twice is fetched once.
+// TestSameLayerTwice checks that a layer that an image has twice is fetched
+// once.
 func TestSameLayerTwice(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	twice := gzLayer(goTree(t, "strings"))
@@ -57,8 +58,9 @@ func TestSameLayerTwice(t *testing.T) {
 	}
 }
 
-// together unpacks one layer n times concurrently and returns the errors. The registry
-// answers when all wait for it. Calls with a cancel are cancelled before that.
+// together unpacks one layer n times concurrently and returns the errors. The
+// registry answers when all wait for it. Calls with a cancel are cancelled
+// before that.
 func together(t *testing.T, o *testorigin.Origin, hold *sync.WaitGroup, p *soci.Puller, ref string, cancelled int, n int) []error {
 	t.Helper()
 	img, err := p.Resolve(t.Context(), ref)
@@ -106,8 +108,9 @@ func together(t *testing.T, o *testorigin.Origin, hold *sync.WaitGroup, p *soci.
 	return errs
 }
 
-// TestSharedTransfer checks that concurrent requests for a layer share one fetch, and
-// that a request that leaves, even the first one, does not end it for the others.
+// TestSharedTransfer checks that concurrent requests for a layer share one
+// fetch, and that a request that leaves, even the first one, does not end it
+// for the others.
 func TestSharedTransfer(t *testing.T) {
 	var hold sync.WaitGroup
 	o := origin(t, testorigin.Options{Tap: func(e testorigin.Event) {
@@ -135,8 +138,8 @@ func TestSharedTransfer(t *testing.T) {
 	}
 }
 
-// TestStore checks that blobs, config and manifest are stored in an image layout while
-// they are pulled, from one fetch, and that wrong ones are not.
+// TestStore checks that blobs, config and manifest are stored in an image
+// layout while they are pulled, from one fetch, and that wrong ones are not.
 func TestStore(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	img := mediumImage(t)
@@ -193,8 +196,9 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// TestForeignLayer checks that a layer missing in the registry comes from the URLs of
-// the manifest, without credentials, and that the error names a layer without URLs.
+// TestForeignLayer checks that a layer missing in the registry comes from the
+// URLs of the manifest, without credentials, and that the error names a layer
+// without URLs.
 func TestForeignLayer(t *testing.T) {
 	l := gzLayer(goTree(t, "fmt"))
 	var leaked bool
@@ -241,8 +245,8 @@ func TestForeignLayer(t *testing.T) {
 	}
 }
 
-// TestSpecialLayers checks that eStargz and zstd:chunked layers are recognized by their
-// annotations and unpacked as plain gzip and zstd.
+// TestSpecialLayers checks that eStargz and zstd:chunked layers are recognized
+// by their annotations and unpacked as plain gzip and zstd.
 func TestSpecialLayers(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	body := tarOf(t, "f", "x")

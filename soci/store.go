@@ -28,24 +28,25 @@ type BlobStore interface {
 	Has(ctx context.Context, d ocispec.Descriptor) (bool, error)
 	// Create starts a blob. It returns nil if the store has the blob.
 	Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, error)
-	// Image is called when all blobs of an image are stored. reference is the name
-	// that the image was pulled by.
+	// Image is called when all blobs of an image are stored. reference is the
+	// name that the image was pulled by.
 	Image(ctx context.Context, reference string, manifest ocispec.Descriptor) error
 }
 
-// BlobWriter receives one blob, in order. Commit is called once digest and size are
-// verified. Close is always called last, and discards an uncommitted blob.
+// BlobWriter receives one blob, in order. Commit is called once digest and size
+// are verified. Close is always called last, and discards an uncommitted blob.
 type BlobWriter interface {
 	io.WriteCloser
 	Commit() error
 }
 
-// A BlobResumer is a [BlobStore] that may hold the first bytes of a blob whose writer
-// was killed. With it, a pull resumes inside a layer; with any other store unfinished
-// layers restart.
+// A BlobResumer is a [BlobStore] that may hold the first bytes of a blob whose
+// writer was killed. With it, a pull resumes inside a layer; with any other
+// store unfinished layers restart.
 type BlobResumer interface {
-	// Resume continues a blob behind its first n bytes, after writing them to check. It
-	// fails if the store has fewer bytes, and returns nil if it has the whole blob.
+	// Resume continues a blob behind its first n bytes, after writing them to
+	// check. It fails if the store has fewer bytes, and returns nil if it has
+	// the whole blob.
 	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
 }
 
@@ -67,7 +68,8 @@ func (b blobs) Resume(ctx context.Context, d ocispec.Descriptor, n int64, check 
 }
 
 // Layout is a [BlobStore] and [BlobResumer] in a directory: an OCI image layout
-// (image-layout.md of the image spec), which skopeo, crane, ctr and others read.
+// (image-layout.md of the image spec), which skopeo, crane, ctr and others
+// read.
 type Layout struct {
 	dir string
 	mu  sync.Mutex // guards index.json
@@ -153,8 +155,8 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 // tempBlob starts the names of unfinished blobs.
 const tempBlob = ".penstock-"
 
-// partialBlob returns the name of a blob that is being written. The file is locked as
-// long as its writer lives.
+// partialBlob returns the name of a blob that is being written. The file is
+// locked as long as its writer lives.
 func partialBlob(to string) string {
 	return filepath.Join(filepath.Dir(to), tempBlob+filepath.Base(to))
 }
@@ -253,8 +255,8 @@ func replaceFile(name string, data []byte) error {
 	}, disk.Bytes(data))
 }
 
-// checkReplaceable fails if the file at name is not a regular file. A link or a device
-// was put there on purpose and must not be replaced.
+// checkReplaceable fails if the file at name is not a regular file. A link or a
+// device was put there on purpose and must not be replaced.
 func checkReplaceable(name string) error {
 	st, err := os.Lstat(name)
 	switch {

@@ -78,28 +78,31 @@ func (p *Puller) Resolve(ctx context.Context, ref string) (_ *Image, err error) 
 // UnpackOptions configure [Puller.UnpackLayer]. The zero value suits a lowest
 // layer.
 type UnpackOptions struct {
-	// Lower returns the directories of the layers below, nearest first, in overlay
-	// form, or nil for a lowest layer. It is called once, when the layer has been
-	// extracted and verified, and may wait for the lower layers, so layers can be
-	// extracted concurrently and in any order.
+	// Lower returns the directories of the layers below, nearest first, in
+	// overlay form, or nil for a lowest layer. It is called once, when the
+	// layer has been extracted and verified, and may wait for the lower layers,
+	// so layers can be extracted concurrently and in any order.
 	Lower func(ctx context.Context) ([]string, error)
-	// UserXattr marks opaque directories for mounts with the userxattr option, and
-	// expects that form in lower directories. It is implied unless running as root.
+	// UserXattr marks opaque directories for mounts with the userxattr option,
+	// and expects that form in lower directories. It is implied unless running
+	// as root.
 	UserXattr bool
-	// Notify, if set, receives the bytes received (compressed) and inflated (tar). A
-	// call may block to limit the rate. It is called from two goroutines.
+	// Notify, if set, receives the bytes received (compressed) and inflated
+	// (tar). A call may block to limit the rate. It is called from two
+	// goroutines.
 	Notify func(compressed, tar int64)
-	// Watch, if set, receives a function when the fetch starts. The function returns
-	// the bytes of the blob that have arrived so far, including incomplete requests,
-	// and whether the layer is waiting for more. If the fetch restarts, Watch
-	// receives a new function, which counts from zero.
+	// Watch, if set, receives a function when the fetch starts. The function
+	// returns the bytes of the blob that have arrived so far, including
+	// incomplete requests, and whether the layer is waiting for more. If the
+	// fetch restarts, Watch receives a new function, which counts from zero.
 	Watch func(flow func() (arrived int64, waiting bool))
-	// Checkpoint names a file, on the file system of dir, that records the progress of
-	// the layer. After a kill, a cancellation or a network failure, dir and the file
-	// stay, and the next UnpackLayer with both resumes from them. After a reboot the
-	// file is ignored and the layer restarts. UnpackLayer removes the file when it
-	// succeeds. Only users that may write to dir may write to the file. Without a
-	// Checkpoint a failed UnpackLayer removes dir.
+	// Checkpoint names a file, on the file system of dir, that records the
+	// progress of the layer. After a kill, a cancellation or a network failure,
+	// dir and the file stay, and the next UnpackLayer with both resumes from
+	// them. After a reboot the file is ignored and the layer restarts.
+	// UnpackLayer removes the file when it succeeds. Only users that may write
+	// to dir may write to the file. Without a Checkpoint a failed UnpackLayer
+	// removes dir.
 	Checkpoint string
 	// Resumed, if set, receives the bytes received and inflated by an earlier
 	// UnpackLayer that this one resumes.
@@ -116,13 +119,14 @@ type UnpackedLayer struct {
 }
 
 // UnpackLayer fetches layer i of an image into dir, in the form that overlayfs
-// takes as lowerdir. The parent of dir must exist; dir must not, unless the options
-// name an existing Checkpoint. If it returns nil, both digests and the size are
-// verified. If it fails, dir does not exist, or holds the state that the Checkpoint
-// describes.
+// takes as lowerdir. The parent of dir must exist; dir must not, unless the
+// options name an existing Checkpoint. If it returns nil, both digests and the
+// size are verified. If it fails, dir does not exist, or holds the state that
+// the Checkpoint describes.
 //
-// The caller bounds the number of concurrent calls: each takes Memory/Parallelism
-// of the options. The limits apply to all layers of one Image together.
+// The caller bounds the number of concurrent calls: each takes
+// Memory/Parallelism of the options. The limits apply to all layers of one
+// Image together.
 func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string, opts UnpackOptions) (_ *UnpackedLayer, err error) {
 	defer recoverPull(&err)
 	if i < 0 || i >= len(img.Layers) {
@@ -185,8 +189,9 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 	return out, nil
 }
 
-// prepareDir creates the directory of a layer, unless an earlier attempt has left one
-// that can be resumed. If that attempt had finished the layer, prepareDir returns it.
+// prepareDir creates the directory of a layer, unless an earlier attempt has
+// left one that can be resumed. If that attempt had finished the layer,
+// prepareDir returns it.
 func prepareDir(file *checkpoint.File, dir string, l registry.Layer) (*Layer, *untar.Layer, error) {
 	if !file.Exists() {
 		return nil, nil, makeTarget(dir, l.Size)
@@ -214,7 +219,8 @@ func prepareDir(file *checkpoint.File, dir string, l registry.Layer) (*Layer, *u
 	return nil, nil, makeTarget(dir, l.Size)
 }
 
-// makeTarget creates the directory of a layer if the disk has room for its blob.
+// makeTarget creates the directory of a layer if the disk has room for its
+// blob.
 func makeTarget(dir string, size int64) error {
 	switch err := os.Mkdir(dir, 0o755); {
 	case errors.Is(err, fs.ErrExist):

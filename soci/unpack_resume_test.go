@@ -17,8 +17,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/checkpoint"
 )
 
-// resumeFolder is the content of the layers of these tests. It is just large enough for
-// a few checkpoints, because many cases unpack it.
+// resumeFolder is the content of the layers of these tests. It is just large
+// enough for a few checkpoints, because many cases unpack it.
 const resumeFolder = "net"
 
 // unpacking is a layer that was cancelled in the middle.
@@ -29,8 +29,8 @@ type unpacking struct {
 	dir, file string // the layer's directory and its checkpoint
 }
 
-// unpackCancelled unpacks until there is a checkpoint, and cancels. With lower it cancels
-// when the layer has been extracted.
+// unpackCancelled unpacks until there is a checkpoint, and cancels. With lower
+// it cancels when the layer has been extracted.
 func unpackCancelled(t *testing.T, l *layer, lower error) *unpacking {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -65,8 +65,8 @@ func unpackCancelled(t *testing.T, l *layer, lower error) *unpacking {
 	return u
 }
 
-// finish resumes and compares the tree. It returns the compressed bytes that were
-// reported as resumed.
+// finish resumes and compares the tree. It returns the compressed bytes that
+// were reported as resumed.
 func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64) {
 	t.Helper()
 	got, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{
@@ -98,8 +98,8 @@ func (u *unpacking) evil(t *testing.T) {
 	}
 }
 
-// TestUnpackResume checks that a layer resumes from its checkpoint, and that a finished
-// layer is not fetched again.
+// TestUnpackResume checks that a layer resumes from its checkpoint, and that a
+// finished layer is not fetched again.
 func TestUnpackResume(t *testing.T) {
 	l := gzLayer(goTree(t, resumeFolder))
 	size := int64(len(l.data))
@@ -125,8 +125,8 @@ func TestUnpackResume(t *testing.T) {
 	}
 }
 
-// TestUnpackCheckpointHostile checks that the layer is right with any content of the
-// checkpoint.
+// TestUnpackCheckpointHostile checks that the layer is right with any content
+// of the checkpoint.
 func TestUnpackCheckpointHostile(t *testing.T) {
 	l := gzLayer(goTree(t, resumeFolder))
 	set := func(key string, value any) func(*testing.T, *unpacking) {
@@ -178,8 +178,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestResumeGoesAlone checks that a resumed layer does not share the transfer of the
-// same layer.
+// TestResumeGoesAlone checks that a resumed layer does not share the transfer
+// of the same layer.
 func TestResumeGoesAlone(t *testing.T) {
 	l := gzLayer(goTree(t, resumeFolder))
 	u := unpackCancelled(t, l, nil)

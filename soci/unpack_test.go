@@ -15,8 +15,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// TestUnpackLayer extracts the layers of an image concurrently like a snapshotter, with
-// the upper ones waiting for the lower ones.
+// TestUnpackLayer extracts the layers of an image concurrently like a
+// snapshotter, with the upper ones waiting for the lower ones.
 func TestUnpackLayer(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "stack:1", image(t, here,

@@ -25,11 +25,13 @@ const (
 	// version is the format version of a file. Files with another version are
 	// ignored.
 	version = 3
-	// tarPerByte is the number of tar bytes between two checkpoints for each byte of
-	// the last one. A layer with very many files has large checkpoints; with this
-	// distance all of them together are less than half a percent of the written bytes.
+	// tarPerByte is the number of tar bytes between two checkpoints for each
+	// byte of the last one. A layer with very many files has large checkpoints;
+	// with this distance all of them together are less than half a percent of
+	// the written bytes.
 	tarPerByte = 256
-	// maxFile bounds a file, in bytes. A layer with three million files reaches it.
+	// maxFile bounds a file, in bytes. A layer with three million files reaches
+	// it.
 	maxFile = 64 << 20
 )
 
@@ -49,14 +51,14 @@ type State struct {
 	DiffHash []byte          `json:"diff"`     // state of the DiffID
 	Untar    json.RawMessage `json:"state"`    // saved by untar, at offset Tar
 
-	// Finished describes a layer that is whole and verified but not yet converted to
-	// the form of its target. Untar is then the state of the whole layer, and the
-	// fields from Format to DiffHash are zero.
+	// Finished describes a layer that is whole and verified but not yet
+	// converted to the form of its target. Untar is then the state of the whole
+	// layer, and the fields from Format to DiffHash are zero.
 	Finished json.RawMessage `json:"finished,omitempty"`
 }
 
-// Point is an offset at which decoding can start: a block of a gzip blob, a frame
-// of a zstd blob, or any byte of an uncompressed one.
+// Point is an offset at which decoding can start: a block of a gzip blob, a
+// frame of a zstd blob, or any byte of an uncompressed one.
 type Point struct {
 	Member bool   `json:"member,omitempty"` // a gzip member or a zstd frame starts here
 	Bits   int64  `json:"bits"`             // of the blob before the point
@@ -91,8 +93,8 @@ func (s *State) check(l registry.Layer, boot string) error {
 	return nil
 }
 
-// File is the checkpoint file of one layer. The methods Resume, Finished, Finish,
-// Exists and Drop accept a nil File, which keeps nothing.
+// File is the checkpoint file of one layer. The methods Resume, Finished,
+// Finish, Exists and Drop accept a nil File, which keeps nothing.
 type File struct {
 	// MaxState bounds the state of untar in a checkpoint, in bytes.
 	MaxState int64
@@ -105,8 +107,8 @@ type File struct {
 	size     int64  // of the last saved checkpoint
 }
 
-// NewFile returns the File at path. every is the number of tar bytes between two
-// checkpoints; if it is negative only finished layers are saved.
+// NewFile returns the File at path. every is the number of tar bytes between
+// two checkpoints; if it is negative only finished layers are saved.
 func NewFile(path string, every, maxState int64) *File {
 	return &File{path: path, boot: disk.BootID(), every: every, MaxState: maxState}
 }
@@ -143,15 +145,15 @@ func (f *File) Finished() *State {
 // Restart makes Resume return nil, so that the layer starts at the beginning.
 func (f *File) Restart() { f.resume = nil }
 
-// Every returns the number of tar bytes between two checkpoints, or a number that
-// is not positive if unfinished layers are not saved.
+// Every returns the number of tar bytes between two checkpoints, or a number
+// that is not positive if unfinished layers are not saved.
 func (f *File) Every() int64 { return f.every }
 
 // Distance returns the number of tar bytes until the next checkpoint.
 func (f *File) Distance() int64 { return max(f.every, tarPerByte*f.size) }
 
-// Usable reports whether path holds a checkpoint of the running system, which can
-// be resumed if it belongs to the right layer.
+// Usable reports whether path holds a checkpoint of the running system, which
+// can be resumed if it belongs to the right layer.
 func Usable(path string) bool {
 	s, err := read(path)
 	return err == nil && s.Version == version && s.Boot == disk.BootID() && s.Boot != ""
@@ -195,8 +197,8 @@ func (f *File) Save(s *State) error {
 	return disk.Replace(f.path, disk.Options{}, disk.Bytes(append([]byte(checksum(body)+"\n"), body...)))
 }
 
-// Finish saves that a layer is whole and verified. A later attempt gets result back
-// as State.Finished.
+// Finish saves that a layer is whole and verified. A later attempt gets result
+// back as State.Finished.
 func (f *File) Finish(l registry.Layer, result any, u *untar.Layer) error {
 	if f == nil {
 		return nil

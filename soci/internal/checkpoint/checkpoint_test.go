@@ -29,7 +29,8 @@ func testState() *State {
 	}
 }
 
-// TestFileRoundTrip checks that a saved state is found again, and only for its layer.
+// TestFileRoundTrip checks that a saved state is found again, and only for its
+// layer.
 func TestFileRoundTrip(t *testing.T) {
 	if disk.BootID() == "" {
 		t.Skip("needs a boot ID: checkpoints belong to the running system")

@@ -1,11 +1,12 @@
-// Package containerdlog sends the log lines of containerd's packages to a *slog.Logger.
-// Without it they appear on standard error in a format of their own, even between lines of
-// JSON.
+// Package containerdlog sends the log lines of containerd's packages to a
+// *slog.Logger. Without it they appear on standard error in a format of their
+// own, even between lines of JSON.
 //
 //	containerdlog.Redirect(logger)                 // at the start of a program
 //	ctx = containerdlog.With(ctx, logger)          // for one call of containerd's code
 //
-// Redirect must not run concurrently with other uses of this package or of containerd's log.
+// Redirect must not run concurrently with other uses of this package or of
+// containerd's log.
 package containerdlog
 
 import (
@@ -39,7 +40,8 @@ func Redirect(l *slog.Logger) {
 	log.L.Logger.ReplaceHooks(hooks)
 }
 
-// fresh returns a new value of a type that cannot be named without importing its package.
+// fresh returns a new value of a type that cannot be named without importing
+// its package.
 func fresh[T any](*T) *T { return new(T) }
 
 // hook forwards log lines.

@@ -15,7 +15,8 @@ import (
 )
 
 // checkpoints saves the progress of a layer while its pipeline runs. Every step
-// reports its own state here, and the extraction combines them between two entries.
+// reports its own state here, and the extraction combines them between two
+// entries.
 type checkpoints struct {
 	p    *pipeline
 	file *checkpoint.File
@@ -46,8 +47,9 @@ func newCheckpoints(p *pipeline, file *checkpoint.File, log *slog.Logger) *check
 	return c
 }
 
-// span returns the largest distance between points, in bytes of tar. Resuming decodes
-// up to a span again, less than the bytes between two checkpoints that are lost anyway.
+// span returns the largest distance between points, in bytes of tar. Resuming
+// decodes up to a span again, less than the bytes between two checkpoints that
+// are lost anyway.
 func (c *checkpoints) span() int64 { return max(1, c.file.Every()/4) }
 
 // fetched records the state of the blob's digest.

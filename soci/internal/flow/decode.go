@@ -27,18 +27,19 @@ type decoded struct {
 	recorder   *index.Recorder // records points, or nil
 	learns     bool            // the recorded points are to become an index
 
-	// room is the number of bytes that were free on the disk of the first target when
-	// tar was roomAsked, or negative if unknown.
+	// room is the number of bytes that were free on the disk of the first
+	// target when tar was roomAsked, or negative if unknown.
 	room, roomAsked int64
 }
 
-// decoders takes memory for the goroutines that decode one layer, and returns their
-// number, or 0 for sequential decoding.
+// decoders takes memory for the goroutines that decode one layer, and returns
+// their number, or 0 for sequential decoding.
 //
-// Half of the cores decode: decoding ahead costs a fifth more CPU, and hashing, untar
-// and the kernel need as much as a decoder. With two cores an image came 3 to 10 %
-// later with parallel decoding, and a single layer between 10 % sooner and 8 % later.
-// At most a quarter of the memory is taken, and only if parts do not need it.
+// Half of the cores decode: decoding ahead costs a fifth more CPU, and hashing,
+// untar and the kernel need as much as a decoder. With two cores an image came
+// 3 to 10 % later with parallel decoding, and a single layer between 10 %
+// sooner and 8 % later. At most a quarter of the memory is taken, and only if
+// parts do not need it.
 func decoders(mem *budget.Budget, cores int, indexed bool) int {
 	n := cores / 2
 	if indexed {
@@ -92,8 +93,8 @@ func (p *pipeline) newReader(in io.Reader, opts inflate.Options) (*inflate.Reade
 	return inflate.NewReader(in, opts)
 }
 
-// inflate fills blocks until the stream ends. waits bounds the time it waits for
-// memory.
+// inflate fills blocks until the stream ends. waits bounds the time it waits
+// for memory.
 func (p *pipeline) inflate(ctx, waits context.Context, mem *budget.Budget, readers *sync.WaitGroup) error {
 	defer func() {
 		p.openTargets(readers)
@@ -149,8 +150,8 @@ func (p *pipeline) inflate(ctx, waits context.Context, mem *budget.Budget, reade
 	}
 }
 
-// handOut gives a block to DiffID and to every target. It does not block, because
-// every queue has room for all blocks.
+// handOut gives a block to DiffID and to every target. It does not block,
+// because every queue has room for all blocks.
 func (p *pipeline) handOut(b *block) {
 	p.onTar(int64(b.n))
 	b.uses.Store(int32(1 + len(p.targets.all))) //nolint:gosec // one for each layer of an image at most
@@ -168,8 +169,9 @@ func (p *pipeline) explain(err error) error {
 	return p.windows.explain(err)
 }
 
-// checkExpansion checks the expansion of the layer. It asks for the free disk only if
-// the layer is beyond its ratio, and again after each minRatioFree bytes of tar.
+// checkExpansion checks the expansion of the layer. It asks for the free disk
+// only if the layer is beyond its ratio, and again after each minRatioFree
+// bytes of tar.
 func (p *pipeline) checkExpansion() error {
 	d := &p.decoded
 	fed := d.fed.Load()

@@ -7,8 +7,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate"
 )
 
-// TestDecoders checks that half of the cores decode, in at most a quarter of the
-// memory, and that decoders never waits for memory.
+// TestDecoders checks that half of the cores decode, in at most a quarter of
+// the memory, and that decoders never waits for memory.
 func TestDecoders(t *testing.T) {
 	t.Parallel()
 	const worker = inflate.WorkerMemory

@@ -50,8 +50,9 @@ type Request struct {
 type Blobs interface {
 	// Create starts a blob. It returns nil if the blob exists.
 	Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, error)
-	// Resume continues a blob behind its first n bytes, which it writes to check. It
-	// returns nil if the blob exists, and fails if it has fewer bytes.
+	// Resume continues a blob behind its first n bytes, which it writes to
+	// check. It returns nil if the blob exists, and fails if it has fewer
+	// bytes.
 	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
 }
 
@@ -109,8 +110,9 @@ type Fetcher struct {
 	layers, failed, wrong, tar atomic.Int64 // see Stats
 }
 
-// transferKey identifies transfers that requests can share. The repository is part
-// of it, because another repository may be slow, deny the layer, or send wrong bytes.
+// transferKey identifies transfers that requests can share. The repository is
+// part of it, because another repository may be slow, deny the layer, or send
+// wrong bytes.
 type transferKey struct {
 	digest, diffID   digest.Digest
 	host, repository string
@@ -146,10 +148,11 @@ func (f *Fetcher) Stats() Stats {
 	return s
 }
 
-// Fetch fetches a layer into all targets. It shares a transfer with other requests
-// for the same layer of the same repository. It returns when all targets are
-// complete, with the first error of a target, or when ctx ends. Afterwards the
-// directories belong to the caller; after an error the targets hold no Layer.
+// Fetch fetches a layer into all targets. It shares a transfer with other
+// requests for the same layer of the same repository. It returns when all
+// targets are complete, with the first error of a target, or when ctx ends.
+// Afterwards the directories belong to the caller; after an error the targets
+// hold no Layer.
 func (f *Fetcher) Fetch(ctx context.Context, r Request, targets ...*Target) (*Result, error) {
 	t := f.join(r, targets)
 	err := t.wait(ctx, targets)
@@ -165,8 +168,8 @@ func (f *Fetcher) Fetch(ctx context.Context, r Request, targets ...*Target) (*Re
 // join adds the targets to a running transfer, or starts one.
 func (f *Fetcher) join(r Request, targets []*Target) *transfer {
 	key := transferKey{r.Layer.Digest, r.Layer.DiffID, r.Ref.Host, r.Ref.Repository}
-	// A resumed layer does not share its transfer: other targets need the bytes before
-	// the checkpoint.
+	// A resumed layer does not share its transfer: other targets need the bytes
+	// before the checkpoint.
 	alone := slices.ContainsFunc(targets, func(s *Target) bool { return s.Checkpoint.Resume() != nil })
 	f.mu.Lock()
 	defer f.mu.Unlock()

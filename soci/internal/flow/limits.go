@@ -9,12 +9,12 @@ import (
 const (
 	mib = 1 << 20
 
-	// Bounds of the default of Limits.RatioFree. 256 MiB are inflated in a second;
-	// 16 GiB of zeros take one processor about a minute and a half.
+	// Bounds of the default of Limits.RatioFree. 256 MiB are inflated in a
+	// second; 16 GiB of zeros take one processor about a minute and a half.
 	minRatioFree, maxRatioFree = 256 * mib, 16 << 30
-	// ratioFreeShare divides the free disk: one layer may take an eighth whatever its
-	// ratio. Concurrent layers together leave some of the disk, because each share is
-	// computed from the bytes that are free at that time.
+	// ratioFreeShare divides the free disk: one layer may take an eighth
+	// whatever its ratio. Concurrent layers together leave some of the disk,
+	// because each share is computed from the bytes that are free at that time.
 	ratioFreeShare = 8
 )
 
@@ -22,16 +22,16 @@ const (
 type Limits struct {
 	// Window bounds the history of a zstd frame, in bytes.
 	Window int64
-	// Ratio bounds the tar bytes per compressed byte, beyond RatioFree. Negative: no
-	// limit.
+	// Ratio bounds the tar bytes per compressed byte, beyond RatioFree.
+	// Negative: no limit.
 	Ratio float64
-	// RatioFree is the number of tar bytes that a layer may have whatever its ratio.
-	// 0 is computed from the free disk. Negative: no limit.
+	// RatioFree is the number of tar bytes that a layer may have whatever its
+	// ratio. 0 is computed from the free disk. Negative: no limit.
 	RatioFree int64
 }
 
-// ratioFree returns the tar bytes that a layer may have whatever its ratio, given the
-// free bytes of its disk. free is negative if it is unknown.
+// ratioFree returns the tar bytes that a layer may have whatever its ratio,
+// given the free bytes of its disk. free is negative if it is unknown.
 func (l Limits) ratioFree(free int64) int64 {
 	if l.RatioFree != 0 {
 		return l.RatioFree
@@ -44,8 +44,8 @@ func (l Limits) beyondRatio(compressed, tar int64) bool {
 	return l.Ratio >= 0 && float64(tar) > l.Ratio*float64(compressed)
 }
 
-// checkExpansion fails if compressed bytes must not expand to tar bytes on a disk with
-// free bytes.
+// checkExpansion fails if compressed bytes must not expand to tar bytes on a
+// disk with free bytes.
 func (l Limits) checkExpansion(compressed, tar, free int64) error {
 	if !l.beyondRatio(compressed, tar) {
 		return nil

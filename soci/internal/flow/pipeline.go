@@ -28,8 +28,8 @@ type pipeline struct {
 	priority *priority         // nil: all layers are equal
 	resume   *checkpoint.State // nil: the layer starts at the beginning
 
-	// open returns the final targets. It is called once, when the first block is
-	// there, or when there will be none.
+	// open returns the final targets. It is called once, when the first block
+	// is there, or when there will be none.
 	open    func() []*Target
 	onFetch func(n int64) // compressed bytes received
 	onTar   func(n int64) // tar bytes inflated
@@ -57,8 +57,8 @@ type targets struct {
 type stop struct {
 	once  sync.Once
 	cause error // of the first call of pipeline.end
-	// done is closed when inflate needs no more parts. fetch may continue alone, so
-	// that the digest shows whether the blob itself is at fault.
+	// done is closed when inflate needs no more parts. fetch may continue
+	// alone, so that the digest shows whether the blob itself is at fault.
 	done     chan struct{}
 	cut      context.CancelCauseFunc // ends fetch and inflate
 	endWaits context.CancelCauseFunc // ends the waits of inflate for memory
@@ -148,9 +148,9 @@ func (p *pipeline) feed(s *Target, readers *sync.WaitGroup) {
 	})
 }
 
-// end stops inflate, for the reason err or because it is complete. Damage may come
-// from a wrong blob, so then fetch continues alone and the digest decides. Any other
-// error ends fetch as well.
+// end stops inflate, for the reason err or because it is complete. Damage may
+// come from a wrong blob, so then fetch continues alone and the digest decides.
+// Any other error ends fetch as well.
 func (p *pipeline) end(err error) {
 	p.stop.once.Do(func() {
 		p.stop.cause = err
@@ -162,8 +162,8 @@ func (p *pipeline) end(err error) {
 	})
 }
 
-// outcome finds the cause of a target's failure among the errors of the steps. The
-// network comes first, then a wrong blob, then errors in its content.
+// outcome finds the cause of a target's failure among the errors of the steps.
+// The network comes first, then a wrong blob, then errors in its content.
 func (p *pipeline) outcome(ctx, target context.Context, fetched, inflated, untarred error) error {
 	switch {
 	case target.Err() != nil:
@@ -208,10 +208,11 @@ func (p *pipeline) checkBlob(fetched error) error {
 	return nil
 }
 
-// contentError returns the error of inflate or of a target, whichever came first.
+// contentError returns the error of inflate or of a target, whichever came
+// first.
 func (p *pipeline) contentError(inflated, untarred error) error {
-	// After another failure the remaining parts are dropped, so that inflate sees a
-	// truncated stream.
+	// After another failure the remaining parts are dropped, so that inflate
+	// sees a truncated stream.
 	truncated := errors.Is(inflated, inflate.ErrCorrupt) && p.stop.cause != nil && !errors.Is(p.stop.cause, inflate.ErrCorrupt)
 	stopped := inflated == nil || errors.Is(inflated, errStopped) || errors.Is(inflated, errCut)
 	if untarred != nil && (stopped || truncated) {

@@ -9,24 +9,25 @@ import (
 )
 
 const (
-	// fewCores is the number of processors from which on the largest layer has decoders
-	// of its own, and other layers take no processor from it.
+	// fewCores is the number of processors from which on the largest layer has
+	// decoders of its own, and other layers take no processor from it.
 	fewCores = 4
-	// maxYield bounds the wait of a smaller layer before each block, so that it makes
-	// progress even if the largest layer is held up behind inflate, for example by a
-	// slow disk.
+	// maxYield bounds the wait of a smaller layer before each block, so that it
+	// makes progress even if the largest layer is held up behind inflate, for
+	// example by a slow disk.
 	maxYield = 4 * time.Millisecond
 )
 
 // priority gives the largest layer in progress the processors first.
 //
-// A pull ends with its largest layer, whose decoding is sequential. All time in which
-// it waits for a processor is lost, while smaller layers fill any gap. So smaller
-// layers inflate only while the largest one has room to continue, that is, while the
-// steps behind its inflate keep up.
+// A pull ends with its largest layer, whose decoding is sequential. All time in
+// which it waits for a processor is lost, while smaller layers fill any gap. So
+// smaller layers inflate only while the largest one has room to continue, that
+// is, while the steps behind its inflate keep up.
 //
-// On two cores, for an image of 1.8 GB with one layer of 1.1 GB, one core was half
-// idle for the last third of the pull without this; with it both are busy to the end.
+// On two cores, for an image of 1.8 GB with one layer of 1.1 GB, one core was
+// half idle for the last third of the pull without this; with it both are busy
+// to the end.
 type priority struct {
 	mu    sync.Mutex // guards the fields below; a leaf lock
 	all   []*pipeline
@@ -49,8 +50,8 @@ func (q *priority) leave(p *pipeline) {
 	q.chooseLocked()
 }
 
-// chooseLocked sets first to the largest pipeline; of equal ones the oldest wins. mu
-// must be held.
+// chooseLocked sets first to the largest pipeline; of equal ones the oldest
+// wins. mu must be held.
 func (q *priority) chooseLocked() {
 	q.first = nil
 	for _, p := range q.all {
@@ -66,7 +67,8 @@ func (q *priority) leader() *pipeline {
 	return q.first
 }
 
-// yield makes a smaller pipeline wait for the largest one before it takes a block.
+// yield makes a smaller pipeline wait for the largest one before it takes a
+// block.
 func (q *priority) yield(ctx context.Context, p *pipeline) {
 	first := q.leader()
 	if first == nil || first == p {

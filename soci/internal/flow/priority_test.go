@@ -9,8 +9,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// entered returns a pipeline of a layer with size bytes, none of whose blocks are
-// free, that has entered q.
+// entered returns a pipeline of a layer with size bytes, none of whose blocks
+// are free, that has entered q.
 func entered(q *priority, size int64) *pipeline {
 	p := &pipeline{priority: q, ring: ring{free: make(chan *block, ringBlocks), freed: make(chan struct{}, 1)}}
 	p.layer = registry.Layer{}
@@ -33,8 +33,8 @@ func TestLargestLayerLeads(t *testing.T) {
 	}
 }
 
-// TestYieldToTheLeader checks that a smaller layer waits while the leader has no
-// room, continues as soon as it has, and never waits longer than maxYield.
+// TestYieldToTheLeader checks that a smaller layer waits while the leader has
+// no room, continues as soon as it has, and never waits longer than maxYield.
 func TestYieldToTheLeader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// blockBytes is the size of a block: small enough for the second-level cache, and
-	// large enough that handing it over (about 1 us) costs little.
+	// blockBytes is the size of a block: small enough for the second-level
+	// cache, and large enough that handing it over (about 1 us) costs little.
 	blockBytes = 256 << 10
-	// ringBlocks per layer: one each for inflate, DiffID, untar and the writers, and as
-	// many again for jitter.
+	// ringBlocks per layer: one each for inflate, DiffID, untar and the
+	// writers, and as many again for jitter.
 	ringBlocks = 8
 	// RingBytes is the size of the ring of one layer.
 	RingBytes = blockBytes * ringBlocks
@@ -52,8 +52,8 @@ func (r *ring) allocate(mem *budget.Budget) (release func()) {
 	}
 }
 
-// take returns a free block. It waits until there is one, stopped is closed, or ctx
-// ends, and returns the time that it waited.
+// take returns a free block. It waits until there is one, stopped is closed, or
+// ctx ends, and returns the time that it waited.
 func (r *ring) take(ctx context.Context, stopped <-chan struct{}) (*block, time.Duration, error) {
 	select {
 	case b := <-r.free:

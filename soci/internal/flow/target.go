@@ -11,18 +11,19 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// Target is one directory that a layer is unpacked into. Notify and Resumed must be
-// set.
+// Target is one directory that a layer is unpacked into. Notify and Resumed
+// must be set.
 type Target struct {
 	Ctx   context.Context //nolint:containedctx // of the caller that waits for the target
 	Dir   string          // empty unless the layer is resumed
 	Untar untar.Options
-	// Notify receives the bytes received and inflated. They are negative if the bytes
-	// were wrong.
+	// Notify receives the bytes received and inflated. They are negative if the
+	// bytes were wrong.
 	Notify func(compressed, tar int64)
 	// Resumed receives the bytes received and inflated by an earlier attempt.
 	Resumed func(compressed, tar int64)
-	// Watch, if set, receives a function that reports the progress of the fetch.
+	// Watch, if set, receives a function that reports the progress of the
+	// fetch.
 	Watch func(flow func() (arrived int64, waiting bool))
 	// Checkpoint keeps the checkpoints of the layer, or is nil.
 	Checkpoint *checkpoint.File
@@ -92,8 +93,8 @@ func (s *Target) extract(p *pipeline) {
 	}
 }
 
-// blockReader reads the tar of one target. It implements untar.BlockReader, so that
-// files are written from the blocks without a copy.
+// blockReader reads the tar of one target. It implements untar.BlockReader, so
+// that files are written from the blocks without a copy.
 type blockReader struct {
 	ring        *ring
 	queue       chan *block
@@ -103,8 +104,8 @@ type blockReader struct {
 // Read makes blockReader an io.Reader. untar calls NextBlock instead.
 func (*blockReader) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
-// NextBlock implements untar.BlockReader. It returns io.EOF after a failed inflate as
-// well; see pipeline.outcome.
+// NextBlock implements untar.BlockReader. It returns io.EOF after a failed
+// inflate as well; see pipeline.outcome.
 func (r *blockReader) NextBlock(ctx context.Context) (untar.Block, error) {
 	select {
 	case b, ok := <-r.queue:

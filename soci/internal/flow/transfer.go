@@ -17,9 +17,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// transfer is one layer being fetched for any number of targets. Targets may join
-// until the first block is out; later ones start another transfer. A transfer ends
-// when its last target leaves.
+// transfer is one layer being fetched for any number of targets. Targets may
+// join until the first block is out; later ones start another transfer. A
+// transfer ends when its last target leaves.
 type transfer struct {
 	f   *Fetcher
 	req Request
@@ -31,7 +31,8 @@ type transfer struct {
 	mu      sync.Mutex // guards the fields below; a leaf lock
 	targets []*Target  // whose callers still wait; replaced, never changed in place
 	sealed  bool       // no target may join any more
-	// flow reports the progress of the fetch, see Target.Watch; nil before it starts.
+	// flow reports the progress of the fetch, see Target.Watch; nil before it
+	// starts.
 	flow     func() (arrived int64, waiting bool)
 	received int64
 
@@ -84,7 +85,8 @@ func (t *transfer) wait(ctx context.Context, targets []*Target) error {
 	}
 }
 
-// leave removes targets. When it returns their directories belong to the caller.
+// leave removes targets. When it returns their directories belong to the
+// caller.
 func (t *transfer) leave(targets []*Target) {
 	t.mu.Lock()
 	t.targets = slices.DeleteFunc(slices.Clone(t.targets), func(s *Target) bool { return slices.Contains(targets, s) })
@@ -101,8 +103,8 @@ func (t *transfer) leave(targets []*Target) {
 	}
 }
 
-// run fetches the layer. It repeats a fetch from another host after wrong bytes, and
-// from the start after an unusable checkpoint.
+// run fetches the layer. It repeats a fetch from another host after wrong
+// bytes, and from the start after an unusable checkpoint.
 func (t *transfer) run() {
 	blob, err := t.f.opts.Client.Layer(t.req.Ref, t.req.Layer)
 	if err != nil {
@@ -233,7 +235,8 @@ func (t *transfer) attempt(blob *registry.Blob) error {
 	return nil
 }
 
-// logPanic logs the first panic among the errors of the targets, with its stack.
+// logPanic logs the first panic among the errors of the targets, with its
+// stack.
 func (t *transfer) logPanic() {
 	for _, s := range t.pipeline.targets.all {
 		if bad, ok := errors.AsType[*panics.Error](s.err); ok {
@@ -244,8 +247,8 @@ func (t *transfer) logPanic() {
 	}
 }
 
-// checkpointFile returns the checkpoint file of the layer, or nil if several targets
-// want it.
+// checkpointFile returns the checkpoint file of the layer, or nil if several
+// targets want it.
 func (t *transfer) checkpointFile() *checkpoint.File {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -255,9 +258,9 @@ func (t *transfer) checkpointFile() *checkpoint.File {
 	return t.targets[0].Checkpoint
 }
 
-// openCopy returns the writer that receives a copy of the blob, or nil. A resumed
-// layer needs a copy that already holds the earlier bytes; without it, openCopy
-// resets the targets, so that the layer restarts.
+// openCopy returns the writer that receives a copy of the blob, or nil. A
+// resumed layer needs a copy that already holds the earlier bytes; without it,
+// openCopy resets the targets, so that the layer restarts.
 func (t *transfer) openCopy(file *checkpoint.File) (BlobWriter, error) {
 	if t.req.Blobs == nil {
 		return nil, nil
@@ -277,7 +280,8 @@ func (t *transfer) openCopy(file *checkpoint.File) (BlobWriter, error) {
 	return t.req.Blobs.Create(t.ctx, t.req.Layer.Descriptor)
 }
 
-// resumeCopy continues the copy of a blob if its first bytes match the checkpoint.
+// resumeCopy continues the copy of a blob if its first bytes match the
+// checkpoint.
 func (t *transfer) resumeCopy(from *checkpoint.State) (BlobWriter, error) {
 	h := t.req.Layer.Digest.Algorithm().Hash()
 	w, err := t.req.Blobs.Resume(t.ctx, t.req.Layer.Descriptor, from.Received, h)
@@ -294,8 +298,8 @@ func (t *transfer) resumeCopy(from *checkpoint.State) (BlobWriter, error) {
 	return w, nil
 }
 
-// keepCheckpoint deletes the checkpoint of a layer unless a later pull can resume from
-// it: after a network failure, or when the pull was cancelled.
+// keepCheckpoint deletes the checkpoint of a layer unless a later pull can
+// resume from it: after a network failure, or when the pull was cancelled.
 func (t *transfer) keepCheckpoint(file *checkpoint.File) {
 	if file == nil {
 		return
@@ -324,8 +328,8 @@ func (t *transfer) checkpointFailed() bool {
 	return s.err != nil && !network && !full && s.Ctx.Err() == nil
 }
 
-// saveIndex saves the index that a successful pipeline recorded, and removes one that
-// proved wrong.
+// saveIndex saves the index that a successful pipeline recorded, and removes
+// one that proved wrong.
 func (t *transfer) saveIndex() {
 	d := &t.pipeline.decoded
 	switch x := t.f.opts.Indexes; {
@@ -359,7 +363,8 @@ func (t *transfer) progress(compressed, tar int64) {
 	}
 }
 
-// publishFlow gives all targets the function that reports the progress of the fetch.
+// publishFlow gives all targets the function that reports the progress of the
+// fetch.
 func (t *transfer) publishFlow(flow func() (arrived int64, waiting bool)) {
 	t.mu.Lock()
 	t.flow = flow

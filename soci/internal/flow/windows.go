@@ -13,13 +13,14 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// windows allocates memory for the histories of zstd decoders. It hands out at most
-// half of the budget, because garbage that the collector has not freed yet takes as
-// much again. Its memory comes from the parts that are fetched ahead; each layer
-// keeps its first part.
+// windows allocates memory for the histories of zstd decoders. It hands out at
+// most half of the budget, because garbage that the collector has not freed yet
+// takes as much again. Its memory comes from the parts that are fetched ahead;
+// each layer keeps its first part.
 //
-// It cannot deadlock: a layer asks only while it holds no window, and a layer with a
-// window waits only for its own parts and the kernel, until its frame ends.
+// It cannot deadlock: a layer asks only while it holds no window, and a layer
+// with a window waits only for its own parts and the kernel, until its frame
+// ends.
 type windows struct {
 	mem   *budget.Budget
 	most  int64 // bytes of the largest window
@@ -27,8 +28,8 @@ type windows struct {
 	sem   *semaphore.Weighted
 }
 
-// windowCost is the memory taken per byte of a window, because the collector lets as
-// much garbage accumulate.
+// windowCost is the memory taken per byte of a window, because the collector
+// lets as much garbage accumulate.
 const windowCost = 2
 
 func newWindows(mem *budget.Budget, limit int64) *windows {
@@ -43,8 +44,8 @@ func (w *windows) reserve(ctx context.Context, n int64) (release func(), err err
 	}
 	w.mem.Force(windowCost * n)
 	return func() {
-		// The parts that take the place of the window lie outside of the heap, so the
-		// collector would not run because of them.
+		// The parts that take the place of the window lie outside of the heap,
+		// so the collector would not run because of them.
 		const large = 8 * mib
 		if n >= large {
 			debug.FreeOSMemory()

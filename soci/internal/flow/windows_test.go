@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/untar"
 )
 
-// TestWindows checks that windows together take at most half of the budget, that
-// further ones wait in order, and that a cancelled wait takes no memory.
+// TestWindows checks that windows together take at most half of the budget,
+// that further ones wait in order, and that a cancelled wait takes no memory.
 func TestWindows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := budget.New(64 * mib)
@@ -60,8 +60,8 @@ func TestWindows(t *testing.T) {
 	})
 }
 
-// TestWindowErrors checks that the error names the option that would let the image
-// pass.
+// TestWindowErrors checks that the error names the option that would let the
+// image pass.
 func TestWindowErrors(t *testing.T) {
 	t.Parallel()
 	large := fmt.Errorf("%w: a frame wants 64 MiB", inflate.ErrWindow)

@@ -5,14 +5,15 @@
 //	idx := dir.Load(layer) // nil without an index
 //	dir.Save(layer, recorder, tarBytes)
 //
-// The content of a file is only a hint. Package inflate compares it with the bytes
-// it decodes, and both digests of a layer are verified either way, so someone who
-// can write to the directory can slow a pull down but not change its result.
+// The content of a file is only a hint. Package inflate compares it with the
+// bytes it decodes, and both digests of a layer are verified either way, so
+// someone who can write to the directory can slow a pull down but not change
+// its result.
 //
 // # Failures
 //
-// A pull never fails because of its index. Load removes a file that is damaged, has
-// another format version, or belongs to another layer. Problems are logged.
+// A pull never fails because of its index. Load removes a file that is damaged,
+// has another format version, or belongs to another layer. Problems are logged.
 //
 // # Concurrency
 //
@@ -53,12 +54,13 @@ const (
 	tempPrefix = ".index-"
 	// maxDir bounds the directory, in bytes. It suffices for 2 TB of layers.
 	maxDir = 1 << 30
-	// An index takes about a thousandth of its blob. A file larger than a fiftieth,
-	// plus the size of an empty index, was not written by us.
+	// An index takes about a thousandth of its blob. A file larger than a
+	// fiftieth, plus the size of an empty index, was not written by us.
 	maxFilePart = 50
 	maxFileFree = 64 << 10 // bytes
-	// memoryFree and the size of the blob bound a loaded index, in bytes. A layer of
-	// zeros has a history of 32 KiB for each 8 MiB of tar, other layers far less.
+	// memoryFree and the size of the blob bound a loaded index, in bytes. A
+	// layer of zeros has a history of 32 KiB for each 8 MiB of tar, other
+	// layers far less.
 	memoryFree = 16 << 20
 	// minTar is the size of the smallest tar with more than one span, in bytes.
 	minTar = 2 * index.DefaultSpan
@@ -125,8 +127,8 @@ func (d *Dir) Remove(l registry.Layer, why string) {
 	}
 }
 
-// Save writes the index that was recorded for a verified layer with tar bytes of
-// tar. It does nothing for a small layer.
+// Save writes the index that was recorded for a verified layer with tar bytes
+// of tar. It does nothing for a small layer.
 func (d *Dir) Save(l registry.Layer, rec *index.Recorder, tar int64) {
 	if tar < minTar {
 		return
@@ -148,8 +150,8 @@ func (d *Dir) write(l registry.Layer, rec *index.Recorder, tar int64) error {
 	return d.prune(maxDir)
 }
 
-// prune removes the least recently used indexes until the others take at most so
-// many bytes, and the temporary files of dead processes.
+// prune removes the least recently used indexes until the others take at most
+// so many bytes, and the temporary files of dead processes.
 func (d *Dir) prune(most int64) error {
 	names, err := os.ReadDir(d.path)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/stage"
 )
 
-// TestIndexPrune checks that the most recently used indexes stay, and files of other
-// programs as well.
+// TestIndexPrune checks that the most recently used indexes stay, and files of
+// other programs as well.
 func TestIndexPrune(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -3,8 +3,9 @@
 //	var l soci.Limits
 //	err := limits.Parse("size=2TiB,ratio=none", &l)
 //
-// The names are the fields of [soci.Limits] in lower case. Numbers of bytes may have a unit,
-// and "none" stands for no limit. The defaults are set by [soci.Options].
+// The names are the fields of [soci.Limits] in lower case. Numbers of bytes may
+// have a unit, and "none" stands for no limit. The defaults are set by
+// [soci.Options].
 package limits
 
 import (

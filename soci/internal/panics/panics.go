@@ -1,12 +1,12 @@
-// Package panics turns a panic in code that reads untrusted bytes into an error, so that a
-// crafted image, or a bug in a decoder, fails its layer and not the process
-// (docs/decisions/0005-panics.md).
+// Package panics turns a panic in code that reads untrusted bytes into an
+// error, so that a crafted image, or a bug in a decoder, fails its layer and
+// not the process (docs/decisions/0005-panics.md).
 //
 //	err := panics.Guard(func() { out = decode(in) })
 //
-// The function must not hold a lock when it panics, and its caller must discard the data that
-// it was changing. Fatal errors of the runtime, such as concurrent writes to a map, cannot be
-// recovered.
+// The function must not hold a lock when it panics, and its caller must discard
+// the data that it was changing. Fatal errors of the runtime, such as
+// concurrent writes to a map, cannot be recovered.
 package panics
 
 import (

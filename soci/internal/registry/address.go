@@ -16,8 +16,8 @@ import (
 	"github.com/penstock/penstock/internal/nic"
 )
 
-// scope is the reach of an address. The zero value is unknown, as for a registry behind a
-// proxy.
+// scope is the reach of an address. The zero value is unknown, as for a
+// registry behind a proxy.
 type scope uint32
 
 const (
@@ -56,15 +56,17 @@ func scopeOf(ip netip.Addr) scope {
 	return scopePublic
 }
 
-// mayName reports whether a registry at an address with scope s may name a token server
-// with scope to. A registry on the internet must not make us ask services that only we
-// can reach: it would receive the answer of a cloud's metadata service as a token.
+// mayName reports whether a registry at an address with scope s may name a
+// token server with scope to. A registry on the internet must not make us ask
+// services that only we can reach: it would receive the answer of a cloud's
+// metadata service as a token.
 func (s scope) mayName(to scope) bool {
 	return to == scopePublic || to == s || s == scopeLoopback
 }
 
-// checkRealm checks the URL of a token server: its scheme, and its address if the URL has
-// a literal one. The address of a name is checked when a connection is made.
+// checkRealm checks the URL of a token server: its scheme, and its address if
+// the URL has a literal one. The address of a name is checked when a connection
+// is made.
 func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" {
@@ -82,8 +84,8 @@ func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
 	return nil
 }
 
-// literalScope returns the scope of a host that is an address or a name of this machine,
-// or scopeUnknown.
+// literalScope returns the scope of a host that is an address or a name of this
+// machine, or scopeUnknown.
 func literalScope(hostname string) scope {
 	if ip, err := netip.ParseAddr(hostname); err == nil {
 		return scopeOf(ip)
@@ -115,7 +117,8 @@ type dialer struct {
 	seen    atomic.Uint32
 }
 
-// newDialer returns a dialer for a host. dial may be nil. A timeout of 0 is the default.
+// newDialer returns a dialer for a host. dial may be nil. A timeout of 0 is the
+// default.
 func newDialer(dial httprange.DialContext, host string, timeout time.Duration) *dialer {
 	d := &dialer{dial: dial, timeout: timeout, host: host}
 	u := url.URL{Host: host}
@@ -143,7 +146,8 @@ func within(dial httprange.DialContext, timeout time.Duration) httprange.DialCon
 }
 
 const (
-	// dialTimeout is long enough for two lost packets (sent again after 1 and 3 s).
+	// dialTimeout is long enough for two lost packets (sent again after 1 and 3
+	// s).
 	dialTimeout = 5 * time.Second
 	keepAlive   = 15 * time.Second
 )
@@ -158,7 +162,8 @@ func timeoutOf(d time.Duration) time.Duration {
 // scope returns the scope of the last address that the host was reached at.
 func (d *dialer) scope() scope { return scope(d.seen.Load()) }
 
-// DialContext is for a transport. It learns nothing from connections to a proxy.
+// DialContext is for a transport. It learns nothing from connections to a
+// proxy.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.dial(ctx, network, address)
 	if err != nil {
@@ -173,9 +178,9 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return c, nil
 }
 
-// toRealm returns a DialContext for a token server, which refuses addresses that the
-// registry may not name. The check is made at dial time, because a name can resolve to
-// another address a moment later.
+// toRealm returns a DialContext for a token server, which refuses addresses
+// that the registry may not name. The check is made at dial time, because a
+// name can resolve to another address a moment later.
 func (d *dialer) toRealm(realm string) httprange.DialContext {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if !sameAuthority(address, realm) { // a proxy, which we chose
@@ -214,8 +219,8 @@ func (d *dialer) toRealm(realm string) httprange.DialContext {
 	}
 }
 
-// peerOf returns the address of a connection's peer, or the zero Addr if that is not an
-// IP address.
+// peerOf returns the address of a connection's peer, or the zero Addr if that
+// is not an IP address.
 func peerOf(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		ip, _ := netip.AddrFromSlice(a.IP)
@@ -224,7 +229,8 @@ func peerOf(c net.Conn) netip.Addr {
 	return netip.Addr{}
 }
 
-// sameAuthority reports whether a dialled address belongs to host, whose port is optional.
+// sameAuthority reports whether a dialled address belongs to host, whose port
+// is optional.
 func sameAuthority(address, host string) bool {
 	name, port, err := net.SplitHostPort(address)
 	if err != nil {

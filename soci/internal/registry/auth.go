@@ -15,8 +15,8 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// logins holds the sessions of one pull, one per host. They, and the secrets in them, live
-// as long as the resolved Image; the next pull logs in again.
+// logins holds the sessions of one pull, one per host. They, and the secrets in
+// them, live as long as the resolved Image; the next pull logs in again.
 type logins struct {
 	c    *Client
 	ref  Reference
@@ -41,9 +41,9 @@ func (l *logins) session(h *host) *session {
 	return s
 }
 
-// session is the authorization for one repository at one host. It replaces containerd's
-// authorizer, which requests a token for every refused request and keeps the failure of a
-// cancelled one.
+// session is the authorization for one repository at one host. It replaces
+// containerd's authorizer, which requests a token for every refused request and
+// keeps the failure of a cancelled one.
 type session struct {
 	c    *Client
 	host *host
@@ -58,18 +58,20 @@ type session struct {
 	last    *auth.Challenge // answered when the header expires, before the server refuses it
 }
 
-// refresh is one attempt to get a header, which any number of requests may wait for.
+// refresh is one attempt to get a header, which any number of requests may wait
+// for.
 type refresh struct {
 	done chan struct{}
 	err  error
 }
 
-// loginTimeout bounds a login: the look-up of credentials, which may run a helper, and the
-// request for a token. A login does not end with the request that caused it.
+// loginTimeout bounds a login: the look-up of credentials, which may run a
+// helper, and the request for a token. A login does not end with the request
+// that caused it.
 const loginTimeout = helperTimeout + tokenTimeout
 
-// authorize adds the current header to a request and returns its serial. It renews an
-// expired token first.
+// authorize adds the current header to a request and returns its serial. It
+// renews an expired token first.
 func (s *session) authorize(ctx context.Context, req *http.Request) (int, error) {
 	addHeader(req, s.host.header)
 	s.mu.Lock()
@@ -96,8 +98,8 @@ func addHeader(req *http.Request, header http.Header) {
 	}
 }
 
-// refused handles the refusal of a request that carried the header of serial. If it
-// returns nil, the caller should repeat the request once.
+// refused handles the refusal of a request that carried the header of serial.
+// If it returns nil, the caller should repeat the request once.
 func (s *session) refused(ctx context.Context, ch *challenged, serial int) error {
 	s.mu.Lock()
 	last := s.last
@@ -109,9 +111,10 @@ func (s *session) refused(ctx context.Context, ch *challenged, serial int) error
 	return s.renew(ctx, next, serial)
 }
 
-// answerTo chooses the challenge to log in for: the first one in a refusal that we can
-// answer. Harbor refuses an expired token with a Basic challenge, so then the last Bearer
-// challenge is answered again, as it is after a 403 without a challenge.
+// answerTo chooses the challenge to log in for: the first one in a refusal that
+// we can answer. Harbor refuses an expired token with a Basic challenge, so
+// then the last Bearer challenge is answered again, as it is after a 403
+// without a challenge.
 func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Challenge {
 	i := slices.IndexFunc(all, func(c auth.Challenge) bool {
 		return c.Scheme == auth.BearerAuth || c.Scheme == auth.BasicAuth
@@ -125,8 +128,8 @@ func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Chal
 	return &all[i]
 }
 
-// renew gets a new header, unless there is a newer one than serial. One request does it
-// while the others wait.
+// renew gets a new header, unless there is a newer one than serial. One request
+// does it while the others wait.
 func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial int) error {
 	s.mu.Lock()
 	if s.serial != serial {
@@ -163,8 +166,8 @@ func (s *session) runRefresh(r *refresh, challenge *auth.Challenge) {
 	close(r.done)
 }
 
-// login turns a challenge into the value of an Authorization header. It logs in as
-// anonymous if there are no credentials or they could not be looked up.
+// login turns a challenge into the value of an Authorization header. It logs in
+// as anonymous if there are no credentials or they could not be looked up.
 func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.Time, error) {
 	cred, failed := s.lookup(ctx)
 	if failed != nil {
@@ -200,8 +203,8 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	return "", time.Time{}, because(err)
 }
 
-// lookup looks up the credentials. It pauses the answer timer, because a slow helper says
-// nothing about the registry.
+// lookup looks up the credentials. It pauses the answer timer, because a slow
+// helper says nothing about the registry.
 func (s *session) lookup(ctx context.Context) (Credential, error) {
 	resume := s.wait.pause()
 	defer resume()

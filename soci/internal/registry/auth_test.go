@@ -28,7 +28,8 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// gated is a registry of one image with a token server, both under control of the test.
+// gated is a registry of one image with a token server, both under control of
+// the test.
 type gated struct {
 	*httptest.Server
 	l *lab
@@ -115,8 +116,8 @@ func (g *gated) pull(t *testing.T, opts Options) (*Image, string, error) {
 	return img, text.String(), err
 }
 
-// TestScopes checks that a token is requested with exactly the scopes of the challenge, and
-// with a guessed one only if the challenge has none.
+// TestScopes checks that a token is requested with exactly the scopes of the
+// challenge, and with a guessed one only if the challenge has none.
 func TestScopes(t *testing.T) {
 	for challenge, want := range map[string]string{
 		`,scope="repository:mirror/docker.io/org/x:pull"`: "repository:mirror/docker.io/org/x:pull",
@@ -143,8 +144,8 @@ func TestScopes(t *testing.T) {
 
 func anonymous(context.Context, string, string) (Credential, error) { return Credential{}, nil }
 
-// TestAnswerTo checks the choice of the challenge to answer, given the last one. Harbor
-// refuses an expired token with a Basic challenge.
+// TestAnswerTo checks the choice of the challenge to answer, given the last
+// one. Harbor refuses an expired token with a Basic challenge.
 func TestAnswerTo(t *testing.T) {
 	basic, bearer, other := auth.Challenge{Scheme: auth.BasicAuth}, auth.Challenge{Scheme: auth.BearerAuth}, auth.Challenge{Scheme: auth.DigestAuth}
 	for _, tt := range []struct {
@@ -171,8 +172,8 @@ func TestAnswerTo(t *testing.T) {
 	}
 }
 
-// TestHarborTokenEnds checks that a token that expires during a pull is renewed, although
-// the refusal names Basic and there is no password.
+// TestHarborTokenEnds checks that a token that expires during a pull is
+// renewed, although the refusal names Basic and there is no password.
 func TestHarborTokenEnds(t *testing.T) {
 	g := newGated(t)
 	token := "first"
@@ -214,7 +215,8 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// TestSecretEndsWithPull checks that the credential of one pull is not used for the next.
+// TestSecretEndsWithPull checks that the credential of one pull is not used for
+// the next.
 func TestSecretEndsWithPull(t *testing.T) {
 	g := newGated(t)
 	g.refuse = func(r *http.Request) string {
@@ -254,8 +256,8 @@ func TestSecretEndsWithPull(t *testing.T) {
 	}
 }
 
-// TestHeaderStays checks that the header of hosts.toml is sent to its host only, even if a
-// token server is elsewhere.
+// TestHeaderStays checks that the header of hosts.toml is sent to its host
+// only, even if a token server is elsewhere.
 func TestHeaderStays(t *testing.T) {
 	g := newGated(t)
 	var leaked []string
@@ -366,8 +368,8 @@ type at struct {
 
 func (c at) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 443} }
 
-// TestRealmRebinds checks that the name of a token server is judged by the address that it
-// resolves to when the connection is made.
+// TestRealmRebinds checks that the name of a token server is judged by the
+// address that it resolves to when the connection is made.
 func TestRealmRebinds(t *testing.T) {
 	for _, tt := range []struct {
 		registry, realm string
@@ -411,8 +413,8 @@ func TestRealmRebinds(t *testing.T) {
 	}
 }
 
-// TestHelpers checks that a credential helper that hangs, fails or is missing does not
-// delay other pulls, and that a public image is pulled without it.
+// TestHelpers checks that a credential helper that hangs, fails or is missing
+// does not delay other pulls, and that a public image is pulled without it.
 func TestHelpers(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
@@ -475,8 +477,8 @@ func TestHelpers(t *testing.T) {
 	}
 }
 
-// TestCredentialsByPath checks that the longest path above the repository wins, then the
-// host, and that the credential of another path is never used.
+// TestCredentialsByPath checks that the longest path above the repository wins,
+// then the host, and that the credential of another path is never used.
 func TestCredentialsByPath(t *testing.T) {
 	entry := func(user string) string { return fmt.Sprintf(`{"username":%q,"password":"p"}`, user) }
 	file := func(pairs ...string) string {

@@ -67,9 +67,10 @@ func (c *Client) source(l *logins, dgst digest.Digest) (*Blob, error) {
 	return b, nil
 }
 
-// Layer returns the source of a layer of an image. A foreign layer (non-distributable in
-// the image spec) comes from the registry if it has it, otherwise from the URLs of its
-// descriptor, which must be https unless the registry itself is plain http.
+// Layer returns the source of a layer of an image. A foreign layer
+// (non-distributable in the image spec) comes from the registry if it has it,
+// otherwise from the URLs of its descriptor, which must be https unless the
+// registry itself is plain http.
 func (c *Client) Layer(ref Reference, d Layer) (*Blob, error) {
 	l := d.logins
 	if l == nil {
@@ -92,9 +93,9 @@ func isForeign(mediaType string) bool {
 	return base == ociForeignLayer || base == dockerForeign
 }
 
-// Host returns the key by which the engine limits requests. For a foreign layer it is the
-// host of its URLs, so that requests to a slow server do not use up the limit of the
-// registry.
+// Host returns the key by which the engine limits requests. For a foreign layer
+// it is the host of its URLs, so that requests to a slow server do not use up
+// the limit of the registry.
 func (b *Blob) Host() string {
 	if len(b.urls) > 0 {
 		return hostOf(b.urls[0])
@@ -102,14 +103,15 @@ func (b *Blob) Host() string {
 	return b.hosts[0].name
 }
 
-// maxHops bounds a chain of redirects. One is usual; registries behind a CDN take two.
+// maxHops bounds a chain of redirects. One is usual; registries behind a CDN
+// take two.
 const maxHops = 4
 
-// Open implements [ranges.Source]. The pin is the digest, because all hosts and origins of
-// a blob serve the same bytes, which the digest verifies.
+// Open implements [ranges.Source]. The pin is the digest, because all hosts and
+// origins of a blob serve the same bytes, which the digest verifies.
 //
-// A retry or hedge goes to another host, if there is one, so that each part avoids a slow
-// or dying host.
+// A retry or hedge goes to another host, if there is one, so that each part
+// avoids a slow or dying host.
 func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	req.Pin = ""
 	aside := len(b.hosts) > 1 && (req.Fresh || req.Attempt > 0)
@@ -177,9 +179,9 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	return nil, ranges.Info{Size: -1}, f
 }
 
-// silentAfter is the time without bytes after which a host that the engine gives up counts
-// as silent. It is most of the time that the engine allows one request, and more than a
-// pull-through cache takes to find a layer.
+// silentAfter is the time without bytes after which a host that the engine
+// gives up counts as silent. It is most of the time that the engine allows one
+// request, and more than a pull-through cache takes to find a layer.
 const silentAfter = 8 * time.Second
 
 // fellSilent records that a host fell silent.
@@ -188,8 +190,8 @@ func (b *Blob) fellSilent(ctx context.Context, host int, off int64) {
 	b.avoid(host, off)
 }
 
-// watchedBody is the body of one of several hosts. It notices when the host falls silent.
-// One goroutine reads it.
+// watchedBody is the body of one of several hosts. It notices when the host
+// falls silent. One goroutine reads it.
 type watchedBody struct {
 	io.ReadCloser
 	b    *Blob
@@ -219,7 +221,8 @@ func (b *Blob) reachable(start int) int {
 	return start
 }
 
-// avoid makes the next request, and the next attempt at this offset, go to another host.
+// avoid makes the next request, and the next attempt at this offset, go to
+// another host.
 func (b *Blob) avoid(host int, off int64) {
 	if len(b.hosts) == 1 {
 		return
@@ -235,9 +238,9 @@ func (b *Blob) avoid(host int, off int64) {
 	b.failed[off] = host
 }
 
-// otherHost returns the index of the host for a retry or hedge. Hosts that have sent wrong
-// bytes are used only when others fail, not for the first hedge, because late bytes are
-// better than wrong ones.
+// otherHost returns the index of the host for a retry or hedge. Hosts that have
+// sent wrong bytes are used only when others fail, not for the first hedge,
+// because late bytes are better than wrong ones.
 func (b *Blob) otherHost(req ranges.Request) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -293,9 +296,10 @@ func (b *Blob) recordServer(name string) {
 	}
 }
 
-// WrongBytes records that the bytes of the blob did not match its digest. It returns the
-// sender, as far as it is known, and the source for another attempt, or nil if there is no
-// other host. If a single host sent all bytes, it is asked last from then on.
+// WrongBytes records that the bytes of the blob did not match its digest. It
+// returns the sender, as far as it is known, and the source for another
+// attempt, or nil if there is no other host. If a single host sent all bytes,
+// it is asked last from then on.
 func (b *Blob) WrongBytes() (sender string, next *Blob) {
 	b.mu.Lock()
 	served := slices.Clone(b.served)
@@ -316,8 +320,8 @@ func (b *Blob) WrongBytes() (sender string, next *Blob) {
 		}
 		return served[0], next
 	}
-	// Several hosts sent bytes. The next attempt asks only the last one, the registry, so
-	// that its outcome is unambiguous.
+	// Several hosts sent bytes. The next attempt asks only the last one, the
+	// registry, so that its outcome is unambiguous.
 	last := len(all) - 1
 	next.hosts, next.spare = all[last:], all[:last]
 	return "one of " + strings.Join(served, ", "), next
@@ -333,8 +337,8 @@ func (c *Client) distrust(name string) {
 	c.wrong[name] = true
 }
 
-// trusted returns the hosts with those last that have sent wrong bytes, and the number of
-// the others.
+// trusted returns the hosts with those last that have sent wrong bytes, and the
+// number of the others.
 func (c *Client) trusted(hs []*host) (all []*host, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -360,8 +364,8 @@ func temporary(err error) bool {
 	return !ok || f.Kind == ranges.Retryable || f.Kind == ranges.Throttled || f.Kind == ranges.OutOfRange
 }
 
-// fromOrigin requests the remembered origin. It reports false if there is none, or if its
-// URL has expired.
+// fromOrigin requests the remembered origin. It reports false if there is none,
+// or if its URL has expired.
 func (b *Blob) fromOrigin(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, bool, error) {
 	b.mu.Lock()
 	o := b.origin
@@ -390,9 +394,9 @@ func (b *Blob) forget(serial int) {
 	}
 }
 
-// expired reports whether an answer may mean that a presigned URL has expired. Stores
-// answer 403 (S3, GCS, Azure), 401, 400 (S3 ExpiredToken) or 404 (the object was moved),
-// or redirect.
+// expired reports whether an answer may mean that a presigned URL has expired.
+// Stores answer 403 (S3, GCS, Azure), 401, 400 (S3 ExpiredToken) or 404 (the
+// object was moved), or redirect.
 func expired(err error) bool {
 	if _, ok := errors.AsType[*redirect](err); ok {
 		return true
@@ -439,10 +443,10 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 // newURLTries is the number of attempts in which a new URL may be refused.
 const newURLTries = 3
 
-// explainNewURL converts the refusal of a URL that the registry has just issued. The
-// registry accepted our token, so the URL is at fault: it has expired on the way, the
-// session that signed it has, or the store does not know it yet. The engine may then
-// retry a few times.
+// explainNewURL converts the refusal of a URL that the registry has just
+// issued. The registry accepted our token, so the URL is at fault: it has
+// expired on the way, the session that signed it has, or the store does not
+// know it yet. The engine may then retry a few times.
 func explainNewURL(req ranges.Request, err error) error {
 	f, ok := errors.AsType[*ranges.Fault](err)
 	if !ok || f.Kind != ranges.Denied && f.Status != http.StatusBadRequest {
@@ -474,8 +478,8 @@ func (c *Client) hop(ctx context.Context, e endpoint, o origin, req ranges.Reque
 	return get.Open(ctx, o.url, req, referred(o.referer))
 }
 
-// referred sets the Referer of a request to an origin, as a browser does: not from https to
-// http, and never with a query.
+// referred sets the Referer of a request to an origin, as a browser does: not
+// from https to http, and never with a query.
 func referred(by string) httprange.Prepare {
 	return func(_ context.Context, hr *http.Request) error {
 		if from := httprange.RedactURL(by); !strings.HasPrefix(from, "https:") || hr.URL.Scheme == "https" {
@@ -525,8 +529,8 @@ func checkRedirect(resp *http.Response) error {
 	return &redirect{to: to.String()}
 }
 
-// challenged is a 401, or a 403 with the same meaning. It unwraps to a Fault for callers
-// that cannot answer it.
+// challenged is a 401, or a 403 with the same meaning. It unwraps to a Fault
+// for callers that cannot answer it.
 type challenged struct {
 	header http.Header
 	status int
@@ -540,12 +544,13 @@ func (c *challenged) Unwrap() error {
 	return &ranges.Fault{Kind: ranges.Denied, Status: c.status}
 }
 
-// maxRefusal bounds the bytes read of a refusal, which is usually a line of JSON.
+// maxRefusal bounds the bytes read of a refusal, which is usually a line of
+// JSON.
 const maxRefusal = 4 << 10
 
-// saysExpired reports whether a 403 is about the age of our credentials and not about our
-// rights. Amazon's registry sends it, without a challenge, when its password of twelve
-// hours has expired.
+// saysExpired reports whether a 403 is about the age of our credentials and not
+// about our rights. Amazon's registry sends it, without a challenge, when its
+// password of twelve hours has expired.
 func saysExpired(resp *http.Response) bool {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	resp.Body = struct {
@@ -558,11 +563,11 @@ func saysExpired(resp *http.Response) bool {
 // opener makes one request.
 type opener func(httprange.Prepare) (io.ReadCloser, ranges.Info, error)
 
-// authorized makes one request with the header of the session, and repeats it once if a
-// new header may help.
+// authorized makes one request with the header of the session, and repeats it
+// once if a new header may help.
 //
-// If a new token is refused as expired, the clocks differ, and the engine may retry a few
-// times. Any other refusal of a new token is final.
+// If a new token is refused as expired, the clocks differ, and the engine may
+// retry a few times. Any other refusal of a new token is final.
 func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
 	s := l.session(h)
 	serial := 0
@@ -589,7 +594,8 @@ func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int
 	return body, info, err
 }
 
-// outOfDate reports whether the registry says that the token has expired (RFC 6750).
+// outOfDate reports whether the registry says that the token has expired (RFC
+// 6750).
 func (c *challenged) outOfDate() bool {
 	return slices.ContainsFunc(auth.ParseAuthHeader(c.header), func(ch auth.Challenge) bool {
 		return ch.Parameters["error"] == "invalid_token"

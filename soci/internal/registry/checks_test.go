@@ -32,9 +32,9 @@ func (l *lab) put(ref string, img v1.Image, more ...remote.Option) {
 	}
 }
 
-// TestIndexWithArtifacts checks an index that lists artifacts along with the images, for the
-// same platform, like the zTOC indexes of SOCI v2, signatures and caches. The image is
-// chosen.
+// TestIndexWithArtifacts checks an index that lists artifacts along with the
+// images, for the same platform, like the zTOC indexes of SOCI v2, signatures
+// and caches. The image is chosen.
 func TestIndexWithArtifacts(t *testing.T) {
 	image := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: "sha256:image", Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}}
 	beside := func(mediaType, artifact string, p *ocispec.Platform) ocispec.Descriptor {
@@ -60,8 +60,8 @@ func TestIndexWithArtifacts(t *testing.T) {
 	}
 }
 
-// TestDigestConfusion checks that a digest must have the length of its algorithm, and that
-// weak and unknown algorithms are refused.
+// TestDigestConfusion checks that a digest must have the length of its
+// algorithm, and that weak and unknown algorithms are refused.
 func TestDigestConfusion(t *testing.T) {
 	hex := strings.Repeat("a1", 32)
 	manifest := func(d digest.Digest) ocispec.Manifest {
@@ -97,8 +97,8 @@ func TestDigestConfusion(t *testing.T) {
 	}
 }
 
-// TestConfigMissing checks a registry that lacks the config of its manifest, or has it with
-// another size.
+// TestConfigMissing checks a registry that lacks the config of its manifest, or
+// has it with another size.
 func TestConfigMissing(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -126,8 +126,9 @@ func TestConfigMissing(t *testing.T) {
 	}
 }
 
-// TestMirrorNamespace checks that a mirror for several registries receives the registry as
-// ns=, that the registry itself does not, and that no request is a HEAD.
+// TestMirrorNamespace checks that a mirror for several registries receives the
+// registry as ns=, that the registry itself does not, and that no request is a
+// HEAD.
 func TestMirrorNamespace(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))
@@ -182,8 +183,8 @@ func TestMirrorNamespace(t *testing.T) {
 	}
 }
 
-// TestPlainHTTPIsChosen checks that http is used only for loopback addresses and where it
-// is configured.
+// TestPlainHTTPIsChosen checks that http is used only for loopback addresses
+// and where it is configured.
 func TestPlainHTTPIsChosen(t *testing.T) {
 	dir := t.TempDir()
 	at := filepath.Join(dir, "chosen.example")
@@ -215,8 +216,8 @@ func TestPlainHTTPIsChosen(t *testing.T) {
 	}
 }
 
-// TestTokenOfEachRepository checks that each repository has a token of its own, even at one
-// registry and with one user.
+// TestTokenOfEachRepository checks that each repository has a token of its own,
+// even at one registry and with one user.
 func TestTokenOfEachRepository(t *testing.T) {
 	user := func(context.Context, string, string) (Credential, error) {
 		return Credential{Username: testorigin.RegistryUser, Password: testorigin.RegistryPassword}, nil
@@ -242,9 +243,9 @@ func TestTokenOfEachRepository(t *testing.T) {
 	}
 }
 
-// TestExpiredBy403 checks that an expired password, which Amazon's registry reports by a
-// 403 without a challenge, is looked up again. A 403 about rights is final after one
-// request.
+// TestExpiredBy403 checks that an expired password, which Amazon's registry
+// reports by a 403 without a challenge, is looked up again. A 403 about rights
+// is final after one request.
 func TestExpiredBy403(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))

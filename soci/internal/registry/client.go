@@ -15,28 +15,30 @@ import (
 
 // Options configure a client. The zero value works.
 type Options struct {
-	// HTTPClient, if set, makes all requests, with its transport but not its redirect
-	// policy. The TLS settings and dial_timeout of hosts.toml do not apply to it. Token
-	// servers are then checked only by the addresses in their URLs, not by the addresses
-	// that names resolve to.
+	// HTTPClient, if set, makes all requests, with its transport but not its
+	// redirect policy. The TLS settings and dial_timeout of hosts.toml do not
+	// apply to it. Token servers are then checked only by the addresses in
+	// their URLs, not by the addresses that names resolve to.
 	HTTPClient *http.Client
 	// Dial makes connections when HTTPClient is nil.
 	Dial httprange.DialContext
-	// Interfaces are the interfaces and local addresses over which connections are
-	// spread when HTTPClient and Dial are nil. Empty: the routing table chooses.
+	// Interfaces are the interfaces and local addresses over which connections
+	// are spread when HTTPClient and Dial are nil. Empty: the routing table
+	// chooses.
 	Interfaces []string
-	// PlainHTTP uses http for registries that hosts.toml does not mention. Registries on
-	// loopback addresses are always asked over http.
+	// PlainHTTP uses http for registries that hosts.toml does not mention.
+	// Registries on loopback addresses are always asked over http.
 	PlainHTTP bool
-	// Credentials returns the credential for a repository at a host. Default: docker's
-	// config.json and its credential helpers, then podman's auth.json.
+	// Credentials returns the credential for a repository at a host. Default:
+	// docker's config.json and its credential helpers, then podman's auth.json.
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
-	// HostsDir holds a folder with hosts.toml or certificates for each registry, like
-	// containerd's config_path. It may be created later. Default: none.
+	// HostsDir holds a folder with hosts.toml or certificates for each
+	// registry, like containerd's config_path. It may be created later.
+	// Default: none.
 	HostsDir string
-	// Patience ends a resolution to which no host has given a usable answer for this
-	// long, and immediately one whose hosts were all silent shortly before. Default: 0,
-	// only the retries of the engine.
+	// Patience ends a resolution to which no host has given a usable answer for
+	// this long, and immediately one whose hosts were all silent shortly
+	// before. Default: 0, only the retries of the engine.
 	Patience time.Duration
 	// Log receives debug lines. Default: no log.
 	Log *slog.Logger
@@ -61,8 +63,8 @@ type Client struct {
 	wrong   map[string]bool // names of hosts that sent wrong bytes
 }
 
-// endpoint is a pair of clients for one kind of peer. The fresh client uses a new
-// connection for each request. Neither follows redirects.
+// endpoint is a pair of clients for one kind of peer. The fresh client uses a
+// new connection for each request. Neither follows redirects.
 type endpoint struct {
 	client, fresh *http.Client
 	shared        bool // client belongs to the caller, which closes its connections
@@ -112,7 +114,8 @@ func endpointOf(base *http.Client) endpoint {
 	return e
 }
 
-// withDirect gives the clients of an endpoint httprange's transport for plain GETs.
+// withDirect gives the clients of an endpoint httprange's transport for plain
+// GETs.
 func withDirect(e endpoint) endpoint {
 	for _, c := range []*http.Client{e.client, e.fresh} {
 		if tr, ok := c.Transport.(*http.Transport); ok {

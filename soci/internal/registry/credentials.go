@@ -57,8 +57,8 @@ const (
 	hubHost = "index.docker.io"
 	// maxAuthFile bounds a file of credentials. Real ones have some kilobytes.
 	maxAuthFile = 8 << 20
-	// helperTimeout bounds a credential helper. Slow ones ask a cloud's metadata service
-	// and then its registry, which takes some seconds.
+	// helperTimeout bounds a credential helper. Slow ones ask a cloud's
+	// metadata service and then its registry, which takes some seconds.
 	helperTimeout = 20 * time.Second
 	// maxHelper bounds the output of a helper that is kept.
 	maxHelper = 1 << 20
@@ -66,12 +66,13 @@ const (
 	maxQuoted = 200
 )
 
-// DockerCredentials returns the credential that docker login or podman login stored for a
-// repository: in docker's config.json with its credential helpers, or in podman's
-// auth.json. It reads the files at each call.
+// DockerCredentials returns the credential that docker login or podman login
+// stored for a repository: in docker's config.json with its credential helpers,
+// or in podman's auth.json. It reads the files at each call.
 //
-// The longest key that equals the repository or a path above it wins, down to the host
-// (containers-auth.json(5)). A secret for another path of the host is never returned.
+// The longest key that equals the repository or a path above it wins, down to
+// the host (containers-auth.json(5)). A secret for another path of the host is
+// never returned.
 func DockerCredentials(ctx context.Context, host, repository string) (Credential, error) {
 	files, err := authFiles()
 	if err != nil {
@@ -134,11 +135,13 @@ func authFiles() ([]authFile, error) {
 	return files, nil
 }
 
-// env reads the environment, which names the credential files of docker and podman.
+// env reads the environment, which names the credential files of docker and
+// podman.
 func env(name string) string { return os.Getenv(name) } //nolint:forbidigo // see above
 
-// authPaths returns the files that may hold credentials, docker's before podman's. Of
-// podman's files only the first that exists or is named in the environment counts.
+// authPaths returns the files that may hold credentials, docker's before
+// podman's. Of podman's files only the first that exists or is named in the
+// environment counts.
 func authPaths(env func(string) string, home string) []string {
 	var paths []string
 	switch dir := env("DOCKER_CONFIG"); {
@@ -190,8 +193,9 @@ func parseAuths(path string, data []byte) (authFile, error) {
 	return f, nil
 }
 
-// lookup returns the credential for a repository of a host, if the file has one. An entry
-// for a path of the host takes precedence over a helper for the host.
+// lookup returns the credential for a repository of a host, if the file has
+// one. An entry for a path of the host takes precedence over a helper for the
+// host.
 func (f authFile) lookup(ctx context.Context, host, repository string) (Credential, bool, error) {
 	host = hubName(host)
 	if e, ok := f.byPath(host, repository); ok {
@@ -233,8 +237,8 @@ func (f authFile) byPath(host, repository string) (authEntry, bool) {
 	return best, longest > 0
 }
 
-// forHost returns the value of a host. If several spellings name the host, the plain one
-// wins, then the first in alphabetical order.
+// forHost returns the value of a host. If several spellings name the host, the
+// plain one wins, then the first in alphabetical order.
 func forHost[T any](all map[string]T, host string) (value T, ok bool) {
 	if v, ok := all[host]; ok {
 		return v, true
@@ -247,8 +251,8 @@ func forHost[T any](all map[string]T, host string) (value T, ok bool) {
 	return value, false
 }
 
-// splitKey splits a key of a file into host and path. Keys with a scheme come from docker
-// login; their path is the version of an API.
+// splitKey splits a key of a file into host and path. Keys with a scheme come
+// from docker login; their path is the version of an API.
 func splitKey(key string) (host, path string) {
 	rest, scheme := strings.CutPrefix(key, "https://")
 	if !scheme {
@@ -286,8 +290,8 @@ func (e authEntry) credential() (Credential, error) {
 // helperNotFound is the output of a helper without a credential.
 const helperNotFound = "credentials not found in native keychain"
 
-// runHelper runs a credential helper. It kills the helper and its children after
-// helperTimeout, or when ctx ends.
+// runHelper runs a credential helper. It kills the helper and its children
+// after helperTimeout, or when ctx ends.
 func runHelper(ctx context.Context, name, server string) (Credential, bool, error) {
 	program := "docker-credential-" + name
 	fail := func(err error) (Credential, bool, error) {

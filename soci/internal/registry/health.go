@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	// firstPause is the time for which a host that did not answer is asked last. It
-	// doubles up to maxPause with each failure after a pause. So a dead mirror costs one
-	// time-out in two minutes, over all pulls, and a recovered one is found soon.
+	// firstPause is the time for which a host that did not answer is asked
+	// last. It doubles up to maxPause with each failure after a pause. So a
+	// dead mirror costs one time-out in two minutes, over all pulls, and a
+	// recovered one is found soon.
 	firstPause = 10 * time.Second
 	maxPause   = 2 * time.Minute
 )
@@ -33,9 +34,9 @@ type outage struct {
 	err    error
 }
 
-// failed returns the outage after another failure. after is the pause that the host
-// asked for, or 0. Concurrent requests fail together, so a failure during a pause does
-// not double it.
+// failed returns the outage after another failure. after is the pause that the
+// host asked for, or 0. Concurrent requests fail together, so a failure during
+// a pause does not double it.
 func (o outage) failed(now time.Time, after time.Duration, silent bool, err error) outage {
 	if o.pause == 0 {
 		o.pause = firstPause
@@ -50,7 +51,8 @@ func (o outage) failed(now time.Time, after time.Duration, silent bool, err erro
 	return o
 }
 
-// hostHealth remembers, across all pulls of a client, the hosts that did not answer.
+// hostHealth remembers, across all pulls of a client, the hosts that did not
+// answer.
 type hostHealth struct {
 	mu      sync.Mutex // guards outages; a leaf lock
 	outages map[string]outage
@@ -61,8 +63,9 @@ func (r *hostHealth) record(h *host, now time.Time, err error) {
 	f, _ := errors.AsType[*ranges.Fault](err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// Any other error is about the content that the host sent, such as a manifest that
-	// does not match its digest. It says nothing about other images.
+	// Any other error is about the content that the host sent, such as a
+	// manifest that does not match its digest. It says nothing about other
+	// images.
 	if err == nil || f == nil && !errors.Is(err, errSilent) || f != nil && !lasting(f) {
 		delete(r.outages, h.base)
 		return
@@ -81,8 +84,8 @@ func (r *hostHealth) record(h *host, now time.Time, err error) {
 	r.outages[h.base] = r.outages[h.base].failed(now, after, f == nil || f.Status == 0, err)
 }
 
-// lasting reports whether the next request to the host is likely to fail as well,
-// because the host did not answer or is overloaded.
+// lasting reports whether the next request to the host is likely to fail as
+// well, because the host did not answer or is overloaded.
 func lasting(f *ranges.Fault) bool {
 	switch f.Kind {
 	case ranges.Throttled:
@@ -96,9 +99,9 @@ func lasting(f *ranges.Fault) bool {
 	return false
 }
 
-// transient reports whether a failure may concern a single connection or front end: a
-// 5xx answer, or an established connection that broke. Only the second failure in a row
-// starts an outage.
+// transient reports whether a failure may concern a single connection or front
+// end: a 5xx answer, or an established connection that broke. Only the second
+// failure in a row starts an outage.
 func transient(f *ranges.Fault, err error) bool {
 	if f == nil || f.Kind != ranges.Retryable || errors.Is(err, errSilent) {
 		return false
@@ -108,8 +111,8 @@ func transient(f *ranges.Fault, err error) bool {
 	return !name && !(ok && op.Op == "dial") && !os.IsTimeout(err)
 }
 
-// order returns the hosts with those in an outage last, sorted by the end of the
-// outage.
+// order returns the hosts with those in an outage last, sorted by the end of
+// the outage.
 func (r *hostHealth) order(hs []*host, now time.Time) []*host {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,8 +134,8 @@ func (r *hostHealth) up(h *host, now time.Time) bool {
 	return !now.Before(r.outages[h.base].until)
 }
 
-// allSilent returns the errors of the hosts if all of them recently gave no answer, or
-// nil if one of them may answer now.
+// allSilent returns the errors of the hosts if all of them recently gave no
+// answer, or nil if one of them may answer now.
 func (r *hostHealth) allSilent(hs []*host, now time.Time) *hostErrors {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,8 +162,8 @@ type answerTimer struct {
 	last    *hostErrors
 }
 
-// newAnswerTimer returns a timer that calls end when limit has passed without a usable
-// answer, or nil if limit is 0.
+// newAnswerTimer returns a timer that calls end when limit has passed without a
+// usable answer, or nil if limit is 0.
 func newAnswerTimer(limit time.Duration, end func()) *answerTimer {
 	if limit <= 0 {
 		return nil
@@ -168,8 +171,8 @@ func newAnswerTimer(limit time.Duration, end func()) *answerTimer {
 	return &answerTimer{limit: limit, timer: time.AfterFunc(limit, end)}
 }
 
-// answered takes the status of an answer. It restarts the timer, unless the answer asks
-// to come back later.
+// answered takes the status of an answer. It restarts the timer, unless the
+// answer asks to come back later.
 func (p *answerTimer) answered(status int) {
 	if p == nil || status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
 		return
@@ -181,8 +184,9 @@ func (p *answerTimer) answered(status int) {
 	}
 }
 
-// silence returns the time after which a host without an answer counts as silent. It is
-// at most half of the limit, so that the hosts asked first count when the timer ends.
+// silence returns the time after which a host without an answer counts as
+// silent. It is at most half of the limit, so that the hosts asked first count
+// when the timer ends.
 func (p *answerTimer) silence() time.Duration {
 	if p == nil {
 		return staggerDelay
@@ -203,8 +207,8 @@ func (p *answerTimer) remember(errs *hostErrors) {
 // errNoUsableAnswer is the cause of a context that an answerTimer ended.
 var errNoUsableAnswer = errors.New("no usable answer")
 
-// explain returns the error of a resolution that ran under ctx. If the timer ended it,
-// that is the errors of the hosts.
+// explain returns the error of a resolution that ran under ctx. If the timer
+// ended it, that is the errors of the hosts.
 func (p *answerTimer) explain(ctx context.Context, err error) error {
 	if p == nil || !errors.Is(context.Cause(ctx), errNoUsableAnswer) {
 		return err
@@ -246,7 +250,8 @@ func (p *answerTimer) stop() {
 	p.timer.Stop()
 }
 
-// hostErrors holds the errors of the hosts of a registry, the most informative first.
+// hostErrors holds the errors of the hosts of a registry, the most informative
+// first.
 type hostErrors struct{ all []hostError }
 
 type hostError struct {
@@ -255,8 +260,8 @@ type hostError struct {
 	err  error
 }
 
-// add adds the error of a host. own is set for the registry itself, whose answers about
-// its content are authoritative.
+// add adds the error of a host. own is set for the registry itself, whose
+// answers about its content are authoritative.
 func (e *hostErrors) add(h *host, err error, own bool) {
 	e.all = append(e.all, hostError{h.name, rank(err, own), err})
 	slices.SortStableFunc(e.all, func(a, b hostError) int { return cmp.Compare(a.rank, b.rank) })
@@ -274,6 +279,6 @@ func (e *hostErrors) Error() string {
 	return strings.Join(said, "; ")
 }
 
-// Unwrap returns only the most informative error, because an image that is missing on a
-// mirror may exist.
+// Unwrap returns only the most informative error, because an image that is
+// missing on a mirror may exist.
 func (e *hostErrors) Unwrap() error { return e.all[0].err }

@@ -35,7 +35,8 @@ func selfSigned(t *testing.T) (tls.Certificate, []byte) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// closesAfterHello starts a TLS server that closes other connections without an answer.
+// closesAfterHello starts a TLS server that closes other connections without an
+// answer.
 func closesAfterHello(t *testing.T) (addr string) {
 	t.Helper()
 	cert, _ := selfSigned(t)

@@ -25,7 +25,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/containerdlog"
 )
 
-// host serves the content of a registry. It is replaced if its configuration changes.
+// host serves the content of a registry. It is replaced if its configuration
+// changes.
 type host struct {
 	endpoint
 	config hostConfig
@@ -37,7 +38,8 @@ type host struct {
 	canResolve bool
 	insecure   bool // http, by configuration or on loopback
 	answered   atomic.Bool
-	// tokens is the transport for token servers, or nil if the caller provided the client.
+	// tokens is the transport for token servers, or nil if the caller provided
+	// the client.
 	tokens *http.Transport
 }
 
@@ -69,9 +71,9 @@ func equalTLS(a, b *tls.Config) bool {
 	})
 }
 
-// hostsOf returns the hosts of the registry of ref, mirrors first. It reads the files for
-// every image and layer, so a change takes effect with the next one, as with containerd.
-// Unchanged hosts keep their connections.
+// hostsOf returns the hosts of the registry of ref, mirrors first. It reads the
+// files for every image and layer, so a change takes effect with the next one,
+// as with containerd. Unchanged hosts keep their connections.
 func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,8 +110,8 @@ func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	return hs, nil
 }
 
-// maxRetired bounds the retired clients that are kept to close the idle connections of
-// their last requests. Without that a timer closes them later.
+// maxRetired bounds the retired clients that are kept to close the idle
+// connections of their last requests. Without that a timer closes them later.
 const maxRetired = 16
 
 // newHost makes the clients of a host.
@@ -141,8 +143,8 @@ func (c *Client) newHost(cfg hostConfig) *host {
 	return h
 }
 
-// tokenClient returns a client for a token server at a host:port, and a function that closes
-// its connections.
+// tokenClient returns a client for a token server at a host:port, and a
+// function that closes its connections.
 func (h *host) tokenClient(realm string) (*http.Client, func()) {
 	if h.tokens == nil {
 		return h.client, func() {}
@@ -203,9 +205,9 @@ func (c *Client) configure(registry string) ([]hostConfig, error) {
 	return out, nil
 }
 
-// dialTimeouts reads dial_timeout from a registry's hosts.toml, by host, which containerd's
-// code does not return. It fails if the file cannot be parsed; containerd's code would
-// silently ignore all its hosts.
+// dialTimeouts reads dial_timeout from a registry's hosts.toml, by host, which
+// containerd's code does not return. It fails if the file cannot be parsed;
+// containerd's code would silently ignore all its hosts.
 func dialTimeouts(find func(string) (string, error), registry string) (map[string]time.Duration, error) {
 	dir, err := find(registry)
 	if err != nil {

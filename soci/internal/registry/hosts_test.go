@@ -29,7 +29,8 @@ import (
 	"github.com/penstock/penstock/internal/testorigin"
 )
 
-// TestOutage checks the time for which a host is asked last, by a script of failures.
+// TestOutage checks the time for which a host is asked last, by a script of
+// failures.
 func TestOutage(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
 	var o outage
@@ -53,7 +54,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestHostHealth checks that hosts in an outage come last, until any answer ends it.
+// TestHostHealth checks that hosts in an outage come last, until any answer
+// ends it.
 func TestHostHealth(t *testing.T) {
 	a, b, c := &host{name: "a", base: "a"}, &host{name: "b", base: "b"}, &host{name: "c", base: "c"}
 	all := []*host{a, b, c}
@@ -101,8 +103,8 @@ func TestHostHealth(t *testing.T) {
 	}
 }
 
-// TestOutcome checks which of several errors comes first, and whether a retry may help. The
-// last host is the registry itself.
+// TestOutcome checks which of several errors comes first, and whether a retry
+// may help. The last host is the registry itself.
 func TestOutcome(t *testing.T) {
 	fault := func(kind ranges.FaultKind, status int, err error) error {
 		return &ranges.Fault{Kind: kind, Status: status, Err: err}
@@ -153,8 +155,8 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-// TestRace checks that the next host is asked after a silence or at once after a failure,
-// and that no call runs after the answer.
+// TestRace checks that the next host is asked after a silence or at once after
+// a failure, and that no call runs after the answer.
 func TestRace(t *testing.T) {
 	fails := errors.New("fails")
 	for _, tt := range []struct {
@@ -209,8 +211,8 @@ func TestRace(t *testing.T) {
 	}
 }
 
-// TestAnswerTimer checks that the timer of a resolution restarts with each usable answer,
-// and is paused while a credential helper runs.
+// TestAnswerTimer checks that the timer of a resolution restarts with each
+// usable answer, and is paused while a credential helper runs.
 func TestAnswerTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -249,8 +251,9 @@ func logged(to *bytes.Buffer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// TestHostsFollow checks that hosts.toml, certificates and the directory itself are read
-// when an image is resolved, and that unchanged hosts keep their connections.
+// TestHostsFollow checks that hosts.toml, certificates and the directory itself
+// are read when an image is resolved, and that unchanged hosts keep their
+// connections.
 func TestHostsFollow(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "certs.d") // created later
 	var log bytes.Buffer
@@ -336,7 +339,8 @@ func TestHostsFollow(t *testing.T) {
 	}
 }
 
-// TestDialTimeouts checks the hosts whose time-out hosts.toml sets, and its valid values.
+// TestDialTimeouts checks the hosts whose time-out hosts.toml sets, and its
+// valid values.
 func TestDialTimeouts(t *testing.T) {
 	for _, tt := range []struct{ registry, toml, host, want string }{
 		{"r.example", "dial_timeout = \"2s\"", "r.example", "2s"},
@@ -395,8 +399,8 @@ func TestAnotherServer(t *testing.T) {
 	}
 }
 
-// TestDeadMirrorIsRemembered checks that a mirror whose packets are dropped costs one
-// dial_timeout, and the next pull no time.
+// TestDeadMirrorIsRemembered checks that a mirror whose packets are dropped
+// costs one dial_timeout, and the next pull no time.
 func TestDeadMirrorIsRemembered(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	l.put("x:1", l.forPlatform("linux/amd64"))
@@ -437,8 +441,8 @@ func TestDeadMirrorIsRemembered(t *testing.T) {
 	}
 }
 
-// TestErrorNamesAllHosts checks that an error names a mirror that wants a login and a
-// registry that does not resolve, the mirror first, and each once.
+// TestErrorNamesAllHosts checks that an error names a mirror that wants a login
+// and a registry that does not resolve, the mirror first, and each once.
 func TestErrorNamesAllHosts(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{Auth: "basic"}, nil)
 	dir := hostsDir(t, "r.invalid", fmt.Sprintf("server = \"https://r.invalid\"\n[host.%q]\n", l.o.URL()))
@@ -464,8 +468,9 @@ func TestErrorNamesAllHosts(t *testing.T) {
 	}
 }
 
-// TestQuickResolve checks that with Patience a silent registry is given up soon, and later
-// pulls fail at once for a while. An unreachable registry is given up at once.
+// TestQuickResolve checks that with Patience a silent registry is given up
+// soon, and later pulls fail at once for a while. An unreachable registry is
+// given up at once.
 func TestQuickResolve(t *testing.T) {
 	const limit = 5 * time.Second
 	for _, tt := range []struct {
@@ -516,8 +521,8 @@ func TestQuickResolve(t *testing.T) {
 	}
 }
 
-// TestWrongManifestIsOfItsImage checks that a manifest with a wrong digest does not affect
-// other images of the registry.
+// TestWrongManifestIsOfItsImage checks that a manifest with a wrong digest does
+// not affect other images of the registry.
 func TestWrongManifestIsOfItsImage(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, func(o *Options) { o.Patience = time.Minute })
 	bad, good := l.forPlatform("linux/amd64"), l.forPlatform("linux/amd64")
@@ -538,8 +543,8 @@ func TestWrongManifestIsOfItsImage(t *testing.T) {
 	}
 }
 
-// TestCompressedManifest checks a manifest that a proxy compressed without being asked to.
-// The digest decides which form is the manifest.
+// TestCompressedManifest checks a manifest that a proxy compressed without
+// being asked to. The digest decides which form is the manifest.
 func TestCompressedManifest(t *testing.T) {
 	data := []byte(`{"schemaVersion":2}`)
 	var buf bytes.Buffer
@@ -575,7 +580,8 @@ func TestCompressedManifest(t *testing.T) {
 	}
 }
 
-// TestOldTypes checks configs and layers with media types that real builders have used.
+// TestOldTypes checks configs and layers with media types that real builders
+// have used.
 func TestOldTypes(t *testing.T) {
 	for config, ok := range map[string]bool{
 		ocispec.MediaTypeImageConfig: true, dockerConfig: true, "": true, "application/octet-stream": true,
@@ -605,7 +611,8 @@ func TestOldTypes(t *testing.T) {
 	}
 }
 
-// TestNoPlatform checks that an image without a platform is taken for the wanted one.
+// TestNoPlatform checks that an image without a platform is taken for the
+// wanted one.
 func TestNoPlatform(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	img := l.forPlatform("linux/amd64")
@@ -616,8 +623,8 @@ func TestNoPlatform(t *testing.T) {
 	}
 }
 
-// TestSchemes checks that http to an https server, and the reverse, fail at once with an
-// error that names the scheme.
+// TestSchemes checks that http to an https server, and the reverse, fail at
+// once with an error that names the scheme.
 func TestSchemes(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
@@ -655,8 +662,8 @@ func TestSchemes(t *testing.T) {
 	}
 }
 
-// TestForeignHost checks that a foreign layer counts under the host of its URLs, and that
-// the registry is not asked again for a missing layer.
+// TestForeignHost checks that a foreign layer counts under the host of its
+// URLs, and that the registry is not asked again for a missing layer.
 func TestForeignHost(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	data := bytes.Repeat([]byte("x"), 1000)
@@ -685,8 +692,8 @@ func TestForeignHost(t *testing.T) {
 	}
 }
 
-// TestManifestIsAskedOnce checks that a slow manifest is requested once, because registries
-// limit manifests per user.
+// TestManifestIsAskedOnce checks that a slow manifest is requested once,
+// because registries limit manifests per user.
 func TestManifestIsAskedOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes longer than the engine waits before it asks again")

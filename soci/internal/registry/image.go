@@ -19,7 +19,8 @@ import (
 var (
 	// ErrPlatform says that the image does not exist for the wanted platform.
 	ErrPlatform = errors.New("no image for this platform")
-	// ErrUnsupported says that the manifest does not describe an image we can unpack.
+	// ErrUnsupported says that the manifest does not describe an image we can
+	// unpack.
 	ErrUnsupported = errors.New("unsupported manifest")
 )
 
@@ -36,7 +37,8 @@ type Image struct {
 	RawManifest, RawConfig []byte // verified
 }
 
-// Layer is one layer, lowest first. It carries the logins of the pull that resolved it.
+// Layer is one layer, lowest first. It carries the logins of the pull that
+// resolved it.
 type Layer struct {
 	ocispec.Descriptor
 	DiffID digest.Digest // of the uncompressed tar
@@ -56,8 +58,8 @@ type Platform struct {
 	Explicit bool // set by the user; then another platform is an error, not a note
 }
 
-// ParsePlatform parses "os/arch[/variant]". "" is linux on this machine's processor, with
-// its variant.
+// ParsePlatform parses "os/arch[/variant]". "" is linux on this machine's
+// processor, with its variant.
 func ParsePlatform(s string) (Platform, error) {
 	if s == "" {
 		p := platforms.DefaultSpec()
@@ -96,8 +98,8 @@ type manifestKind struct {
 	FSLayers      json.RawMessage `json:"fsLayers"`
 }
 
-// classify reports whether a document is an index. It fails if the document is neither an
-// index nor an image manifest.
+// classify reports whether a document is an index. It fails if the document is
+// neither an index nor an image manifest.
 func classify(doc document) (index bool, err error) {
 	var k manifestKind
 	if err := json.Unmarshal(doc.data, &k); err != nil {
@@ -116,7 +118,8 @@ func classify(doc document) (index bool, err error) {
 	case k.SchemaVersion == 1 || len(k.FSLayers) > 0 || mediaType == dockerSchema1 || mediaType == dockerSchema1S:
 		return false, fmt.Errorf("%w: Docker schema 1, obsolete since 2017; push the image again with a current tool", ErrUnsupported)
 	case len(k.Manifests) > 0 && (len(k.Layers) > 0 || len(k.Config) > 0):
-		// Two clients could read two different images under one digest (CVE-2021-41190).
+		// Two clients could read two different images under one digest
+		// (CVE-2021-41190).
 		return false, fmt.Errorf("%w: it is an index and a manifest at once", ErrUnsupported)
 	}
 	isIndex := mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
@@ -155,7 +158,8 @@ func (c *Client) resolve(ctx context.Context, e *ranges.Engine, l *logins, doc d
 		if err != nil {
 			return nil, err
 		}
-		// The platform of a descriptor without one is known only from its config.
+		// The platform of a descriptor without one is known only from its
+		// config.
 		img, err := c.resolve(ctx, e, l, child, Platform{Spec: p.Spec, Explicit: p.Explicit || d.Platform == nil}, depth-1)
 		if err == nil || !errors.Is(err, ErrPlatform) {
 			return img, err
@@ -182,7 +186,8 @@ func (c *Client) child(ctx context.Context, e *ranges.Engine, l *logins, d ocisp
 	return doc, nil
 }
 
-// choose returns the entries of an index that may hold the platform, best first.
+// choose returns the entries of an index that may hold the platform, best
+// first.
 func choose(all []ocispec.Descriptor, want ocispec.Platform) ([]ocispec.Descriptor, error) {
 	if len(all) > maxEntries {
 		return nil, fmt.Errorf("%w: index of %d manifests", ErrUnsupported, len(all))
@@ -228,8 +233,8 @@ func isImage(mediaType string) bool {
 	return false
 }
 
-// isConfig reports whether an artifact type denotes an image: by being empty, or by the
-// type of an image config, which go-containerregistry writes.
+// isConfig reports whether an artifact type denotes an image: by being empty,
+// or by the type of an image config, which go-containerregistry writes.
 func isConfig(artifactType string) bool {
 	return artifactType == "" || artifactType == ocispec.MediaTypeImageConfig || artifactType == dockerConfig
 }
@@ -295,15 +300,15 @@ func layersOf(img *Image, m ocispec.Manifest, l *logins) error {
 	return nil
 }
 
-// layerType returns a layer's media type without its compression, which is detected from
-// the first bytes instead.
+// layerType returns a layer's media type without its compression, which is
+// detected from the first bytes instead.
 func layerType(mediaType string) string {
 	base, _, _ := strings.Cut(mediaType, "+")
 	return strings.TrimSuffix(strings.TrimSuffix(base, ".gzip"), ".zstd")
 }
 
-// isOldConfig reports whether a config has a media type that registries and builders used
-// before the types were standardized. Its content then decides.
+// isOldConfig reports whether a config has a media type that registries and
+// builders used before the types were standardized. Its content then decides.
 func isOldConfig(m ocispec.Manifest) bool {
 	base, _, _ := strings.Cut(m.Config.MediaType, ";")
 	switch strings.TrimSpace(base) {

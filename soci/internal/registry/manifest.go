@@ -40,16 +40,16 @@ const (
 // ErrDigest says that content does not match its digest or size.
 var ErrDigest = errors.New("digest mismatch")
 
-// maxManifest bounds a manifest or index, in bytes. It is the size up to which the
-// distribution spec asks registries to accept manifests.
+// maxManifest bounds a manifest or index, in bytes. It is the size up to which
+// the distribution spec asks registries to accept manifests.
 const maxManifest = 4 << 20
 
 // maxConfig bounds an image config, whose history may be long.
 const maxConfig = 8 << 20
 
-// documentSource is a manifest or config at all hosts that may have it. It is a source of
-// one byte, so that the retries, back-off and limits of the engine apply. Each attempt asks
-// the hosts in a race.
+// documentSource is a manifest or config at all hosts that may have it. It is a
+// source of one byte, so that the retries, back-off and limits of the engine
+// apply. Each attempt asks the hosts in a race.
 type documentSource struct {
 	c     *Client
 	l     *logins
@@ -63,13 +63,13 @@ type documentSource struct {
 	doc  document      // guarded by busy; its digest is "" before the first answer
 }
 
-// Open implements [ranges.Source]. It returns one byte and keeps the document, because the
-// size of a manifest is unknown before its answer, and the engine would request the bytes
-// behind it.
+// Open implements [ranges.Source]. It returns one byte and keeps the document,
+// because the size of a manifest is unknown before its answer, and the engine
+// would request the bytes behind it.
 func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
-	// The engine hedges late requests. A hedge waits here, because each attempt asks other
-	// hosts itself, and registries limit the manifests per user.
+	// The engine hedges late requests. A hedge waits here, because each attempt
+	// asks other hosts itself, and registries limit the manifests per user.
 	select {
 	case m.busy <- struct{}{}:
 		defer func() { <-m.busy }()
@@ -125,8 +125,8 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	return nil, none, outcome(all, own)
 }
 
-// recordOutcome records the outcome of a request for the order of hosts and the log. err is
-// nil after a success.
+// recordOutcome records the outcome of a request for the order of hosts and the
+// log. err is nil after a success.
 func (c *Client) recordOutcome(ctx context.Context, h *host, ref Reference, err error) {
 	c.health.record(h, time.Now(), err)
 	if err == nil {
@@ -171,8 +171,8 @@ func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) 
 	return document{}, &ranges.Fault{Kind: ranges.Permanent, Err: fmt.Errorf("more than %d redirects", maxHops)}
 }
 
-// acceptHeader lists the supported media types, and schema 1, for which we can then give a
-// clear error.
+// acceptHeader lists the supported media types, and schema 1, for which we can
+// then give a clear error.
 var acceptHeader = strings.Join([]string{
 	ocispec.MediaTypeImageIndex, dockerIndex, ocispec.MediaTypeImageManifest, dockerManifest,
 	dockerSchema1S + ";q=0.1", "*/*;q=0.1",
@@ -215,11 +215,11 @@ func (m *documentSource) send(ctx context.Context, h *host, client *http.Client,
 	return verified(buf.Bytes(), resp.Header, m.want, m.most)
 }
 
-// verified returns the document of an answer. It checks the requested digest, if any, and
-// the digest that the registry announced.
+// verified returns the document of an answer. It checks the requested digest,
+// if any, and the digest that the registry announced.
 //
-// Some proxies compress answers although identity was requested. If only the decompressed
-// form matches the digest, that is the document.
+// Some proxies compress answers although identity was requested. If only the
+// decompressed form matches the digest, that is the document.
 func verified(data []byte, header http.Header, want digest.Digest, most int64) (document, error) {
 	doc, err := verify(data, header, want)
 	if err == nil || !strings.EqualFold(header.Get("Content-Encoding"), "gzip") {
@@ -271,8 +271,8 @@ func gunzip(data []byte, most int64) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-// statusFault classifies an answer without a manifest. It recognizes the text that TLS
-// servers written in Go send to plain HTTP requests.
+// statusFault classifies an answer without a manifest. It recognizes the text
+// that TLS servers written in Go send to plain HTTP requests.
 func statusFault(resp *http.Response) *ranges.Fault {
 	f := httprange.StatusFault(resp, time.Now())
 	if resp.StatusCode == http.StatusBadRequest {
@@ -289,10 +289,11 @@ const (
 	wantsTLS  = " (the registry speaks TLS, and plain http was used: loopback registries get https by server = \"https://...\" in hosts.toml)"
 )
 
-// firstContact classifies a request without an answer. The failures that a wrong name, port
-// or scheme causes are permanent for a host that has never answered, so that a typing
-// mistake is reported at once; later in a pull they may be transient. A refused connection
-// is retried if bounded is set, that is, if an answer timer bounds the retries.
+// firstContact classifies a request without an answer. The failures that a
+// wrong name, port or scheme causes are permanent for a host that has never
+// answered, so that a typing mistake is reported at once; later in a pull they
+// may be transient. A refused connection is retried if bounded is set, that is,
+// if an answer timer bounds the retries.
 func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, err error, bounded bool) *ranges.Fault {
 	f := &ranges.Fault{Kind: ranges.Retryable, Fresh: true}
 	reason, hint := cause(err), ""
@@ -322,8 +323,8 @@ func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, er
 	return f
 }
 
-// speaksTLS tries a TLS handshake with a host that closed a plain HTTP connection. It sends
-// no request.
+// speaksTLS tries a TLS handshake with a host that closed a plain HTTP
+// connection. It sends no request.
 func (c *Client) speaksTLS(ctx context.Context, h *host) bool {
 	nc, err := h.dialer.DialContext(ctx, "tcp", h.name)
 	if err != nil {
@@ -347,7 +348,8 @@ func cause(err error) error {
 	return err
 }
 
-// document is a manifest, index or config that has been checked against a digest.
+// document is a manifest, index or config that has been checked against a
+// digest.
 type document struct {
 	desc ocispec.Descriptor // media type as served, digest and size as computed
 	data []byte

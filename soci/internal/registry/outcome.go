@@ -9,9 +9,9 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// Ranks of the errors of hosts, the most informative first. A refusal or a wrong
-// certificate points to the configuration. An unreachable registry ranks low, because
-// nodes without access to the internet expect it.
+// Ranks of the errors of hosts, the most informative first. A refusal or a
+// wrong certificate points to the configuration. An unreachable registry ranks
+// low, because nodes without access to the internet expect it.
 const (
 	rankDigest  = iota // wrong content
 	rankDenied         // no right, a refused token server, a credential helper
@@ -49,9 +49,9 @@ func rank(err error, own bool) int {
 	return rankSilence
 }
 
-// outcome combines the errors of all hosts that were asked to one fault. The fault is
-// retryable if a host may answer later, unless the registry itself, whose error is own,
-// has given a final answer.
+// outcome combines the errors of all hosts that were asked to one fault. The
+// fault is retryable if a host may answer later, unless the registry itself,
+// whose error is own, has given a final answer.
 func outcome(errs *hostErrors, own error) *ranges.Fault {
 	out := &ranges.Fault{Kind: ranges.Permanent, Err: errs}
 	if f, ok := errors.AsType[*ranges.Fault](errs.all[0].err); ok {

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// staggerDelay is the time without an answer after which the next host is asked as well.
-// It is longer than a pull-through cache takes to fetch a manifest, and far shorter than
-// the time-out of a dead host.
+// staggerDelay is the time without an answer after which the next host is asked
+// as well. It is longer than a pull-through cache takes to fetch a manifest,
+// and far shorter than the time-out of a dead host.
 const staggerDelay = 2 * time.Second
 
-// errSilent is the error of a host that had not answered when another one did, or when
-// the caller gave up.
+// errSilent is the error of a host that had not answered when another one did,
+// or when the caller gave up.
 var errSilent = errors.New("no answer")
 
-// race calls ask for 0 to n-1, each time when the call before has failed or has lasted
-// for staggerDelay. The first answer cancels the other calls. Calls that had lasted for
-// least by then fail with errSilent.
+// race calls ask for 0 to n-1, each time when the call before has failed or has
+// lasted for staggerDelay. The first answer cancels the other calls. Calls that
+// had lasted for least by then fail with errSilent.
 //
-// errs holds the errors by call, also after an answer. race returns when all calls have
-// returned.
+// errs holds the errors by call, also after an answer. race returns when all
+// calls have returned.
 func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx context.Context, i int) (T, error)) (answer T, ok bool, errs []error) {
 	type result struct {
 		i     int

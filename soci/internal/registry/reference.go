@@ -45,7 +45,8 @@ func ParseReference(s string) (Reference, error) {
 	}
 	if d, ok := r.(name.Digest); ok {
 		ref.Digest = digest.Digest(d.DigestStr())
-		// The parser accepts any algorithm; content can be verified only with known ones.
+		// The parser accepts any algorithm; content can be verified only with
+		// known ones.
 		if !ref.Digest.Algorithm().Available() {
 			return Reference{}, fmt.Errorf("image reference %q: digest algorithm %q is not supported (use sha256 or sha512)", s, ref.Digest.Algorithm())
 		}
@@ -55,8 +56,8 @@ func ParseReference(s string) (Reference, error) {
 	return ref, nil
 }
 
-// repositoryPattern is the grammar of the distribution spec. The parser accepts more, such
-// as "a/../b", which would end up in a URL.
+// repositoryPattern is the grammar of the distribution spec. The parser accepts
+// more, such as "a/../b", which would end up in a URL.
 var repositoryPattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 
 // hub is the common name of index.docker.io.

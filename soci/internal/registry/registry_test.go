@@ -71,8 +71,9 @@ func FuzzParseReference(f *testing.F) {
 	})
 }
 
-// FuzzManifest checks that any document of a registry is classified, chosen from and
-// checked without a panic, and that an accepted manifest has only valid digests and sizes.
+// FuzzManifest checks that any document of a registry is classified, chosen
+// from and checked without a panic, and that an accepted manifest has only
+// valid digests and sizes.
 func FuzzManifest(f *testing.F) {
 	img, _ := random.Image(100, 2)
 	idx, _ := random.Index(10, 1, 2)
@@ -255,8 +256,8 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
-// TestWrongPlatform checks an image without an index, which is for one platform. It is an
-// error only if another one was requested.
+// TestWrongPlatform checks an image without an index, which is for one
+// platform. It is an error only if another one was requested.
 func TestWrongPlatform(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	if err := remote.Write(l.name("single:1"), l.forPlatform("linux/s390x"), remote.WithContext(t.Context())); err != nil {
@@ -434,9 +435,9 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
-// TestOtherHost checks the host that a late or failed request is sent to. The last host of
-// three has sent wrong bytes, so it is asked after a failure or a second delay, but not for
-// the first hedge.
+// TestOtherHost checks the host that a late or failed request is sent to. The
+// last host of three has sent wrong bytes, so it is asked after a failure or a
+// second delay, but not for the first hedge.
 func TestOtherHost(t *testing.T) {
 	const off = 100
 	for _, tt := range []struct {

@@ -24,11 +24,11 @@ const (
 	tokenTimeout = 10 * time.Second
 	// maxToken bounds a token server's answer: real ones are below 16 KiB.
 	maxToken = 1 << 20
-	// defaultExpiry is the lifetime of a token whose answer does not state one (token
-	// specification of the distribution project).
+	// defaultExpiry is the lifetime of a token whose answer does not state one
+	// (token specification of the distribution project).
 	defaultExpiry = 60 * time.Second
-	// maxExpiry bounds the lifetime in an answer, in seconds, because some servers send
-	// huge numbers for "never". It is a year.
+	// maxExpiry bounds the lifetime in an answer, in seconds, because some
+	// servers send huge numbers for "never". It is a year.
 	maxExpiry = 365 * 24 * 60 * 60
 	userAgent = "penstock"
 )
@@ -41,8 +41,9 @@ type tokenRequest struct {
 	cred    Credential
 }
 
-// tokenRequest returns the answer to a Bearer challenge. It guesses the scope only if the
-// challenge has none, because a server refuses a request with any unknown scope.
+// tokenRequest returns the answer to a Bearer challenge. It guesses the scope
+// only if the challenge has none, because a server refuses a request with any
+// unknown scope.
 func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenRequest, error) {
 	t := tokenRequest{realm: ch.Parameters["realm"], service: ch.Parameters["service"], cred: cred}
 	if t.realm == "" {
@@ -58,16 +59,16 @@ func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenReques
 	return t, nil
 }
 
-// fetchToken requests a token: by OAuth2 POST if there is a secret and the server supports
-// POST, otherwise by GET.
+// fetchToken requests a token: by OAuth2 POST if there is a secret and the
+// server supports POST, otherwise by GET.
 func (s *session) fetchToken(ctx context.Context, t tokenRequest) (header string, expires time.Time, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, fmt.Errorf("no answer within %v", tokenTimeout))
 	defer cancel()
 	secret := cmp.Or(t.cred.IdentityToken, t.cred.Password)
 	if secret != "" {
 		header, expires, err = s.askToken(ctx, t.post)
-		// Registries without the POST answer 404 (GCR), 405, 401 (Artifactory) or
-		// 400 (ACR): containerd's list.
+		// Registries without the POST answer 404 (GCR), 405, 401 (Artifactory)
+		// or 400 (ACR): containerd's list.
 		f, _ := errors.AsType[*ranges.Fault](err)
 		other := f != nil && (f.Status == 404 || f.Status == 401 || f.Status == 400 || f.Status == 405)
 		if err == nil || !other || t.cred.IdentityToken != "" || t.cred.Username == "" {
@@ -114,8 +115,8 @@ func (t tokenRequest) get(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// askToken makes one request. It adds the header of hosts.toml only if the host issues its
-// tokens itself.
+// askToken makes one request. It adds the header of hosts.toml only if the host
+// issues its tokens itself.
 func (s *session) askToken(ctx context.Context, make func(context.Context) (*http.Request, error)) (string, time.Time, error) {
 	none := time.Time{}
 	req, err := make(ctx)

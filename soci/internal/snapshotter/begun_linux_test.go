@@ -21,10 +21,12 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// begunFolder is large and has no large file, because checkpoints lie between files.
+// begunFolder is large and has no large file, because checkpoints lie between
+// files.
 const begunFolder = "net"
 
-// stopped is a snapshotter that was stopped in the middle of an image's only layer.
+// stopped is a snapshotter that was stopped in the middle of an image's only
+// layer.
 type stopped struct {
 	*testorigin.Origin
 	m   image
@@ -32,7 +34,8 @@ type stopped struct {
 	p   *soci.Puller
 }
 
-// beginLayer pulls until there is a checkpoint and the registry falls silent, and stops.
+// beginLayer pulls until there is a checkpoint and the registry falls silent,
+// and stops.
 func beginLayer(t *testing.T, l v1.Layer) *stopped {
 	t.Helper()
 	root(t)
@@ -101,8 +104,8 @@ func (b *stopped) point(t *testing.T) int64 {
 	return p.Point.Bits / 8
 }
 
-// finish starts a new snapshotter, pulls and compares. It returns the bytes resumed and
-// fetched.
+// finish starts a new snapshotter, pulls and compares. It returns the bytes
+// resumed and fetched.
 func (b *stopped) finish(t *testing.T) (resumed, fetched int64) {
 	t.Helper()
 	b.Reset()
@@ -115,7 +118,8 @@ func (b *stopped) finish(t *testing.T) (resumed, fetched int64) {
 	return int64(value(t, reg, "bytes_total", "resumed")), b.TotalBytes("app@" + b.m.layers[0])
 }
 
-// sameTree checks that a directory holds exactly the files of a folder of the Go tree.
+// sameTree checks that a directory holds exactly the files of a folder of the
+// Go tree.
 func sameTree(t *testing.T, folder, got string) {
 	t.Helper()
 	want := filepath.Join(goroot(t), "src", folder)
@@ -146,7 +150,8 @@ func sameTree(t *testing.T, folder, got string) {
 	}
 }
 
-// TestPrivBegun checks that the next run resumes inside a layer, in all storage forms.
+// TestPrivBegun checks that the next run resumes inside a layer, in all storage
+// forms.
 func TestPrivBegun(t *testing.T) {
 	for name, layer := range map[string]v1.Layer{
 		"gzip":         gzipped(t, goTree(t, begunFolder)),
@@ -163,8 +168,9 @@ func TestPrivBegun(t *testing.T) {
 	}
 }
 
-// TestPrivBegunHostile checks that a damaged checkpoint, or one of another boot, is removed
-// at the start together with its layer. A false one makes the layer restart.
+// TestPrivBegunHostile checks that a damaged checkpoint, or one of another
+// boot, is removed at the start together with its layer. A false one makes the
+// layer restart.
 func TestPrivBegunHostile(t *testing.T) {
 	layer := gzipped(t, goTree(t, begunFolder))
 	b := beginLayer(t, layer)
@@ -195,7 +201,8 @@ func TestPrivBegunHostile(t *testing.T) {
 	}
 }
 
-// TestPrivBegunExpires checks that an unfinished layer expires unless a pull resumes it.
+// TestPrivBegunExpires checks that an unfinished layer expires unless a pull
+// resumes it.
 func TestPrivBegunExpires(t *testing.T) {
 	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
 	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Keep = b.p, time.Hour })
@@ -208,8 +215,8 @@ func TestPrivBegunExpires(t *testing.T) {
 	exist(t, s, b.m, 0)
 }
 
-// TestPrivBegunExpiresInLine checks that an unfinished layer whose image is given up while
-// it waits for a slot expires as well.
+// TestPrivBegunExpiresInLine checks that an unfinished layer whose image is
+// given up while it waits for a slot expires as well.
 func TestPrivBegunExpiresInLine(t *testing.T) {
 	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
 	other := push(t, b.Origin, "other:1", noise(t, "other", 64<<10))

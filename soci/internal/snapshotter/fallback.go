@@ -8,14 +8,15 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// fallback reports whether containerd may pull a layer itself after our failure, and the
-// reason. It may if the registry could not be reached, refused us, or uses HTTP that we do
-// not support, because containerd's client may have a proxy, credentials or mirrors. It may
-// not if the bytes were wrong or would harm the node, or if the pull was cancelled.
+// fallback reports whether containerd may pull a layer itself after our
+// failure, and the reason. It may if the registry could not be reached, refused
+// us, or uses HTTP that we do not support, because containerd's client may have
+// a proxy, credentials or mirrors. It may not if the bytes were wrong or would
+// harm the node, or if the pull was cancelled.
 //
-// The error alone does not show a cancellation, because a dial that timed out matches
-// context.DeadlineExceeded as well. So endedBy marks cancellations where the context is
-// known.
+// The error alone does not show a cancellation, because a dial that timed out
+// matches context.DeadlineExceeded as well. So endedBy marks cancellations
+// where the context is known.
 func fallback(err error) (reason string, ok bool) {
 	if _, ended := errors.AsType[endedError](err); ended || err == nil {
 		return "", false
@@ -42,12 +43,12 @@ func fallback(err error) (reason string, ok bool) {
 	return "", false
 }
 
-// reasonFetch says that the bytes of a layer could not be fetched after its image was
-// resolved.
+// reasonFetch says that the bytes of a layer could not be fetched after its
+// image was resolved.
 const reasonFetch = "fetch"
 
-// endedError is the error of work that was cancelled: because its last caller left, the
-// daemon ends, or another layer failed.
+// endedError is the error of work that was cancelled: because its last caller
+// left, the daemon ends, or another layer failed.
 type endedError struct{ error }
 
 // Unwrap returns the error that the work reported.
@@ -64,10 +65,12 @@ func endedBy(ctx context.Context, err error) error {
 // errMismatch says that the labels contradict the manifest that they name.
 var errMismatch = errors.New("labels do not fit the manifest")
 
-// full reports whether a layer failed because the disk, its inodes or a quota is used up.
+// full reports whether a layer failed because the disk, its inodes or a quota
+// is used up.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// exhausted makes an error match containerd's "resource exhausted" and keeps its text.
+// exhausted makes an error match containerd's "resource exhausted" and keeps
+// its text.
 type exhausted struct{ error }
 
 func (e exhausted) Unwrap() error { return e.error }

@@ -23,8 +23,8 @@ func dialTimeout(t *testing.T) error {
 	return err
 }
 
-// TestFallback checks the decision whether containerd may fetch a layer, given our error and
-// whether the work was cancelled.
+// TestFallback checks the decision whether containerd may fetch a layer, given
+// our error and whether the work was cancelled.
 func TestFallback(t *testing.T) {
 	gone, cancel := context.WithCancelCause(t.Context())
 	cancel(errAbandoned)

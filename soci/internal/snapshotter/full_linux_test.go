@@ -32,9 +32,9 @@ func smallDisk(t *testing.T, options string) string {
 	return dir
 }
 
-// TestPrivFull checks that a pull on a full disk, by bytes or by inodes, reports that and
-// leaves no files, not even its ready layers. Another pull on the same disk continues, and
-// the same pull succeeds once there is room.
+// TestPrivFull checks that a pull on a full disk, by bytes or by inodes,
+// reports that and leaves no files, not even its ready layers. Another pull on
+// the same disk continues, and the same pull succeeds once there is room.
 func TestPrivFull(t *testing.T) {
 	const mib = 1 << 20 // bytes
 	for _, tt := range []struct {

@@ -134,7 +134,8 @@ func archive(t testing.TB, entries ...any) []byte {
 	return buf.Bytes()
 }
 
-// goTree packs folders of the Go source tree, which hold real files of all sizes.
+// goTree packs folders of the Go source tree, which hold real files of all
+// sizes.
 func goTree(t testing.TB, folders ...string) []byte {
 	t.Helper()
 	root := filepath.Join(goroot(t), "src")
@@ -207,7 +208,8 @@ func plain(t testing.TB, archive []byte) v1.Layer {
 	return static.NewLayer(archive, types.OCIUncompressedLayer)
 }
 
-// image holds the data of an image that containerd has after reading the manifest.
+// image holds the data of an image that containerd has after reading the
+// manifest.
 type image struct {
 	ref      string
 	manifest string

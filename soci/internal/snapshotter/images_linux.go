@@ -23,13 +23,13 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// Images is a proxy between kubelet and the image service of containerd. It forwards
-// every call unchanged, and keeps the pull secret of a PullImage call while the call runs.
-// A snapshotter receives no secrets, so without this proxy private images would be left to
-// containerd.
+// Images is a proxy between kubelet and the image service of containerd. It
+// forwards every call unchanged, and keeps the pull secret of a PullImage call
+// while the call runs. A snapshotter receives no secrets, so without this proxy
+// private images would be left to containerd.
 //
-// It is made by [NewImages], must be closed after its server has ended, and is safe for
-// concurrent use.
+// It is made by [NewImages], must be closed after its server has ended, and is
+// safe for concurrent use.
 type Images struct {
 	next   *grpc.ClientConn
 	lookup func(ctx context.Context, host, repository string) (soci.Credential, error)
@@ -45,9 +45,10 @@ type pullSecret struct {
 	cred             soci.Credential
 }
 
-// NewImages returns the service in front of containerd's socket. It connects at the first
-// call. lookup returns the credential of a repository for which no running pull has a
-// secret; the default is docker's configuration. log may be nil.
+// NewImages returns the service in front of containerd's socket. It connects at
+// the first call. lookup returns the credential of a repository for which no
+// running pull has a secret; the default is docker's configuration. log may be
+// nil.
 func NewImages(containerd string, lookup func(ctx context.Context, host, repository string) (soci.Credential, error), log *slog.Logger) (*Images, error) {
 	next, err := grpc.NewClient("unix://"+containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -68,9 +69,9 @@ func NewImages(containerd string, lookup func(ctx context.Context, host, reposit
 // Close closes the connection to containerd.
 func (s *Images) Close() error { return s.next.Close() }
 
-// Credentials is for [soci.Options]. It returns the secret of the latest running pull from
-// the repository, or the result of the lookup. So a secret is used for other pods only if
-// they pull from the same repository.
+// Credentials is for [soci.Options]. It returns the secret of the latest
+// running pull from the repository, or the result of the lookup. So a secret is
+// used for other pods only if they pull from the same repository.
 func (s *Images) Credentials(ctx context.Context, host, repository string) (soci.Credential, error) {
 	s.mu.Lock()
 	for _, p := range slices.Backward(s.pulls) {
@@ -93,8 +94,8 @@ const (
 	pullImage    = imageService + "PullImage"
 )
 
-// handle forwards one call. It does not decode messages, so newer versions of kubelet and
-// containerd can use fields that this program does not know.
+// handle forwards one call. It does not decode messages, so newer versions of
+// kubelet and containerd can use fields that this program does not know.
 func (s *Images) handle(_ any, in grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(in)
 	if !ok || !strings.HasPrefix(method, imageService) {
@@ -147,8 +148,8 @@ func forwardAnswers(in grpc.ServerStream, out grpc.ClientStream) error {
 	return err
 }
 
-// remember keeps the secret of a pull until forget is called. It ignores requests without a
-// secret and malformed ones, which containerd refuses.
+// remember keeps the secret of a pull until forget is called. It ignores
+// requests without a secret and malformed ones, which containerd refuses.
 func (s *Images) remember(request rawMessage) (forget func()) {
 	nothing := func() {}
 	var r cri.PullImageRequest
@@ -178,7 +179,8 @@ func (s *Images) remember(request rawMessage) (forget func()) {
 	}
 }
 
-// credential reads a secret as containerd does. A secret for another server is ignored.
+// credential reads a secret as containerd does. A secret for another server is
+// ignored.
 func credential(a *cri.AuthConfig, host string) (soci.Credential, error) {
 	if server := a.GetServerAddress(); server != "" {
 		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")

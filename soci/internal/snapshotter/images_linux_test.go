@@ -34,7 +34,8 @@ func (s *service) ListImages(ctx context.Context, _ *cri.ListImagesRequest) (*cr
 	return &cri.ListImagesResponse{Images: []*cri.Image{{Id: "one"}, {Id: "two"}}}, grpc.SetTrailer(ctx, metadata.Pairs("end", "yes"))
 }
 
-// front starts the image service in front of s and returns it with kubelet's connection.
+// front starts the image service in front of s and returns it with kubelet's
+// connection.
 func front(t *testing.T, s cri.ImageServiceServer) (*snapshotter.Images, *grpc.ClientConn) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pi-") //nolint:usetesting // a socket's path has at most 107 bytes
@@ -77,8 +78,8 @@ func front(t *testing.T, s cri.ImageServiceServer) (*snapshotter.Images, *grpc.C
 	return images, conn
 }
 
-// TestPullSecrets checks that the secret of a pull is used for its host only while the pull
-// runs, and that containerd receives the request unchanged.
+// TestPullSecrets checks that the secret of a pull is used for its host only
+// while the pull runs, and that containerd receives the request unchanged.
 func TestPullSecrets(t *testing.T) {
 	basic := base64.StdEncoding.EncodeToString([]byte("ann:se:cret"))
 	tests := []struct {
@@ -134,8 +135,8 @@ func TestPullSecrets(t *testing.T) {
 	}
 }
 
-// TestImageServiceHandsOn checks that errors, trailers and other calls are forwarded, and
-// that calls for pods are not.
+// TestImageServiceHandsOn checks that errors, trailers and other calls are
+// forwarded, and that calls for pods are not.
 func TestImageServiceHandsOn(t *testing.T) {
 	s := &service{pull: func(context.Context, *cri.PullImageRequest) error {
 		return status.Error(codes.ResourceExhausted, "disk full")

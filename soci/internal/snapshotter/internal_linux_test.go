@@ -128,8 +128,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// TestKilledWhileFlushing checks that a whole but unflushed layer is taken over, and then
-// flushed, unless the system has rebooted.
+// TestKilledWhileFlushing checks that a whole but unflushed layer is taken
+// over, and then flushed, unless the system has rebooted.
 func TestKilledWhileFlushing(t *testing.T) {
 	dir := t.TempDir()
 	var flushed int

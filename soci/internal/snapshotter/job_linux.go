@@ -73,9 +73,9 @@ func newLayer(chain digest.Digest) *layer {
 // errAbandoned ends a job that no call waits for.
 var errAbandoned = errors.New("no caller waits for this image any more")
 
-// join finds or starts the job of a request. It returns the requested layer and all layers
-// above it, or nil if the requested one is a snapshot by now. If it returns layers, the
-// caller must call leave when it stops waiting.
+// join finds or starts the job of a request. It returns the requested layer and
+// all layers above it, or nil if the requested one is a snapshot by now. If it
+// returns layers, the caller must call leave when it stops waiting.
 func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ []*layer, leave func(), err error) {
 	j, err := s.job(r)
 	if err != nil {
@@ -89,7 +89,8 @@ func (s *Snapshotter) join(ctx context.Context, r request, parent string) (_ []*
 	return stack, func() { s.leave(j) }, nil
 }
 
-// find compares a request with the manifest and returns its layer and those above.
+// find compares a request with the manifest and returns its layer and those
+// above.
 func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string) ([]*layer, error) {
 	select {
 	case <-j.resolved:
@@ -111,8 +112,8 @@ func (s *Snapshotter) find(ctx context.Context, j *job, r request, parent string
 		return nil, fmt.Errorf("%w: layer %d above %d snapshots", errMismatch, i, len(below))
 	}
 	if i > 0 {
-		// With another parent, this layer would give other users of the chain ID a wrong
-		// file system.
+		// With another parent, this layer would give other users of the chain
+		// ID a wrong file system.
 		info, err := s.Stat(ctx, parent)
 		if err != nil {
 			return nil, err
@@ -174,8 +175,8 @@ func (s *Snapshotter) addWaitersLocked(j *job, n int) {
 	}
 }
 
-// updateTicketLocked updates the ticket of a layer after a change of its callers. mu must
-// be held.
+// updateTicketLocked updates the ticket of a layer after a change of its
+// callers. mu must be held.
 func (s *Snapshotter) updateTicketLocked(l *layer) {
 	if l.ticket != nil && !isDone(l) {
 		s.slots.want(l.ticket, l.wantedLocked(), l.sharersLocked())
@@ -187,8 +188,8 @@ func (l *layer) wantedLocked() bool {
 	return slices.ContainsFunc(l.holders, func(j *job) bool { return j.waiters > 0 })
 }
 
-// sharersLocked returns the images that callers wait for and that can provide the layer,
-// without those with which an attempt has failed. mu must be held.
+// sharersLocked returns the images that callers wait for and that can provide
+// the layer, without those with which an attempt has failed. mu must be held.
 func (l *layer) sharersLocked() (images []string) {
 	for _, j := range l.holders {
 		if j.waiters > 0 && l.fits(j) && !slices.Contains(l.failed, j) {
@@ -198,9 +199,9 @@ func (l *layer) sharersLocked() (images []string) {
 	return images
 }
 
-// fits reports whether the image of a job can provide the layer, that is, has it above the
-// same layers. An image with the chain ID in another place has wrong metadata, which must
-// not get into a snapshot.
+// fits reports whether the image of a job can provide the layer, that is, has
+// it above the same layers. An image with the chain ID in another place has
+// wrong metadata, which must not get into a snapshot.
 func (l *layer) fits(j *job) bool {
 	return len(j.chains) >= len(l.path) && slices.Equal(j.chains[:len(l.path)], l.path)
 }
@@ -252,7 +253,8 @@ func (s *Snapshotter) leave(j *job) {
 	})
 }
 
-// pendingLocked reports whether a layer of the job is not a snapshot yet. mu must be held.
+// pendingLocked reports whether a layer of the job is not a snapshot yet. mu
+// must be held.
 func (s *Snapshotter) pendingLocked(j *job) bool {
 	for l := range j.holds {
 		if s.layers[l.chain] == l {
@@ -262,7 +264,8 @@ func (s *Snapshotter) pendingLocked(j *job) bool {
 	return false
 }
 
-// endLocked removes a job and cancels the layers that no other job holds. mu must be held.
+// endLocked removes a job and cancels the layers that no other job holds. mu
+// must be held.
 func (s *Snapshotter) endLocked(j *job, cause error) {
 	if s.byName[j.name] == j {
 		delete(s.byName, j.name)
@@ -300,9 +303,10 @@ func (s *Snapshotter) resolve(j *job) {
 	s.opts.Log.Info("pulling", "image", j.name, "layers", len(j.chains))
 }
 
-// ensure starts layer i and all layers above it unless they exist or are in work, and
-// returns them, or nil if layer i is a snapshot. below holds the directories below layer i.
-// If ensure returns a channel, it must be called again when the channel is closed.
+// ensure starts layer i and all layers above it unless they exist or are in
+// work, and returns them, or nil if layer i is a snapshot. below holds the
+// directories below layer i. If ensure returns a channel, it must be called
+// again when the channel is closed.
 func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string) (stack []*layer, wait <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,8 +352,8 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 	return stack, nil, nil
 }
 
-// doomedLocked reports whether a layer in work is about to fail, because it was cancelled
-// or a layer below it has failed. mu must be held.
+// doomedLocked reports whether a layer in work is about to fail, because it was
+// cancelled or a layer below it has failed. mu must be held.
 func (l *layer) doomedLocked() bool {
 	if isDone(l) {
 		return false
@@ -357,8 +361,8 @@ func (l *layer) doomedLocked() bool {
 	return l.cancelled || slices.ContainsFunc(l.lower, func(b *layer) bool { return isDone(b) && b.err != nil })
 }
 
-// launchLocked starts layers, the largest first, because it ends last in any order. mu must
-// be held.
+// launchLocked starts layers, the largest first, because it ends last in any
+// order. mu must be held.
 func (s *Snapshotter) launchLocked(j *job, i int, start []int, stack []*layer, below []string) {
 	slices.SortStableFunc(start, func(a, b int) int {
 		return cmp.Compare(j.image.Layers[b].Size, j.image.Layers[a].Size)
@@ -373,9 +377,9 @@ func (s *Snapshotter) launchLocked(j *job, i int, start []int, stack []*layer, b
 	}
 }
 
-// enqueueLocked queues a layer for a slot and chooses the image of its next attempt: first
-// the image of the job that starts the layer, then its holders in rotation. mu
-// must be held.
+// enqueueLocked queues a layer for a slot and chooses the image of its next
+// attempt: first the image of the job that starts the layer, then its holders
+// in rotation. mu must be held.
 func (s *Snapshotter) enqueueLocked(j *job, l *layer, attempts int) *ticket {
 	sharers := l.sharersLocked()
 	if attempts == 0 {
@@ -388,10 +392,11 @@ func (s *Snapshotter) enqueueLocked(j *job, l *layer, attempts int) *ticket {
 	return l.ticket
 }
 
-// makeReady makes one layer ready. It takes several attempts if the layer yields its slot,
-// or if one image fails and another one has the layer. An attempt resumes from the
-// checkpoint of the last one, with any image, because the checkpoint belongs to the blob.
-// The rate and the count of bytes belong to the job that started the layer.
+// makeReady makes one layer ready. It takes several attempts if the layer
+// yields its slot, or if one image fails and another one has the layer. An
+// attempt resumes from the checkpoint of the last one, with any image, because
+// the checkpoint belongs to the blob. The rate and the count of bytes belong to
+// the job that started the layer.
 func (s *Snapshotter) makeReady(ctx context.Context, j *job, l *layer, c *ticket, k int, below []string) error {
 	from := j
 	for attempts := 1; ; attempts++ {
@@ -430,9 +435,9 @@ func (s *Snapshotter) makeReady(ctx context.Context, j *job, l *layer, c *ticket
 	}
 }
 
-// otherImageRemains records a failed attempt, and reports whether another image has the
-// layer. So a registry that refuses a layer, or sends wrong bytes, does not harm other
-// images with that layer.
+// otherImageRemains records a failed attempt, and reports whether another image
+// has the layer. So a registry that refuses a layer, or sends wrong bytes, does
+// not harm other images with that layer.
 func (s *Snapshotter) otherImageRemains(l *layer, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -457,8 +462,8 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 		s.endLocked(j, err) // its other layers would only take more of the full disk
 		s.jobs.Go(s.freeDisk)
 	case err != nil:
-		// The next attempt gets a new job, with fresh limits. This job ends like any other,
-		// and its other layers can be joined until then.
+		// The next attempt gets a new job, with fresh limits. This job ends
+		// like any other, and its other layers can be joined until then.
 		for _, h := range []*job{j, l.from} {
 			if s.byName[h.name] == h {
 				delete(s.byName, h.name)
@@ -470,8 +475,8 @@ func (s *Snapshotter) finish(j *job, l *layer, err error) {
 	s.metrics.layerDone(err)
 }
 
-// fetch makes one layer ready with the image of a job. It holds a slot, which it releases
-// before it waits for other layers, because they may need it.
+// fetch makes one layer ready with the image of a job. It holds a slot, which
+// it releases before it waits for other layers, because they may need it.
 func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *ticket, k int, below []string) error {
 	work, err := s.store.begin(l.chain)
 	if err != nil {
@@ -525,10 +530,11 @@ func (s *Snapshotter) fetch(ctx context.Context, j, from *job, l *layer, c *tick
 	return nil
 }
 
-// keepOrForget keeps a failed layer in work if it can be resumed, and removes it otherwise.
-// It removes a layer that the registry refuses us, which containerd then fetches, and any
-// layer on a full disk. After a network failure it keeps the layer, because containerd may
-// fail as well, and the next attempt resumes.
+// keepOrForget keeps a failed layer in work if it can be resumed, and removes
+// it otherwise. It removes a layer that the registry refuses us, which
+// containerd then fetches, and any layer on a full disk. After a network
+// failure it keeps the layer, because containerd may fail as well, and the next
+// attempt resumes.
 func (s *Snapshotter) keepOrForget(chain digest.Digest, err error) error {
 	reason, left := fallback(err)
 	if left && reason != reasonFetch || full(err) || !s.store.resumable(chain) {
@@ -555,8 +561,8 @@ func (l *layer) await(ctx context.Context) error {
 	return nil
 }
 
-// sweep periodically removes ready and unfinished layers that no job has held for
-// Options.Keep.
+// sweep periodically removes ready and unfinished layers that no job has held
+// for Options.Keep.
 func (s *Snapshotter) sweep() {
 	if s.opts.Keep < 0 {
 		return
@@ -576,11 +582,12 @@ func (s *Snapshotter) sweep() {
 // expire removes the layers that no job has held for Keep.
 func (s *Snapshotter) expire(now time.Time) { s.removeIdle(now.Add(-s.opts.Keep)) }
 
-// freeDisk removes all layers that no job holds from a full disk. They were kept only to
-// save fetching them again.
+// freeDisk removes all layers that no job holds from a full disk. They were
+// kept only to save fetching them again.
 func (s *Snapshotter) freeDisk() { s.removeIdle(time.Now()) }
 
-// removeIdle removes the ready and unfinished layers that no job has held since a time.
+// removeIdle removes the ready and unfinished layers that no job has held since
+// a time.
 func (s *Snapshotter) removeIdle(since time.Time) {
 	for _, dir := range s.moveIdleAside(since) {
 		if err := os.RemoveAll(dir); err != nil {
@@ -589,8 +596,9 @@ func (s *Snapshotter) removeIdle(since time.Time) {
 	}
 }
 
-// moveIdleAside renames the directories of idle layers and returns their new paths. It
-// holds the locks, so that a later request for such a layer starts it again under its name.
+// moveIdleAside renames the directories of idle layers and returns their new
+// paths. It holds the locks, so that a later request for such a layer starts it
+// again under its name.
 func (s *Snapshotter) moveIdleAside(since time.Time) (away []string) {
 	s.paths.RLock()
 	defer s.paths.RUnlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// slotKeeper runs slots. It wakes the layers that get a slot, samples the layers in work,
-// and cancels attempts that yield or have stalled.
+// slotKeeper runs slots. It wakes the layers that get a slot, samples the
+// layers in work, and cancels attempts that yield or have stalled.
 type slotKeeper struct {
 	mu     sync.Mutex // guards the fields below, and slots; a leaf lock
 	slots  *slots
@@ -31,8 +31,8 @@ type workingLayer struct {
 	held    func() bool // reports whether the rate of a prefetch holds up the layer
 }
 
-// errYield ends an attempt at a layer whose slot others need, or that another image may
-// fetch faster. The layer queues again.
+// errYield ends an attempt at a layer whose slot others need, or that another
+// image may fetch faster. The layer queues again.
 var errYield = errors.New("the layer was too slow and others waited")
 
 // errStalled is the error of a layer that received almost no bytes.
@@ -56,8 +56,8 @@ func (k *slotKeeper) enqueue(c *ticket, held func() bool) {
 	k.pumpLocked(time.Now())
 }
 
-// await waits for a slot. The attempt runs under the returned context and cancels it at its
-// end.
+// await waits for a slot. The attempt runs under the returned context and
+// cancels it at its end.
 func (k *slotKeeper) await(ctx context.Context, c *ticket) (context.Context, context.CancelCauseFunc, error) {
 	k.mu.Lock()
 	w := k.work[c]
@@ -78,7 +78,8 @@ func (k *slotKeeper) await(ctx context.Context, c *ticket) (context.Context, con
 	return ctx, cancel, nil
 }
 
-// release returns a slot, or removes a ticket from the queue. It may be called repeatedly.
+// release returns a slot, or removes a ticket from the queue. It may be called
+// repeatedly.
 func (k *slotKeeper) release(c *ticket) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -90,8 +91,8 @@ func (k *slotKeeper) release(c *ticket) {
 	k.pumpLocked(time.Now())
 }
 
-// want records whether a caller waits for the layer, and the images through which callers
-// wait for it.
+// want records whether a caller waits for the layer, and the images through
+// which callers wait for it.
 func (k *slotKeeper) want(c *ticket, wanted bool, sharers []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -10,8 +10,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// RateLabel bounds the pull that a Prepare starts, in bytes per second. Any client can set
-// it, because containerd passes labels with its prefix to snapshotters.
+// RateLabel bounds the pull that a Prepare starts, in bytes per second. Any
+// client can set it, because containerd passes labels with its prefix to
+// snapshotters.
 const RateLabel = "containerd.io/snapshot/penstock.rate"
 
 // Pull is an image being pulled.
@@ -34,8 +35,9 @@ type request struct {
 // errOrdinary says that a Prepare is not a remote one.
 var errOrdinary = errors.New("no labels of a remote snapshot")
 
-// parseLabels reads the labels of a Prepare. It returns errOrdinary if labels of a remote
-// Prepare are missing, and another error, to be logged, if they are malformed.
+// parseLabels reads the labels of a Prepare. It returns errOrdinary if labels
+// of a remote Prepare are missing, and another error, to be logged, if they are
+// malformed.
 func parseLabels(labels map[string]string) (request, error) {
 	r := request{image: labels[snapshotters.TargetRefLabel]}
 	target := labels[snapshots.LabelSnapshotRef]

@@ -27,7 +27,8 @@ type held struct {
 	let   func()
 }
 
-// hold starts a registry; key returns the counter key of the blob to hold, "" for none.
+// hold starts a registry; key returns the counter key of the blob to hold, ""
+// for none.
 func hold(t *testing.T, key func() string) *held {
 	t.Helper()
 	h := &held{asked: make(chan struct{})}
@@ -87,8 +88,8 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestPrivRestart ends the daemon while the top layer is in work, and checks that the next
-// run fetches only that layer and leaves no other files.
+// TestPrivRestart ends the daemon while the top layer is in work, and checks
+// that the next run fetches only that layer and leaves no other files.
 func TestPrivRestart(t *testing.T) {
 	root(t)
 	var m image
@@ -120,8 +121,8 @@ func TestPrivRestart(t *testing.T) {
 		t.Errorf("%v; want that it is being stopped", err)
 	}
 	o.let()
-	// Leftovers of kill -9: a layer in work, half a record, and two snapshots that were
-	// never committed, one of them whole.
+	// Leftovers of kill -9: a layer in work, half a record, and two snapshots
+	// that were never committed, one of them whole.
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -155,7 +156,8 @@ func TestPrivRestart(t *testing.T) {
 	}
 }
 
-// TestPrivReadyLayers checks that the next run takes over unclaimed ready layers.
+// TestPrivReadyLayers checks that the next run takes over unclaimed ready
+// layers.
 func TestPrivReadyLayers(t *testing.T) {
 	root(t)
 	for _, noSync := range []bool{false, true} {
@@ -182,8 +184,9 @@ func TestPrivReadyLayers(t *testing.T) {
 	}
 }
 
-// TestPrivAbandoned checks that a pull ends when no caller waits for it, and that its layers
-// stay for a while, so that a layer that waited for a lower one is not fetched again.
+// TestPrivAbandoned checks that a pull ends when no caller waits for it, and
+// that its layers stay for a while, so that a layer that waited for a lower one
+// is not fetched again.
 func TestPrivAbandoned(t *testing.T) {
 	root(t)
 	var m image
@@ -258,7 +261,8 @@ func wantNames(t *testing.T, dir, name string, chains ...string) {
 	}
 }
 
-// TestPrivRemoveDuringPull removes the lower layers while the top one is in work.
+// TestPrivRemoveDuringPull removes the lower layers while the top one is in
+// work.
 func TestPrivRemoveDuringPull(t *testing.T) {
 	root(t)
 	var m image
@@ -326,8 +330,9 @@ func TestPrivExpire(t *testing.T) {
 	exist(t, s, m, 1)
 }
 
-// TestPrivPreparedAgain checks that a layer can be prepared again after it was removed
-// before containerd looked, and that an existing layer can be prepared any number of times.
+// TestPrivPreparedAgain checks that a layer can be prepared again after it was
+// removed before containerd looked, and that an existing layer can be prepared
+// any number of times.
 func TestPrivPreparedAgain(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

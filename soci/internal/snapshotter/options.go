@@ -13,31 +13,33 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// Options configure a [Snapshotter]. Root and Puller are required. Any other zero field
-// means its default, a negative number means off.
+// Options configure a [Snapshotter]. Root and Puller are required. Any other
+// zero field means its default, a negative number means off.
 type Options struct {
-	// Root is the directory of all data, on a file system that overlayfs accepts.
+	// Root is the directory of all data, on a file system that overlayfs
+	// accepts.
 	Root string
 	// Puller fetches the layers. The caller closes it after the Snapshotter.
 	Puller *soci.Puller
-	// Layers bounds the layers that are extracted concurrently, over all images. It
-	// should equal the Parallelism of the Puller, by which its memory is divided. A layer
-	// that receives less than 64 KiB/s, or that no caller waits for, does not count; with
-	// those, at most twice as many layers are in work. Default: the number of processors,
-	// at least 3.
+	// Layers bounds the layers that are extracted concurrently, over all
+	// images. It should equal the Parallelism of the Puller, by which its
+	// memory is divided. A layer that receives less than 64 KiB/s, or that no
+	// caller waits for, does not count; with those, at most twice as many
+	// layers are in work. Default: the number of processors, at least 3.
 	Layers int
-	// NoSync leaves flushing to the kernel. That is faster on slow disks, but after a
-	// power cut snapshots may hold files without content, as with containerd's default
-	// configuration.
+	// NoSync leaves flushing to the kernel. That is faster on slow disks, but
+	// after a power cut snapshots may hold files without content, as with
+	// containerd's default configuration.
 	NoSync bool
-	// Linger is the time for which a pull continues without a waiting caller. containerd
-	// requests layers one by one, milliseconds apart. Default: 30 s. Negative: 0.
+	// Linger is the time for which a pull continues without a waiting caller.
+	// containerd requests layers one by one, milliseconds apart. Default: 30 s.
+	// Negative: 0.
 	Linger time.Duration
-	// Stall is the time after which a layer fails that receives less than 1 KiB/s from
-	// its registry. Default: 5 minutes. Negative: no limit.
+	// Stall is the time after which a layer fails that receives less than 1
+	// KiB/s from its registry. Default: 5 minutes. Negative: no limit.
 	Stall time.Duration
-	// Keep is the time for which unclaimed ready layers, and unfinished layers, are kept.
-	// Default: 30 minutes. Negative: no limit.
+	// Keep is the time for which unclaimed ready layers, and unfinished layers,
+	// are kept. Default: 30 minutes. Negative: no limit.
 	Keep time.Duration
 	// Metrics registers the metrics. Default: none.
 	Metrics prometheus.Registerer
@@ -46,20 +48,21 @@ type Options struct {
 }
 
 const (
-	// defaultLinger is long compared with the gap between two Prepares and short compared
-	// with a pull.
+	// defaultLinger is long compared with the gap between two Prepares and
+	// short compared with a pull.
 	defaultLinger = 30 * time.Second
 	// defaultKeep spans the longest back-off of a kubelet's retries (5 minutes)
 	// several times.
 	defaultKeep = 30 * time.Minute
-	// defaultStall is longer than the restart of a registry, and equals containerd's
-	// image_pull_progress_timeout.
+	// defaultStall is longer than the restart of a registry, and equals
+	// containerd's image_pull_progress_timeout.
 	defaultStall = 5 * time.Minute
 	minLayers    = 3 // one downloads, one inflates, one ends
 )
 
-// Validate returns an error that names an invalid option and its valid values, or nil. It
-// does not check the Puller, so that callers can validate before they make one.
+// Validate returns an error that names an invalid option and its valid values,
+// or nil. It does not check the Puller, so that callers can validate before
+// they make one.
 func (o Options) Validate() error {
 	switch {
 	case o.Root == "":

@@ -74,7 +74,8 @@ func (d *disk) unmount() {
 	}
 }
 
-// cut copies the bytes that have reached the disk, as a power cut would leave them.
+// cut copies the bytes that have reached the disk, as a power cut would leave
+// them.
 func (d *disk) cut() {
 	d.t.Helper()
 	if out, err := exec.Command("cp", "--sparse=always", d.file, d.file+".cut").CombinedOutput(); err != nil {
@@ -101,8 +102,8 @@ func fileSystems(t *testing.T, test func(t *testing.T, d *disk)) {
 	}
 }
 
-// TestPrivPowerCut cuts the power right after the last answer, and checks that every
-// committed snapshot exists and is whole.
+// TestPrivPowerCut cuts the power right after the last answer, and checks that
+// every committed snapshot exists and is whole.
 func TestPrivPowerCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: makes file systems")
@@ -161,8 +162,9 @@ func TestPrivPowerCut(t *testing.T) {
 	})
 }
 
-// TestPrivPowerCutAfterPull cuts the power right after a pull with Sync, into a new directory
-// and into a mount point, and checks that the tree exists and is whole.
+// TestPrivPowerCutAfterPull cuts the power right after a pull with Sync, into a
+// new directory and into a mount point, and checks that the tree exists and is
+// whole.
 func TestPrivPowerCutAfterPull(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: makes file systems")
@@ -199,9 +201,10 @@ func TestPrivPowerCutAfterPull(t *testing.T) {
 	})
 }
 
-// TestPrivLostDirectories removes the directories of snapshots, and checks that the next
-// start restores those that are among the ready layers. It removes the other snapshots with
-// an error in the log, so that they are not mounted and the image can be pulled again.
+// TestPrivLostDirectories removes the directories of snapshots, and checks that
+// the next start restores those that are among the ready layers. It removes the
+// other snapshots with an error in the log, so that they are not mounted and
+// the image can be pulled again.
 func TestPrivLostDirectories(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

@@ -31,8 +31,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// three are layers that depend on each other: a whiteout, a hard link to a lower file, a
-// directory with metadata in a lower layer.
+// three are layers that depend on each other: a whiteout, a hard link to a
+// lower file, a directory with metadata in a lower layer.
 func three(t testing.TB) []v1.Layer {
 	t.Helper()
 	return []v1.Layer{
@@ -48,7 +48,8 @@ func three(t testing.TB) []v1.Layer {
 	}
 }
 
-// exist prepares all layers from the first on, and checks that containerd need not fill any.
+// exist prepares all layers from the first on, and checks that containerd need
+// not fill any.
 func exist(t *testing.T, s snapshots.Snapshotter, m image, first int) {
 	t.Helper()
 	for i := first; i < len(m.chains); i++ {
@@ -236,7 +237,8 @@ func TestPrivFallback(t *testing.T) {
 	if n := o.TotalBytes("app@" + m.layers[0]); n != 0 {
 		t.Errorf("%d bytes of the layer were fetched", n)
 	}
-	// A fetched layer above a layer that containerd unpacked, but not above another one.
+	// A fetched layer above a layer that containerd unpacked, but not above
+	// another one.
 	mounts, err := s.Prepare(t.Context(), "extract base", "")
 	if err != nil {
 		t.Fatal(err)
@@ -260,8 +262,8 @@ func TestPrivFallback(t *testing.T) {
 
 func digestOf(c byte) string { return "sha256:" + strings.Repeat(string(c), 64) }
 
-// TestPrivWrongBytes checks that wrong bytes are an error, that containerd does not retry,
-// and that no files are left.
+// TestPrivWrongBytes checks that wrong bytes are an error, that containerd does
+// not retry, and that no files are left.
 func TestPrivWrongBytes(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -286,8 +288,8 @@ func TestPrivWrongBytes(t *testing.T) {
 	}
 }
 
-// TestPrivForeign checks that exactly the layers that the registry lacks are left to
-// containerd.
+// TestPrivForeign checks that exactly the layers that the registry lacks are
+// left to containerd.
 func TestPrivForeign(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -303,8 +305,9 @@ func TestPrivForeign(t *testing.T) {
 	}
 }
 
-// TestPrivSHA512 pulls an image whose digests are sha512, from the manifest to the DiffIDs.
-// Chain IDs are sha256, except for the lowest one, which is a DiffID.
+// TestPrivSHA512 pulls an image whose digests are sha512, from the manifest to
+// the DiffIDs. Chain IDs are sha256, except for the lowest one, which is a
+// DiffID.
 func TestPrivSHA512(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -343,9 +346,10 @@ func TestPrivSHA512(t *testing.T) {
 	})
 }
 
-// TestPrivAirGapped checks a node that cannot reach the registry and has local images.
-// containerd gets a mount to unpack into after the Patience of the first pull, and later at
-// once. A dial that times out returns "deadline exceeded" although no context has ended.
+// TestPrivAirGapped checks a node that cannot reach the registry and has local
+// images. containerd gets a mount to unpack into after the Patience of the
+// first pull, and later at once. A dial that times out returns "deadline
+// exceeded" although no context has ended.
 func TestPrivAirGapped(t *testing.T) {
 	root(t)
 	for name, dial := range map[string]func(ctx context.Context) error{
@@ -385,8 +389,8 @@ func TestPrivAirGapped(t *testing.T) {
 	}
 }
 
-// TestPrivOddHTTP checks that a registry that answers ranges in an unsupported form is left
-// to containerd, and that one that ignores ranges is not.
+// TestPrivOddHTTP checks that a registry that answers ranges in an unsupported
+// form is left to containerd, and that one that ignores ranges is not.
 func TestPrivOddHTTP(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -423,9 +427,9 @@ func sample(t *testing.T, g prometheus.Gatherer, name, label, value string) floa
 	return 0
 }
 
-// TestPrivTreesAgree pulls an image whose upper layers have names below links of lower ones,
-// into a tree, into layers and into the snapshotter, and checks that a container sees the
-// same files with all three.
+// TestPrivTreesAgree pulls an image whose upper layers have names below links
+// of lower ones, into a tree, into layers and into the snapshotter, and checks
+// that a container sees the same files with all three.
 func TestPrivTreesAgree(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})

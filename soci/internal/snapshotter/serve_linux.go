@@ -26,15 +26,17 @@ import (
 // Listen are the addresses of a daemon.
 type Listen struct {
 	Socket string // path of the UNIX socket for containerd
-	// HTTP is the address of metrics and pulls, host:port, or empty. The endpoint is
-	// read-only and names images. If the address is in use, the daemon serves containerd
-	// without it and tries again.
+	// HTTP is the address of metrics and pulls, host:port, or empty. The
+	// endpoint is read-only and names images. If the address is in use, the
+	// daemon serves containerd without it and tries again.
 	HTTP string
-	// HTTPRetry is the time between attempts at an address in use. Default: 10 s.
+	// HTTPRetry is the time between attempts at an address in use. Default: 10
+	// s.
 	HTTPRetry time.Duration
 }
 
-// Validate returns an error that names an invalid address and its valid form, or nil.
+// Validate returns an error that names an invalid address and its valid form,
+// or nil.
 func (l Listen) Validate() error {
 	if err := checkSocket(l.Socket); err != nil {
 		return err
@@ -65,10 +67,11 @@ func checkSocket(path string) error {
 }
 
 const (
-	// stopTimeout bounds the running calls when the daemon ends. Pulls are cancelled at
-	// once; the other calls are transactions of milliseconds.
+	// stopTimeout bounds the running calls when the daemon ends. Pulls are
+	// cancelled at once; the other calls are transactions of milliseconds.
 	stopTimeout = 10 * time.Second
-	// httpRetry is short compared with the time between two scrapes of Prometheus.
+	// httpRetry is short compared with the time between two scrapes of
+	// Prometheus.
 	httpRetry = 10 * time.Second
 	// headerTime bounds a slow client of the HTTP endpoint.
 	headerTime = 5 * time.Second
@@ -76,8 +79,8 @@ const (
 	maxMessage = 16 << 20
 )
 
-// Serve serves s until the context ends. If ready is not nil, Serve calls it with the
-// address of the HTTP endpoint once containerd can connect.
+// Serve serves s until the context ends. If ready is not nil, Serve calls it
+// with the address of the HTTP endpoint once containerd can connect.
 func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Gatherer, ready func(http string)) (err error) {
 	socket, err := listenSocket(ctx, at.Socket)
 	if err != nil {
@@ -118,8 +121,8 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	return err
 }
 
-// listenWeb listens at the HTTP address and returns its final form. It returns nil if there
-// is none, or if the address is in use.
+// listenWeb listens at the HTTP address and returns its final form. It returns
+// nil if there is none, or if the address is in use.
 func (s *Snapshotter) listenWeb(ctx context.Context, at Listen) (net.Listener, string) {
 	if at.HTTP == "" {
 		return nil, ""
@@ -132,7 +135,8 @@ func (s *Snapshotter) listenWeb(ctx context.Context, at Listen) (net.Listener, s
 	return l, l.Addr().String()
 }
 
-// serveWeb serves the pages. Without a listener it first waits until the address is free.
+// serveWeb serves the pages. Without a listener it first waits until the
+// address is free.
 func (s *Snapshotter) serveWeb(ctx context.Context, at Listen, pages *http.Server, l net.Listener) error {
 	if l == nil {
 		tick := time.NewTicker(cmp.Or(at.HTTPRetry, httpRetry))
@@ -150,8 +154,8 @@ func (s *Snapshotter) serveWeb(ctx context.Context, at Listen, pages *http.Serve
 	return pages.Serve(l)
 }
 
-// ServeImages serves the image service of CRI at a socket until the context ends. If ready
-// is not nil, ServeImages calls it once kubelet can connect.
+// ServeImages serves the image service of CRI at a socket until the context
+// ends. If ready is not nil, ServeImages calls it once kubelet can connect.
 func ServeImages(ctx context.Context, s *Images, path string, ready func()) error {
 	socket, err := listenSocket(ctx, path)
 	if err != nil {

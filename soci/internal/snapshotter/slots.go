@@ -7,22 +7,25 @@ import (
 	"time"
 )
 
-// slots decides which layers are in work, so that an image with many layers, or with a slow
-// registry, does not delay other images. It is a plain value; slotKeeper runs it.
+// slots decides which layers are in work, so that an image with many layers, or
+// with a slow registry, does not delay other images. It is a plain value;
+// slotKeeper runs it.
 //
-//   - At most `most` layers are in work whose bytes arrive. A slow layer, or one that no
-//     caller waits for, continues but does not count.
-//   - At most `most + spare` layers are in work together. If a layer of another image waits
-//     and only layers that do not count are in its way, the one longest in work yields: its
-//     attempt is cancelled, keeps its checkpoint, and queues again.
-//   - The next slot goes to an image that a caller waits for, then to the image with the
-//     fewest layers in work, then to the image whose last grant is the oldest; within an
-//     image, in order. A layer that several images share has the best rank of theirs.
-//   - A slow layer that another image waits for as well yields, to resume from the registry
-//     of that image; see handsOver.
+//   - At most `most` layers are in work whose bytes arrive. A slow layer, or
+//     one that no caller waits for, continues but does not count.
+//   - At most `most + spare` layers are in work together. If a layer of another
+//     image waits and only layers that do not count are in its way, the one
+//     longest in work yields: its attempt is cancelled, keeps its checkpoint,
+//     and queues again.
+//   - The next slot goes to an image that a caller waits for, then to the image
+//     with the fewest layers in work, then to the image whose last grant is the
+//     oldest; within an image, in order. A layer that several images share has
+//     the best rank of theirs.
+//   - A slow layer that another image waits for as well yields, to resume from
+//     the registry of that image; see handsOver.
 //
-// So a layer waits only for the layers ahead of it whose bytes arrive, and a layer fails
-// that has received almost no bytes for `stall`.
+// So a layer waits only for the layers ahead of it whose bytes arrive, and a
+// layer fails that has received almost no bytes for `stall`.
 type slots struct {
 	most, spare int
 	stall       time.Duration // negative for no limit
@@ -34,13 +37,15 @@ type slots struct {
 }
 
 const (
-	// slowRate, in bytes per second, is the rate that a layer needs to keep its slot while
-	// others wait. It is far below the share of a node's link for each of a few layers.
+	// slowRate, in bytes per second, is the rate that a layer needs to keep its
+	// slot while others wait. It is far below the share of a node's link for
+	// each of a few layers.
 	slowRate = 64 << 10
-	// stallRate, in bytes per second, is so low that the pull would take days, because the
-	// layer's registry does not work.
+	// stallRate, in bytes per second, is so low that the pull would take days,
+	// because the layer's registry does not work.
 	stallRate = 1 << 10
-	// samplePeriod is the time between two samples of a layer. It spans several round trips.
+	// samplePeriod is the time between two samples of a layer. It spans several
+	// round trips.
 	samplePeriod = 2 * time.Second
 )
 
@@ -49,11 +54,11 @@ type ticket struct {
 	image   string   // of the attempt
 	sharers []string // images that have the layer and that callers wait for
 	wanted  bool     // a caller waits for the layer
-	// slice is the time that the image has for its attempt while it is slow and another
-	// image has the layer.
+	// slice is the time that the image has for its attempt while it is slow and
+	// another image has the layer.
 	slice time.Duration
-	// slow is set if the rate since the last sample was below slowRate because of the
-	// network, or of paced.
+	// slow is set if the rate since the last sample was below slowRate because
+	// of the network, or of paced.
 	slow    bool
 	paced   bool // the rate of a prefetch held up the layer since the last sample
 	yielded bool // the attempt was cancelled
@@ -99,8 +104,8 @@ func (c *ticket) shared() bool {
 // counts reports whether a ticket in work counts against most.
 func (c *ticket) counts() bool { return c.wanted && !c.slow && !c.yielded }
 
-// next grants slots. It returns the tickets that got one, and the ticket that must yield
-// before more can be granted, or nil.
+// next grants slots. It returns the tickets that got one, and the ticket that
+// must yield before more can be granted, or nil.
 func (s *slots) next(now time.Time) (granted []*ticket, yields *ticket) {
 	for len(s.waiting) > 0 && s.count() < s.most {
 		c := slices.MinFunc(s.waiting, s.before)
@@ -126,7 +131,8 @@ func (s *slots) count() (n int) {
 	return n
 }
 
-// before orders the queue. Equal tickets keep their order, because MinFunc returns the first.
+// before orders the queue. Equal tickets keep their order, because MinFunc
+// returns the first.
 func (s *slots) before(a, b *ticket) int {
 	if a.wanted != b.wanted {
 		if a.wanted {
@@ -139,8 +145,9 @@ func (s *slots) before(a, b *ticket) int {
 	return cmp.Or(cmp.Compare(aHeld, bHeld), cmp.Compare(aLast, bLast))
 }
 
-// rank returns the number of layers in work of a ticket's image, and its last grant. If
-// several images share the layer, it is the rank of the image with the fewest.
+// rank returns the number of layers in work of a ticket's image, and its last
+// grant. If several images share the layer, it is the rank of the image with
+// the fewest.
 func (s *slots) rank(c *ticket) (held, last int) {
 	held, last = s.held(c.image), s.lastGrant[c.image]
 	for _, image := range c.sharers {
@@ -162,8 +169,9 @@ func (s *slots) held(image string) (n int) {
 	return n
 }
 
-// yielder returns the ticket in work that must yield to c: one that no caller waits for, or
-// else the one longest in work. It returns nil while another ticket is yielding.
+// yielder returns the ticket in work that must yield to c: one that no caller
+// waits for, or else the one longest in work. It returns nil while another
+// ticket is yielding.
 func (s *slots) yielder(c *ticket) (v *ticket) {
 	for _, o := range s.running {
 		switch {
@@ -180,7 +188,8 @@ func (s *slots) yielder(c *ticket) (v *ticket) {
 	return v
 }
 
-// record records a sample of a ticket in work, and reports whether the layer has stalled.
+// record records a sample of a ticket in work, and reports whether the layer
+// has stalled.
 func (s *slots) record(c *ticket, now time.Time, is sample) (stalled bool) {
 	if is.bytes < c.bytes { // the fetch has restarted
 		c.bytes, c.sampled = is.bytes, now
@@ -196,9 +205,9 @@ func (s *slots) record(c *ticket, now time.Time, is sample) (stalled bool) {
 	return s.stall >= 0 && now.Sub(c.stalled) >= s.stall
 }
 
-// handsOver reports whether an attempt must end so that the next one uses another image,
-// because the registry of this one is slow and a caller waits for an image of another
-// repository that has the layer.
+// handsOver reports whether an attempt must end so that the next one uses
+// another image, because the registry of this one is slow and a caller waits
+// for an image of another repository that has the layer.
 func (c *ticket) handsOver(now time.Time) bool {
 	if c.yielded || !c.slow || c.paced || successor(c.sharers, c.image) == c.image || now.Sub(c.granted) < c.slice {
 		return false
@@ -207,8 +216,9 @@ func (c *ticket) handsOver(now time.Time) bool {
 	return true
 }
 
-// successor returns the image of the next attempt at a layer: of the images that have it, in
-// the order in which they came, the first one after last from another repository, or last.
+// successor returns the image of the next attempt at a layer: of the images
+// that have it, in the order in which they came, the first one after last from
+// another repository, or last.
 func successor(images []string, last string) string {
 	at := slices.Index(images, last)
 	for i := range images {
@@ -225,10 +235,11 @@ func repository(image string) string {
 	return name
 }
 
-// attemptSlice returns the time for which an attempt may be slow if other images have the
-// layer, given the number of attempts before and of images. It doubles with each round over
-// the images. So the layer gets done even if all registries are slow, and an image whose
-// registry is slow for a moment waits for the others no longer than it had itself.
+// attemptSlice returns the time for which an attempt may be slow if other
+// images have the layer, given the number of attempts before and of images. It
+// doubles with each round over the images. So the layer gets done even if all
+// registries are slow, and an image whose registry is slow for a moment waits
+// for the others no longer than it had itself.
 func attemptSlice(attempts, images int) time.Duration {
 	const most = 20 // more than two weeks
 	return samplePeriod << min(attempts/max(1, images), most)

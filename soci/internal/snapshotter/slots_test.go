@@ -274,8 +274,8 @@ func TestSlotsForget(t *testing.T) {
 	}
 }
 
-// TestSuccessor checks that the images of a layer alternate, and that their attempts get
-// longer with each round.
+// TestSuccessor checks that the images of a layer alternate, and that their
+// attempts get longer with each round.
 func TestSuccessor(t *testing.T) {
 	for _, tc := range []struct{ images, last, want string }{
 		{"a b c", "a", "b"},

@@ -21,8 +21,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Snapshotter implements containerd's snapshots.Snapshotter. It is made by [New] and must
-// be closed.
+// Snapshotter implements containerd's snapshots.Snapshotter. It is made by
+// [New] and must be closed.
 type Snapshotter struct {
 	snapshots.Snapshotter // containerd's own over overlayfs, for ordinary calls
 
@@ -41,24 +41,24 @@ type Snapshotter struct {
 
 	copied sync.Once // for the warning of warnCopy
 
-	// paths is held for reading while lower layers are read by name, and for writing
-	// while a layer's directory is renamed.
+	// paths is held for reading while lower layers are read by name, and for
+	// writing while a layer's directory is renamed.
 	paths sync.RWMutex
 
 	mu     sync.Mutex // guards the fields below; held during reads of the metadata store, otherwise a leaf lock
 	closed bool
 	byName map[string]*job          // by repository and manifest
 	layers map[digest.Digest]*layer // by chain ID; layers that are not snapshots yet
-	// unfinished holds the layers with a checkpoint that are not in layers, and the time
-	// of their last attempt.
+	// unfinished holds the layers with a checkpoint that are not in layers, and
+	// the time of their last attempt.
 	unfinished map[digest.Digest]time.Time
 }
 
 // ErrClosed ends running calls when the Snapshotter is closed.
 var ErrClosed = fmt.Errorf("the snapshotter is being stopped: %w", errdefs.ErrUnavailable)
 
-// New opens or creates the root. It takes over the layers of an earlier run that are
-// ready or have a checkpoint, and removes the other leftovers.
+// New opens or creates the root. It takes over the layers of an earlier run
+// that are ready or have a checkpoint, and removes the other leftovers.
 func New(opts Options) (_ *Snapshotter, err error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func New(opts Options) (_ *Snapshotter, err error) {
 			err = errors.Join(err, s.meta.Close())
 		}
 	}()
-	// Without the capability containerd changes the owners in a copy of the image. A mount
-	// that maps them as well would shift them twice.
+	// Without the capability containerd changes the owners in a copy of the
+	// image. A mount that maps them as well would shift them twice.
 	s.remaps = slices.Contains(Capabilities(), RemapIDs)
 	overlayOpts := []overlay.Opt{overlay.WithMetaStore(s.meta), overlay.AsynchronousRemove}
 	if s.remaps {
@@ -161,12 +161,12 @@ func (s *Snapshotter) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// RemapIDs is the capability of a snapshotter whose mounts shift the owners of files into a
-// user namespace.
+// RemapIDs is the capability of a snapshotter whose mounts shift the owners of
+// files into a user namespace.
 const RemapIDs = "remap-ids"
 
-// Capabilities returns the capabilities that containerd's configuration must list for the
-// snapshotter on this kernel.
+// Capabilities returns the capabilities that containerd's configuration must
+// list for the snapshotter on this kernel.
 func Capabilities() []string {
 	if ok, err := overlayutils.SupportsIDMappedMounts(); err != nil || !ok {
 		return nil
@@ -174,8 +174,8 @@ func Capabilities() []string {
 	return []string{RemapIDs}
 }
 
-// warnCopy logs, once, that containerd copies an image for a range of IDs that the mount
-// could map.
+// warnCopy logs, once, that containerd copies an image for a range of IDs that
+// the mount could map.
 func (s *Snapshotter) warnCopy(ctx context.Context, key string) {
 	if s.remaps && strings.HasSuffix(key, "-remap") {
 		s.copied.Do(func() {
@@ -184,9 +184,9 @@ func (s *Snapshotter) warnCopy(ctx context.Context, key string) {
 	}
 }
 
-// heal restores snapshots whose directory is missing from their ready layers. It removes
-// the others from the metadata store, so that they are not mounted. The directory may have
-// been lost in a power cut, or removed.
+// heal restores snapshots whose directory is missing from their ready layers.
+// It removes the others from the metadata store, so that they are not mounted.
+// The directory may have been lost in a power cut, or removed.
 func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
 	healed, missing, err := s.store.heal(keys, s.userXattr)
 	if err != nil {
@@ -195,7 +195,8 @@ func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
 	for _, key := range healed {
 		s.opts.Log.Warn("restored the missing directory of a snapshot from the ready layers", "snapshot", key)
 	}
-	// From the top down, because a snapshot below another one cannot be removed.
+	// From the top down, because a snapshot below another one cannot be
+	// removed.
 	for again := true; again && len(missing) > 0; {
 		again = false
 		missing = slices.DeleteFunc(missing, func(key string) bool {
@@ -226,7 +227,8 @@ func (s *Snapshotter) heal(ctx context.Context, keys map[string]string) error {
 	return err
 }
 
-// Close ends all pulls and returns when all goroutines have ended. Snapshots stay.
+// Close ends all pulls and returns when all goroutines have ended. Snapshots
+// stay.
 func (s *Snapshotter) Close() error { return s.close() }
 
 func (s *Snapshotter) closeOnce() error {
@@ -248,7 +250,8 @@ func (s *Snapshotter) Stop() {
 	s.cancel(ErrClosed)
 }
 
-// Prepare creates an active snapshot, or fetches a layer and returns ErrAlreadyExists.
+// Prepare creates an active snapshot, or fetches a layer and returns
+// ErrAlreadyExists.
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	var base snapshots.Info
 	for _, o := range opts {
@@ -291,7 +294,8 @@ func (s *Snapshotter) fallBack(ctx context.Context, r request, reason string, er
 
 // remote returns nil once the requested layer is a committed snapshot.
 func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string, opts []snapshots.Opt) error {
-	// A layer may be removed after it was found or fetched and before it is claimed.
+	// A layer may be removed after it was found or fetched and before it is
+	// claimed.
 	const tries = 3
 	var err error
 	for range tries {
@@ -316,10 +320,10 @@ func (s *Snapshotter) remote(ctx context.Context, r request, key, parent string,
 	return fmt.Errorf("layer %s vanished %d times: %w", r.target, tries, errdefs.ErrUnavailable)
 }
 
-// claim waits for the requested layer, the first of the stack, and for all layers above it,
-// and commits the first. It waits for all, because containerd would immediately collect the
-// committed snapshots of an image that fails later, whereas ready layers stay for the next
-// attempt.
+// claim waits for the requested layer, the first of the stack, and for all
+// layers above it, and commits the first. It waits for all, because containerd
+// would immediately collect the committed snapshots of an image that fails
+// later, whereas ready layers stay for the next attempt.
 func (s *Snapshotter) claim(ctx context.Context, stack []*layer, key, parent string, opts []snapshots.Opt) error {
 	for i, l := range stack {
 		select {
@@ -347,8 +351,8 @@ func (s *Snapshotter) exists(ctx context.Context, chain digest.Digest, parent st
 	case err != nil:
 		return false, err
 	case info.Kind != snapshots.KindCommitted || info.Parent != parent:
-		// The same content above a snapshot with another name, which containerd unpacked in
-		// another namespace.
+		// The same content above a snapshot with another name, which containerd
+		// unpacked in another namespace.
 		return false, fmt.Errorf("%w: %s exists above %q, not above %q", errMismatch, chain, info.Parent, parent)
 	}
 	return true, nil
@@ -403,8 +407,9 @@ func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, 
 	return nil
 }
 
-// Cleanup removes directories that belong to no snapshot. containerd calls it after it has
-// collected garbage. Layers of running pulls, and ready layers, stay.
+// Cleanup removes directories that belong to no snapshot. containerd calls it
+// after it has collected garbage. Layers of running pulls, and ready layers,
+// stay.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	var away []string
 	s.paths.Lock() // a layer in work may be reading a removed layer below it
@@ -424,8 +429,8 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return err
 }
 
-// below returns the directories of a committed snapshot and of all snapshots below it,
-// nearest first.
+// below returns the directories of a committed snapshot and of all snapshots
+// below it, nearest first.
 func (s *Snapshotter) below(ctx context.Context, name string) (dirs []string, err error) {
 	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
 		for name != "" {

@@ -23,8 +23,8 @@ import (
 // store manages the directories of layers below the root.
 type store struct {
 	root string
-	// synced is set if layers are flushed before they are recorded. Otherwise a record
-	// counts only until the system reboots.
+	// synced is set if layers are flushed before they are recorded. Otherwise a
+	// record counts only until the system reboots.
 	synced bool
 	boot   string // boot ID of the system, or "" if unknown
 	sync   syncer
@@ -94,8 +94,8 @@ func openStore(root string, synced bool) (*store, error) {
 	return s, nil
 }
 
-// lockDir makes sure that no other process uses the root. The kernel drops the lock when
-// the process ends.
+// lockDir makes sure that no other process uses the root. The kernel drops the
+// lock when the process ends.
 func lockDir(root string) (*os.File, error) {
 	f, err := os.Open(root)
 	if err != nil {
@@ -110,8 +110,9 @@ func lockDir(root string) (*os.File, error) {
 	return f, nil
 }
 
-// begin returns the directory of a layer in work, with the files of an earlier attempt if
-// there is a checkpoint. The layer itself goes to its subdirectory "fs".
+// begin returns the directory of a layer in work, with the files of an earlier
+// attempt if there is a checkpoint. The layer itself goes to its subdirectory
+// "fs".
 func (s *store) begin(c digest.Digest) (string, error) {
 	work := s.work(c)
 	if !s.resumable(c) {
@@ -161,7 +162,8 @@ func (s *store) finish(work string, r record) (string, error) {
 	return to, os.Rename(work, to)
 }
 
-// flush flushes a layer and rewrites its record, so that it counts after a reboot.
+// flush flushes a layer and rewrites its record, so that it counts after a
+// reboot.
 func (s *store) flush(dir string, r record) error {
 	if err := s.sync.sync(); err != nil {
 		return err
@@ -183,9 +185,9 @@ func writeRecord(dir string, r record, flush bool) error {
 	return disk.Replace(filepath.Join(dir, recordName), o, disk.Bytes(data))
 }
 
-// toSnapshot moves a ready layer to the directory of a snapshot. When it returns, the move
-// survives a power cut, so a metadata store that is written afterwards never names a
-// missing directory.
+// toSnapshot moves a ready layer to the directory of a snapshot. When it
+// returns, the move survives a power cut, so a metadata store that is written
+// afterwards never names a missing directory.
 func (s *store) toSnapshot(from, id string) error {
 	if err := os.Rename(from, s.snapshot(id)); err != nil {
 		return err
@@ -199,9 +201,9 @@ func (s *store) toSnapshot(from, id string) error {
 	return nil
 }
 
-// heal moves ready layers to their snapshots if the directory of the snapshot is missing. It
-// returns the restored snapshots, and those still without a directory. keys are the names
-// of all snapshots by ID.
+// heal moves ready layers to their snapshots if the directory of the snapshot
+// is missing. It returns the restored snapshots, and those still without a
+// directory. keys are the names of all snapshots by ID.
 func (s *store) heal(keys map[string]string, userXattr bool) (healed, missing []string, err error) {
 	for id, key := range keys {
 		if _, err := os.Lstat(s.snapshot(id)); err == nil {
@@ -235,8 +237,8 @@ func (s *store) drop(dir string) error {
 	return os.RemoveAll(away)
 }
 
-// moveAside renames the directory of a layer for removal and returns its new path, or "" if
-// it does not exist.
+// moveAside renames the directory of a layer for removal and returns its new
+// path, or "" if it does not exist.
 func (s *store) moveAside(dir string) (string, error) {
 	away := s.removalPath(filepath.Base(dir))
 	switch err := os.Rename(dir, away); {
@@ -248,7 +250,8 @@ func (s *store) moveAside(dir string) (string, error) {
 	return away, nil
 }
 
-// moveAsideUnfinished is moveAside for a layer in work. It removes the checkpoint.
+// moveAsideUnfinished is moveAside for a layer in work. It removes the
+// checkpoint.
 func (s *store) moveAsideUnfinished(c digest.Digest) (string, error) {
 	if err := os.Remove(s.part(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -256,8 +259,8 @@ func (s *store) moveAsideUnfinished(c digest.Digest) (string, error) {
 	return s.moveAside(s.work(c))
 }
 
-// orphans renames the directories of snapshots that are not among ids for removal, and
-// returns their new paths.
+// orphans renames the directories of snapshots that are not among ids for
+// removal, and returns their new paths.
 func (s *store) orphans(ids map[string]string) ([]string, error) {
 	entries, err := os.ReadDir(s.snapshotsDir())
 	if err != nil {
@@ -306,7 +309,8 @@ func parseRecord(data []byte) (record, error) {
 	return r, nil
 }
 
-// read reads the record of a directory. It fails unless the directory is a ready layer.
+// read reads the record of a directory. It fails unless the directory is a
+// ready layer.
 func (s *store) read(dir string, userXattr bool) (record, error) {
 	name := filepath.Join(dir, recordName)
 	if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxRecord {
@@ -332,9 +336,9 @@ func (s *store) read(dir string, userXattr bool) (record, error) {
 	return r, nil
 }
 
-// recover moves layers to ready that an earlier run was moving: to a snapshot whose ID the
-// metadata store does not know, or from work with a record. It returns the layers in work
-// that have a checkpoint, and removes the others.
+// recover moves layers to ready that an earlier run was moving: to a snapshot
+// whose ID the metadata store does not know, or from work with a record. It
+// returns the layers in work that have a checkpoint, and removes the others.
 func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest, error) {
 	entries, err := os.ReadDir(s.snapshotsDir())
 	if err != nil {
@@ -352,7 +356,8 @@ func (s *store) recover(ids map[string]string, userXattr bool) ([]digest.Digest,
 	return s.recoverWork(userXattr)
 }
 
-// toReady moves a directory to ready if it is a whole layer, and reports whether it did.
+// toReady moves a directory to ready if it is a whole layer, and reports
+// whether it did.
 func (s *store) toReady(dir string, userXattr bool) (bool, error) {
 	r, err := s.read(dir, userXattr)
 	if err != nil {

@@ -19,7 +19,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// serve serves a snapshotter at a socket and returns containerd's client for it.
+// serve serves a snapshotter at a socket and returns containerd's client for
+// it.
 func serve(t testing.TB, s *snapshotter.Snapshotter) (snapshots.Snapshotter, func() error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "penstock-") //nolint:usetesting // short: the name of a socket has at most 108 bytes
@@ -52,8 +53,8 @@ func TestPrivSuite(t *testing.T) {
 		t.Skip("needs root: mounts overlayfs")
 	}
 	p := puller(t, nil)
-	// With this name the suite skips renaming a lower directory, which overlayfs does not
-	// support.
+	// With this name the suite skips renaming a lower directory, which
+	// overlayfs does not support.
 	testsuite.SnapshotterSuite(t, "overlayfs", func(_ context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		s, err := snapshotter.New(snapshotter.Options{Root: root, Puller: p})
 		if err != nil {

@@ -2,8 +2,9 @@ package snapshotter
 
 import "sync"
 
-// syncer flushes the file system of a directory. A running flush may miss the data that a
-// caller has just written, so callers during a flush share the next one.
+// syncer flushes the file system of a directory. A running flush may miss the
+// data that a caller has just written, so callers during a flush share the next
+// one.
 type syncer struct {
 	flush func() error
 

@@ -34,8 +34,8 @@ func noise(t *testing.T, name string, bytes int) v1.Layer {
 	return gzipped(t, archive(t, tar.Header{Name: name}, string(data)))
 }
 
-// slowImages returns images of a registry whose layers arrive at a byte per second, and a
-// normal image there.
+// slowImages returns images of a registry whose layers arrive at a byte per
+// second, and a normal image there.
 func slowImages(t *testing.T, o *testorigin.Origin, images, layers int) (slow []image, good image) {
 	t.Helper()
 	for i := range images {
@@ -56,8 +56,9 @@ func slowImages(t *testing.T, o *testorigin.Origin, images, layers int) (slow []
 	return slow, good
 }
 
-// TestPrivTrickle checks that images whose layers arrive at a byte per second do not delay
-// other images, even if there are enough of them to fill all slots.
+// TestPrivTrickle checks that images whose layers arrive at a byte per second
+// do not delay other images, even if there are enough of them to fill all
+// slots.
 func TestPrivTrickle(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: waits for samples of slow layers")
@@ -93,9 +94,10 @@ func TestPrivTrickle(t *testing.T) {
 	}
 }
 
-// TestPrivTrickleShared checks an image whose first layer is in work for another image, from
-// a registry that sends a byte per second. It gets the layer from its own registry, with its
-// own login, while the other image waits and after that pull has ended.
+// TestPrivTrickleShared checks an image whose first layer is in work for
+// another image, from a registry that sends a byte per second. It gets the
+// layer from its own registry, with its own login, while the other image waits
+// and after that pull has ended.
 func TestPrivTrickleShared(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -159,8 +161,9 @@ func TestPrivTrickleShared(t *testing.T) {
 	}
 }
 
-// TestPrivTrickleElsewhere checks the same for a layer that the slow image has at another
-// position, so that its chain ID differs although the blob is the same.
+// TestPrivTrickleElsewhere checks the same for a layer that the slow image has
+// at another position, so that its chain ID differs although the blob is the
+// same.
 func TestPrivTrickleElsewhere(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -185,8 +188,9 @@ func TestPrivTrickleElsewhere(t *testing.T) {
 	first.Wait()
 }
 
-// TestPrivSharedFails checks that a layer of two images comes from the repository of the
-// second one, for both, if the repository of the first one refuses it or sends wrong bytes.
+// TestPrivSharedFails checks that a layer of two images comes from the
+// repository of the second one, for both, if the repository of the first one
+// refuses it or sends wrong bytes.
 func TestPrivSharedFails(t *testing.T) {
 	root(t)
 	for _, fault := range []testorigin.Fault{
@@ -230,8 +234,8 @@ func TestPrivSharedFails(t *testing.T) {
 
 var errEnough = errors.New("enough seen")
 
-// TestPrivEndsHung closes the snapshotter while registries do not answer, at each kind of
-// request. If Close waited for one of them, the test would hang.
+// TestPrivEndsHung closes the snapshotter while registries do not answer, at
+// each kind of request. If Close waited for one of them, the test would hang.
 func TestPrivEndsHung(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
@@ -264,8 +268,8 @@ func TestPrivEndsHung(t *testing.T) {
 	}
 }
 
-// TestPrivStalled checks that a layer that receives almost no bytes fails and is left to
-// containerd, which may have another source.
+// TestPrivStalled checks that a layer that receives almost no bytes fails and
+// is left to containerd, which may have another source.
 func TestPrivStalled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: waits for a stall")

@@ -23,15 +23,18 @@ const journalVersion = 2
 type entry struct {
 	Version int    `json:"version,omitempty"` // first line
 	Boot    string `json:"boot,omitempty"`    // with Version or Layer: the boot ID of the system
-	// Layer describes a finished layer, which lies in the directory Dir of layers/.
+	// Layer describes a finished layer, which lies in the directory Dir of
+	// layers/.
 	Layer json.RawMessage `json:"layer,omitempty"`
 	Dir   string          `json:"dir,omitempty"`
 	State json.RawMessage `json:"state,omitempty"` // saved by untar
 	// Synced is set if the layer was flushed to the disk before this line.
 	Synced bool `json:"synced,omitempty"`
-	// Merging invalidates the layers above it, whose directories are being changed.
+	// Merging invalidates the layers above it, whose directories are being
+	// changed.
 	Merging bool `json:"merging,omitempty"`
-	// Moving lists the entries of the tree that are being moved into the target.
+	// Moving lists the entries of the tree that are being moved into the
+	// target.
 	Moving []moved `json:"moving,omitempty"`
 }
 
@@ -41,22 +44,22 @@ type moved struct {
 	Ino  uint64 `json:"ino"`
 }
 
-// journal records the finished layers of a stage. Lines are appended, each by one
-// write.
+// journal records the finished layers of a stage. Lines are appended, each by
+// one write.
 //
-// A reader believes all lines that were written since the system booted, because
-// a killed process loses no written data. After a power cut or a crash of the
-// system the files of a finished layer may be torn, so then the reader believes
-// only lines whose layer was flushed first (Synced). The boot ID tells the two
-// cases apart.
+// A reader believes all lines that were written since the system booted,
+// because a killed process loses no written data. After a power cut or a crash
+// of the system the files of a finished layer may be torn, so then the reader
+// believes only lines whose layer was flushed first (Synced). The boot ID tells
+// the two cases apart.
 type journal struct {
 	f    *os.File
 	boot string
 	sync bool // flush each line
 }
 
-// readJournal returns the finished layers, by directory name, and the moves of an
-// interrupted commit.
+// readJournal returns the finished layers, by directory name, and the moves of
+// an interrupted commit.
 func readJournal(path, boot string) (map[string]entry, []moved, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,9 +73,9 @@ func readJournal(path, boot string) (map[string]entry, []moved, error) {
 }
 
 const (
-	// MaxState bounds the saved state of one finished layer, in bytes. Saving it
-	// takes a few times as much memory. 100,000 directories without an entry of
-	// their own fit.
+	// MaxState bounds the saved state of one finished layer, in bytes. Saving
+	// it takes a few times as much memory. 100,000 directories without an entry
+	// of their own fit.
 	MaxState = 8 << 20
 	// maxJournal bounds a journal in bytes: 127 layers of 8 MiB.
 	maxJournal = 1 << 30

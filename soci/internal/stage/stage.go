@@ -43,8 +43,8 @@ const (
 )
 
 // Open checks the target and locks its hidden directory, which it makes if
-// needed. It fails if another process holds the lock. With sync, everything that
-// the journal says is flushed to the disk first.
+// needed. It fails if another process holds the lock. With sync, everything
+// that the journal says is flushed to the disk first.
 func Open(target string, sync bool) (*Stage, error) {
 	if target == "" {
 		return nil, errors.New("the target directory has no name")
@@ -209,8 +209,8 @@ func (s *Stage) checkEmpty() error {
 	return nil
 }
 
-// sweep removes the hidden directories of dead pulls of other targets in parent:
-// those unused for KeepDead, and those whose target exists by now.
+// sweep removes the hidden directories of dead pulls of other targets in
+// parent: those unused for KeepDead, and those whose target exists by now.
 func sweep(parent, except string) {
 	names, err := filepath.Glob(filepath.Join(EscapeGlob(parent), ".*"+suffix))
 	if err != nil {
@@ -312,9 +312,10 @@ func (s *Stage) DropUnclaimed() error {
 	return errs
 }
 
-// Finish records in the journal that a layer is whole and verified. A later pull
-// gets result back from Finished. It fails with untar.ErrTooLarge if the state of
-// the layer is too large to keep. With sync, the caller has flushed the layer.
+// Finish records in the journal that a layer is whole and verified. A later
+// pull gets result back from Finished. It fails with untar.ErrTooLarge if the
+// state of the layer is too large to keep. With sync, the caller has flushed
+// the layer.
 func (s *Stage) Finish(name string, result any, l *untar.Layer) error {
 	data, err := json.Marshal(result)
 	if err != nil {
@@ -323,8 +324,8 @@ func (s *Stage) Finish(name string, result any, l *untar.Layer) error {
 	return s.journal.finished(data, name, l)
 }
 
-// BeginMerge records that the directories of the layers no longer hold one layer
-// each. A later pull then fetches all of them again.
+// BeginMerge records that the directories of the layers no longer hold one
+// layer each. A later pull then fetches all of them again.
 func (s *Stage) BeginMerge() error { return s.journal.write(entry{Merging: true}) }
 
 // Commit makes the tree visible as the target. With sync the target survives a
