@@ -32,14 +32,15 @@ const oursProgram = "./soci/internal/inflate/cmd/gunzip"
 // layerNeeds bounds the size of the layer and its tar.
 const layerNeeds = 512 << 20 // bytes
 
-// The targets are ratios: our CPU time on one core to klauspost's CPU time, our time on two
-// cores to klauspost's time, and our time on two cores to our time on one.
+// The targets are ratios: our CPU time on one core to klauspost's CPU time, our
+// time on two cores to klauspost's time, and our time on two cores to our time
+// on one.
 const (
 	maxCPU  = 1 / 1.3
 	maxWall = 1 / 1.15
 	maxSlow = 1 / 0.95
-	// Our CPU time with recording an index to our CPU time without it, and our CPU time to
-	// the CPU time of igzip.
+	// Our CPU time with recording an index to our CPU time without it, and our
+	// CPU time to the CPU time of igzip.
 	maxRecord = 1.03
 	maxIgzip  = 1.0
 )
@@ -143,7 +144,8 @@ func inGo(exe, layer string) []bench.Contestant {
 	}
 }
 
-// contestants returns the other decoders whose output is correct on this machine.
+// contestants returns the other decoders whose output is correct on this
+// machine.
 func contestants(ctx context.Context, exe, layer string, sum [sha256.Size]byte) []bench.Contestant {
 	out := inGo(exe, layer)
 	for _, p := range []struct{ program, pkg string }{{"pigz", "pigz"}, {igzipName, "isal"}, {"libdeflate-gunzip", "libdeflate-tools"}} {
@@ -174,8 +176,9 @@ func checkOutput(ctx context.Context, bin, layer string, want [sha256.Size]byte)
 	return nil
 }
 
-// makeLayer writes a layer of the files below top, in members of so many bytes of tar, or in
-// one member if that is 0. It returns the size and the hash of the tar.
+// makeLayer writes a layer of the files below top, in members of so many bytes
+// of tar, or in one member if that is 0. It returns the size and the hash of
+// the tar.
 func makeLayer(path, top string, member int64) (size int64, sum [sha256.Size]byte, err error) {
 	f, err := os.Create(path)
 	if err != nil {

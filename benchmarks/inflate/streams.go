@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// sourceText returns so many bytes of the source code of the Go tree, repeated if it is too
-// short.
+// sourceText returns so many bytes of the source code of the Go tree, repeated
+// if it is too short.
 func sourceText(size int) ([]byte, error) {
 	text := make([]byte, 0, size)
 	errFull := errors.New("enough")
@@ -56,7 +56,8 @@ func outputOf(layer string) (int64, error) {
 	return io.Copy(io.Discard, z)
 }
 
-// oneBlock writes a member with a single DEFLATE block: literals in the fixed code.
+// oneBlock writes a member with a single DEFLATE block: literals in the fixed
+// code.
 func oneBlock(w io.Writer, data []byte) error {
 	out := bufio.NewWriter(w)
 	if _, err := out.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}); err != nil {

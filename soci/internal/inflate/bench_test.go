@@ -17,8 +17,8 @@ import (
 // benchEnv names a gzip file for the benchmarks.
 const benchEnv = "PENSTOCK_STAGES_LAYER"
 
-// BenchmarkWays decodes one layer from memory in each way, once per round, and reports the
-// medians of ratios within a round:
+// BenchmarkWays decodes one layer from memory in each way, once per round, and
+// reports the medians of ratios within a round:
 //
 //	record-%      CPU that recording and saving an index adds to serial decoding
 //	indexed-x     rate of two workers with the index, relative to twice the serial rate
@@ -107,8 +107,8 @@ func recorded(b *testing.B, data []byte) (int, *index.Index) {
 	return file.Len(), x
 }
 
-// hashAlone returns the time of SHA-256 for as many bytes as the output, from a MiB that
-// stays in the cache.
+// hashAlone returns the time of SHA-256 for as many bytes as the output, from a
+// MiB that stays in the cache.
 func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
 	p := make([]byte, 1<<20)
 	wall, _ := timed(b, func() {
@@ -120,8 +120,8 @@ func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
 	return wall
 }
 
-// hashBeside returns the time of decoding by the index while another goroutine computes the
-// hash, as in soci.
+// hashBeside returns the time of decoding by the index while another goroutine
+// computes the hash, as in soci.
 func hashBeside(b *testing.B, data []byte, x *index.Index) float64 {
 	wall, _ := timed(b, func() {
 		pr, pw := io.Pipe()

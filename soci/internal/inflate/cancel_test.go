@@ -14,7 +14,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// stalledSource returns the data of r, then calls stall and blocks until its context ends.
+// stalledSource returns the data of r, then calls stall and blocks until its
+// context ends.
 type stalledSource struct {
 	ctx   context.Context
 	r     io.Reader
@@ -30,8 +31,9 @@ func (s *stalledSource) Read(p []byte) (int, error) {
 	return 0, context.Cause(s.ctx)
 }
 
-// TestCancelled checks, for each way of decoding, that cancelling a stalled source ends the
-// read with the error of the source, after correct output, and leaves no goroutine.
+// TestCancelled checks, for each way of decoding, that cancelling a stalled
+// source ends the read with the error of the source, after correct output, and
+// leaves no goroutine.
 func TestCancelled(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(17, 18))

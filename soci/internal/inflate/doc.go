@@ -6,51 +6,54 @@
 //
 // # Vocabulary
 //
-// The format is detected from the first bytes (gzip, zstd, or neither, which is a plain
-// tar). The media type is ignored: builders state wrong ones, and the digests protect the
-// content in any case. A member is one of the gzip streams of a blob.
+// The format is detected from the first bytes (gzip, zstd, or neither, which is
+// a plain tar). The media type is ignored: builders state wrong ones, and the
+// digests protect the content in any case. A member is one of the gzip streams
+// of a blob.
 //
 // # Contract
 //
-// One goroutine uses a Reader. The Reader reads its source to the end; only zero bytes may
-// follow the last member. It verifies the CRC-32 and the length of every gzip member, and
-// the checksum of every zstd frame, before it returns io.EOF. Errors of the source pass
-// through unchanged; damage is [ErrCorrupt].
+// One goroutine uses a Reader. The Reader reads its source to the end; only
+// zero bytes may follow the last member. It verifies the CRC-32 and the length
+// of every gzip member, and the checksum of every zstd frame, before it returns
+// io.EOF. Errors of the source pass through unchanged; damage is [ErrCorrupt].
 //
-// With [Options].Workers several goroutines decode a blob, in order and with all checks.
-// They end with Close, which must be called. Close waits for no read of the source except
-// the caller's own, because only the goroutine that calls Read reads the source.
-// How a blob is decoded depends on its content:
+// With [Options].Workers several goroutines decode a blob, in order and with
+// all checks. They end with Close, which must be called. Close waits for no
+// read of the source except the caller's own, because only the goroutine that
+// calls Read reads the source. How a blob is decoded depends on its content:
 //
 //   - Short gzip members are decoded whole, several at a time.
 //   - One long member is decoded by several workers.
 //   - The first MiB of each member, and short blobs, are decoded by the reader.
-//   - The frames of a zstd blob with many frames are decoded in runs of whole frames. A
-//     long frame, and everything after it, is decoded by the reader.
+//   - The frames of a zstd blob with many frames are decoded in runs of whole
+//     frames. A long frame, and everything after it, is decoded by the reader.
 //
 // Each worker holds at most [WorkerMemory], however far a blob expands.
 //
-// A gzip blob decodes to the same bytes as with compress/gzip, and fails where that fails,
-// with three exceptions: zero bytes after the last member are accepted, names in headers
-// may have any length, and reserved header flags are refused, as RFC 1952 requires.
+// A gzip blob decodes to the same bytes as with compress/gzip, and fails where
+// that fails, with three exceptions: zero bytes after the last member are
+// accepted, names in headers may have any length, and reserved header flags are
+// refused, as RFC 1952 requires.
 //
 // # One member, several cores
 //
-// DEFLATE refers to the last 32 KiB of output, so decoding cannot start at any point. One
-// worker, the front, decodes as a serial decoder does. Each other worker starts a MiB of
-// compressed bytes further ahead, where the header of a block seems to begin, and decodes
-// symbols of 16 bits: each is a byte, or a marker for one of the unknown 32 KiB. Once no
-// marker is within reach, it decodes bytes. When the front ends a block exactly where
-// another worker started, that worker's guess was right. It becomes the front, its symbols
-// are resolved with a table, and the former front starts a new segment further ahead. A
-// wrong guess costs only time.
+// DEFLATE refers to the last 32 KiB of output, so decoding cannot start at any
+// point. One worker, the front, decodes as a serial decoder does. Each other
+// worker starts a MiB of compressed bytes further ahead, where the header of a
+// block seems to begin, and decodes symbols of 16 bits: each is a byte, or a
+// marker for one of the unknown 32 KiB. Once no marker is within reach, it
+// decodes bytes. When the front ends a block exactly where another worker
+// started, that worker's guess was right. It becomes the front, its symbols are
+// resolved with a table, and the former front starts a new segment further
+// ahead. A wrong guess costs only time.
 //
 // # With an index
 //
-// [Options].Index lists positions where decoding can start, with their history. Workers
-// decode the spans between them. Each entry is compared with the output that was decoded
-// before it, and the index is dropped if it is wrong, so no byte and no error depends on
-// it. See package index.
+// [Options].Index lists positions where decoding can start, with their history.
+// Workers decode the spans between them. Each entry is compared with the output
+// that was decoded before it, and the index is dropped if it is wrong, so no
+// byte and no error depends on it. See package index.
 //
 // # Not done here
 //

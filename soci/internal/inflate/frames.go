@@ -18,14 +18,15 @@ type frameSizes struct {
 	held int // memory of all jobs; each takes less than min + in + 1.25*out
 }
 
-// sizesFor returns the limits for a number of workers. A frame of zstd:chunked holds 64 KiB
-// of tar or one file, a frame of the seekable format 2 MiB, and a frame of pzstd 8 MiB.
+// sizesFor returns the limits for a number of workers. A frame of zstd:chunked
+// holds 64 KiB of tar or one file, a frame of the seekable format 2 MiB, and a
+// frame of pzstd 8 MiB.
 func sizesFor(workers int) frameSizes {
 	return frameSizes{min: 256 << 10, in: 5 << 20, out: 8 << 20, held: workers * WorkerMemory}
 }
 
-// zstdBlock is the most output of a block, unless the window is smaller (RFC 8878, section
-// 3.1.1.2.4).
+// zstdBlock is the most output of a block, unless the window is smaller (RFC
+// 8878, section 3.1.1.2.4).
 const zstdBlock = 128 << 10
 
 // frameJob is a run of whole frames.
@@ -38,13 +39,14 @@ type frameJob struct {
 	done    chan struct{}
 }
 
-// parallelFrames decodes a zstd blob of many frames on several goroutines, in order. Only the
-// reader reads the source, and the workers wait for nothing but jobs.
+// parallelFrames decodes a zstd blob of many frames on several goroutines, in
+// order. Only the reader reads the source, and the workers wait for nothing but
+// jobs.
 //
-// The headers of the blocks determine where a frame ends (RFC 8878, section 3.1.1), and
-// their number bounds its output. The first frame that is too large for a job, unreadable
-// or damaged goes to the serial decoder, with everything after it, so that the serial
-// decoder reports the error.
+// The headers of the blocks determine where a frame ends (RFC 8878, section
+// 3.1.1), and their number bounds its output. The first frame that is too large
+// for a job, unreadable or damaged goes to the serial decoder, with everything
+// after it, so that the serial decoder reports the error.
 type parallelFrames struct {
 	in    *flate.Input
 	opts  Options
@@ -98,7 +100,8 @@ func (f *parallelFrames) Read(p []byte) (int, error) {
 	return f.serial.Read(p)
 }
 
-// nextJob makes the output of the next job available. It returns false if no job is left.
+// nextJob makes the output of the next job available. It returns false if no
+// job is left.
 func (f *parallelFrames) nextJob() bool {
 	if f.reading != nil {
 		f.free = append(f.free, f.reading)
@@ -200,8 +203,9 @@ func (f *parallelFrames) cutJob() *frameJob {
 	return j
 }
 
-// takeFrame appends the next frame to j.in and returns a bound on its output. If ok is
-// false, the appended bytes are the start of a frame for the serial decoder.
+// takeFrame appends the next frame to j.in and returns a bound on its output.
+// If ok is false, the appended bytes are the start of a frame for the serial
+// decoder.
 func (f *parallelFrames) takeFrame(j *frameJob) (bound int, ok bool) {
 	var h zstd.Header
 	head := f.in.Peek(zstd.HeaderMaxSize)
@@ -250,8 +254,8 @@ func (f *parallelFrames) takeFrame(j *frameJob) (bound int, ok bool) {
 	return bound, !h.HasCheckSum || f.takeBytes(j, 4)
 }
 
-// takeBytes appends the next n bytes of the source to j.in. It returns false if the source
-// has fewer.
+// takeBytes appends the next n bytes of the source to j.in. It returns false if
+// the source has fewer.
 func (f *parallelFrames) takeBytes(j *frameJob, n int) bool {
 	at := len(j.in)
 	for n > len(j.in)-at {
@@ -265,8 +269,8 @@ func (f *parallelFrames) takeBytes(j *frameJob, n int) bool {
 	return true
 }
 
-// leaveToSerial returns the input of the remaining jobs to the source and starts the serial
-// decoder. It returns io.EOF if the blob has ended.
+// leaveToSerial returns the input of the remaining jobs to the source and
+// starts the serial decoder. It returns io.EOF if the blob has ended.
 func (f *parallelFrames) leaveToSerial() (err error) {
 	if len(f.queue) == 0 && len(f.partial) == 0 && f.cuts > 0 && len(f.in.Peek(1)) == 0 && f.in.Err() == io.EOF {
 		return io.EOF

@@ -17,8 +17,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// zstdOf compresses each part as a frame, some after skippable frames, some without a size,
-// some without a checksum.
+// zstdOf compresses each part as a frame, some after skippable frames, some
+// without a size, some without a checksum.
 func zstdOf(t testing.TB, r *rand.Rand, parts ...[]byte) []byte {
 	t.Helper()
 	var blob bytes.Buffer
@@ -54,8 +54,8 @@ func splitParts(r *rand.Rand, data []byte, size int) (parts [][]byte) {
 	return parts
 }
 
-// readZstd decodes with a number of workers, serially for 0, and serially while recording
-// for a negative number.
+// readZstd decodes with a number of workers, serially for 0, and serially while
+// recording for a negative number.
 func readZstd(in io.Reader, workers int, sizes frameSizes, most int64) ([]byte, *parallelFrames, error) {
 	const window = 8 << 20
 	src := flate.NewInput(in)
@@ -172,8 +172,8 @@ func TestFramesMemory(t *testing.T) {
 	}
 }
 
-// TestFramesSource checks that errors of the source follow the output before them, and that
-// a Reader that is closed early leaves no goroutine.
+// TestFramesSource checks that errors of the source follow the output before
+// them, and that a Reader that is closed early leaves no goroutine.
 func TestFramesSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(1, 3))

@@ -168,16 +168,17 @@ func (m *members) decode() ([]byte, error) {
 // progress is a position in a member: offsets in the input and the output.
 type progress struct{ in, out int64 }
 
-// Data that expands less than leastExpansion was stored, and data that expands more than
-// mostExpansion consists of repetitions. A serial decoder handles both as fast as it can
-// write memory, so workers would gain nothing.
+// Data that expands less than leastExpansion was stored, and data that expands
+// more than mostExpansion consists of repetitions. A serial decoder handles
+// both as fast as it can write memory, so workers would gain nothing.
 const (
 	leastExpansion = 1.02
 	mostExpansion  = 50
 )
 
-// workersPay reports whether workers are worth starting: enough of the member was decoded
-// since the last check, at a ratio of expansion that makes decoding the bottleneck.
+// workersPay reports whether workers are worth starting: enough of the member
+// was decoded since the last check, at a ratio of expansion that makes decoding
+// the bottleneck.
 func (m *members) workersPay() bool {
 	in, out := m.in.Offset()-m.lastCheck.in, float64(m.out-m.lastCheck.out)
 	if in < m.segments.serialFirst {
@@ -187,8 +188,9 @@ func (m *members) workersPay() bool {
 	return out >= leastExpansion*float64(in) && out <= mostExpansion*float64(in)
 }
 
-// nextMember starts the next member, or returns io.EOF after the last. Zero bytes may
-// follow the last member: tape tools and the proxies of some registries append them.
+// nextMember starts the next member, or returns io.EOF after the last. Zero
+// bytes may follow the last member: tape tools and the proxies of some
+// registries append them.
 func (m *members) nextMember(parallel bool) error {
 	for {
 		head := m.in.Peek(2)
@@ -264,15 +266,16 @@ func (m *members) readHeader() error {
 	return h.err
 }
 
-// header reads the header of a member and computes its checksum. After an error its
-// methods do nothing.
+// header reads the header of a member and computes its checksum. After an error
+// its methods do nothing.
 type header struct {
 	in  *flate.Input
 	sum uint32
 	err error
 }
 
-// take returns the next n bytes, valid until the next call, or nil after an error.
+// take returns the next n bytes, valid until the next call, or nil after an
+// error.
 func (h *header) take(n int) []byte {
 	if h.err != nil {
 		return nil

@@ -40,8 +40,8 @@ func (m *members) recordMember() {
 	}
 }
 
-// nextIndexed returns the next output. It returns no bytes at the end of a member, or when
-// the serial decoder takes over.
+// nextIndexed returns the next output. It returns no bytes at the end of a
+// member, or when the serial decoder takes over.
 func (m *members) nextIndexed() ([]byte, error) {
 	c, err := m.idx.next()
 	switch {

@@ -10,35 +10,39 @@ import (
 )
 
 const (
-	// spanAhead bounds the output of a span that is not read yet: a span of the default
-	// size and the block that ends it, in pieces of which a seventh is history.
+	// spanAhead bounds the output of a span that is not read yet: a span of the
+	// default size and the block that ends it, in pieces of which a seventh is
+	// history.
 	spanAhead = 10 << 20 // bytes
 	// spanQueue bounds the unread output of the span that is being read.
 	spanQueue = 2 << 20 // bytes
 	// spanPieces bounds, for each worker, all output that is held.
 	spanPieces = 11 << 20 // bytes
-	// spanDepth is how far, for each worker, the source is read ahead: a span of a layer
-	// that is compressed to half its size.
+	// spanDepth is how far, for each worker, the source is read ahead: a span
+	// of a layer that is compressed to half its size.
 	spanDepth = 4 << 20 // bytes
 
-	// windowBytes is the size of a window, and pieceOut the part of it that is output.
+	// windowBytes is the size of a window, and pieceOut the part of it that is
+	// output.
 	windowBytes = len(flate.Window{})
 	pieceOut    = windowBytes - flate.History
 )
 
 // indexedDecoder decodes the spans of an index with several workers, in order.
 //
-// A worker does not know the history of its span. It uses the history that the index
-// claims, and determines which bytes of it the span refers to. Once the reader has returned
-// all output before the span, it compares these bytes with that output, and the end of the
-// span before with the start of this span. Only if both match is the output of the span
-// correct, and is returned. Otherwise the index is wrong: it is dropped, and the serial
-// decoder continues from the end of the last correct span.
+// A worker does not know the history of its span. It uses the history that the
+// index claims, and determines which bytes of it the span refers to. Once the
+// reader has returned all output before the span, it compares these bytes with
+// that output, and the end of the span before with the start of this span. Only
+// if both match is the output of the span correct, and is returned. Otherwise
+// the index is wrong: it is dropped, and the serial decoder continues from the
+// end of the last correct span.
 //
-// The goroutine that reads also reads the source. mu guards everything else, and is not held
-// while a worker decodes. There is no deadlock: the span that is being read has a worker. It
-// waits for room in its queue only while the reader has output to read, or for the source,
-// which the reader reads when it has no output.
+// The goroutine that reads also reads the source. mu guards everything else,
+// and is not held while a worker decodes. There is no deadlock: the span that
+// is being read has a worker. It waits for room in its queue only while the
+// reader has output to read, or for the source, which the reader reads when it
+// has no output.
 type indexedDecoder struct {
 	src     *flate.Input
 	points  []index.Point // of the spans that were not made yet
@@ -73,7 +77,8 @@ type position struct {
 	member bool  // a member has ended there
 }
 
-// span is the part of a blob between two points. The lock of its indexedDecoder guards it.
+// span is the part of a blob between two points. The lock of its indexedDecoder
+// guards it.
 type span struct {
 	point       index.Point
 	first       bool  // it starts where the serial decoder was
@@ -93,15 +98,15 @@ type span struct {
 	err         error // the error that ended it, nil at a position where decoding can continue
 }
 
-// claim is the history that an index claims for a span, and the bytes of it that the span
-// refers to.
+// claim is the history that an index claims for a span, and the bytes of it
+// that the span refers to.
 type claim struct {
 	history [flate.History]byte
 	refs    flate.Refs
 }
 
-// claimBytes is the memory of a claim. It counts, because an index may have many short
-// spans.
+// claimBytes is the memory of a claim. It counts, because an index may have
+// many short spans.
 const claimBytes = 2 * flate.History
 
 // chunk is a piece of output, or the end of a member.
@@ -125,7 +130,8 @@ func (c *chunk) held() int {
 	return len(c.p) + chunkBytes
 }
 
-// history returns the output of the member that was returned, at most the last 32 KiB.
+// history returns the output of the member that was returned, at most the last
+// 32 KiB.
 func (t *indexedDecoder) history() []byte {
 	var buf []byte
 	for _, c := range t.tail {
@@ -134,7 +140,8 @@ func (t *indexedDecoder) history() []byte {
 	return buf[max(0, len(buf)-flate.History):]
 }
 
-// sameBytes reports whether two histories agree in all bytes that are referred to.
+// sameBytes reports whether two histories agree in all bytes that are referred
+// to.
 func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	gone := flate.History - len(have)
 	for i, used := range refs {
@@ -145,8 +152,8 @@ func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	return true
 }
 
-// rememberLocked adds c, which is being returned, to tail and frees the chunks that are no
-// longer needed for the history. mu must be held.
+// rememberLocked adds c, which is being returned, to tail and frees the chunks
+// that are no longer needed for the history. mu must be held.
 func (t *indexedDecoder) rememberLocked(c *chunk) {
 	if c.end {
 		for _, o := range t.tail {
@@ -168,8 +175,8 @@ func (t *indexedDecoder) rememberLocked(c *chunk) {
 	}
 }
 
-// newIndexed takes over at the first block of a member. It returns nil if the index has no
-// point after it.
+// newIndexed takes over at the first block of a member. It returns nil if the
+// index has no point after it.
 func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexedDecoder {
 	off := src.Offset()
 	points := x.Points
@@ -204,16 +211,18 @@ func (t *indexedDecoder) close() {
 	t.spans, t.free = nil, nil
 }
 
-// leave stops the workers and returns the input that was not decoded to the source. It
-// returns the position where decoding must continue; the source is at the byte of it.
+// leave stops the workers and returns the input that was not decoded to the
+// source. It returns the position where decoding must continue; the source is
+// at the byte of it.
 func (t *indexedDecoder) leave() position {
 	t.close()
 	t.src.Prepend(t.store.rest(t.pos.bits / 8)...)
 	return t.pos
 }
 
-// next returns the next output, valid until the next call. It returns nil where the serial
-// decoder must continue, and the error that a serial decoder would return.
+// next returns the next output, valid until the next call. It returns nil where
+// the serial decoder must continue, and the error that a serial decoder would
+// return.
 func (t *indexedDecoder) next() (*chunk, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -264,7 +273,8 @@ func (t *indexedDecoder) finishLocked(w *spanWorker) {
 	t.wake.Broadcast()
 }
 
-// verifyLocked reports whether s continues the output that was returned. mu must be held.
+// verifyLocked reports whether s continues the output that was returned. mu
+// must be held.
 func (t *indexedDecoder) verifyLocked(s *span) bool {
 	if s.refsUnknown || s.point.Bits != t.pos.bits || (s.point.Kind == index.Member) != t.pos.member {
 		return false
@@ -280,13 +290,14 @@ func (t *indexedDecoder) verifyLocked(s *span) bool {
 	if ok && t.rec != nil {
 		t.rec.Add(index.Point{Kind: index.Block, Bits: s.point.Bits, Out: t.sent, Window: index.NewWindow(past, &s.claim.refs)})
 	}
-	// Its worker has copied the history to its window, so the claim can be reused.
+	// Its worker has copied the history to its window, so the claim can be
+	// reused.
 	t.claims, s.claim = append(t.claims, s.claim), nil
 	return ok
 }
 
-// readLocked reads from the source if it has more data and the store has room. mu must be
-// held; it is released while reading.
+// readLocked reads from the source if it has more data and the store has room.
+// mu must be held; it is released while reading.
 func (t *indexedDecoder) readLocked() bool {
 	t.store.trimLocked(t.keepFromLocked())
 	if t.store.err != nil || t.store.end-t.spans[0].pos >= int64(t.workers)*spanDepth {
@@ -298,8 +309,8 @@ func (t *indexedDecoder) readLocked() bool {
 	return t.broken == nil
 }
 
-// keepFromLocked returns the first byte of the source that may still be needed. mu must be
-// held.
+// keepFromLocked returns the first byte of the source that may still be needed.
+// mu must be held.
 func (t *indexedDecoder) keepFromLocked() int64 {
 	if s := t.spans[0]; s.verified {
 		return s.pos // a verified span is never decoded again
@@ -307,7 +318,8 @@ func (t *indexedDecoder) keepFromLocked() int64 {
 	return t.pos.bits / 8
 }
 
-// addSpanLocked appends the span of the next point, if there is one. mu must be held.
+// addSpanLocked appends the span of the next point, if there is one. mu must be
+// held.
 func (t *indexedDecoder) addSpanLocked() bool {
 	if len(t.points) == 0 {
 		return false
@@ -320,9 +332,9 @@ func (t *indexedDecoder) addSpanLocked() bool {
 	return true
 }
 
-// maxHeldLocked returns the memory that the span of the next point needs according to the
-// index, at most spanAhead. A span that turns out to be longer waits until it is the first.
-// mu must be held.
+// maxHeldLocked returns the memory that the span of the next point needs
+// according to the index, at most spanAhead. A span that turns out to be longer
+// waits until it is the first. mu must be held.
 func (t *indexedDecoder) maxHeldLocked() int {
 	end := t.out
 	if len(t.points) > 1 {
@@ -335,7 +347,8 @@ func (t *indexedDecoder) maxHeldLocked() int {
 	return min(spanAhead, (int(n)/pieceOut+2)*windowBytes)
 }
 
-// hasRoomLocked reports whether memory is left for the output of next. mu must be held.
+// hasRoomLocked reports whether memory is left for the output of next. mu must
+// be held.
 func (t *indexedDecoder) hasRoomLocked(next *span) bool {
 	held := next.maxHeld + claimBytes
 	for i, s := range t.spans {
@@ -372,8 +385,8 @@ func (t *indexedDecoder) work() {
 	}
 }
 
-// pickLocked returns the next span to decode, or nil if there is none or no memory for its
-// output. mu must be held.
+// pickLocked returns the next span to decode, or nil if there is none or no
+// memory for its output. mu must be held.
 func (t *indexedDecoder) pickLocked() *span {
 	if len(t.todo) == 0 && !t.addSpanLocked() {
 		return nil
@@ -387,8 +400,8 @@ func (t *indexedDecoder) pickLocked() *span {
 	return s
 }
 
-// takeChunk waits until s may hold another chunk, and returns one. It returns nil after
-// close.
+// takeChunk waits until s may hold another chunk, and returns one. It returns
+// nil after close.
 func (t *indexedDecoder) takeChunk(s *span) *chunk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -427,7 +440,8 @@ func (t *indexedDecoder) takeClaim() *claim {
 	return new(claim)
 }
 
-// addChunk appends c to the output of s, whose worker has reached byte pos of the source.
+// addChunk appends c to the output of s, whose worker has reached byte pos of
+// the source.
 func (t *indexedDecoder) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Lock()
 	s.chunks = append(s.chunks, c)

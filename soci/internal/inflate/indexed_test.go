@@ -44,7 +44,8 @@ func record(t testing.TB, blob []byte, span int64) *index.Index {
 	return x
 }
 
-// readBy decodes by an index and also returns the counts of the indexed decoder.
+// readBy decodes by an index and also returns the counts of the indexed
+// decoder.
 func readBy(in io.Reader, x *index.Index, workers int, most int64) ([]byte, indexedStats, error) {
 	r, err := NewReader(in, Options{Index: x, Workers: workers})
 	if err != nil {
@@ -97,7 +98,8 @@ func TestIndexed(t *testing.T) {
 	}
 }
 
-// TestIndexedSlowSource decodes from a source that returns little at a time and fails.
+// TestIndexedSlowSource decodes from a source that returns little at a time and
+// fails.
 func TestIndexedSlowSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob, want := makeLayer(t, rand.New(rand.NewPCG(3, 4)))
@@ -113,8 +115,8 @@ func TestIndexedSlowSource(t *testing.T) {
 	}
 }
 
-// TestIndexedShortSpans decodes spans that are shorter than the history, and records an index
-// while decoding by another one.
+// TestIndexedShortSpans decodes spans that are shorter than the history, and
+// records an index while decoding by another one.
 func TestIndexedShortSpans(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(15, 16))
@@ -152,7 +154,8 @@ func TestIndexedClose(t *testing.T) {
 	}
 }
 
-// TestIndexedHostile checks that a wrong index never changes the output or the error.
+// TestIndexedHostile checks that a wrong index never changes the output or the
+// error.
 func TestIndexedHostile(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(7, 8))
@@ -201,8 +204,8 @@ func flip(w index.Window) []byte {
 	return p
 }
 
-// TestIndexedDamage checks that a damaged blob yields the output and the error of the serial
-// decoder.
+// TestIndexedDamage checks that a damaged blob yields the output and the error
+// of the serial decoder.
 func TestIndexedDamage(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(9, 10))
@@ -228,7 +231,8 @@ func TestIndexedDamage(t *testing.T) {
 	}
 }
 
-// FuzzIndexed compares decoding by a right or wrong index with the serial decoder.
+// FuzzIndexed compares decoding by a right or wrong index with the serial
+// decoder.
 func FuzzIndexed(f *testing.F) {
 	var data []byte
 	for i := range 400 {
@@ -239,8 +243,9 @@ func FuzzIndexed(f *testing.F) {
 	f.Add(blob, uint8(20), []byte{3, 1, 2, 9, 4, 200})
 	f.Add(append(bytes.Clone(blob), blob...), uint8(1), []byte{1, 0, 8})
 	f.Add(append(bytes.Clone(blob), 0, 0), uint8(9), []byte{2, 2, 1, 2, 3, 7})
-	// More output than the history, so that spans have claims of 32 KiB, and the first claims
-	// are reused: with right claims, wrong claims, and a point inside a block.
+	// More output than the history, so that spans have claims of 32 KiB, and
+	// the first claims are reused: with right claims, wrong claims, and a point
+	// inside a block.
 	long := encode(f, mixedContent(f, rand.New(rand.NewPCG(3, 4)), 300<<10), stdEncoder(6), 9000)
 	f.Add(long, uint8(255), []byte{})
 	f.Add(long, uint8(255), []byte{5, 1, 9, 7, 3, 200, 9, 0, 8})
@@ -289,7 +294,8 @@ func FuzzIndexed(f *testing.F) {
 	})
 }
 
-// TestWindowSparse checks that a window keeps only the bytes that are referred to.
+// TestWindowSparse checks that a window keeps only the bytes that are referred
+// to.
 func TestWindowSparse(t *testing.T) {
 	blob, _ := makeLayer(t, rand.New(rand.NewPCG(11, 12)))
 	x := record(t, blob, 100<<10)

@@ -38,38 +38,41 @@ func (f Format) String() string {
 
 // Options configure a Reader. The zero value works.
 type Options struct {
-	// MaxWindow bounds the window, and so the memory, of a zstd frame, in bytes. 0 means
-	// 128 MiB, the default of the zstd tool.
+	// MaxWindow bounds the window, and so the memory, of a zstd frame, in
+	// bytes. 0 means 128 MiB, the default of the zstd tool.
 	MaxWindow int64
-	// Reserve, unless nil, is called for the memory of a zstd frame's window before the
-	// frame is decoded, and may wait. release returns the memory. It is not called for the
-	// frames that workers decode whole, in their own memory.
+	// Reserve, unless nil, is called for the memory of a zstd frame's window
+	// before the frame is decoded, and may wait. release returns the memory. It
+	// is not called for the frames that workers decode whole, in their own
+	// memory.
 	Reserve func(n int64) (release func(), err error)
 
-	// Workers is the number of goroutines that may decode a blob, in addition to the
-	// goroutine that reads. With 0 or 1 the goroutine that reads decodes. Workers start
-	// once there is enough work, and hold at most [WorkerMemory] each. They do not decode
-	// a zstd blob of one frame.
+	// Workers is the number of goroutines that may decode a blob, in addition
+	// to the goroutine that reads. With 0 or 1 the goroutine that reads
+	// decodes. Workers start once there is enough work, and hold at most
+	// [WorkerMemory] each. They do not decode a zstd blob of one frame.
 	Workers int
 
-	// Memory bounds the memory of all workers together, in bytes. There are at most as
-	// many workers as fit, and none if only one fits. 0 means no bound.
+	// Memory bounds the memory of all workers together, in bytes. There are at
+	// most as many workers as fit, and none if only one fits. 0 means no bound.
 	Memory int64
 
-	// Index, unless nil, lists the positions where decoding can start. Workers then decode
-	// the spans between them. A wrong index costs only time.
+	// Index, unless nil, lists the positions where decoding can start. Workers
+	// then decode the spans between them. A wrong index costs only time.
 	Index *index.Index
 
-	// Record, unless nil, collects positions where the decoding of a gzip or zstd blob can
-	// start: members, blocks, and frames, which it records as members.
+	// Record, unless nil, collects positions where the decoding of a gzip or
+	// zstd blob can start: members, blocks, and frames, which it records as
+	// members.
 	Record *index.Recorder
 }
 
-// WorkerMemory is the most that a worker of a Reader holds, in bytes: compressed input,
-// its decoder, and output that was not read yet.
+// WorkerMemory is the most that a worker of a Reader holds, in bytes:
+// compressed input, its decoder, and output that was not read yet.
 const WorkerMemory = 16 << 20
 
-// workers returns the number of workers that Workers and Memory allow, at least 1.
+// workers returns the number of workers that Workers and Memory allow, at least
+// 1.
 func (o Options) workers() int {
 	n := o.Workers
 	if o.Memory > 0 {
@@ -87,7 +90,8 @@ type Reader struct {
 	close  func()
 }
 
-// NewReader detects the format of src and returns a reader of its decompressed bytes.
+// NewReader detects the format of src and returns a reader of its decompressed
+// bytes.
 func NewReader(src io.Reader, opts Options) (*Reader, error) {
 	if opts.MaxWindow <= 0 {
 		opts.MaxWindow = defaultWindow
@@ -117,11 +121,11 @@ func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	return &Reader{Reader: m, format: Gzip, close: m.close}, nil
 }
 
-// Resume returns a reader of the output that follows a recorded point of a blob. src
-// starts with the byte that the point lies in.
-// A member that is resumed in the middle is not compared with its checksum, because the
-// caller has a digest of the whole. Resume ignores Options.Index, and records at as the
-// first point.
+// Resume returns a reader of the output that follows a recorded point of a
+// blob. src starts with the byte that the point lies in. A member that is
+// resumed in the middle is not compared with its checksum, because the caller
+// has a digest of the whole. Resume ignores Options.Index, and records at as
+// the first point.
 func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader, error) {
 	in := flate.NewInput(nil)
 	in.ResetAt(src, at.Bits/8)
@@ -155,8 +159,8 @@ func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader
 // Format returns the format that NewReader detected.
 func (r *Reader) Format() Format { return r.format }
 
-// Close releases the memory of the decoder and waits for its goroutines to end. It does
-// not close the source.
+// Close releases the memory of the decoder and waits for its goroutines to end.
+// It does not close the source.
 func (r *Reader) Close() { r.close() }
 
 // detectFormat detects the format by its magic number (RFC 1952, RFC 8878).
@@ -174,8 +178,8 @@ func detectFormat(head []byte) Format {
 	return None
 }
 
-// classify returns the error of the source if the source failed, and else ErrCorrupt with
-// the decoder's error.
+// classify returns the error of the source if the source failed, and else
+// ErrCorrupt with the decoder's error.
 func classify(in *flate.Input, err error) error {
 	if err == nil || err == io.EOF {
 		return err

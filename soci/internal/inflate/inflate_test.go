@@ -180,8 +180,8 @@ func TestFinalErrorRepeats(t *testing.T) {
 	}
 }
 
-// FuzzGzip checks that the output, and the presence of an error, match compress/gzip,
-// with the exceptions in the code below.
+// FuzzGzip checks that the output, and the presence of an error, match
+// compress/gzip, with the exceptions in the code below.
 func FuzzGzip(f *testing.F) {
 	small := []byte("hello, hello, hello, layer")
 	f.Add(gz(f, small, nil))
@@ -206,7 +206,8 @@ func FuzzGzip(f *testing.F) {
 		}
 		switch {
 		case errors.Is(gerr, errReserved):
-			// RFC 1952 section 2.3.1.2 requires an error, and compress/gzip returns none.
+			// RFC 1952 section 2.3.1.2 requires an error, and compress/gzip
+			// returns none.
 		case errors.Is(werr, stdgzip.ErrHeader), werr != nil && in[len(in)-1] == 0:
 			// Zeros may follow the last member, and names may have any length.
 			if !bytes.HasPrefix(got, want) {

@@ -18,11 +18,13 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// longEnv names a folder with *.tar files. `go test -run TestLong -timeout 2h` then
-// compresses each with every available encoder and decodes it in every way.
+// longEnv names a folder with *.tar files. `go test -run TestLong -timeout 2h`
+// then compresses each with every available encoder and decodes it in every
+// way.
 const longEnv = "PENSTOCK_LONG_LAYERS"
 
-// slowMost is the part of a file that encoders compress which make less than 1 MB/s.
+// slowMost is the part of a file that encoders compress which make less than 1
+// MB/s.
 const slowMost = 12 << 20 // bytes
 
 // longEncoders returns the ways to make a gzip file, by name.
@@ -137,7 +139,8 @@ func TestLong(t *testing.T) {
 	}
 }
 
-// longFrames decodes the file from zstd frames as zstd:chunked, pzstd and zstd make them.
+// longFrames decodes the file from zstd frames as zstd:chunked, pzstd and zstd
+// make them.
 func longFrames(t *testing.T, file string, data []byte, total map[string]int64) {
 	t.Helper()
 	program := func(argv ...string) func(io.Writer) error {

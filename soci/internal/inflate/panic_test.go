@@ -35,9 +35,9 @@ func (m *mined) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestPanicsAreContained checks that a panic while a blob is decoded, in the goroutine that
-// reads or in a worker, ends the blob with an error, after correct output, and ends all
-// workers.
+// TestPanicsAreContained checks that a panic while a blob is decoded, in the
+// goroutine that reads or in a worker, ends the blob with an error, after
+// correct output, and ends all workers.
 func TestPanicsAreContained(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(31, 32))
@@ -82,7 +82,8 @@ func TestPanicsAreContained(t *testing.T) {
 	}
 }
 
-// TestJobsThatPanic checks that a job that panics is not good and that its worker survives.
+// TestJobsThatPanic checks that a job that panics is not good and that its
+// worker survives.
 func TestJobsThatPanic(t *testing.T) {
 	j := &frameJob{in: []byte("x"), bound: 1, good: true}
 	j.decode(nil)

@@ -10,25 +10,26 @@ import (
 )
 
 const (
-	// jobMin is the compressed size from which a job ends at the next member. It takes a
-	// quarter of a millisecond to decode, so the cost of the handover is small. The output
-	// of larger jobs leaves the second-level cache before it is read, and touching new
-	// memory for it costs as much as the workers gain.
+	// jobMin is the compressed size from which a job ends at the next member.
+	// It takes a quarter of a millisecond to decode, so the cost of the
+	// handover is small. The output of larger jobs leaves the second-level
+	// cache before it is read, and touching new memory for it costs as much as
+	// the workers gain.
 	jobMin = 64 << 10
-	// jobMax is the compressed size after which the search for a member ends. The blob is
-	// then decoded serially up to the next member.
+	// jobMax is the compressed size after which the search for a member ends.
+	// The blob is then decoded serially up to the next member.
 	jobMax = 2 << 20
-	// jobOut bounds the output of a job. A job that exceeds it is decoded serially, which
-	// needs no memory for the output.
+	// jobOut bounds the output of a job. A job that exceeds it is decoded
+	// serially, which needs no memory for the output.
 	jobOut = 4 << 20
-	// maxMisses is the number of wrong guesses, or failed searches, after which the blob is
-	// decoded serially. A wrong guess is a byte sequence that looks like a header; the work
-	// on its job is lost.
+	// maxMisses is the number of wrong guesses, or failed searches, after which
+	// the blob is decoded serially. A wrong guess is a byte sequence that looks
+	// like a header; the work on its job is lost.
 	maxMisses = 8
 )
 
-// readMost is how much is read between two searches for a member. It is small, because
-// the bytes after the member are copied.
+// readMost is how much is read between two searches for a member. It is small,
+// because the bytes after the member are copied.
 const readMost = 32 << 10 // bytes
 
 // jobSizes are the limits of a job in bytes. Tests make them small.
@@ -44,12 +45,14 @@ type job struct {
 	done chan struct{}
 }
 
-// parallelMembers decodes members on several goroutines, in order. Only the reader reads the
-// source, and the workers wait for nothing but jobs, so close always returns.
+// parallelMembers decodes members on several goroutines, in order. Only the
+// reader reads the source, and the workers wait for nothing but jobs, so close
+// always returns.
 //
-// The start of a member is guessed from its header. The guess was right if the members of
-// the previous job end there, which its worker verifies. If it was wrong, the bytes return
-// to the serial decoder, which decodes up to the end of a member.
+// The start of a member is guessed from its header. The guess was right if the
+// members of the previous job end there, which its worker verifies. If it was
+// wrong, the bytes return to the serial decoder, which decodes up to the end of
+// a member.
 type parallelMembers struct {
 	in     *flate.Input
 	sizes  jobSizes
@@ -84,15 +87,16 @@ func (p *parallelMembers) close() {
 	p.wg.Wait()
 }
 
-// enter activates p at the start of a member, unless too many guesses were wrong.
+// enter activates p at the start of a member, unless too many guesses were
+// wrong.
 func (p *parallelMembers) enter() bool {
 	p.active, p.at = !p.ended && p.misses < maxMisses, p.in.Offset()
 	return p.active
 }
 
-// nextJob returns the output of the next job, valid until the next call. If it returns nil,
-// p is no longer active, and the input is at the start of a member, for the serial decoder,
-// or at the end of the source.
+// nextJob returns the output of the next job, valid until the next call. If it
+// returns nil, p is no longer active, and the input is at the start of a
+// member, for the serial decoder, or at the end of the source.
 func (p *parallelMembers) nextJob() []byte {
 	if p.reading != nil {
 		p.free = append(p.free, p.reading)
@@ -151,8 +155,8 @@ func (p *parallelMembers) leave() {
 	p.free, p.reading = nil, nil // other decoders need the memory
 }
 
-// cutJob reads until another job is complete and hands it to the workers. It returns false
-// if no job can be made.
+// cutJob reads until another job is complete and hands it to the workers. It
+// returns false if no job can be made.
 func (p *parallelMembers) cutJob() bool {
 	for {
 		if end := memberAt(p.buffered, max(p.seen, p.sizes.min)); end >= 0 {
@@ -196,7 +200,8 @@ func (p *parallelMembers) newJob() *job {
 		j.done = make(chan struct{})
 		return j
 	}
-	// Allocated at full size, because unused pages cost nothing, and growing does.
+	// Allocated at full size, because unused pages cost nothing, and growing
+	// does.
 	return &job{
 		in:   make([]byte, 0, p.sizes.max+readMost),
 		out:  make([]byte, 0, p.sizes.out+pieceBytes),
@@ -212,15 +217,17 @@ func (p *parallelMembers) work() {
 	for j := range p.todo {
 		src.Reset(j.in)
 		m.in.Reset(src)
-		// After a panic j is not good, and the serial decoder reports the error.
+		// After a panic j is not good, and the serial decoder reports the
+		// error.
 		j.good = false
 		_ = panics.Guard(func() { j.out, j.head, j.good = m.decodeAll(j.out[:0], p.sizes.out) })
 		close(j.done)
 	}
 }
 
-// decodeAll decodes all of m.in and appends to out. head is the length of the first header.
-// good means that m.in consists of whole members with at most the given output.
+// decodeAll decodes all of m.in and appends to out. head is the length of the
+// first header. good means that m.in consists of whole members with at most the
+// given output.
 func (m *members) decodeAll(out []byte, most int) (_ []byte, head int, good bool) {
 	if m.readHeader() != nil {
 		return out, 0, false
@@ -241,9 +248,9 @@ func (m *members) decodeAll(out []byte, most int) (_ []byte, head int, good bool
 
 const headerLen = 10
 
-// memberAt returns the index of the first possible member header in p[from:], or -1. It
-// also checks the bytes for compression level and system, which excludes most false
-// matches.
+// memberAt returns the index of the first possible member header in p[from:],
+// or -1. It also checks the bytes for compression level and system, which
+// excludes most false matches.
 func memberAt(p []byte, from int) int {
 	for from < len(p) {
 		i := bytes.Index(p[from:], []byte{0x1f, 0x8b, 8})

@@ -28,7 +28,8 @@ func read(in io.Reader, workers int, sizes jobSizes, most int64) ([]byte, *paral
 	return out, m.par, err
 }
 
-// sameErr reports whether two errors have the same text and both or neither are ErrCorrupt.
+// sameErr reports whether two errors have the same text and both or neither are
+// ErrCorrupt.
 func sameErr(a, b error) bool {
 	return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error()) && errors.Is(a, ErrCorrupt) == errors.Is(b, ErrCorrupt)
 }
@@ -102,8 +103,8 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// TestParallelSource checks that errors of the source follow the output before them, and that
-// a Reader that is closed early leaves no goroutine.
+// TestParallelSource checks that errors of the source follow the output before
+// them, and that a Reader that is closed early leaves no goroutine.
 func TestParallelSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob := blobOf(t, rand.New(rand.NewPCG(1, 3)), slices.Repeat(sourceText(t), 20), 60<<10, 6)

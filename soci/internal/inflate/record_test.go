@@ -35,7 +35,8 @@ func recordBy(t *testing.T, blob, want []byte, span int64, opts Options, edit fu
 	return x
 }
 
-// widest returns the largest distance of two points, or of the last point and the end.
+// widest returns the largest distance of two points, or of the last point and
+// the end.
 func widest(x *index.Index) (gap int64) {
 	for i, p := range x.Points {
 		end := x.Out
@@ -47,16 +48,17 @@ func widest(x *index.Index) (gap int64) {
 	return gap
 }
 
-// TestRecordInParallel checks that the points that several workers record exist in the
-// stream, and that they are not much further apart than the span, wherever the workers
-// start.
+// TestRecordInParallel checks that the points that several workers record exist
+// in the stream, and that they are not much further apart than the span,
+// wherever the workers start.
 func TestRecordInParallel(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	r := rand.New(rand.NewPCG(21, 22))
 	one, want := makeLayer(t, r)
-	// A piece of output has at most one mark, and no mark if a segment ends in its first
-	// 32 KiB or before a block does. The spacing is longer than such a piece, so points may
-	// be that much further apart than with the serial decoder.
+	// A piece of output has at most one mark, and no mark if a segment ends in
+	// its first 32 KiB or before a block does. The spacing is longer than such
+	// a piece, so points may be that much further apart than with the serial
+	// decoder.
 	const gap = 400 << 10
 	far := func(m *members) {
 		m.segments = smallSegments()

@@ -11,8 +11,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// TestResume resumes from every recorded point, also with a blob that is cut or damaged after
-// it.
+// TestResume resumes from every recorded point, also with a blob that is cut or
+// damaged after it.
 func TestResume(t *testing.T) {
 	data := slices.Repeat(sourceText(t), 6)
 	one := gz(t, data, nil)
@@ -57,7 +57,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestResumeFrames resumes from every recorded frame, serially and with workers.
+// TestResumeFrames resumes from every recorded frame, serially and with
+// workers.
 func TestResumeFrames(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	data := slices.Repeat(sourceText(t), 8)

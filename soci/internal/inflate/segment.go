@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// pieceBytes is the output of a decoder before it moves its window. A SymbolDecoder
-	// makes up to twice as much.
+	// pieceBytes is the output of a decoder before it moves its window. A
+	// SymbolDecoder makes up to twice as much.
 	pieceBytes = 256 << 10
 
-	// searchStep is the number of bytes searched for a block at a time, and searchMost the
-	// bound on the whole search. Encoders start a block every 10 to 60 KiB, except in stored
-	// data and in streams of one block, where guessing is not worthwhile.
+	// searchStep is the number of bytes searched for a block at a time, and
+	// searchMost the bound on the whole search. Encoders start a block every 10
+	// to 60 KiB, except in stored data and in streams of one block, where
+	// guessing is not worthwhile.
 	searchStep = 64 << 10
 	searchMost = 512 << 10
 )
@@ -61,9 +62,9 @@ func (sd *segmentDecoder) open(s *store, bits int64, dead func() bool) {
 	}
 }
 
-// segment is a part of the stream that is decoded before the data in front of it. The lock
-// of its twoStage guards it, except for dec, which belongs to the worker until the segment
-// is parked.
+// segment is a part of the stream that is decoded before the data in front of
+// it. The lock of its twoStage guards it, except for dec, which belongs to the
+// worker until the segment is parked.
 type segment struct {
 	searchFrom int64 // byte of the stream where the search for a block starts
 	start      int64 // bit where a block seems to start, or 0 before one is found
@@ -78,8 +79,8 @@ type segment struct {
 	table *flate.Table // resolves the symbols, once front is set
 }
 
-// newSegmentLocked returns a new segment, or nil if none is needed, the memory is full, or
-// its data has not arrived. mu must be held.
+// newSegmentLocked returns a new segment, or nil if none is needed, the memory
+// is full, or its data has not arrived. mu must be held.
 func (t *twoStage) newSegmentLocked() *segment {
 	if t.running >= t.workers-1 || len(t.segs) >= t.maxSegments || t.queued >= t.sizes.ahead || t.frontPos < t.resume ||
 		(len(t.segs)+1)*t.sizes.ahead+t.buffers > t.workers*t.sizes.pieces {
@@ -99,8 +100,8 @@ func (t *twoStage) newSegmentLocked() *segment {
 	return s
 }
 
-// nextStartLocked returns the first segment after s whose start is known; if s is nil, the
-// first of all. mu must be held.
+// nextStartLocked returns the first segment after s whose start is known; if s
+// is nil, the first of all. mu must be held.
 func (t *twoStage) nextStartLocked(s *segment) *segment {
 	found := s == nil
 	for _, o := range t.segs {
@@ -120,16 +121,17 @@ func startOf(s *segment) int64 {
 	return s.start
 }
 
-// speculateLocked finds the start of s and decodes from there, until s becomes the front or
-// has to be parked. mu must be held; it is released while decoding.
+// speculateLocked finds the start of s and decodes from there, until s becomes
+// the front or has to be parked. mu must be held; it is released while
+// decoding.
 func (t *twoStage) speculateLocked(s *segment) {
 	sd := t.takeDecoderLocked()
 	t.mu.Unlock()
 	var start int64
 	bad := panics.Guard(func() {
 		if start = t.search(s, sd); start > 0 {
-			// Opened before start is published, because the front may be there at once,
-			// and then the cursor of sd belongs to the front.
+			// Opened before start is published, because the front may be there
+			// at once, and then the cursor of sd belongs to the front.
 			sd.open(t.store, start, func() bool { return s.abandoned })
 		}
 	})
@@ -171,7 +173,8 @@ func (t *twoStage) speculateLocked(s *segment) {
 		switch {
 		case err == nil, s.front, errors.Is(err, flate.ErrStopped) && startOf(t.nextStartLocked(s)) > sd.symbols.Bits():
 		case errors.Is(err, flate.ErrStopped), err == io.EOF:
-			// The next segment starts here or its guess was wrong; the front decides.
+			// The next segment starts here or its guess was wrong; the front
+			// decides.
 			t.parkLocked(s)
 			return
 		default:
@@ -239,8 +242,8 @@ func (t *twoStage) parkLocked(s *segment) {
 	t.wake.Broadcast()
 }
 
-// giveUpLocked drops s, because it has no block, its guess was wrong, or the front has
-// passed it. mu must be held.
+// giveUpLocked drops s, because it has no block, its guess was wrong, or the
+// front has passed it. mu must be held.
 func (t *twoStage) giveUpLocked(s *segment, sd *segmentDecoder) {
 	t.running--
 	s.parked, s.dec = true, sd
@@ -248,7 +251,8 @@ func (t *twoStage) giveUpLocked(s *segment, sd *segmentDecoder) {
 	t.wake.Broadcast()
 }
 
-// dropLocked removes s. Its worker, if any, notices at its next check. mu must be held.
+// dropLocked removes s. Its worker, if any, notices at its next check. mu must
+// be held.
 func (t *twoStage) dropLocked(s *segment) {
 	if !s.abandoned {
 		t.missedLocked()

@@ -12,8 +12,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// probeBytes is the number of compressed bytes that determine the references of the first
-// 32 KiB of output: 32 KiB of incompressible data, and the headers of blocks.
+// probeBytes is the number of compressed bytes that determine the references of
+// the first 32 KiB of output: 32 KiB of incompressible data, and the headers of
+// blocks.
 const probeBytes = 48 << 10
 
 // spanWorker decodes spans. One goroutine uses it.
@@ -94,7 +95,8 @@ func (w *spanWorker) startSpan(s *span) {
 	d.Reset(in)
 }
 
-// source returns a reader of the store from an offset on, valid until the next call.
+// source returns a reader of the store from an offset on, valid until the next
+// call.
 func (w *spanWorker) source(off int64) io.Reader {
 	w.cur = cursor{s: w.t.store, at: off}
 	return &w.cur
@@ -108,8 +110,8 @@ func (w *spanWorker) endSpan(at position, err error) {
 	w.ended, w.end, w.err = true, at, err
 }
 
-// nextChunk returns the next chunk of the span: output in c, a copy of short output, or the
-// end of a member. It returns nil if the span has ended.
+// nextChunk returns the next chunk of the span: output in c, a copy of short
+// output, or the end of a member. It returns nil if the span has ended.
 func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in, d := w.m.in, w.m.dec
 	d.StopAt(w.span.stop)
@@ -120,7 +122,8 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	case err == nil:
 		w.pos = max(w.pos, d.Bits()/8)
 		if len(p) <= flate.History {
-			// A copy, so that a short member does not hold the memory of a long one.
+			// A copy, so that a short member does not hold the memory of a long
+			// one.
 			return &chunk{p: bytes.Clone(p), sum: crc32.ChecksumIEEE(p)}
 		}
 		c.p, c.sum = p, crc32.ChecksumIEEE(p)
@@ -141,8 +144,8 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in.Skip(8)
 	w.pos = in.Offset()
 	if w.pos*8 >= w.span.stop || detectFormat(in.Peek(2)) != Gzip || w.m.readHeader() != nil {
-		// The serial decoder finds an error in the header again, and checks the bytes
-		// after the last member.
+		// The serial decoder finds an error in the header again, and checks the
+		// bytes after the last member.
 		w.endSpan(position{w.pos * 8, true}, nil)
 		return end
 	}
@@ -150,7 +153,8 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	return end
 }
 
-// probeSpan determines which bytes of its history s, which starts with a block, refers to.
+// probeSpan determines which bytes of its history s, which starts with a block,
+// refers to.
 func (w *spanWorker) probeSpan(s *span) {
 	c := w.t.takeClaim()
 	w.past = s.point.Window.Append(w.past[:0])

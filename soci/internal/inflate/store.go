@@ -6,15 +6,17 @@ import (
 	"sync"
 )
 
-// storeBlock is how much of the source is read at a time. It is much smaller than the
-// spacing of segments, and large enough that the cost of locking is negligible.
+// storeBlock is how much of the source is read at a time. It is much smaller
+// than the spacing of segments, and large enough that the cost of locking is
+// negligible.
 const storeBlock = 128 << 10 // bytes
 
 // errAbandoned ends a decoder whose output is no longer needed.
 var errAbandoned = errors.New("abandoned")
 
-// store holds the part of the compressed stream that the workers decode. One goroutine
-// appends to it, and any goroutine may read it. The lock of wake guards all fields.
+// store holds the part of the compressed stream that the workers decode. One
+// goroutine appends to it, and any goroutine may read it. The lock of wake
+// guards all fields.
 type store struct {
 	wake   *sync.Cond // broadcast at every change
 	base   int64      // offset of blocks[0]
@@ -43,7 +45,8 @@ func (s *store) readMore(src io.Reader) {
 	s.wake.L.Unlock()
 	n, err := src.Read(b[len(b):storeBlock]) // no other goroutine reads that part
 	s.wake.L.Lock()
-	// trimLocked may have dropped earlier blocks, but not this one, because it is not full.
+	// trimLocked may have dropped earlier blocks, but not this one, because it
+	// is not full.
 	s.blocks[len(s.blocks)-1] = b[:len(b)+n]
 	s.end += int64(n)
 	s.err = err
@@ -60,8 +63,8 @@ func (s *store) trimLocked(before int64) {
 	}
 }
 
-// copyLocked copies the stored bytes from an offset on, or nothing if they were dropped.
-// The lock must be held.
+// copyLocked copies the stored bytes from an offset on, or nothing if they were
+// dropped. The lock must be held.
 func (s *store) copyLocked(dst []byte, at int64) (n int) {
 	if at < s.base {
 		return 0
@@ -72,7 +75,8 @@ func (s *store) copyLocked(dst []byte, at int64) (n int) {
 	return n
 }
 
-// rest returns the stored bytes from an offset on, without a copy, and empties the store.
+// rest returns the stored bytes from an offset on, without a copy, and empties
+// the store.
 func (s *store) rest(at int64) [][]byte {
 	var out [][]byte
 	off := s.base

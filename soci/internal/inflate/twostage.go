@@ -11,48 +11,52 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// segmentSizes are the sizes for decoding one member with several workers. Tests make
-// them small.
+// segmentSizes are the sizes for decoding one member with several workers.
+// Tests make them small.
 type segmentSizes struct {
-	// serialFirst is how much of a member is decoded serially. Small members are not worth
-	// starting goroutines.
+	// serialFirst is how much of a member is decoded serially. Small members
+	// are not worth starting goroutines.
 	serialFirst int64 // compressed bytes
-	// spacing is the distance between the starts of segments. Each start costs a search for
-	// a block and, until the history is known, symbols instead of bytes.
+	// spacing is the distance between the starts of segments. Each start costs
+	// a search for a block and, until the history is known, symbols instead of
+	// bytes.
 	spacing int64 // compressed bytes
-	// ahead bounds the memory of a segment before it waits for the front, and the unread
-	// output at which another segment may start.
+	// ahead bounds the memory of a segment before it waits for the front, and
+	// the unread output at which another segment may start.
 	ahead int // bytes
 	// queue bounds the unread output of the front.
 	queue int // bytes
-	// pieces bounds, for each worker, the output that is held or may be held: no segment
-	// starts beyond it.
+	// pieces bounds, for each worker, the output that is held or may be held:
+	// no segment starts beyond it.
 	pieces int // bytes
 }
 
-// defaultSegmentSizes returns sizes that were measured with two workers. From half of to
-// four times these sizes the rate is the same within 5 %, so memory decided. The spacing is
-// 4 MB of tar or 5 ms of work, and a segment has room for the symbols of that.
+// defaultSegmentSizes returns sizes that were measured with two workers. From
+// half of to four times these sizes the rate is the same within 5 %, so memory
+// decided. The spacing is 4 MB of tar or 5 ms of work, and a segment has room
+// for the symbols of that.
 func defaultSegmentSizes() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 20, spacing: 1 << 20, ahead: 8 << 20, queue: 2 << 20, pieces: 11 << 20}
 }
 
 // twoStage decodes one member with several workers, in order.
 //
-// One worker is the front. It knows the history and decodes bytes, as a serial decoder
-// does. The others start further ahead, where a block seems to start, and decode symbols
-// until these no longer depend on the unknown history. When the front ends a block exactly
-// where a segment started, the guess of that segment was right: it gets the history, its
-// symbols are resolved, its worker becomes the front from the position it has reached, and
-// the former front starts another segment further ahead. So no worker waits for another,
-// as little as possible is decoded as symbols, and the design does not depend on the rates
-// of the two ways of decoding. A segment that the front does not meet is dropped.
+// One worker is the front. It knows the history and decodes bytes, as a serial
+// decoder does. The others start further ahead, where a block seems to start,
+// and decode symbols until these no longer depend on the unknown history. When
+// the front ends a block exactly where a segment started, the guess of that
+// segment was right: it gets the history, its symbols are resolved, its worker
+// becomes the front from the position it has reached, and the former front
+// starts another segment further ahead. So no worker waits for another, as
+// little as possible is decoded as symbols, and the design does not depend on
+// the rates of the two ways of decoding. A segment that the front does not meet
+// is dropped.
 //
-// The goroutine that reads also reads the source. mu guards everything else, and is not
-// held while a worker decodes. There is no deadlock: the front waits for room in the queue
-// only while the reader has output to read; the workers ahead wait for the source, which
-// the reader reads when it has no output; and the reader resolves the pieces that it needs
-// if no worker does.
+// The goroutine that reads also reads the source. mu guards everything else,
+// and is not held while a worker decodes. There is no deadlock: the front waits
+// for room in the queue only while the reader has output to read; the workers
+// ahead wait for the source, which the reader reads when it has no output; and
+// the reader resolves the pieces that it needs if no worker does.
 type twoStage struct {
 	src         *flate.Input
 	workers     int
@@ -109,8 +113,8 @@ type blockFinder struct {
 	buf  [searchStep + flate.Tail]byte
 }
 
-// The score decides whether segments start. In a stream of one block, or of stored blocks,
-// no guess is right.
+// The score decides whether segments start. In a stream of one block, or of
+// stored blocks, no guess is right.
 const (
 	scoreBegin = 8
 	scoreMost  = 16
@@ -145,8 +149,8 @@ func (t *twoStage) enter(d *flate.Decoder) {
 	}
 }
 
-// leave stops the workers, returns the input that was not decoded to the source, and
-// returns the decoder of the front, which continues from there.
+// leave stops the workers, returns the input that was not decoded to the
+// source, and returns the decoder of the front, which continues from there.
 func (t *twoStage) leave() *flate.Decoder {
 	t.close()
 	t.front.StopAt(math.MaxInt64)
@@ -172,8 +176,9 @@ func (t *twoStage) close() {
 	t.queue, t.queued, t.frontQueued, t.buffers, t.active = nil, 0, 0, 0, false
 }
 
-// next returns the next output and its CRC-32, valid until the next call. After the last
-// output it returns the error of the decoder, io.EOF at the end of the member.
+// next returns the next output and its CRC-32, valid until the next call. After
+// the last output it returns the error of the decoder, io.EOF at the end of the
+// member.
 func (t *twoStage) next() ([]byte, uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,8 +219,8 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 	}
 }
 
-// readLocked reads from the source if it has more data and the store has room. mu must be
-// held; it is released while reading.
+// readLocked reads from the source if it has more data and the store has room.
+// mu must be held; it is released while reading.
 func (t *twoStage) readLocked() bool {
 	depth := t.sizes.spacing*int64(t.maxSegments+1) + searchStep
 	// Measured from the cursor, not from frontPos, because within one piece of
@@ -250,8 +255,8 @@ func (t *twoStage) work() {
 	}
 }
 
-// failLocked ends the stream with the error of a panic, after the output before it. mu must
-// be held.
+// failLocked ends the stream with the error of a panic, after the output before
+// it. mu must be held.
 func (t *twoStage) failLocked(err error) {
 	if err != nil && t.broken == nil {
 		t.broken = err
@@ -259,8 +264,8 @@ func (t *twoStage) failLocked(err error) {
 	}
 }
 
-// unresolvedLocked returns the first piece of the queue that no goroutine resolves. mu must
-// be held.
+// unresolvedLocked returns the first piece of the queue that no goroutine
+// resolves. mu must be held.
 func (t *twoStage) unresolvedLocked() *piece {
 	for _, p := range t.queue {
 		if !p.ready() && !p.taken {
@@ -270,8 +275,8 @@ func (t *twoStage) unresolvedLocked() *piece {
 	return nil
 }
 
-// resolveLocked turns the symbols of a piece into bytes. mu must be held; it is released
-// while resolving.
+// resolveLocked turns the symbols of a piece into bytes. mu must be held; it is
+// released while resolving.
 func (t *twoStage) resolveLocked(p *piece) {
 	p.taken = true
 	t.mu.Unlock()
@@ -285,9 +290,9 @@ func (t *twoStage) resolveLocked(p *piece) {
 	t.wake.Broadcast()
 }
 
-// runFrontLocked decodes with the front until the queue is full, the member ends, or another
-// worker becomes the front. The caller must have set frontBusy. mu must be held; it is
-// released while decoding.
+// runFrontLocked decodes with the front until the queue is full, the member
+// ends, or another worker becomes the front. The caller must have set
+// frontBusy. mu must be held; it is released while decoding.
 func (t *twoStage) runFrontLocked() {
 	for !t.closed && t.frontQueued < t.sizes.queue {
 		next := t.nextStartLocked(nil)
@@ -336,8 +341,9 @@ func (t *twoStage) runFrontLocked() {
 	t.frontBusy = false
 }
 
-// handOverLocked is called when the front has stopped where a segment starts. It reports
-// whether the worker of that segment is now the front. mu must be held.
+// handOverLocked is called when the front has stopped where a segment starts.
+// It reports whether the worker of that segment is now the front. mu must be
+// held.
 func (t *twoStage) handOverLocked() bool {
 	s := t.nextStartLocked(nil)
 	if s == nil || s.start > t.front.Bits() {
@@ -402,7 +408,8 @@ func (t *twoStage) pushLocked(p *piece) {
 	t.wake.Broadcast()
 }
 
-// missedLocked counts a wrong guess, or a search that found no block. mu must be held.
+// missedLocked counts a wrong guess, or a search that found no block. mu must
+// be held.
 func (t *twoStage) missedLocked() {
 	if t.closed || t.end != nil {
 		return

@@ -16,7 +16,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/flate"
 )
 
-// smallSegments returns sizes with which several workers decode streams of some KiB.
+// smallSegments returns sizes with which several workers decode streams of some
+// KiB.
 func smallSegments() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 10, spacing: 6 << 10, ahead: 1 << 20, queue: 200 << 10, pieces: 4 << 20}
 }
@@ -39,8 +40,8 @@ func readTwo(in io.Reader, workers int, h segmentSizes, most int64) ([]byte, two
 	return out, stats, err
 }
 
-// mixedContent returns content of changing kinds: sources, incompressible data, runs, and copies of
-// data from further back than the window.
+// mixedContent returns content of changing kinds: sources, incompressible data,
+// runs, and copies of data from further back than the window.
 func mixedContent(t testing.TB, r *rand.Rand, size int) []byte {
 	t.Helper()
 	src := sourceText(t)
@@ -71,7 +72,8 @@ type flusher interface {
 	Flush() error
 }
 
-// encode compresses data into one member, with a flush every so many bytes unless that is 0.
+// encode compresses data into one member, with a flush every so many bytes
+// unless that is 0.
 func encode(t testing.TB, data []byte, open func(io.Writer) (flusher, error), flush int) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -149,8 +151,8 @@ func TestTwoStage(t *testing.T) {
 	}
 }
 
-// TestTwoStageSource checks that an error of the source follows the output before it, and
-// that a Reader that is closed early leaves no goroutine.
+// TestTwoStageSource checks that an error of the source follows the output
+// before it, and that a Reader that is closed early leaves no goroutine.
 func TestTwoStageSource(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	blob := encode(t, slices.Repeat(sourceText(t), 40), stdEncoder(6), 0)
@@ -208,7 +210,8 @@ func TestMemoryBoundsWorkers(t *testing.T) {
 	}
 }
 
-// TestExpansionIsNotHeld checks that output that expands a thousand times is not held in memory.
+// TestExpansionIsNotHeld checks that output that expands a thousand times is
+// not held in memory.
 func TestExpansionIsNotHeld(t *testing.T) {
 	data := slices.Concat(sourceText(t), make([]byte, 80<<20)) // workers start at first
 	blob := encode(t, data, klauspost(6), 0)
@@ -227,8 +230,8 @@ func TestExpansionIsNotHeld(t *testing.T) {
 	}
 }
 
-// TestWorkersOnlyWhereTheyPay checks that stored data and repetitions are decoded serially, and that
-// workers start at the first other data.
+// TestWorkersOnlyWhereTheyPay checks that stored data and repetitions are
+// decoded serially, and that workers start at the first other data.
 func TestWorkersOnlyWhereTheyPay(t *testing.T) {
 	noise := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
@@ -254,8 +257,8 @@ func TestWorkersOnlyWhereTheyPay(t *testing.T) {
 	}
 }
 
-// FuzzTwoStage compares the output with compress/gzip on streams made from a seed, some of
-// them damaged.
+// FuzzTwoStage compares the output with compress/gzip on streams made from a
+// seed, some of them damaged.
 func FuzzTwoStage(f *testing.F) {
 	for seed := range uint64(6) {
 		f.Add(seed, uint32(100), uint8(0), uint8(20), uint32(1<<30))

@@ -13,7 +13,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// zstdWindowFrame compresses with a window of n bytes, as a single segment if single is true.
+// zstdWindowFrame compresses with a window of n bytes, as a single segment if
+// single is true.
 func zstdWindowFrame(t testing.TB, data []byte, n int, single bool) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -31,8 +32,8 @@ func zstdWindowFrame(t testing.TB, data []byte, n int, single bool) []byte {
 	return buf.Bytes()
 }
 
-// TestWindowsAreReserved checks that the memory of a window is reserved before its frame, and
-// released before more is reserved, and at the end.
+// TestWindowsAreReserved checks that the memory of a window is reserved before
+// its frame, and released before more is reserved, and at the end.
 func TestWindowsAreReserved(t *testing.T) {
 	data := slices.Repeat(sourceText(t), 4)
 	large := slices.Repeat(data, 3<<20/len(data)+1)
@@ -66,8 +67,8 @@ func TestWindowsAreReserved(t *testing.T) {
 	}
 }
 
-// TestWindowRefused checks that a frame whose window exceeds the bound, or cannot be
-// reserved, ends the blob after the output before it.
+// TestWindowRefused checks that a frame whose window exceeds the bound, or
+// cannot be reserved, ends the blob after the output before it.
 func TestWindowRefused(t *testing.T) {
 	data := sourceText(t)
 	large := slices.Repeat(data, 5<<20/len(data)+1)

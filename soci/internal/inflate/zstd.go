@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// newZstdReader returns the reader of a zstd blob from the start of a frame, which is the
-// position of in. The output before that frame has out bytes.
+// newZstdReader returns the reader of a zstd blob from the start of a frame,
+// which is the position of in. The output before that frame has out bytes.
 func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	if n := opts.workers(); n > 1 {
 		f := newFrames(in, opts, n)
@@ -27,16 +27,18 @@ func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	return &Reader{Reader: s, format: Zstd, close: s.close}, nil
 }
 
-// ErrWindow is the error of a zstd frame whose window exceeds Options.MaxWindow.
+// ErrWindow is the error of a zstd frame whose window exceeds
+// Options.MaxWindow.
 var ErrWindow = errors.New("zstd window too large")
 
 func newZstd(in io.Reader, window int64, more ...zstd.DOption) (*zstd.Decoder, error) {
-	// Synchronous, because the caller has a goroutine for it, and to bound the memory.
+	// Synchronous, because the caller has a goroutine for it, and to bound the
+	// memory.
 	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))...) //nolint:gosec // G115: positive
 }
 
-// windowOf returns the window that a frame needs, in bytes. For a frame of a single segment
-// that is its whole content (RFC 8878, section 3.1.1.1.2).
+// windowOf returns the window that a frame needs, in bytes. For a frame of a
+// single segment that is its whole content (RFC 8878, section 3.1.1.1.2).
 func windowOf(h *zstd.Header) uint64 {
 	if h.SingleSegment {
 		return h.FrameContentSize
@@ -45,20 +47,21 @@ func windowOf(h *zstd.Header) uint64 {
 }
 
 const (
-	// recordEvery is the least distance of two frames that a serial decoder records. Each
-	// costs a reset of the decoder.
+	// recordEvery is the least distance of two frames that a serial decoder
+	// records. Each costs a reset of the decoder.
 	recordEvery = 256 << 10 // compressed bytes
-	// leastWindow is the least window of a decoder, so that frames with different small
-	// windows share one.
+	// leastWindow is the least window of a decoder, so that frames with
+	// different small windows share one.
 	leastWindow = 1 << 20
 )
 
-// serialZstd decodes a zstd blob on the goroutine that reads, and records the start of frames.
+// serialZstd decodes a zstd blob on the goroutine that reads, and records the
+// start of frames.
 //
-// The memory of a window is reserved before the decoder reads the frame. The decoder is made
-// for the reserved size, and is replaced between two frames when the next one needs more.
-// Its memory is released before more is reserved, so that two blobs never wait for each
-// other.
+// The memory of a window is reserved before the decoder reads the frame. The
+// decoder is made for the reserved size, and is replaced between two frames
+// when the next one needs more. Its memory is released before more is reserved,
+// so that two blobs never wait for each other.
 type serialZstd struct {
 	in      *flate.Input
 	dec     *zstd.Decoder // nil after a failure
@@ -141,8 +144,8 @@ func (s *serialZstd) Read(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// frameScan is the source of a decoder. It ends after some of the frames, so that the size
-// of the output before the next frame is known.
+// frameScan is the source of a decoder. It ends after some of the frames, so
+// that the size of the output before the next frame is known.
 type frameScan struct {
 	in     *flate.Input
 	next   func()

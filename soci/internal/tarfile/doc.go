@@ -8,31 +8,34 @@
 //		...
 //	}
 //
-// archive/tar copies the content, expands the holes of sparse files into zeros, and
-// allocates for each header. This reader returns content where it lies in the blocks of
-// a [BlockReader], and the map of a sparse file instead of its zeros, and allocates only
-// the strings of a header.
+// archive/tar copies the content, expands the holes of sparse files into zeros,
+// and allocates for each header. This reader returns content where it lies in
+// the blocks of a [BlockReader], and the map of a sparse file instead of its
+// zeros, and allocates only the strings of a header.
 //
 // # Vocabulary
 //
-// An archive is a sequence of blocks of 512 bytes. An entry is a header block and the
-// content that follows it. Extended headers, global headers and GNU long names are entries
-// that describe other entries; Next applies them and does not return them. A [Piece] is a
-// block of the stream that the content of several entries may lie in.
+// An archive is a sequence of blocks of 512 bytes. An entry is a header block
+// and the content that follows it. Extended headers, global headers and GNU
+// long names are entries that describe other entries; Next applies them and
+// does not return them. A [Piece] is a block of the stream that the content of
+// several entries may lie in.
 //
 // # Contract
 //
-// It reads version 7, POSIX ustar and pax, GNU tar and star. It reads every archive that
-// it accepts as archive/tar does, except that it applies global headers, as GNU tar does.
-// Memory is bounded for any input: an extended header or long name by 1 MiB, the map of a
-// sparse file by a million extents, which are charged to Options.Charge.
+// It reads version 7, POSIX ustar and pax, GNU tar and star. It reads every
+// archive that it accepts as archive/tar does, except that it applies global
+// headers, as GNU tar does. Memory is bounded for any input: an extended header
+// or long name by 1 MiB, the map of a sparse file by a million extents, which
+// are charged to Options.Charge.
 //
 // # Failures
 //
-// [ErrFormat] for a malformed archive, [ErrLimit] for one that exceeds a bound. Errors of
-// the stream pass through unchanged.
+// [ErrFormat] for a malformed archive, [ErrLimit] for one that exceeds a bound.
+// Errors of the stream pass through unchanged.
 //
 // # Not done here
 //
-// Paths are not cleaned or checked, and nothing is extracted: see package untar.
+// Paths are not cleaned or checked, and nothing is extracted: see package
+// untar.
 package tarfile

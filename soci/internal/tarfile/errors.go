@@ -9,8 +9,8 @@ var (
 	ErrLimit = errors.New("limit exceeded")
 )
 
-// Shorten cuts the middle out of a name that is too long for a one-line message: a hostile
-// archive may have names of 1 MiB.
+// Shorten cuts the middle out of a name that is too long for a one-line
+// message: a hostile archive may have names of 1 MiB.
 func Shorten(name string) string {
 	const most = 120 // bytes: enough to recognise an entry, short enough for one line
 	if len(name) <= most {

@@ -27,12 +27,12 @@ const (
 	TypeGNUDumpDir = 'D' // a directory with a list of names
 )
 
-// BlockSize is the unit of an archive in bytes: headers take whole blocks, and content is
-// padded to whole blocks.
+// BlockSize is the unit of an archive in bytes: headers take whole blocks, and
+// content is padded to whole blocks.
 const BlockSize = 512
 
-// Time is a time stamp of an entry: Sec is in seconds since 1970 and may be negative,
-// 0 <= Nsec < 1e9.
+// Time is a time stamp of an entry: Sec is in seconds since 1970 and may be
+// negative, 0 <= Nsec < 1e9.
 type Time struct{ Sec, Nsec int64 }
 
 // Attr is an extended attribute.
@@ -65,8 +65,8 @@ func (h *Header) IsRegular() bool {
 	return false
 }
 
-// hasContent reports whether content follows the header. Directories, links and devices
-// have no content, even if their size is not zero (POSIX).
+// hasContent reports whether content follows the header. Directories, links and
+// devices have no content, even if their size is not zero (POSIX).
 func (h *Header) hasContent() bool {
 	switch h.Type {
 	case TypeHardLink, TypeSymlink, TypeChar, TypeBlock, TypeDir, TypeFifo:
@@ -131,8 +131,8 @@ func parseHeader(b []byte, h *Header) error {
 	return p.err
 }
 
-// prefixOf returns the directory part of the name that the header stores separately.
-// Where it lies depends on the dialect of the header.
+// prefixOf returns the directory part of the name that the header stores
+// separately. Where it lies depends on the dialect of the header.
 func prefixOf(b []byte) string {
 	prefix := b[prefixOff : prefixOff+prefixLen]
 	if prefix[0] == 0 {
@@ -145,10 +145,11 @@ func prefixOf(b []byte) string {
 		}
 		return cstring(prefix)
 	case string(b[magicOff:magicOff+8]) == "ustar  \x00":
-		// GNU tar stores times here. Go before 1.8 stored a prefix instead, and old images
-		// have such layers. So a field that cannot be a time is taken as a prefix, by the
-		// rule of archive/tar, so that a layer has the same names here and in containerd.
-		// (GNU tar never reads a prefix here, and never writes a field that looks like one.)
+		// GNU tar stores times here. Go before 1.8 stored a prefix instead, and
+		// old images have such layers. So a field that cannot be a time is
+		// taken as a prefix, by the rule of archive/tar, so that a layer has
+		// the same names here and in containerd. (GNU tar never reads a prefix
+		// here, and never writes a field that looks like one.)
 		if isGNUTime(prefix[:gnuTimeLen]) && isGNUTime(prefix[gnuTimeLen:2*gnuTimeLen]) {
 			return ""
 		}
@@ -161,8 +162,9 @@ func prefixOf(b []byte) string {
 	return ""
 }
 
-// isGNUTime reports whether archive/tar takes a field for a time: an empty field, a
-// number of base 256, or octal digits surrounded by spaces and zero bytes.
+// isGNUTime reports whether archive/tar takes a field for a time: an empty
+// field, a number of base 256, or octal digits surrounded by spaces and zero
+// bytes.
 func isGNUTime(b []byte) bool {
 	if b[0] == 0 {
 		return true
@@ -176,8 +178,9 @@ func isGNUTime(b []byte) bool {
 	return strings.Trim(digits, "01234567") == ""
 }
 
-// checksum verifies the checksum of a header: the sum of its bytes, with the field itself
-// read as spaces. Ancient tars added up signed bytes, which is accepted too.
+// checksum verifies the checksum of a header: the sum of its bytes, with the
+// field itself read as spaces. Ancient tars added up signed bytes, which is
+// accepted too.
 func checksum(b []byte) error {
 	var p numbers
 	want := p.field("checksum", b[sumOff:sumOff+sumLen])
@@ -187,8 +190,8 @@ func checksum(b []byte) error {
 	return badf("invalid tar header: wrong checksum")
 }
 
-// unsignedSum adds the bytes of a header, eight at a time in four 16-bit lanes. A lane
-// cannot overflow, because it adds 64 words of at most 2*255.
+// unsignedSum adds the bytes of a header, eight at a time in four 16-bit lanes.
+// A lane cannot overflow, because it adds 64 words of at most 2*255.
 func unsignedSum(b []byte) int64 {
 	const lanes = 0x00ff00ff00ff00ff
 	var sum uint64
@@ -225,9 +228,9 @@ func cstring(b []byte) string {
 // numbers parses numeric fields and keeps the first error.
 type numbers struct{ err error }
 
-// field parses octal digits surrounded by optional spaces and zero bytes, or the base-256
-// form that GNU tar and star use for numbers too large for octal. what names the field in
-// the error.
+// field parses octal digits surrounded by optional spaces and zero bytes, or
+// the base-256 form that GNU tar and star use for numbers too large for octal.
+// what names the field in the error.
 func (p *numbers) field(what string, b []byte) int64 {
 	if b[0]&0x80 != 0 {
 		return p.base256(what, b)
@@ -247,7 +250,8 @@ func (p *numbers) field(what string, b []byte) int64 {
 	return n
 }
 
-// base256 parses a big-endian two's complement number. The top bit marks the form.
+// base256 parses a big-endian two's complement number. The top bit marks the
+// form.
 func (p *numbers) base256(what string, b []byte) int64 {
 	negative := b[0]&0x40 != 0
 	var n uint64
@@ -276,8 +280,9 @@ func (p *numbers) fail(what string, b []byte) {
 	}
 }
 
-// gnuSparseMap parses the extents of an old GNU sparse header: four in the header itself,
-// and more in the blocks that follow it, which it gets from more.
+// gnuSparseMap parses the extents of an old GNU sparse header: four in the
+// header itself, and more in the blocks that follow it, which it gets from
+// more.
 func (h *Header) gnuSparseMap(b []byte, more func() ([]byte, error)) error {
 	const perHeader, perBlock, entryLen = 4, 21, 24
 	var p numbers
@@ -311,15 +316,17 @@ func (h *Header) gnuSparseMap(b []byte, more func() ([]byte, error)) error {
 	return h.checkExtents()
 }
 
-// maxExtents bounds the map of one sparse file: a million extents take 16 MiB of memory.
+// maxExtents bounds the map of one sparse file: a million extents take 16 MiB
+// of memory.
 const maxExtents = 1 << 20
 
 func tooManyExtents() error {
 	return fmt.Errorf("%w: more than %d extents in a sparse file", ErrLimit, maxExtents)
 }
 
-// checkExtents verifies that a sparse map is ascending, lies within the file and adds up
-// to the stored bytes. It removes empty extents, which only mark the end of the file.
+// checkExtents verifies that a sparse map is ascending, lies within the file
+// and adds up to the stored bytes. It removes empty extents, which only mark
+// the end of the file.
 func (h *Header) checkExtents() error {
 	if h.Size < 0 || h.Stored < 0 {
 		return badf("negative size")

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// pax holds the records of extended headers that describe an entry. A key that is not in
-// has leaves the value of the entry's own header.
+// pax holds the records of extended headers that describe an entry. A key that
+// is not in has leaves the value of the entry's own header.
 type pax struct {
 	has        paxKey
 	path, link string
@@ -23,8 +23,8 @@ type pax struct {
 	attrBytes  int64          // bytes of all attribute records
 	maxAttrs   int64          // bound on attrBytes; 0 or less means no bound
 
-	// The sparse formats of GNU tar: 0.0 and 0.1 store the map in records, 1.0 stores it
-	// before the content.
+	// The sparse formats of GNU tar: 0.0 and 0.1 store the map in records, 1.0
+	// stores it before the content.
 	sparseName string
 	realSize   int64
 	major      int64
@@ -51,8 +51,9 @@ const (
 	hasSparseMinor
 )
 
-// framingKeys are the keys that decide the name of an entry and where it ends. Readers differ
-// in how they apply them from a global header, and no image builder writes them there.
+// framingKeys are the keys that decide the name of an entry and where it ends.
+// Readers differ in how they apply them from a global header, and no image
+// builder writes them there.
 const framingKeys = hasPath | hasLink | hasSize | hasSparseName | hasRealSize | hasSparseMap | hasSparseMajor | hasSparseMinor
 
 const (
@@ -83,7 +84,8 @@ func (p *pax) parse(text string) error {
 	return nil
 }
 
-// record applies one record. An empty value removes the earlier value of its key.
+// record applies one record. An empty value removes the earlier value of its
+// key.
 func (p *pax) record(key, value string) error {
 	switch key {
 	case "path":
@@ -157,15 +159,16 @@ func (p *pax) time(to *Time, bit paxKey, key, value string) error {
 }
 
 const (
-	// maxAttrNames is XATTR_LIST_MAX of Linux: if the names of a file take more bytes, no
-	// program can list them.
+	// maxAttrNames is XATTR_LIST_MAX of Linux: if the names of a file take more
+	// bytes, no program can list them.
 	maxAttrNames = 64 << 10
-	// manyAttrs is the number of attributes from which a map is faster than a scan.
+	// manyAttrs is the number of attributes from which a map is faster than a
+	// scan.
 	manyAttrs = 16
 )
 
-// attr sets an attribute; the last value of a name wins. Its cost does not grow with the
-// number of attributes.
+// attr sets an attribute; the last value of a name wins. Its cost does not grow
+// with the number of attributes.
 func (p *pax) attr(name, value string) error {
 	p.attrBytes += int64(len(name) + len(value))
 	if p.maxAttrs > 0 && p.attrBytes > p.maxAttrs {
@@ -212,8 +215,8 @@ func (p *pax) defaults() pax {
 	return d
 }
 
-// attrName decodes the two characters that GNU tar escapes because the key of a record
-// cannot hold them.
+// attrName decodes the two characters that GNU tar escapes because the key of a
+// record cannot hold them.
 func attrName(name string) string {
 	if strings.IndexByte(name, '%') < 0 {
 		return name
@@ -303,8 +306,8 @@ func (p *pax) apply(h *Header) error {
 	return nil
 }
 
-// applySparse marks h as a sparse file if the records say so. It reports whether the map
-// is stored before the content.
+// applySparse marks h as a sparse file if the records say so. It reports
+// whether the map is stored before the content.
 func (p *pax) applySparse(h *Header) (inContent bool, err error) {
 	const version = hasSparseMajor | hasSparseMinor
 	switch {

@@ -10,25 +10,27 @@ import (
 	"strings"
 )
 
-// maxSpecial bounds each extended header and long name, in bytes. It leaves room for
-// several of the 64 KiB attributes that Linux allows.
+// maxSpecial bounds each extended header and long name, in bytes. It leaves
+// room for several of the 64 KiB attributes that Linux allows.
 const maxSpecial = 1 << 20
 
 var zeroBlock [BlockSize]byte
 
 // Options configure a Reader.
 type Options struct {
-	// BeforeWait, unless nil, is called before the Reader waits for a block. A caller that
-	// holds blocks must hand them on, because the stream may have no others. Its error ends
-	// the read.
+	// BeforeWait, unless nil, is called before the Reader waits for a block. A
+	// caller that holds blocks must hand them on, because the stream may have
+	// no others. Its error ends the read.
 	BeforeWait func() error
-	// Charge, unless nil, is called with the change in the memory that the map of a sparse
-	// file takes, in bytes. Its error for a positive change ends the read.
+	// Charge, unless nil, is called with the change in the memory that the map
+	// of a sparse file takes, in bytes. Its error for a positive change ends
+	// the read.
 	Charge func(delta int64) error
-	// MaxAttributes bounds the extended attributes of one entry, in bytes of names and
-	// values. 0 or less means no bound.
+	// MaxAttributes bounds the extended attributes of one entry, in bytes of
+	// names and values. 0 or less means no bound.
 	MaxAttributes int64
-	// Offset is the position of the stream in the archive, for messages and Between.
+	// Offset is the position of the stream in the archive, for messages and
+	// Between.
 	Offset int64
 }
 
@@ -36,8 +38,9 @@ type Options struct {
 type Reader struct {
 	stream
 
-	// Between, unless nil, is called before each entry with its offset in the archive. Its
-	// error ends the read. It may be changed between calls, also by the function itself.
+	// Between, unless nil, is called before each entry with its offset in the
+	// archive. Its error ends the read. It may be changed between calls, also
+	// by the function itself.
 	Between func(offset int64) error
 
 	hdr          Header
@@ -64,17 +67,19 @@ func NewReader(src BlockReader, opts Options) *Reader {
 // Close releases the current block.
 func (r *Reader) Close() { r.close() }
 
-// Header returns the header that was read last. It may be incomplete after an error.
+// Header returns the header that was read last. It may be incomplete after an
+// error.
 func (r *Reader) Header() *Header { return &r.hdr }
 
 // Piece returns the block that holds the bytes that Content returned last.
 func (r *Reader) Piece() *Piece { return r.cur }
 
-// HasDefaults reports whether a global header has set defaults for all further entries.
+// HasDefaults reports whether a global header has set defaults for all further
+// entries.
 func (r *Reader) HasDefaults() bool { return r.global.has != 0 || len(r.global.attrs) > 0 }
 
-// Next skips the rest of the current entry and returns the header of the next one, which
-// is valid until the next call, or io.EOF at the end of the archive.
+// Next skips the rest of the current entry and returns the header of the next
+// one, which is valid until the next call, or io.EOF at the end of the archive.
 func (r *Reader) Next(ctx context.Context) (*Header, error) {
 	local := r.global.defaults()
 	if r.charged > 0 {
@@ -86,8 +91,8 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 		if err := r.skip(ctx, r.contentLeft); err != nil {
 			return nil, err
 		}
-		// A writer that leaves out the end of the archive may also leave out the padding
-		// of the last entry.
+		// A writer that leaves out the end of the archive may also leave out
+		// the padding of the last entry.
 		if err := r.skip(ctx, r.padding); err != nil && !errors.Is(err, errTruncated) {
 			return nil, err
 		}
@@ -134,9 +139,10 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 // Whole reports whether one call of Content returns the rest of the content.
 func (r *Reader) Whole() bool { return r.contentLeft <= int64(len(r.left)) }
 
-// Content returns the next bytes of the entry's content, at most the given number, and the
-// piece that holds them. They stay valid until the next call, or until a caller that holds
-// the piece drops it. At the end of the content it returns no bytes.
+// Content returns the next bytes of the entry's content, at most the given
+// number, and the piece that holds them. They stay valid until the next call,
+// or until a caller that holds the piece drops it. At the end of the content it
+// returns no bytes.
 func (r *Reader) Content(ctx context.Context, most int64) ([]byte, *Piece, error) {
 	if r.contentLeft == 0 || most == 0 {
 		return nil, nil, nil
@@ -146,13 +152,14 @@ func (r *Reader) Content(ctx context.Context, most int64) ([]byte, *Piece, error
 	return b, p, err
 }
 
-// at adds the offset to an error, because an error between two entries has no name.
+// at adds the offset to an error, because an error between two entries has no
+// name.
 func (r *Reader) at(err error) error {
 	return fmt.Errorf("at byte %d of the archive: %w", r.headerOffset, err)
 }
 
-// end checks the end of the archive: two blocks of zeros, of which many writers leave out
-// the second.
+// end checks the end of the archive: two blocks of zeros, of which many writers
+// leave out the second.
 func (r *Reader) end(ctx context.Context) error {
 	b, err := r.block(ctx)
 	if err == nil && !bytes.Equal(b, zeroBlock[:]) {
@@ -164,8 +171,8 @@ func (r *Reader) end(ctx context.Context) error {
 	return err
 }
 
-// entry completes the header of an entry with the records and long names that precede it,
-// and reads its sparse map.
+// entry completes the header of an entry with the records and long names that
+// precede it, and reads its sparse map.
 func (r *Reader) entry(ctx context.Context, b []byte, local *pax, longName, longLink string) error {
 	h := &r.hdr
 	if err := local.apply(h); err != nil {
@@ -200,7 +207,8 @@ func (r *Reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 	} else if err := r.chargeMap(len(h.Extents)); err != nil {
 		return err
 	}
-	// Before POSIX, tars stored a directory as a file whose name ends in a slash.
+	// Before POSIX, tars stored a directory as a file whose name ends in a
+	// slash.
 	if h.IsRegular() && strings.HasSuffix(h.Name, "/") {
 		if h.Type == TypeFileV7 {
 			h.Stored, stored = 0, 0 // version 7: no content follows
@@ -214,8 +222,9 @@ func (r *Reader) entry(ctx context.Context, b []byte, local *pax, longName, long
 // padding returns the number of bytes that fill the last block of n bytes.
 func padding(n int64) int64 { return -n & (BlockSize - 1) }
 
-// readSparseMap reads the map of GNU's format 1.0, which precedes the content. Each line is a
-// decimal number: the number of extents, then offset and length of each.
+// readSparseMap reads the map of GNU's format 1.0, which precedes the content.
+// Each line is a decimal number: the number of extents, then offset and length
+// of each.
 func (r *Reader) readSparseMap(ctx context.Context, h *Header) error {
 	stored := h.Stored
 	var text []byte

@@ -108,8 +108,8 @@ func dialects(t testing.TB) map[string][]byte {
 	return out
 }
 
-// TestReaderAgreesOnDialects compares the reader with archive/tar on every dialect. Package
-// untar has the same test for its corpus of hostile archives.
+// TestReaderAgreesOnDialects compares the reader with archive/tar on every
+// dialect. Package untar has the same test for its corpus of hostile archives.
 func TestReaderAgreesOnDialects(t *testing.T) {
 	for name, data := range goldens(t) {
 		t.Run(name, func(t *testing.T) { tartest.Agree(t, data) })
@@ -119,8 +119,8 @@ func TestReaderAgreesOnDialects(t *testing.T) {
 	}
 }
 
-// FuzzReader checks that no input makes the reader panic, loop, or disagree with archive/tar
-// about an archive that both accept.
+// FuzzReader checks that no input makes the reader panic, loop, or disagree
+// with archive/tar about an archive that both accept.
 func FuzzReader(f *testing.F) {
 	for _, data := range goldens(f) {
 		f.Add(data)
@@ -146,7 +146,8 @@ func withChecksums(data []byte) []byte {
 	return data
 }
 
-// TestReaderAllocations checks that a header allocates its strings and nothing else.
+// TestReaderAllocations checks that a header allocates its strings and nothing
+// else.
 func TestReaderAllocations(t *testing.T) {
 	var headers []*tar.Header
 	for i := range 1000 {
@@ -163,9 +164,9 @@ func TestReaderAllocations(t *testing.T) {
 	}
 }
 
-// TestAttributesAreLinear checks that an extended header allocates a few times its bytes,
-// however many attributes it has. (With a search and a copy for each of them, 40,000
-// attributes took ten seconds.)
+// TestAttributesAreLinear checks that an extended header allocates a few times
+// its bytes, however many attributes it has. (With a search and a copy for each
+// of them, 40,000 attributes took ten seconds.)
 func TestAttributesAreLinear(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -184,8 +185,8 @@ func TestAttributesAreLinear(t *testing.T) {
 		if !errors.Is(err, c.want) || err == nil && entries != c.headers {
 			t.Errorf("%s: %d entries, %v", c.name, entries, err)
 		}
-		// The stream and its copy, the text of a header twice, and a list of attributes that
-		// grows, with a map.
+		// The stream and its copy, the text of a header twice, and a list of
+		// attributes that grows, with a map.
 		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(20*len(data)); got > most {
 			t.Errorf("%s: %d bytes allocated for an archive of %d", c.name, got, len(data))
 		}
@@ -197,8 +198,8 @@ type blockFunc func() (tarfile.Block, error)
 
 func (f blockFunc) NextBlock(context.Context) (tarfile.Block, error) { return f() }
 
-// TestErrorsOfTheStreamPass checks that an error of the stream, or of BeforeWait, ends the
-// read unchanged.
+// TestErrorsOfTheStreamPass checks that an error of the stream, or of
+// BeforeWait, ends the read unchanged.
 func TestErrorsOfTheStreamPass(t *testing.T) {
 	broken := errors.New("broken")
 	src := blockFunc(func() (tarfile.Block, error) { return tarfile.Block{}, broken })
@@ -211,8 +212,8 @@ func TestErrorsOfTheStreamPass(t *testing.T) {
 	}
 }
 
-// TestSparseMapIsCharged checks that the map of a sparse file is charged while its entry is
-// current, and that a refusal ends the read.
+// TestSparseMapIsCharged checks that the map of a sparse file is charged while
+// its entry is current, and that a refusal ends the read.
 func TestSparseMapIsCharged(t *testing.T) {
 	data := []byte(tartest.Sparse1("s", "2\n2\n2\n6\n2\n", "abcd", "10") + tartest.File("f", "x") + tartest.End)
 	var now, most int64

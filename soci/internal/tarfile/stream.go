@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// Block is a part of a stream. Its Data must not change until Release is called. Release
-// is called once, from any goroutine.
+// Block is a part of a stream. Its Data must not change until Release is
+// called. Release is called once, from any goroutine.
 type Block struct {
 	Data    []byte
 	Release func()
@@ -20,8 +20,8 @@ type BlockReader interface {
 	NextBlock(ctx context.Context) (Block, error)
 }
 
-// Piece is a Block that is released when its last user drops it. Its methods are safe for
-// concurrent use.
+// Piece is a Block that is released when its last user drops it. Its methods
+// are safe for concurrent use.
 type Piece struct {
 	uses    atomic.Int32
 	release func()
@@ -69,8 +69,8 @@ func (s *stream) fill(ctx context.Context) error {
 	return nil
 }
 
-// block returns the next BlockSize bytes, valid until the next call, or io.EOF if the
-// stream ends here.
+// block returns the next BlockSize bytes, valid until the next call, or io.EOF
+// if the stream ends here.
 func (s *stream) block(ctx context.Context) ([]byte, error) {
 	if err := s.fill(ctx); err != nil {
 		return nil, err

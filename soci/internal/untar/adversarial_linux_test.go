@@ -22,9 +22,9 @@ func (s specimen) bytes(t testing.TB) []byte {
 	return archive(t, s.in...)
 }
 
-// TestAdversarial extracts the corpus. Each archive either fails with the named error or
-// leaves exactly the listed tree, and nothing outside is touched. It runs with openat2 and
-// without, on a stream and on blocks of awkward sizes.
+// TestAdversarial extracts the corpus. Each archive either fails with the named
+// error or leaves exactly the listed tree, and nothing outside is touched. It
+// runs with openat2 and without, on a stream and on blocks of awkward sizes.
 func TestAdversarial(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range corpus {
@@ -93,8 +93,8 @@ func gnuTar(t *testing.T) string {
 	return path
 }
 
-// untarGNU extracts an archive with GNU tar, as exactly as it can. It ignores the warning
-// about a missing end of the archive.
+// untarGNU extracts an archive with GNU tar, as exactly as it can. It ignores
+// the warning about a missing end of the archive.
 func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) error {
 	args := append([]string{"-xpf", archive, "-C", dir, "--numeric-owner", "--xattrs", "--xattrs-include=*"}, more...)
 	out, err := exec.CommandContext(ctx, tar, args...).CombinedOutput()
@@ -104,8 +104,8 @@ func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) err
 	return nil
 }
 
-// TestAdversarialEqualsTar checks that the result equals GNU tar's in mode, owner, times,
-// attributes, links and content, where GNU tar has a sane result.
+// TestAdversarialEqualsTar checks that the result equals GNU tar's in mode,
+// owner, times, attributes, links and content, where GNU tar has a sane result.
 func TestAdversarialEqualsTar(t *testing.T) {
 	tar := gnuTar(t)
 	compared := 0
@@ -136,7 +136,8 @@ func TestAdversarialEqualsTar(t *testing.T) {
 	t.Logf("%d archives compared", compared)
 }
 
-// TestReaderAgrees compares the reader with archive/tar on all archives of the tests here.
+// TestReaderAgrees compares the reader with archive/tar on all archives of the
+// tests here.
 func TestReaderAgrees(t *testing.T) {
 	for _, s := range slices.Concat(stacks, linkedStacks) {
 		for _, l := range s.layers {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAttributeWithoutSpace checks that an attribute that the file system cannot hold is not
-// reported as a full disk.
+// TestAttributeWithoutSpace checks that an attribute that the file system
+// cannot hold is not reported as a full disk.
 func TestAttributeWithoutSpace(t *testing.T) {
 	for name, c := range map[string]struct {
 		blocks, inodes, free uint64
@@ -59,7 +59,8 @@ func ext4(t *testing.T) string {
 	return at
 }
 
-// TestPrivLargeAttribute extracts attributes that are too large for ext4, or for Linux.
+// TestPrivLargeAttribute extracts attributes that are too large for ext4, or
+// for Linux.
 func TestPrivLargeAttribute(t *testing.T) {
 	needRoot(t, "mounts ext4")
 	x := newTB(t)
@@ -82,7 +83,8 @@ func TestPrivLargeAttribute(t *testing.T) {
 	}
 }
 
-// TestTrustedAttributes checks that trusted.* attributes are left out, as in containerd.
+// TestTrustedAttributes checks that trusted.* attributes are left out, as in
+// containerd.
 func TestTrustedAttributes(t *testing.T) {
 	x := newTB(t)
 	l := x.must(ent{name: "f", pax: map[string]string{"SCHILY.xattr.trusted.md5": "x", "SCHILY.xattr.trusted.overlay.opaque": "y"}})
@@ -96,9 +98,10 @@ func TestTrustedAttributes(t *testing.T) {
 	}
 }
 
-// TestHardLinkIsItsTarget checks that mode, owner and times in the entry of a hard link are
-// not applied, because the file has an entry of its own. (GNU tar does the same; containerd
-// and Docker apply them to the file. No builder writes any that differ.)
+// TestHardLinkIsItsTarget checks that mode, owner and times in the entry of a
+// hard link are not applied, because the file has an entry of its own. (GNU tar
+// does the same; containerd and Docker apply them to the file. No builder
+// writes any that differ.)
 func TestHardLinkIsItsTarget(t *testing.T) {
 	x := newTB(t)
 	l := x.must(

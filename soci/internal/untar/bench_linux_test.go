@@ -25,9 +25,10 @@ func shapes(b *testing.B) map[string][]byte {
 	return map[string][]byte{"tiny": archive(b, spread...), "onedir": archive(b, flat...), "huge": archive(b, huge...)}
 }
 
-// BenchmarkExtract extracts each shape, and each layer that matches the glob PENSTOCK_LAYERS,
-// into the directory PENSTOCK_TARGET (best on tmpfs; the default is the temporary directory).
-// cpu-ms is the user and system time of the process without the removal of the trees.
+// BenchmarkExtract extracts each shape, and each layer that matches the glob
+// PENSTOCK_LAYERS, into the directory PENSTOCK_TARGET (best on tmpfs; the
+// default is the temporary directory). cpu-ms is the user and system time of
+// the process without the removal of the trees.
 func BenchmarkExtract(b *testing.B) {
 	in := shapes(b)
 	layers, _ := filepath.Glob(os.Getenv("PENSTOCK_LAYERS"))

@@ -27,9 +27,9 @@ type savedRun struct {
 	Names   []byte          `json:"names"` // see madeNames
 }
 
-// madeNames is the set of non-directories that were created, with a hash of eight bytes for
-// each path. The key of the hash is random and never leaves the machine, so an archive
-// cannot provoke collisions.
+// madeNames is the set of non-directories that were created, with a hash of
+// eight bytes for each path. The key of the hash is random and never leaves the
+// machine, so an archive cannot provoke collisions.
 type madeNames struct {
 	key    []byte
 	hashes [][]uint64 // namesChunk each, except the last
@@ -47,8 +47,8 @@ func (n *madeNames) hash(path string) uint64 {
 	return binary.LittleEndian.Uint64(h.Sum(nil))
 }
 
-// add adds names. If the memory does not suffice, the set is dropped: the extraction
-// continues, but saves no more states.
+// add adds names. If the memory does not suffice, the set is dropped: the
+// extraction continues, but saves no more states.
 func (n *madeNames) add(hashes ...uint64) {
 	for _, h := range hashes {
 		if n.full {
@@ -88,7 +88,8 @@ func (x *extraction) trackNames() error {
 	return nil
 }
 
-// stopTracking stops saving states, because a file that the set may hold is removed.
+// stopTracking stops saving states, because a file that the set may hold is
+// removed.
 func (x *extraction) stopTracking() {
 	x.invalidateCheckpoints()
 	x.in.Between = nil
@@ -100,7 +101,8 @@ func (x *extraction) invalidateCheckpoints() {
 	}
 }
 
-// checkpoint saves a state if one is due. The reader calls it between two entries.
+// checkpoint saves a state if one is due. The reader calls it between two
+// entries.
 func (x *extraction) checkpoint(at int64) error {
 	if x.in.HasDefaults() || !x.checkpoints.Due(at) {
 		return nil
@@ -120,8 +122,8 @@ func (x *extraction) checkpoint(at int64) error {
 	return nil
 }
 
-// save returns the state of an extraction without pending operations, or nil if the set of
-// names was dropped or the state would exceed Checkpoints.Max.
+// save returns the state of an extraction without pending operations, or nil if
+// the set of names was dropped or the state would exceed Checkpoints.Max.
 func (x *extraction) save() ([]byte, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -154,8 +156,8 @@ func (x *extraction) save() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// resume restores the state of an earlier extraction, and removes all later files from its
-// directory.
+// resume restores the state of an earlier extraction, and removes all later
+// files from its directory.
 func (x *extraction) resume(ctx context.Context, state []byte) error {
 	var s savedRun
 	if err := json.Unmarshal(state, &s); err != nil {

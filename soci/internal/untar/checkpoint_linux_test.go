@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// checkpointTar returns an archive with everything that a state describes: directories with
-// modes, whiteouts, links forward and back, sparse and large files, duplicate names.
+// checkpointTar returns an archive with everything that a state describes:
+// directories with modes, whiteouts, links forward and back, sparse and large
+// files, duplicate names.
 func checkpointTar(t *testing.T) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -89,8 +90,9 @@ func (s *stopAfter) checkpoints() *Checkpoints {
 	}
 }
 
-// TestCheckpoints checks that an extraction that is stopped anywhere and resumed from a state
-// yields the same tree as an uninterrupted one, whatever was extracted after the state.
+// TestCheckpoints checks that an extraction that is stopped anywhere and
+// resumed from a state yields the same tree as an uninterrupted one, whatever
+// was extracted after the state.
 func TestCheckpoints(t *testing.T) {
 	archive := checkpointTar(t)
 	want := filepath.Join(t.TempDir(), "want")
@@ -139,7 +141,8 @@ func TestCheckpoints(t *testing.T) {
 	}
 }
 
-// TestCheckpointOfAnotherTree checks that a state that does not match the directory is refused.
+// TestCheckpointOfAnotherTree checks that a state that does not match the
+// directory is refused.
 func TestCheckpointOfAnotherTree(t *testing.T) {
 	archive := checkpointTar(t)
 	dir := filepath.Join(t.TempDir(), "dir")

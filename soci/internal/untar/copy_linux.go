@@ -10,7 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// copyUp copies a lower file of any type that can be hard-linked, with its metadata.
+// copyUp copies a lower file of any type that can be hard-linked, with its
+// metadata.
 func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at found) error {
 	st := at.st
 	switch st.Mode & unix.S_IFMT {
@@ -52,7 +53,8 @@ func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at fou
 	})
 }
 
-// lchown sets the owner of a copied node, or adds a note if that is not permitted.
+// lchown sets the owner of a copied node, or adds a note if that is not
+// permitted.
 func (l *Layer) lchown(dirfd int, base, path string, st unix.Stat_t) error {
 	err := unix.Fchownat(dirfd, base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err == unix.EPERM || err == unix.EINVAL {
@@ -114,8 +116,8 @@ func (o *overlay) copyFile(ctx context.Context, src *tree, from, to string) erro
 	return err
 }
 
-// copyData copies the data between the holes. If the file system can share blocks, no data
-// is read; between file systems it is read and written.
+// copyData copies the data between the holes. If the file system can share
+// blocks, no data is read; between file systems it is read and written.
 func copyData(ctx context.Context, in, out int, size int64) error {
 	for off := int64(0); off < size; {
 		from, err := unix.Seek(in, off, unix.SEEK_DATA)

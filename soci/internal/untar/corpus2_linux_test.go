@@ -10,7 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// framingSpecimens are archives that end early, late, or in the middle of an entry.
+// framingSpecimens are archives that end early, late, or in the middle of an
+// entry.
 var framingSpecimens = []specimen{
 	{name: "nothing at all", attacks: "the end before the beginning", raw: "", want: nil},
 	{name: "no end", attacks: "writers that forget it", raw: tartest.File("f", "x"), want: []string{"f - x"}, tar: true},

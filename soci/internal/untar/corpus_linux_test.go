@@ -9,7 +9,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// specimen is a hand-made archive that tries to escape, confuse or exhaust the extraction.
+// specimen is a hand-made archive that tries to escape, confuse or exhaust the
+// extraction.
 type specimen struct {
 	name    string
 	attacks string // the weakness that it targets

@@ -30,8 +30,9 @@ func descriptors(t *testing.T) int {
 	return len(names)
 }
 
-// TestDescriptors checks that the number of open files depends on the writers, not on the
-// archive. Daemons extract many layers concurrently, and often have a limit of 1024.
+// TestDescriptors checks that the number of open files depends on the writers,
+// not on the archive. Daemons extract many layers concurrently, and often have
+// a limit of 1024.
 func TestDescriptors(t *testing.T) {
 	x := newTB(t)
 	var in []ent

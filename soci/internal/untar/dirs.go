@@ -16,12 +16,14 @@ type dirID uint32
 // rootDir is the root of every dirTable.
 const rootDir dirID = 0
 
-// dirTable holds the directories of one layer by physical path. It is a tree, in which each
-// directory has its parent and its own name: a million directories take some 100 MB less
-// than a million paths, and forgetting a directory with everything below it takes constant
-// time. Its memory is charged to a ledger.
+// dirTable holds the directories of one layer by physical path. It is a tree,
+// in which each directory has its parent and its own name: a million
+// directories take some 100 MB less than a million paths, and forgetting a
+// directory with everything below it takes constant time. Its memory is charged
+// to a ledger.
 //
-// Invariants: a directory comes after its parent; index has each live (parent, name) once.
+// Invariants: a directory comes after its parent; index has each live (parent,
+// name) once.
 type dirTable struct {
 	nodes []dirNode
 	index []uint32 // hash table with open addressing: dirID+1 of a node, 0 for a free slot
@@ -36,8 +38,8 @@ type dirTable struct {
 	scratch  []byte // buffer of path
 }
 
-// dirNode is one directory. Its metadata is applied at the very end, because creating files
-// changes times, and a mode may lock out even the owner.
+// dirNode is one directory. Its metadata is applied at the very end, because
+// creating files changes times, and a mode may lock out even the owner.
 type dirNode struct {
 	parent       dirID
 	name         nameRef
@@ -58,8 +60,8 @@ const (
 
 const (
 	nodeBytes = 64 // memory of a dirNode and its two slots in index
-	// The ratio of charged to stored bytes, because growing slices and the garbage collector
-	// take more memory for a moment.
+	// The ratio of charged to stored bytes, because growing slices and the
+	// garbage collector take more memory for a moment.
 	chargeNum, chargeDen = 3, 2
 )
 
@@ -141,7 +143,8 @@ func (t *dirTable) child(parent dirID, name string) (dirID, bool) {
 	return dirID(id - 1), true
 }
 
-// find returns the directory at a physical path. A nil table has no directories.
+// find returns the directory at a physical path. A nil table has no
+// directories.
 func (t *dirTable) find(path string) (dirID, bool) {
 	if t == nil {
 		return 0, false
@@ -184,7 +187,8 @@ func indexSlash(s string) int {
 	return -1
 }
 
-// add adds a directory that find does not return. Its parent must be in the table.
+// add adds a directory that find does not return. Its parent must be in the
+// table.
 func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	if len(name) > maxText {
 		return 0, errTooLong
@@ -205,7 +209,8 @@ func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	return id, nil
 }
 
-// ensure returns the directory at a path, and adds it and its parents if needed.
+// ensure returns the directory at a path, and adds it and its parents if
+// needed.
 func (t *dirTable) ensure(path string) (dirID, error) {
 	if id, ok := t.find(path); ok {
 		return id, nil
@@ -236,7 +241,8 @@ func (t *dirTable) grow() {
 	}
 }
 
-// forget removes a directory and everything below it: find does not return them any more.
+// forget removes a directory and everything below it: find does not return them
+// any more.
 func (t *dirTable) forget(id dirID) {
 	t.nodes[id].flags |= dirDead
 	delete(t.attrs, id)

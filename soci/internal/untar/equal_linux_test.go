@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describeTree describes every file of a tree by all properties that an archive stores: type, mode,
-// owner, time, size or device, content, target, attributes, the number of links, and which
-// names are links of each other. For the directories in implicit, which no entry describes,
-// it describes only the presence.
+// describeTree describes every file of a tree by all properties that an archive
+// stores: type, mode, owner, time, size or device, content, target, attributes,
+// the number of links, and which names are links of each other. For the
+// directories in implicit, which no entry describes, it describes only the
+// presence.
 func describeTree(t *testing.T, root string, implicit map[string]bool) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
@@ -81,7 +82,8 @@ func sum(t *testing.T, path string) string {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }
 
-// attributes lists the attributes of a file, without the attributes of overlayfs.
+// attributes lists the attributes of a file, without the attributes of
+// overlayfs.
 func attributes(t *testing.T, path string) string {
 	t.Helper()
 	list := make([]byte, 4096)

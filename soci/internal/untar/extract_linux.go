@@ -28,9 +28,9 @@ type extraction struct {
 	keepOwners bool
 	layer      *Layer
 	in         *tarfile.Reader
-	// dirs is layer.dirs. It is complete, because the layer started empty. So a path that is
-	// not in dirs is not a directory, and a logical path that is in dirs crosses no symbolic
-	// link.
+	// dirs is layer.dirs. It is complete, because the layer started empty. So a
+	// path that is not in dirs is not a directory, and a logical path that is
+	// in dirs crosses no symbolic link.
 	dirs *dirTable
 	// links caches the targets of symbolic links that were crossed.
 	links map[string]string
@@ -60,9 +60,9 @@ const (
 	maxKnown   = 512 // cached symbolic links
 )
 
-// Extract unpacks the tar stream r into dir, which must be empty (but see [Checkpoints]). It
-// reads at least up to the end of the archive, and may leave the rest in r. If r is also a
-// [BlockReader], its bytes are not copied.
+// Extract unpacks the tar stream r into dir, which must be empty (but see
+// [Checkpoints]). It reads at least up to the end of the archive, and may leave
+// the rest in r. If r is also a [BlockReader], its bytes are not copied.
 func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer, error) {
 	t, err := openTree(dir, opts.walk)
 	if err != nil {
@@ -104,7 +104,8 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		err = &Error{Err: err}
 	}
 	x.in.Close()
-	// Writers hold blocks of this run until they are done, also after a failure.
+	// Writers hold blocks of this run until they are done, also after a
+	// failure.
 	if werr := x.waitForWriters(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
@@ -224,8 +225,9 @@ func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	return x.setDirMeta(rootDir, m)
 }
 
-// whiteout stores a deletion in lower layers. It removes nothing of this layer, whatever the
-// order of the entries (OCI image spec: whiteouts hide lower layers only).
+// whiteout stores a deletion in lower layers. It removes nothing of this layer,
+// whatever the order of the entries (OCI image spec: whiteouts hide lower
+// layers only).
 func (x *extraction) whiteout(parent dirID, base string) error {
 	if base == whiteoutOpaque {
 		x.dirs.nodes[parent].flags |= dirOpaque
@@ -264,8 +266,8 @@ func secs(t unix.Timespec) (sec int64, nsec uint32) {
 	return int64(t.Sec), uint32(t.Nsec) //nolint:unconvert,gosec // 32 bits on some systems; below 1e9
 }
 
-// resolve returns the physical path of a logical directory. If mk is true, it creates missing
-// directories.
+// resolve returns the physical path of a logical directory. If mk is true, it
+// creates missing directories.
 func (x *extraction) resolve(logical string, mk bool) (string, dirID, error) {
 	if x.last != nil && x.last.path == logical {
 		return x.last.path, x.last.id, nil
@@ -360,9 +362,9 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	return x.setDirMeta(id, m)
 }
 
-// makeRoom prepares for a non-directory: it waits for an earlier entry of the same name, and
-// removes a directory of that name. The writer replaces an earlier file or link. It returns
-// the open parent.
+// makeRoom prepares for a non-directory: it waits for an earlier entry of the
+// same name, and removes a directory of that name. The writer replaces an
+// earlier file or link. It returns the open parent.
 func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID) (*dirWork, error) {
 	if id, ok := x.dirs.find(path); ok {
 		if err := x.waitForWriters(nil); err != nil { // writers may still work below path
@@ -382,8 +384,8 @@ func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID
 	return d, err
 }
 
-// forget drops the cached data of a removed directory. Whiteouts and links in it are dropped
-// at the end, see Layer.sortWhiteouts.
+// forget drops the cached data of a removed directory. Whiteouts and links in
+// it are dropped at the end, see Layer.sortWhiteouts.
 func (x *extraction) forget(id dirID, path string) {
 	below := path + "/"
 	inside := func(p string) bool { return p == path || strings.HasPrefix(p, below) }
@@ -402,8 +404,8 @@ func (x *extraction) forget(id dirID, path string) {
 	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) }) // maxKnown at most
 }
 
-// hardLink creates a hard link. A missing target may be a later entry or lie in a lower
-// layer.
+// hardLink creates a hard link. A missing target may be a later entry or lie in
+// a lower layer.
 func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	target, err := clean(hdr.Link)
 	if err != nil {
@@ -444,8 +446,8 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	return err
 }
 
-// finishDirs resolves forward links and sets the metadata of directories, children before
-// parents, because the mode of a parent may lock them out.
+// finishDirs resolves forward links and sets the metadata of directories,
+// children before parents, because the mode of a parent may lock them out.
 func (x *extraction) finishDirs(ctx context.Context) error {
 	x.names = nil
 	x.dirs.markDead()

@@ -66,8 +66,8 @@ func (e ent) header() *tar.Header {
 	return h
 }
 
-// archive returns an archive of entries. If a header states a larger size than its body, the
-// body stays short.
+// archive returns an archive of entries. If a header states a larger size than
+// its body, the body stays short.
 func archive(t testing.TB, ents ...ent) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -207,8 +207,8 @@ func listing(t testing.TB, root string) []string {
 
 func bigContent(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:n] }
 
-// TestTreeStaysInside checks that the system calls cannot leave the tree, even if the
-// bookkeeping is wrong.
+// TestTreeStaysInside checks that the system calls cannot leave the tree, even
+// if the bookkeeping is wrong.
 func TestTreeStaysInside(t *testing.T) {
 	for _, walk := range []bool{false, true} {
 		x := newTB(t)
@@ -288,8 +288,8 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestManyFiles extracts an archive with files of many sizes, with duplicates, and with links
-// close to their targets.
+// TestManyFiles extracts an archive with files of many sizes, with duplicates,
+// and with links close to their targets.
 func TestManyFiles(t *testing.T) {
 	x := newTB(t)
 	var in []ent
@@ -356,8 +356,8 @@ func TestStreamErrorPasses(t *testing.T) {
 	}
 }
 
-// TestHardLinkKeepsItsFile checks that the mode in the entry of a hard link is not set, as in
-// GNU tar, because the file has an entry of its own.
+// TestHardLinkKeepsItsFile checks that the mode in the entry of a hard link is
+// not set, as in GNU tar, because the file has an entry of its own.
 func TestHardLinkKeepsItsFile(t *testing.T) {
 	x := newTB(t)
 	h := hard("h", "f")

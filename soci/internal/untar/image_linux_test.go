@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPrivEqualsTar extracts an image and compares it with the files that GNU tar extracts,
-// layer on layer, onto a mount of the kernel's overlayfs. It compares a mount of our layers,
-// and the flattened tree. The image is made of files of this machine, or is the one that
-// matches the glob PENSTOCK_LAYERS.
+// TestPrivEqualsTar extracts an image and compares it with the files that GNU
+// tar extracts, layer on layer, onto a mount of the kernel's overlayfs. It
+// compares a mount of our layers, and the flattened tree. The image is made of
+// files of this machine, or is the one that matches the glob PENSTOCK_LAYERS.
 func TestPrivEqualsTar(t *testing.T) {
 	needRoot(t, "mounts overlayfs, and owners")
 	tar := gnuTar(t)
@@ -52,7 +52,8 @@ func TestPrivEqualsTar(t *testing.T) {
 		n := equalTrees(t, mount(t, dirs, ""), theirs, undescribed(ours))
 		t.Logf("%s: %d entries, a tree of %d equal", filepath.Base(file), l.Entries, n)
 	}
-	// In the flattened tree the hard links of a lower layer stay links; a mount breaks them.
+	// In the flattened tree the hard links of a lower layer stay links; a mount
+	// breaks them.
 	r.apply(layers[0], r.path(-1, "flat"))
 	flat := x.open(layers[0])
 	for _, file := range layers[1:] {
@@ -65,8 +66,8 @@ func TestPrivEqualsTar(t *testing.T) {
 	t.Logf("flattened: a tree of %d equal", n)
 }
 
-// undescribed returns directories whose times no entry sets. For a directory that an upper
-// layer only passes through, a mount shows the time of the copy.
+// undescribed returns directories whose times no entry sets. For a directory
+// that an upper layer only passes through, a mount shows the time of the copy.
 func undescribed(layers []*Layer) map[string]bool {
 	out := map[string]bool{".": true}
 	for _, l := range layers {
@@ -84,7 +85,8 @@ func undescribed(layers []*Layer) map[string]bool {
 	return out
 }
 
-// tmpfs mounts a tmpfs with a size as in mount(8), or with the default size if it is "".
+// tmpfs mounts a tmpfs with a size as in mount(8), or with the default size if
+// it is "".
 func tmpfs(t *testing.T, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -119,7 +121,8 @@ func (x *tb) open(file string) *Layer {
 	return l
 }
 
-// referenceTar extracts layers with GNU tar, each onto a mount of all lower ones.
+// referenceTar extracts layers with GNU tar, each onto a mount of all lower
+// ones.
 type referenceTar struct {
 	t      *testing.T
 	tar    string
@@ -209,8 +212,8 @@ func entries(t *testing.T, tar, file string) []string {
 	return names
 }
 
-// makeImage writes layers with GNU tar: real files in two formats, a layer with every type of
-// file, and a layer that removes and replaces files.
+// makeImage writes layers with GNU tar: real files in two formats, a layer with
+// every type of file, and a layer that removes and replaces files.
 func makeImage(t *testing.T, tar, dir string) []string {
 	t.Helper()
 	var out []string
@@ -275,8 +278,8 @@ func changeTree(t *testing.T, root string) string {
 	return root
 }
 
-// linkingLayer makes a layer that refers to lower files: hard links, and directories that no entry
-// describes.
+// linkingLayer makes a layer that refers to lower files: hard links, and
+// directories that no entry describes.
 func linkingLayer(t *testing.T, path string) string {
 	t.Helper()
 	data := archive(t,

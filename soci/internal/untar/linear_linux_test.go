@@ -27,7 +27,8 @@ func TestAttributesCount(t *testing.T) {
 	}
 }
 
-// TestGlobalHeadersAddUp checks that the sum of the defaults of all global headers is bounded.
+// TestGlobalHeadersAddUp checks that the sum of the defaults of all global
+// headers is bounded.
 func TestGlobalHeadersAddUp(t *testing.T) {
 	var attrs, holes strings.Builder
 	for i := range 40 {
@@ -48,7 +49,8 @@ func TestGlobalHeadersAddUp(t *testing.T) {
 	}
 }
 
-// TestWarningsComeByKind checks that names in an archive do not create kinds of notes.
+// TestWarningsComeByKind checks that names in an archive do not create kinds of
+// notes.
 func TestWarningsComeByKind(t *testing.T) {
 	var pairs []string
 	for i := range 500 {
@@ -64,7 +66,8 @@ func TestWarningsComeByKind(t *testing.T) {
 	}
 }
 
-// counted counts the calls of Err, of which there is one for each step of a long loop.
+// counted counts the calls of Err, of which there is one for each step of a
+// long loop.
 type counted struct {
 	context.Context
 	asked atomic.Int64
@@ -75,8 +78,9 @@ func (c *counted) Err() error {
 	return c.Context.Err()
 }
 
-// TestForwardLinksAreLinear checks that hard links that lead to each other in the worst order
-// are created in one pass. (A pass for each of a million links took hours.)
+// TestForwardLinksAreLinear checks that hard links that lead to each other in
+// the worst order are created in one pass. (A pass for each of a million links
+// took hours.)
 func TestForwardLinksAreLinear(t *testing.T) {
 	steps := func(n int) int64 {
 		x := newTB(t)
@@ -96,8 +100,8 @@ func TestForwardLinksAreLinear(t *testing.T) {
 	}
 }
 
-// TestReplacedDirectoriesAreLinear checks that the cost of replacing a directory does not
-// depend on the number of directories.
+// TestReplacedDirectoriesAreLinear checks that the cost of replacing a
+// directory does not depend on the number of directories.
 func TestReplacedDirectoriesAreLinear(t *testing.T) {
 	d := newDirTable(nil)
 	probes := 0
@@ -116,7 +120,8 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 			t.Fatal("found below a directory that is gone")
 		}
 	}
-	// One slot for each directory that exists, or has existed since the index last grew.
+	// One slot for each directory that exists, or has existed since the index
+	// last grew.
 	if live := len(d.index); live > 1<<16 {
 		t.Errorf("an index of %d slots", live)
 	}
@@ -128,7 +133,8 @@ func TestReplacedDirectoriesAreLinear(t *testing.T) {
 	}
 }
 
-// TestLongLoopsEnd checks that every loop of an extraction or merge ends with its context.
+// TestLongLoopsEnd checks that every loop of an extraction or merge ends with
+// its context.
 func TestLongLoopsEnd(t *testing.T) {
 	for name, make := range metadataArchives {
 		x := newTB(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// linkResolver creates the hard links of an extraction whose targets are later entries. Links
-// may lead to each other in any order and in circles. A pass tries each link once, after the
-// link that it leads to.
+// linkResolver creates the hard links of an extraction whose targets are later
+// entries. Links may lead to each other in any order and in circles. A pass
+// tries each link once, after the link that it leads to.
 type linkResolver struct {
 	x     *extraction
 	links []link // in the order of the archive
@@ -33,8 +33,8 @@ const (
 	linkReplaced // a later entry has its name
 )
 
-// forwardLinks creates the links whose targets are later entries. The targets of the
-// remaining links lie in lower layers.
+// forwardLinks creates the links whose targets are later entries. The targets
+// of the remaining links lie in lower layers.
 func (x *extraction) forwardLinks(ctx context.Context) error {
 	l := x.layer
 	f := &linkResolver{x: x, links: x.waiting, state: make([]linkState, len(x.waiting)), names: make([]uint32, len(x.waiting))}
@@ -62,8 +62,9 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 		}
 	}
 	f.names = kept
-	// One pass creates all links, except if a target lies behind a symbolic link that is such
-	// a hard link itself. A path crosses at most maxLinks of those.
+	// One pass creates all links, except if a target lies behind a symbolic
+	// link that is such a hard link itself. A path crosses at most maxLinks of
+	// those.
 	for range maxLinks {
 		made, err := f.pass(ctx)
 		if err != nil {
@@ -86,7 +87,8 @@ func (f *linkResolver) compare(i, k uint32) int {
 	return cmp.Or(cmp.Compare(a.dir, b.dir), bytes.Compare(l.texts.bytes(a.name), l.texts.bytes(b.name)))
 }
 
-// pass tries all links that do not exist yet, and reports whether it created one.
+// pass tries all links that do not exist yet, and reports whether it created
+// one.
 func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	for i := range f.state {
 		if f.state[i] < linkMade {
@@ -109,8 +111,8 @@ func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// step tries link i, the last of todo, or appends the link that it leads to. It reports
-// whether it created link i.
+// step tries link i, the last of todo, or appends the link that it leads to. It
+// reports whether it created link i.
 func (f *linkResolver) step(i int) (bool, error) {
 	x, l, ln := f.x, f.x.layer, f.links[i]
 	if f.state[i] >= linkMissing {

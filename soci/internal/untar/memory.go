@@ -5,14 +5,14 @@ import (
 	"sync"
 )
 
-// Memory bounds the memory for names while images are extracted, in bytes: directories,
-// whiteouts, hard links without a target, maps of sparse files. All images of a process
-// share it. Its methods are safe for concurrent use.
+// Memory bounds the memory for names while images are extracted, in bytes:
+// directories, whiteouts, hard links without a target, maps of sparse files.
+// All images of a process share it. Its methods are safe for concurrent use.
 //
-// There is no deadlock, because no caller waits. When the limit is reached, an image that
-// holds more than its share fails. The share is the limit divided by the number of images
-// that hold memory. So an image of ordinary size is extracted whatever the others hold, and
-// the sum stays below twice the limit.
+// There is no deadlock, because no caller waits. When the limit is reached, an
+// image that holds more than its share fails. The share is the limit divided by
+// the number of images that hold memory. So an image of ordinary size is
+// extracted whatever the others hold, and the sum stays below twice the limit.
 type Memory struct {
 	limit  int64
 	notify func(delta int64)
@@ -22,8 +22,9 @@ type Memory struct {
 	images int64 // number of meters that hold memory
 }
 
-// NewMemory returns a Memory of limit bytes, or without a limit if that is negative. tell,
-// unless nil, is called with each change of the memory that is held.
+// NewMemory returns a Memory of limit bytes, or without a limit if that is
+// negative. tell, unless nil, is called with each change of the memory that is
+// held.
 func NewMemory(limit int64, tell func(delta int64)) *Memory {
 	if tell == nil {
 		tell = func(int64) {}
@@ -34,13 +35,14 @@ func NewMemory(limit int64, tell func(delta int64)) *Memory {
 // Meter returns a new meter for one image.
 func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
 
-// overLocked reports whether an image that holds so many bytes must fail. mu must be held.
+// overLocked reports whether an image that holds so many bytes must fail. mu
+// must be held.
 func (m *Memory) overLocked(held int64) bool {
 	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
 }
 
-// adjust adds n bytes, which may be negative, to the memory of an image. If the image must
-// fail, it changes nothing and returns an ErrLimit.
+// adjust adds n bytes, which may be negative, to the memory of an image. If the
+// image must fail, it changes nothing and returns an ErrLimit.
 func (m *Memory) adjust(image *Meter, n int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -74,8 +76,8 @@ type ledger struct {
 	have int64 // taken from the Memory; at least used
 }
 
-// ledgerStep is how much a ledger takes from the Memory at a time, in bytes, so that images
-// do not contend for its lock with each name.
+// ledgerStep is how much a ledger takes from the Memory at a time, in bytes, so
+// that images do not contend for its lock with each name.
 const ledgerStep = 16 << 10
 
 // charge adds n stored bytes. A nil ledger counts nothing.

@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestMemoryShares checks that, at the limit, an image that holds more than its share fails,
-// and no other.
+// TestMemoryShares checks that, at the limit, an image that holds more than its
+// share fails, and no other.
 func TestMemoryShares(t *testing.T) {
 	var told int64
 	m := NewMemory(1000, func(d int64) { told += d })
@@ -43,7 +43,8 @@ func TestMemoryShares(t *testing.T) {
 	}
 }
 
-// metadataArchives makes archives of n entries that the extraction has to store.
+// metadataArchives makes archives of n entries that the extraction has to
+// store.
 var metadataArchives = map[string]func(n int) string{
 	"directories": func(n int) string {
 		return repeat(n, func(i int) string {
@@ -81,8 +82,8 @@ func (x *tb) extractIn(ctx context.Context, m *Memory, data string, c *Checkpoin
 	return Extract(ctx, strings.NewReader(data), dir, Options{Pool: x.pool, Meter: m.Meter(DefaultLimits()), Checkpoints: c})
 }
 
-// TestMetadataIsBounded checks that the memory for the metadata of an archive is bounded, and
-// is returned.
+// TestMetadataIsBounded checks that the memory for the metadata of an archive
+// is bounded, and is returned.
 func TestMetadataIsBounded(t *testing.T) {
 	for name, make := range metadataArchives {
 		t.Run(name, func(t *testing.T) {
@@ -112,8 +113,8 @@ func TestMetadataIsBounded(t *testing.T) {
 	}
 }
 
-// TestNamesWithoutMemory checks that an extraction without memory for its set of names
-// continues, and saves no more states.
+// TestNamesWithoutMemory checks that an extraction without memory for its set
+// of names continues, and saves no more states.
 func TestNamesWithoutMemory(t *testing.T) {
 	data := repeat(1200, func(i int) string { return tartest.File(fmt.Sprint("f", i), "") })
 	for _, c := range []struct {

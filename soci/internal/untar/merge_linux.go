@@ -11,9 +11,10 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// Merge moves an extracted layer onto the flattened tree in dir, which must be on the same
-// file system, and removes the files that the layer hides. It leaves the directory of the
-// layer behind without useful content. Files are renamed, not copied.
+// Merge moves an extracted layer onto the flattened tree in dir, which must be
+// on the same file system, and removes the files that the layer hides. It
+// leaves the directory of the layer behind without useful content. Files are
+// renamed, not copied.
 func Merge(ctx context.Context, dir string, l *Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -44,7 +45,8 @@ func (l *Layer) Settle() error {
 	return nil
 }
 
-// errOpened is the error for a layer from OpenLayer, of which only the directory is known.
+// errOpened is the error for a layer from OpenLayer, of which only the
+// directory is known.
 var errOpened = errors.New("a layer that was opened can only lie below another")
 
 func (l *Layer) noTarget(ln link) error {
@@ -56,9 +58,9 @@ type merge struct {
 	layer    *Layer
 }
 
-// adoptLinks creates the layer's hard links to lower files inside the directory of the layer.
-// They are then moved like any file, and a whiteout of the target in the same layer cannot
-// remove it first.
+// adoptLinks creates the layer's hard links to lower files inside the directory
+// of the layer. They are then moved like any file, and a whiteout of the target
+// in the same layer cannot remove it first.
 func (m *merge) adoptLinks(ctx context.Context) error {
 	l := m.layer
 	for _, ln := range l.lower {
@@ -85,8 +87,8 @@ func (m *merge) adoptLinks(ctx context.Context) error {
 	return nil
 }
 
-// dir merges the directory from, a physical path in the layer, into to, a physical path in
-// the tree. Both exist.
+// dir merges the directory from, a physical path in the layer, into to, a
+// physical path in the tree. Both exist.
 func (m *merge) dir(ctx context.Context, from, to string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -109,7 +111,8 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 		}
 		return wrap(from, err)
 	}
-	// Set last, because moving children changed the times and may have needed more rights.
+	// Set last, because moving children changed the times and may have needed
+	// more rights.
 	if m.layer.isImplicit(from) {
 		err = m.layer.setDir(m.dst, to, dstStat, nil)
 	} else {
@@ -130,7 +133,8 @@ func (m *merge) open(t *tree, path string) (unix.Stat_t, error) {
 	return st, err
 }
 
-// hide removes the names that the layer's whiteouts and opaque mark hide in one directory.
+// hide removes the names that the layer's whiteouts and opaque mark hide in one
+// directory.
 func (m *merge) hide(ctx context.Context, from, to string) error {
 	remove := func(name string) error { return m.dst.removeAll(ctx, join(to, name), nil) }
 	if m.layer.isOpaque(from) {
@@ -164,8 +168,8 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		return m.dir(ctx, from, to)
 	}
 	if isDir && exists && have.Mode&unix.S_IFMT == unix.S_IFLNK && m.layer.isImplicit(from) {
-		// The link is not followed, because overlayfs, and so every container of the image,
-		// shows the directory.
+		// The link is not followed, because overlayfs, and so every container
+		// of the image, shows the directory.
 		m.layer.notes.add("a directory that no entry describes replaces a link of a lower layer, as in a container", to)
 	}
 	if exists && (isDir || have.Mode&unix.S_IFMT == unix.S_IFDIR) {
@@ -183,8 +187,8 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// move renames from to to. Moving a directory changes its "..", so the mode of the directory
-// must allow its owner to write.
+// move renames from to to. Moving a directory changes its "..", so the mode of
+// the directory must allow its owner to write.
 func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
 	if isDir && st.Mode&0o700 != 0o700 {
 		if err := m.src.unlock(from); err != nil {
@@ -200,8 +204,8 @@ func (m *merge) move(from, to string, isDir bool, st unix.Stat_t) error {
 	return nil
 }
 
-// RemoveAll removes dir and everything in it. Unlike os.RemoveAll, it also removes the content
-// of directories whose mode locks out the owner.
+// RemoveAll removes dir and everything in it. Unlike os.RemoveAll, it also
+// removes the content of directories whose mode locks out the owner.
 func RemoveAll(dir string) error {
 	parent, err := openTree(filepath.Dir(dir), false)
 	if errors.Is(err, unix.ENOENT) {

@@ -77,9 +77,9 @@ var stacks = []struct {
 	{name: "empty layer", layers: [][]ent{{file("f", "1")}, {}}, want: []string{"f - 1"}},
 }
 
-// linkedStacks have a link in a lower layer where an upper layer has a directory, or a name
-// below it. The directory replaces the link, as in overlayfs, whether an entry describes it
-// or not.
+// linkedStacks have a link in a lower layer where an upper layer has a
+// directory, or a name below it. The directory replaces the link, as in
+// overlayfs, whether an entry describes it or not.
 var linkedStacks = []struct {
 	name   string
 	layers [][]ent
@@ -234,8 +234,8 @@ func TestPrivMetadata(t *testing.T) {
 	}
 }
 
-// TestUnprivileged checks that metadata that a normal user cannot set is noted, and that a
-// file with the wrong owner has no setuid bit.
+// TestUnprivileged checks that metadata that a normal user cannot set is noted,
+// and that a file with the wrong owner has no setuid bit.
 func TestUnprivileged(t *testing.T) {
 	x := newTB(t)
 	other := func(h *tar.Header) { h.Uid, h.Gid = os.Geteuid()+1, os.Getegid()+1 }
@@ -291,8 +291,8 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// FuzzExtract extracts arbitrary bytes. No file outside may change, and merging a layer over
-// itself must succeed.
+// FuzzExtract extracts arbitrary bytes. No file outside may change, and merging
+// a layer over itself must succeed.
 func FuzzExtract(f *testing.F) {
 	for _, s := range slices.Concat(stacks, linkedStacks) {
 		for _, l := range s.layers {

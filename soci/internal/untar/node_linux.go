@@ -43,10 +43,11 @@ func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
 	}, nil
 }
 
-// allowedAttrs returns the extended attributes of a header that may be set. Attributes of
-// trusted.* and of overlayfs are never taken from an archive. For example, with
-// trusted.overlay.redirect a mount would show a directory of the attacker's choice. Other
-// trusted.* attributes belong to the system; containerd leaves them out, too.
+// allowedAttrs returns the extended attributes of a header that may be set.
+// Attributes of trusted.* and of overlayfs are never taken from an archive. For
+// example, with trusted.overlay.redirect a mount would show a directory of the
+// attacker's choice. Other trusted.* attributes belong to the system;
+// containerd leaves them out, too.
 func (x *extraction) allowedAttrs(hdr *tarfile.Header) []tarfile.Attr {
 	keep := hdr.Attrs
 	for i, a := range hdr.Attrs {
@@ -81,8 +82,8 @@ func steersOverlay(name string) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// timespec converts a time. A time that the system cannot represent (after 2038 on 32-bit
-// systems) becomes the epoch.
+// timespec converts a time. A time that the system cannot represent (after 2038
+// on 32-bit systems) becomes the epoch.
 func timespec(t tarfile.Time) unix.Timespec {
 	ts, err := unix.TimeToTimespec(time.Unix(t.Sec, t.Nsec))
 	if err != nil {
@@ -93,8 +94,8 @@ func timespec(t tarfile.Time) unix.Timespec {
 
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
 
-// create creates the name of an operation and replaces an earlier non-directory of that name.
-// A file stays open for its content.
+// create creates the name of an operation and replaces an earlier non-directory
+// of that name. A file stays open for its content.
 func (x *extraction) create(d *dirWork, o *op) error {
 	if o.kind == opLink {
 		return x.link(d, d, o)
@@ -124,8 +125,8 @@ func (x *extraction) make(d *dirWork, o *op) error {
 		mode := o.node | o.meta.mode&0o777
 		return retryErr(func() error { return unix.Mknodat(d.fd, o.base, mode, int(o.dev)) }) //nolint:gosec // 32 bits, see device
 	}
-	// Created with the final mode, so that usually no chmod is needed. Setuid and setgid bits
-	// are set after the owner. Attributes need a writable file.
+	// Created with the final mode, so that usually no chmod is needed. Setuid
+	// and setgid bits are set after the owner. Attributes need a writable file.
 	mode := o.meta.mode & 0o777
 	if len(o.meta.attrs) > 0 || x.keepOwners {
 		mode |= 0o200
@@ -160,8 +161,8 @@ func (x *extraction) link(from, d *dirWork, o *op) error {
 	return err
 }
 
-// waitFor stores a hard link whose target does not exist yet. It removes an earlier entry of
-// that name now; the link is created later.
+// waitFor stores a hard link whose target does not exist yet. It removes an
+// earlier entry of that name now; the link is created later.
 func (x *extraction) waitFor(d *dirWork, o *op) error {
 	if err := x.removeOld(d.fd, o.base); err != nil && err != unix.ENOENT {
 		return err
@@ -173,9 +174,9 @@ func (x *extraction) waitFor(d *dirWork, o *op) error {
 	return err
 }
 
-// apply sets the metadata of a file or directory by descriptor, where it differs from the
-// metadata at creation. The order matters: chown clears setuid bits and security.capability,
-// and every change updates the times.
+// apply sets the metadata of a file or directory by descriptor, where it
+// differs from the metadata at creation. The order matters: chown clears setuid
+// bits and security.capability, and every change updates the times.
 func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -233,7 +234,8 @@ func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 	return err
 }
 
-// chown sets an owner if that is permitted, and reports whether the owner is set now.
+// chown sets an owner if that is permitted, and reports whether the owner is
+// set now.
 func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	if !x.privileged {
 		x.layer.notes.add(noteOwner, join(dir, base))
@@ -247,8 +249,9 @@ func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	return err == nil, err
 }
 
-// safeMode removes the setuid and setgid bits from the mode of a file whose owner could not be
-// set. Otherwise the file would give every user the rights of the extracting process.
+// safeMode removes the setuid and setgid bits from the mode of a file whose
+// owner could not be set. Otherwise the file would give every user the rights
+// of the extracting process.
 func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 {
 	if !owned && mode&lendBits != 0 {
 		x.layer.notes.add("setuid or setgid bit not set (the owner is not)", join(dir, base))
@@ -257,9 +260,9 @@ func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 
 	return mode
 }
 
-// checkAttrError handles the error of setting an attribute, whose value has n bytes. It adds a
-// note if the file system has no attributes or the process lacks the right, and returns all
-// other errors.
+// checkAttrError handles the error of setting an attribute, whose value has n
+// bytes. It adds a note if the file system has no attributes or the process
+// lacks the right, and returns all other errors.
 func (x *extraction) checkAttrError(dir, base, name string, n int, err error) error {
 	switch err {
 	case unix.ENOTSUP, unix.EPERM, unix.EACCES:
@@ -281,17 +284,19 @@ func (x *extraction) checkAttrError(dir, base, name string, n int, err error) er
 const (
 	// maxAttrValue is XATTR_SIZE_MAX of Linux.
 	maxAttrValue = 64 << 10
-	// attrRoom is the number of free blocks from which a failure does not mean a full disk.
-	// The largest attribute takes 64 blocks of 1 KiB, and others write at the same time.
+	// attrRoom is the number of free blocks from which a failure does not mean
+	// a full disk. The largest attribute takes 64 blocks of 1 KiB, and others
+	// write at the same time.
 	attrRoom = 1 << 10
 )
 
-// ErrAttribute is the error of an attribute that is too large for the file system.
+// ErrAttribute is the error of an attribute that is too large for the file
+// system.
 var ErrAttribute = errors.New("attribute too large for this file system")
 
-// attrNoSpace returns the error for an attribute that failed with ENOSPC, given the free
-// blocks and inodes. ext4 returns ENOSPC for a full disk, and for attributes that do not fit
-// in one block.
+// attrNoSpace returns the error for an attribute that failed with ENOSPC, given
+// the free blocks and inodes. ext4 returns ENOSPC for a full disk, and for
+// attributes that do not fit in one block.
 func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 	if blocks < attrRoom || inodes > 0 && freeInodes == 0 {
 		return unix.ENOSPC
@@ -300,8 +305,8 @@ func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, tarfile.Shorten(name), n)
 }
 
-// namespace returns the namespace of an attribute, if Linux knows it. Other names are chosen
-// by the archive and must not create kinds of notes.
+// namespace returns the namespace of an attribute, if Linux knows it. Other
+// names are chosen by the archive and must not create kinds of notes.
 func namespace(name string) string {
 	switch head, _, _ := strings.Cut(name, "."); head {
 	case "security", "system", "trusted", "user":
@@ -317,7 +322,8 @@ func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 		return badf("device %d:%d out of range", hdr.Major, hdr.Minor)
 	}
 	if hdr.Type == tarfile.TypeChar && hdr.Major == 0 && hdr.Minor == 0 {
-		// To overlayfs this node is a whiteout, which an archive must not create.
+		// To overlayfs this node is a whiteout, which an archive must not
+		// create.
 		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.Name)
 		return nil
 	}
@@ -374,8 +380,8 @@ func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	return unix.UtimesNanoAt(d.fd, o.base, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// finishDir sets the metadata of a directory. Its parent still has all rights. Most
-// directories need only times, which are set without opening them.
+// finishDir sets the metadata of a directory. Its parent still has all rights.
+// Most directories need only times, which are set without opening them.
 func (x *extraction) finishDir(path string, id dirID) error {
 	dir, base := split(path)
 	m := x.dirMeta(id)

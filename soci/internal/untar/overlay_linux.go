@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Overlay writes the layer's whiteouts, opaque directories and links to lower files in the
-// form of overlayfs: a 0:0 character device for each whiteout, an attribute on each opaque
-// directory, and a copy of each lower file that a hard link refers to. lower holds the lower
-// layers, nearest first. Overlay must have been called for them, or they come from
-// [OpenLayer].
+// Overlay writes the layer's whiteouts, opaque directories and links to lower
+// files in the form of overlayfs: a 0:0 character device for each whiteout, an
+// attribute on each opaque directory, and a copy of each lower file that a hard
+// link refers to. lower holds the lower layers, nearest first. Overlay must
+// have been called for them, or they come from [OpenLayer].
 func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -50,7 +50,8 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	if len(o.layer.lower) == 0 {
 		return nil
 	}
-	// The layer hides nothing yet, because it may link to lower files that it removes.
+	// The layer hides nothing yet, because it may link to lower files that it
+	// removes.
 	view, err := openStack(append([]*Layer{o.layer}, lower...), 1)
 	if err != nil {
 		return &Error{Err: err}
@@ -67,8 +68,9 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	return nil
 }
 
-// link creates a hard link to a lower file as overlayfs does: it copies the file up to its own
-// path, unless the layer removes it there, and links the copy.
+// link creates a hard link to a lower file as overlayfs does: it copies the
+// file up to its own path, unless the layer removes it there, and links the
+// copy.
 func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
 	path := o.layer.linkPath(ln)
 	phys, at, err := view.lookFile(o.layer.linkTarget(ln))
@@ -124,8 +126,8 @@ func (o *overlay) parents(view *stack, path string) error {
 	return o.adopt(view.trees[at.layer], dir, at.st)
 }
 
-// inherit copies the metadata of lower directories to directories that no entry describes,
-// because overlayfs shows the metadata of the uppermost directory.
+// inherit copies the metadata of lower directories to directories that no entry
+// describes, because overlayfs shows the metadata of the uppermost directory.
 func (o *overlay) inherit(ctx context.Context) error {
 	t := o.layer.dirs
 	for i := range t.nodes {
@@ -180,7 +182,8 @@ func (l *Layer) hides(path string) bool {
 func (o *overlay) writeMarks(ctx context.Context) error {
 	l, t := o.layer, o.layer.dirs
 	if l.isOpaque(".") {
-		// Overlayfs always merges the roots of its layers, so each name is hidden.
+		// Overlayfs always merges the roots of its layers, so each name is
+		// hidden.
 		err := o.keepDir("x", func() error {
 			return o.below.forEach(ctx, ".", func(name string) error { return wrapIfErr(name, o.addWhiteout(name)) })
 		})
@@ -245,8 +248,9 @@ func wrap(entry string, err error) error {
 	return &Error{Entry: entry, Err: err}
 }
 
-// merges reports whether overlayfs merges a directory of the layer with a lower directory. In
-// other directories there is nothing to hide, and overlayfs would show a whiteout as a device.
+// merges reports whether overlayfs merges a directory of the layer with a lower
+// directory. In other directories there is nothing to hide, and overlayfs would
+// show a whiteout as a device.
 func (o *overlay) merges(dir string) (bool, error) {
 	if dir == "." {
 		return true, nil
@@ -261,8 +265,8 @@ func (o *overlay) merges(dir string) (bool, error) {
 	return err == nil && at.isDir(), err
 }
 
-// addWhiteout hides path. If the layer has a file there, that hides it already; a directory
-// becomes opaque.
+// addWhiteout hides path. If the layer has a file there, that hides it already;
+// a directory becomes opaque.
 func (o *overlay) addWhiteout(path string) error {
 	st, err := o.tree.lstat(path)
 	switch {
@@ -305,14 +309,15 @@ func (o *overlay) markOpaque(dir string) error {
 	})
 }
 
-// keepDir runs fn, which adds names to the parent of path, restores the times and mode of the
-// parent, and adds its growth to the usage of the layer.
+// keepDir runs fn, which adds names to the parent of path, restores the times
+// and mode of the parent, and adds its growth to the usage of the layer.
 func (o *overlay) keepDir(path string, fn func() error) error {
 	dir, _ := split(path)
 	return o.layer.usage.measure(o.tree, dir, func() error { return o.keepMode(dir, fn) })
 }
 
-// keepMode runs fn with all rights for the owner of dir, and restores its metadata.
+// keepMode runs fn with all rights for the owner of dir, and restores its
+// metadata.
 func (o *overlay) keepMode(dir string, fn func() error) error {
 	st, err := o.tree.lstat(dir)
 	if err == nil {
@@ -327,8 +332,8 @@ func (o *overlay) keepMode(dir string, fn func() error) error {
 	return err
 }
 
-// setDir sets owner, mode and times of a directory. It calls more, unless that is nil, with
-// its descriptor.
+// setDir sets owner, mode and times of a directory. It calls more, unless that
+// is nil, with its descriptor.
 func (l *Layer) setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
 	// Without privileges the mode of a directory may lock out even its owner.
 	if err := t.unlock(path); err != nil {

@@ -56,9 +56,9 @@ func mount(t *testing.T, dirs []string, options string) string {
 	return mnt
 }
 
-// overlays writes a stack in the form of overlayfs, from the lowest layer up, and returns the
-// directories, nearest first. If again is true, the lower layers are opened from their
-// directories, as after a restart.
+// overlays writes a stack in the form of overlayfs, from the lowest layer up,
+// and returns the directories, nearest first. If again is true, the lower
+// layers are opened from their directories, as after a restart.
 func (x *tb) overlays(stack [][]ent, form Form, again bool) []string {
 	x.Helper()
 	t, _ := x.TB.(*testing.T)
@@ -78,8 +78,8 @@ func (x *tb) overlays(stack [][]ent, form Form, again bool) []string {
 	return dirs
 }
 
-// TestPrivOverlay mounts every stack with the kernel's overlayfs and expects the flattened
-// tree.
+// TestPrivOverlay mounts every stack with the kernel's overlayfs and expects
+// the flattened tree.
 func TestPrivOverlay(t *testing.T) {
 	needRoot(t, "mounts overlayfs")
 	for _, tt := range slices.Concat(stacks, linkedStacks) {
@@ -98,8 +98,8 @@ func TestPrivOverlay(t *testing.T) {
 	}
 }
 
-// TestPrivLinksThroughLayers checks that a hard link resolves lower layers as a mount does,
-// also if only their directories are left.
+// TestPrivLinksThroughLayers checks that a hard link resolves lower layers as a
+// mount does, also if only their directories are left.
 func TestPrivLinksThroughLayers(t *testing.T) {
 	needRoot(t, "whiteouts and trusted attributes")
 	own := func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }
@@ -221,7 +221,8 @@ func TestPrivLinksThroughLayers(t *testing.T) {
 	}
 }
 
-// TestPrivForeignLowerLayers checks lower layers with marks that only the kernel writes.
+// TestPrivForeignLowerLayers checks lower layers with marks that only the
+// kernel writes.
 func TestPrivForeignLowerLayers(t *testing.T) {
 	needRoot(t, "trusted attributes")
 	set := func(t *testing.T, path, name, value string) {

@@ -23,8 +23,9 @@ func (m *minedBlocks) NextBlock(ctx context.Context) (Block, error) {
 	return m.Blocks.NextBlock(ctx)
 }
 
-// TestPanicsAreContained checks that a panic of the parser or of a writer is the error of one
-// extraction, which returns its blocks and its memory, and that the pool stays usable.
+// TestPanicsAreContained checks that a panic of the parser or of a writer is
+// the error of one extraction, which returns its blocks and its memory, and
+// that the pool stays usable.
 func TestPanicsAreContained(t *testing.T) {
 	x := newTB(t)
 	data := repeat(100, func(i int) string { return tartest.File(fmt.Sprint("f", i), bigContent(600)) })

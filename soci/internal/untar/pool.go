@@ -8,11 +8,12 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Pool holds the writers, and the buffers for streams that are not a BlockReader. All layers
-// of a process share it.
+// Pool holds the writers, and the buffers for streams that are not a
+// BlockReader. All layers of a process share it.
 //
-// There is no deadlock: a parser waits only for the pool (for a buffer, or for its tasks),
-// and holds nothing that a task needs; a writer waits only for the kernel.
+// There is no deadlock: a parser waits only for the pool (for a buffer, or for
+// its tasks), and holds nothing that a task needs; a writer waits only for the
+// kernel.
 type Pool struct {
 	mem   *semaphore.Weighted
 	bytes int64
@@ -26,9 +27,9 @@ type Pool struct {
 	closed bool
 }
 
-// bufferBytes is the size of a buffer, and so of a write to a large file, in bytes. It is large
-// enough to make system calls cheap, and small enough to stay in the second-level cache
-// until it is written.
+// bufferBytes is the size of a buffer, and so of a write to a large file, in
+// bytes. It is large enough to make system calls cheap, and small enough to
+// stay in the second-level cache until it is written.
 const bufferBytes = 256 << 10
 
 // MinPoolBytes is the least memory that keeps one parser and one writer busy.
@@ -37,16 +38,18 @@ const MinPoolBytes = 4 * bufferBytes
 // task is a unit of work of a writer.
 type task interface{ run() }
 
-// taskQueue is a queue of tasks that run one after the other, in order: the files of one
-// directory, or the pieces of one file. (Several threads that create files in one directory,
-// or write to one file, contend for its lock: they use more CPU time and are not faster.)
+// taskQueue is a queue of tasks that run one after the other, in order: the
+// files of one directory, or the pieces of one file. (Several threads that
+// create files in one directory, or write to one file, contend for its lock:
+// they use more CPU time and are not faster.)
 type taskQueue struct {
 	tasks []task
 	busy  bool // a writer runs its tasks, or it is in ready
 	held  bool // its tasks wait for release
 }
 
-// tasksPerRound is the number of tasks of a queue that run before other queues are served.
+// tasksPerRound is the number of tasks of a queue that run before other queues
+// are served.
 const tasksPerRound = 8
 
 // NewPool starts a number of writers. Buffers take at most the given bytes.
@@ -91,8 +94,8 @@ func (p *Pool) runWriter() {
 	}
 }
 
-// serveLocked runs up to tasksPerRound tasks of a queue. mu must be held; it is released
-// while a task runs.
+// serveLocked runs up to tasksPerRound tasks of a queue. mu must be held; it is
+// released while a task runs.
 func (p *Pool) serveLocked(l *taskQueue) {
 	for range tasksPerRound {
 		if len(l.tasks) == 0 {
@@ -165,7 +168,8 @@ func (p *Pool) put(b *[bufferBytes]byte) {
 	p.mem.Release(bufferBytes)
 }
 
-// copied is a BlockReader of an ordinary stream. It copies into buffers of the pool.
+// copied is a BlockReader of an ordinary stream. It copies into buffers of the
+// pool.
 type copied struct {
 	r    io.Reader
 	pool *Pool

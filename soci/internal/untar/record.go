@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// savedLayer is the encoding of a Layer. Paths are byte slices, because they may hold any
-// bytes, and JSON strings would change bytes that are not UTF-8.
+// savedLayer is the encoding of a Layer. Paths are byte slices, because they
+// may hold any bytes, and JSON strings would change bytes that are not UTF-8.
 type savedLayer struct {
 	Entries   int64        `json:"entries"`
 	Files     int64        `json:"files"`
@@ -31,12 +31,13 @@ type savedLink struct {
 	Entry  []byte `json:"entry"`
 }
 
-// ErrTooLarge is the error of Save for a layer whose encoding exceeds the bound.
+// ErrTooLarge is the error of Save for a layer whose encoding exceeds the
+// bound.
 var ErrTooLarge = errors.New("a layer with so many whiteouts, links and undescribed directories is not kept for later")
 
-// Save encodes an extracted layer for [Load], without its directory. Neither Merge nor Overlay
-// may have been called. It returns ErrTooLarge if the encoding takes more than about max
-// bytes, unless max is 0.
+// Save encodes an extracted layer for [Load], without its directory. Neither
+// Merge nor Overlay may have been called. It returns ErrTooLarge if the
+// encoding takes more than about max bytes, unless max is 0.
 func (l *Layer) Save(max int64) ([]byte, error) {
 	s := savedLayer{
 		Entries: l.Entries, Files: l.Files, Bytes: l.Bytes, Notes: l.notes.list(),
@@ -102,8 +103,9 @@ func (l *Layer) loadLink(to []link, ln savedLink) ([]link, error) {
 	return l.addLink(to, dir, string(ln.Path), base, string(ln.Target), string(ln.Entry))
 }
 
-// Load returns the layer that an earlier process extracted into dir and encoded by Save. It
-// equals the layer that Extract returned, but is not charged to a Memory.
+// Load returns the layer that an earlier process extracted into dir and encoded
+// by Save. It equals the layer that Extract returned, but is not charged to a
+// Memory.
 func Load(dir string, saved []byte) (*Layer, error) {
 	l, err := load(dir, saved, nil)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestPrivFullDisk checks that an extraction that runs out of bytes or inodes names the entry
-// and the free space, and returns no layer and all its blocks, while another extraction with
-// the same writers succeeds.
+// TestPrivFullDisk checks that an extraction that runs out of bytes or inodes
+// names the entry and the free space, and returns no layer and all its blocks,
+// while another extraction with the same writers succeeds.
 func TestPrivFullDisk(t *testing.T) {
 	needRoot(t, "mounts tmpfs")
 	tests := []struct {

@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenLayer returns the layer in a directory that has the form of overlayfs already, from
-// this process or an earlier one. The layer can be a lower layer of [Layer.Overlay]: its
-// whiteouts and opaque marks are read from the disk in the given form. It cannot be merged,
-// because it is not known which of its directories had no entry. No descriptor stays open.
+// OpenLayer returns the layer in a directory that has the form of overlayfs
+// already, from this process or an earlier one. The layer can be a lower layer
+// of [Layer.Overlay]: its whiteouts and opaque marks are read from the disk in
+// the given form. It cannot be merged, because it is not known which of its
+// directories had no entry. No descriptor stays open.
 func OpenLayer(dir string, form Form) (*Layer, error) {
 	t, err := openTree(dir, false)
 	if err != nil {
@@ -22,9 +23,9 @@ func OpenLayer(dir string, form Form) (*Layer, error) {
 	return &Layer{Dir: dir, form: form, opened: true}, nil
 }
 
-// stack presents layers as overlayfs does. A redirect or a metadata-only copy is an error: no
-// archive can create one, so it was created through a mount, and ignoring it would show
-// wrong content.
+// stack presents layers as overlayfs does. A redirect or a metadata-only copy
+// is an error: no archive can create one, so it was created through a mount,
+// and ignoring it would show wrong content.
 type stack struct {
 	layers      []*Layer // nearest first
 	trees       []*tree
@@ -146,8 +147,8 @@ func (s *stack) lookup(path string) (found, error) {
 // maxStackDirs bounds the number of cached directories.
 const maxStackDirs = 1 << 12
 
-// forEach calls fn with the names in the merged directory at a physical path, with some names
-// more than once. lookup must have found the directory.
+// forEach calls fn with the names in the merged directory at a physical path,
+// with some names more than once. lookup must have found the directory.
 func (s *stack) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	for _, i := range s.dirs[path] {
 		err := s.trees[i].forEach(ctx, path, func(name string) error {
@@ -167,8 +168,8 @@ func (s *stack) forEach(ctx context.Context, path string, fn func(name string) e
 	return nil
 }
 
-// lookFile resolves the parent of a logical path, as a process inside would, and returns the
-// file at the path. It does not follow the last component.
+// lookFile resolves the parent of a logical path, as a process inside would,
+// and returns the file at the path. It does not follow the last component.
 func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	dir, base := split(logical)
 	parent, err := resolvePath(dir, func(phys string) (bool, string, error) {
@@ -192,8 +193,8 @@ func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	return phys, f, err
 }
 
-// isWhiteout reports whether a non-directory is a whiteout: a 0:0 character device or, since
-// Linux 6.7, an empty file with an attribute.
+// isWhiteout reports whether a non-directory is a whiteout: a 0:0 character
+// device or, since Linux 6.7, an empty file with an attribute.
 func (s *stack) isWhiteout(i int, path string, st *unix.Stat_t) (bool, error) {
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR:
@@ -212,7 +213,8 @@ func (s *stack) isWhiteout(i int, path string, st *unix.Stat_t) (bool, error) {
 	return gone && st.Size == 0, nil
 }
 
-// isOpaque reports whether a directory of a layer hides the directories of lower layers.
+// isOpaque reports whether a directory of a layer hides the directories of
+// lower layers.
 func (s *stack) isOpaque(i int, path string) (bool, error) {
 	l := s.layers[i]
 	if i < s.contentOnly {

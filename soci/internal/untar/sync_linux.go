@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SyncFS flushes the file system of dir, with one call instead of one for each file.
+// SyncFS flushes the file system of dir, with one call instead of one for each
+// file.
 func SyncFS(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory that operations cannot leave. Paths are physical: they cross no symbolic
-// link and have no "..". Any other path fails with ELOOP, EXDEV or ENOTDIR, and never has an
-// effect outside.
+// tree is a directory that operations cannot leave. Paths are physical: they
+// cross no symbolic link and have no "..". Any other path fails with ELOOP,
+// EXDEV or ENOTDIR, and never has an effect outside.
 type tree struct {
 	fd   int
 	walk bool // openat2 is missing (before Linux 5.6, or filtered): open each component
@@ -88,7 +88,8 @@ func (t *tree) openWalk(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// at calls fn with the descriptor of the parent of path, and the last component of path.
+// at calls fn with the descriptor of the parent of path, and the last component
+// of path.
 func (t *tree) at(path string, fn func(dirfd int, base string) error) error {
 	dir, base := split(path)
 	if dir == "." {
@@ -139,7 +140,8 @@ func (t *tree) unlink(path string) error {
 	return t.at(path, func(dirfd int, base string) error { return unix.Unlinkat(dirfd, base, 0) })
 }
 
-// link makes to (in dst) a hard link to from (in t). It does not follow symbolic links.
+// link makes to (in dst) a hard link to from (in t). It does not follow
+// symbolic links.
 func (t *tree) link(from string, dst *tree, to string) error {
 	return t.at(from, func(fromFd int, fromBase string) error {
 		return dst.at(to, func(toFd int, toBase string) error {
@@ -157,8 +159,8 @@ func (t *tree) rename(from string, dst *tree, to string) error {
 	})
 }
 
-// forEach calls fn with every name in a directory. It reads some names at a time, so its
-// memory does not depend on their number. fn may remove names.
+// forEach calls fn with every name in a directory. It reads some names at a
+// time, so its memory does not depend on their number. fn may remove names.
 func (t *tree) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -201,8 +203,9 @@ func (t *tree) forEach(ctx context.Context, path string, fn func(name string) er
 	}
 }
 
-// removeAll removes path and everything below it, also in directories whose mode locks out
-// the owner. gone, unless nil, is called for each removed non-directory.
+// removeAll removes path and everything below it, also in directories whose
+// mode locks out the owner. gone, unless nil, is called for each removed
+// non-directory.
 func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_t)) error {
 	st, err := t.lstat(path)
 	if err == unix.ENOENT {
@@ -242,8 +245,8 @@ func (t *tree) unlock(path string) error {
 		return err
 	}
 	return t.at(path, func(dirfd int, base string) error {
-		// The last component was a directory a moment ago. To replace it by a link, another
-		// process would have to write to this tree.
+		// The last component was a directory a moment ago. To replace it by a
+		// link, another process would have to write to this tree.
 		return unix.Fchmodat(dirfd, base, st.Mode&0o7777|0o700, 0)
 	})
 }
@@ -251,10 +254,10 @@ func (t *tree) unlock(path string) error {
 // errTooManyLinks bounds the resolution of one path.
 var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
 
-// resolvePath resolves a logical path to a physical path inside the tree, as chroot would,
-// including the last component. It calls step with each physical path on the way; step
-// reports whether that is a directory, or returns the target of a symbolic link. An error of
-// step ends the walk.
+// resolvePath resolves a logical path to a physical path inside the tree, as
+// chroot would, including the last component. It calls step with each physical
+// path on the way; step reports whether that is a directory, or returns the
+// target of a symbolic link. An error of step ends the walk.
 func resolvePath(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
 	cur, rest, links := ".", logical, 0
 	for rest != "" && rest != "." {
@@ -305,8 +308,8 @@ func (t *tree) lookup(logical string) (string, error) {
 	})
 }
 
-// lookupFile resolves the parent of a logical path and reports whether a file exists at the
-// path. It does not follow the last component.
+// lookupFile resolves the parent of a logical path and reports whether a file
+// exists at the path. It does not follow the last component.
 func (t *tree) lookupFile(logical string) (phys string, found bool, err error) {
 	dir, base := split(logical)
 	parent, err := t.lookup(dir)

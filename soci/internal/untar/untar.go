@@ -22,7 +22,8 @@ var (
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrLimit is the error of an archive that exceeds the limits.
 	ErrLimit = tarfile.ErrLimit
-	// ErrFormat is the error of an archive that is malformed or cannot be extracted.
+	// ErrFormat is the error of an archive that is malformed or cannot be
+	// extracted.
 	ErrFormat = tarfile.ErrFormat
 )
 
@@ -49,11 +50,12 @@ func badf(format string, args ...any) error {
 // Block is a part of a stream.
 type Block = tarfile.Block
 
-// BlockReader is a stream that lends out its memory. If the stream given to [Extract] is a
-// BlockReader, Extract never calls its Read, and writes its bytes to files from where they
-// lie, without a copy. The writers hold the blocks that they have not written yet. A stream
-// with few blocks slows an extraction down, but never blocks an extraction that has given
-// back all blocks but one.
+// BlockReader is a stream that lends out its memory. If the stream given to
+// [Extract] is a BlockReader, Extract never calls its Read, and writes its
+// bytes to files from where they lie, without a copy. The writers hold the
+// blocks that they have not written yet. A stream with few blocks slows an
+// extraction down, but never blocks an extraction that has given back all
+// blocks but one.
 type BlockReader = tarfile.BlockReader
 
 // Limits bound an archive. A negative value means no limit.
@@ -62,11 +64,13 @@ type Limits struct {
 	Depth     int   // number of components of a path
 	NameLen   int   // bytes of a path
 	TotalSize int64 // bytes of all regular files of all layers
-	// Attributes bounds the names and values of one entry's extended attributes, in bytes.
+	// Attributes bounds the names and values of one entry's extended
+	// attributes, in bytes.
 	Attributes int64
 }
 
-// DefaultLimits returns limits that exceed any real image by far, and protect a node.
+// DefaultLimits returns limits that exceed any real image by far, and protect a
+// node.
 func DefaultLimits() Limits {
 	return Limits{
 		Entries:   10_000_000, // the largest AI images have about one million files
@@ -88,12 +92,13 @@ type Meter struct {
 	held    int64 // bytes of mem; guarded by its lock
 }
 
-// freeAttrs is the number of extended attributes of an entry that do not count. Each further
-// attribute counts as an entry, because setting it costs about as much as creating a file.
+// freeAttrs is the number of extended attributes of an entry that do not count.
+// Each further attribute counts as an entry, because setting it costs about as
+// much as creating a file.
 const freeAttrs = 16
 
-// countEntry counts an entry with a cleaned name, n bytes of content and a number of extended
-// attributes.
+// countEntry counts an entry with a cleaned name, n bytes of content and a
+// number of extended attributes.
 func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	l := m.limits
 	if l.NameLen >= 0 && len(name) > l.NameLen {
@@ -108,9 +113,10 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 	if have := m.entries.Add(1 + int64(max(0, attrs-freeAttrs))); l.Entries >= 0 && have > l.Entries {
 		return fmt.Errorf("%w: more than %d entries (limit Entries; extended attributes beyond %d of one entry count too)", ErrLimit, l.Entries, freeAttrs)
 	}
-	// The size of a file is counted before its content is written, so an excessive header is
-	// refused at once. The sum cannot overflow: each counted size is at most the limit, and
-	// without a limit 2^63 bytes do not fit on any disk.
+	// The size of a file is counted before its content is written, so an
+	// excessive header is refused at once. The sum cannot overflow: each
+	// counted size is at most the limit, and without a limit 2^63 bytes do not
+	// fit on any disk.
 	if l.TotalSize >= 0 && n > l.TotalSize {
 		return fmt.Errorf("%w: file of %d bytes, at most %d allowed (limit TotalSize)", ErrLimit, n, l.TotalSize)
 	}
@@ -124,13 +130,14 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 type Options struct {
 	Pool  *Pool  // file writers; required
 	Meter *Meter // required
-	// Unprivileged makes Extract act as for a normal user: owners and device nodes are
-	// noted, not set. A process that is not root is always unprivileged.
+	// Unprivileged makes Extract act as for a normal user: owners and device
+	// nodes are noted, not set. A process that is not root is always
+	// unprivileged.
 	Unprivileged bool
-	// KeepOwners stores an owner that cannot be set, and the mode with its setuid and setgid
-	// bits, in the attribute user.containers.override_stat of a file or directory
-	// ("uid:gid:0mode"). fuse-overlayfs and containers/storage read it; the overlayfs of the
-	// kernel does not.
+	// KeepOwners stores an owner that cannot be set, and the mode with its
+	// setuid and setgid bits, in the attribute user.containers.override_stat of
+	// a file or directory ("uid:gid:0mode"). fuse-overlayfs and
+	// containers/storage read it; the overlayfs of the kernel does not.
 	KeepOwners bool
 
 	// Checkpoints, unless nil, lets another process resume the extraction.
@@ -170,7 +177,8 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s: %d entries, for example %s", n.What, n.Count, n.Example)
 }
 
-// Layer is an extracted layer: its directory, and its information about lower layers.
+// Layer is an extracted layer: its directory, and its information about lower
+// layers.
 type Layer struct {
 	Dir     string
 	Entries int64 // of the archive
@@ -189,20 +197,22 @@ type Layer struct {
 	opened    bool // by OpenLayer
 }
 
-// Usage returns the disk space of the layer, counted while it was written, including the
-// additions of Overlay. A file system that allocates blocks late may use a few more for large
-// files. Usage is zero for a layer from OpenLayer, and invalid after Merge.
+// Usage returns the disk space of the layer, counted while it was written,
+// including the additions of Overlay. A file system that allocates blocks late
+// may use a few more for large files. Usage is zero for a layer from OpenLayer,
+// and invalid after Merge.
 func (l *Layer) Usage() Usage { return l.usage.sum() }
 
-// Usage is the disk space of a layer. It is counted as containerd counts a snapshot: every
-// inode once, including the directory of the layer.
+// Usage is the disk space of a layer. It is counted as containerd counts a
+// snapshot: every inode once, including the directory of the layer.
 type Usage struct {
 	Bytes  int64 // allocated or reserved blocks, times 512
 	Inodes int64
 }
 
-// usage counts Usage while a layer is written. It reads the blocks of a file right before the
-// file is closed, so that holes, blocks for attributes and the sizes of directories count.
+// usage counts Usage while a layer is written. It reads the blocks of a file
+// right before the file is closed, so that holes, blocks for attributes and the
+// sizes of directories count.
 type usage struct {
 	blocks atomic.Int64
 	inodes atomic.Int64
@@ -285,8 +295,8 @@ func (l *Layer) linkEntry(ln link) string {
 	return l.linkPath(ln)
 }
 
-// sortWhiteouts sorts the whiteouts by directory and name, and removes duplicates and
-// whiteouts in removed directories.
+// sortWhiteouts sorts the whiteouts by directory and name, and removes
+// duplicates and whiteouts in removed directories.
 func (l *Layer) sortWhiteouts() {
 	l.dirs.markDead()
 	l.whiteouts = slices.DeleteFunc(l.whiteouts, func(w whiteout) bool { return l.dirs.isDead(w.dir) })
@@ -318,27 +328,30 @@ func (l *Layer) hasWhiteout(path string) bool {
 	return found
 }
 
-// isOpaque reports whether the directory at path hides the content of lower layers.
+// isOpaque reports whether the directory at path hides the content of lower
+// layers.
 func (l *Layer) isOpaque(path string) bool {
 	id, ok := l.dirs.find(path)
 	return ok && l.dirs.nodes[id].flags&dirOpaque != 0
 }
 
-// isImplicit reports whether path is a directory of the layer that no entry describes.
+// isImplicit reports whether path is a directory of the layer that no entry
+// describes.
 func (l *Layer) isImplicit(path string) bool {
 	id, ok := l.dirs.find(path)
 	return ok && l.dirs.nodes[id].flags&(dirExplicit|dirNamed) == 0
 }
 
-// Release returns the memory of the layer to its [Memory]. It must be called once the layer is
-// no longer used. Further calls do nothing.
+// Release returns the memory of the layer to its [Memory]. It must be called
+// once the layer is no longer used. Further calls do nothing.
 func (l *Layer) Release() {
 	if l != nil {
 		l.mem.release()
 	}
 }
 
-// notes merges warnings by kind, so that 16,000 files without an owner make one note.
+// notes merges warnings by kind, so that 16,000 files without an owner make one
+// note.
 type notes struct {
 	mu     sync.Mutex
 	byWhat map[string]*Note
@@ -373,10 +386,10 @@ func (n *notes) list() []Note {
 	return out
 }
 
-// clean returns the logical path of the name of an entry, or of the target of a hard link: a
-// relative path without empty, "." or ".." components; the root is ".". Absolute names are
-// relative to the root, as in every tar. A name that leaves the root is refused, because no
-// image builder writes one.
+// clean returns the logical path of the name of an entry, or of the target of a
+// hard link: a relative path without empty, "." or ".." components; the root is
+// ".". Absolute names are relative to the root, as in every tar. A name that
+// leaves the root is refused, because no image builder writes one.
 func clean(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("%w: name holds a zero byte", ErrFormat)

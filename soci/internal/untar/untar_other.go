@@ -9,8 +9,8 @@ import (
 	"os"
 )
 
-// errLinux is the error of other systems, which lack the owners, devices and attributes of
-// layers.
+// errLinux is the error of other systems, which lack the owners, devices and
+// attributes of layers.
 var errLinux = errors.New("unpacking needs Linux")
 
 // Extract is not available on this system.

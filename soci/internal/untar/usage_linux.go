@@ -16,8 +16,9 @@ func (u *usage) addFd(fd int) error {
 	return err
 }
 
-// subtract subtracts the usage of a removed non-directory, unless the file has another name.
-// (Directories are counted at the end, after replaced directories were removed.)
+// subtract subtracts the usage of a removed non-directory, unless the file has
+// another name. (Directories are counted at the end, after replaced directories
+// were removed.)
 func (u *usage) subtract(st *unix.Stat_t) {
 	if st.Nlink > 1 {
 		return
@@ -26,8 +27,8 @@ func (u *usage) subtract(st *unix.Stat_t) {
 	u.inodes.Add(-1)
 }
 
-// measure runs fn, which may change the size of the file or directory at path, and adds the
-// difference.
+// measure runs fn, which may change the size of the file or directory at path,
+// and adds the difference.
 func (u *usage) measure(t *tree, path string, fn func() error) error {
 	before, err := t.lstat(path)
 	if err != nil {

@@ -17,11 +17,12 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// childVar is the environment variable with the directory of a test that runs as another user.
+// childVar is the environment variable with the directory of a test that runs
+// as another user.
 const childVar = "PENSTOCK_UNTAR_CHILD"
 
-// asOther runs one test of this binary in a process with other rights, in a directory that
-// uid owns.
+// asOther runs one test of this binary in a process with other rights, in a
+// directory that uid owns.
 func asOther(t *testing.T, uid int, attr *syscall.SysProcAttr) {
 	t.Helper()
 	// Not below t.TempDir, which only root can enter.
@@ -89,7 +90,8 @@ func owned(uid, gid int) func(*tar.Header) {
 // capNetRaw is a capability set of version 2: cap_net_raw, effective.
 const capNetRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// rootOnlyEntries returns entries with metadata that only root can set, and some others.
+// rootOnlyEntries returns entries with metadata that only root can set, and
+// some others.
 func rootOnlyEntries() []ent {
 	return []ent{
 		{name: "d", kind: tar.TypeDir, mode: 0o2751, edit: owned(0, 5)},
@@ -117,8 +119,9 @@ func upperEntries() []ent {
 	}
 }
 
-// TestPrivAsUser checks that a normal user gets a tree with all metadata that the user may
-// set, and notes about the rest. With KeepOwners the owners are stored.
+// TestPrivAsUser checks that a normal user gets a tree with all metadata that
+// the user may set, and notes about the rest. With KeepOwners the owners are
+// stored.
 func TestPrivAsUser(t *testing.T) {
 	if os.Getenv(childVar) == "" {
 		needRoot(t, "becomes another user")
@@ -170,8 +173,9 @@ func TestPrivAsUser(t *testing.T) {
 	checkModes(t, base.Dir, map[string]uint32{"d/far": unix.S_IFREG | 0o644, "far2": unix.S_IFREG | 0o644, "d2/new": unix.S_IFREG | 0o644, "d/plain": 0})
 }
 
-// TestPrivInUserNamespace checks that root of a user namespace sets the mapped owners, and
-// that overlayfs shows layers with marks of the user form, also after OpenLayer.
+// TestPrivInUserNamespace checks that root of a user namespace sets the mapped
+// owners, and that overlayfs shows layers with marks of the user form, also
+// after OpenLayer.
 func TestPrivInUserNamespace(t *testing.T) {
 	const first, count = 100_000, 65_536
 	if os.Getenv(childVar) == "" {
@@ -217,7 +221,8 @@ func TestPrivInUserNamespace(t *testing.T) {
 	}
 }
 
-// checkModes compares types and modes. A mode of 0 means that the file must not exist.
+// checkModes compares types and modes. A mode of 0 means that the file must not
+// exist.
 func checkModes(t *testing.T, root string, want map[string]uint32) {
 	t.Helper()
 	for name, mode := range want {

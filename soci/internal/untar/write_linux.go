@@ -14,8 +14,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// dirWork is a directory in which the writers create files. Its operations run in the order of
-// the archive, in one queue.
+// dirWork is a directory in which the writers create files. Its operations run
+// in the order of the archive, in one queue.
 type dirWork struct {
 	path  string
 	id    dirID
@@ -30,8 +30,8 @@ type dirWork struct {
 	out int // number of batches that are not done; guarded by extraction.mu
 }
 
-// batch is a list of operations in one directory. Small files are batched, because waking a
-// writer costs as much as creating a file.
+// batch is a list of operations in one directory. Small files are batched,
+// because waking a writer costs as much as creating a file.
 type batch struct {
 	x      *extraction
 	d      *dirWork
@@ -68,7 +68,8 @@ type op struct {
 	skipped bool // nothing was created
 }
 
-// work returns the open directory at a physical path, which is the directory id.
+// work returns the open directory at a physical path, which is the directory
+// id.
 func (x *extraction) work(path string, id dirID) (*dirWork, error) {
 	x.clock++
 	if x.last != nil && x.last.id == id {
@@ -155,8 +156,8 @@ func (x *extraction) add(d *dirWork, o op) error {
 	return nil
 }
 
-// flush hands the current batch to the writers, and waits while too many operations are
-// pending. It returns errStopped if a writer has failed.
+// flush hands the current batch to the writers, and waits while too many
+// operations are pending. It returns errStopped if a writer has failed.
 func (x *extraction) flush() error {
 	d := x.last
 	if d == nil || d.batch == nil {
@@ -185,8 +186,8 @@ func (x *extraction) flush() error {
 	return nil
 }
 
-// waitForWriters waits until the writers are done in d, or everywhere if d is nil, and returns
-// the first error of a writer.
+// waitForWriters waits until the writers are done in d, or everywhere if d is
+// nil, and returns the first error of a writer.
 func (x *extraction) waitForWriters(d *dirWork) error {
 	flushed := x.flush()
 	x.mu.Lock()
@@ -219,9 +220,9 @@ func (x *extraction) failed() bool {
 	return x.err != nil
 }
 
-// run implements task. It creates the names in order. Filling and closing the files does not
-// depend on the order, and is offered to an idle writer, so that one directory can keep
-// several writers busy.
+// run implements task. It creates the names in order. Filling and closing the
+// files does not depend on the order, and is offered to an idle writer, so that
+// one directory can keep several writers busy.
 func (b *batch) run() {
 	defer b.x.clocked(time.Now())
 	if !b.x.failed() {
@@ -299,8 +300,8 @@ func (x *extraction) made(b *batch) (made []uint64) {
 	return made
 }
 
-// guard runs a step of a writer and turns a panic into an error, so that its batch ends as
-// after any other error.
+// guard runs a step of a writer and turns a panic into an error, so that its
+// batch ends as after any other error.
 func guard(step func() error) (err error) {
 	defer panics.Recover(&err)
 	return step()
@@ -318,8 +319,8 @@ func (x *extraction) fillFile(d *dirWork, o *op) error {
 	return closeFile(o.fd, err)
 }
 
-// closeFile closes a file and returns err or the error of close, by which NFS and quotas
-// report lost writes.
+// closeFile closes a file and returns err or the error of close, by which NFS
+// and quotas report lost writes.
 func closeFile(fd int, err error) error {
 	if cerr := unix.Close(fd); err == nil && cerr != nil && cerr != unix.EINTR {
 		err = cerr
@@ -338,8 +339,8 @@ func writeAll(fd int, p []byte, off int64) error {
 	return nil
 }
 
-// bigFile is a file whose content is not contiguous in memory. Its pieces are written by a
-// queue of its own, which is held until the file is created.
+// bigFile is a file whose content is not contiguous in memory. Its pieces are
+// written by a queue of its own, which is held until the file is created.
 type bigFile struct {
 	x     *extraction
 	b     *batch

@@ -10,8 +10,9 @@ import (
 	kflate "github.com/klauspost/compress/flate"
 )
 
-// BenchmarkDecode compares decoders on a program and a source file. The metric that counts is
-// cpu-MB/s, output per second of CPU time, because a busy machine does not change it.
+// BenchmarkDecode compares decoders on a program and a source file. The metric
+// that counts is cpu-MB/s, output per second of CPU time, because a busy
+// machine does not change it.
 func BenchmarkDecode(b *testing.B) {
 	for name, data := range corpus(b) {
 		if len(data) == 0 {

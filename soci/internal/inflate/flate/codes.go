@@ -21,16 +21,18 @@ func (d *Decoder) fixedCodes() {
 	}
 	d.dist.init(lens[:distSyms])
 	d.tables()
-	// The fixed code does not depend on the data: encoders use it for literals alone, too.
+	// The fixed code does not depend on the data: encoders use it for literals
+	// alone, too.
 	d.plain, d.fixed = true, true
 }
 
-// mostMatches is the share of matches, in 1/2^15 of the symbols, up to which a block is
-// plain. With more matches, the branches that the other loop saves outweigh the higher cost
-// of a literal in it.
+// mostMatches is the share of matches, in 1/2^15 of the symbols, up to which a
+// block is plain. With more matches, the branches that the other loop saves
+// outweigh the higher cost of a literal in it.
 const mostMatches = 1 << maxBits / 8
 
-// plainCode reports whether few matches are expected, according to the lengths of the codes.
+// plainCode reports whether few matches are expected, according to the lengths
+// of the codes.
 func plainCode(lens []uint8) bool {
 	matches := 0
 	for _, n := range lens[endBlock+1:] {
@@ -51,7 +53,8 @@ func (d *Decoder) tables() {
 	})
 }
 
-// codeOrder returns the order in which the lengths of the code for code lengths are stored.
+// codeOrder returns the order in which the lengths of the code for code lengths
+// are stored.
 func codeOrder() [19]uint8 {
 	return [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 }
@@ -67,15 +70,16 @@ func (d *Decoder) dynamicCodes() error {
 		return ErrCorrupt
 	}
 	d.plain = plainCode(lens[:nlit])
-	// Before each symbol compress/flate reads as many bits as the end of the block takes. If
-	// a stream is cut short, that determines the output before the error.
+	// Before each symbol compress/flate reads as many bits as the end of the
+	// block takes. If a stream is cut short, that determines the output before
+	// the error.
 	d.lit.need = max(d.lit.min, int(lens[endBlock]))
 	d.tables()
 	return nil
 }
 
-// readCodes reads the lengths of both codes: nlit literal/length codes, then ndist distance
-// codes.
+// readCodes reads the lengths of both codes: nlit literal/length codes, then
+// ndist distance codes.
 func (d *Decoder) readCodes(lens *[maxLit + maxDist]uint8) (nlit, ndist int, err error) {
 	if err := d.needBits(14); err != nil {
 		return 0, 0, err

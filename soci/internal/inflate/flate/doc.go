@@ -7,29 +7,31 @@
 //		...
 //	}
 //
-// It behaves like compress/flate and is three to four times as fast: the output of every
-// stream is the same, and a stream that is damaged or cut short yields the same output
-// before an error of the same kind. The speed comes from a bit buffer of one word that is
-// filled by whole words, a window that no match or literal of the fast loop can overrun, and
-// tables whose entries hold everything that a symbol needs. On amd64 with BMI2 the fast loop
-// is written in assembly; elsewhere, and with the build tag purego, it is an equivalent loop
-// in Go.
+// It behaves like compress/flate and is three to four times as fast: the output
+// of every stream is the same, and a stream that is damaged or cut short yields
+// the same output before an error of the same kind. The speed comes from a bit
+// buffer of one word that is filled by whole words, a window that no match or
+// literal of the fast loop can overrun, and tables whose entries hold
+// everything that a symbol needs. On amd64 with BMI2 the fast loop is written
+// in assembly; elsewhere, and with the build tag purego, it is an equivalent
+// loop in Go.
 //
 // # Vocabulary
 //
-// A block is the unit of DEFLATE. It has its own code and may start at any bit. The history
-// is the last 32 KiB of output, which matches refer to. A mark is the start of a block;
-// given its history, decoding can start there.
+// A block is the unit of DEFLATE. It has its own code and may start at any bit.
+// The history is the last 32 KiB of output, which matches refer to. A mark is
+// the start of a block; given its history, decoding can start there.
 //
 // # Contract
 //
-// One goroutine uses a Decoder and its Input. The Input reads ahead. After io.EOF its
-// position is the end of the stream, so the bytes that follow can be read from it. Damage is
-// [ErrCorrupt], a source that ends too early io.ErrUnexpectedEOF, and errors of the source
-// pass through unchanged. Memory is fixed: a window of 256 KiB and an input of 64 KiB.
+// One goroutine uses a Decoder and its Input. The Input reads ahead. After
+// io.EOF its position is the end of the stream, so the bytes that follow can be
+// read from it. Damage is [ErrCorrupt], a source that ends too early
+// io.ErrUnexpectedEOF, and errors of the source pass through unchanged. Memory
+// is fixed: a window of 256 KiB and an input of 64 KiB.
 //
 // # Not done here
 //
-// Framing, checksums, concurrency, and preset dictionaries other than the history of the
-// stream.
+// Framing, checksums, concurrency, and preset dictionaries other than the
+// history of the stream.
 package flate

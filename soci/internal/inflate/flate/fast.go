@@ -1,23 +1,25 @@
 package flate
 
-// inSlack is how far past its limit the fast loop may read. An iteration refills the bit
-// buffer at most four times; each refill loads 8 bytes and advances by at most 7.
+// inSlack is how far past its limit the fast loop may read. An iteration
+// refills the bit buffer at most four times; each refill loads 8 bytes and
+// advances by at most 7.
 const inSlack = 32
 
-// refill fills the bit buffer to at least 56 bits. Only the low six bits of nb count, because
-// whole table entries are subtracted from it.
+// refill fills the bit buffer to at least 56 bits. Only the low six bits of nb
+// count, because whole table entries are subtracted from it.
 func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 	return bb | in.load64(ip)<<(nb&63), nb | 56, ip + int(^nb>>3&7)
 }
 
-// fastGeneric decodes symbols while input and room suffice for an iteration without checks.
-// An iteration decodes up to three literals, or up to two literals and a match. The table
-// entry of the first symbol of the next iteration is loaded before a match is copied, which
-// hides the latency of the load.
+// fastGeneric decodes symbols while input and room suffice for an iteration
+// without checks. An iteration decodes up to three literals, or up to two
+// literals and a match. The table entry of the first symbol of the next
+// iteration is loaded before a match is copied, which hides the latency of the
+// load.
 //
-// Slower designs: two literals, or a literal and a length, packed into one entry (building
-// the tables costs more than it gains in blocks of 16 k symbols); tables of 10 and 12 bits;
-// distance tables of 8 bits.
+// Slower designs: two literals, or a literal and a length, packed into one
+// entry (building the tables costs more than it gains in blocks of 16 k
+// symbols); tables of 10 and 12 bits; distance tables of 8 bits.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (d *Decoder) fastGeneric() {
@@ -86,8 +88,8 @@ func (d *Decoder) fastGeneric() {
 			}
 			bb, nb, ip = in.refill(bb, nb, ip)
 		}
-		// The rest of a length, at most 16 bits: without the refill 29 are left, a
-		// distance takes 28.
+		// The rest of a length, at most 16 bits: without the refill 29 are
+		// left, a distance takes 28.
 		n := int(e>>16) + int(bb&(1<<(e&63)-1)>>(e>>codeShift&63))
 		bb >>= e & 63
 		nb -= uint64(e)

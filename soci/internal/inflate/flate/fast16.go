@@ -1,7 +1,8 @@
 package flate
 
-// fastGeneric is Decoder.fastGeneric for symbols of 16 bits. Literals cost the same, matches
-// take twice the stores. Distances need no check, because the history is full.
+// fastGeneric is Decoder.fastGeneric for symbols of 16 bits. Literals cost the
+// same, matches take twice the stores. Distances need no check, because the
+// history is full.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (b *SymbolDecoder) fastGeneric() {
@@ -71,8 +72,8 @@ func (b *SymbolDecoder) fastGeneric() {
 			}
 			bb, nb, ip = in.refill(bb, nb, ip)
 		}
-		// The rest of a length, at most 16 bits: without the refill 29 are left, a
-		// distance takes 28.
+		// The rest of a length, at most 16 bits: without the refill 29 are
+		// left, a distance takes 28.
 		n := int(e>>16) + int(bb&(1<<(e&63)-1)>>(e>>codeShift&63))
 		bb >>= e & 63
 		nb -= uint64(e)

@@ -4,7 +4,8 @@ package flate
 
 import "golang.org/x/sys/cpu"
 
-// haveDecode reports whether the processor has the instructions that decode uses.
+// haveDecode reports whether the processor has the instructions that decode
+// uses.
 //
 //nolint:gochecknoglobals // a property of the machine
 var haveDecode = cpu.X86.HasBMI2 && cpu.X86.HasSSSE3
@@ -28,20 +29,20 @@ const (
 	loopCorrupt        // invalid code, or a distance beyond the start of the output
 )
 
-// decode decodes symbols until one of the results above. An iteration reads at most inSlack
-// bytes from ip on, and writes at most outSlack bytes from op on.
+// decode decodes symbols until one of the results above. An iteration reads at
+// most inSlack bytes from ip on, and writes at most outSlack bytes from op on.
 //
 //go:noescape
 func decode(l *loop) int
 
-// decode16 is decode for a window of symbols of 16 bits. Positions count bytes. An iteration
-// writes at most outSlack16 bytes from op on.
+// decode16 is decode for a window of symbols of 16 bits. Positions count bytes.
+// An iteration writes at most outSlack16 bytes from op on.
 //
 //go:noescape
 func decode16(l *loop) int
 
-// newLoop returns the state for decode, without the window. It returns false if less input
-// is left than an iteration may read.
+// newLoop returns the state for decode, without the window. It returns false if
+// less input is left than an iteration may read.
 func (d *Decoder) newLoop() (l loop, ok bool) {
 	in := d.in
 	for in.end-in.pos < inSlack && in.fill() {
@@ -64,7 +65,8 @@ func (d *Decoder) finishLoop(l *loop, why int) {
 	}
 }
 
-// fast decodes symbols while input and room suffice for an iteration without checks.
+// fast decodes symbols while input and room suffice for an iteration without
+// checks.
 func (d *Decoder) fast() {
 	if !haveDecode {
 		d.fastGeneric()

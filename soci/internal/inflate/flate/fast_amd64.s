@@ -5,7 +5,8 @@
 
 // The tables, and the two variants of the loop in loop_amd64.h.
 
-// bytes[c] is c: the source of a literal. 31 bytes after it are read but not used.
+// bytes[c] is c: the source of a literal. 31 bytes after it are read but not
+// used.
 #define B8(i) \
 	DATA bytes<>+(i)(SB)/1, $(i); \
 	DATA bytes<>+(i+1)(SB)/1, $(i+1); \
@@ -25,7 +26,8 @@ B64(128)
 B64(192)
 GLOBL bytes<>(SB), RODATA|NOPTR, $288
 
-// symbols[2*c:] is c as a symbol of 16 bits. 46 bytes after it are read but not used.
+// symbols[2*c:] is c as a symbol of 16 bits. 46 bytes after it are read but not
+// used.
 #define S4(i) \
 	DATA symbols<>+(2*(i))(SB)/2, $(i); \
 	DATA symbols<>+(2*(i)+2)(SB)/2, $(i+1); \
@@ -45,8 +47,9 @@ S32(192)
 S32(224)
 GLOBL symbols<>(SB), RODATA|NOPTR, $560
 
-// literal[i] replaces the entry of a distance after a literal: it takes no bits, and is
-// large enough for a copy in units of 16 bytes. The source of the copy is LITERALS.
+// literal[i] replaces the entry of a distance after a literal: it takes no
+// bits, and is large enough for a copy in units of 16 bytes. The source of the
+// copy is LITERALS.
 #define L8(i) \
 	DATA literal<>+(i)(SB)/8, $0x0010000000100000; \
 	DATA literal<>+(i+8)(SB)/8, $0x0010000000100000; \
@@ -66,7 +69,8 @@ L512(1024)
 L512(1536)
 GLOBL literal<>(SB), RODATA|NOPTR, $2048
 
-// repeats[16*d:] is a shuffle that repeats a pattern of d bytes in 16, for 0 < d < 16.
+// repeats[16*d:] is a shuffle that repeats a pattern of d bytes in 16, for 0 <
+// d < 16.
 DATA repeats<>+0x10(SB)/8, $0x0000000000000000
 DATA repeats<>+0x18(SB)/8, $0x0000000000000000
 DATA repeats<>+0x20(SB)/8, $0x0100010001000100

@@ -32,8 +32,8 @@ func TestGenericLoop(t *testing.T) {
 	}
 }
 
-// guarded returns n bytes between inaccessible pages, directly after the first page if
-// behind is true, else directly before the second.
+// guarded returns n bytes between inaccessible pages, directly after the first
+// page if behind is true, else directly before the second.
 func guarded(t *testing.T, n int, behind bool) []byte {
 	t.Helper()
 	page := syscall.Getpagesize()
@@ -78,9 +78,9 @@ func randomCodes(r *rand.Rand, d *Decoder) {
 	d.plain = r.IntN(2) == 0
 }
 
-// checkLoop decodes any bytes by any code, with exactly the input and room that the loop may
-// use, and compares the output with tokens that are decoded bit by bit. symbol is the number
-// of bytes of a symbol.
+// checkLoop decodes any bytes by any code, with exactly the input and room that
+// the loop may use, and compares the output with tokens that are decoded bit by
+// bit. symbol is the number of bytes of a symbol.
 func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64, input []byte) {
 	t.Helper()
 	r := rng(seed)
@@ -154,8 +154,8 @@ func checkLoop(t *testing.T, run func(*loop) int, symbol, slack int, seed uint64
 	}
 }
 
-// TestLoop checks that the loops in assembly decode any bytes as the slow loop does, and
-// access no memory outside of their buffers.
+// TestLoop checks that the loops in assembly decode any bytes as the slow loop
+// does, and access no memory outside of their buffers.
 func TestLoop(t *testing.T) {
 	if !haveDecode {
 		t.Skip("this processor has only the loop in Go")

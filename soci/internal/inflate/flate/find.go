@@ -7,14 +7,16 @@ import (
 )
 
 const (
-	// headerMost exceeds the size of the header of a dynamic block: 17 bits, 19 lengths of 3
-	// bits, and 316 lengths of at most 14 bits.
+	// headerMost exceeds the size of the header of a dynamic block: 17 bits, 19
+	// lengths of 3 bits, and 316 lengths of at most 14 bits.
 	headerMost = 600 // bytes
 
-	// codesAt is the offset in a header of the lengths of the code for code lengths.
+	// codesAt is the offset in a header of the lengths of the code for code
+	// lengths.
 	codesAt = 17 // bits
 
-	// kraftFull is the sum of 2^(7-length) over a complete code of at most 7 bits.
+	// kraftFull is the sum of 2^(7-length) over a complete code of at most 7
+	// bits.
 	kraftFull = 1 << 7
 )
 
@@ -39,13 +41,14 @@ func NewFinder() *Finder {
 	return f
 }
 
-// Tail is the number of bytes at the end of its argument that Find does not search. They
-// must follow unless the source ends there.
+// Tail is the number of bytes at the end of its argument that Find does not
+// search. They must follow unless the source ends there.
 const Tail = headerMost + 2*wordLen
 
-// Find returns the first bit of p, at from or later and at least Tail bytes before the end,
-// where a dynamic block that is not the last one seems to start, or -1. A valid header starts
-// at the returned bit. Find finds every header with complete codes, as encoders write them.
+// Find returns the first bit of p, at from or later and at least Tail bytes
+// before the end, where a dynamic block that is not the last one seems to
+// start, or -1. A valid header starts at the returned bit. Find finds every
+// header with complete codes, as encoders write them.
 func (f *Finder) Find(p []byte, from int) int {
 	for i := from / 8; i+Tail <= len(p); i += 6 {
 		m := candidates(binary.LittleEndian.Uint64(p[i:]))
@@ -62,8 +65,8 @@ func (f *Finder) Find(p []byte, from int) int {
 	return -1
 }
 
-// candidates returns a mask of the first 48 bits of w where the first 13 bits of a header
-// may start: not final, dynamic, at most 286 and 30 codes.
+// candidates returns a mask of the first 48 bits of w where the first 13 bits
+// of a header may start: not final, dynamic, at most 286 and 30 codes.
 func candidates(w uint64) uint64 {
 	m := ^w & ^(w >> 1) & (w >> 2)
 	m &^= w >> 4 & (w >> 5) & (w >> 6) & (w >> 7)
@@ -71,8 +74,8 @@ func candidates(w uint64) uint64 {
 	return m & (1<<48 - 1)
 }
 
-// fullCode reports whether the code for code lengths is complete, as about one in some
-// hundred random ones is.
+// fullCode reports whether the code for code lengths is complete, as about one
+// in some hundred random ones is.
 func (f *Finder) fullCode(p []byte, at int) bool {
 	at += codesAt - 4
 	w := binary.LittleEndian.Uint64(p[at/8:]) >> (at % 8)
@@ -111,7 +114,8 @@ func completeCode(lens []uint8) bool {
 	return sum == 1<<maxBits
 }
 
-// completeDistances is completeCode for distance codes, of which there may be one or none.
+// completeDistances is completeCode for distance codes, of which there may be
+// one or none.
 func completeDistances(lens []uint8) bool {
 	used, last := 0, uint8(0)
 	for _, n := range lens {

@@ -10,7 +10,8 @@ var (
 	// ErrCorrupt is the error of an invalid DEFLATE stream.
 	ErrCorrupt = errors.New("flate: corrupt input")
 
-	// ErrStopped is returned before a block that starts at or after the limit of StopAt.
+	// ErrStopped is returned before a block that starts at or after the limit
+	// of StopAt.
 	ErrStopped = errors.New("flate: stopped before a block")
 )
 
@@ -57,8 +58,9 @@ func NewDecoder(in *Input) *Decoder {
 // Reset makes d decode the stream at the position of in.
 func (d *Decoder) Reset(in *Input) { d.ResetAt(in, 0, nil) }
 
-// ResetAt makes d decode from the middle of a stream. A block starts skip bits, at most 7,
-// after the position of in. past is the output before it; only the last 32 KiB are used.
+// ResetAt makes d decode from the middle of a stream. A block starts skip bits,
+// at most 7, after the position of in. past is the output before it; only the
+// last 32 KiB are used.
 func (d *Decoder) ResetAt(in *Input, skip uint, past []byte) {
 	past = past[max(0, len(past)-history):]
 	n := copy(d.win[:history], past)
@@ -75,15 +77,16 @@ func (d *Decoder) start(skip uint) {
 	}
 }
 
-// Switch makes d continue with in, which must be at the position of its current Input.
+// Switch makes d continue with in, which must be at the position of its current
+// Input.
 func (d *Decoder) Switch(in *Input) {
 	d.putBack()
 	d.in = in
 }
 
-// StopAt makes Next return ErrStopped before the first block that starts at or after a
-// limit, in bits of the source of the Input. It may be called at any time, also to continue
-// after ErrStopped. Reset removes the limit.
+// StopAt makes Next return ErrStopped before the first block that starts at or
+// after a limit, in bits of the source of the Input. It may be called at any
+// time, also to continue after ErrStopped. Reset removes the limit.
 func (d *Decoder) StopAt(bits int64) {
 	d.stop = bits
 	if errors.Is(d.err, ErrStopped) {
@@ -96,7 +99,8 @@ func (d *Decoder) Bits() int64 {
 	return d.in.Offset()*8 - int64(d.nb) //nolint:gosec // G115: at most 64
 }
 
-// History returns the last decoded output, at most 32 KiB, valid until the next call.
+// History returns the last decoded output, at most 32 KiB, valid until the next
+// call.
 func (d *Decoder) History() []byte { return d.win[max(0, d.op-history):d.op] }
 
 // Pending returns the number of bytes that Next would return without decoding.
@@ -112,8 +116,8 @@ type Mark struct {
 // Watch makes d call f, unless it is nil, at the start of each further block.
 func (d *Decoder) Watch(f func(Mark)) { d.watcher = f }
 
-// Next returns decoded bytes, valid until the next call. After the last byte it returns
-// io.EOF, and the position of the Input is the end of the stream.
+// Next returns decoded bytes, valid until the next call. After the last byte it
+// returns io.EOF, and the position of the Input is the end of the stream.
 func (d *Decoder) Next() ([]byte, error) {
 	if d.rp == d.op && d.err == nil {
 		d.fillWindow()
@@ -126,9 +130,9 @@ func (d *Decoder) Next() ([]byte, error) {
 	return p, nil
 }
 
-// NextIn is Next for a caller that keeps the bytes, without a copy. p lies in the returned
-// Window, which belongs to the caller. In exchange d may take w, whose content it
-// overwrites.
+// NextIn is Next for a caller that keeps the bytes, without a copy. p lies in
+// the returned Window, which belongs to the caller. In exchange d may take w,
+// whose content it overwrites.
 func (d *Decoder) NextIn(w *Window) (p []byte, held *Window, err error) {
 	if p, err = d.Next(); len(p) <= history { // copying p is cheaper than moving the history
 		return w[:copy(w[:], p)], w, err
@@ -156,8 +160,8 @@ func (d *Decoder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fillWindow decodes until the window is full or err is set. All earlier output must have
-// been returned.
+// fillWindow decodes until the window is full or err is set. All earlier output
+// must have been returned.
 func (d *Decoder) fillWindow() {
 	if d.op >= winLimit {
 		n := copy(d.win[:history], d.win[d.op-history:d.op])
@@ -188,7 +192,8 @@ func (d *Decoder) checkEnd() {
 	}
 }
 
-// startBlock reads the header of a block, unless the limit of StopAt is reached.
+// startBlock reads the header of a block, unless the limit of StopAt is
+// reached.
 func (d *Decoder) startBlock() error {
 	if d.Bits() >= d.stop {
 		return ErrStopped
@@ -206,7 +211,8 @@ func (d *Decoder) putBack() {
 	d.bb &= 1<<d.nb - 1
 }
 
-// sourceEnded returns the error for a source that ended or failed inside the stream.
+// sourceEnded returns the error for a source that ended or failed inside the
+// stream.
 func (d *Decoder) sourceEnded() error {
 	if d.in.err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -291,7 +297,8 @@ func (d *Decoder) copyStored() error {
 	return nil
 }
 
-// symbol decodes one symbol bit by bit, and reads no byte that it does not need.
+// symbol decodes one symbol bit by bit, and reads no byte that it does not
+// need.
 func (d *Decoder) symbol(c *code) (int, error) {
 	if err := d.needBits(uint(c.need)); err != nil {
 		return 0, err
@@ -314,8 +321,8 @@ func (d *Decoder) symbol(c *code) (int, error) {
 	return 0, ErrCorrupt
 }
 
-// token decodes a literal (dist is 0 and n the byte), a match, or the end of the block (dist
-// and n are 0, and state is atHeader).
+// token decodes a literal (dist is 0 and n the byte), a match, or the end of
+// the block (dist and n are 0, and state is atHeader).
 func (d *Decoder) token() (n, dist int, err error) {
 	s, err := d.symbol(&d.lit)
 	switch {

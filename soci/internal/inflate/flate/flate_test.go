@@ -59,7 +59,8 @@ func decodeOurs(src io.Reader, most int64) result {
 
 const noLimit = 1 << 40
 
-// sameAsStd compares the outcome with compress/flate. It returns false if they differ.
+// sameAsStd compares the outcome with compress/flate. It returns false if they
+// differ.
 func sameAsStd(t *testing.T, what string, data []byte, src io.Reader, most int64) bool {
 	t.Helper()
 	want, got := decodeStd(data, most), decodeOurs(src, most)
@@ -245,7 +246,8 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// TestSourceErrors checks that errors of the source pass through, after the output before them.
+// TestSourceErrors checks that errors of the source pass through, after the
+// output before them.
 func TestSourceErrors(t *testing.T) {
 	s := generate(rng(2), 4000)
 	half := s.data[:len(s.data)/2]
@@ -263,7 +265,8 @@ type silent struct{}
 
 func (silent) Read([]byte) (int, error) { return 0, nil }
 
-// TestInputBetweenStreams reads bytes of the Input between two streams, as a reader of headers does.
+// TestInputBetweenStreams reads bytes of the Input between two streams, as a
+// reader of headers does.
 func TestInputBetweenStreams(t *testing.T) {
 	a, b := generate(rng(3), 400), generate(rng(4), 400)
 	data := bytes.Join([][]byte{a.data, []byte("between"), b.data, []byte("behind")}, nil)

@@ -56,8 +56,8 @@ func newHuffman(lens []uint8) huffman {
 
 func (h huffman) write(w *bitWriter, s int) { w.bits(h.cw[s], int(h.lens[s])) }
 
-// randomLens returns a complete code, deep or flat, of at most most bits for the symbols. A
-// single symbol gets one bit.
+// randomLens returns a complete code, deep or flat, of at most most bits for
+// the symbols. A single symbol gets one bit.
 func randomLens(r *rand.Rand, n int, symbols []int, most uint8) []uint8 {
 	lens := make([]uint8, n)
 	if len(symbols) == 0 {

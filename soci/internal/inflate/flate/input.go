@@ -8,26 +8,27 @@ import (
 )
 
 const (
-	// inSize is the number of compressed bytes that are buffered. It is large enough that
-	// the cost of reading the source and moving the remainder is negligible, and small
-	// enough for the first two cache levels. It is a power of two, so that positions can be
-	// masked.
+	// inSize is the number of compressed bytes that are buffered. It is large
+	// enough that the cost of reading the source and moving the remainder is
+	// negligible, and small enough for the first two cache levels. It is a
+	// power of two, so that positions can be masked.
 	inSize = 64 << 10
 	inMask = inSize - 1
 
-	// maxEmptyReads is the number of consecutive reads without data or error after which
-	// the source is considered broken, as in bufio.
+	// maxEmptyReads is the number of consecutive reads without data or error
+	// after which the source is considered broken, as in bufio.
 	maxEmptyReads = 100
 )
 
-// Input is a buffered source of compressed bytes. A decoder returns the bytes that it read
-// ahead, so that after a stream the position of its Input is the end of the stream.
+// Input is a buffered source of compressed bytes. A decoder returns the bytes
+// that it read ahead, so that after a stream the position of its Input is the
+// end of the stream.
 type Input struct {
 	src       io.Reader
 	prepended [][]byte // read before src
 	err       error    // the error that ended src; sticky
-	// pos <= end <= inSize; buf[pos:end] is unread. fill keeps the word before pos, so that
-	// a decoder can return the bytes of its bit buffer.
+	// pos <= end <= inSize; buf[pos:end] is unread. fill keeps the word before
+	// pos, so that a decoder can return the bytes of its bit buffer.
 	pos, end int
 	off      int64                  // offset of buf[end] in the source
 	buf      [inSize + wordLen]byte // padded by a word, which can be loaded at any masked position
@@ -47,8 +48,8 @@ func (in *Input) ResetAt(src io.Reader, off int64) {
 // Rest returns a copy of the buffered bytes.
 func (in *Input) Rest() []byte { return bytes.Clone(in.buf[in.pos:in.end]) }
 
-// Prepend returns bytes that were read from in: the next byte read is the first byte of
-// pieces. It does not copy them.
+// Prepend returns bytes that were read from in: the next byte read is the first
+// byte of pieces. It does not copy them.
 func (in *Input) Prepend(pieces ...[]byte) {
 	in.prepended = slices.Concat(pieces, [][]byte{in.Rest()}, in.prepended)
 	in.prepended = slices.DeleteFunc(in.prepended, func(p []byte) bool { return len(p) == 0 })
@@ -62,8 +63,8 @@ func (in *Input) Prepend(pieces ...[]byte) {
 // Offset returns the number of bytes of the source that were consumed.
 func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 
-// Err returns the error of the source, or io.EOF at its end. It returns nil before either was
-// reached, and while prepended bytes are left.
+// Err returns the error of the source, or io.EOF at its end. It returns nil
+// before either was reached, and while prepended bytes are left.
 func (in *Input) Err() error {
 	if len(in.prepended) > 0 {
 		return nil
@@ -71,7 +72,8 @@ func (in *Input) Err() error {
 	return in.err
 }
 
-// fill reads from the source. It returns false if the source has ended or failed, see Err.
+// fill reads from the source. It returns false if the source has ended or
+// failed, see Err.
 func (in *Input) fill() bool {
 	if keep := min(in.pos, wordLen); in.pos > keep {
 		in.end = copy(in.buf[:], in.buf[in.pos-keep:in.end])
@@ -104,8 +106,8 @@ func (in *Input) fill() bool {
 	return false
 }
 
-// Peek returns the next n bytes, at most 4096, without consuming them, or fewer at the end of
-// the source. They are valid until the next call.
+// Peek returns the next n bytes, at most 4096, without consuming them, or fewer
+// at the end of the source. They are valid until the next call.
 func (in *Input) Peek(n int) []byte {
 	for in.end-in.pos < n && in.fill() {
 	}
@@ -146,7 +148,8 @@ func (in *Input) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// load64 needs no bounds check, because i is masked and buf is padded by a word.
+// load64 needs no bounds check, because i is masked and buf is padded by a
+// word.
 func (in *Input) load64(i int) uint64 {
 	i &= inMask
 	return binary.LittleEndian.Uint64(in.buf[i : i+wordLen])

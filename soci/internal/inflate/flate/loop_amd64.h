@@ -7,10 +7,11 @@
 //	COPIED      bytes of a match that are copied in any case: 32, and by
 //	COPY_REST   the rest
 //
-// A decoder spends most of its time on mispredicted branches, because it cannot be predicted
-// whether a literal or a match follows. So an iteration decodes a literal, if one follows,
-// with conditional moves, and then a symbol of either kind. It handles a literal as a match
-// of length one whose source is selected by another move and whose distance takes no bits.
+// A decoder spends most of its time on mispredicted branches, because it cannot
+// be predicted whether a literal or a match follows. So an iteration decodes a
+// literal, if one follows, with conditional moves, and then a symbol of either
+// kind. It handles a literal as a match of length one whose source is selected
+// by another move and whose distance takes no bits.
 //
 // Registers:
 //
@@ -21,9 +22,9 @@
 //	R8, R9  the next byte of the output, the start of the window
 //	DX      the entry of the next symbol
 //
-// Guaranteed bits: 56 at the start of an iteration; 45 after a literal; 34 after the first
-// level of a code, and 25 after the second, or 29 after a length; 56 before and 28 after a
-// distance, of which the next entry takes 11.
+// Guaranteed bits: 56 at the start of an iteration; 45 after a literal; 34
+// after the first level of a code, and 25 after the second, or 29 after a
+// length; 56 before and 28 after a distance, of which the next entry takes 11.
 	MOVQ l+0(FP), AX
 	LEAQ LITERALS, CX
 	MOVQ CX, same
@@ -82,7 +83,8 @@ iterate:
 	JNE     special
 
 symbol:
-	// The next symbol: a match, or a literal as a match of length one without a distance.
+	// The next symbol: a match, or a literal as a match of length one without a
+	// distance.
 	SHRXQ   DX, BX, R10
 	BZHIQ   DX, BX, R14
 	MOVL    DX, AX
@@ -182,7 +184,8 @@ before:
 	JMP   corrupt
 
 literals:
-	// In a block with few matches: up to four literals, with branches that are predicted.
+	// In a block with few matches: up to four literals, with branches that are
+	// predicted.
 	TESTL $(const_litFlag|const_specialFlag), DX
 	JEQ   symbol
 	JPL   special

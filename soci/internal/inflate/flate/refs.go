@@ -7,18 +7,19 @@ import (
 )
 
 const (
-	// aheadMost is the most compressed bytes that Ahead returns. Encoders write fewer bytes
-	// for 32 KiB of output, and an Input holds more.
+	// aheadMost is the most compressed bytes that Ahead returns. Encoders write
+	// fewer bytes for 32 KiB of output, and an Input holds more.
 	aheadMost = 48 << 10
 
-	// refsFrom is the position in the window where a Probe starts. The window is full after
-	// as many symbols as the history has bytes; later symbols cannot refer to the history.
+	// refsFrom is the position in the window where a Probe starts. The window
+	// is full after as many symbols as the history has bytes; later symbols
+	// cannot refer to the history.
 	refsFrom = winLimit16 - history16
 )
 
-// Ahead returns the compressed bytes that follow a mark, at most 48 KiB, for a Probe. The
-// block starts skip bits after the start of p. Only the function given to Watch may call it;
-// p is valid until that function returns.
+// Ahead returns the compressed bytes that follow a mark, at most 48 KiB, for a
+// Probe. The block starts skip bits after the start of p. Only the function
+// given to Watch may call it; p is valid until that function returns.
 func (d *Decoder) Ahead() (p []byte, skip uint) {
 	d.in.Peek(aheadMost)
 	d.putBack()
@@ -30,7 +31,8 @@ func (d *Decoder) Ahead() (p []byte, skip uint) {
 	return d.in.buf[from:min(d.in.end, from+aheadMost)], skip
 }
 
-// Refs has a 1 for each byte of a history of 32 KiB that is referred to, else 0.
+// Refs has a 1 for each byte of a history of 32 KiB that is referred to, else
+// 0.
 type Refs [History]byte
 
 // A Probe determines which bytes of the history a stream refers to.
@@ -42,9 +44,9 @@ type Probe struct {
 
 // NewProbe returns a Probe.
 func NewProbe() *Probe {
-	// The Decoder has no window, because a Probe decodes no bytes. The markers before
-	// refsFrom stay valid, because fillWindow does not move the history before the window
-	// is full.
+	// The Decoder has no window, because a Probe decodes no bytes. The markers
+	// before refsFrom stay valid, because fillWindow does not move the history
+	// before the window is full.
 	b := &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols()}}
 	for i := range history {
 		binary.LittleEndian.PutUint16(b.win[refsFrom-history16+i*symLen:], uint16(marker|i)) //nolint:gosec // G115: 16 bits
@@ -52,10 +54,11 @@ func NewProbe() *Probe {
 	return &Probe{b: b, in: NewInput(nil)}
 }
 
-// Refs determines which bytes of the history are referred to by the output of the block
-// that starts skip bits after the start of p, and of the blocks that follow it before stop,
-// which counts bits from the start of p. It decodes at most 32 KiB of output, because later
-// output cannot refer to the history. It returns false if p is damaged or too short.
+// Refs determines which bytes of the history are referred to by the output of
+// the block that starts skip bits after the start of p, and of the blocks that
+// follow it before stop, which counts bits from the start of p. It decodes at
+// most 32 KiB of output, because later output cannot refer to the history. It
+// returns false if p is damaged or too short.
 func (r *Probe) Refs(p []byte, skip uint, stop int64, refs *Refs) bool {
 	r.src.Reset(p)
 	r.in.Reset(&r.src)

@@ -2,7 +2,8 @@ package flate
 
 import "encoding/binary"
 
-// A Table maps symbols to bytes: a byte to itself, and a marker to a byte of the history.
+// A Table maps symbols to bytes: a byte to itself, and a marker to a byte of
+// the history.
 type Table [1 << 16]byte
 
 // Fill makes t a table for a history of 32 KiB.
@@ -13,16 +14,16 @@ func (t *Table) Fill(past []byte) {
 	copy(t[marker:], past[:history])
 }
 
-// Resolve turns the symbols in p, which SymbolDecoder.Next returned, into bytes in place. It
-// returns the first half of p, which holds the bytes.
+// Resolve turns the symbols in p, which SymbolDecoder.Next returned, into bytes
+// in place. It returns the first half of p, which holds the bytes.
 func (t *Table) Resolve(p []byte) []byte {
 	out := p[:len(p)/symLen]
 	t.resolve(out, p)
 	return out
 }
 
-// resolve writes the bytes for the symbols in src to dst, which may be the first half of
-// src.
+// resolve writes the bytes for the symbols in src to dst, which may be the
+// first half of src.
 func (t *Table) resolve(dst, src []byte) {
 	for len(dst) >= 4 && len(src) >= wordLen {
 		v := binary.LittleEndian.Uint64(src)

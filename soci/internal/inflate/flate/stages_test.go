@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// BenchmarkStages measures each part of decoding one member on several cores, in ns per byte
-// of output: serial decoding, decoding symbols (while there are markers), resolving them,
-// and the sequential chain, which is the table and the history for each segment. The search
-// is in ns per segment. The input is the gzip file in PENSTOCK_STAGES_LAYER, with a header
-// of ten bytes.
+// BenchmarkStages measures each part of decoding one member on several cores,
+// in ns per byte of output: serial decoding, decoding symbols (while there are
+// markers), resolving them, and the sequential chain, which is the table and
+// the history for each segment. The search is in ns per segment. The input is
+// the gzip file in PENSTOCK_STAGES_LAYER, with a header of ten bytes.
 func BenchmarkStages(b *testing.B) {
 	data, err := os.ReadFile(os.Getenv("PENSTOCK_STAGES_LAYER"))
 	if err != nil || len(data) < 10 {

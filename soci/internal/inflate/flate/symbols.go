@@ -2,10 +2,10 @@ package flate
 
 import "encoding/binary"
 
-// A SymbolDecoder decodes from the middle of a stream whose history is unknown. Its output
-// consists of symbols of 16 bits, each a byte or a marker for a byte of the history. Once
-// the last 32 KiB hold no marker, or Resolve has given it the history, it decodes bytes with
-// a Decoder.
+// A SymbolDecoder decodes from the middle of a stream whose history is unknown.
+// Its output consists of symbols of 16 bits, each a byte or a marker for a byte
+// of the history. Once the last 32 KiB hold no marker, or Resolve has given it
+// the history, it decodes bytes with a Decoder.
 type SymbolDecoder struct {
 	dec        Decoder
 	known      bool // the history is known, and dec has it
@@ -28,8 +28,8 @@ func NewSymbolDecoder() *SymbolDecoder {
 	return &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
 }
 
-// Reset makes b decode from the block that starts skip bits, at most 7, after the position
-// of in.
+// Reset makes b decode from the block that starts skip bits, at most 7, after
+// the position of in.
 func (b *SymbolDecoder) Reset(in *Input, skip uint) {
 	b.known = false
 	for i := range history {
@@ -40,8 +40,8 @@ func (b *SymbolDecoder) Reset(in *Input, skip uint) {
 	b.dec.start(skip)
 }
 
-// ByteDecoder returns the Decoder for the rest of the stream, or nil while the history is
-// unknown.
+// ByteDecoder returns the Decoder for the rest of the stream, or nil while the
+// history is unknown.
 func (b *SymbolDecoder) ByteDecoder() *Decoder {
 	if !b.known {
 		return nil
@@ -74,9 +74,9 @@ func (b *SymbolDecoder) Watch(f func()) {
 // Ahead is Decoder.Ahead.
 func (b *SymbolDecoder) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
 
-// Next returns decoded symbols, two bytes each in little-endian order, valid until the next
-// call. It returns the errors of Decoder.Next. It must not be called once ByteDecoder
-// returns a Decoder.
+// Next returns decoded symbols, two bytes each in little-endian order, valid
+// until the next call. It returns the errors of Decoder.Next. It must not be
+// called once ByteDecoder returns a Decoder.
 func (b *SymbolDecoder) Next() ([]byte, error) {
 	if b.rp == b.op && b.dec.err == nil {
 		b.fillWindow()
@@ -99,8 +99,8 @@ func (b *SymbolDecoder) Resolve(t *Table) {
 	}
 }
 
-// switchToBytes initializes dec with the last 32 KiB. t resolves their markers; it is nil if
-// there are none.
+// switchToBytes initializes dec with the last 32 KiB. t resolves their markers;
+// it is nil if there are none.
 func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	d := &b.dec
 	if t == nil {
@@ -112,8 +112,8 @@ func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	b.known = true
 }
 
-// historyKnown reports whether the last 32 KiB hold no marker. It remembers the position of
-// the last marker, so that it checks each symbol at most once.
+// historyKnown reports whether the last 32 KiB hold no marker. It remembers the
+// position of the last marker, so that it checks each symbol at most once.
 func (b *SymbolDecoder) historyKnown() bool {
 	from := max(b.lastMarker, b.op-history16)
 	for i := b.op - wordLen; i >= from; i -= wordLen {

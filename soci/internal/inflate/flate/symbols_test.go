@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// decodeSymbols decodes from a bit offset, and passes the history at the end or after a
-// number of pieces. It returns the output, and whether the decoder switched to bytes before
-// that.
+// decodeSymbols decodes from a bit offset, and passes the history at the end or
+// after a number of pieces. It returns the output, and whether the decoder
+// switched to bytes before that.
 func decodeSymbols(data []byte, bits int64, history []byte, pieces int) (out []byte, saw bool, err error) {
 	in := NewInput(bytes.NewReader(data[bits/8:]))
 	b := NewSymbolDecoder()
@@ -91,7 +91,8 @@ func TestStopAt(t *testing.T) {
 	}
 }
 
-// TestFind checks that Find finds the blocks of real streams with few false matches.
+// TestFind checks that Find finds the blocks of real streams with few false
+// matches.
 func TestFind(t *testing.T) {
 	f := NewFinder()
 	for name, data := range corpus(t) {

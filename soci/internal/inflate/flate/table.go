@@ -15,8 +15,8 @@ const (
 	distBits = 9
 	distMask = 1<<distBits - 1
 
-	// The most entries of a table with its second levels, for the numbers of symbols and
-	// primary bits above, computed by enough.c of zlib.
+	// The most entries of a table with its second levels, for the numbers of
+	// symbols and primary bits above, computed by enough.c of zlib.
 	litSize  = 2342
 	distSize = 594
 )
@@ -29,9 +29,9 @@ const (
 //	bit   30    set for a special entry, see below
 //	otherwise   bits 16-31 are the base of a length, without its extra bits
 //
-// Special entries: with subFlag a link to a second level (bits 8-23 are its start, bits
-// 24-27 the number of bits that index it), with endFlag the end of the block, with neither
-// an invalid code.
+// Special entries: with subFlag a link to a second level (bits 8-23 are its
+// start, bits 24-27 the number of bits that index it), with endFlag the end of
+// the block, with neither an invalid code.
 const (
 	litFlag     = 1 << 31
 	specialFlag = 1 << 30
@@ -52,9 +52,9 @@ const (
 	distSub     = 1 << 14
 )
 
-// codeShift is the position of the code length in an entry. codeBit adds one bit to the
-// code length and to the bits to consume. So the extra bits are the bits to consume after
-// the bits of the code are shifted out.
+// codeShift is the position of the code length in an entry. codeBit adds one
+// bit to the code length and to the bits to consume. So the extra bits are the
+// bits to consume after the bits of the code are shifted out.
 const (
 	codeShift = 8
 	codeBit   = 1<<codeShift | 1
@@ -68,8 +68,9 @@ type code struct {
 	need     int                 // bits that compress/flate reads before it decodes a symbol
 }
 
-// init sorts the symbols. It returns false unless compress/flate accepts the lengths: it
-// accepts complete codes, a single code of one bit, and empty codes.
+// init sorts the symbols. It returns false unless compress/flate accepts the
+// lengths: it accepts complete codes, a single code of one bit, and empty
+// codes.
 func (c *code) init(lens []uint8) bool {
 	c.count = [maxBits + 1]uint16{}
 	for _, n := range lens {
@@ -106,12 +107,13 @@ func (c *code) init(lens []uint8) bool {
 	return true
 }
 
-// fill builds a decoding table. tab has 1<<primary entries, followed by room for the second
-// levels. sym[s] is the entry of a symbol without its bits, bad the entry of an invalid
-// code, and link returns the entry for a second level.
+// fill builds a decoding table. tab has 1<<primary entries, followed by room
+// for the second levels. sym[s] is the entry of a symbol without its bits, bad
+// the entry of an invalid code, and link returns the entry for a second level.
 //
-// The table is filled for the shortest codes and doubled whenever the length grows, as in
-// libdeflate, so that most entries are written by copying halves of the table.
+// The table is filled for the shortest codes and doubled whenever the length
+// grows, as in libdeflate, so that most entries are written by copying halves
+// of the table.
 //
 //nolint:gosec // G115: lengths of codes are small
 func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, bits uint32) uint32) {
@@ -194,7 +196,8 @@ func (c *code) fill(tab, sym []uint32, primary int, bad uint32, link func(off, b
 	}
 }
 
-// litSymbols returns the entries of the literal/length symbols, without their code bits.
+// litSymbols returns the entries of the literal/length symbols, without their
+// code bits.
 func litSymbols() (sym [litSyms]uint32) {
 	for s := range sym {
 		switch {
@@ -217,7 +220,8 @@ func litSymbols() (sym [litSyms]uint32) {
 	return sym
 }
 
-// distSymbols returns the entries of the distance symbols, without their code bits.
+// distSymbols returns the entries of the distance symbols, without their code
+// bits.
 func distSymbols() (sym [distSyms]uint32) {
 	for s := range sym {
 		switch {

@@ -7,14 +7,16 @@ const (
 	History = 32 << 10
 	history = History
 
-	// winSize is the size of the history and of the output that is decoded at a time. It is
-	// a power of two, so that positions can be masked. 256 KiB stay in the second-level
-	// cache, and moving the history to the front copies a seventh of the output.
+	// winSize is the size of the history and of the output that is decoded at a
+	// time. It is a power of two, so that positions can be masked. 256 KiB stay
+	// in the second-level cache, and moving the history to the front copies a
+	// seventh of the output.
 	winSize = 256 << 10
 	winMask = winSize - 1
 
-	// outSlack is how far past its limit an iteration of a fast loop may write: two literals,
-	// a match, and at most 32 bytes more, because a match is copied in units.
+	// outSlack is how far past its limit an iteration of a fast loop may write:
+	// two literals, a match, and at most 32 bytes more, because a match is
+	// copied in units.
 	outSlack = 2 + maxMatch + 32
 
 	// winLimit is the position at which the window is full.
@@ -24,8 +26,8 @@ const (
 	wordLen  = 8   // bytes of a load or store
 )
 
-// A Window holds the history and the decoded output. It is padded by a word, so that a word
-// can be loaded and stored at any masked position.
+// A Window holds the history and the decoded output. It is padded by a word, so
+// that a word can be loaded and stored at any masked position.
 type Window [winSize + wordLen]byte
 
 func (w *Window) load64(i int) uint64 {
@@ -47,8 +49,8 @@ func (w *Window) match(op, dist, n int) {
 	}
 }
 
-// repeat copies n bytes, and up to 7 more, from op-dist to op, for a distance below a word. It
-// stores words that hold as many whole patterns as fit.
+// repeat copies n bytes, and up to 7 more, from op-dist to op, for a distance
+// below a word. It stores words that hold as many whole patterns as fit.
 func (w *Window) repeat(op, dist, n int) {
 	v := w.load64(op-dist) & (1<<(8*uint(dist)&63) - 1)
 	for have := dist; have < wordLen; have *= 2 {

@@ -3,12 +3,13 @@ package flate
 import "encoding/binary"
 
 const (
-	// winSize16 is half of the size for as many symbols as a Window has bytes, which would
-	// fill the second-level cache.
+	// winSize16 is half of the size for as many symbols as a Window has bytes,
+	// which would fill the second-level cache.
 	winSize16 = 512 << 10 // bytes
 	winMask16 = winSize16 - 1
 
-	// outSlack16 and winLimit16 are outSlack and winLimit for symbols, in bytes.
+	// outSlack16 and winLimit16 are outSlack and winLimit for symbols, in
+	// bytes.
 	outSlack16 = (2+maxMatch)*symLen + 40
 	winLimit16 = winSize16 - outSlack16
 )
@@ -38,8 +39,8 @@ func (w *window16) match(op, dist, n int) {
 	}
 }
 
-// repeat copies n bytes, and up to 6 more, from op-dist to op, for distances of one, two or
-// three symbols.
+// repeat copies n bytes, and up to 6 more, from op-dist to op, for distances of
+// one, two or three symbols.
 func (w *window16) repeat(op, dist, n int) {
 	v := w.load64(op - dist)
 	step := wordLen

@@ -1,5 +1,5 @@
-// Package index records the positions of a layer where decoding can start, with the history
-// that is needed there.
+// Package index records the positions of a layer where decoding can start, with
+// the history that is needed there.
 //
 //	rec := index.NewRecorder(0)
 //	... // decode with inflate.Options.Record
@@ -10,16 +10,18 @@
 //
 // # Vocabulary
 //
-// A point is a position in the compressed stream where a gzip member or a DEFLATE block
-// starts. The window of a point is the last 32 KiB of output before it; only the bytes that
-// later output refers to are kept. A span is the part of the stream between two points.
+// A point is a position in the compressed stream where a gzip member or a
+// DEFLATE block starts. The window of a point is the last 32 KiB of output
+// before it; only the bytes that later output refers to are kept. A span is the
+// part of the stream between two points.
 //
 // # Contract
 //
-// An index is a hint. Package inflate compares each point, and each byte of a window that
-// is used, with its own output before it returns a byte that depends on it, so a wrong or
-// hostile index costs only time. Load verifies a checksum and bounds the memory. An Index is
-// not modified and may be used by any number of goroutines, a Recorder by one.
+// An index is a hint. Package inflate compares each point, and each byte of a
+// window that is used, with its own output before it returns a byte that
+// depends on it, so a wrong or hostile index costs only time. Load verifies a
+// checksum and bounds the memory. An Index is not modified and may be used by
+// any number of goroutines, a Recorder by one.
 //
 // # Format
 //
@@ -30,12 +32,13 @@
 //   - the body, a zstd frame
 //   - the SHA-256 of all of the above
 //
-// Numbers in the body are unsigned varints. The body holds the digest of the blob and its
-// DiffID (each a length and a text), the sizes of both, and the number of points. For each
-// point follow its kind and its distance from the previous point, in bits of input and bytes
-// of output; for a member the length of its header; for a block the length of its history
-// and the runs of bytes that are kept of it (the number of runs, and for each the number of
-// bytes left out before it and its length). The bytes of all runs come last.
+// Numbers in the body are unsigned varints. The body holds the digest of the
+// blob and its DiffID (each a length and a text), the sizes of both, and the
+// number of points. For each point follow its kind and its distance from the
+// previous point, in bits of input and bytes of output; for a member the length
+// of its header; for a block the length of its history and the runs of bytes
+// that are kept of it (the number of runs, and for each the number of bytes
+// left out before it and its length). The bytes of all runs come last.
 //
 // # Failures
 //
@@ -43,5 +46,6 @@
 //
 // # Not done here
 //
-// Decoding, which package inflate does, and the format of SOCI, which package ztoc writes.
+// Decoding, which package inflate does, and the format of SOCI, which package
+// ztoc writes.
 package index

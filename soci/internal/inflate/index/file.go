@@ -17,12 +17,14 @@ const (
 	magic    = "\x89PSidx\r\x01" // the last byte is the version
 	lenBytes = 4
 
-	// maxFile is the size of an index for a layer of 1 TB, which takes 0.1 % of it.
+	// maxFile is the size of an index for a layer of 1 TB, which takes 0.1 % of
+	// it.
 	maxFile = 1 << 30 // bytes
 	// maxBody bounds the memory of a decompressed file.
 	maxBody = 1 << 30 // bytes
-	// frameWindow is the window of the zstd frame that Save writes. Similar data is close
-	// together in a body, and an encoder with a small window starts twice as fast.
+	// frameWindow is the window of the zstd frame that Save writes. Similar
+	// data is close together in a body, and an encoder with a small window
+	// starts twice as fast.
 	frameWindow = 64 << 10 // bytes
 	// maxFrameWindow is the largest window that Load accepts.
 	maxFrameWindow = 2 << 20 // bytes
@@ -102,8 +104,8 @@ func (x *Index) body() []byte {
 // Load reads an index that Save wrote, up to the end of r.
 func Load(r io.Reader) (*Index, error) { return LoadWithin(r, maxBody) }
 
-// LoadWithin is Load for an index from an untrusted source. It refuses an index that takes
-// more than most bytes in memory, however small its file is.
+// LoadWithin is Load for an index from an untrusted source. It refuses an index
+// that takes more than most bytes in memory, however small its file is.
 func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	head := make([]byte, len(magic)+lenBytes)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -149,7 +151,8 @@ func LoadWithin(r io.Reader, most int64) (*Index, error) {
 	return parse(body)
 }
 
-// cutShort returns ErrFormat if err says that the file ended too early, and else err.
+// cutShort returns ErrFormat if err says that the file ended too early, and
+// else err.
 func cutShort(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("%w: it ends too early", ErrFormat)
@@ -212,7 +215,8 @@ func parse(b []byte) (*Index, error) {
 	return x, nil
 }
 
-// point parses a point without the bytes of its window, and returns their number.
+// point parses a point without the bytes of its window, and returns their
+// number.
 func (p *parser) point(last Point) (pt Point, kept int64) {
 	pt.Kind = Kind(p.num(int64(Block))) //nolint:gosec // G115: bounded
 	pt.Bits = last.Bits + p.num(maxSize*8)

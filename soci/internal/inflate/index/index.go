@@ -11,15 +11,16 @@ import (
 // ErrFormat is the error of a malformed or inconsistent index.
 var ErrFormat = errors.New("not a valid layer index")
 
-// DefaultSpan is the distance of points in bytes of output. Recording a point takes 0.1 ms,
-// which is 1 % of the time to decode a span, and about 2.5 KiB for its window, which is 0.1 %
-// of the compressed bytes of a span. Larger spans would take more memory when they are
-// decoded ahead.
+// DefaultSpan is the distance of points in bytes of output. Recording a point
+// takes 0.1 ms, which is 1 % of the time to decode a span, and about 2.5 KiB
+// for its window, which is 0.1 % of the compressed bytes of a span. Larger
+// spans would take more memory when they are decoded ahead.
 const DefaultSpan = 8 << 20 // bytes
 
-// MemberSpan is the distance of a member from the previous point in bytes of output. A
-// member has no window, so it costs no time to record and takes ten bytes. A span of this
-// size stays in the second-level cache when it is decoded ahead.
+// MemberSpan is the distance of a member from the previous point in bytes of
+// output. A member has no window, so it costs no time to record and takes ten
+// bytes. A span of this size stays in the second-level cache when it is decoded
+// ahead.
 const MemberSpan = 1 << 20 // bytes
 
 const (
@@ -27,7 +28,8 @@ const (
 	maxPoints = 1 << 20
 	// maxSize bounds offsets, so that their number of bits fits in an int64.
 	maxSize = 1 << 56 // bytes
-	// maxDigest bounds the text of a digest; the text of a SHA-512 takes 135 bytes.
+	// maxDigest bounds the text of a digest; the text of a SHA-512 takes 135
+	// bytes.
 	maxDigest = 256 // bytes
 )
 
@@ -63,7 +65,8 @@ type Point struct {
 	Window Window
 }
 
-// Check returns an ErrFormat if x is inconsistent, for example if points are out of order.
+// Check returns an ErrFormat if x is inconsistent, for example if points are
+// out of order.
 func (x *Index) Check() error {
 	if len(x.Points) == 0 || len(x.Points) > maxPoints {
 		return fmt.Errorf("%w: %d points, expected 1 to %d", ErrFormat, len(x.Points), maxPoints)
@@ -97,9 +100,9 @@ type Window struct {
 // run is a kept part of a history: n bytes after skip bytes that are left out.
 type run struct{ skip, n uint16 } // 32 KiB at most
 
-// NewWindow returns a window that keeps the bytes of past that refs marks, or all bytes if
-// refs is nil. It copies them. Only the last 32 KiB of past count. The last byte of refs
-// belongs to the last byte of past.
+// NewWindow returns a window that keeps the bytes of past that refs marks, or
+// all bytes if refs is nil. It copies them. Only the last 32 KiB of past count.
+// The last byte of refs belongs to the last byte of past.
 //
 //nolint:gosec // G115: nothing is longer than 32 KiB
 func NewWindow(past []byte, refs *flate.Refs) Window {
@@ -137,7 +140,8 @@ func (w Window) Len() int { return w.n }
 // Kept returns the number of bytes that are kept.
 func (w Window) Kept() int { return len(w.data) }
 
-// Append appends the history to dst, with zeros for the bytes that are not kept.
+// Append appends the history to dst, with zeros for the bytes that are not
+// kept.
 func (w Window) Append(dst []byte) []byte {
 	begin, data := len(dst), w.data
 	dst = append(dst, make([]byte, w.n)...)
@@ -150,7 +154,8 @@ func (w Window) Append(dst []byte) []byte {
 	return dst
 }
 
-// check verifies that the runs fit the window, so that Append stays within bounds.
+// check verifies that the runs fit the window, so that Append stays within
+// bounds.
 func (w Window) check() error {
 	at, n := 0, 0
 	for _, r := range w.runs {

@@ -129,7 +129,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestLoadWithin checks that a small file that would take much memory is refused.
+// TestLoadWithin checks that a small file that would take much memory is
+// refused.
 func TestLoadWithin(t *testing.T) {
 	x := &Index{}
 	for i := range int64(1000) { // 31 MiB of zeros

@@ -15,8 +15,9 @@ type Recorder struct {
 	refs   flate.Refs
 }
 
-// NewRecorder returns a Recorder whose points are at least span bytes of output apart, or at
-// least MemberSpan before a member, if that is less. 0 means DefaultSpan.
+// NewRecorder returns a Recorder whose points are at least span bytes of output
+// apart, or at least MemberSpan before a member, if that is less. 0 means
+// DefaultSpan.
 func NewRecorder(span int64) *Recorder {
 	if span <= 0 {
 		span = DefaultSpan
@@ -39,9 +40,10 @@ func (r *Recorder) Member(offset, out int64, header int) {
 	}
 }
 
-// Block records a block that starts at a bit offset, after out bytes of output. past is the
-// output of the member before the block; only its last 32 KiB are used. ahead holds the
-// compressed bytes from the block on; the block starts skip bits after their start.
+// Block records a block that starts at a bit offset, after out bytes of output.
+// past is the output of the member before the block; only its last 32 KiB are
+// used. ahead holds the compressed bytes from the block on; the block starts
+// skip bits after their start.
 func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	if !r.Due(out) || len(r.points) == 0 || bits <= r.points[len(r.points)-1].Bits {
 		return
@@ -71,8 +73,8 @@ func (r *Recorder) Span() int64 { return r.span }
 // Points returns the recorded points. The caller must not modify them.
 func (r *Recorder) Points() []Point { return r.points }
 
-// Index returns the index of the recorded points. It must be called only after the blob was
-// decoded to its end and its digests were verified.
+// Index returns the index of the recorded points. It must be called only after
+// the blob was decoded to its end and its digests were verified.
 func (r *Recorder) Index(b Blob) (*Index, error) {
 	x := &Index{Blob: b, Points: r.points}
 	if err := x.Check(); err != nil {

@@ -64,7 +64,8 @@ func parseFiles(toc *fbs.TOC) ([]File, error) {
 	return out, nil
 }
 
-// parseCheckpoints reads the blob of checkpoints, whose length tells its version.
+// parseCheckpoints reads the blob of checkpoints, whose length tells its
+// version.
 func parseCheckpoints(b []byte) (spanSize int64, x *index.Index, err error) {
 	if len(b) < blobHeader {
 		return 0, nil, fmt.Errorf("%d bytes of checkpoints", len(b))

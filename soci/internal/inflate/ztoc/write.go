@@ -34,8 +34,9 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 	z.Index = &index.Index{Blob: x.Blob}
 	for i, p := range x.Points {
 		if p.Kind == index.Member {
-			// An index has more members than needed, because a member takes ten bytes, and a
-			// checkpoint takes 32 KiB. A member is left out if the next point is near enough.
+			// An index has more members than needed, because a member takes ten
+			// bytes, and a checkpoint takes 32 KiB. A member is left out if the
+			// next point is near enough.
 			next := x.Out
 			if i+1 < len(x.Points) {
 				next = x.Points[i+1].Out
@@ -43,7 +44,8 @@ func New(x *index.Index, blob io.ReaderAt) (*Ztoc, error) {
 			if n := len(z.Index.Points); n > 0 && next-z.Index.Points[n-1].Out <= z.SpanSize {
 				continue
 			}
-			// A checkpoint is a position in raw DEFLATE data, so it follows the header.
+			// A checkpoint is a position in raw DEFLATE data, so it follows the
+			// header.
 			if p.Header == 0 {
 				return nil, fmt.Errorf("the header of the member at byte %d is not known: record the index again", p.Bits/8)
 			}

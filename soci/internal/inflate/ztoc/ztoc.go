@@ -17,11 +17,12 @@ const (
 )
 
 const (
-	// The list of checkpoints starts with their number, an int32, and the size of a span,
-	// an int64.
+	// The list of checkpoints starts with their number, an int32, and the size
+	// of a span, an int64.
 	blobHeader = 4 + 8
 	checkpoint = 8 + 8 + 1 + flate.History
-	// v1Header is the length of the header of a member without options, which V1 assumes.
+	// v1Header is the length of the header of a member without options, which
+	// V1 assumes.
 	v1Header = 10 // bytes
 	// maxCheckpoints keeps sizes in int32.
 	maxCheckpoints = 1 << 16

@@ -122,8 +122,8 @@ func TestMarshalRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNearMembersAreLeftOut checks that only some of the members that are close together become
-// checkpoints, and that no span is too long.
+// TestNearMembersAreLeftOut checks that only some of the members that are close
+// together become checkpoints, and that no span is too long.
 func TestNearMembersAreLeftOut(t *testing.T) {
 	x := &index.Index{Blob: index.Blob{Size: 100 << 10, Out: 100 << 20}}
 	for i := range int64(100) {
@@ -171,7 +171,8 @@ func TestAccessors(t *testing.T) {
 	if n := len(info.CheckpointsBytes()); n != blobHeader+len(points)*checkpoint {
 		t.Errorf("%d bytes of checkpoints of %d spans", n, len(points))
 	}
-	// The snapshotter needs the headers in order, and finds each file in the tar.
+	// The snapshotter needs the headers in order, and finds each file in the
+	// tar.
 	next := int64(0)
 	var e fbs.FileMetadata
 	for i := range toc.MetadataLength() {
@@ -189,8 +190,9 @@ func TestAccessors(t *testing.T) {
 	}
 }
 
-// TestVersion1Header checks that version 1 is refused unless the header of the first member
-// has the least length, because version 1 does not store the start of the first block.
+// TestVersion1Header checks that version 1 is refused unless the header of the
+// first member has the least length, because version 1 does not store the start
+// of the first block.
 func TestVersion1Header(t *testing.T) {
 	blob, content := makeLayer(t)
 	z := recordedZtoc(t, blob, content, 1<<20)

@@ -16,7 +16,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// Blocks is a BlockReader of Data in blocks of Size bytes. A released block is overwritten.
+// Blocks is a BlockReader of Data in blocks of Size bytes. A released block is
+// overwritten.
 type Blocks struct {
 	Data []byte
 	Size int
@@ -167,8 +168,8 @@ func (e *entry) line() string {
 		e.Mtime, e.Major, e.Minor, content)
 }
 
-// Agree fails the test if tarfile and archive/tar both accept an archive and read it
-// differently, except where they differ on purpose.
+// Agree fails the test if tarfile and archive/tar both accept an archive and
+// read it differently, except where they differ on purpose.
 func Agree(t *testing.T, data []byte) {
 	t.Helper()
 	want, refErr := readStandard(data)

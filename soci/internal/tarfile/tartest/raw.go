@@ -134,13 +134,14 @@ func Records(kind byte, pairs ...string) string {
 // Pax is an extended header with any content.
 func Pax(kind byte, body string) string { return Block(kind, "pax", body).With(body) }
 
-// LongName is GNU's header for the long name, or link target, of the next entry.
+// LongName is GNU's header for the long name, or link target, of the next
+// entry.
 func LongName(kind byte, name string) string {
 	return Block(kind, "././@LongLink", name+"\x00").GNU().With(name + "\x00")
 }
 
-// OldSparse is a sparse file of old GNU tar: offsets and lengths of at most four extents,
-// and the size of the file.
+// OldSparse is a sparse file of old GNU tar: offsets and lengths of at most
+// four extents, and the size of the file.
 func OldSparse(name, body string, size int64, extents ...int64) string {
 	b := Block(tarfile.TypeGNUSparse, name, body).GNU()
 	for i, v := range extents {
@@ -156,7 +157,8 @@ func Sparse1(name, sparseMap, body, size string) string {
 		Block(tarfile.TypeFile, "GNUSparseFile.0/"+name, content).With(content)
 }
 
-// Base256 is a number of n bytes in the form of GNU tar and star for large numbers.
+// Base256 is a number of n bytes in the form of GNU tar and star for large
+// numbers.
 func Base256(n int, v int64) string {
 	b := make([]byte, n)
 	binary.BigEndian.PutUint64(b[n-8:], uint64(v)) //nolint:gosec // G115: tests pass positive numbers
@@ -164,7 +166,8 @@ func Base256(n int, v int64) string {
 	return string(b)
 }
 
-// AttributeHeaders is an archive of files, each with an extended header of n attributes.
+// AttributeHeaders is an archive of files, each with an extended header of n
+// attributes.
 func AttributeHeaders(files, n int) string {
 	var pairs []string
 	for i := range n {

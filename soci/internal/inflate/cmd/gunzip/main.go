@@ -1,10 +1,11 @@
-// Command gunzip decodes one file with the decoder of soci, discards the output and prints
-// one JSON line. `make bench AREA=inflate` compares it with other decoders, each in a
-// process of its own.
+// Command gunzip decodes one file with the decoder of soci, discards the output
+// and prints one JSON line. `make bench AREA=inflate` compares it with other
+// decoders, each in a process of its own.
 //
 //	gunzip -file layer.tar.gz [-workers 2] [-write-index layer.idx]
 //
-// With -write-index it records an index while it decodes, as the first pull of a layer does.
+// With -write-index it records an index while it decodes, as the first pull of
+// a layer does.
 package main
 
 import (
@@ -80,7 +81,8 @@ func (j job) decode() (int64, error) {
 		return 0, err
 	}
 	defer r.Close()
-	// Only Read, as in soci, because WriteTo would choose other sizes of pieces.
+	// Only Read, as in soci, because WriteTo would choose other sizes of
+	// pieces.
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	if err != nil || j.write == "" {
 		return n, err
@@ -96,7 +98,8 @@ func (j job) decode() (int64, error) {
 	return n, writeIndex(j.write, x)
 }
 
-// writeIndex writes x. If that fails, it removes the file, unless it is not a regular file.
+// writeIndex writes x. If that fails, it removes the file, unless it is not a
+// regular file.
 func writeIndex(path string, x *index.Index) error {
 	f, err := os.Create(path)
 	if err != nil {

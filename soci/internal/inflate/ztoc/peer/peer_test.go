@@ -27,8 +27,8 @@ const blobEnv = "PENSTOCK_PEER_LAYER"
 // span is the default of SOCI.
 const span = 4 << 20 // bytes
 
-// TestSOCIReads checks that SOCI's own reader accepts our zTOC of a recorded index, lists the
-// files as we do, and extracts their content.
+// TestSOCIReads checks that SOCI's own reader accepts our zTOC of a recorded
+// index, lists the files as we do, and extracts their content.
 func TestSOCIReads(t *testing.T) {
 	blob := layer(t)
 	for name, v := range map[string]ztoc.Version{"version 1": ztoc.V1, "version 2": ztoc.V2} {
@@ -104,7 +104,8 @@ func read(t *testing.T, blob []byte, v ztoc.Version) {
 	t.Logf("%d bytes of zTOC, %d spans; %d files of %d bytes extracted", len(data), info.MaxSpanID()+1, files, size)
 }
 
-// layer returns 24 MiB of tar with files that span checkpoints, or reads a layer.
+// layer returns 24 MiB of tar with files that span checkpoints, or reads a
+// layer.
 func layer(t *testing.T) []byte {
 	t.Helper()
 	if path := os.Getenv(blobEnv); path != "" {
