@@ -83,8 +83,25 @@ func (b *run) tcp(ctx context.Context, res *bench.Result) error {
 	return err
 }
 
-// The transports that CoreDNS's server reads and writes: the cache is a plugin there.
-var throughChain = []string{"tls", "https", "quic", "grpc"}
+// The protocols in addition to UDP and plain TCP. Over TLS and HTTPS the fast
+// path answers; over QUIC and gRPC the cache is a plugin in CoreDNS's chain.
+var streamProtocols = []string{"tls", "https", "quic", "grpc"}
+
+// streamCases are the ways in which they are asked, and the bounds of our CPU
+// as a part of CoreDNS's. burst is the number of questions that go out on a
+// connection before the answers are read; HTTPS, QUIC and gRPC have streams.
+var streamCases = []struct {
+	name, proto string
+	burst       int
+	share       int // of the questions of a run over UDP
+	most        float64
+}{
+	{"tls, pipelined", "tls", streamBurst, streamShare, 0.35},
+	{"tls, one at a time", "tls", 1, 2 * streamShare, 0.6},
+	{"https", "https", streamBurst, streamShare, 0.5},
+	{"quic", "quic", streamBurst, streamShare, 1},
+	{"grpc", "grpc", streamBurst, streamShare, 1},
+}
 
 // transports measures answers from the cache over TLS, HTTPS, QUIC and gRPC.
 func (b *run) transports(ctx context.Context, res *bench.Result) error {
@@ -99,26 +116,28 @@ func (b *run) transports(ctx context.Context, res *bench.Result) error {
 		if err != nil {
 			return err
 		}
-		for _, s := range servers {
-			t := turn{name: x.name + ", " + s.name, on: s, ours: x.bin == b.ours, cpus: b.load, role: b.o.questions("stream", s, b.o.queries/streamShare, "-proto", s.name)}
-			if err := warmStream(ctx, s.name, s, b.mix); err != nil {
+		for _, c := range streamCases {
+			s := servers[c.proto]
+			role := b.o.questions("stream", s, max(1, b.o.queries/c.share), "-proto", c.proto, "-burst", strconv.Itoa(c.burst))
+			t := turn{name: x.name + ", " + c.name, on: s, ours: x.bin == b.ours, cpus: b.load, role: role}
+			if err := warmStream(ctx, c.proto, s, b.mix); err != nil {
 				return fmt.Errorf("%s: %w", t.name, err)
 			}
 			turns = append(turns, t)
 		}
 	}
 	var targets []target
-	for _, proto := range throughChain {
-		targets = append(targets, target{"CPU for a cached answer over " + proto + " against CoreDNS with its cache", oursName + ", " + proto, stockName + ", " + proto, perAnswer, 1, ""})
+	for _, c := range streamCases {
+		targets = append(targets, target{"CPU for a cached answer over " + c.name + " against CoreDNS with its cache", oursName + ", " + c.name, stockName + ", " + c.name, perAnswer, c.most, ""})
 	}
 	_, err := measure(ctx, res, cpuCase("cached answers over streams", b.exe, turns, b.o), targets)
 	return err
 }
 
-// streams starts one CoreDNS that answers over each of throughChain, and over UDP
+// streams starts one CoreDNS that answers over each of streamProtocols, and over UDP
 // for the check that it has started.
-func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
-	ports := make([]int, 2+len(throughChain)) // of UDP, of the metrics, and of the others
+func (b *run) streams(ctx context.Context, bin string) (map[string]*server, error) {
+	ports := make([]int, 2+len(streamProtocols)) // of UDP, of the metrics, and of the others
 	for i := range ports {
 		var err error
 		if ports[i], err = freePort(ctx); err != nil {
@@ -129,7 +148,7 @@ func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	secret := fmt.Sprintf("\ttls %s %s\n", filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem"))
 	var text strings.Builder
 	fmt.Fprintf(&text, ".:%d {\n%s", ports[0], body)
-	for i, proto := range throughChain {
+	for i, proto := range streamProtocols {
 		fmt.Fprintf(&text, "%s://.:%d {\n%s%s", proto, ports[2+i], secret, body)
 	}
 	conf := filepath.Join(b.dir, "Corefile."+strconv.Itoa(ports[0]))
@@ -140,9 +159,9 @@ func (b *run) streams(ctx context.Context, bin string) ([]*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []*server
-	for i, proto := range throughChain {
-		all = append(all, &server{name: proto, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2+i])), proc: s.proc})
+	all := map[string]*server{}
+	for i, proto := range streamProtocols {
+		all[proto] = &server{name: proto, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2+i])), proc: s.proc}
 	}
 	return all, nil
 }
