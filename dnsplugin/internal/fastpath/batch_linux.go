@@ -13,10 +13,11 @@ import (
 const (
 	// nameLen holds a sockaddr_in6, the longest address here.
 	nameLen = unix.SizeofSockaddrInet6
-	// align of replies: copies of a few bytes then stay within a word.
+	// align is the alignment of replies, so that copies of a few bytes stay within
+	// a word.
 	align = 8
-	// controlLen holds the one control message that we ask for.
-	controlLen = 40 // CMSG_SPACE(sizeof(struct in6_pktinfo)); that of in_pktinfo is 32
+	// controlLen is the room for the one control message of a packet.
+	controlLen = 40 // CMSG_SPACE(sizeof(struct in6_pktinfo)); in_pktinfo needs 32
 )
 
 // mmsghdr is struct mmsghdr of the kernel.
@@ -26,10 +27,10 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-// Batch is what one system call has received, and the replies to it. The
-// slices of headers and buffers are allocated once; the kernel gets pointers
-// into them. It stands between two lines of padding: it is written for every
-// packet, and batches are allocated one behind the other.
+// Batch holds the packets of one system call, and the replies to them. The slices
+// of headers and buffers are allocated once, and the kernel gets pointers into
+// them. The fields are between two lines of padding, because they are written for
+// every packet and batches are allocated one after the other.
 type Batch struct {
 	_       [line]byte
 	n       int // packets
@@ -44,7 +45,7 @@ type Batch struct {
 	inIov    []unix.Iovec
 	outIov   []unix.Iovec
 	inBytes  []byte // stride apart
-	outBytes []byte // replies one behind the other, as their bytes lie in fewer pages so
+	outBytes []byte // replies without gaps, so that they touch few pages
 	names    []byte // nameLen apart
 	controls []byte // controlLen apart
 	_        [line]byte
@@ -78,7 +79,7 @@ func newBatch(s *socket, size int, pktinfo bool) *Batch {
 // padded returns n bytes with a line of padding on both sides.
 func padded(n int) []byte { return make([]byte, n+2*line)[line : line+n : line+n] }
 
-// reset makes the headers of the last batch ready to receive again.
+// reset prepares the headers of the latest batch for the next receive.
 func (b *Batch) reset() {
 	for i := range b.n {
 		h := &b.in[i].hdr
@@ -90,10 +91,10 @@ func (b *Batch) reset() {
 	b.n, b.replies, b.used = 0, 0, 0
 }
 
-// Len is the number of packets.
+// Len returns the number of packets.
 func (b *Batch) Len() int { return b.n }
 
-// Packet returns packet i. A packet that was longer than MaxPacket is empty.
+// Packet returns packet i. It is empty if the packet was longer than MaxPacket.
 func (b *Batch) Packet(i int) []byte {
 	m := &b.in[i]
 	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
@@ -102,12 +103,11 @@ func (b *Batch) Packet(i int) []byte {
 	return b.inBytes[i*stride:][:m.len:m.len]
 }
 
-// Buffer returns where the next reply may be written: no bytes, with room for
-// MaxPacket.
+// Buffer returns an empty slice with room for MaxPacket bytes, for the next reply.
 func (b *Batch) Buffer() []byte { return b.outBytes[b.used:][:0:MaxPacket] }
 
-// Reply says that the reply to packet i stands in the first n bytes of
-// Buffer. It may be called once per packet.
+// Reply makes the first n bytes of Buffer the reply to packet i. It may be called
+// once per packet.
 func (b *Batch) Reply(i, n int) {
 	in, out := &b.in[i].hdr, &b.out[b.replies].hdr
 	iov := &b.outIov[b.replies]
@@ -116,24 +116,25 @@ func (b *Batch) Reply(i, n int) {
 	b.used += (n + align - 1) &^ (align - 1)
 	out.Name, out.Namelen = in.Name, in.Namelen
 	if b.pktinfo {
-		// What told us the address that was asked tells the kernel to answer from it.
+		// The control message of the packet holds the address that it was sent to.
+		// Sent back, it makes the kernel use that address as the source.
 		out.Control, out.Controllen = in.Control, in.Controllen
 		forSending(b.controls[i*controlLen:][:controlLen])
 	}
 	b.replies++
 }
 
-// Resume lets another goroutine take the place of the one in Handler.Serve: it
-// sends the replies that are set, and goes on as the worker. It may be called
-// from anywhere, once in a call of Serve, and nobody but the new goroutine may
-// use b from then on.
+// Resume lets a new goroutine replace the one that is in Handler.Serve. The new
+// goroutine sends the replies that are set and continues as the worker. Resume
+// may be called from any goroutine, once in a call of Serve; its caller and the
+// old goroutine must not use b afterwards.
 func (b *Batch) Resume() {
 	go func() {
 		if errno := b.worker.finish(); errno != 0 {
 			b.worker.giveUp("sendmmsg", errno)
 			return
 		}
-		b.worker.run()
+		b.worker.serveBatches()
 	}()
 }
 
@@ -146,10 +147,10 @@ func (b *Batch) IPv4(i int) bool {
 	return binary.NativeEndian.Uint64(name[8:]) == 0 && binary.NativeEndian.Uint32(name[16:]) == mappedWord
 }
 
-// mappedWord is the third word of ::ffff:0:0/96 as it stands in memory.
+// mappedWord is the third word of ::ffff:0:0/96 in memory.
 var mappedWord = binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff})
 
-// Origin returns where packet i came from, for a reply at a later time.
+// Origin returns the origin of packet i, for a reply at a later time.
 func (b *Batch) Origin(i int) Origin {
 	o := Origin{sock: b.sock, nameLen: uint8(b.in[i].hdr.Namelen)}
 	copy(o.name[:], b.names[i*nameLen:])
@@ -161,10 +162,10 @@ func (b *Batch) Origin(i int) Origin {
 	return o
 }
 
-// forSending turns a received control message with packet information into
-// one to send: from the address that was asked, over whichever interface the
-// way back leads. IPv6 link-local addresses keep the interface in the peer's
-// address.
+// forSending turns a received control message with packet information into one to
+// send. The source is the address that the packet was sent to; the route chooses
+// the interface. IPv6 link-local addresses keep the interface in the address of
+// the peer.
 func forSending(control []byte) {
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0])) //nolint:gosec // control is longer than a header, and aligned: it starts at a multiple of 8
 	switch data := control[unix.CmsgLen(0):]; {
@@ -175,8 +176,8 @@ func forSending(control []byte) {
 	}
 }
 
-// Origin is where a packet came from, and which of our addresses and sockets
-// got it. It is a value without pointers into a batch.
+// Origin is the peer that has sent a packet, with the local address and the socket
+// that received it. It has no pointers into a batch.
 type Origin struct {
 	sock       *socket
 	control    [controlLen]byte // after a pointer, and so aligned
@@ -199,6 +200,6 @@ func (o *Origin) peer() netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
-// Send sends p to where o came from, through the socket that got it. It fails
-// with net.ErrClosed after the group was closed.
+// Send sends p to the peer of o, through the socket that received the packet. It
+// fails with net.ErrClosed after the group was closed.
 func (o *Origin) Send(p []byte) error { return o.sock.send(o, p) }

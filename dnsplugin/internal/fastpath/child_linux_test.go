@@ -21,7 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asChild makes the test binary be another process: what it is to do.
+// asChild is the environment variable that names the role of the test binary as
+// another process.
 const asChild = "PENSTOCK_FASTPATH_TEST_CHILD"
 
 // process is a running child.
@@ -71,7 +72,7 @@ func (p *process) line() string {
 	return p.out.Text()
 }
 
-// child is what the test binary does instead of tests.
+// child runs the test binary in a role instead of its tests.
 func child(args []string) {
 	var err error
 	switch args[0] {
@@ -104,8 +105,8 @@ func beSockets(addr, n string) error {
 	return err
 }
 
-// stock opens a UDP socket and a listener at addr, as a server that knows
-// nothing of us does. It answers everything with mark.
+// stock opens a UDP socket and a listener at addr, as a server without the fast
+// path does. It answers everything with mark.
 func stock(addr, mark string) (closeIt func(), err error) {
 	lc := net.ListenConfig{Control: reusePort}
 	u, err := lc.ListenPacket(context.Background(), "udp", addr)
@@ -152,8 +153,8 @@ func stock(addr, mark string) (closeIt func(), err error) {
 	}, nil
 }
 
-// beSandboxed installs a filter that refuses system calls with an errno, tries
-// the fast path, and says what came of it.
+// beSandboxed installs a filter that refuses system calls with an errno, tries the
+// fast path, and prints the result.
 func beSandboxed(errno string, calls []string) error {
 	number, err := strconv.Atoi(errno)
 	if err != nil {
@@ -195,7 +196,8 @@ func beSandboxed(errno string, calls []string) error {
 	return nil
 }
 
-// deny makes a system call fail with errno in all threads of the process, for ever.
+// deny makes a system call fail with errno in all threads of the process, from now
+// on.
 func deny(call, errno uint32) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

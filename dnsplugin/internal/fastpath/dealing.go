@@ -7,35 +7,37 @@ import (
 	"time"
 )
 
-// What a group of the kernel should do with packets or connections is decided
-// here, without looking at anything: see steering for who looks and acts.
+// This file decides how the kernel should distribute packets or connections in a
+// group of sockets. It makes no system calls; steering does.
 
-// dealing is what the kernel is told to do.
+// dealing is the way in which the kernel distributes packets.
 type dealing int
 
 const (
-	// evenly: the kernel's own way, to every socket of the group by a hash of
-	// the addresses. It is right whoever is in the group.
+	// evenly is the kernel's default: it chooses among all sockets of the group
+	// by a hash of the addresses. It is correct whatever sockets are in the group.
 	evenly dealing = iota
-	// toAll: at random to every socket of the group; all are ours.
+	// toAll chooses at random among all sockets of the group, which are all ours.
 	toAll
-	// toOurs: at random to our sockets, whose places must be found first.
+	// toOurs chooses at random among our sockets, whose places must be known.
 	toOurs
 )
 
-// Why packets are not steered. They are seen in the log and as the label "why".
+// The reasons why packets are not steered. They appear in the log and in the
+// label "why".
 var (
 	errShared    = errors.New("sockets of another process are bound to the address too")
 	errUnlocated = errors.New("the places of our sockets in the kernel's group could not be found")
 	errNotAsked  = errors.New("not asked for")
 )
 
-// deal decides from the inodes of a group's members, those of all sockets of
-// this process, and our seats in the group.
+// deal returns how the kernel should distribute. members are the inodes of the
+// sockets in a group, own the inodes of all sockets of this process, and ours
+// the inodes of the fast path's sockets in the group.
 //
-// A socket of another process must get its share: it may be of another user's
-// choice (a migration, an overlapping restart), and nobody can tell which one
-// of the two is in trouble. With its own share, a process that hangs loses no more than that.
+// A socket of another process must get its share. It may be there on purpose (a
+// migration, an overlapping restart), and this process cannot tell which of the
+// two works. A process that hangs then loses no more than its share.
 func deal(members []uint64, own map[uint64]bool, ours []uint64) (dealing, error) {
 	for _, o := range ours {
 		if !slices.Contains(members, o) {
@@ -55,10 +57,10 @@ func deal(members []uint64, own map[uint64]bool, ours []uint64) (dealing, error)
 	return how, nil
 }
 
-// run is places of a group that follow one another.
+// run is a range of adjacent places in a group.
 type run struct{ first, n int }
 
-// runs sorts places and puts those together that follow one another.
+// runs sorts places and joins adjacent ones.
 func runs(places []int) (all []run) {
 	slices.Sort(places)
 	for _, p := range places {
@@ -71,8 +73,8 @@ func runs(places []int) (all []run) {
 	return all
 }
 
-// others returns the places of a group of n that are not in places.
-func others(places []int, n int) (rest []int) {
+// placesExcept returns the places of a group of n sockets that are not in places.
+func placesExcept(places []int, n int) (rest []int) {
 	for p := range n {
 		if !slices.Contains(places, p) {
 			rest = append(rest, p)
@@ -82,19 +84,19 @@ func others(places []int, n int) (rest []int) {
 }
 
 const (
-	// lookSoon and lookEvery are how long after a change, and at most, the
-	// members of groups are looked at again.
+	// lookSoon is the pause before the members of groups are read again after a
+	// change, lookEvery the longest pause without a change.
 	lookSoon  = 5 * time.Millisecond
 	lookEvery = time.Second
-	// lookShare bounds the time spent on looking: one part in so many. It
-	// counts where a node has tens of thousands of sockets.
+	// lookShare bounds the time spent on reading to 1/lookShare. That matters on
+	// a node with tens of thousands of sockets.
 	lookShare = 100
-	// lookMost is how late a change is noticed at most, whatever looking costs.
+	// lookMost is the longest pause, however long reading takes.
 	lookMost = 5 * time.Second
 )
 
-// nextLook returns the pause after a look that followed a pause and took cost.
-// A change may be the first of several, as on a reload.
+// nextLook returns the next pause. The latest read followed pause and took cost.
+// After a change the next one is soon, because a reload makes several.
 func nextLook(pause, cost time.Duration, changed bool) time.Duration {
 	if changed {
 		return lookSoon

@@ -18,50 +18,54 @@ const (
 	// beyond what resolvers ask for over UDP (flag day 2020: 1,232).
 	MaxPacket = 4096
 
-	// stride is the distance of the buffers of a batch. A power of two would
-	// put the head of every buffer, the part that is used, into one set of the
-	// first-level cache.
+	// stride is the distance between the buffers of a batch. With a power of
+	// two, the heads of all buffers, which hold the packets, would share one
+	// set of the first-level cache.
 	stride = MaxPacket + 128
 
-	// DefaultBatch is explained at dnsplugin.DefaultBatch.
+	// DefaultBatch is the default of Options.Batch; dnsplugin.DefaultBatch says
+	// why.
 	DefaultBatch = 64
 
 	// receiveBuffer is how many bytes the kernel may queue for a socket: about
-	// 5,000 small packets, 25 ms of work for a worker at full speed. More
-	// would be answered too late to be of use, less is lost in a burst.
+	// 5,000 small packets, 25 ms of work for a worker at full speed. Answers to
+	// a longer queue would come too late, and a shorter queue loses packets of a
+	// burst.
 	receiveBuffer = 4 << 20
 
-	// receiveWait is how long a worker waits for a packet before it looks
+	// receiveWait is how long a worker waits for a packet before it checks
 	// whether its socket is being closed.
 	receiveWait = time.Second
 
-	// line is the distance at which two cores don't disturb one another:
-	// cache lines of 64 bytes are fetched in pairs.
+	// line is the distance at which writes of one core do not slow down reads
+	// of another. It is two cache lines, because they are fetched in pairs.
 	line = 128
 )
 
 // Handler serves batches of packets.
 type Handler interface {
 	// Serve looks at every packet of b and sets the replies that it knows. It
-	// keeps no reference to b or its bytes. worker is below Options.Workers.
+	// must not keep b or its bytes. worker is the number of the worker, from 0 to
+	// Options.Workers-1.
 	//
-	// It returns true, or false after another goroutine has called b.Resume:
-	// then b is no longer its own.
+	// Serve returns true. If another goroutine has called b.Resume, it returns
+	// false, and must not have used b since.
 	Serve(worker int, b *Batch) bool
 }
 
 // Options of a Group. The zero value is ready for use.
 type Options struct {
-	Workers int // sockets with a thread each; 0: one per CPU, see DefaultWorkers
-	Batch   int // packets taken from a socket at once; 0: DefaultBatch
-	// Unsteered leaves it to the kernel which sockets of the address get packets.
+	Workers int // number of sockets, each with a goroutine; 0 means DefaultWorkers
+	Batch   int // packets taken from a socket at once; 0 means DefaultBatch
+	// Unsteered lets the kernel choose among all sockets of the address.
 	Unsteered bool
-	// Report is called with a sentence for the log, from any goroutine, when
-	// something has changed since Listen, for the better or not. It may be nil.
+	// Report is called with a sentence for the log when the state of the sockets
+	// has changed since Listen. better tells whether it has improved. Report may
+	// be called from any goroutine, and may be nil.
 	Report func(better bool, text string)
 }
 
-// Validate says what is wrong with the options.
+// Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	if o.Workers < 0 || o.Batch < 0 {
 		return fmt.Errorf("fastpath: %d workers with batches of %d: give positive numbers, or 0 for the defaults", o.Workers, o.Batch)
@@ -69,9 +73,8 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// DefaultWorkers is the number of CPUs that Go may use: GOMAXPROCS heeds the
-// limit of the cgroup, NumCPU the affinity of the process. More threads than
-// CPUs would only take each other's time.
+// DefaultWorkers returns the number of CPUs that Go may use: GOMAXPROCS obeys
+// the limit of the cgroup, NumCPU the affinity of the process.
 func DefaultWorkers() int { return min(runtime.GOMAXPROCS(0), runtime.NumCPU()) }
 
 func (o Options) withDefaults() Options {
@@ -89,11 +92,13 @@ type holder struct{ Handler }
 
 // Counts are what a group has seen since Listen.
 type Counts struct {
-	Received, Sent, Unsent uint64 // packets; Unsent: replies that the kernel did not take, those of Origin.Send too
+	// Packets. Unsent are the replies that the kernel did not accept, including
+	// replies of Origin.Send.
+	Received, Sent, Unsent uint64
 	Batches                uint64
 }
 
-// counts are written by one worker, once per batch, and read by anyone.
+// counts are written by one worker, once per batch, and read by any goroutine.
 type counts struct {
 	received, sent, unsent, batches atomic.Uint64
 }

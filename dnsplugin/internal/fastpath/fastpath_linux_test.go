@@ -24,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inTime is how long a test waits for what must come. Only a test that fails
-// waits so long, so it may be as long as a loaded machine needs.
+// inTime is how long a test waits for an event. Only a failing test waits so long,
+// so it is as long as a loaded machine may need.
 const inTime = time.Minute
 
 func TestMain(m *testing.M) {
@@ -58,14 +58,14 @@ func (e *echo) Serve(_ int, b *Batch) bool {
 	return true
 }
 
-// lastPort makes ports different within this process, and most likely from
-// those of others.
+// lastPort makes ports differ within this process, and most likely between
+// processes.
 var lastPort atomic.Uint32
 
 func init() { lastPort.Store(rand.Uint32()) }
 
-// freePort returns a port that is free for UDP and TCP now. It is below those
-// that the kernel gives to clients, of whom tests have many.
+// freePort returns a port that is free for UDP and TCP now. It is below the range
+// from which the kernel gives ports to the many clients of the tests.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
@@ -151,7 +151,7 @@ func TestRepliesComeFromTheAddressThatWasAsked(t *testing.T) {
 			if got, want := ask(t, addr, "family"), fmt.Sprint(net.ParseIP(host).To4() != nil); got != want {
 				t.Errorf("%s: IPv4 %s", addr, got)
 			}
-			// The same for a reply that comes later.
+			// A reply that is sent later comes from the same address.
 			c, err := net.Dial("udp", addr)
 			if err != nil {
 				t.Fatal(err)
@@ -176,7 +176,7 @@ func TestRepliesComeFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
-// Every packet of a burst that is larger than a batch is answered, to whom it came from.
+// Every packet of a burst that is larger than a batch is answered, to its sender.
 func TestBurst(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -218,7 +218,7 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// With steering the server's own socket gets nothing, whatever the clients.
+// With steering the server's own socket gets no packets, from any client.
 func TestSteeringLeavesTheServersSocketAlone(t *testing.T) {
 	t.Parallel()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -268,7 +268,7 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-// stuck is an echo whose first batch waits to be let go.
+// stuck is an echo whose first batch waits for a signal.
 type stuck struct {
 	echo
 	once           sync.Once
@@ -283,7 +283,7 @@ func (s *stuck) Serve(worker int, b *Batch) bool {
 	return s.echo.Serve(worker, b)
 }
 
-// What is in the socket's buffer when it is being closed is answered.
+// The packets in a socket's buffer are answered when it is closed.
 func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -296,7 +296,7 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	defer c.Close()
 	const packets = 100
 	for i := range packets + 1 {
-		if _, err := fmt.Fprintf(c, "%d", i); err != nil { // the loopback's queue is that of the receiver
+		if _, err := fmt.Fprintf(c, "%d", i); err != nil { // over loopback the packet is in the receiver's queue now
 			t.Fatal(err)
 		}
 		if i == 0 {
@@ -381,7 +381,8 @@ func TestListenSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What a worker writes per batch shares no line with anything of another.
+// The fields that a worker writes for each batch share no cache line with fields of
+// another worker.
 func TestWorkersDoNotShareCacheLines(t *testing.T) {
 	t.Parallel()
 	var w worker

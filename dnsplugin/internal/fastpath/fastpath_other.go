@@ -4,7 +4,7 @@ package fastpath
 
 import "net/netip"
 
-// Group is our part of the sockets of an address. There is none on this system.
+// Group cannot be made on this system.
 type Group struct{}
 
 // Listen returns ErrUnsupported on this system.
@@ -55,7 +55,7 @@ func (*Batch) Resume() {}
 // IPv4 is false on this system.
 func (*Batch) IPv4(int) bool { return false }
 
-// Origin returns nothing of use on this system.
+// Origin returns the zero Origin on this system.
 func (*Batch) Origin(int) Origin { return Origin{} }
 
 // Origin is where a packet came from.

@@ -11,18 +11,19 @@ import (
 	"sync/atomic"
 )
 
-// Group is our part of the sockets of one address. Make one with Listen.
+// Group is the set of UDP sockets of the fast path at one address. Make one with
+// Listen.
 type Group struct {
 	opts      Options
 	workers   []*worker
-	part      atomic.Pointer[part] // nil: not steered
+	part      atomic.Pointer[part] // nil if not steered
 	unsteered error                // why part is nil
 	running   sync.WaitGroup
 	once      sync.Once
 	closed    error
 	handler   atomic.Pointer[holder]
-	failed    atomic.Pointer[failure] // of the worker that gave up last
-	taken     atomic.Uint64           // of the unsent, see TakeUnsent
+	failed    atomic.Pointer[failure] // of the worker that failed last
+	taken     atomic.Uint64           // unsent replies that TakeUnsent has returned
 }
 
 // Listen binds the sockets of a group to addr, a host and port as for
@@ -54,7 +55,7 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 	}
 	for _, w := range g.workers {
 		g.running.Add(1)
-		go w.run()
+		go w.serveBatches()
 	}
 	g.unsteered = errNotAsked
 	if !opts.Unsteered {
@@ -70,10 +71,10 @@ func Listen(addr string, opts Options, h Handler) (*Group, error) {
 	return g, nil
 }
 
-// failure is why a worker has given up.
+// failure is the error that ended a worker.
 type failure struct{ error }
 
-// Failed is nil as long as all workers are at work.
+// Failed returns the error that ended a worker, or nil if all are running.
 func (g *Group) Failed() error {
 	if f := g.failed.Load(); f != nil {
 		return f.error
@@ -81,20 +82,22 @@ func (g *Group) Failed() error {
 	return nil
 }
 
-// TakeUnsent returns how many replies the kernel has not taken since the last call.
+// TakeUnsent returns how many replies the kernel has rejected since the previous
+// call.
 func (g *Group) TakeUnsent() uint64 {
 	all := g.Counts().Unsent
 	return all - g.taken.Swap(all)
 }
 
-// Swap makes h the handler. A batch that is being served is finished by the
-// handler before.
+// Swap makes h the handler of the next batches. The previous handler finishes
+// the batch that it is serving.
 func (g *Group) Swap(h Handler) { g.handler.Store(&holder{h}) }
 
-// Workers is the number of workers.
+// Workers returns the number of workers.
 func (g *Group) Workers() int { return len(g.workers) }
 
-// Steered reports whether the kernel deals all packets to our sockets now, and why not.
+// Steered reports whether the kernel sends all packets to the sockets of the
+// group now, and the reason if it does not.
 func (g *Group) Steered() (bool, error) {
 	p := g.part.Load()
 	if err := g.Failed(); err != nil || p == nil {
@@ -104,7 +107,7 @@ func (g *Group) Steered() (bool, error) {
 	return err == nil, err
 }
 
-// Counts adds up what the workers have seen.
+// Counts returns the sums over all workers.
 func (g *Group) Counts() Counts {
 	var c Counts
 	for _, w := range g.workers {
@@ -116,8 +119,8 @@ func (g *Group) Counts() Counts {
 	return c
 }
 
-// Close ends the workers and closes their sockets. Packets that are queued in
-// them are served first, but not those that come for ever.
+// Close ends the workers and closes their sockets. Up to drainMost packets of
+// each socket are served first.
 func (g *Group) Close() error {
 	g.once.Do(func() {
 		if p := g.part.Load(); p != nil {
@@ -141,7 +144,7 @@ func (g *Group) Close() error {
 	return g.closed
 }
 
-// zoneName is the name of a network interface as it stands in an address.
+// zoneName returns the name of a network interface for an IPv6 zone.
 func zoneName(index uint32) string {
 	if ifi, err := net.InterfaceByIndex(int(index)); err == nil {
 		return ifi.Name

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groupKey names a group of the kernel: two addresses of a Corefile may lead
-// to one (0.0.0.0 and :: are the same to Go), and one address to a group that
-// sockets of other processes are in.
+// groupKey identifies a group of the kernel. Two addresses of a Corefile may
+// share a group (0.0.0.0 and :: are the same to Go), and sockets of other
+// processes may be in it.
 type groupKey struct {
 	tcp   bool
 	v6    bool
@@ -44,7 +44,8 @@ func keyOf(fd int, tcp bool) (groupKey, unix.Sockaddr, error) {
 	return key, sa, nil
 }
 
-// procAddr prints an address as /proc/net does: words of the machine's order in hex.
+// procAddr returns an address in the form of /proc/net: words in the byte order
+// of the machine, in hexadecimal.
 func procAddr(addr []byte, port int) string {
 	var b strings.Builder
 	for ; len(addr) > 0; addr = addr[4:] {
@@ -54,7 +55,7 @@ func procAddr(addr []byte, port int) string {
 	return b.String()
 }
 
-// file is where the kernel lists the sockets of the group's kind.
+// file returns the file in which the kernel lists sockets of this kind.
 func (k groupKey) file() string {
 	name := "/proc/net/udp"
 	if k.tcp {
@@ -76,9 +77,9 @@ func (k groupKey) members() ([]uint64, error) {
 	return k.scan(f)
 }
 
-// surely is members, read until two lists agree: the kernel makes a list piece
-// by piece, and while sockets come and go nearby it may leave one out or have it twice.
-func (k groupKey) surely() ([]uint64, error) {
+// stableMembers reads members until two lists agree. The kernel builds a list in
+// pieces, so it may omit or repeat a socket while others open and close.
+func (k groupKey) stableMembers() ([]uint64, error) {
 	const most = 8
 	last, err := k.members()
 	for range most {
@@ -94,7 +95,7 @@ func (k groupKey) surely() ([]uint64, error) {
 	return last, err
 }
 
-// scan reads what members needs from a list of sockets.
+// scan returns the sorted inodes of the group's sockets in a list of sockets.
 func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 	const listening, unconnected = "0A", "07"
 	var all []uint64
@@ -102,7 +103,7 @@ func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 	lines.Scan() // the heading
 	local := []byte(" " + k.local + " ")
 	for lines.Scan() {
-		// A node may have tens of thousands that are none of the group.
+		// A node may have tens of thousands of sockets outside the group.
 		if !k.tcp && !bytes.Contains(lines.Bytes(), local) {
 			continue
 		}
@@ -112,7 +113,7 @@ func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 		}
 		state := f[3]
 		if k.tcp && state != listening {
-			break // the listening ones stand first, and there may be 100,000 others
+			break // listening sockets come first, and 100,000 others may follow
 		}
 		if f[1] != k.local || !k.tcp && state != unconnected {
 			continue
@@ -127,7 +128,7 @@ func (k groupKey) scan(r io.Reader) ([]uint64, error) {
 	return slices.Compact(all), lines.Err()
 }
 
-// inodeOf returns what identifies the socket fd.
+// inodeOf returns the inode of the socket fd, which identifies it.
 func inodeOf(fd int) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -150,7 +151,7 @@ func ownSockets() (map[uint64]bool, error) {
 		for _, name := range names {
 			target, err := os.Readlink(dir + "/" + name)
 			if err != nil {
-				continue // closed meanwhile
+				continue // it was closed
 			}
 			text, ok := strings.CutPrefix(target, "socket:[")
 			if !ok {

@@ -2,5 +2,5 @@
 
 package fastpath
 
-// raceEnabled: pools forget on purpose.
+// raceEnabled tells whether pools drop their items on purpose.
 const raceEnabled = true

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A system call that a sandbox refuses is found out when the sockets are
-// opened. Shutdown can be done without.
+// A refused system call is detected when the sockets are opened. The fast path
+// works without shutdown.
 func TestRefusedSystemCallsAreToldAtStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: takes seconds")
@@ -43,8 +43,8 @@ func TestRefusedSystemCallsAreToldAtStart(t *testing.T) {
 	}
 }
 
-// A call that is refused later on ends the workers: what has been a passing
-// trouble for ever, with a CPU burnt, gives the packets to the other sockets.
+// A call that is refused later ends the workers, so that the other sockets get the
+// packets. Otherwise the workers would use a CPU each to try again.
 func TestRefusedSystemCallsEndTheWorker(t *testing.T) {
 	for _, call := range []string{"recvmmsg", "sendmmsg"} {
 		t.Run(call, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestRefusedSystemCallsEndTheWorker(t *testing.T) {
 			defer c.Close()
 			var got string
 			for {
-				// From many ports: some of them lead to the worker until it ends.
+				// Ask from many ports, because some lead to the worker until it ends.
 				if d, err := net.Dial("udp", addr); err == nil {
 					_, _ = d.Write([]byte("x"))
 					d.Close()
@@ -114,7 +114,7 @@ func TestTroubleThatPassesAndThatLasts(t *testing.T) {
 		step(unix.EAGAIN, 0, false)
 		step(unix.EINTR, 0, false)
 	}
-	// The network's reports about clients that are gone.
+	// The network reports clients that have gone.
 	for range unpaused {
 		step(unix.ECONNREFUSED, 0, false)
 	}

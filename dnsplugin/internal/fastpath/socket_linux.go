@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket is one UDP socket. It is in blocking mode and not in the runtime's
-// poller: a worker waits in the kernel, where it is woken without a detour.
+// socket is one UDP socket in blocking mode. It is not in the runtime's poller,
+// because a worker that waits in the kernel is woken directly.
 type socket struct {
-	_        [line]byte // send writes mu, workers of other sockets read theirs
+	_        [line]byte // send writes mu, and workers read the fields of other sockets nearby
 	fd       int
-	wildcard bool // bound to no address in particular: packets tell theirs
+	wildcard bool // bound to all addresses, so each packet carries its own
 
 	closing atomic.Bool
-	unsent  atomic.Uint64 // replies outside of a batch that the kernel did not take
+	unsent  atomic.Uint64 // replies outside of a batch that the kernel rejected
 	mu      sync.RWMutex  // held for reading while send uses fd; guards gone
 	gone    bool
 	_       [line]byte
@@ -47,7 +47,7 @@ func listen(addr string) (*socket, error) {
 		return nil, err
 	}
 	defer f.Close()
-	// A descriptor that no finalizer closes.
+	// Duplicate the descriptor, so that no finalizer closes it.
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
@@ -60,17 +60,17 @@ func listen(addr string) (*socket, error) {
 	return s, nil
 }
 
-// prepare sets what the socket needs beyond its binding.
+// prepare sets the options of the socket.
 func (s *socket) prepare(local net.Addr) error {
 	if err := unix.SetNonblock(s.fd, false); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	// Where the kernel refuses shutdown, this is what ends a receive that waits.
+	// Where the kernel refuses shutdown, the timeout ends a blocked receive.
 	wait := unix.NsecToTimeval(receiveWait.Nanoseconds())
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
 	}
-	// Beyond the system's limit if we may, else up to it.
+	// Root may exceed the limit of the system.
 	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
@@ -96,15 +96,15 @@ func (s *socket) control(f func(fd int)) error {
 	return nil
 }
 
-// wake makes a receive that waits return, at once or after receiveWait. Packets that are queued can still be
-// received by one that does not wait.
+// wake makes a blocked receive return, at once or within receiveWait. A receive
+// that does not block can still take queued packets.
 func (s *socket) wake() {
 	s.closing.Store(true)
-	// The socket is not connected, which the call says, but it wakes all the same.
+	// The call fails because the socket is not connected, but it wakes the worker.
 	_ = unix.Shutdown(s.fd, unix.SHUT_RD)
 }
 
-// close must come after the worker has ended.
+// close closes the socket. The worker must have ended.
 func (s *socket) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +115,7 @@ func (s *socket) close() error {
 	return os.NewSyscallError("close", unix.Close(s.fd))
 }
 
-// send is for replies outside of a batch.
+// send sends a reply outside of a batch.
 func (s *socket) send(o *Origin, p []byte) error {
 	if len(p) == 0 {
 		return errors.New("fastpath: an empty packet")

@@ -15,56 +15,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Steering: a filter in the kernel deals what comes for a group to our sockets.
-// It can name a socket by its place in the group only, and places change: who
-// leaves is replaced by the last one. So places are not computed but found out:
-// for a moment the filter sends what comes from certain ports to certain
-// places, we send a packet (or connect) from each of those ports, and our
-// sockets say what has arrived. All is done again when the members of the
-// group have changed, which the kernel lists in /proc/net.
+// Steering is a filter in the kernel that distributes the packets for a group to
+// the sockets of the fast path. The filter identifies a socket by its place in the
+// group, and places change: the last socket takes the place of one that leaves.
+// So places are measured. For a moment the filter sends packets from certain ports
+// to certain places; this process sends a packet (or connects) from each of those
+// ports, and the sockets report which of them arrived. That is repeated when the
+// members of the group change, which the kernel lists in /proc/net.
 
-// seat is a socket of ours in a group.
+// seat is a socket of the fast path in a group.
 type seat struct {
 	inode   uint64
 	control func(func(fd int)) error
-	// looking has the senders to look for while places are being found.
+	// looking are the probes to recognise while places are being measured.
 	looking atomic.Pointer[probes]
 }
 
-// steering is a group of the kernel with our seats. Guarded by steerer.mu.
+// steering is a group of the kernel with its seats. It is guarded by steerer.mu.
 type steering struct {
 	key    groupKey
 	local  unix.Sockaddr
 	parts  []*part
-	seen   []uint64 // the members for which the filter was set; nil: to be done
-	size   int      // of the group then
-	latest []uint64 // the members at the latest look
-	// places are those of the seats then; nil if they are not known.
+	seen   []uint64 // the members for which the filter was set, or nil if it must be set again
+	size   int      // of the group when the filter was set
+	latest []uint64 // the members at the latest read
+	// places are the places of the seats when the filter was set, or nil if they
+	// are not known.
 	places map[*seat]int
-	why    error // nil: the kernel deals all to our seats
+	why    error // why not all packets go to the seats, or nil if they do
 }
 
-// part is one Group or Streams in a steering.
+// part is the seats of one Group or Streams in a steering.
 type part struct {
 	st     *steering
 	seats  []*seat
 	report func(bool, string)
 }
 
-// steerer looks after all groups of the process.
+// steerer keeps the filters of all groups of the process up to date.
 type steerer struct {
-	mu     sync.Mutex // guards all below and the groups; held while places are being found
+	mu     sync.Mutex // guards all below and the groups; held while places are being measured
 	groups map[groupKey]*steering
 	nudge  chan struct{}
-	stop   chan struct{} // nil if nobody watches
+	stop   chan struct{} // closed to end watch, or nil if it is not running
 	done   chan struct{}
 }
 
-// steerings are global since groups are: they belong to the network namespace.
+// steerings is global because the groups are: they belong to the network
+// namespace.
 var steerings = &steerer{groups: map[groupKey]*steering{}, nudge: make(chan struct{}, 1)}
 
-// Recheck says that sockets of the process have been opened or closed: places
-// may have changed. It does not wait.
+// Recheck makes the places be measured again soon. It should be called when
+// sockets of the process have been opened or closed, and does not wait.
 func Recheck() {
 	select {
 	case steerings.nudge <- struct{}{}:
@@ -72,8 +74,8 @@ func Recheck() {
 	}
 }
 
-// join steers to the seats, beside those that are in their group already. The
-// sockets must be served: they are asked for their places.
+// join steers to the seats, in addition to those that are in their group already.
+// The sockets must be served, because probes are sent to them.
 func (s *steerer) join(tcp bool, seats []*seat, report func(bool, string)) (*part, error) {
 	var key groupKey
 	var local unix.Sockaddr
@@ -104,8 +106,8 @@ func (s *steerer) join(tcp bool, seats []*seat, report func(bool, string)) (*par
 	return p, nil
 }
 
-// leave takes seats off, before their sockets are closed: from then on they get
-// nothing new, where that can be had.
+// leave removes seats before their sockets are closed. From then on they get no
+// new packets, unless the kernel refuses the filter.
 func (s *steerer) leave(p *part, seats []*seat) {
 	s.mu.Lock()
 	st := p.st
@@ -132,7 +134,8 @@ func (s *steerer) leave(p *part, seats []*seat) {
 	Recheck()
 }
 
-// left is for when the sockets of p are closed: the places of others have changed.
+// left must be called when the sockets of p are closed, because the places of the
+// other sockets have changed.
 func (s *steerer) left(p *part) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,14 +144,14 @@ func (s *steerer) left(p *part) {
 	}
 }
 
-// steered says whether the kernel deals all to the seats of p, and why not.
+// steered returns why not all packets go to the seats of p, or nil if they do.
 func (s *steerer) steered(p *part) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return p.st.why
 }
 
-// watch sets the filters again when members of groups have changed.
+// watch sets the filters again when the members of groups change.
 func (s *steerer) watch(stop, done chan struct{}) {
 	defer close(done)
 	pause := lookSoon
@@ -175,15 +178,15 @@ func (s *steerer) watch(stop, done chan struct{}) {
 	}
 }
 
-// look settles if the members have changed, which it reports, or if there is
-// something left to do.
+// look calls settle if the members have changed or the filter must be set again.
+// It reports whether the members have changed.
 func (st *steering) look() (changed bool) {
 	was := st.why
 	members, err := st.key.members()
 	if err == nil && st.seen != nil && slices.Equal(members, st.seen) {
 		return false
 	}
-	if members, err = st.key.surely(); err == nil && st.seen != nil && slices.Equal(members, st.seen) {
+	if members, err = st.key.stableMembers(); err == nil && st.seen != nil && slices.Equal(members, st.seen) {
 		return false
 	}
 	changed = err == nil && !slices.Equal(members, st.latest)
@@ -192,9 +195,9 @@ func (st *steering) look() (changed bool) {
 	if (was == nil) == (st.why == nil) && (was == nil || was.Error() == st.why.Error()) {
 		return changed
 	}
-	text := "the kernel deals all queries to the fast path"
+	text := "the kernel sends all queries to the fast path"
 	if st.why != nil {
-		text = fmt.Sprintf("the kernel deals queries to all sockets of the address evenly (%v), so other sockets get their share", st.why)
+		text = fmt.Sprintf("the kernel distributes queries to all sockets of the address evenly (%v), so other sockets get their share", st.why)
 	}
 	for _, p := range st.parts {
 		if p.report != nil {
@@ -211,11 +214,11 @@ func (st *steering) seats() (all []*seat) {
 	return all
 }
 
-// settle finds out what the kernel should do now and tells it.
+// settle decides how the kernel should distribute now, and sets the filter.
 func (st *steering) settle() {
-	const tries = 3 // members may come and go meanwhile
+	const tries = 3 // members may change while the places are being measured
 	for range tries {
-		members, err := st.key.surely()
+		members, err := st.key.stableMembers()
 		if err != nil {
 			st.give(nil, evenly, err)
 			return
@@ -224,10 +227,10 @@ func (st *steering) settle() {
 		if st.give(places, how, why); st.why != nil && how != evenly {
 			return // the kernel refuses filters
 		}
-		after, err := st.key.surely()
+		after, err := st.key.stableMembers()
 		if err == nil && slices.Equal(members, after) {
 			st.size = len(members)
-			// What could not be found is looked for again; who is there is a fact.
+			// A failure to find places is tried again. A shared group is not.
 			if why == nil || errors.Is(why, errShared) {
 				st.seen = members
 			}
@@ -237,7 +240,7 @@ func (st *steering) settle() {
 	st.give(nil, evenly, fmt.Errorf("%w: the group keeps changing", errUnlocated))
 }
 
-// plan decides, and finds the places that are needed for it.
+// plan returns how to distribute, with the places that the filter needs.
 func (st *steering) plan(members []uint64) (dealing, map[*seat]int, error) {
 	own, err := ownSockets()
 	if err != nil {
@@ -259,7 +262,7 @@ func (st *steering) plan(members []uint64) (dealing, map[*seat]int, error) {
 	return toOurs, places, nil
 }
 
-// give tells the kernel what to do, and notes it. An error is why it deals evenly.
+// give sets the filter for how and records it. why is the reason for evenly.
 func (st *steering) give(places map[*seat]int, how dealing, why error) {
 	st.places, st.why, st.seen = places, why, nil
 	var prog []unix.SockFilter
@@ -281,12 +284,12 @@ func (st *steering) give(places map[*seat]int, how dealing, why error) {
 	}
 }
 
-// steerAway is for seats that leave: what comes goes to those that stay, or to
-// the server's own sockets.
+// steerAway sends packets to the remaining seats when some leave, or to the
+// server's own sockets if none remains.
 func (st *steering) steerAway(leaving []*seat) {
 	stay := st.seats()
 	prog := dealTo(nil)
-	members, err := st.key.surely()
+	members, err := st.key.stableMembers()
 	current := err == nil && slices.Equal(members, st.seen) && st.places != nil
 	if current {
 		var at []int
@@ -298,13 +301,13 @@ func (st *steering) steerAway(leaving []*seat) {
 			for _, p := range st.places {
 				ours = append(ours, p)
 			}
-			at = others(ours, st.size)
+			at = placesExcept(ours, st.size)
 		}
 		prog = dealTo(runs(at))
 	}
 	st.seen = nil
 	all := append(stay, leaving...)
-	_ = all[0].control(func(fd int) { _ = attach(fd, prog) }) // it costs a few packets at worst
+	_ = all[0].control(func(fd int) { _ = attach(fd, prog) }) // a failure loses a few packets
 }
 
 // attach sets a filter for the group.
@@ -320,12 +323,13 @@ func (st *steering) attach(prog []unix.SockFilter) error {
 	return err
 }
 
-// byHash is what a filter returns to leave the choice to the kernel: no group
+// byHash is the result of a filter that leaves the choice to the kernel. No group
 // has so many places.
 const byHash = 0xffffffff
 
-// dealTo makes the filter that deals to places at random: evenly also when few
-// clients send all. Without places it leaves the choice to the kernel.
+// dealTo returns the filter that chooses among places at random, so that the load
+// is even also with few clients. Without places it leaves the choice to the
+// kernel.
 func dealTo(to []run) []unix.SockFilter {
 	const random = 0xfffff000 + 56 // SKF_AD_OFF + SKF_AD_RANDOM
 	n := 0
@@ -339,8 +343,8 @@ func dealTo(to []run) []unix.SockFilter {
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: random},
 		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
 	}
-	// The number is that of a place among those of all runs. From the last run to the first:
-	// is it in this one?
+	// The accumulator holds the index of a place among all runs. Compare it with
+	// each run, from the last to the first.
 	for i := len(to) - 1; i >= 0; i-- {
 		n -= to[i].n
 		if i > 0 {
@@ -353,8 +357,9 @@ func dealTo(to []run) []unix.SockFilter {
 	return prog
 }
 
-// probing makes the filter that sends what comes from ports[i] to place i, and
-// leaves the rest to the kernel. Packets of loopback have no IP options.
+// probing returns the filter that sends packets from ports[i] to place i, and
+// leaves the choice for all other packets to the kernel. Packets of loopback have
+// no IP options.
 func probing(ports []uint16, v6 bool) []unix.SockFilter {
 	const network = 0xfff00000 // SKF_NET_OFF
 	version, header := uint32(0x40), uint32(20)
@@ -383,7 +388,7 @@ func attach(fd int, prog []unix.SockFilter) error {
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &fprog))
 }
 
-// probes are senders that the kernel was told a place for.
+// probes are the senders for which the filter has a place.
 type probes struct {
 	place map[netip.AddrPort]int // constant
 
@@ -393,7 +398,8 @@ type probes struct {
 	all   chan struct{} // closed when every seat is found
 }
 
-// arrived notes that s got what peer has sent. It reports whether peer is a probe.
+// arrived records that s received a packet of peer. It reports whether peer is a
+// probe.
 func (p *probes) arrived(s *seat, peer netip.AddrPort) bool {
 	place, ok := p.place[peer]
 	if !ok {
@@ -410,16 +416,17 @@ func (p *probes) arrived(s *seat, peer netip.AddrPort) bool {
 }
 
 const (
-	// mostPlaces is the largest group whose places are looked for: the filter
-	// has a limit, and so have descriptors.
+	// mostPlaces is the largest group whose places are measured. The length of
+	// filters is limited, and so are descriptors.
 	mostPlaces = 1024
-	// locateTries and locateWait: a probe is lost where a socket's buffer is
-	// full, and it takes its turn where a worker is busy.
+	// locateTries is how often places are measured, because a full buffer loses a
+	// probe; locateWait is how long the answers may take, because a worker may be
+	// busy.
 	locateTries = 3
 	locateWait  = 200 * time.Millisecond
 )
 
-// locate finds the places of seats in a group of n.
+// locate returns the places of seats in a group of n sockets.
 func (st *steering) locate(seats []*seat, n int) (map[*seat]int, error) {
 	if n > mostPlaces {
 		return nil, fmt.Errorf("%w: there are %d sockets", errUnlocated, n)
@@ -436,7 +443,7 @@ func (st *steering) locate(seats []*seat, n int) (map[*seat]int, error) {
 	return nil, errUnlocated
 }
 
-// probe tries to find the places once; nil means that some were not found.
+// probe measures the places once. It returns nil if some were not found.
 func (st *steering) probe(seats []*seat, n int) (map[*seat]int, error) {
 	from, to, v6 := st.loopback()
 	kind := unix.SOCK_DGRAM
@@ -499,11 +506,11 @@ func (st *steering) probe(seats []*seat, n int) (map[*seat]int, error) {
 	}
 }
 
-// knock sends a probe: a connection, or the head of a DNS response, which no
-// server takes for a query.
+// knock sends a probe: a connection, or the header of a DNS response, which
+// servers ignore.
 func (st *steering) knock(fd int, to unix.Sockaddr) error {
 	if st.key.tcp {
-		// The listener resets it, so that no port is kept waiting.
+		// The listener resets it, so that its port is free at once.
 		if err := unix.Connect(fd, to); !errors.Is(err, unix.EINPROGRESS) {
 			return os.NewSyscallError("connect", err)
 		}
@@ -512,9 +519,9 @@ func (st *steering) knock(fd int, to unix.Sockaddr) error {
 	return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0, to))
 }
 
-// loopback returns where to send probes from and to, such that they stay on
-// the host and reach the group. Few bind to an address like the one chosen for
-// wildcards; where somebody does, our seats are not found.
+// loopback returns the addresses from and to which probes are sent, so that they
+// stay on the host and reach the group. For a group of all addresses it is one
+// that hardly any program binds to; if one does, the seats are not found.
 func (st *steering) loopback() (from, to unix.Sockaddr, v6 bool) {
 	host := [4]byte{127, 80, 83, 75}
 	switch a := st.local.(type) {
@@ -533,7 +540,7 @@ func (st *steering) loopback() (from, to unix.Sockaddr, v6 bool) {
 		}
 		return &unix.SockaddrInet4{Addr: host}, &unix.SockaddrInet4{Addr: host, Port: a.Port}, false
 	}
-	return nil, nil, false // unreachable: see keyOf
+	return nil, nil, false // unreachable, see keyOf
 }
 
 // only6 reports whether the sockets of the group take IPv6 only.
@@ -545,7 +552,7 @@ func (st *steering) only6() (only bool) {
 	return only
 }
 
-// boundTo returns the address of fd.
+// boundTo returns the local address of fd.
 func boundTo(fd int) (netip.AddrPort, error) {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {

@@ -20,7 +20,7 @@ func TestWhomTheKernelShouldDealTo(t *testing.T) {
 	for _, tt := range []struct {
 		what          string
 		members, ours []uint64
-		own           []uint64 // beside ours
+		own           []uint64 // in addition to ours
 		how           dealing
 		why           error
 	}{
@@ -53,7 +53,7 @@ func TestRunsOfPlaces(t *testing.T) {
 		{[]int{5, 1, 2}, "[{1 2} {5 1}]", "[0 3 4]"},
 		{[]int{0, 2, 4}, "[{0 1} {2 1} {4 1}]", "[1 3 5]"},
 	} {
-		if got := fmt.Sprint(others(tt.places, 6)); got != tt.others {
+		if got := fmt.Sprint(placesExcept(tt.places, 6)); got != tt.others {
 			t.Errorf("others than %v: %s", tt.places, got)
 		}
 		if got := fmt.Sprint(runs(tt.places)); got != tt.runs {
@@ -115,7 +115,7 @@ func TestMembersAreRead(t *testing.T) {
 	}
 }
 
-// pair is both kinds of our sockets at an address.
+// pair is the UDP sockets and listeners of the fast path at an address.
 type pair struct {
 	*Group
 	*Streams
@@ -127,7 +127,7 @@ func steeredPair(t *testing.T, addr string) pair {
 	return pair{g, streams(t, addr, StreamOptions{Listeners: 2}, &streamEcho{mark: "fast"})}
 }
 
-// why says why packets and connections are not steered, "" if they are.
+// why returns why packets and connections are not steered, or "" if they are.
 func (p pair) why() string {
 	_, udp := p.Group.Steered()
 	_, tcp := p.Streams.Steered()
@@ -140,7 +140,7 @@ func (p pair) why() string {
 	return fmt.Sprintf("UDP %v, TCP %v", udp, tcp)
 }
 
-// wait waits until p is dealt all, or evenly because of others.
+// wait waits until p gets all packets, or its share because of other sockets.
 func (p pair) wait(t *testing.T, why error) {
 	t.Helper()
 	want := ""
@@ -150,8 +150,8 @@ func (p pair) wait(t *testing.T, why error) {
 	until(t, "steering: "+want, func() bool { return p.why() == want })
 }
 
-// count asks n times over each of UDP and TCP and counts who answers. What is
-// not answered within a moment counts as "": it goes to a process that hangs.
+// count asks n times over each of UDP and TCP and counts the answers by sender. A
+// question without an answer, which a hanging process has, counts as "".
 func count(t *testing.T, addr string, n int, moment time.Duration) map[string]int {
 	t.Helper()
 	got := map[string]int{}
@@ -186,7 +186,7 @@ func once(t *testing.T, network, addr string, moment time.Duration) string {
 	return strings.TrimPrefix(string(buf[skip:n]), "q")
 }
 
-// onlyFast fails unless all is answered by the fast path.
+// onlyFast fails unless the fast path answers all questions.
 func onlyFast(t *testing.T, when, addr string) {
 	t.Helper()
 	const n = 60
@@ -195,8 +195,8 @@ func onlyFast(t *testing.T, when, addr string) {
 	}
 }
 
-// The server's own sockets come and go on a reload: from four to one, and back
-// (multisocket). Wherever ours are then, all goes to them.
+// The server's own sockets change on a reload from four to one, and back
+// (multisocket). The fast path's sockets get all packets, whatever their places.
 func TestServersOwnSocketsComeAndGo(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -230,7 +230,7 @@ func TestServersOwnSocketsComeAndGo(t *testing.T) {
 	}
 }
 
-// settled waits until the filters are those for a group with so many sockets of others.
+// settled waits for the filters of a group with so many other sockets.
 func (p pair) settled(t *testing.T, others int) {
 	t.Helper()
 	until(t, "the members to be noticed", func() bool {
@@ -267,15 +267,15 @@ func TestTwoAddressesInOneGroup(t *testing.T) {
 			t.Errorf("worker %d got nothing", i)
 		}
 	}
-	// One of them leaves: the other has all.
+	// One of them leaves, and the other one gets all packets.
 	if err := errors.Join(a.Group.Close(), a.Streams.Close()); err != nil {
 		t.Error(err)
 	}
 	onlyFast(t, "after one has left", net.JoinHostPort("127.0.0.1", port))
 }
 
-// Another process at the address gets its share, whoever was first. One that
-// hangs loses that and no more. When it has gone, all is as before.
+// Another process at the address gets its share, also if it was first. If it
+// hangs, only its share is lost. After its end the fast path gets all packets again.
 func TestAnotherProcessGetsItsShare(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -322,7 +322,7 @@ func TestAnotherProcessGetsItsShare(t *testing.T) {
 	}
 }
 
-// Where nothing can be known, nothing is steered.
+// If the places cannot be measured, packets are not steered.
 func TestWithoutCertaintyNothingIsSteered(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -330,7 +330,7 @@ func TestWithoutCertaintyNothingIsSteered(t *testing.T) {
 	st := p.Group.part.Load().st
 	steerings.mu.Lock()
 	defer steerings.mu.Unlock()
-	// A seat that no packet ever gets to.
+	// A seat that no packet reaches.
 	ghost := &seat{inode: st.seats()[0].inode, control: st.seats()[0].control}
 	st.parts[0].seats = append(st.parts[0].seats, ghost)
 	closeIt, err := stock(addr, "own")
@@ -347,7 +347,7 @@ func TestWithoutCertaintyNothingIsSteered(t *testing.T) {
 	}
 }
 
-// A reply that the kernel does not take is counted, in a batch and out of one.
+// A reply that the kernel rejects is counted, in a batch and outside of one.
 func TestUnsentRepliesAreCounted(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -362,7 +362,7 @@ func TestUnsentRepliesAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := <-e.later
-	clear(o.name[2:4]) // port 0 takes nothing
+	clear(o.name[2:4]) // the kernel rejects packets to port 0
 	if err := o.Send([]byte("x")); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("%v", err)
 	}

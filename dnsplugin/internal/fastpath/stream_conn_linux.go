@@ -20,14 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a connection. One goroutine reads from it and calls the handler.
-// While it waits, in the runtime's poller, it has no thread and no buffer.
+// Conn is a connection. One goroutine reads from it and calls the handler. While
+// that goroutine waits, it is in the runtime's poller without a thread or a buffer.
 //
-// Nobody who sends waits for a client, but in SendAll: what the kernel does
-// not take is kept, within the bound of all connections, and written by a
-// goroutine that lives as long as something is kept.
+// Send does not wait for the client, only SendAll does. Bytes that the kernel does
+// not accept are kept, within the bound for all connections, and written by a
+// goroutine that ends when all are written.
 type Conn struct {
-	// Hint is for the handler: it belongs to the goroutine that calls it.
+	// Hint is for use by the handler, from the goroutine that calls it.
 	Hint uint32
 
 	group *Streams
@@ -36,31 +36,31 @@ type Conn struct {
 	raw   syscall.RawConn
 	peer  netip.AddrPort
 
-	// Of the goroutine that reads.
-	begun    int       // messages that were split off
-	kept     []byte    // of the input, not served yet
+	// Owned by the goroutine that reads.
+	begun    int       // messages so far
+	kept     []byte    // input that has not been served
 	whole    bool      // kept may begin with a whole message
 	deadline time.Time // as it is set at the socket
 	clock    clock
 	burst    *Burst   // only while input is served
 	protocol Protocol // nil for messages behind their lengths
-	got      int      // of the latest read
+	got      int      // bytes of the latest read
 	gotErr   error
 	read     func(fd uintptr) bool
 	readNow  func(fd uintptr)
 
-	pending atomic.Int32 // answers to come, see Hold
+	pending atomic.Int32 // pending answers, see Hold
 	usedAt  atomic.Int64 // when it was last used, in Unix nanoseconds
 
-	mu       sync.Mutex // guards all below; held for a write that doesn't wait
-	changed  sync.Cond  // something below, or pending, has
-	broken   error      // why nothing more can be sent
-	stopping bool       // Close has been called
-	unsent   []byte     // whole replies, but for the first, whose start may be out
-	flushing bool       // a goroutine writes what was in unsent
-	answered time.Time  // when the latest answer of pending was sent
-	out      []byte     // for write
-	sent     int        // by write
+	mu       sync.Mutex // guards all below; held during a write that does not block
+	changed  sync.Cond  // signals a change of a field below, or of pending
+	broken   error      // why no more bytes can be sent
+	stopping bool       // Close of the Streams has been called
+	unsent   []byte     // bytes that the kernel has not accepted
+	flushing bool       // catchUp is running
+	answered time.Time  // when the latest pending answer was sent
+	out      []byte     // input of tryWrite
+	sent     int        // result of tryWrite
 	sentErr  error
 	write    func(fd uintptr) bool
 }
@@ -72,13 +72,13 @@ func newConn(g *Streams, tcp *net.TCPConn) (*Conn, error) {
 	}
 	remote, ok := tcp.RemoteAddr().(*net.TCPAddr)
 	if !ok {
-		return nil, fmt.Errorf("fastpath: no TCP peer but %v", tcp.RemoteAddr())
+		return nil, fmt.Errorf("fastpath: peer %v is not a TCP address", tcp.RemoteAddr())
 	}
 	peer := remote.AddrPort()
 	c := &Conn{group: g, tcp: tcp, raw: raw, peer: netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}
 	c.changed.L = &c.mu
 	c.usedAt.Store(time.Now().UnixNano())
-	// Made once: a closure for each call would be an allocation.
+	// Made once, because a closure for each call would be an allocation.
 	c.read, c.readNow, c.write = c.tryRead, func(fd uintptr) { c.tryRead(fd) }, c.tryWrite
 	if config := g.config.Load(); config != nil {
 		c.tls = newTLSLayer(c, config)
@@ -86,7 +86,7 @@ func newConn(g *Streams, tcp *net.TCPConn) (*Conn, error) {
 	return c, nil
 }
 
-// ConnectionState is the state of TLS, or nil over plain TCP.
+// ConnectionState returns the state of TLS, or nil over plain TCP.
 func (c *Conn) ConnectionState() *tls.ConnectionState {
 	if c.tls == nil {
 		return nil
@@ -98,20 +98,20 @@ func (c *Conn) ConnectionState() *tls.ConnectionState {
 // used implements occupant.
 func (c *Conn) used() (busy bool, at int64) { return c.pending.Load() > 0, c.usedAt.Load() }
 
-// Peer is the address of the client.
+// Peer returns the address of the client.
 func (c *Conn) Peer() netip.AddrPort { return c.peer }
 
-// LocalAddr is the address that the client has connected to.
+// LocalAddr returns the address that the client has connected to.
 func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
 
-// RemoteAddr is Peer as a *net.TCPAddr.
+// RemoteAddr returns the address of the client as a *net.TCPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
 
-// Handler is the handler that connections have now: the latest of Swap.
+// Handler returns the current handler of the Streams, which is the latest of Swap.
 func (c *Conn) Handler() StreamHandler { return c.group.handler.Load().StreamHandler }
 
-// Hold says that a reply will be sent later: until Done the connection stays
-// open, also if the client sends no more.
+// Hold announces a reply that will be sent later. Until Done is called, the
+// connection stays open, even if the client has closed its side.
 func (c *Conn) Hold() { c.pending.Add(1) }
 
 // Done ends a Hold.
@@ -123,24 +123,25 @@ func (c *Conn) Done() {
 	c.changed.Broadcast()
 }
 
-// Busy reports whether so many answers are held that none should be added.
+// Busy reports whether MaxPending answers are pending.
 func (c *Conn) Busy() bool { return c.pending.Load() >= MaxPending }
 
-// Send sends a message. It does not wait: what the client does not take now
-// is kept. It fails if the connection has ended, or the client is too slow.
+// Send sends a message. It does not wait for the client: bytes that the kernel
+// does not accept are kept. It fails if the connection has ended or the client is
+// too slow. It is safe for concurrent use.
 func (c *Conn) Send(p []byte) error {
 	if len(p) > MaxMessage {
-		return fmt.Errorf("fastpath: a message of %d bytes: at most %d have room", len(p), MaxMessage)
+		return fmt.Errorf("fastpath: a message of %d bytes is too long, the limit is %d", len(p), MaxMessage)
 	}
 	frame := binary.BigEndian.AppendUint16(make([]byte, 0, lengthLen+len(p)), uint16(len(p)))
 	return c.send(append(frame, p...))
 }
 
-// SendBytes is Send for bytes of a protocol, without a length before them.
+// SendBytes sends bytes of a Protocol, as Send does with a message.
 func (c *Conn) SendBytes(p []byte) error { return c.send(p) }
 
-// SendAll sends a message and waits until the client has taken all before it,
-// or falls behind the write timeout.
+// SendAll sends a message and waits until the kernel has accepted all bytes. It
+// fails if the client exceeds the write timeout.
 func (c *Conn) SendAll(p []byte) error {
 	if err := c.Send(p); err != nil {
 		return err
@@ -159,8 +160,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// run serves the connection until it ends.
-func (c *Conn) run() {
+// serveConn serves the connection until it ends.
+func (c *Conn) serveConn() {
 	defer c.group.forget(c)
 	c.clock = clock{first: true, active: time.Now()}
 	for c.receive() {
@@ -175,8 +176,8 @@ func (c *Conn) run() {
 	c.keep(nil)
 }
 
-// receive waits for input and reads it into a burst. It reports false at the
-// end of the connection.
+// receive reads input into a burst, and waits for it if there is none. It returns
+// false at the end of the connection.
 func (c *Conn) receive() bool {
 	if c.tls != nil {
 		return c.receiveTLS()
@@ -197,8 +198,8 @@ func (c *Conn) receive() bool {
 	}
 }
 
-// await waits for input and reads it: into a burst, or into the buffer of the
-// TLS layer. Its error is os.ErrDeadlineExceeded if the connection has to end.
+// await waits for input and reads it, into a burst or into the buffer of the TLS
+// layer. It fails with os.ErrDeadlineExceeded if the connection must end.
 func (c *Conn) await() error {
 	for {
 		c.arm()
@@ -213,17 +214,17 @@ func (c *Conn) await() error {
 	}
 }
 
-// expired reports whether err says that a deadline has come.
+// expired reports whether err is due to a deadline.
 func (c *Conn) expired(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// begin gets a burst with the input that was kept, and returns the room for more.
+// begin makes a burst of the kept input, and returns the room for more.
 func (c *Conn) begin() []byte {
 	c.burst, _ = bursts.Get().(*Burst)
 	return c.burst.start(c.kept)
 }
 
-// tryRead is what the runtime calls when there may be input. It reports false
-// to be called again.
+// tryRead reads from the socket. The runtime calls it when there may be input, and
+// again if it returns false.
 func (c *Conn) tryRead(fd uintptr) bool {
 	var room []byte
 	if c.tls != nil {
@@ -264,7 +265,7 @@ func (c *Conn) arm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopping {
-		return // it is in the past, and stays there
+		return // the deadline is in the past already
 	}
 	if c.answered.After(c.clock.active) {
 		c.clock.active = c.answered
@@ -273,15 +274,16 @@ func (c *Conn) arm() {
 	if c.pending.Load() > 0 {
 		end = time.Now().Add(limits.Idle)
 	}
-	// A deadline that is too early is found out about when it has come. So a
-	// message costs no change of a timer.
+	// A deadline that is too early is corrected when it expires, so that a
+	// message does not cost a change of a timer.
 	if c.deadline.IsZero() || end.Before(c.deadline) || !c.deadline.After(time.Now()) {
 		c.deadline = end
 		_ = c.tcp.SetReadDeadline(end)
 	}
 }
 
-// ended looks at a deadline that has come. If it is not the end, arm sets the next.
+// ended reports whether the connection must end now that a deadline has expired.
+// If not, arm sets the next deadline.
 func (c *Conn) ended() bool {
 	limits := c.group.handler.Load().limits
 	c.mu.Lock()
@@ -295,7 +297,8 @@ func (c *Conn) ended() bool {
 	return c.pending.Load() == 0 && !c.clock.end(limits).After(time.Now())
 }
 
-// last takes what has come before Close: it is answered too.
+// last reads the input that came before Close, because it is answered too. It
+// returns false if there is none.
 func (c *Conn) last() bool {
 	c.mu.Lock()
 	stopping := c.stopping
@@ -304,8 +307,8 @@ func (c *Conn) last() bool {
 	return stopping && c.raw.Control(c.readNow) == nil && c.got > 0
 }
 
-// serve hands the messages of the burst to the handler and sends the replies.
-// It reports false if there is nothing more to read.
+// serve passes the messages of the burst to the handler and sends the replies. It
+// returns false if the connection must end.
 func (c *Conn) serve() bool {
 	b := c.burst
 	h := c.group.handler.Load()
@@ -325,8 +328,8 @@ func (c *Conn) serve() bool {
 		b.served(h.ServeStream(c, b))
 		if b.Full() {
 			c.flush(b)
-			// A few bytes can ask for many: no more than one write's worth of
-			// them is made before the client takes it.
+			// A few bytes may request many. Replies of at most one write are
+			// made before the client has read them.
 			c.whole = c.behind()
 		} else {
 			c.whole = b.n > 0 && c.Busy()
@@ -344,7 +347,7 @@ func (c *Conn) serve() bool {
 	return c.settle() && c.more(h.limits) > 0
 }
 
-// serveProtocol is serve for a connection with a protocol of its own.
+// serveProtocol is serve for a connection with a Protocol.
 func (c *Conn) serveProtocol() bool {
 	b := c.burst
 	for {
@@ -361,7 +364,7 @@ func (c *Conn) serveProtocol() bool {
 		if !more {
 			break
 		}
-		// As in serve, no more than one write is made in advance.
+		// As in serve, replies of at most one write are made in advance.
 		if c.whole = c.behind() || c.Busy(); c.whole {
 			break
 		}
@@ -373,7 +376,7 @@ func (c *Conn) serveProtocol() bool {
 	return c.settle()
 }
 
-// more is how many messages may still be taken.
+// more returns how many messages the limits still allow.
 func (c *Conn) more(l StreamLimits) int {
 	if l.Messages <= 0 {
 		return MaxBurst
@@ -381,8 +384,8 @@ func (c *Conn) more(l StreamLimits) int {
 	return l.Messages - c.begun
 }
 
-// keep holds on to input that could not be served yet. Connections that
-// always have some go on with the same memory.
+// keep copies input that could not be served yet. The memory is reused while
+// there is such input.
 func (c *Conn) keep(rest []byte) {
 	before := beyondSmall(c.kept)
 	if len(rest) == 0 && cap(c.kept) > small {
@@ -396,15 +399,15 @@ func (c *Conn) keep(rest []byte) {
 	}
 }
 
-// beyondSmall is how much of kept input counts.
+// beyondSmall returns how many bytes of kept input count against maxHeld.
 func beyondSmall(kept []byte) int64 { return int64(max(0, len(kept)-small)) }
 
-// flush sends the replies that b has gathered.
+// flush sends the replies of b.
 func (c *Conn) flush(b *Burst) {
 	if len(b.out) == 0 {
 		return
 	}
-	// An error is found by settle.
+	// settle returns the error.
 	_ = c.send(b.out)
 	b.out = b.out[:0]
 }
@@ -416,8 +419,8 @@ func (c *Conn) behind() bool {
 	return c.flushing || c.broken != nil
 }
 
-// settle waits until the client has taken what was sent, and until few enough
-// answers are pending: that is how TCP tells it to slow down. It reports false
+// settle waits until the client has read the replies and the connection is not
+// busy. Meanwhile nothing is read, so TCP slows the client down. It returns false
 // if the connection is broken.
 func (c *Conn) settle() bool {
 	c.mu.Lock()
@@ -428,7 +431,7 @@ func (c *Conn) settle() bool {
 	return c.broken == nil
 }
 
-// finish closes the connection when all that is held is answered and taken.
+// finish closes the connection after all pending answers have been sent.
 func (c *Conn) finish() {
 	c.mu.Lock()
 	for c.broken == nil && (c.flushing || c.pending.Load() > 0) {
@@ -436,37 +439,37 @@ func (c *Conn) finish() {
 	}
 	c.mu.Unlock()
 	if c.protocol != nil {
-		c.sayGoodbye()
+		c.announceEnd()
 	}
 	if c.tls != nil && c.tls.established && !c.tls.passed {
-		_ = c.tls.CloseWrite() // so that the client knows that nothing is missing
+		_ = c.tls.CloseWrite() // so that the client can tell the end from a cut
 	}
 	c.fail(net.ErrClosed)
 }
 
-// sayGoodbye announces the end of a protocol.
-func (c *Conn) sayGoodbye() {
+// announceEnd sends the announcement of the protocol that the connection ends.
+func (c *Conn) announceEnd() {
 	if p := c.protocol.GoAway(nil); len(p) > 0 {
 		_ = c.send(p)
 	}
 }
 
-// stop makes the connection end after what has come so far.
+// stop makes the connection end after the input that has come so far.
 func (c *Conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
-	_ = c.tcp.SetReadDeadline(past)
+	_ = c.tcp.SetReadDeadline(expiredDeadline)
 }
 
-// fail closes the connection, if it is not closed yet, because of err.
+// fail closes the connection because of err, if it is not closed yet.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failLocked(err)
 }
 
-// failLocked is fail; c.mu must be held.
+// failLocked is fail. c.mu must be held.
 func (c *Conn) failLocked(err error) {
 	if c.broken != nil {
 		return
@@ -491,7 +494,8 @@ func (c *Conn) send(p []byte) error {
 	return c.sendLocked(p)
 }
 
-// sendLocked writes p to the socket, after all bytes that were sent before; c.mu must be held.
+// sendLocked writes p to the socket, after all bytes that were sent before. c.mu
+// must be held.
 func (c *Conn) sendLocked(p []byte) error {
 	if c.broken == nil && !c.flushing {
 		p = c.writeSome(p)
@@ -510,15 +514,15 @@ func (c *Conn) sendLocked(p []byte) error {
 	c.unsent = append(c.unsent, p...)
 	if !c.flushing {
 		c.flushing = true
-		// The one who reads has not ended, since nothing is broken: so Close,
-		// which waits for it, waits for this one too.
+		// The reading goroutine has not ended, because nothing is broken. Close
+		// waits for it, and therefore also for this one.
 		c.group.running.Go(c.catchUp)
 	}
 	return nil
 }
 
-// writeSome writes what the kernel takes at once of p and returns the rest.
-// The caller holds the lock.
+// writeSome writes p as far as the kernel accepts it without blocking, and returns
+// the rest. c.mu must be held.
 func (c *Conn) writeSome(p []byte) []byte {
 	for len(p) > 0 {
 		c.out, c.sent, c.sentErr = p, 0, nil
@@ -539,7 +543,7 @@ func (c *Conn) writeSome(p []byte) []byte {
 	return p
 }
 
-// tryWrite is what the runtime calls to write. It never asks for more.
+// tryWrite writes to the socket. The runtime calls it once.
 func (c *Conn) tryWrite(fd uintptr) bool {
 	n, errno := transfer(unix.SYS_SENDTO, fd, c.out, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	switch errno {
@@ -552,7 +556,7 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 	return true
 }
 
-// catchUp writes what the client did not take, as fast as it does, and ends.
+// catchUp writes unsent until it is empty, as fast as the client reads.
 func (c *Conn) catchUp() {
 	for {
 		c.mu.Lock()
@@ -583,8 +587,8 @@ func (c *Conn) catchUp() {
 	}
 }
 
-// transfer calls the kernel to send or receive p without waiting. It need not
-// tell the scheduler, see worker.receive.
+// transfer sends or receives p without blocking. It need not notify the
+// scheduler, see worker.take.
 func transfer(trap, fd uintptr, p []byte, flags uintptr) (int, unix.Errno) {
 	if len(p) == 0 {
 		return 0, unix.EINVAL

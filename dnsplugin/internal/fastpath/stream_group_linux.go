@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Streams is our part of the listening TCP sockets of one address, with the
-// connections to them. Make one with ListenStreams.
+// Streams is the set of TCP listeners of the fast path at one address, with their
+// connections. Make one with ListenStreams.
 type Streams struct {
 	opts      StreamOptions
 	listeners []*net.TCPListener
-	seats     []*seat              // of the listeners
-	part      atomic.Pointer[part] // nil: not steered
+	seats     []*seat              // one for each listener
+	part      atomic.Pointer[part] // nil if not steered
 	unsteered error                // why part is nil
 	failed    atomic.Pointer[failure]
 	handler   atomic.Pointer[streamHolder]
@@ -35,7 +35,7 @@ type Streams struct {
 	slow      atomic.Uint64
 
 	accepting sync.WaitGroup // a goroutine for each listener
-	running   sync.WaitGroup // those of connections
+	running   sync.WaitGroup // the goroutines of connections
 	closed    chan struct{}  // closed when Close begins
 
 	mu     sync.Mutex // guards conns and places; before a connection's
@@ -87,8 +87,8 @@ func ListenStreams(addr string, opts StreamOptions, h StreamHandler) (*Streams, 
 	return g, nil
 }
 
-// streamsAllowed leaves a quarter of the descriptors to others: the chain
-// needs some to ask its sources.
+// streamsAllowed returns the bound of connections. It leaves a quarter of the
+// descriptors to the plugin chain, which needs them for its sources.
 func streamsAllowed() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 > maxStreams/3 {
@@ -97,9 +97,9 @@ func streamsAllowed() int {
 	return max(1, int(limit.Cur)/4*3)
 }
 
-// listenStream binds a listener to addr the way CoreDNS does, so that both are
-// in one group of SO_REUSEPORT. It is no MPTCP socket, for which the kernel
-// has no steering; the group takes both, and clients of MPTCP fall back.
+// listenStream binds a listener to addr in the way of CoreDNS, so that both are in
+// one group of SO_REUSEPORT. It does not use MPTCP, which the kernel cannot steer;
+// clients of MPTCP fall back to TCP.
 func listenStream(addr string) (*net.TCPListener, error) {
 	lc := net.ListenConfig{Control: reusePort}
 	lc.SetMultipathTCP(false)
@@ -110,12 +110,12 @@ func listenStream(addr string) (*net.TCPListener, error) {
 	tl, ok := l.(*net.TCPListener)
 	if !ok {
 		_ = l.Close()
-		return nil, fmt.Errorf("no TCP listener but %T", l)
+		return nil, fmt.Errorf("%T is not a TCP listener", l)
 	}
 	return tl, nil
 }
 
-// controlOf returns what calls a function with the descriptor of l.
+// controlOf returns a function that calls its argument with the descriptor of l.
 func controlOf(l *net.TCPListener) func(func(fd int)) error {
 	return func(f func(fd int)) error {
 		raw, err := l.SyscallConn()
@@ -126,7 +126,7 @@ func controlOf(l *net.TCPListener) func(func(fd int)) error {
 	}
 }
 
-// Failed is nil as long as all listeners are at work.
+// Failed returns the error that ended a listener, or nil if all are running.
 func (g *Streams) Failed() error {
 	if f := g.failed.Load(); f != nil {
 		return f.error
@@ -134,7 +134,8 @@ func (g *Streams) Failed() error {
 	return nil
 }
 
-// Steered reports whether the kernel deals all connections to our listeners now, and why not.
+// Steered reports whether the kernel sends all connections to these listeners now,
+// and the reason if it does not.
 func (g *Streams) Steered() (bool, error) {
 	p := g.part.Load()
 	if err := g.Failed(); err != nil || p == nil {
@@ -144,32 +145,32 @@ func (g *Streams) Steered() (bool, error) {
 	return err == nil, err
 }
 
-// Swap makes h the handler of what comes from now on, over old connections too.
+// Swap makes h the handler of the next messages, also over open connections.
 func (g *Streams) Swap(h StreamHandler, limits StreamLimits) {
 	g.handler.Store(&streamHolder{h, limits})
 }
 
-// SwapTLS makes config the one of connections that open from now on. Streams
-// that were made without TLS stay without.
+// SwapTLS makes config the configuration of new connections. It has no effect on
+// Streams that were made without TLS.
 func (g *Streams) SwapTLS(config *tls.Config) {
 	if g.opts.TLS != nil && config != nil {
 		g.config.Store(config)
 	}
 }
 
-// Conns is the number of open connections.
+// Conns returns the number of open connections.
 func (g *Streams) Conns() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.conns)
 }
 
-// Take returns what connections have met with since the last call.
+// Take returns the numbers of closed connections since the previous call.
 func (g *Streams) Take() StreamCounts {
 	return StreamCounts{Refused: g.refused.Swap(0), Evicted: g.evicted.Swap(0), Slow: g.slow.Swap(0)}
 }
 
-// accept takes connections from l until Close.
+// accept accepts connections from l until Close.
 func (g *Streams) accept(l *net.TCPListener, s *seat) {
 	defer l.Close()
 	pause := time.Duration(0)
@@ -191,7 +192,7 @@ func (g *Streams) accept(l *net.TCPListener, s *seat) {
 			g.giveUp(s, err)
 			return
 		}
-		// No descriptors or no memory: it gets better when others give back.
+		// Descriptors or memory are missing. Wait until some are free.
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		t := time.NewTimer(pause)
 		select {
@@ -204,8 +205,8 @@ func (g *Streams) accept(l *net.TCPListener, s *seat) {
 	}
 }
 
-// giveUp is for a listener that can't accept, and won't be able to: the
-// others, in the end the server's own, get all connections.
+// giveUp ends a listener whose accept keeps failing. The remaining listeners, in
+// the end the server's own, get all connections.
 func (g *Streams) giveUp(s *seat, err error) {
 	g.failed.Store(&failure{err})
 	if p := g.part.Load(); p != nil {
@@ -216,7 +217,7 @@ func (g *Streams) giveUp(s *seat, err error) {
 	}
 }
 
-// knocked closes tcp if it is a probe, see steering.
+// knocked closes tcp if it is a probe of steering, which it reports.
 func (s *seat) knocked(tcp *net.TCPConn) bool {
 	p := s.looking.Load()
 	if p == nil {
@@ -235,9 +236,9 @@ func (s *seat) knocked(tcp *net.TCPConn) bool {
 	return true
 }
 
-// drain takes the connections that the kernel has completed for l: closing it
-// would reset them. There is a bound since more may come where nothing steers
-// them away.
+// drain accepts the connections that the kernel has completed for l, because
+// closing l would reset them. Their number is bounded, because more may come where
+// steering is not possible.
 func (g *Streams) drain(l *net.TCPListener) {
 	raw, err := l.SyscallConn()
 	if err != nil {
@@ -248,7 +249,7 @@ func (g *Streams) drain(l *net.TCPListener) {
 		if raw.Control(func(fd uintptr) { ready = readable(fd) }) != nil || !ready {
 			return
 		}
-		// It is there, but for a client that has just changed its mind.
+		// A connection is there, unless its client has just reset it.
 		_ = l.SetDeadline(time.Now().Add(10 * time.Millisecond))
 		tcp, err := l.AcceptTCP()
 		if err != nil {
@@ -258,8 +259,8 @@ func (g *Streams) drain(l *net.TCPListener) {
 	}
 }
 
-// admit serves a connection. When there are too many, another one ends, or
-// this one; see places.
+// admit serves a connection. If there are too many, it closes another one or this
+// one, see places.
 func (g *Streams) admit(tcp *net.TCPConn) {
 	c, err := newConn(g, tcp)
 	if err != nil {
@@ -281,10 +282,10 @@ func (g *Streams) admit(tcp *net.TCPConn) {
 		_ = tcp.Close()
 		return
 	}
-	g.running.Go(c.run)
+	g.running.Go(c.serveConn)
 }
 
-// forget takes c, which is closed, off the connections.
+// forget removes c, which is closed.
 func (g *Streams) forget(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -301,17 +302,17 @@ func (g *Streams) each(f func(*Conn)) {
 	}
 }
 
-// Close gives the address back: new connections go to the server's own
-// sockets if it has any. Messages that have come are answered, then the
-// connections close, after 5 s in any case. It must be called once.
+// Close closes the listeners, so that new connections go to the server's own
+// sockets, if it has any. The messages that have come are answered, then the
+// connections close, after 5 s at the latest. It must be called once.
 func (g *Streams) Close() error {
 	if p := g.part.Load(); p != nil {
-		// A kernel that has steered to us steers away from us too.
+		// The filter may still send connections to these listeners.
 		steerings.leave(p, g.seats)
 	}
 	close(g.closed)
 	for _, l := range g.listeners {
-		_ = l.SetDeadline(past)
+		_ = l.SetDeadline(expiredDeadline)
 	}
 	g.accepting.Wait()
 	if p := g.part.Load(); p != nil {
@@ -324,10 +325,11 @@ func (g *Streams) Close() error {
 	return nil
 }
 
-// past is a deadline that wakes who waits.
-var past = time.Unix(1, 0)
+// expiredDeadline is in the past; setting it unblocks pending reads.
+var expiredDeadline = time.Unix(1, 0)
 
-// reusePort is a net.ListenConfig.Control: the socket joins the group of its address.
+// reusePort is a net.ListenConfig.Control that makes the socket join the group of
+// its address.
 func reusePort(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); cerr != nil {

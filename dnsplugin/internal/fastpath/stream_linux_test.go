@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// patient are limits that no test ever reaches.
+// patient are limits that no test reaches.
 var patient = StreamLimits{Read: time.Minute, Idle: time.Minute, Write: time.Minute}
 
 // streamEcho replies with the message and a mark. Messages that begin with
@@ -89,10 +89,10 @@ func local(t *testing.T, opts StreamOptions, h StreamHandler) (*Streams, string)
 	return streams(t, addr, opts, h), addr
 }
 
-// client is a connection to streams: over TLS if they are.
+// client is a connection to streams, over TLS if they speak it.
 type client struct {
 	*net.TCPConn
-	over net.Conn // what the client writes to and reads from
+	over net.Conn // the connection with TLS, if any
 	t    *testing.T
 	in   *bufio.Reader
 }
@@ -103,7 +103,7 @@ func (c *client) Write(p []byte) (int, error) { return c.over.Write(p) }
 // Read reads from the connection.
 func (c *client) Read(p []byte) (int, error) { return c.over.Read(p) }
 
-// CloseWrite says that nothing more will be sent.
+// CloseWrite closes the client's side.
 func (c *client) CloseWrite() error {
 	if over, ok := c.over.(*tls.Conn); ok {
 		return over.CloseWrite()
@@ -116,7 +116,7 @@ func dial(t *testing.T, addr string) *client {
 	return dialFrom(t, "", addr)
 }
 
-// dialFrom connects from an address of the choice, or any.
+// dialFrom connects from the address from, or from any if it is empty.
 func dialFrom(t *testing.T, from, addr string) *client {
 	t.Helper()
 	var d net.Dialer
@@ -147,7 +147,8 @@ func (c *client) send(messages ...string) {
 	}
 }
 
-// sendAside sends messages that the kernel does not take before some are read.
+// sendAside sends messages that are too long for the kernel's buffers, from another
+// goroutine.
 func (c *client) sendAside(messages ...string) {
 	go func() {
 		if _, err := c.Write(frames(messages...)); err != nil {
@@ -184,7 +185,7 @@ func (c *client) ends() {
 	}
 }
 
-// until waits for what other goroutines do.
+// until waits until done returns true.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(inTime); !done(); {
@@ -227,7 +228,7 @@ func testStreamsServeEveryAddress(t *testing.T, config *tls.Config) {
 	}
 }
 
-// Messages are answered whatever pieces they come in, and however many there are.
+// Messages are answered in whatever pieces they come, and in any number.
 func TestMessagesInPieces(t *testing.T) { overTCPAndTLS(t, testMessagesInPieces) }
 
 func testMessagesInPieces(t *testing.T, config *tls.Config) {
@@ -251,14 +252,14 @@ func testMessagesInPieces(t *testing.T, config *tls.Config) {
 	c.want(long, "short", long, long)
 }
 
-// With steering the server's own listener gets nothing, until Close: then it
-// gets all, and nobody is reset.
+// With steering the server's own listener gets no connections before Close, and all
+// of them afterwards. None is reset.
 func TestConnectionsAreSteered(t *testing.T) { overTCPAndTLS(t, testConnectionsAreSteered) }
 
 func testConnectionsAreSteered(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	lc := net.ListenConfig{Control: reusePort}
-	own, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0") // of MPTCP, as CoreDNS's is
+	own, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0") // an MPTCP socket, as CoreDNS's is
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,8 +301,8 @@ func testSwapOfStreams(t *testing.T, config *tls.Config) {
 	c.want("b2")
 }
 
-// Answers come in the order in which they get ready, also to a client that
-// has closed its side; then the connection ends.
+// Answers are sent in the order in which they become ready, also to a client that
+// has closed its side. Then the connection ends.
 func TestHeldAnswers(t *testing.T) { overTCPAndTLS(t, testHeldAnswers) }
 
 func testHeldAnswers(t *testing.T, config *tls.Config) {
@@ -332,8 +333,8 @@ func testHeldAnswers(t *testing.T, config *tls.Config) {
 	}
 }
 
-// A client that asks for more than MaxPending slow answers is not read from
-// until some are there; all of its messages are served in the end.
+// A client with MaxPending pending answers is not read from until some have been
+// sent. All of its messages are served in the end.
 func TestPendingAnswersSlowTheClientDown(t *testing.T) {
 	overTCPAndTLS(t, testPendingAnswersSlowTheClientDown)
 }
@@ -368,9 +369,9 @@ func testPendingAnswersSlowTheClientDown(t *testing.T, config *tls.Config) {
 	c.want(messages...)
 }
 
-// The limits: the first message, the next ones, and a message bit by bit; but
-// not as long as an answer is pending.
-func TestConnectionsThatDoNothingEnd(t *testing.T) {
+// The limits hold for the first message, for the next ones, and for a message that
+// comes in pieces, but not while an answer is pending.
+func TestIdleConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	const short = 20 * time.Millisecond
 	e := &streamEcho{held: make(chan held, 1)}
@@ -387,7 +388,7 @@ func TestConnectionsThatDoNothingEnd(t *testing.T) {
 	c.send("one", "hold")
 	c.want("one")
 	h := <-e.held
-	// Its deadline has come when one that is later has.
+	// When the later deadline of this connection has expired, its own has too.
 	other := dial(t, addr)
 	other.send("two")
 	other.want("two")
@@ -400,7 +401,7 @@ func TestConnectionsThatDoNothingEnd(t *testing.T) {
 	c.ends()
 }
 
-// A client may have a number of messages, if the server says so.
+// The server may limit the messages of a connection.
 func TestMessagesOfAConnectionAreLimited(t *testing.T) {
 	overTCPAndTLS(t, testMessagesOfAConnectionAreLimited)
 }
@@ -418,11 +419,11 @@ func testMessagesOfAConnectionAreLimited(t *testing.T, config *tls.Config) {
 	c.ends()
 }
 
-// A client that does not read is not read from, keeps nobody waiting, and is
-// closed after the write timeout.
-func TestClientThatDoesNotRead(t *testing.T) { overTCPAndTLS(t, testClientThatDoesNotRead) }
+// A client that does not read is not read from, does not delay other clients, and
+// is closed after the write timeout.
+func TestSlowClientIsClosed(t *testing.T) { overTCPAndTLS(t, testSlowClientIsClosed) }
 
-func testClientThatDoesNotRead(t *testing.T, config *tls.Config) {
+func testSlowClientIsClosed(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	limits := patient
 	limits.Write = 100 * time.Millisecond
@@ -438,7 +439,7 @@ func testClientThatDoesNotRead(t *testing.T, config *tls.Config) {
 			}
 		}
 	}()
-	// Or to be closed for it already: a busy machine looks seldom.
+	// On a busy machine it may be closed already.
 	until(t, "the client to fall behind", func() bool { return g.held.Load() > 0 || len(sent) > 0 })
 	other := dial(t, addr)
 	other.send("hello")
@@ -452,8 +453,8 @@ func testClientThatDoesNotRead(t *testing.T, config *tls.Config) {
 	}
 }
 
-// A client that asks for much in few bytes, and does not read it, makes the
-// server keep no more than one write has.
+// If a client requests long replies in few bytes and does not read them, the server
+// keeps at most one write of them.
 func TestRepliesAreNotMadeInAdvance(t *testing.T) { overTCPAndTLS(t, testRepliesAreNotMadeInAdvance) }
 
 func testRepliesAreNotMadeInAdvance(t *testing.T, config *tls.Config) {
@@ -477,7 +478,7 @@ func testRepliesAreNotMadeInAdvance(t *testing.T, config *tls.Config) {
 	}
 }
 
-// What all keep for slow clients is bounded.
+// The bytes that are kept for slow clients are bounded.
 func TestKeptBytesAreBounded(t *testing.T) { overTCPAndTLS(t, testKeptBytesAreBounded) }
 
 func testKeptBytesAreBounded(t *testing.T, config *tls.Config) {
@@ -486,13 +487,13 @@ func testKeptBytesAreBounded(t *testing.T, config *tls.Config) {
 	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
 	g.held.Store(maxHeld)
 	defer g.held.Add(-maxHeld)
-	// The start of a long message would have to be kept.
+	// The start of a long message would exceed the bound.
 	c := dial(t, addr)
 	if _, err := c.Write(append([]byte{0xff, 0xff}, make([]byte, 2*small)...)); err != nil {
 		t.Fatal(err)
 	}
 	c.ends()
-	// So would replies to one who does not read them.
+	// So would replies to a client that does not read them.
 	c = dial(t, addr)
 	c.send("hold")
 	h := <-e.held
@@ -503,7 +504,7 @@ func testKeptBytesAreBounded(t *testing.T, config *tls.Config) {
 	if h.conn.Done(); !errors.Is(err, ErrSlow) {
 		t.Error(err)
 	}
-	// Who reads is served.
+	// A client that reads is served.
 	c = dial(t, addr)
 	c.send("hello")
 	c.want("hello")
@@ -512,7 +513,7 @@ func testKeptBytesAreBounded(t *testing.T, config *tls.Config) {
 	}
 }
 
-// SendAll goes on when the client has taken what was sent before.
+// SendAll returns when the kernel has accepted all bytes.
 func TestSendAllWaitsForTheClient(t *testing.T) { overTCPAndTLS(t, testSendAllWaitsForTheClient) }
 
 func testSendAllWaitsForTheClient(t *testing.T, config *tls.Config) {
@@ -522,7 +523,7 @@ func testSendAllWaitsForTheClient(t *testing.T, config *tls.Config) {
 	c := dial(t, addr)
 	c.send("hold")
 	h := <-e.held
-	const all = 1000 // 64 MB: no kernel takes so many
+	const all = 1000 // 64 MB, more than the kernel buffers
 	sent := make(chan error, 1)
 	p := bytes.Repeat([]byte("x"), MaxMessage)
 	go func() {
@@ -548,8 +549,8 @@ func testSendAllWaitsForTheClient(t *testing.T, config *tls.Config) {
 	}
 }
 
-// One client can't keep others out: when all places are taken, its connections
-// go, first those that wait for nothing. Its own further ones are refused.
+// One client cannot keep others out. When all places are taken, its connections are
+// closed, idle ones first. Its own further ones are refused.
 func TestConnectionsAreBounded(t *testing.T) { overTCPAndTLS(t, testConnectionsAreBounded) }
 
 func testConnectionsAreBounded(t *testing.T, config *tls.Config) {
@@ -571,7 +572,7 @@ func testConnectionsAreBounded(t *testing.T, config *tls.Config) {
 	other := dialFrom(t, "127.0.0.2", addr)
 	other.send("b")
 	other.want("b")
-	hog[1].ends() // it did nothing for the longest time, of those that don't wait
+	hog[1].ends() // it was idle for the longest time
 	if n := g.Take(); n != (StreamCounts{Evicted: 1}) {
 		t.Errorf("%+v", n)
 	}
@@ -597,10 +598,10 @@ func testConnectionsAreBounded(t *testing.T, config *tls.Config) {
 	c.want("b")
 }
 
-// Close answers what has come, waits for what is held, and ends idle connections.
-func TestCloseAnswersWhatHasCome(t *testing.T) { overTCPAndTLS(t, testCloseAnswersWhatHasCome) }
+// Close waits for pending answers, and closes idle connections.
+func TestCloseWaitsForPendingAnswers(t *testing.T) { overTCPAndTLS(t, testCloseWaitsForPendingAnswers) }
 
-func testCloseAnswersWhatHasCome(t *testing.T, config *tls.Config) {
+func testCloseWaitsForPendingAnswers(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held, 1)}
 	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
@@ -626,9 +627,9 @@ func testCloseAnswersWhatHasCome(t *testing.T, config *tls.Config) {
 }
 
 // Messages that the kernel has when Close begins are answered.
-func TestCloseReadsWhatHasCome(t *testing.T) { overTCPAndTLS(t, testCloseReadsWhatHasCome) }
+func TestCloseReadsQueuedMessages(t *testing.T) { overTCPAndTLS(t, testCloseReadsQueuedMessages) }
 
-func testCloseReadsWhatHasCome(t *testing.T, config *tls.Config) {
+func testCloseReadsQueuedMessages(t *testing.T, config *tls.Config) {
 	t.Parallel()
 	e := &streamEcho{held: make(chan held)}
 	g, addr := local(t, StreamOptions{TLS: config, Unsteered: true}, e)
@@ -655,8 +656,8 @@ func testCloseReadsWhatHasCome(t *testing.T, config *tls.Config) {
 	}
 }
 
-// So are those over connections that nobody has accepted yet.
-func TestDrainTakesConnectionsThatAreThere(t *testing.T) {
+// Messages over connections that have not been accepted yet are answered too.
+func TestDrainAcceptsCompletedConnections(t *testing.T) {
 	t.Parallel()
 	g, _ := local(t, StreamOptions{Unsteered: true}, &streamEcho{})
 	l, err := listenStream(net.JoinHostPort("127.0.0.1", freePort(t)))
@@ -678,7 +679,7 @@ func TestDrainTakesConnectionsThatAreThere(t *testing.T) {
 	}
 }
 
-// Clients that vanish leave nothing behind.
+// Connections of clients that vanish are removed.
 func TestClientsThatVanish(t *testing.T) { overTCPAndTLS(t, testClientsThatVanish) }
 
 func testClientsThatVanish(t *testing.T, config *tls.Config) {
@@ -701,7 +702,7 @@ func testClientsThatVanish(t *testing.T, config *tls.Config) {
 	until(t, "their end", func() bool { return g.Conns() <= 1 })
 }
 
-func TestListenStreamsSaysWhatIsWrong(t *testing.T) {
+func TestListenStreamsErrors(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 )
 
-// Streams are listeners of an address. There are none on this system.
+// Streams cannot be made on this system.
 type Streams struct{}
 
 // ListenStreams returns ErrUnsupported on this system.
@@ -37,13 +37,13 @@ func (*Streams) Conns() int { return 0 }
 // Take returns zeros on this system.
 func (*Streams) Take() StreamCounts { return StreamCounts{} }
 
-// Conn is a connection. There are none on this system.
+// Conn is a connection. None exists on this system.
 type Conn struct {
-	// Hint is for the handler.
+	// Hint is for use by the handler.
 	Hint uint32
 }
 
-// Peer is no address on this system.
+// Peer returns the zero address on this system.
 func (*Conn) Peer() netip.AddrPort { return netip.AddrPort{} }
 
 // LocalAddr is nil on this system.

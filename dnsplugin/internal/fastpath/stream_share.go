@@ -2,26 +2,26 @@ package fastpath
 
 import "net/netip"
 
-// Places of connections are shared by client. When all are taken, a new
-// connection gets the place of another one: of the client that holds the most,
-// the one that has done nothing for the longest time. So one client can't keep
-// the others out, however many connections it opens, and it loses none as long
-// as there is room.
+// Places of connections are shared by client. When all are taken, a new connection
+// gets the place of another one, which is closed: among the connections of the
+// client that holds the most places, the one that has been idle for the longest
+// time. So one client cannot keep the others out, however many connections it
+// opens, and loses none while there is room.
 
-// sampled is how many connections are compared to find the one that has done
-// nothing for the longest time. Looking at all of a client's would let it make
-// the server work by opening more.
+// sampled is the number of connections that are compared to find an idle one.
+// The search would be expensive if a client could make it longer by opening more
+// connections.
 const sampled = 64
 
 // occupant is a connection that holds a place.
 type occupant interface {
 	comparable
-	// used says whether answers are under way, and when it was last used.
+	// used returns whether answers are pending, and when it was last used.
 	used() (busy bool, at int64)
 }
 
-// clientOf is what counts as one client: an IPv4 address, or the network of 64
-// bits that an IPv6 host may choose its addresses from.
+// clientOf returns the client of an address: an IPv4 address, or the /64 network
+// from which an IPv6 host may choose its addresses.
 func clientOf(a netip.Addr) netip.Addr {
 	if a.Is4() || a.Is4In6() {
 		return a.Unmap()
@@ -33,7 +33,7 @@ func clientOf(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// places deals out places. It knows neither sockets nor locks.
+// places assigns places to connections. It uses neither sockets nor locks.
 //
 // Invariants: n is the sum of the clients' seats and <= most; holders[k] are
 // the clients with k seats, and not empty for k = top; top is 0 without seats.
@@ -54,10 +54,9 @@ func newPlaces[S occupant](most int) *places[S] {
 	return &places[S]{most: most, clients: map[netip.Addr]*holding[S]{}, holders: map[int]map[*holding[S]]struct{}{}}
 }
 
-// take gives s, a connection of client, a place. evicted is the one that has
-// lost its place for that, if any. It is not ok if there is none to take: the
-// clients that hold the most wait for answers on all the connections that were
-// looked at, or client is the one that holds the most and does so itself.
+// take gives s, a connection of client, a place. If evicts is true, evicted has
+// lost its place. ok is false if no place is free and none can be taken, because
+// answers are pending on all connections that were compared.
 func (p *places[S]) take(client netip.Addr, s S) (evicted S, evicts, ok bool) {
 	client = clientOf(client)
 	if p.n >= p.most {
@@ -77,7 +76,7 @@ func (p *places[S]) take(client netip.Addr, s S) (evicted S, evicts, ok bool) {
 	return evicted, evicts, true
 }
 
-// leave takes the place of s back, if it has one.
+// leave frees the place of s, if it has one.
 func (p *places[S]) leave(client netip.Addr, s S) {
 	client = clientOf(client)
 	h := p.clients[client]
@@ -94,7 +93,7 @@ func (p *places[S]) leave(client netip.Addr, s S) {
 	}
 }
 
-// move changes the seats of h by one and keeps holders and top.
+// move changes the seats of h by one, and updates holders and top.
 func (p *places[S]) move(h *holding[S], change func()) {
 	if k := len(h.seats); k > 0 {
 		delete(p.holders[k], h)
@@ -114,9 +113,9 @@ func (p *places[S]) move(h *holding[S], change func()) {
 	}
 }
 
-// idlest returns the seat that has been used the longest time ago, of some
-// that belong to the clients with the most. One that waits for answers is only
-// taken from a client that holds at least two more than the new one's.
+// idlest returns the seat that has been idle for the longest time, among some
+// seats of the clients with the most. A seat with pending answers is taken only
+// if its client holds at least two more than client.
 func (p *places[S]) idlest(client netip.Addr) (least S, from netip.Addr, ok bool) {
 	own := 0
 	if h := p.clients[client]; h != nil {

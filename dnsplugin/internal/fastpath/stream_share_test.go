@@ -23,7 +23,7 @@ func TestPlacesAreSharedByClient(t *testing.T) {
 		name  string
 		seats []*testSeat
 		from  netip.Addr
-		want  int // the index of the one that goes; -1: the new one is refused
+		want  int // index of the evicted one, or -1 if the new one is refused
 	}{
 		{"the longest idle one of the client with the most", []*testSeat{{hog, false, 5}, {hog, false, 3}, {hog, false, 9}, {other, false, 1}}, other, 1},
 		{"not one that waits for answers while another does nothing", []*testSeat{{hog, true, 1}, {hog, false, 8}, {hog, false, 9}, {other, false, 0}}, other, 1},

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// frames puts the length of each message before it.
+// frames returns messages, each after its length.
 func frames(messages ...string) (out []byte) {
 	for _, m := range messages {
 		out = append(binary.BigEndian.AppendUint16(out, uint16(len(m))), m...)
@@ -15,7 +15,7 @@ func frames(messages ...string) (out []byte) {
 	return out
 }
 
-// model splits a whole stream in the simplest way.
+// model splits a whole stream in a simple way.
 func model(stream []byte) (messages []string, rest []byte) {
 	for len(stream) >= 2 {
 		n := int(stream[0])<<8 | int(stream[1])
@@ -28,8 +28,8 @@ func model(stream []byte) (messages []string, rest []byte) {
 	return messages, stream
 }
 
-// pieces feeds a stream to a burst as it may come from a socket: in pieces
-// whose lengths cuts says, served by as many messages at a time as cuts says.
+// pieces feeds a stream to a burst as it may come from a socket. cuts has the
+// lengths of the pieces and the numbers of messages that are served at a time.
 func pieces(t *testing.T, stream, cuts []byte) (messages []string, rest []byte) {
 	t.Helper()
 	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}
@@ -62,7 +62,7 @@ func pieces(t *testing.T, stream, cuts []byte) (messages []string, rest []byte) 
 				messages = append(messages, string(b.Message(i)))
 			}
 			b.served(n)
-			// What is not served is what is left, at any time.
+			// The rest is the input that has not been served.
 			if len(b.rest()) != b.filled-b.at+len(frames(asStrings(b.msgs[:b.n])...)) {
 				t.Fatalf("rest of %d bytes", len(b.rest()))
 			}
@@ -79,8 +79,8 @@ func asStrings(all [][]byte) (out []string) {
 	return out
 }
 
-// FuzzFraming: however a stream is cut up, its messages come out whole, in
-// order, and nothing else does.
+// FuzzFraming checks that a burst returns the messages of a stream whole and in
+// order, in whatever pieces the stream comes.
 func FuzzFraming(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream, cuts []byte) {
 		got, rest := pieces(t, stream, cuts)
@@ -96,8 +96,8 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// The longest messages, one behind the other, with the length of the second
-// cut in two.
+// The longest messages, one after the other, with the length of the second one in
+// two pieces.
 func TestLongestMessages(t *testing.T) {
 	t.Parallel()
 	long := string(bytes.Repeat([]byte("x"), MaxMessage))
@@ -108,8 +108,7 @@ func TestLongestMessages(t *testing.T) {
 	}
 }
 
-// A burst has room for the longest reply as long as it is not full, and does
-// not move.
+// A burst that is not full has room for the longest reply, and is not reallocated.
 func TestRepliesFitUntilABurstIsFull(t *testing.T) {
 	t.Parallel()
 	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}

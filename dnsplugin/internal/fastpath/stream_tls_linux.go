@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// The connections of Streams with StreamOptions.TLS. crypto/tls makes and reads
-// the records; a tlsLayer stands between it and the socket, so that the rest
-// of Conn is the same as over plain TCP: bursts of messages in, bursts of
-// replies out, no goroutine that waits for a slow client while it holds a lock.
+// This file has the connections of Streams with StreamOptions.TLS. crypto/tls
+// reads and writes the records. A tlsLayer between it and the socket keeps the
+// rest of Conn as it is over plain TCP: messages come and replies go in bursts,
+// and no goroutine waits for a slow client while it holds a lock.
 
 const (
 	// maxTLSStreams bounds the TLS connections of an address. An idle one takes
 	// about 16 KiB, most of it in crypto/tls, so that is 256 MiB.
 	maxTLSStreams = 1 << 14
 
-	// recordRoom is the size of the buffers that hold records as they come from
-	// or go to the socket: one read brings a burst of short ones.
+	// recordRoom is the size of the buffers for records, so that one read returns
+	// many short ones.
 	recordRoom = 32 << 10
 )
 
-// recordBuffers are shared by all TLS connections: a connection that waits for
-// its client has none.
+// recordBuffers are shared by all TLS connections. A connection that waits for its
+// client has none.
 var recordBuffers = sync.Pool{New: func() any { b := make([]byte, 0, recordRoom+4<<10); return &b }}
 
-// errNoRecord is what crypto/tls gets instead of input that has not come yet.
-// It is temporary, so that crypto/tls keeps the part of a record that it has.
+// errNoRecord is the error of a read when no input has come. It is temporary, so
+// that crypto/tls keeps the part of a record that it has read.
 var errNoRecord net.Error = noRecord{}
 
 type noRecord struct{}
@@ -50,17 +50,17 @@ type tlsLayer struct {
 
 	// Owned by the goroutine that reads.
 	established bool    // the handshake is complete
-	more        bool    // crypto/tls may have plaintext that no burst had room for
+	more        bool    // crypto/tls may have plaintext left that did not fit into a burst
 	in          *[]byte // of recordBuffers, or nil if it holds no input
 	unread      []byte  // part of in
 
-	passed bool          // net/http, say, has the connection and waits for input itself
+	passed bool          // ProtocolHandler.Pass has the connection, so reads block
 	closed chan struct{} // closed with a connection that was passed
 	once   sync.Once     // closes closed
 
 	sending sync.Mutex // held while the records of one send are made
 
-	gathering bool    // guarded by Conn.mu: records go to out, not to the socket
+	gathering bool    // records are appended to out and not written; guarded by Conn.mu
 	out       *[]byte // of recordBuffers, or nil; guarded by Conn.mu
 }
 
@@ -70,14 +70,15 @@ func newTLSLayer(c *Conn, config *tls.Config) *tlsLayer {
 	return l
 }
 
-// layerConn is the connection as crypto/tls sees it. Deadlines are the Conn's.
+// layerConn is the connection that crypto/tls uses. It ignores deadlines, which
+// are the Conn's, unless the connection was passed on.
 type layerConn struct {
 	net.Conn // for the addresses
 	l        *tlsLayer
 }
 
-// Read implements net.Conn. During the handshake it waits for input; later it
-// returns errNoRecord if there is none.
+// Read implements net.Conn. During the handshake it waits for input. After it,
+// Read returns errNoRecord if there is no input.
 func (n layerConn) Read(p []byte) (int, error) {
 	l := n.l
 	if len(l.unread) == 0 {
@@ -100,7 +101,8 @@ func (n layerConn) Read(p []byte) (int, error) {
 	return read, nil
 }
 
-// Write implements net.Conn. It does not wait for the client.
+// Write implements net.Conn. It does not wait for the client, unless the
+// connection was passed on.
 func (n layerConn) Write(p []byte) (int, error) {
 	l := n.l
 	if l.passed {
@@ -158,10 +160,10 @@ func (l *tlsLayer) room() []byte {
 	return (*l.in)[:recordRoom]
 }
 
-// received says that the first n bytes of room are input.
+// received makes the first n bytes of room the input.
 func (l *tlsLayer) received(n int) { l.unread = (*l.in)[:n] }
 
-// release gives the input buffer back.
+// release returns the input buffer to the pool.
 func (l *tlsLayer) release() {
 	if l.in != nil {
 		recordBuffers.Put(l.in)
@@ -179,8 +181,8 @@ func (l *tlsLayer) handshake() error {
 	return nil
 }
 
-// decrypt fills p with what the client's records hold, as far as they have
-// come. At the end of the connection it returns the bytes before it first.
+// decrypt fills p with the plaintext of the records that have come. It returns an
+// error only if there is no plaintext before it.
 func (l *tlsLayer) decrypt(p []byte) (n int, err error) {
 	for n < len(p) {
 		read, err := l.Read(p[n:])
@@ -191,7 +193,7 @@ func (l *tlsLayer) decrypt(p []byte) (n int, err error) {
 			l.more = false
 			return n, nil
 		case n > 0:
-			l.more = true // the error comes again
+			l.more = true // the next call returns the error
 			return n, nil
 		default:
 			return 0, err
@@ -219,15 +221,14 @@ func (l *tlsLayer) send(p []byte) error {
 		return serr
 	}
 	if err != nil {
-		// The end of the connection has been announced.
+		// CloseWrite has been called.
 		err = fmt.Errorf("%w: %w", net.ErrClosed, err)
 		l.c.failLocked(err)
 	}
 	return err
 }
 
-// receiveTLS is receive for a TLS connection. It reports false at the end of
-// the connection.
+// receiveTLS is receive for a TLS connection.
 func (c *Conn) receiveTLS() bool {
 	if c.whole {
 		c.begin()
@@ -275,13 +276,13 @@ func (c *Conn) receiveTLS() bool {
 	}
 }
 
-// open begins the protocol that the client has chosen. It reports false if the
-// connection was passed on, and is closed by now.
+// open starts the protocol that the client has chosen. If the connection is passed
+// on, open waits until it is closed and returns false.
 func (c *Conn) open(h ProtocolHandler) bool {
 	p, greeting := h.Open(c, c.tls.ConnectionState().NegotiatedProtocol)
 	if p != nil {
 		c.protocol = p
-		_ = c.send(greeting) // an error is found by settle
+		_ = c.send(greeting) // settle returns the error
 		return true
 	}
 	c.mu.Lock()
@@ -295,8 +296,8 @@ func (c *Conn) open(h ProtocolHandler) bool {
 	return false
 }
 
-// failUnlessEOF ends the connection because of err, unless the client has
-// ended it: what it has asked for is answered first.
+// failUnlessEOF closes the connection because of err, unless the client has closed
+// its side. Then its pending answers are sent first.
 func (c *Conn) failUnlessEOF(err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		c.fail(err)

@@ -164,7 +164,7 @@ func TestMessagesRightBehindTheHandshake(t *testing.T) {
 	}
 }
 
-// gatheringConn keeps what is written after the first write of a handshake.
+// gatheringConn keeps all writes of a handshake but the first.
 type gatheringConn struct {
 	net.Conn
 	handshake bool
@@ -180,8 +180,8 @@ func (g *gatheringConn) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
-// The end of the connection is said in TLS, so that a client can tell it from
-// one that an attacker has cut.
+// The end of the connection is announced in TLS, so that a client can tell it from
+// a cut by an attacker.
 func TestEndOfTLSIsAnnounced(t *testing.T) {
 	t.Parallel()
 	limits := patient
@@ -277,7 +277,7 @@ func (p piecemeal) Write(b []byte) (n int, err error) {
 
 // The limits hold over TLS: for a client that only shakes hands, and between
 // messages.
-func TestTLSConnectionsThatDoNothingEnd(t *testing.T) {
+func TestTLSIdleConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	limits := patient
 	limits.Idle = 20 * time.Millisecond

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lasting reports whether a system call that fails with errno on a socket of
-// ours will go on failing: it is refused (seccomp, a security module, a kernel
-// that does not have it), or the descriptor is not what it should be.
+// lasting reports whether a system call that fails with errno will keep failing:
+// seccomp, a security module or an old kernel refuses it, or the descriptor is
+// wrong.
 func lasting(errno unix.Errno) bool {
 	switch errno { //nolint:exhaustive // all others pass
 	case unix.EPERM, unix.EACCES, unix.ENOSYS, unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL, unix.EOPNOTSUPP:
@@ -23,27 +23,27 @@ func lasting(errno unix.Errno) bool {
 }
 
 const (
-	// mostInRow is after how many failures without a packet in between an error
-	// lasts, whatever it is. With the pauses they take about five seconds.
+	// mostInRow is the number of failures without a packet in between from which
+	// on any error counts as lasting. With the pauses they take about 5 s.
 	mostInRow = 64
-	// unpaused is how many errors may follow one another at once: the network
-	// reports one for each reply to a client that is gone.
+	// unpaused is the number of errors in a row before the first pause. The
+	// network reports an error for each reply to a client that has gone.
 	unpaused = 8
-	// longestPause is that between two receives that fail.
+	// longestPause is the longest pause between two failing receives.
 	longestPause = 100 * time.Millisecond
-	// mostAlone is how many replies in a row go out by sendmsg after sendmmsg
-	// was refused, before that counts as lasting.
+	// mostAlone is the number of replies in a row that only sendmsg could send
+	// from which on the failure of sendmmsg counts as lasting.
 	mostAlone = 8
 )
 
-// trouble tells errors that pass from those that last.
+// trouble distinguishes temporary errors from lasting ones.
 type trouble struct {
 	inRow   int // receives that have failed since a packet came
 	refused int // replies that only sendmsg has sent, since sendmmsg has
 }
 
-// receiving is for a receive that has failed: how long to wait before the
-// next, and whether there is no use in one.
+// receiving takes note of a failed receive. It returns the pause before the next
+// one, and whether the failure lasts.
 func (t *trouble) receiving(errno unix.Errno) (pause time.Duration, lasts bool) {
 	if errno == unix.EAGAIN || errno == unix.EINTR {
 		return 0, false
@@ -58,22 +58,22 @@ func (t *trouble) receiving(errno unix.Errno) (pause time.Duration, lasts bool) 
 	return min(time.Millisecond<<min(t.inRow-unpaused, 10), longestPause), false
 }
 
-// received is for a receive that has brought packets.
+// received takes note of a receive that returned packets.
 func (t *trouble) received() {
 	if t.inRow != 0 {
 		t.inRow = 0
 	}
 }
 
-// sentAlone is for a reply that sendmmsg did not take but sendmsg did. It
-// reports whether there is no use in sendmmsg.
+// sentAlone takes note of a reply that sendmsg sent after sendmmsg had refused
+// it. It reports whether the failure of sendmmsg lasts.
 func (t *trouble) sentAlone() (lasts bool) {
 	t.refused++
 	return t.refused >= mostAlone
 }
 
-// tryCalls tries the system calls that the fast path stands on, each once: a
-// sandbox may know only those that a common DNS server uses.
+// tryCalls tries each system call that the fast path needs, because a sandbox
+// may permit only the calls of a common DNS server.
 func tryCalls() error {
 	for _, kind := range []int{unix.SOCK_DGRAM, unix.SOCK_STREAM} {
 		pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
@@ -121,10 +121,10 @@ func tryStream(pair [2]int) error {
 	return nil
 }
 
-// refused explains the failure of a call that must not fail.
+// refused returns the error for a system call that the fast path cannot do without.
 func refused(call string, err error) error {
 	if err == nil {
-		err = errors.New("it does not do what it should")
+		err = errors.New("it has no effect")
 	}
 	return fmt.Errorf("the kernel, or a sandbox such as a seccomp profile, refuses a system call that it needs: %w", os.NewSyscallError(call, err))
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// worker is a socket and the goroutine that serves it. What it writes per batch
-// stands between two lines of padding.
+// worker is a socket and the goroutine that serves it. The fields that it writes
+// for each batch are between two lines of padding.
 type worker struct {
 	index int
 	group *Group
@@ -22,41 +22,43 @@ type worker struct {
 
 	_       [line]byte
 	counts  counts
-	latest  int // packets that the last receive brought
-	drained int // packets that have come since the socket is being closed
+	latest  int // packets of the latest receive
+	drained int // packets received since Close began
 	trouble trouble
 	_       [line]byte
 }
 
 const (
-	// crowd is how many packets at once say that there is no end of them:
-	// clients that wait for their answers send one or two, A and AAAA.
-	crowd = 4
-	// turnsGiven is how often other threads go first before a worker sleeps.
-	turnsGiven = 3
+	// busyBatch is the batch size from which on more packets are expected at
+	// once: clients that wait for their answers send one or two, A and AAAA.
+	busyBatch = 4
+	// yieldsBeforeSleep is how often a worker lets other threads run before it
+	// sleeps.
+	yieldsBeforeSleep = 3
 
-	// drainMost is how many packets are still served when the socket is being
-	// closed: more than its buffer holds, and not what comes for ever.
+	// drainMost bounds the packets that are served while a socket is being
+	// closed. It is more than the buffer of the socket holds.
 	drainMost = 8192
 )
 
-// run serves batches until the socket is being closed, and then what is in it.
+// serveBatches serves batches until the socket is being closed, and then the
+// packets that are queued in it.
 //
-// It is not locked to a thread. With one of its own, a handler that gives way
-// costs two wake-ups of threads instead of a step of the scheduler: with a
-// miss under way that was a tenth of all CPU. A wait in the kernel costs the
-// same either way.
+// The goroutine is not locked to a thread. If it were, a handler that yields
+// would cost two wake-ups of threads instead of a step of Go's scheduler, which
+// took a tenth of all CPU while misses were under way. A wait in the kernel costs
+// the same either way.
 //
-// The goroutine may be another one after a batch, see Batch.Resume.
-func (w *worker) run() {
+// Batch.Resume continues with another goroutine.
+func (w *worker) serveBatches() {
 	b := w.batch
 	for {
 		b.reset()
 		n, errno := w.receive()
 		if w.sock.closing.Load() {
 			if w.drained += n; n == 0 || w.drained > drainMost {
-				// At once, so that what comes now goes to the sockets that stay.
-				w.end()
+				// Without delay, so that new packets go to the remaining sockets.
+				w.closeSocket()
 				return
 			}
 		}
@@ -86,27 +88,27 @@ func (w *worker) run() {
 	}
 }
 
-// end closes the socket after the last packet.
-func (w *worker) end() {
+// closeSocket closes the socket after the last packet.
+func (w *worker) closeSocket() {
 	w.ended = w.sock.close()
 	w.group.running.Done()
 }
 
-// giveUp ends the worker, whose system calls fail and will go on failing: the
-// sockets that stay, in the end the server's own, get all packets.
+// giveUp ends the worker, whose system calls keep failing. The remaining sockets,
+// in the end the server's own, get all packets.
 func (w *worker) giveUp(call string, errno unix.Errno) {
 	err := fmt.Errorf("%s: %w", call, errno)
 	w.group.failed.Store(&failure{err})
 	if p := w.group.part.Load(); p != nil {
 		steerings.leave(p, []*seat{w.seat})
 	}
-	w.end()
+	w.closeSocket()
 	if report := w.group.opts.Report; report != nil {
 		report(false, fmt.Sprintf("worker %d has ended: %v", w.index, err))
 	}
 }
 
-// probed takes the probes out of the batch, see steering.
+// probed removes the probes of steering from the batch.
 func (w *worker) probed(p *probes) {
 	for i := range w.batch.n {
 		o := w.batch.Origin(i)
@@ -116,8 +118,8 @@ func (w *worker) probed(p *probes) {
 	}
 }
 
-// finish sends the replies of the batch and counts it. An error is one of
-// sending that will not pass.
+// finish sends the replies of the batch and counts it. It returns the error of
+// sending if that lasts.
 func (w *worker) finish() unix.Errno {
 	b, c := w.batch, &w.counts
 	unsent, errno := w.send()
@@ -130,8 +132,8 @@ func (w *worker) finish() unix.Errno {
 	return errno
 }
 
-// receive waits for a packet and takes what has come by then; it does not wait
-// when the socket is being closed.
+// receive waits for a packet and takes all packets that are queued by then. While
+// the socket is being closed, it does not wait.
 func (w *worker) receive() (int, unix.Errno) {
 	n, errno := w.take()
 	if errno != 0 {
@@ -142,16 +144,16 @@ func (w *worker) receive() (int, unix.Errno) {
 }
 
 func (w *worker) take() (int, unix.Errno) {
-	// Under load there is a packet, and a call that can't wait need not tell
-	// the scheduler. One that did would lose its processor now and then to
-	// nobody, and would have to get it back under the lock of all.
+	// Under load a packet is queued, and a call that cannot block need not notify
+	// Go's scheduler. With the notification the worker would sometimes lose its
+	// processor for no reason and have to get it back under a global lock.
 	n, errno := w.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
-	for i := 0; i < turnsGiven && errno == unix.EAGAIN && w.latest >= crowd; i++ {
-		// The senders are about to go on, on this CPU if not on others. Letting
-		// them is cheaper than going to sleep and being woken, for us and for
-		// them, and brings more packets at once. Without a crowd it would be a
-		// bad exchange: who sleeps is let in at once when a packet comes, who
-		// has given way may wait for a busy neighbour's slice to end.
+	for i := 0; i < yieldsBeforeSleep && errno == unix.EAGAIN && w.latest >= busyBatch; i++ {
+		// The senders are about to send more. To let them run is cheaper than to
+		// sleep and be woken, for both sides, and brings more packets at once. A
+		// worker with few packets sleeps instead: the kernel runs it as soon as a
+		// packet comes, while after a yield it may wait for the end of another
+		// thread's time slice.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		n, errno = w.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
 	}
@@ -170,9 +172,9 @@ func (w *worker) recvmmsg(call syscall6, flags uintptr) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// send sends the replies of the batch and returns how many the kernel did not
-// take. It never waits: a full send buffer drops what does not fit. errno is
-// not 0 if the call will go on failing.
+// send sends the replies of the batch and returns how many the kernel rejected.
+// It never waits: replies that do not fit into the send buffer are dropped.
+// errno is not 0 if the call will keep failing.
 func (w *worker) send() (unsent int, errno unix.Errno) {
 	b := w.batch
 	for at := 0; at < b.replies; {
@@ -180,7 +182,7 @@ func (w *worker) send() (unsent int, errno unix.Errno) {
 		switch {
 		case e == unix.EINTR:
 		case e != 0:
-			// The first of them can't be sent; the others may.
+			// The kernel rejects the first of them; it may accept the others.
 			if !w.sendAlone(&b.out[at].hdr) {
 				unsent++
 			} else if w.trouble.sentAlone() {
@@ -198,17 +200,18 @@ func (w *worker) send() (unsent int, errno unix.Errno) {
 	return unsent, errno
 }
 
-// sendmmsg sends the replies from number at on, as many as the kernel takes.
+// sendmmsg sends the replies from number at on, and returns how many the kernel
+// accepted.
 func (w *worker) sendmmsg(at int) (int, unix.Errno) {
 	b := w.batch
-	// Without telling the scheduler either: it doesn't wait.
+	// It cannot block, so the scheduler is not notified.
 	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(w.sock.fd),
 		uintptr(unsafe.Pointer(&b.out[at])), uintptr(b.replies-at), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0) //nolint:gosec // likewise
 	return int(n), errno
 }
 
-// sendAlone sends a reply that sendmmsg has refused by another call. A
-// firewall refuses both.
+// sendAlone sends a reply that sendmmsg has refused with sendmsg. A firewall
+// refuses both.
 func (w *worker) sendAlone(h *unix.Msghdr) bool {
 	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(w.sock.fd), uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) //nolint:gosec // likewise
 	return errno == 0
