@@ -231,10 +231,10 @@ func TestPrivKilledDriver(t *testing.T) {
 	}
 }
 
-// TestPrivMountAgain wants the same command, after a kill, to replace the dead
+// TestPrivMountReplacesDeadMount wants the same command, after a kill, to replace the dead
 // mount. A mount whose server is only stopped stays, and the command ends in
 // bounded time.
-func TestPrivMountAgain(t *testing.T) {
+func TestPrivMountReplacesDeadMount(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
 	args := []string{"mount", "models", dir, "--endpoint", o.URL()}
@@ -314,9 +314,9 @@ func TestPrivSignalTwice(t *testing.T) {
 	}
 }
 
-// TestPrivMountSaysWhy wants the mount to log, without any flag, why a read
+// TestPrivMountLogsReadErrors wants the mount to log, without any flag, why a read
 // failed, because the reading program sees only EIO.
-func TestPrivMountSaysWhy(t *testing.T) {
+func TestPrivMountLogsReadErrors(t *testing.T) {
 	o := origin(t)
 	dir := t.TempDir()
 	cmd, lines := program(t, "mount", "models", dir, "--endpoint", o.URL(), "--outage", "10ms")

@@ -41,9 +41,9 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestKilledLeavesNothingForLong wants the next run into the same directory to
+// TestNextRunRemovesLeftovers wants the next run into the same directory to
 // remove the unfinished files that SIGKILL left.
-func TestKilledLeavesNothingForLong(t *testing.T) {
+func TestNextRunRemovesLeftovers(t *testing.T) {
 	g := newGate(1) // the request of the only object has no answer yet
 	o, env := startOrigin(t, testorigin.Options{Tap: g.tap})
 	_, n := manyObjects(t, o)

@@ -295,9 +295,9 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
-// TestInterruptHung interrupts pulls whose registry has stopped answering, at
+// TestInterruptWithSilentRegistry interrupts pulls whose registry has stopped answering, at
 // each kind of request. The test hangs if the pull keeps waiting for an answer.
-func TestInterruptHung(t *testing.T) {
+func TestInterruptWithSilentRegistry(t *testing.T) {
 	o, ref := served(t)
 	for _, op := range []string{"GetManifest", "GetBlob"} {
 		o.Reset()

@@ -217,9 +217,9 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// TestInstallTakesBack wants the previous drop-in to return when containerd
+// TestInstallRestoresDropIn wants the previous drop-in to return when containerd
 // refuses a new one, or does not start with it.
-func TestInstallTakesBack(t *testing.T) {
+func TestInstallRestoresDropIn(t *testing.T) {
 	i := newInstallation(t)
 	i.want(0, "", true, 1)
 	const old = "# an older version's\nversion = 3\n"

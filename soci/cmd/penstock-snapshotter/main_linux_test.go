@@ -149,9 +149,9 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestPrivOneOnly wants a second daemon to refuse the root or the socket of the
+// TestPrivSecondDaemonRefused wants a second daemon to refuse the root or the socket of the
 // first, and SIGTERM to end the first with exit code 0.
-func TestPrivOneOnly(t *testing.T) {
+func TestPrivSecondDaemonRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")
 	}
