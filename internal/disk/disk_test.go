@@ -31,7 +31,7 @@ func faulty(at string) (*calls, *[]string) {
 	}, log
 }
 
-// content returns a file's content and the names of all files beside it.
+// content returns a file's content and the names of all files in its directory.
 func content(t *testing.T, name string) (string, []string) {
 	t.Helper()
 	b, err := os.ReadFile(name)

@@ -1,7 +1,7 @@
 // Package netlab builds small networks on one machine: network namespaces
 // joined by veth pairs whose rates a token bucket limits. Tests and benchmarks
-// move real bytes through real sockets at rates that do not depend on how fast
-// the machine is.
+// move real bytes through real sockets at rates that do not depend on the
+// machine's speed.
 //
 //	lab, err := netlab.New(netlab.Options{
 //		Hosts: []string{"server", "client"},
@@ -23,16 +23,16 @@
 // A Lab is safe for concurrent use. [Lab.Do] runs its function on an operating
 // system thread that has entered the namespace: sockets that the function
 // itself makes belong to the host, but goroutines that it starts do not run
-// there, so use [Lab.DialContext] and [Lab.Listen], or a process of its own by
-// [Lab.Start], rather than code that dials on goroutines of its own.
+// there. For code that dials on its own goroutines, use [Lab.DialContext] and
+// [Lab.Listen], or a separate process by [Lab.Start].
 //
 // # Failure model
 //
-// [New] removes what it made when it fails. The kernel removes a namespace
-// with everything in it once nothing refers to it, so an unnamed lab leaves
-// nothing behind even when the process is killed. A named lab (for ip netns
-// exec) binds its namespaces to files that outlive a crash; the next named lab
-// sweeps those of dead processes.
+// If [New] fails, it removes its namespaces. The kernel removes a namespace
+// with all its interfaces when the last reference is gone, so an unnamed lab
+// leaves nothing behind even if the process is killed. A named lab (for ip
+// netns exec) binds its namespaces to files that outlive a crash, and the next
+// named lab removes the files of dead processes.
 //
 // # Non-goals
 //

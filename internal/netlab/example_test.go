@@ -10,7 +10,7 @@ import (
 
 func Example() {
 	if err := netlab.Available(); err != nil {
-		fmt.Println("hello over the lab") // nothing to show without root
+		fmt.Println("hello over the lab") // the example needs root
 		return
 	}
 	lab, err := netlab.New(netlab.Options{

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Available returns nil when this process may build labs, else the reason, to
-// be used in t.Skip.
+// Available returns nil if this process may build labs, or else the reason for
+// t.Skip.
 func Available() error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: network namespaces")
@@ -33,8 +33,8 @@ type Lab struct {
 	opts  Options
 	ports [][2]port
 
-	// mu guards nodes and procs against Close. It is a leaf: nothing is locked
-	// under it. It is not held while a function runs in a namespace.
+	// mu guards nodes and procs against Close. It is a leaf lock, and is not
+	// held while a function runs in a namespace.
 	mu    sync.Mutex
 	nodes map[string]*node // nil after Close
 	procs map[*Process]struct{}
@@ -97,7 +97,7 @@ func (l *Lab) build() error {
 	return nil
 }
 
-// create makes the namespace and sets its loopback interface up.
+// create makes the namespace and brings its loopback interface up.
 func (n *node) create() error {
 	return onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -118,8 +118,8 @@ func (n *node) create() error {
 	})
 }
 
-// withHandle runs f with a routing socket of the namespace. Only the routing
-// family: kernels without IPsec refuse others.
+// withHandle runs f with a routing socket of the namespace. The socket has the
+// routing family only, because kernels without IPsec refuse others.
 func (n *node) withHandle(f func(*netlink.Handle) error) error {
 	h, err := netlink.NewHandleAt(n.ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -183,7 +183,8 @@ func (n *node) setupPort(p port, rate int64) error {
 					return err
 				}
 				if pre.Addr().Is6() {
-					// Duplicate address detection would keep it unusable for a second.
+					// Duplicate address detection would keep it unusable for a
+					// second.
 					addr.Flags = unix.IFA_F_NODAD
 				}
 				if err := h.AddrAdd(dev, addr); err != nil {
@@ -210,18 +211,19 @@ const (
 	// minBurst holds one segmentation-offload packet (64 KiB) twice, so that
 	// the kernel need not cut packets apart at low rates.
 	minBurst = 128 << 10
-	// queueMillis is how long a packet may wait before it is dropped: short
-	// enough for honest round trips, long enough for a congestion window.
+	// queueMillis is how long a packet may wait before it is dropped. It is
+	// short enough for realistic round trips and long enough for a congestion
+	// window.
 	queueMillis = 20
 )
 
-// limit puts a token bucket on dev, or takes it away when rate is 0.
+// limit puts a token bucket on dev, or removes it if rate is 0.
 func limit(h *netlink.Handle, dev netlink.Link, rate int64) error {
 	attrs := netlink.QdiscAttrs{LinkIndex: dev.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
 	if rate == 0 {
 		err := h.QdiscDel(&netlink.Tbf{QdiscAttrs: attrs})
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-			return nil // there was none
+			return nil // there was no bucket
 		}
 		return err
 	}
@@ -269,7 +271,7 @@ func (l *Lab) SetLink(i int, up bool) error {
 			if err := h.LinkSetUp(dev); err != nil || !p.v6.IsValid() {
 				return err
 			}
-			// Going down took the IPv6 address away.
+			// The interface lost its IPv6 address when it went down.
 			addr, err := netlink.ParseAddr(p.v6.String())
 			if err != nil {
 				return err
@@ -307,10 +309,10 @@ func (l *Lab) device(name, ifname string, f func(*netlink.Handle, netlink.Link) 
 	})
 }
 
-// Addr returns the IPv4 address of eth-i of host, the zero Addr if there is none.
+// Addr returns the IPv4 address of eth-i of host, or the zero Addr.
 func (l *Lab) Addr(host string, i int) netip.Addr { return l.portOf(host, i).v4.Addr() }
 
-// Addr6 returns the IPv6 address of eth-i of host, the zero Addr if there is none.
+// Addr6 returns the IPv6 address of eth-i of host, or the zero Addr.
 func (l *Lab) Addr6(host string, i int) netip.Addr { return l.portOf(host, i).v6.Addr() }
 
 func (l *Lab) portOf(host string, i int) port {
@@ -322,7 +324,7 @@ func (l *Lab) portOf(host string, i int) port {
 	return port{}
 }
 
-// enter takes a reference on a namespace, which Close waits for.
+// enter takes a reference to a namespace. Close waits for its release.
 func (l *Lab) enter(name string) (*node, func(), error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -345,7 +347,7 @@ func (l *Lab) enter(name string) (*node, func(), error) {
 
 // Close ends the processes that [Lab.Start] started, waits for functions inside
 // namespaces, and removes the network. Sockets that are still open keep their
-// namespace alive until they are closed. Closing twice is fine.
+// namespace alive until they are closed. A second call does nothing.
 func (l *Lab) Close() error {
 	l.mu.Lock()
 	nodes, procs := l.nodes, l.procs
@@ -369,14 +371,14 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
-// remove deletes the interfaces and lets go of the namespace. The interfaces
-// are deleted by hand since an open socket would keep them sending.
+// remove deletes the interfaces and releases the namespace. It deletes the
+// interfaces explicitly, because an open socket would keep them sending.
 func (n *node) remove() error {
 	var errs []error
 	if n.ns.IsOpen() {
 		errs = append(errs, n.withHandle(func(h *netlink.Handle) error {
 			for _, p := range n.ports {
-				if dev, err := h.LinkByName(p.ifname); err == nil { // else the peer took it along
+				if dev, err := h.LinkByName(p.ifname); err == nil { // else it was removed with its peer
 					if err := h.LinkDel(dev); err != nil && !errors.Is(err, unix.ENODEV) {
 						return err
 					}
@@ -392,9 +394,9 @@ func (n *node) remove() error {
 	return errors.Join(errs...)
 }
 
-// onThread runs f on a thread that no other goroutine uses meanwhile, and puts
-// the thread back into its namespace. A thread that can't be put back ends with
-// its goroutine.
+// onThread runs f on a thread that no other goroutine uses at the same time,
+// and returns the thread to its namespace. A thread that cannot be returned
+// ends with its goroutine.
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {

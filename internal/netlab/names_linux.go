@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// netnsDir is where ip netns looks for names.
+	// netnsDir is the folder of the names of ip netns.
 	netnsDir = "/run/netns"
 	// filePrefix begins the name of every bound namespace; the process id follows.
 	filePrefix = "penstock-"
@@ -34,7 +34,7 @@ func (n *node) bind(name string) error {
 
 func unbind(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err // EINVAL: never mounted
+		return err // EINVAL means that it is not mounted
 	}
 	return os.Remove(path)
 }
@@ -48,7 +48,8 @@ func Sweep() {
 	}
 	for _, path := range paths {
 		if pid, ok := ownerOf(filepath.Base(path)); ok && !alive(pid) {
-			// Another sweeper may have been faster; nothing depends on the result.
+			// Another process may have removed it already, so the result does
+			// not matter.
 			_ = unbind(path)
 		}
 	}
@@ -68,7 +69,7 @@ func ownerOf(name string) (int, bool) {
 	return pid, err == nil && pid > 0
 }
 
-// alive reports whether a process exists; EPERM means that it does.
+// alive reports whether a process exists. EPERM means that it does.
 func alive(pid int) bool {
 	return !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }

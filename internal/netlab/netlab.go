@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Rates are in bits a second, as network links are sold.
+// Rates are in bits a second, as usual for network links.
 const (
 	Kbit int64 = 1e3
 	Mbit int64 = 1e6
@@ -33,7 +33,7 @@ type Options struct {
 	// Links join hosts with hosts or switches.
 	Links []Link
 	// Named binds the namespaces to /run/netns/penstock-PID-N-HOST, so that a
-	// person can look into them by ip netns exec.
+	// person can enter them by ip netns exec.
 	Named bool
 }
 
@@ -42,13 +42,13 @@ type Link struct {
 	// A and B name the ends.
 	A, B string
 	// RateAB and RateBA limit what A sends to B and B to A, in bits a second;
-	// zero is no limit.
+	// zero means unlimited.
 	RateAB, RateBA int64
-	// MTU is the largest packet in bytes; zero is DefaultMTU.
+	// MTU is the largest packet in bytes; zero means DefaultMTU.
 	MTU int
 }
 
-// nameRE keeps names fit for files and for messages.
+// nameRE restricts names to those that are safe in files and messages.
 var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]{0,14}$`)
 
 // Validate reports the first mistake in o.
@@ -69,7 +69,7 @@ func (o Options) Validate() error {
 	for i, l := range o.Links {
 		for _, end := range []string{l.A, l.B} {
 			if !seen[end] {
-				return fmt.Errorf("netlab: link %d ends at %q, which is no host or switch: add it to Hosts or Switches", i, end)
+				return fmt.Errorf("netlab: link %d ends at %q, which is neither a host nor a switch: add it to Hosts or Switches", i, end)
 			}
 		}
 		switch {
@@ -88,7 +88,8 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// port is one end of a link on a host, as planned before anything is made.
+// port is one end of a link on a host. It is planned before the network is
+// made.
 type port struct {
 	ifname string
 	v4, v6 netip.Prefix
@@ -135,7 +136,7 @@ func (o Options) plan() [][2]port {
 				num = nextHost[sw]
 			}
 			p.v4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, sub, num}), 24)
-			// A unique local prefix: never routed outside the lab.
+			// A unique local prefix, which is never routed outside the lab.
 			p.v6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 7: sub + 1, 15: num}), 64)
 		}
 	}

@@ -32,7 +32,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestPlan pins the addresses, since people type them.
+// TestPlan checks the addresses, because people type them.
 func TestPlan(t *testing.T) {
 	o := Options{Hosts: []string{"a", "b", "c"}, Switches: []string{"sw"}, Links: []Link{
 		{A: "a", B: "b"}, {A: "a", B: "sw"}, {A: "sw", B: "b"}, {A: "c", B: "sw"}, {A: "b", B: "c"},

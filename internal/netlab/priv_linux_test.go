@@ -42,8 +42,8 @@ func newLab(t *testing.T, o Options) *Lab {
 	return lab
 }
 
-// send moves n bytes from host "a" to host "b" and returns the time that the
-// receiver saw between the first and the last byte.
+// send moves n bytes from host "a" to host "b" and returns the receiver's time
+// between the first and the last byte.
 func send(t *testing.T, lab *Lab, addr string, n int64) time.Duration {
 	t.Helper()
 	ln, err := lab.Listen("a", "tcp", net.JoinHostPort(addr, "0"))
@@ -82,8 +82,7 @@ func send(t *testing.T, lab *Lab, addr string, n int64) time.Duration {
 	return took
 }
 
-// A limited link can't be faster than its rate, whatever else happens, and
-// bytes go over IPv4 and IPv6.
+// A limited link is never faster than its rate, and carries IPv4 and IPv6.
 func TestPrivRate(t *testing.T) {
 	lab := newLab(t, Options{Hosts: []string{"a", "b"}, Links: []Link{{A: "a", B: "b", RateAB: 80 * Mbit}}})
 	const n = 4 << 20 // 0.42 s at 10 MB/s
@@ -151,7 +150,7 @@ func TestPrivProcess(t *testing.T) {
 	if err := lab.Run(ctx, "a", exec.Command("cat", "/dev/zero")); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled run: %v", err)
 	}
-	// Close kills what still runs, and Wait does not hang.
+	// Close kills the running process, and Wait does not hang.
 	p, err := lab.Start("a", exec.Command("tail", "-f", "/dev/null"))
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +182,7 @@ func TestPrivErrors(t *testing.T) {
 	}
 }
 
-// A thread that was inside must not stay there.
+// A thread must not stay in a namespace.
 func TestPrivThreadsReturn(t *testing.T) {
 	lab := newLab(t, Options{Hosts: []string{"a"}})
 	home, err := os.Readlink("/proc/thread-self/ns/net")
@@ -204,7 +203,7 @@ func TestPrivThreadsReturn(t *testing.T) {
 	}
 }
 
-// crash builds a named lab and dies like a killed test would.
+// crash builds a named lab and ends like a killed test.
 func crash() {
 	lab, err := New(Options{Hosts: []string{"a"}, Named: true})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Do runs f on a thread inside the namespace of host and returns its error.
-// See the package comment for what f may do.
+// Do runs f on a thread inside the namespace of host and returns its error. See
+// the package comment for the limits of f.
 func (l *Lab) Do(host string, f func() error) error {
 	n, done, err := l.enter(host)
 	if err != nil {
@@ -40,7 +40,8 @@ func (l *Lab) Listen(host, network, address string) (net.Listener, error) {
 }
 
 // DialContext returns a dial function for http.Transport that dials inside
-// host. Addresses must be literal: resolving a name would leave the thread.
+// host. Addresses must be literal, because resolving a name would leave the
+// thread.
 func (l *Lab) DialContext(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if _, err := netip.ParseAddrPort(address); err != nil {
@@ -120,7 +121,8 @@ func (p *Process) wait() {
 	p.once.Do(func() { p.err = p.cmd.Wait() })
 }
 
-// Wait waits for the process to end and returns what exec.Cmd.Wait returns.
+// Wait waits for the end of the process and returns the result of
+// exec.Cmd.Wait.
 func (p *Process) Wait() error {
 	p.wait()
 	p.lab.mu.Lock()

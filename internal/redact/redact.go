@@ -12,7 +12,7 @@ const Mask = "[redacted]"
 
 // Struct returns the exported fields of a struct that are not zero, as
 // {Name:value Name:value}. The fields named secrets show [Mask]. Pointers,
-// functions and interfaces show "set" only, because what they lead to may hold
+// functions and interfaces show "set" only, because their targets may hold
 // secrets. Struct panics if a secret is not a field, or v not a struct.
 func Struct(v any, secrets ...string) string {
 	val := reflect.ValueOf(v)

@@ -218,8 +218,8 @@ func isNetwork(err error) bool {
 	return errors.As(err, &ne) || errors.As(err, &send) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errRefreshTimeout)
 }
 
-// sourceMessage returns the source's own message about a failure, as one line without
-// secrets.
+// sourceMessage returns the source's own message about a failure, as one line
+// without secrets.
 func sourceMessage(err error) string {
 	if err == nil {
 		return ""

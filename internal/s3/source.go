@@ -335,7 +335,8 @@ func (s *source) check(resp *http.Response) error {
 		}
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
-		// The range ends the object that was pinned; past its end is another object.
+		// The range ends the object that was pinned; past its end is another
+		// object.
 		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
 		if want == "" || got == "" || ranges.SameETag(want, got) {
 			moveSize(resp)

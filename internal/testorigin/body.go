@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// answer sends status and the bytes [off, off+n) of c under the body faults of the request. Content-Length is set here;
-// all other headers by the caller. For a HEAD request the headers are all.
+// answer sends status and the bytes [off, off+n) of c with the request's faults
+// in bodies. It sets Content-Length, and the caller sets all other headers. A
+// HEAD request gets the headers only.
 func (rq *request) answer(status int, c *content, off, n int64) {
 	h := rq.w.Header()
 	promised := n
@@ -57,7 +58,7 @@ func (rq *request) sendBody(c *content, off, n int64) {
 			_ = http.NewResponseController(rq.w).Flush()
 			rq.pause(e.f.pause())
 		case ActTruncate:
-			return // net/http sees fewer bytes than promised: it flushes and closes the connection
+			return // net/http then flushes and closes the connection, because bytes are missing
 		case ActReset:
 			_ = http.NewResponseController(rq.w).Flush()
 			reset(rq.w, rq.r)
@@ -75,10 +76,11 @@ func (rq *request) sendBody(c *content, off, n int64) {
 	}
 }
 
-// slowSteps is how many slices a second a slow body is cut into.
+// slowSteps is the number of slices a second of a slow body.
 const slowSteps = 50
 
-// sendSpan copies a span to the client and counts it. It reports whether the client took all of it.
+// sendSpan copies a span to the client and counts it. It reports whether the
+// client took all of it.
 func (rq *request) sendSpan(c *content, off, n, rate int64) bool {
 	if rate <= 0 {
 		return rq.send(c, off, n)
@@ -119,7 +121,8 @@ func (rq *request) sendFlipped(c *content, off, n int64) bool {
 	return rq.send(bad, off, n)
 }
 
-// draw resolves the position of a body fault in an upload of n bytes (-1 if the client did not say).
+// uploadPosition resolves the position of a fault in an upload of n bytes, or
+// -1 if the client did not send the length.
 func (f *firing) uploadPosition(n int64) int64 {
 	if n < 0 {
 		return max(0, f.At)
@@ -127,7 +130,8 @@ func (f *firing) uploadPosition(n int64) int64 {
 	return f.position(n)
 }
 
-// bodyReader is the body of a request: it counts bytes and acts out the faults inside an upload.
+// bodyReader is the body of a request. It counts bytes and injects the faults
+// inside an upload.
 type bodyReader struct {
 	rq     *request
 	src    io.Reader

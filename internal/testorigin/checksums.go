@@ -18,7 +18,7 @@ const (
 	composite  = "COMPOSITE"
 )
 
-// checksumAlgorithms are those that S3 knows and this origin computes.
+// checksumAlgorithms are the algorithms of S3 that this origin computes.
 var checksumAlgorithms = []string{"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"}
 
 func newChecksum(algorithm string) hash.Hash {
@@ -37,12 +37,14 @@ func newChecksum(algorithm string) hash.Hash {
 	return nil
 }
 
-// checksumHeader is the header that carries the checksum, for example X-Amz-Checksum-Crc32c.
+// checksumHeader is the header that carries the checksum, for example
+// X-Amz-Checksum-Crc32c.
 func checksumHeader(algorithm string) string {
 	return "X-Amz-Checksum-" + algorithm[:1] + strings.ToLower(algorithm[1:])
 }
 
-// compositeSum is the checksum of the parts' checksums, as S3 gives it for multipart uploads.
+// compositeSum is the checksum of the parts' checksums, as S3 gives it for
+// multipart uploads.
 func compositeSum(algorithm string, parts []string) (string, bool) {
 	h := newChecksum(algorithm)
 	for _, p := range parts {
@@ -55,7 +57,8 @@ func compositeSum(algorithm string, parts []string) (string, bool) {
 	return base64.StdEncoding.EncodeToString(h.Sum(nil)), true
 }
 
-// combineSums joins the CRCs of consecutive parts into the CRC of the whole, without reading the bytes again.
+// combineSums joins the CRCs of consecutive parts into the CRC of the whole,
+// without reading the bytes again.
 func combineSums(algorithm string, parts []string, sizes []int64) (string, bool) {
 	width, poly := 32, uint64(crc32.IEEE)
 	switch algorithm {
@@ -65,7 +68,7 @@ func combineSums(algorithm string, parts []string, sizes []int64) (string, bool)
 	case "CRC64NVME":
 		width, poly = 64, 0x9a6c9329ac4bc9b5 // NVMe polynomial, bits reflected
 	default:
-		return "", false // a hash of the whole can't be had from hashes of parts
+		return "", false // hashes of parts cannot be combined
 	}
 	var sum uint64
 	for i, p := range parts {
@@ -80,9 +83,11 @@ func combineSums(algorithm string, parts []string, sizes []int64) (string, bool)
 	return base64.StdEncoding.EncodeToString(out), true
 }
 
-// crcShift gives the part of a CRC of A that remains in the CRC of A followed by n bytes: crc times x^(8n) modulo the
-// polynomial, by repeated squaring of the operator "append one zero bit". (The complements before and after a CRC
-// cancel out between the two operands, which is why they do not appear.)
+// crcShift returns the contribution of A's CRC to the CRC of A followed by n
+// bytes: crc times x^(8n) modulo the polynomial, by repeated squaring of the
+// operator "append one zero bit". The complements before and after a CRC cancel
+// out. It does not use internal/crc, so that an error there does not hide in
+// the comparison of client and origin.
 func crcShift(crc uint64, width int, poly uint64, n int64) uint64 {
 	op := make([]uint64, width) // op[i] is the image of bit i
 	op[0] = poly

@@ -18,7 +18,8 @@ import (
 //
 //	hex-size [;chunk-signature=hex] CRLF bytes CRLF ... 0 [;chunk-signature=hex] CRLF [trailer: value CRLF]... CRLF
 //
-// The SDKs send it by default over TLS, with the checksum in a trailer, and older ones with a signature for each chunk.
+// The SDKs send it by default over TLS, with the checksum in a trailer, and
+// older ones with a signature for each chunk.
 
 var (
 	errChunkSyntax    = errors.New("malformed aws-chunked body")
@@ -26,20 +27,23 @@ var (
 )
 
 const (
-	// maxChunkLine bounds a chunk header or trailer line: a signature is 64 bytes, a checksum at most 44.
+	// maxChunkLine bounds a chunk header or trailer line: a signature is 64
+	// bytes, a checksum at most 44.
 	maxChunkLine = 1024
-	// maxTrailers bounds the number of trailers; clients send one checksum and, if chunks are signed, a signature.
+	// maxTrailers bounds the number of trailers; clients send one checksum and,
+	// if chunks are signed, a signature.
 	maxTrailers = 16
 )
 
-// chunkedReader decodes an aws-chunked body. Trailers are complete when Read has returned io.EOF.
+// chunkedReader decodes an aws-chunked body. Trailers are complete when Read
+// has returned io.EOF.
 type chunkedReader struct {
 	r       *bufio.Reader
-	left    int64 // of the chunk being read
+	left    int64 // bytes left of the chunk being read
 	started bool
 	err     error
 	trailer http.Header
-	verify  *chunkVerifier // nil: chunks are not signed
+	verify  *chunkVerifier // nil if chunks are not signed
 	want    string         // signature of the chunk being read
 }
 
@@ -95,7 +99,8 @@ func (c *chunkedReader) line() (string, error) {
 	}
 }
 
-// nextChunk ends the chunk before and reads the header of the next; after the last one, the trailers and io.EOF.
+// nextChunk ends the current chunk and reads the header of the next one. After
+// the last chunk it reads the trailers and returns io.EOF.
 func (c *chunkedReader) nextChunk() error {
 	if c.started {
 		if s, err := c.line(); err != nil {
@@ -133,7 +138,7 @@ func (c *chunkedReader) readTrailers() error {
 	for range maxTrailers {
 		s, err := c.line()
 		if errors.Is(err, io.ErrUnexpectedEOF) && len(c.trailer) == 0 {
-			return io.EOF // some signers leave the last CRLF out when there are no trailers
+			return io.EOF // some signers omit the last CRLF without trailers
 		}
 		if err != nil {
 			return err
@@ -159,7 +164,8 @@ func (c *chunkedReader) readTrailers() error {
 	return fmt.Errorf("%w: too many trailers", errChunkSyntax)
 }
 
-// chunkVerifier checks the chain of chunk signatures: each covers the one before. A nil verifier accepts everything.
+// chunkVerifier checks the chain of chunk signatures, each of which covers the
+// previous one. A nil verifier accepts everything.
 type chunkVerifier struct {
 	key   []byte // signing key
 	scope string

@@ -54,8 +54,8 @@ func TestOCIConformance(t *testing.T) {
 	}
 }
 
-// TestOtherRegistryConformance runs the same suite against another implementation, so that the suite can't come to
-// describe the origin alone.
+// TestOtherRegistryConformance runs the same suite against another
+// implementation, so that the suite does not come to describe the origin only.
 func TestOtherRegistryConformance(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.WithReferrersSupport(true), registry.Logger(slog.NewLogLogger(slog.DiscardHandler, 0))))
 	t.Cleanup(srv.Close)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// capListener gives connections that send at most rate bytes per second each.
+// capListener accepts connections that send at most rate bytes per second each.
 type capListener struct {
 	net.Listener
 	rate int64
@@ -24,8 +24,9 @@ func (l capListener) Accept() (net.Conn, error) {
 	return &capConn{Conn: c, rate: l.rate, closed: make(chan struct{})}, nil
 }
 
-// capConn paces writes. It keeps the sendfile path: net/http sees a ReaderFrom, and each slice of a file goes to the
-// TCP connection's own ReadFrom.
+// capConn paces writes. It keeps the sendfile path, because net/http sees a
+// ReaderFrom, which passes each slice of a file to the TCP connection's own
+// ReadFrom.
 type capConn struct {
 	net.Conn
 	rate   int64
@@ -33,11 +34,12 @@ type capConn struct {
 	closed chan struct{}
 
 	mu   sync.Mutex // guards next
-	next time.Time  // when the bytes sent so far are paid for
+	next time.Time  // earliest time of the next write
 }
 
-// capBurst is the slice, in bytes, after which a capped connection may have to wait: small enough that the rate is
-// smooth at 1 MB/s (64 ms), large enough that sendfile is still worth it.
+// capBurst is the slice, in bytes, after which a capped connection may have to
+// wait. It is small enough for a smooth rate at 1 MB/s (64 ms), and large
+// enough for sendfile to pay off.
 const capBurst = 64 << 10
 
 func (c *capConn) Close() error {
@@ -45,7 +47,8 @@ func (c *capConn) Close() error {
 	return c.Conn.Close()
 }
 
-// pay accounts for n sent bytes and waits until the connection is back under its rate.
+// pay accounts for n sent bytes and waits until the connection is back under
+// its rate.
 func (c *capConn) pay(n int64) error {
 	now := time.Now()
 	c.mu.Lock()
@@ -102,12 +105,12 @@ func (c *capConn) ReadFrom(src io.Reader) (n int64, err error) {
 	return io.Copy(struct{ io.Writer }{c}, src)
 }
 
-// reset drops the client's connection with a TCP RST. What was written before is let through first, so that a reset
-// after n bytes is seen after n bytes.
+// reset drops the client's connection with a TCP RST. It first lets the written
+// bytes through, so that the client sees a reset after n bytes after n bytes.
 func reset(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	c, _, err := rc.Hijack()
-	if err != nil { // already hijacked, or closing: nothing left to reset
+	if err != nil { // already hijacked, or closing
 		return
 	}
 	var tcp *net.TCPConn
@@ -124,8 +127,8 @@ func reset(w http.ResponseWriter, r *http.Request) {
 	_ = c.Close()
 }
 
-// drainLimit bounds the wait for the client to take what was sent before a reset: a client that does not read at all
-// is reset anyway.
+// drainLimit bounds the wait before a reset for the client to take the sent
+// bytes. A client that does not read is reset anyway.
 const drainLimit = time.Second
 
 // drain waits until the kernel holds no unacknowledged bytes of c.

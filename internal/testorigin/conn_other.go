@@ -4,5 +4,6 @@ package testorigin
 
 import "net"
 
-// unsent is not known outside Linux: a reset may then overtake the bytes before it.
+// unsent returns 0, because other systems than Linux do not report the number.
+// A reset may then overtake the bytes before it.
 func unsent(*net.TCPConn) int { return 0 }

@@ -10,11 +10,12 @@ import (
 	"sync/atomic"
 )
 
-// A content is an immutable sequence of bytes made of segments. Objects, blobs and upload parts share segments instead
-// of copying them: completing a multipart upload or copying an object moves no data.
+// A content is an immutable sequence of bytes made of segments. Objects, blobs
+// and upload parts share segments, so that completing a multipart upload or
+// copying an object moves no data.
 //
-// A content and its backings are reference counted, so that a file in the scratch folder lives exactly as long as a
-// version or a running GET needs it.
+// A content and its backings are reference counted, so that a file in the
+// scratch folder exists exactly as long as a version or a running GET needs it.
 type content struct {
 	segs []segment
 	size int64
@@ -25,10 +26,10 @@ type content struct {
 type segment struct {
 	b      *backing
 	off, n int64
-	xor    byte // every byte is served XORed with this: a different version that costs no disk
+	xor    byte // every byte is sent XORed with this, which makes another version without disk space
 }
 
-// backing is where bytes live: in memory, or in a file.
+// backing holds bytes in memory or in a file.
 type backing struct {
 	mem   []byte
 	path  string      // "" for memory
@@ -43,7 +44,8 @@ func memContent(p []byte) *content {
 	return newContent([]segment{{b: &backing{mem: p}, n: int64(len(p))}})
 }
 
-// newContent takes one reference on every segment's backing; the caller owns the content's first reference.
+// newContent takes one reference on every segment's backing; the caller owns
+// the content's first reference.
 func newContent(segs []segment) *content {
 	c := &content{segs: segs}
 	for _, s := range segs {
@@ -104,7 +106,7 @@ func (c *content) slice(off, n int64) []segment {
 	return out
 }
 
-// scrambled is a content of the same size in which every byte differs.
+// scrambled returns a content of the same size in which every byte differs.
 func (c *content) scrambled() *content {
 	segs := slices.Clone(c.segs)
 	for i := range segs {
@@ -113,8 +115,8 @@ func (c *content) scrambled() *content {
 	return newContent(segs)
 }
 
-// open returns a reader of the segment: an *io.LimitedReader over the file itself where it can, since that is what
-// lets the kernel send it without copying.
+// open returns a reader of the segment. If possible it is an *io.LimitedReader
+// over the file itself, which the kernel can send without copying.
 func (s segment) open() (io.Reader, io.Closer, error) {
 	var r io.Reader
 	var closer io.Closer = io.NopCloser(nil)
@@ -125,7 +127,7 @@ func (s segment) open() (io.Reader, io.Closer, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if s.b.ident != nil { // again, now that nobody can put another file under the name
+		if s.b.ident != nil { // again, because an open file cannot be replaced any more
 			fi, err := f.Stat()
 			if err == nil {
 				err = s.b.check(fi)
@@ -147,7 +149,8 @@ func (s segment) open() (io.Reader, io.Closer, error) {
 	return r, closer, nil
 }
 
-// intact reports a file that is no longer the one that was put, so that the answer can be an error from the start.
+// intact returns an error if a file was replaced since it was put, so that the
+// whole answer can be an error.
 func (c *content) intact() error {
 	for _, s := range c.segs {
 		if s.b.ident == nil {
@@ -164,7 +167,7 @@ func (c *content) intact() error {
 	return nil
 }
 
-// check refuses a file that is no longer the one that was put.
+// check returns an error if the file was replaced since it was put.
 func (b *backing) check(fi os.FileInfo) error {
 	if !os.SameFile(fi, b.ident) || fi.Size() != b.ident.Size() {
 		return fmt.Errorf("testorigin: %s: %w", b.path, errFileChanged)
@@ -206,7 +209,8 @@ func (c *content) copyTo(w io.Writer, off, n int64) (int64, error) {
 	return done, nil
 }
 
-// bytesAt returns [off, off+n) of c, for the few places that need a handful of bytes in memory.
+// bytesAt returns [off, off+n) of c, for the few places that need a handful of
+// bytes in memory.
 func (c *content) bytesAt(off, n int64) ([]byte, error) {
 	var buf bytes.Buffer
 	_, err := c.copyTo(&buf, off, n)

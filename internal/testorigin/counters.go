@@ -10,8 +10,8 @@ import (
 // Counter counts the requests of one operation on one key.
 type Counter struct {
 	Op string
-	// Key is "bucket/key" for objects, "bucket" for operations on a bucket, "repo@digest" for blobs, "repo:tag" or
-	// "repo@digest" for manifests.
+	// Key is "bucket/key" for objects, "bucket" for operations on a bucket,
+	// "repo@digest" for blobs, "repo:tag" or "repo@digest" for manifests.
 	Key      string
 	Requests int64 // requests answered or being answered
 	Success  int64 // 2xx answers
@@ -23,7 +23,7 @@ type Counter struct {
 type counterKey struct{ op, key string }
 
 type counters struct {
-	mu   sync.Mutex // guards all below; a leaf: nothing else is locked under it
+	mu   sync.Mutex // guards the fields below; a leaf lock
 	m    map[counterKey]*Counter
 	sent map[string]*coverage
 }
@@ -51,10 +51,11 @@ func (c *counters) begin(op, key string, faulted bool) {
 	}
 }
 
-// The counts must be there before the client can know of what they count, or a test that reads them after its last byte
-// would see the request before. So everything is counted just before it is sent, and put right if it was not taken.
+// Bytes and answers are counted just before they are sent, and corrected if the
+// client did not take them. If they were counted afterwards, a test that reads
+// the counters after the last byte could see them without that request.
 
-// header counts an answer whose header is about to be sent.
+// header counts an answer before its header is sent.
 func (c *counters) header(op, key string, status int) {
 	if status < 200 || status > 299 {
 		return
@@ -81,7 +82,7 @@ func (c *counters) document(op, key string, n int64) {
 	c.get(op, key).Bytes += n
 }
 
-// sending counts the span [off, off+n) of key that is about to be sent.
+// sending counts the span [off, off+n) of key before it is sent.
 func (c *counters) sending(op, key string, off, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,13 +95,13 @@ func (c *counters) sending(op, key string, off, n int64) {
 	v.inFlight = append(v.inFlight, [2]int64{off, off + n})
 }
 
-// taken puts the count of sending right: only m of the n bytes went out.
+// taken corrects the count of sending: the client took m of the n bytes.
 func (c *counters) taken(op, key string, off, n, m int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.sent[key]
 	if v == nil {
-		return // Reset came in between
+		return // Reset has been called since
 	}
 	i := slices.Index(v.inFlight, [2]int64{off, off + n})
 	if i < 0 {
@@ -158,20 +159,22 @@ func (o *Origin) TotalBytes(prefix string) int64 {
 	return sum
 }
 
-// Reset sets all counters and coverages to zero. Counts of fault rules stay: they belong to the script.
+// Reset sets all counters and coverages to zero. Counts of fault rules stay:
+// they belong to the script.
 func (o *Origin) Reset() {
 	o.count.mu.Lock()
 	defer o.count.mu.Unlock()
 	o.count.m, o.count.sent = nil, nil
 }
 
-// Coverage says which bytes of a key were sent.
+// Coverage counts the distinct bytes of a key that were sent.
 type Coverage struct {
 	Unique int64 // distinct bytes sent at least once
-	Again  int64 // bytes sent that had been sent before: Unique + Again is everything sent
+	Again  int64 // bytes sent again; Unique + Again is the number of all bytes sent
 }
 
-// Coverage returns the coverage of key ("bucket/key" or "repo@digest") since the start or the last Reset.
+// Coverage returns the coverage of key ("bucket/key" or "repo@digest") since
+// the start or the last Reset.
 func (o *Origin) Coverage(key string) Coverage {
 	o.count.mu.Lock()
 	defer o.count.mu.Unlock()
@@ -186,7 +189,8 @@ func (o *Origin) Coverage(key string) Coverage {
 	return c.Coverage
 }
 
-// coverage is a set of disjoint, non-adjacent, sorted intervals [from, to), and the spans that are being sent.
+// coverage is a set of disjoint, non-adjacent, sorted intervals [from, to), and
+// the spans that are being sent.
 type coverage struct {
 	Coverage
 	from, to []int64

@@ -1,5 +1,6 @@
-// Package testorigin is an object store and an image registry in one process, for tests, demos and benchmarks: it
-// serves real files without copying them, over real sockets, and misbehaves exactly as a fault script says.
+// Package testorigin is an object store and an image registry in one process,
+// for tests, demos and benchmarks. It serves real files without copying them,
+// over real sockets, and injects exactly the faults of a script.
 //
 //	o, err := testorigin.Start(testorigin.Options{})
 //	defer o.Close()
@@ -10,44 +11,55 @@
 //
 // # Vocabulary
 //
-// A bucket holds objects, a repository holds manifests and blobs. A content is the bytes of one version of an object or
-// of a blob; it never changes, so a GET that has begun is not disturbed by a swap. An operation (GetObject, GetBlob, ...)
-// and a counter key ("bucket/key", "repo@digest", "repo:tag") name what a request does; fault rules match on both, and
-// counters are kept for each pair. A fault is one rule of a script; a firing is one request on which its conditions hold.
+// A bucket holds objects, a repository holds manifests and blobs. A content is
+// the bytes of one version of an object or of a blob. It never changes, so a
+// swap does not affect running GETs. An operation (GetObject, GetBlob, ...) and
+// a counter key ("bucket/key", "repo@digest", "repo:tag") identify a request;
+// fault rules match both, and there is a counter for each pair. A fault is one
+// rule of a script; a firing is one request on which its conditions hold.
 //
-// # What it speaks
+// # Protocols
 //
-// S3 in path style (and virtual-host style below .localhost): objects with ranges, conditions, versions, parts and
-// checksums; multipart uploads; aws-chunked bodies; the three listings; Signature Version 4 in headers, queries and
-// chunks. The OCI distribution API under /v2/, with bearer tokens or basic authorization, referrers, and redirects of
-// blobs to presigned URLs on a second host that expire. The conformance suites s3conformance and ociconformance run real
-// clients against it, and against other people's servers too, so that neither can drift.
+// S3 in path style (and virtual-host style below .localhost): objects with
+// ranges, conditions, versions, parts and checksums; multipart uploads;
+// aws-chunked bodies; the three listings; Signature Version 4 in headers,
+// queries and chunks. The OCI distribution API under /v2/, with bearer tokens
+// or basic authorization, referrers, and redirects of blobs to presigned URLs
+// on a second host that expire. The conformance suites s3conformance and
+// ociconformance run real clients against it and against other servers, so that
+// the origin keeps behaving like them.
 //
 // # Faults
 //
-// Whether a rule fires on the k-th request of a key depends on the seed, the rule's place in the script, the operation,
-// the key and k alone, so a run is replayable whatever the order of goroutines. The text form of scripts (ParseFaults,
-// Fault.String) is meant for flags of commands and benchmarks.
+// Whether a rule fires on the k-th request of a key depends on the seed, the
+// rule's place in the script, the operation, the key and k only, so a run can
+// be replayed whatever the order of goroutines. The text form of scripts
+// (ParseFaults, Fault.String) is meant for flags of commands and benchmarks.
 //
 // # Quirks
 //
-// An origin is S3 unless its Quirks say otherwise: they imitate what other servers, gateways and proxies do differently,
-// such as ETags without quotes, listings that are not sorted, redirects, or a clock that is off. The text form of quirks
-// (ParseQuirks) is meant for flags.
+// An origin behaves like S3 unless it has Quirks. Quirks imitate the
+// differences of other servers, gateways and proxies, such as ETags without
+// quotes, unsorted listings, redirects, or a wrong clock. The text form of
+// quirks (ParseQuirks) is meant for flags.
 //
 // # Concurrency
 //
-// All methods of Origin are safe for concurrent use. Close ends all requests, stalled ones too, and returns when their
-// goroutines have ended. A fault that stalls an upload for ever ends with Close (net/http does not watch the connection
-// while a body is being read).
+// All methods of Origin are safe for concurrent use. Close ends all requests,
+// stalled ones too, and returns when their goroutines have ended. A fault that
+// stalls an upload without end ends with Close, because net/http does not watch
+// the connection while a body is being read.
 //
 // # Failure model
 //
-// An object put by reference whose file is replaced or resized answers 500 rather than mixed bytes. Bytes are counted
-// when the socket takes them: what the kernel then loses to a reset is counted although the client never saw it.
+// An object put by reference whose file is replaced or resized answers 500
+// rather than mixed bytes. Bytes are counted when the socket takes them, so
+// bytes that the kernel then drops because of a reset are counted although the
+// client did not receive them.
 //
-// # Not here
+// # Non-goals
 //
-// No TLS, no HTTP/2, no ACLs or policies (but Quirks.Rights), no persistence: all metadata is in memory and ends with the process. It is a
-// test tool that listens on loopback; its default credentials are public.
+// TLS, HTTP/2, ACLs and policies (except Quirks.Rights), persistence: all
+// metadata is in memory and ends with the process. The origin is a test tool
+// that listens on loopback, and its default credentials are public.
 package testorigin

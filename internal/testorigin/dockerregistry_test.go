@@ -11,7 +11,8 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// TestDockerRegistryConformance runs the registry suite against the registry that most others descend from.
+// TestDockerRegistryConformance runs the registry suite against the CNCF's
+// distribution registry, on which most others are based.
 func TestDockerRegistryConformance(t *testing.T) {
 	bin, err := exec.LookPath("docker-registry")
 	if err != nil {

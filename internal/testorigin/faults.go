@@ -8,48 +8,62 @@ import (
 	"time"
 )
 
-// Action is what a fault does to a request.
+// Action is the effect of a fault on a request.
 type Action string
 
-// The actions. At is where in the body (see AtHeader and AtRandom); for uploads it counts the bytes of the request.
+// The actions. At is the position in the body (see AtHeader and AtRandom),
+// which for uploads is the request's.
 const (
-	// ActStatus answers with Status (default 503), Retry-After if RetryAfter is set, and the S3 code Error.
+	// ActStatus answers with Status (default 503), Retry-After if RetryAfter is
+	// set, and the S3 code Error.
 	ActStatus Action = "status"
-	// ActStall waits For (0: until the client goes away) before the header or inside the body at At.
+	// ActStall waits before the header or inside the body at At, for the time
+	// For, or until the client goes away if For is 0.
 	ActStall Action = "stall"
 	// ActTruncate promises the whole body and closes the connection after At bytes.
 	ActTruncate Action = "truncate"
 	// ActReset sends a TCP RST before the header or inside the body at At.
 	ActReset Action = "reset"
-	// ActShort answers a range with Bytes (default 1) fewer bytes than asked; header and body agree with each other.
+	// ActShort answers a range with Bytes (default 1) fewer bytes than
+	// requested, with a header that agrees with the body.
 	ActShort Action = "short"
-	// ActWrongLength sends Bytes (default 1) fewer bytes with a Content-Length to match, but a Content-Range as asked.
+	// ActWrongLength sends Bytes (default 1) fewer bytes with a Content-Length
+	// to match, but the requested Content-Range.
 	ActWrongLength Action = "wrong-length"
-	// ActWrongRange sends the right bytes under a Content-Range that is Bytes (default 1) too high.
+	// ActWrongRange sends the right bytes under a Content-Range that is Bytes
+	// (default 1) too high.
 	ActWrongRange Action = "wrong-range"
-	// ActWrongTotal sends the right bytes under a Content-Range whose total is Bytes (default 1) too high.
+	// ActWrongTotal sends the right bytes under a Content-Range whose total is
+	// Bytes (default 1) too high.
 	ActWrongTotal Action = "wrong-total"
 	// ActIgnoreRange answers 200 with the whole object to a ranged request.
 	ActIgnoreRange Action = "ignore-range"
-	// ActMultipart answers a ranged request with a one-part multipart/byteranges body.
+	// ActMultipart answers a ranged request with a one-part
+	// multipart/byteranges body.
 	ActMultipart Action = "multipart"
-	// ActSwap replaces the object, before it is read, by the file File, or by a version of the same size in which every
-	// byte differs. GETs under way keep the version that they opened.
+	// ActSwap replaces the object, before it is read, by the file File, or by a
+	// version of the same size in which every byte differs. Running GETs keep
+	// the version that they opened.
 	ActSwap Action = "swap"
-	// ActExpire answers as if the credentials or the presigned URL had run out; on a redirecting GetBlob it gives out a
-	// URL that is already expired.
+	// ActExpire answers as if the credentials or the presigned URL had expired.
+	// A redirecting GetBlob returns an expired URL.
 	ActExpire Action = "expire"
-	// ActStuckToken makes a listing give the same page and the same continuation token again.
+	// ActStuckToken makes a listing return the same page and the same
+	// continuation token again.
 	ActStuckToken Action = "stuck-token"
-	// ActFlip sends Bytes (default 1) wrong bytes at At (default: a random position).
+	// ActFlip sends Bytes (default 1) wrong bytes at At (default: a random
+	// position).
 	ActFlip Action = "flip"
 	// ActSlow sends at Rate bytes per second.
 	ActSlow Action = "slow"
-	// ActHeader sets a header of the answer ("Name: value"), or removes it ("Name:").
+	// ActHeader sets a header of the answer ("Name: value"), or removes it
+	// ("Name:").
 	ActHeader Action = "header"
-	// ActPage answers with Status (default 200) and a page of HTML, as a proxy in maintenance does.
+	// ActPage answers with Status (default 200) and a page of HTML, as a proxy
+	// in maintenance does.
 	ActPage Action = "page"
-	// ActEmpty answers 200 with the headers of the object and no body; for other documents the body is missing too.
+	// ActEmpty answers 200 with the headers of the object, or of another
+	// document, and no body.
 	ActEmpty Action = "empty"
 	// ActClose answers properly and then closes the connection.
 	ActClose Action = "close"
@@ -57,34 +71,40 @@ const (
 
 // Special values of Fault.At.
 const (
-	// AtHeader is after the header, before the first byte of the body. The zero value of At is before the header.
+	// AtHeader is the position after the header and before the first byte of
+	// the body. The zero value of At is before the header.
 	AtHeader int64 = -1
 	// AtRandom is a position inside the body drawn from the seed.
 	AtRandom int64 = -2
 )
 
-// Fault is one rule of a fault script. All conditions that are set must hold for it to fire; a request on which several
-// rules fire gets all of their effects. Requests are numbered from 1 for each rule, operation and key apart, among those
-// that match the rule's Op and Key.
+// Fault is one rule of a fault script. It fires if all conditions that are set
+// hold. A request on which several rules fire gets all their effects. Each rule
+// numbers the requests that match its Op and Key, from 1 and separately for
+// each operation and key.
 //
-// Whether a rule fires on request k of a key is a function of the seed, the rule's place in the script, the operation,
-// the key and k alone: not of other keys, nor of the order in which goroutines run. (Max alone counts over all keys.)
+// Whether a rule fires on request k of a key is a function of the seed, the
+// rule's place in the script, the operation, the key and k. Other keys and the
+// order of goroutines have no influence, except that Max counts over all keys.
 type Fault struct {
-	// Op is a glob over operation names (GetObject, HeadObject, ListObjectsV2, PutObject, UploadPart, GetBlob,
-	// GetManifest, Token, FetchBlob, ...); "" is any.
+	// Op is a glob over operation names (GetObject, HeadObject, ListObjectsV2,
+	// PutObject, UploadPart, GetBlob, GetManifest, Token, FetchBlob, ...); ""
+	// is any.
 	Op string
-	// Key is a glob over counter keys ("bucket/key", "repo@digest", "repo:tag"); * matches / too; "" is any.
+	// Key is a glob over counter keys ("bucket/key", "repo@digest",
+	// "repo:tag"); * matches / too; "" is any.
 	Key string
-	// PerRange numbers requests by their Range header as well, so that a replay of parallel ranged requests meets the
-	// same faults whichever range is asked first.
+	// PerRange numbers requests by their Range header as well, so that a replay
+	// of parallel ranged requests gets the same faults in any order of
+	// requests.
 	PerRange bool
 
 	Nth         int     // only request Nth
 	Every       int     // requests Every, 2*Every, ...
 	First       int     // requests 1 to First
 	After       int     // requests after the first After
-	Probability float64 // this share of the requests, by the seed
-	Max         int     // fires at most so often, over all keys
+	Probability float64 // share of the requests, drawn from the seed
+	Max         int     // most firings, over all keys
 
 	Action Action
 	At     int64         // stall, truncate, reset, flip
@@ -93,14 +113,15 @@ type Fault struct {
 	Rate   int64         // slow: bytes per second
 	Status int           // status
 	Error  string        // status: S3 or registry error code; default by status
-	// RetryAfter is sent in whole seconds, or as the HTTP date so far ahead if RetryDate is set.
+	// RetryAfter is sent in whole seconds, or as an HTTP date that far in the
+	// future if RetryDate is set.
 	RetryAfter time.Duration
 	RetryDate  bool
 	File       string // swap
 	Header     string // header
 }
 
-// Validate reports what makes no sense in f.
+// Validate returns the first mistake in f.
 func (f Fault) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("testorigin: fault %q: %s", f.String(), fmt.Sprintf(format, args...))
@@ -149,14 +170,15 @@ type rule struct {
 	fired int64
 }
 
-// faultSet is one script. It is replaced as a whole by SetFaults.
+// faultSet is one script. SetFaults replaces it as a whole.
 type faultSet struct {
 	seed  uint64
 	rules []*rule
 
-	// mu guards the counts of all rules together: if requests arrive at once,
-	// every rule must count them in the same order. A rule for the first request
-	// and one for the second then never hit the same request. A leaf lock.
+	// mu guards the counts of all rules together, because every rule must count
+	// requests that arrive at once in the same order. Otherwise a rule for the
+	// first request and one for the second could fire on the same request. A
+	// leaf lock.
 	mu sync.Mutex
 }
 
@@ -177,7 +199,8 @@ type firing struct {
 // effects are the firings of one request, in script order.
 type effects []firing
 
-// eval counts the request against every rule that matches it and returns those that fire.
+// eval counts the request against every rule that matches it and returns those
+// that fire.
 func (fs *faultSet) eval(op, key, rangeHeader string) effects {
 	if len(fs.rules) == 0 {
 		return nil
@@ -205,7 +228,8 @@ func (fs *faultSet) eval(op, key, rangeHeader string) effects {
 	return out
 }
 
-// holds is the pure part of the decision: does the rule fire on request k, given the random bits of that request?
+// holds reports whether the rule fires on request k with the random bits draw.
+// It is pure.
 func (f *Fault) holds(k int64, draw uint64) bool {
 	switch {
 	case f.Nth > 0 && k != int64(f.Nth),
@@ -217,7 +241,7 @@ func (f *Fault) holds(k int64, draw uint64) bool {
 	return f.Probability == 0 || share(draw) < f.Probability
 }
 
-// decide gives the random bits of request k of name under rule i.
+// decide returns the random bits of request k of name under rule i.
 func decide(seed uint64, i int, name string, k int64) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name))
@@ -265,7 +289,8 @@ func (f *firing) size(limit int64) int64 {
 	return min(n, limit)
 }
 
-// position resolves At for a body of n bytes. It is always short of the end, so that a fault that fires has an effect.
+// position resolves At for a body of n bytes. It is always before the end, so
+// that a fault that fires has an effect.
 func (f *firing) position(n int64) int64 {
 	at := f.At
 	if at == AtRandom || (f.Action == ActFlip && at <= 0) {
@@ -277,8 +302,9 @@ func (f *firing) position(n int64) int64 {
 	return max(0, min(at, n-1))
 }
 
-// SetFaults replaces the fault script; counts start from zero. Requests under way keep the effects they have. It panics
-// if a fault is invalid: scripts that come from outside go through ParseFaults, which reports it.
+// SetFaults replaces the fault script, and counts start from zero. Running
+// requests keep their effects. It panics if a fault is invalid; ParseFaults
+// returns an error for scripts from outside.
 func (o *Origin) SetFaults(faults ...Fault) {
 	for _, f := range faults {
 		if err := f.Validate(); err != nil {
@@ -288,7 +314,7 @@ func (o *Origin) SetFaults(faults ...Fault) {
 	o.faults.Store(newFaultSet(o.opts.Seed, faults))
 }
 
-// FaultCount says how often a rule fired.
+// FaultCount counts how often a rule fired.
 type FaultCount struct {
 	Fault   Fault
 	Matched int64 // requests that its Op and Key matched
@@ -310,14 +336,15 @@ func (o *Origin) FaultCounts() []FaultCount {
 	return out
 }
 
-// glob matches s against a pattern in which * is any run of bytes (/ too), ? one byte, and \ takes the next byte
-// literally. The empty pattern matches everything.
+// glob matches s against a pattern in which * is any run of bytes (/ too), ?
+// one byte, and \ takes the next byte literally. The empty pattern matches
+// everything.
 func glob(pattern, s string) bool {
 	if pattern == "" {
 		return true
 	}
 	p, i := 0, 0
-	star, mark := -1, 0 // where to resume: the last * and the position in s that it has swallowed up to
+	star, mark := -1, 0 // the last *, and the end of its match in s
 	for i < len(s) {
 		switch {
 		case p < len(pattern) && pattern[p] == '*':

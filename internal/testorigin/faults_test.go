@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// faulty starts an origin with the object b/k of n bytes, on disk so that the sendfile path is the one under test.
+// faulty starts an origin with the object b/k of n bytes, on disk, so that
+// tests use the sendfile path.
 func faulty(t *testing.T, n int, faults ...Fault) (*Origin, *http.Client, []byte) {
 	t.Helper()
 	o, c, data := start(t, Options{Seed: 7}), client(t), sample(n)
@@ -105,7 +106,8 @@ func TestFaultTruncateAndReset(t *testing.T) {
 
 func TestFaultResetBeforeHeader(t *testing.T) {
 	o, c, _ := faulty(t, 10, Fault{Op: "GetObject", First: 5, Action: ActReset})
-	// A connection that was used before would be retried by net/http; this one is new.
+	// The connection is new, because net/http would retry on one that was used
+	// before.
 	if _, _, err := do(t, c, "GET", o.ObjectURL("b", "k"), nil); err == nil {
 		t.Error("no error from a reset connection")
 	}
@@ -138,7 +140,7 @@ func TestFaultStall(t *testing.T) {
 		t.Fatalf("the body went on after the stall: %v", err)
 	default:
 	}
-	cancel() // the client goes away: both ends are free
+	cancel() // the client goes away, which frees both ends
 	if err := <-more; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
@@ -147,7 +149,8 @@ func TestFaultStall(t *testing.T) {
 	}
 }
 
-// TestFaultStallEndsWithClose holds a request before its header and one inside its body, and closes the origin.
+// TestFaultStallEndsWithClose stalls one request before its header and one
+// inside its body, and closes the origin.
 func TestFaultStallEndsWithClose(t *testing.T) {
 	arrived := make(chan struct{}, 2)
 	o, err := Start(Options{Anonymous: true, Tap: func(e Event) {
@@ -186,8 +189,8 @@ func TestFaultStallEndsWithClose(t *testing.T) {
 }
 
 // TestFaultOrdinalsAgree evaluates many requests at once under rules for one
-// request each. Every rule must count the requests in the same order: else one
-// request gets the effects of two rules, and another request gets none.
+// request each. Every rule must count the requests in the same order. Otherwise
+// one request gets the effects of two rules, and another request gets none.
 func TestFaultOrdinalsAgree(t *testing.T) {
 	const requests, rounds = 16, 200
 	var faults []Fault
@@ -425,7 +428,8 @@ func TestFaultConditions(t *testing.T) {
 	}
 }
 
-// TestFaultsReplay asks for many keys from many goroutines, twice, and compares which request of which key met what.
+// TestFaultsReplay requests many keys from many goroutines, twice, and compares
+// the effects on each request of each key.
 func TestFaultsReplay(t *testing.T) {
 	script := []Fault{{Op: "GetObject", Probability: 0.3, Action: ActStatus}, {Probability: 0.2, Action: ActFlip}}
 	run := func(seed uint64, workers int) map[string]string {

@@ -78,7 +78,7 @@ func FuzzChunked(f *testing.F) {
 		if n, again := c.Read(make([]byte, 1)); n != 0 || again == nil || err != nil && !errors.Is(again, err) {
 			t.Errorf("after %v: %d bytes, %v", err, n, again)
 		}
-		// The same bytes one at a time decode to the same.
+		// The same bytes, one at a time, have the same result.
 		slow, slowErr := io.ReadAll(newChunkedReader(&oneByteReader{raw}, nil))
 		if !bytes.Equal(got, slow) || (err == nil) != (slowErr == nil) {
 			t.Errorf("one byte at a time: %q %v, want %q %v", slow, slowErr, got, err)

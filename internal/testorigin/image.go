@@ -8,8 +8,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// PutImage stores an OCI image of uncompressed layers, whose digests are all of one algorithm, in an index that is
-// tagged. It returns the digest of the manifest. Registry clients that push know sha256 alone.
+// PutImage stores an OCI image of uncompressed layers in a tagged index and
+// returns the digest of the manifest. All digests are of one algorithm. Tests
+// use it for other algorithms than sha256, because registry clients push sha256
+// only.
 func (o *Origin) PutImage(repo, tag string, by digest.Algorithm, platform ocispec.Platform, layers ...[]byte) (digest.Digest, error) {
 	put := func(mediaType string, body []byte) ocispec.Descriptor {
 		d := by.FromBytes(body)
@@ -37,7 +39,7 @@ func (o *Origin) PutImage(repo, tag string, by digest.Algorithm, platform ocispe
 		return "", err
 	}
 	o.registry.mu.Lock()
-	o.registry.repo(repo).manifests[d] = stored
+	o.registry.repoLocked(repo).manifests[d] = stored
 	o.registry.mu.Unlock()
 	index, err := json.Marshal(ocispec.Index{
 		Versioned: m.Versioned, MediaType: ocispec.MediaTypeImageIndex,

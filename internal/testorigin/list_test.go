@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model is the obviously right listing: all items of all keys, one after the other.
+// model is a listing that is obviously correct: all items of all keys in order.
 func model(keys []string, q listQuery, after string) []item {
 	var out []item
 	for _, k := range keys {
@@ -29,7 +29,8 @@ func model(keys []string, q listQuery, after string) []item {
 	return out
 }
 
-// TestPagesAgainstModel walks random key sets by random page sizes: the pages joined are the model's listing.
+// TestPagesAgainstModel lists random key sets by random page sizes. The joined
+// pages are the model's listing.
 func TestPagesAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		keys := rapid.SliceOfDistinct(rapid.StringMatching(`[ab/]{1,5}`), func(s string) string { return s }).Draw(t, "keys")

@@ -24,10 +24,10 @@ type Origin struct {
 	dir    string
 	ownDir bool
 	ln     net.Listener
-	ln2    net.Listener // of the host that redirects point to
+	ln2    net.Listener // second host, the target of redirects
 	host2  string
-	ownNet bool             // the listeners are the kernel's
-	ports  []*testport.Port // reserved for as long as somebody knows the origin
+	ownNet bool             // the listeners are sockets of the kernel
+	ports  []*testport.Port // reserved as long as clients may know the origin
 	srv    *http.Server
 	srv2   *http.Server
 
@@ -45,7 +45,7 @@ type Origin struct {
 	conns   sync.Map       // net.Conn -> struct{}: connections whose end wg still waits for
 }
 
-// Start starts an origin. The caller ends it with Close.
+// Start starts an origin. The caller must call Close.
 func Start(opts Options) (*Origin, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
@@ -70,8 +70,9 @@ func Start(opts Options) (*Origin, error) {
 	return o, nil
 }
 
-// listenAt listens. A port that the kernel chooses stays the origin's when that is closed:
-// its clients may go on asking, and must not reach the server of another test.
+// listenAt listens. A port that the kernel chooses stays reserved after Close,
+// because clients may still send requests to it, which must not reach the
+// server of another test.
 func (o *Origin) listenAt(addr string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil && port == "0" && o.ownNet && net.ParseIP(host) != nil {
@@ -132,13 +133,15 @@ func (o *Origin) server(h http.HandlerFunc) *http.Server {
 			h(w, r)
 		}),
 		ConnState: o.connState,
-		// A client that sends no header must not hold Close up; 30 s is longer than any test's pause between requests.
+		// A client that sends no header must not delay Close; 30 s is longer
+		// than any test's pause between requests.
 		ReadHeaderTimeout: 30 * time.Second,
 		ErrorLog:          slog.NewLogLogger(o.opts.Log.Handler(), slog.LevelDebug), // nil would mean the global logger
 	}
 }
 
-// connState keeps the wait group of connections: net/http's own Close does not wait for their goroutines.
+// connState counts connections in the wait group, because net/http's own Close
+// does not wait for their goroutines.
 func (o *Origin) connState(c net.Conn, s http.ConnState) {
 	switch s {
 	case http.StateNew:
@@ -152,8 +155,9 @@ func (o *Origin) connState(c net.Conn, s http.ConnState) {
 	}
 }
 
-// Close ends all requests and connections, waits for their goroutines, and removes all uploaded bodies, and the scratch
-// folder if Start made it. Closing again does nothing.
+// Close ends all requests and connections, waits for their goroutines, and
+// removes all uploaded bodies, and the scratch folder if Start made it. A
+// second call does nothing.
 func (o *Origin) Close() error {
 	var errs []error
 	o.once.Do(func() {
@@ -172,7 +176,8 @@ func (o *Origin) Close() error {
 // Host returns host:port.
 func (o *Origin) Host() string { return o.ln.Addr().String() }
 
-// URL returns http://host:port, which is the S3 endpoint (path style) and the base of the registry.
+// URL returns http://host:port, which is the S3 endpoint (path style) and the
+// base of the registry.
 func (o *Origin) URL() string { return "http://" + o.Host() }
 
 // RedirectHost returns the host:port that redirected blob GETs go to.
@@ -185,7 +190,8 @@ func (o *Origin) ObjectURL(bucket, key string) string {
 	return u.String()
 }
 
-// Presign returns a presigned URL of an object for method, which expires after ttl (negative: it has already).
+// Presign returns a presigned URL of an object for method, which expires after
+// ttl. If ttl is negative, it has expired already.
 func (o *Origin) Presign(method, bucket, key string, ttl time.Duration) string {
 	u, err := url.Parse(o.ObjectURL(bucket, key))
 	if err != nil { // not reachable: ObjectURL escapes everything
@@ -194,7 +200,8 @@ func (o *Origin) Presign(method, bucket, key string, ttl time.Duration) string {
 	return o.presign(method, u, ttl)
 }
 
-// wait sleeps for d; it ends early, with an error, when the client goes or the origin closes. Negative d: until then.
+// wait waits for d, or without end if d is negative. It returns an error when
+// the client goes away or the origin closes.
 func (o *Origin) wait(ctx context.Context, d time.Duration) error {
 	var timer <-chan time.Time
 	if d >= 0 {
@@ -226,12 +233,12 @@ type request struct {
 	start time.Time
 
 	quirks *Quirks
-	second bool // it came to the second host
+	second bool // the request came to the second host
 
 	// S3
 	bucket, key string
 	// Registry
-	isRegistry bool // speaks the registry's language; the host that redirects lead to does not
+	isRegistry bool // answers in the registry's format; the second host does not
 	repo, ref  string
 
 	document bool // the body is not a span of an object
@@ -239,7 +246,8 @@ type request struct {
 	sent     int64
 }
 
-// serveMain serves both protocols: /v2/ and /token are the registry, all else is S3.
+// serveMain serves both protocols: /v2/ and /token are the registry, all else
+// is S3.
 func (o *Origin) serveMain(w http.ResponseWriter, r *http.Request) {
 	rq := o.newRequest(w, r)
 	handler := rq.classify()
@@ -278,7 +286,8 @@ func (o *Origin) run(rq *request, handler func(*request)) {
 	handler(rq)
 }
 
-// before applies what happens before an answer is made. It reports whether the request has been dealt with.
+// before applies latency and the faults that come before an answer. It reports
+// whether the request has ended.
 func (rq *request) before() bool {
 	o := rq.o
 	if d := o.opts.FirstByteLatency.draw(o.opts.Seed, o.arrivals.Add(1)); d > 0 {
@@ -314,14 +323,15 @@ func (rq *request) before() bool {
 	return false
 }
 
-// pause waits for d, or for ever if it is negative; if the client goes away meanwhile the request ends here.
+// pause waits for d, or without end if d is negative. If the client goes away
+// in the meantime, it ends the request.
 func (rq *request) pause(d time.Duration) {
 	if err := rq.o.wait(rq.r.Context(), d); err != nil {
 		panic(http.ErrAbortHandler) // net/http closes the connection without an answer
 	}
 }
 
-// pause is how long a stall lasts; negative is for ever.
+// pause returns how long a stall lasts; negative means without end.
 func (f *firing) pause() time.Duration {
 	if f.For == 0 {
 		return -1
@@ -329,7 +339,7 @@ func (f *firing) pause() time.Duration {
 	return f.For
 }
 
-// inBody says whether the fault acts inside a body.
+// inBody reports whether the fault acts inside a body.
 func (f *firing) inBody() bool {
 	switch f.Action {
 	case ActStall, ActReset:
@@ -344,16 +354,17 @@ func (rq *request) isUpload() bool {
 	return slices.Contains([]string{opPutObject, opUploadPart, opPatchUpload, opPutUpload, opPutManifest}, rq.op)
 }
 
-// header sends the status line and the headers set so far, after the faults on headers.
+// header sends the status line and the headers set so far, after the faults on
+// headers.
 func (rq *request) header(status int) {
 	h := rq.w.Header()
-	rq.bendHeader()
+	rq.applyHeaderQuirks()
 	for i := range rq.fx {
 		switch f := &rq.fx[i]; f.Action {
 		case ActHeader:
 			_, value, _ := strings.Cut(f.Header, ":")
 			if value = strings.TrimSpace(value); value == "" {
-				h[headerName(f.Header)] = nil // nil, not absent: net/http then adds no default of its own
+				h[headerName(f.Header)] = nil // nil instead of absent, so that net/http adds no default
 			} else {
 				h.Set(headerName(f.Header), value)
 			}
@@ -366,7 +377,7 @@ func (rq *request) header(status int) {
 	rq.w.WriteHeader(status)
 }
 
-// write sends a small body that is all in memory.
+// write sends a small body in memory.
 func (rq *request) write(status int, contentType string, body []byte) {
 	h := rq.w.Header()
 	if contentType != "" {

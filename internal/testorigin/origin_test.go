@@ -39,7 +39,8 @@ func client(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// do sends a request with the given "name", "value" headers and returns the answer and its body, as far as it came.
+// do sends a request with "name", "value" headers and returns the answer and
+// the received part of its body.
 func do(t *testing.T, c *http.Client, method, url string, body []byte, headers ...string) (*http.Response, []byte, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
@@ -58,7 +59,8 @@ func do(t *testing.T, c *http.Client, method, url string, body []byte, headers .
 	return resp, got, err
 }
 
-// sample is n bytes without a period of a power of two, so that a wrong offset shows.
+// sample returns n bytes without a period of a power of two, so that a wrong
+// offset shows.
 func sample(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {

@@ -14,64 +14,74 @@ import (
 	"time"
 )
 
-// ETagForm is how a server spells ETags.
+// ETagForm is a server's spelling of ETags.
 type ETagForm string
 
 // The forms of an ETag.
 const (
-	ETagQuoted ETagForm = ""      // "0123...", as S3 and RFC 9110 have it
+	ETagQuoted ETagForm = ""      // "0123...", as in S3 and RFC 9110
 	ETagBare   ETagForm = "bare"  // 0123..., without quotes
-	ETagWeak   ETagForm = "weak"  // W/"0123..."; If-Match then never holds, as RFC 9110 section 13.1.1 wants
+	ETagWeak   ETagForm = "weak"  // W/"0123..."; If-Match then never holds (RFC 9110 section 13.1.1)
 	ETagNone   ETagForm = "none"  // no ETag; If-Match then never holds
-	ETagOther  ETagForm = "other" // another ETag than the other operations give
+	ETagOther  ETagForm = "other" // another ETag than in the other operations
 )
 
 // Orders of a listing.
 const (
-	OrderFiler  = "filer"  // as a file system walk: "a/" comes where "a" would, before "a.txt"
-	OrderRandom = "random" // in no order; the same one each time
+	OrderFiler  = "filer"  // as in a file system walk: "a/" stands in the place of "a", before "a.txt"
+	OrderRandom = "random" // random, but the same one each time
 )
 
-// Quirks are the ways in which an origin differs from S3 itself, each seen in a real server or in what stands before
-// one; docs/s3-quirks.md says where. The zero value is S3. What happens to single requests (silence, a proxy's page, an
-// empty body) is the fault script's: see ActStall, ActPage and ActEmpty.
+// Quirks are differences of an origin from S3 itself. Each was seen in a real
+// server, or in a proxy or gateway before one; docs/s3-quirks.md says where.
+// The zero value is S3. Faults of single requests (silence, a proxy's page, an
+// empty body) belong to the fault script: see ActStall, ActPage and ActEmpty.
 type Quirks struct {
-	// GetETag, HeadETag and ListETag are how the operations spell ETags.
+	// GetETag, HeadETag and ListETag are the spellings of ETags in the
+	// operations.
 	GetETag, HeadETag, ListETag ETagForm
-	// IfMatch is which spelling of an ETag If-Match may have: "" any, "quoted" or "bare".
+	// IfMatch is the only spelling of an ETag that If-Match may have, "quoted"
+	// or "bare"; "" allows both.
 	IfMatch string
-	// IgnoreConditions ignores If-Match, If-Unmodified-Since and their like.
+	// IgnoreConditions ignores If-Match, If-Unmodified-Since and the other
+	// conditions.
 	IgnoreConditions bool
 	// NoDates leaves out Last-Modified.
 	NoDates bool
 
-	// ListOrder is the order of ListObjectsV2: "" by key, OrderFiler or OrderRandom.
+	// ListOrder is the order of ListObjectsV2: "" by key, OrderFiler or
+	// OrderRandom.
 	ListOrder string
-	// ListPage is the largest page of a listing. 0: 1,000.
+	// ListPage is the size of the largest page of a listing; 0 means 1,000.
 	ListPage int
-	// ListEmptyPage gives a first page without entries, and a token that leads on.
+	// ListEmptyPage returns a first page without entries, and a valid token.
 	ListEmptyPage bool
-	// ListLoop lets the last page of ListObjectsV2 lead to the first again.
+	// ListLoop makes the last page of ListObjectsV2 return a token for the
+	// first page.
 	ListLoop bool
 	// ListPlain ignores encoding-type=url.
 	ListPlain bool
 
-	// Redirect answers an S3 request whose operation matches RedirectOps (a glob; "": GetObject) with this status and a
-	// Location below RedirectTo, a URL; "": the origin's second host, which serves it.
+	// Redirect is the status of a redirect for S3 requests whose operation
+	// matches RedirectOps, a glob whose default is GetObject. The Location is
+	// below RedirectTo, a URL whose default is the origin's second host, which
+	// serves the request.
 	Redirect                int
 	RedirectOps, RedirectTo string
 
-	// AcceptEncoding is what a hop does to the header of that name before the signature is checked: "" nothing, "drop",
-	// or another value instead.
+	// AcceptEncoding changes the header of that name, as a proxy may, before
+	// the signature is checked: "drop" removes it, another value replaces it,
+	// and "" leaves it.
 	AcceptEncoding string
 	// HeadStatus answers HeadObject with this status.
 	HeadStatus int
 	// BareRange answers 416 without the size of the object.
 	BareRange bool
-	// Rights are the permissions of everybody who asks, such as s3:GetObject. nil: all of them. Reading with versionId
-	// needs s3:GetObjectVersion, and a missing key is 403 without s3:ListBucket.
+	// Rights are the permissions of every client, such as s3:GetObject, or nil
+	// for all permissions. Reading with versionId needs s3:GetObjectVersion,
+	// and a missing key is 403 without s3:ListBucket.
 	Rights []string
-	// Skew is how far the server's clock is ahead.
+	// Skew is the server's clock minus the real time.
 	Skew time.Duration
 	// NoVersions refuses requests with a versionId.
 	NoVersions bool
@@ -79,7 +89,8 @@ type Quirks struct {
 	NoTrailers bool
 }
 
-// quirkField gives a quirk its name in the text form; exactly one of the pointers is set.
+// quirkField is a quirk with its name in the text form. Exactly one of the
+// pointers is set.
 type quirkField struct {
 	name   string
 	text   *string
@@ -126,7 +137,8 @@ func QuirkNames() []string {
 	return out
 }
 
-// ParseQuirks reads quirks in text form: words name=value, or the name alone for those that are on or off.
+// ParseQuirks reads quirks in text form: words of the form name=value, or the
+// name alone for a bool.
 //
 //	list-etag=bare if-match=quoted list-order=filer list-page=2 redirect=307 no-versions rights=s3:GetObject,s3:ListBucket
 func ParseQuirks(s string) (Quirks, error) {
@@ -172,7 +184,7 @@ func (f *quirkField) set(value string, given bool) (err error) {
 	return err
 }
 
-// Validate reports the first quirk that makes no sense.
+// Validate returns the first mistake in the quirks.
 func (q Quirks) Validate() error {
 	for _, f := range q.fields() {
 		switch {
@@ -196,8 +208,8 @@ func (q Quirks) Validate() error {
 	return nil
 }
 
-// SetQuirks changes what the origin differs in; requests under way keep what they have. It panics if q is invalid:
-// quirks that come from outside go through ParseQuirks, which reports it.
+// SetQuirks replaces the quirks. Running requests keep the old ones. It panics
+// if q is invalid; ParseQuirks returns an error for quirks from outside.
 func (o *Origin) SetQuirks(q Quirks) {
 	if err := q.Validate(); err != nil {
 		panic(err)
@@ -205,10 +217,10 @@ func (o *Origin) SetQuirks(q Quirks) {
 	o.quirks.Store(&q)
 }
 
-// now is the origin's clock, in the server's opinion.
+// now returns the time of the server's clock, which may be skewed.
 func (o *Origin) now() time.Time { return o.opts.Now().Add(o.quirks.Load().Skew) }
 
-// hop does to the request what a proxy before the server does.
+// hop changes the request as a proxy before the server does.
 func (q *Quirks) hop(r *http.Request) {
 	switch q.AcceptEncoding {
 	case "":
@@ -255,7 +267,7 @@ func (q *Quirks) matches(list, etag string) bool {
 	return etagMatches(list, etag)
 }
 
-// right names the permission that the request needs.
+// right returns the permission that the request needs.
 func (rq *request) right() string {
 	version := ""
 	if rq.q.Get("versionId") != "" {
@@ -284,11 +296,12 @@ func (rq *request) right() string {
 	return "s3:" + rq.op
 }
 
-// may reports whether everybody has a right.
+// may reports whether clients have a right.
 func (q *Quirks) may(right string) bool { return q.Rights == nil || slices.Contains(q.Rights, right) }
 
-// bend applies the quirks that come between the signature and the handler; nil lets the request on.
-func (rq *request) bend() *s3Error {
+// applyQuirks applies the quirks between the check of the signature and the
+// handler. It returns nil if the handler shall run.
+func (rq *request) applyQuirks() *s3Error {
 	q := rq.quirks
 	if right := rq.right(); !q.may(right) {
 		return s3err(http.StatusForbidden, "AccessDenied", "The identity is not authorized to perform: "+right)
@@ -317,8 +330,9 @@ func (rq *request) bend() *s3Error {
 	return nil
 }
 
-// bendHeader applies the quirks on headers to an answer that is about to be sent.
-func (rq *request) bendHeader() {
+// applyHeaderQuirks applies the quirks to the headers of an answer before it is
+// sent.
+func (rq *request) applyHeaderQuirks() {
 	q, h := rq.quirks, rq.w.Header()
 	if q.Skew != 0 {
 		h.Set("Date", rq.o.now().UTC().Format(http.TimeFormat))
@@ -342,7 +356,8 @@ func (rq *request) bendHeader() {
 	}
 }
 
-// orderedRows takes one page of a listing in another order than by key. Its tokens count entries.
+// orderedRows returns one page of a listing in another order than by key. Its
+// tokens count entries.
 func (rq *request) orderedRows(q listQuery, token string) (page []row, next string, ok bool) {
 	from := 0
 	if token != "" {
@@ -350,7 +365,7 @@ func (rq *request) orderedRows(q listQuery, token string) (page []row, next stri
 		if err != nil || len(raw) < 2 || raw[0] != '1' && raw[0] != '2' {
 			return nil, "", false
 		}
-		if raw[0] == '2' { // else ListLoop's, which leads to the beginning
+		if raw[0] == '2' { // else the token of ListLoop, for the first page
 			if from, err = strconv.Atoi(string(raw[1:])); err != nil || from < 0 {
 				return nil, "", false
 			}

@@ -212,7 +212,7 @@ func TestQuirksOfListings(t *testing.T) {
 	}
 }
 
-// A hop that rewrites Accept-Encoding breaks a signature that includes it, and no other.
+// A proxy that rewrites Accept-Encoding breaks only signatures that include it.
 func TestQuirkAcceptEncoding(t *testing.T) {
 	q, err := ParseQuirks("accept-encoding=drop")
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// byteRange is the outcome of a Range header against an object of a known size.
+// byteRange is the result of a Range header for an object of a known size.
 type byteRange struct {
 	off, n int64
 	kind   rangeKind
@@ -19,8 +19,9 @@ const (
 	rangeUnsatisfiable                  // answer 416
 )
 
-// parseRange reads a Range header as S3 does: exactly one range of bytes. Anything else that is not a well-formed
-// range (other units, several ranges, last before first) is ignored, as RFC 9110 section 14.2 allows.
+// parseRange reads a Range header as S3 does: exactly one range of bytes. All
+// other values (other units, several ranges, last before first) are ignored, as
+// RFC 9110 section 14.2 allows.
 func parseRange(h string, size int64) byteRange {
 	whole := byteRange{0, size, rangeNone}
 	spec, ok := strings.CutPrefix(h, "bytes=")
@@ -60,7 +61,8 @@ func parseRange(h string, size int64) byteRange {
 	return byteRange{off, end - off + 1, rangePartial}
 }
 
-// parseDigits is strconv.ParseInt without signs; a number too large for an int64 counts as the largest.
+// parseDigits is strconv.ParseInt without signs; a number too large for an
+// int64 counts as the largest.
 func parseDigits(s string) (int64, bool) {
 	if s == "" {
 		return 0, false

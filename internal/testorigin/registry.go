@@ -16,7 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Names of the registry operations, as fault rules and counters use them. FetchBlob is the GET that a redirect leads to.
+// Names of the registry operations, as fault rules and counters use them.
+// FetchBlob is the redirected GET of a blob.
 const (
 	opPing           = "Ping"
 	opToken          = "Token"
@@ -38,9 +39,10 @@ const (
 	opCatalog        = "Catalog"
 )
 
-// registry holds repositories. Blobs are shared: a repository only knows which of them it may show.
+// registry holds repositories. Repositories share blobs: each one has the set
+// of blobs that it may serve.
 type registry struct {
-	mu     sync.RWMutex // guards all below; never held for I/O
+	mu     sync.RWMutex // guards the fields below; never held during I/O
 	blobs  map[digest.Digest]*content
 	repos  map[string]*repository
 	urls   map[string]int // fetches of each redirect URL, by signature
@@ -64,11 +66,12 @@ func (g *registry) init() {
 	g.blobs = map[digest.Digest]*content{}
 	g.repos = map[string]*repository{}
 	g.urls = map[string]int{}
-	// Tokens guard nothing: a fixed key lets a test make them, and lets them outlive a restart of the origin.
+	// Tokens protect no secret, so the key is fixed: a test can make tokens,
+	// and they survive a restart of the origin.
 	g.secret = []byte("penstock origin token key")
 }
 
-// drop gives up all blobs and upload sessions.
+// drop releases all blobs and upload sessions.
 func (g *registry) drop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,8 +86,8 @@ func (g *registry) drop() {
 	g.blobs, g.repos = map[digest.Digest]*content{}, map[string]*repository{}
 }
 
-// repo returns the repository, made if it is new. Caller holds mu.
-func (g *registry) repo(name string) *repository {
+// repoLocked returns the repository and makes a missing one. mu must be held.
+func (g *registry) repoLocked(name string) *repository {
 	r := g.repos[name]
 	if r == nil {
 		r = &repository{
@@ -96,27 +99,30 @@ func (g *registry) repo(name string) *repository {
 	return r
 }
 
-// addBlob links the blob into the repository, taking over the caller's hold on c.
+// addBlob links the blob into the repository and takes over the caller's
+// reference to c.
 func (g *registry) addBlob(name string, d digest.Digest, c *content) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.blobs[d] != nil {
-		c.release() // the bytes are there already
+		c.release() // the blob exists already
 	} else {
 		g.blobs[d] = c
 	}
-	g.repo(name).blobs[d] = true
+	g.repoLocked(name).blobs[d] = true
 }
 
-// PutBlob stores a blob in memory and returns its sha256 digest. The origin keeps body: do not change it.
+// PutBlob stores a blob in memory and returns its sha256 digest. The origin
+// keeps body, which must not be changed.
 func (o *Origin) PutBlob(repo string, body []byte) digest.Digest {
 	d := digest.FromBytes(body)
 	o.registry.addBlob(repo, d, memContent(body))
 	return d
 }
 
-// PutBlobFile serves the file at path as a blob without copying it. With d "" the file is read once for its sha256
-// digest; otherwise d is believed, so that a test can serve bytes that do not match their digest.
+// PutBlobFile serves the file at path as a blob without copying it. If d is "",
+// the file is read once for its sha256 digest. Otherwise d is not checked, so
+// that a test can serve bytes that do not match their digest.
 func (o *Origin) PutBlobFile(repo, path string, d digest.Digest) (digest.Digest, error) {
 	c, err := fileContent(path, false)
 	if err != nil {
@@ -136,8 +142,9 @@ func (o *Origin) PutBlobFile(repo, path string, d digest.Digest) (digest.Digest,
 	return d, nil
 }
 
-// PutManifest stores a manifest or index, tags it unless tag is "", and returns its digest. What it refers to is not
-// checked, unlike in a push. With mediaType "" the document's own mediaType is used.
+// PutManifest stores a manifest or index, tags it unless tag is "", and returns
+// its digest. Unlike a push, it does not check that the blobs exist. If
+// mediaType is "", the document's own mediaType is used.
 func (o *Origin) PutManifest(repo, tag, mediaType string, body []byte) (digest.Digest, error) {
 	m := &manifest{mediaType: mediaType, body: body}
 	if err := json.Unmarshal(body, &m.doc); err != nil {
@@ -149,7 +156,7 @@ func (o *Origin) PutManifest(repo, tag, mediaType string, body []byte) (digest.D
 	d := digest.FromBytes(body)
 	o.registry.mu.Lock()
 	defer o.registry.mu.Unlock()
-	r := o.registry.repo(repo)
+	r := o.registry.repoLocked(repo)
 	r.manifests[d] = m
 	if tag != "" {
 		r.tags[tag] = d
@@ -159,14 +166,14 @@ func (o *Origin) PutManifest(repo, tag, mediaType string, body []byte) (digest.D
 
 var repoName = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 
-// route is where a registry path leads.
+// route is the result of parsing a registry path.
 type route struct {
 	op      string
-	actions string // what a token must allow on the repository
+	actions string // actions on the repository that a token must allow
 	handler func(*request)
 }
 
-// classifyRegistry tells the operation from the method and the path.
+// classifyRegistry determines the operation from the method and the path.
 func (rq *request) classifyRegistry() func(*request) {
 	rq.isRegistry = true
 	path := strings.TrimSuffix(rq.r.URL.Path, "/")
@@ -201,7 +208,8 @@ func (rq *request) classifyRegistry() func(*request) {
 	}
 }
 
-// repoRoute finds the last marker in the path: a repository name may itself contain words like blobs.
+// repoRoute finds the last marker in the path, because a repository name may
+// contain words like blobs.
 func (rq *request) repoRoute(path string) route {
 	for _, marker := range []string{"/blobs/uploads/", "/manifests/", "/blobs/", "/referrers/", "/tags/list"} {
 		i := strings.LastIndex(path, marker)
@@ -317,7 +325,8 @@ func (rq *request) listTags() {
 	rq.write(http.StatusOK, "application/json", body)
 }
 
-// openBlob takes hold of a blob that the repository may show; the caller releases it.
+// openBlob returns a reference to a blob that the repository may serve. The
+// caller must release it.
 func (rq *request) openBlob(ref string) (digest.Digest, *content) {
 	d := digest.Digest(ref)
 	rq.o.registry.mu.RLock()
@@ -329,7 +338,7 @@ func (rq *request) openBlob(ref string) (digest.Digest, *content) {
 	return d, rq.o.registry.blobs[d].retain()
 }
 
-// getBlob serves GET and HEAD of a blob, or sends a GET elsewhere.
+// getBlob serves GET and HEAD of a blob, or redirects a GET.
 func (rq *request) getBlob() {
 	if _, err := digest.Parse(rq.ref); err != nil {
 		rq.registryFail(http.StatusBadRequest, "DIGEST_INVALID", err.Error())
@@ -374,7 +383,7 @@ func (rq *request) serveBlob(d digest.Digest, c *content) {
 	}
 	if rng.kind == rangeUnsatisfiable {
 		total := "bytes */" + strconv.FormatInt(c.size, 10)
-		if rq.op == opFetchBlob { // the store behind the registry speaks S3
+		if rq.op == opFetchBlob { // the store behind the registry answers like S3
 			e := s3err(http.StatusRequestedRangeNotSatisfiable, "InvalidRange", "The requested range is not satisfiable")
 			e.header = map[string]string{"Content-Range": total}
 			rq.fail(e)

@@ -33,7 +33,8 @@ func (g grant) allows(repo string, action string) bool {
 	return false
 }
 
-// authorize checks the credentials of a registry request; if they do not do, it answers and returns false.
+// authorize checks the credentials of a registry request. If they are not
+// sufficient, it answers and returns false.
 func (rq *request) authorize(actions string) bool {
 	ro := &rq.o.opts.Registry
 	switch ro.Auth {
@@ -75,7 +76,7 @@ func (rq *request) authorizeToken(actions string) bool {
 	return true
 }
 
-// scope is the scope parameter of a challenge.
+// scope returns the scope parameter of a challenge.
 func (rq *request) scope(actions string) string {
 	if rq.repo == "" {
 		return ""
@@ -83,7 +84,7 @@ func (rq *request) scope(actions string) string {
 	return fmt.Sprintf(`scope="repository:%s:%s"`, rq.repo, actions)
 }
 
-// challenge answers 401 and says where tokens come from.
+// challenge answers 401 with the URL for tokens.
 func (rq *request) challenge(params string) {
 	if rq.o.opts.Registry.Auth == "token" {
 		value := fmt.Sprintf(`Bearer realm="http://%s/token",service="penstock-origin"`, rq.r.Host)
@@ -95,7 +96,8 @@ func (rq *request) challenge(params string) {
 	rq.registryFail(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 }
 
-// serveToken gives out tokens: GET with basic authorization, or POST of an OAuth2 form.
+// serveToken returns tokens for a GET with basic authorization or a POST of an
+// OAuth2 form.
 func (rq *request) serveToken() {
 	ro := &rq.o.opts.Registry
 	form := rq.q
@@ -145,7 +147,8 @@ func (rq *request) serveToken() {
 	rq.write(http.StatusOK, "application/json", body)
 }
 
-// parseScope reads repository:NAME:ACTIONS; the name may contain colons (a host with a port).
+// parseScope reads repository:NAME:ACTIONS; the name may contain colons (a host
+// with a port).
 func parseScope(s string) (access, bool) {
 	rest, ok := strings.CutPrefix(s, "repository:")
 	i := strings.LastIndexByte(rest, ':')
@@ -164,7 +167,8 @@ func (g *registry) makeToken(gr grant) string {
 func (g *registry) parseGrant(token string) (grant, error) {
 	var gr grant
 	payload, mac, _ := strings.Cut(token, ".")
-	// Compared as text: a decoder would let line breaks and stray bits pass.
+	// Compared as text, because a decoder would ignore line breaks and stray
+	// bits.
 	want := base64.RawURLEncoding.EncodeToString(hmacSHA256(g.secret, payload))
 	if !hmac.Equal([]byte(mac), []byte(want)) {
 		return gr, errSigSyntax

@@ -14,7 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// manifestDoc is what the registry reads of manifests and indexes of any kind.
+// manifestDoc has the fields of manifests and indexes that the registry reads.
 type manifestDoc struct {
 	MediaType    string               `json:"mediaType"`
 	ArtifactType string               `json:"artifactType"`
@@ -27,8 +27,8 @@ type manifestDoc struct {
 
 var tagName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
-// findManifest resolves a tag or digest. Caller holds mu.
-func (g *registry) findManifest(repo, ref string) (digest.Digest, *manifest) {
+// findManifestLocked resolves a tag or digest. mu must be held.
+func (g *registry) findManifestLocked(repo, ref string) (digest.Digest, *manifest) {
 	r := g.repos[repo]
 	if r == nil {
 		return "", nil
@@ -42,7 +42,7 @@ func (g *registry) findManifest(repo, ref string) (digest.Digest, *manifest) {
 
 func (rq *request) getManifest() {
 	rq.o.registry.mu.RLock()
-	d, m := rq.o.registry.findManifest(rq.repo, rq.ref)
+	d, m := rq.o.registry.findManifestLocked(rq.repo, rq.ref)
 	rq.o.registry.mu.RUnlock()
 	if m == nil {
 		rq.registryFail(http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
@@ -87,7 +87,7 @@ func (rq *request) putManifest() {
 	}
 	g := &rq.o.registry
 	g.mu.Lock()
-	r := g.repo(rq.repo)
+	r := g.repoLocked(rq.repo)
 	missing := r.missing(m.doc)
 	if missing == "" {
 		r.manifests[d] = m
@@ -106,8 +106,9 @@ func (rq *request) putManifest() {
 	rq.created("manifests/"+rq.ref, d)
 }
 
-// missing returns a blob that the manifest needs and the repository lacks. Manifests of an index may be missing (sparse
-// indexes are allowed), and so may foreign layers, which live elsewhere.
+// missing returns a blob that the manifest needs and the repository lacks.
+// Manifests of an index may be missing (sparse indexes are allowed), and so may
+// foreign layers, which are stored elsewhere.
 func (r *repository) missing(doc manifestDoc) digest.Digest {
 	descs := doc.Layers
 	if doc.Config != nil {
@@ -184,8 +185,10 @@ func (rq *request) referrers() {
 	rq.write(http.StatusOK, ocispec.MediaTypeImageIndex, body)
 }
 
-// PutLayout serves an OCI image layout folder as a repository: blobs in place, manifests of its index under the tags in
-// their org.opencontainers.image.ref.name annotations ("latest" for an only manifest without one).
+// PutLayout serves an OCI image layout folder as a repository: blobs in place,
+// manifests of its index under the tags in their
+// org.opencontainers.image.ref.name annotations ("latest" for a single manifest
+// without one).
 func (o *Origin) PutLayout(repo, dir string) error {
 	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
 	if err != nil {
@@ -210,7 +213,8 @@ func (o *Origin) PutLayout(repo, dir string) error {
 	return nil
 }
 
-// maxIndexDepth bounds indexes within indexes, against a layout that refers to itself.
+// maxIndexDepth bounds indexes within indexes, so that a layout that refers to
+// itself ends.
 const maxIndexDepth = 4
 
 func (o *Origin) putLayoutManifest(repo, dir, tag string, desc ocispec.Descriptor, depth int) error {

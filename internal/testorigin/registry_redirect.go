@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// redirect sends a blob GET to a presigned URL on the second host. Every URL is different, so that each can be counted.
+// redirect redirects a blob GET to a presigned URL on the second host. Every
+// URL is different, so that each one can be counted.
 func (rq *request) redirect(expired bool) {
 	u := &url.URL{
 		Scheme: "http", Host: rq.o.host2, Path: "/" + rq.repo + "/blobs/" + rq.ref,
@@ -22,10 +23,11 @@ func (rq *request) redirect(expired bool) {
 	rq.write(http.StatusTemporaryRedirect, "", nil)
 }
 
-// serveRedirected is the second host: presigned GETs of blobs and nothing else. Like S3 it refuses a request that also
-// carries an Authorization header, which is what a client does that forwards it to where it does not belong.
+// serveRedirected serves the second host, which takes only presigned GETs of
+// blobs. Like S3 it refuses a request that also has an Authorization header,
+// which a client sends if it wrongly forwards the registry's.
 //
-// With the quirk of redirecting S3 requests it serves those too.
+// With the quirk Redirect it also serves S3 requests.
 func (o *Origin) serveRedirected(w http.ResponseWriter, r *http.Request) {
 	if o.quirks.Load().Redirect != 0 && !r.URL.Query().Has("x-serial") {
 		rq := o.newRequest(w, r)
@@ -69,7 +71,8 @@ func (rq *request) fetchBlob() {
 	rq.serveBlob(d, c)
 }
 
-// useURL counts one fetch of a redirect URL; limit 0 is none.
+// useURL counts one fetch of a redirect URL and reports whether the limit
+// allows it; 0 allows any number.
 func (g *registry) useURL(signature string, limit int) bool {
 	if limit <= 0 {
 		return true

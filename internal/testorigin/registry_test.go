@@ -25,7 +25,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 	}
 }
 
-// noRedirect is a client that shows redirects instead of following them.
+// noRedirect is a client that returns redirects instead of following them.
 func noRedirect(t *testing.T) *http.Client {
 	c := client(t)
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -60,8 +60,9 @@ func TestBlobsByRange(t *testing.T) {
 	}
 }
 
-// TestRedirectsExpire walks a blob GET through the second host: by time, by number of uses, by fault, and with an
-// Authorization header that does not belong there.
+// TestRedirectsExpire redirects GETs of blobs to the second host, with URLs
+// that expire by time, by number of uses and by fault, and with an
+// Authorization header that the second host refuses.
 func TestRedirectsExpire(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	o := start(t, Options{

@@ -15,7 +15,7 @@ import (
 type blobUpload struct {
 	chunks []*content
 	size   int64
-	busy   bool // a request is adding a chunk: a second one at the same time is refused
+	busy   bool // set while a request adds a chunk; others are refused
 }
 
 func (u *blobUpload) drop() {
@@ -26,7 +26,8 @@ func (u *blobUpload) drop() {
 
 var errBodyTooLarge = errors.New("the request document is too large")
 
-// smallBody reads a body that must fit in memory: manifests are at most 4 MiB, as in other registries.
+// smallBody reads a body that must fit in memory. Manifests have at most 4 MiB,
+// as in other registries.
 func (o *Origin) smallBody(rq *request) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(rq.body, maxXMLBody+1))
 	if err == nil && len(raw) > maxXMLBody {
@@ -53,12 +54,12 @@ func (rq *request) startUpload() {
 	id := rq.o.newID()
 	g := &rq.o.registry
 	g.mu.Lock()
-	g.repo(rq.repo).uploads[id] = &blobUpload{}
+	g.repoLocked(rq.repo).uploads[id] = &blobUpload{}
 	g.mu.Unlock()
 	rq.uploadState(http.StatusAccepted, id, 0)
 }
 
-// mount links a blob of another repository, if it is there.
+// mount links a blob of another repository, if it exists.
 func (rq *request) mount(from string, d digest.Digest) bool {
 	g := &rq.o.registry
 	g.mu.Lock()
@@ -67,7 +68,7 @@ func (rq *request) mount(from string, d digest.Digest) bool {
 	if src == nil || !src.blobs[d] || g.blobs[d] == nil {
 		return false
 	}
-	g.repo(rq.repo).blobs[d] = true
+	g.repoLocked(rq.repo).blobs[d] = true
 	return true
 }
 
@@ -77,7 +78,7 @@ func (rq *request) created(location string, d digest.Digest) {
 	rq.write(http.StatusCreated, "", nil)
 }
 
-// uploadState answers with where the session is and how far it has come.
+// uploadState answers with the URL of the session and the bytes that it has.
 func (rq *request) uploadState(status int, id string, size int64) {
 	h := rq.w.Header()
 	h.Set("Location", "/v2/"+rq.repo+"/blobs/uploads/"+id)
@@ -92,7 +93,8 @@ func (rq *request) uploadState(status int, id string, size int64) {
 
 var errUploadUnknown = errors.New("blob upload unknown to registry")
 
-// acquireUpload finds the session of the request and marks it busy, until releaseUpload.
+// acquireUpload finds the session of the request and marks it busy, until
+// releaseUpload.
 func (rq *request) acquireUpload() (*blobUpload, error) {
 	g := &rq.o.registry
 	g.mu.Lock()
@@ -109,14 +111,14 @@ func (rq *request) acquireUpload() (*blobUpload, error) {
 	return u, nil
 }
 
-// releaseUpload ends acquireUpload; done forgets the session.
+// releaseUpload reverses acquireUpload, and removes the session if done is set.
 func (rq *request) releaseUpload(u *blobUpload, done bool) {
 	g := &rq.o.registry
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	u.busy = false
 	if done {
-		delete(g.repo(rq.repo).uploads, rq.ref)
+		delete(g.repoLocked(rq.repo).uploads, rq.ref)
 	}
 }
 
@@ -128,7 +130,8 @@ func (rq *request) uploadFail(err error) {
 	rq.registryFail(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", err.Error())
 }
 
-// appendChunk adds the request's body to the session. A Content-Range must begin where the session ends.
+// appendChunk adds the request's body to the session. A Content-Range must
+// begin where the session ends.
 func (rq *request) appendChunk(u *blobUpload) bool {
 	if cr := rq.r.Header.Get("Content-Range"); cr != "" {
 		first, last, _ := strings.Cut(strings.TrimPrefix(cr, "bytes "), "-")
@@ -155,7 +158,7 @@ func (rq *request) patchUpload() {
 		rq.uploadFail(err)
 		return
 	}
-	defer rq.releaseUpload(u, false) // also when a fault ends the request
+	defer rq.releaseUpload(u, false) // also if a fault ends the request
 	if rq.appendChunk(u) {
 		rq.uploadState(http.StatusAccepted, rq.ref, u.size)
 	}
@@ -183,7 +186,7 @@ func (rq *request) cancelUpload() {
 	rq.header(http.StatusNoContent)
 }
 
-// putUpload ends a session, with a last chunk in the body or none.
+// putUpload ends a session. The body may have the last chunk.
 func (rq *request) putUpload() {
 	u, err := rq.acquireUpload()
 	if err != nil {
@@ -205,7 +208,8 @@ func (rq *request) putUpload() {
 	rq.finishBlob(whole)
 }
 
-// finishBlob checks the content against the digest of the request and stores it. It takes over the hold on c.
+// finishBlob checks the content against the digest of the request and stores
+// it. It takes over the reference to c.
 func (rq *request) finishBlob(c *content) {
 	d, err := digest.Parse(rq.q.Get("digest"))
 	if err != nil {

@@ -43,7 +43,7 @@ const (
 type s3Error struct {
 	status        int
 	code, message string
-	region        string // PermanentRedirect and AuthorizationHeaderMalformed name the right one
+	region        string // correct region, for PermanentRedirect and AuthorizationHeaderMalformed
 	header        map[string]string
 }
 
@@ -61,7 +61,7 @@ var (
 	errBadDigest    = s3err(http.StatusBadRequest, "BadDigest", "The Content-MD5 or checksum value that you specified did not match what the server received.")
 )
 
-// classifyS3 tells the operation from the method, the path and the query.
+// classifyS3 determines the operation from the method, the path and the query.
 func (rq *request) classifyS3() func(*request) {
 	r := rq.r
 	path := strings.TrimPrefix(r.URL.Path, "/")
@@ -190,13 +190,14 @@ func hasAny(q map[string][]string, names ...string) bool {
 	return false
 }
 
-// admit checks the signature, then what the bucket asks of every request: region, owner, payer.
+// admit checks the signature, and then the bucket's conditions for every
+// request: region, owner, payer.
 func (rq *request) admit() *s3Error {
 	var e *s3Error
 	if rq.id, e = rq.o.authenticate(rq.r); e != nil {
 		return e
 	}
-	if e := rq.bend(); e != nil {
+	if e := rq.applyQuirks(); e != nil {
 		return e
 	}
 	if rq.bucket == "" || rq.op == opCreateBucket {
@@ -285,7 +286,7 @@ func (rq *request) failWith(f *firing) {
 	rq.fail(s3err(status, code, "Injected fault."))
 }
 
-// page is the effect of ActPage: a page of what stands before the server.
+// page is the effect of ActPage, an HTML page like a proxy's.
 func (rq *request) page(f *firing) {
 	status := f.Status
 	if status == 0 {
@@ -316,7 +317,8 @@ func codeOf(status int) string {
 	return strings.ReplaceAll(http.StatusText(status), " ", "")
 }
 
-// expire is the effect of ActExpire: what S3 says to old credentials, and to an old presigned URL.
+// expire is the effect of ActExpire: S3's answers to expired credentials and to
+// an expired presigned URL.
 func (rq *request) expire() {
 	switch {
 	case rq.q.Has("X-Amz-Signature"):
@@ -328,13 +330,15 @@ func (rq *request) expire() {
 	}
 }
 
-// internal answers 500 for an error of the origin itself, such as a file that has gone.
+// internal answers 500 for an error of the origin itself, such as a file that
+// was removed.
 func (rq *request) internal(err error) {
 	rq.o.opts.Log.Error("origin", "op", rq.op, "key", rq.ckey, "err", err)
 	rq.fail(s3err(http.StatusInternalServerError, "InternalError", err.Error()))
 }
 
-// xmlDoc writes the flat documents of S3 without reflection: listings of thousands of keys are the hot path of a walk.
+// xmlDoc writes the flat documents of S3 without reflection, because listings
+// of thousands of keys are the hot path of a walk.
 type xmlDoc struct {
 	b    strings.Builder
 	open []string
@@ -365,14 +369,15 @@ func (x *xmlDoc) end() {
 
 func (x *xmlDoc) text(name, value string) {
 	x.b.WriteString("<" + name + ">")
-	if plain(value) { // nearly always; listings are made of these
+	if plain(value) { // true for nearly all keys in listings
 		x.b.WriteString(value)
 		x.b.WriteString("</" + name + ">")
 		return
 	}
 	for _, c := range value {
-		// S3 writes control characters as references that XML 1.0 forbids; clients that may meet such keys must ask
-		// for encoding-type=url. The origin is as awkward as the original.
+		// S3 writes control characters as references that XML 1.0 forbids;
+		// clients that may meet such keys must ask for encoding-type=url. The
+		// origin does the same.
 		if c < ' ' && c != '\t' && c != '\n' && c != '\r' {
 			fmt.Fprintf(&x.b, "&#x%X;", c)
 			continue
@@ -382,7 +387,7 @@ func (x *xmlDoc) text(name, value string) {
 	x.b.WriteString("</" + name + ">")
 }
 
-// plain says whether s needs no escaping in XML.
+// plain reports whether s needs no escaping in XML.
 func plain(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '<' || c == '>' || c == '&' || c == '"' || c == '\'' {
@@ -405,7 +410,7 @@ func (rq *request) sendXML(status int, x *xmlDoc) {
 	rq.write(status, "application/xml", x.bytes())
 }
 
-// s3ErrorOf maps an error of reading a body to the answer it deserves.
+// s3ErrorOf maps an error of reading a body to its answer.
 func s3ErrorOf(err error) *s3Error {
 	var e *s3Error
 	switch {

@@ -13,7 +13,8 @@ import (
 // unescapePath undoes percent-encoding but leaves + alone.
 func unescapePath(s string) (string, error) { return url.PathUnescape(s) }
 
-// hashContent computes what an upload of c would have computed. It takes over the caller's hold on c.
+// hashContent computes the sums that an upload of c would have. It takes over
+// the caller's reference to c.
 func hashContent(c *content, algorithm string) (upBody, error) {
 	if algorithm == "" {
 		algorithm = "CRC64NVME"

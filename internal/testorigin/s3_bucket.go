@@ -93,7 +93,8 @@ func (rq *request) headBucket() {
 	rq.header(http.StatusOK)
 }
 
-// regionOr is the bucket's region; of a bucket that was deleted meanwhile, the default one.
+// regionOr returns the bucket's region, or the default region if the bucket was
+// deleted.
 func (b *bucket) regionOr() string {
 	if b == nil {
 		return Region
@@ -132,7 +133,7 @@ func (rq *request) bucketLocation() {
 	region := rq.o.store.buckets[rq.bucket].regionOr()
 	rq.o.store.mu.RUnlock()
 	if region == "us-east-1" {
-		region = "" // the one region that S3 spells as nothing
+		region = "" // S3 returns an empty text for this region
 	}
 	x := newXML("LocationConstraint", s3Namespace)
 	_ = xml.EscapeText(&x.b, []byte(region))
@@ -192,7 +193,7 @@ func (rq *request) deleteObjects() {
 		if b == nil {
 			break
 		}
-		id, marker := rq.o.store.remove(b, obj.Key, obj.VersionId, rq.o)
+		id, marker := rq.o.store.removeLocked(b, obj.Key, obj.VersionId, rq.o)
 		if doc.Quiet {
 			continue
 		}
@@ -211,5 +212,5 @@ func (rq *request) deleteObjects() {
 	rq.sendXML(http.StatusOK, x)
 }
 
-// discard reads what is left of a request body that the handler has no use for.
+// discard reads the rest of a request body that the handler does not use.
 func (rq *request) discard() { _, _ = io.Copy(io.Discard, rq.body) }

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// copySource finds the object in X-Amz-Copy-Source and checks the conditions on it; the caller releases it.
+// copySource finds the object in X-Amz-Copy-Source and checks the conditions on
+// it; the caller releases it.
 func (rq *request) copySource() (opened, *s3Error) {
 	src := rq.r.Header.Get("X-Amz-Copy-Source")
 	path, query, _ := strings.Cut(src, "?")
@@ -22,7 +23,7 @@ func (rq *request) copySource() (opened, *s3Error) {
 	if e != nil {
 		return opened{}, e
 	}
-	if id := rq.w.Header().Get("X-Amz-Version-Id"); id != own { // openVersion's header speaks of the source here
+	if id := rq.w.Header().Get("X-Amz-Version-Id"); id != own { // openVersion has set the source's version here
 		rq.w.Header().Del("X-Amz-Version-Id")
 		rq.w.Header().Set("X-Amz-Copy-Source-Version-Id", id)
 	}
@@ -58,8 +59,9 @@ func (rq *request) copyObject() {
 		rq.internal(err)
 		return
 	}
-	// A copy is a plain object even if its source had parts, but its bytes are shared: so is the hash, unless it was one
-	// of parts, which is computed anew when asked for.
+	// A copy is a plain object even if its source has parts, and shares its
+	// bytes. It also shares the hash, unless that is a hash of parts. Then the
+	// hash is computed at the first request for it.
 	n := &version{
 		key: rq.key, content: newContent(v.content.segs), header: v.header, sums: sums, sumType: sumType,
 		sseKey: rq.r.Header.Get("X-Amz-Server-Side-Encryption-Customer-Key-Md5"),

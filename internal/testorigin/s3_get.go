@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// opened is a version with a hold on its bytes.
+// opened is a version with a reference to its bytes.
 type opened struct {
 	*version
 	content *content
 }
 
-// openVersion finds the version that the request asks for and takes hold of it; the caller releases the content. What
-// happens to the bucket afterwards, a swap included, does not touch it.
+// openVersion returns the requested version with a reference to its content,
+// which the caller must release. Later changes of the bucket, swaps included,
+// do not affect it.
 func (rq *request) openVersion(bucketName, key, versionID string) (opened, *s3Error) {
 	s := &rq.o.store
 	s.mu.RLock()
@@ -24,12 +25,12 @@ func (rq *request) openVersion(bucketName, key, versionID string) (opened, *s3Er
 	if b == nil {
 		return opened{}, errNoSuchBucket
 	}
-	v := b.find(key, versionID)
+	v := b.findLocked(key, versionID)
 	switch {
 	case v == nil && versionID != "":
 		return opened{}, s3err(http.StatusNotFound, "NoSuchVersion", "The specified version does not exist.")
 	case v == nil && !rq.quirks.may("s3:ListBucket"):
-		return opened{}, errS3Denied // whether it exists is not theirs to know
+		return opened{}, errS3Denied // the client may not learn whether the key exists
 	case v == nil:
 		return opened{}, errNoSuchKey
 	case v.marker:
@@ -93,7 +94,8 @@ func (rq *request) getObject() {
 	rq.serve(v.content, rng)
 }
 
-// objectHeaders sets the headers that describe the object, and the response-* overrides of a signed query.
+// objectHeaders sets the headers that describe the object, and the response-*
+// overrides of a signed query.
 func (rq *request) objectHeaders(v *version, etag string) {
 	h := rq.w.Header()
 	h.Set("Etag", etag)
@@ -111,7 +113,8 @@ func (rq *request) objectHeaders(v *version, etag string) {
 	}
 }
 
-// preconditions evaluates the conditional headers in the order of RFC 9110 section 13.2.2, as S3 does.
+// preconditions evaluates the conditional headers in the order of RFC 9110
+// section 13.2.2, as S3 does.
 func (rq *request) preconditions(etag string, modified time.Time) *s3Error {
 	h := rq.r.Header
 	modified = modified.Truncate(time.Second)
@@ -140,7 +143,8 @@ func (rq *request) preconditions(etag string, modified time.Time) *s3Error {
 	return nil
 }
 
-// etagMatches says whether the list of ETags in a conditional header names etag. S3 takes ETags without quotes too.
+// etagMatches reports whether the list of ETags in a conditional header has
+// etag. Like S3 it accepts ETags without quotes.
 func etagMatches(list, etag string) bool {
 	for m := range strings.SplitSeq(list, ",") {
 		m = strings.TrimPrefix(strings.TrimSpace(m), "W/")
@@ -199,7 +203,7 @@ func (rq *request) selectPart(v *version, number string) (byteRange, *s3Error) {
 	if n > len(v.parts) {
 		return byteRange{}, bad
 	}
-	p := v.parts[n-1] // parts are addressed by position: S3 renumbers them on completion
+	p := v.parts[n-1] // by position, because S3 renumbers parts on completion
 	if rq.r.Header.Get("X-Amz-Checksum-Mode") == "ENABLED" {
 		for a, sum := range p.sums {
 			rq.w.Header().Set(checksumHeader(a), sum)
@@ -208,7 +212,8 @@ func (rq *request) selectPart(v *version, number string) (byteRange, *s3Error) {
 	return byteRange{p.off, p.n, rangePartial}, nil
 }
 
-// serve sends a whole content or a range of it, bent by the faults on headers. Objects and blobs share it.
+// serve sends a whole content or a range of it, with the faults in headers.
+// Objects and blobs share it.
 func (rq *request) serve(c *content, rng byteRange) {
 	if rq.fx.find(ActEmpty) != nil {
 		rq.answer(http.StatusOK, c, 0, 0)
@@ -241,7 +246,7 @@ func (rq *request) serve(c *content, rng byteRange) {
 	rq.answer(http.StatusPartialContent, c, rng.off, rng.n)
 }
 
-// serveMultipart answers one range in the form meant for several.
+// serveMultipart answers one range in the format for several ranges.
 func (rq *request) serveMultipart(c *content, rng byteRange, contentRange string) {
 	const boundary = "PENSTOCKORIGIN"
 	h := rq.w.Header()
@@ -257,7 +262,8 @@ func (rq *request) serveMultipart(c *content, rng byteRange, contentRange string
 	rq.answer(http.StatusPartialContent, whole, 0, whole.size)
 }
 
-// checkCustomerKey asks for the SSE-C key that the object was stored under.
+// checkCustomerKey refuses a request without the SSE-C key that the object was
+// stored with.
 func (rq *request) checkCustomerKey(v *version) *s3Error {
 	given := rq.r.Header.Get("X-Amz-Server-Side-Encryption-Customer-Key-Md5")
 	switch {

@@ -12,7 +12,7 @@ import (
 // maxListKeys is the largest page of a listing, and the largest bulk delete.
 const maxListKeys = 1000
 
-// listQuery is what the three listings have in common.
+// listQuery has the parameters that the three listings share.
 type listQuery struct {
 	prefix, delimiter string
 	max               int
@@ -59,9 +59,10 @@ func (q listQuery) name(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "%2F", "/") // a space becomes +, as in S3
 }
 
-// page returns up to q.max items that are greater than after, and whether there are more. keys is sorted, and so is the
-// page: a group comes where its prefix belongs. So the last item of a page, be it a key or a group, is where the next
-// one begins, and a start inside a group skips the rest of the group.
+// page returns up to q.max items that are greater than after, and whether there
+// are more. keys is sorted, and so is the page, with groups sorted by their
+// prefix. So the next page begins after the last item of a page, whether a key
+// or a group, and a start inside a group skips the rest of the group.
 func (q listQuery) page(keys []string, after string) (items []item, more bool) {
 	i := max(sort.SearchStrings(keys, q.prefix), sort.SearchStrings(keys, after))
 	if i < len(keys) && keys[i] == after {
@@ -89,13 +90,15 @@ func (q listQuery) page(keys []string, after string) (items []item, more bool) {
 	return items, false
 }
 
-// pastPrefix is the index of the first key after all that start with prefix.
+// pastPrefix returns the index of the first key after all keys that start with
+// prefix.
 func pastPrefix(keys []string, prefix string) int {
 	i := sort.SearchStrings(keys, prefix)
 	return i + sort.Search(len(keys)-i, func(j int) bool { return !strings.HasPrefix(keys[i+j], prefix) })
 }
 
-// makeToken and parseToken turn the last item of a page into an opaque continuation token and back.
+// makeToken and parseToken turn the last item of a page into an opaque
+// continuation token and back.
 func makeToken(after string) string { return base64.URLEncoding.EncodeToString([]byte("1" + after)) }
 
 func parseToken(s string) (string, bool) {
@@ -106,13 +109,13 @@ func parseToken(s string) (string, bool) {
 	return string(raw[1:]), true
 }
 
-// row is an item with what the listing tells of it, taken under the lock.
+// row is an item with the details that a listing shows, read under the lock.
 type row struct {
 	item
 	v *version
 }
 
-// rows takes one page of live objects.
+// rows returns one page of objects.
 func (rq *request) rows(q listQuery, after string) (rows []row, more bool) {
 	s := &rq.o.store
 	s.mu.Lock()
@@ -121,8 +124,8 @@ func (rq *request) rows(q listQuery, after string) (rows []row, more bool) {
 	if b == nil {
 		return nil, false
 	}
-	keys := b.sorted()
-	if b.versioning != "" { // only then can a key be hidden by a delete marker
+	keys := b.sortedLocked()
+	if b.versioning != "" { // a delete marker may hide a key
 		live := keys[:0:0]
 		for _, k := range keys {
 			if !b.objects[k][0].marker {
@@ -136,14 +139,15 @@ func (rq *request) rows(q listQuery, after string) (rows []row, more bool) {
 		r := row{item: it}
 		if !it.prefix {
 			r.v = b.objects[it.key][0]
-			r.v.content.retain() // the ETag may have to be computed from it
+			r.v.content.retain() // the ETag may have to be computed
 		}
 		rows = append(rows, r)
 	}
 	return rows, more && len(items) > 0
 }
 
-// contents writes the rows of objects, then those of prefixes, as S3 orders them.
+// contents writes the rows of objects and then the rows of prefixes, in S3's
+// order.
 func (rq *request) contents(x *xmlDoc, q listQuery, rows []row, owner bool) error {
 	var firstErr error
 	for _, r := range rows {
@@ -195,7 +199,7 @@ func storageClass(v *version) string {
 	return "STANDARD"
 }
 
-// listHead writes what all listings begin with.
+// listHead writes the beginning of all listings.
 func (rq *request) listHead(x *xmlDoc, q listQuery, more bool) {
 	x.text("Name", rq.bucket)
 	x.text("Prefix", q.name(q.prefix))
@@ -223,7 +227,7 @@ func (rq *request) listV2() {
 		return
 	}
 	more := next != ""
-	if rq.fx.find(ActStuckToken) != nil { // more, for ever, and always from the same place
+	if rq.fx.find(ActStuckToken) != nil { // more without end, and always the same page
 		more, next = true, token
 		if next == "" {
 			next = makeToken("\x00")
@@ -248,7 +252,8 @@ func (rq *request) listV2() {
 	rq.sendXML(http.StatusOK, x)
 }
 
-// pageV2 takes one page, and the token of the next one; it reports whether token is one of its own.
+// pageV2 returns one page, the token of the next one, and whether token is
+// valid.
 func (rq *request) pageV2(q listQuery, after, token string) (rows []row, next string, ok bool) {
 	if rq.quirks.ListOrder != "" {
 		rows, next, ok = rq.orderedRows(q, token)
@@ -356,7 +361,8 @@ func (rq *request) versionRow(x *xmlDoc, q listQuery, r versionItem) error {
 	return nil
 }
 
-// versionRows takes one page of versions: keys in order, the versions of a key from the newest to the oldest.
+// versionRows returns one page of versions: keys in order, and the versions of
+// a key from the newest to the oldest.
 func (rq *request) versionRows(q listQuery, keyMarker, idMarker string) (rows []versionItem, more bool) {
 	s := &rq.o.store
 	s.mu.Lock()
@@ -366,8 +372,8 @@ func (rq *request) versionRows(q listQuery, keyMarker, idMarker string) (rows []
 		return nil, false
 	}
 	all := listQuery{prefix: q.prefix, delimiter: q.delimiter, max: len(b.objects)}
-	keys := b.sorted()
-	if idMarker != "" { // go on inside the versions of keyMarker
+	keys := b.sortedLocked()
+	if idMarker != "" { // continue inside the versions of keyMarker
 		passed := false
 		for i, v := range b.objects[keyMarker] {
 			if passed {

@@ -15,7 +15,8 @@ import (
 
 const (
 	maxPartNumber = 10000
-	// minPartSize is the smallest part but the last, 5 MiB, as in S3.
+	// minPartSize is the smallest size of parts except for the last, 5 MiB as
+	// in S3.
 	minPartSize = 5 << 20
 )
 
@@ -25,7 +26,7 @@ type upload struct {
 	started   time.Time
 	header    map[string]string
 	sseKey    string
-	algorithm string // of the checksums, "" if the client asked for none
+	algorithm string // of the checksums, or "" without checksums
 	sumType   string
 	parts     map[int]*upPart
 }
@@ -97,8 +98,9 @@ func (rq *request) createUpload() {
 	rq.sendXML(http.StatusOK, x)
 }
 
-// upload finds the upload that the request names. Caller holds store.mu.
-func (rq *request) upload() (*bucket, *upload, *s3Error) {
+// uploadLocked returns the upload that the request names. store.mu must be
+// held.
+func (rq *request) uploadLocked() (*bucket, *upload, *s3Error) {
 	b := rq.o.store.buckets[rq.bucket]
 	if b == nil {
 		return nil, nil, errNoSuchBucket
@@ -114,7 +116,7 @@ func (rq *request) upload() (*bucket, *upload, *s3Error) {
 func (rq *request) uploadAlgorithm() (string, *s3Error) {
 	rq.o.store.mu.RLock()
 	defer rq.o.store.mu.RUnlock()
-	_, u, e := rq.upload()
+	_, u, e := rq.uploadLocked()
 	if e != nil {
 		return "", e
 	}
@@ -158,11 +160,12 @@ func (rq *request) uploadPart() {
 	rq.write(http.StatusOK, "", nil)
 }
 
-// addPart puts p into the upload in place of an earlier part of that number; it takes over p's hold on the bytes.
+// addPart puts p into the upload and replaces an earlier part with its number.
+// It takes over p's reference to the bytes.
 func (rq *request) addPart(n int, p *upPart) *s3Error {
 	rq.o.store.mu.Lock()
 	defer rq.o.store.mu.Unlock()
-	_, u, e := rq.upload()
+	_, u, e := rq.uploadLocked()
 	if e != nil {
 		p.body.content.release()
 		return e
@@ -195,7 +198,7 @@ func (d completeDoc) sum(i int, algorithm string) string {
 func (rq *request) completeUpload() {
 	var doc completeDoc
 	want := rq.r.Header.Clone()
-	for _, a := range checksumAlgorithms { // here these headers speak of the object, not of the request document
+	for _, a := range checksumAlgorithms { // these headers describe the object and not the request document
 		rq.r.Header.Del(checksumHeader(a))
 	}
 	if e := rq.readXML(&doc); e != nil {
@@ -203,10 +206,10 @@ func (rq *request) completeUpload() {
 		return
 	}
 	rq.o.store.mu.Lock()
-	b, u, e := rq.upload()
+	b, u, e := rq.uploadLocked()
 	var v *version
 	if e == nil {
-		v, e = u.assemble(doc, want)
+		v, e = u.assembleLocked(doc, want)
 	}
 	rq.o.store.mu.Unlock()
 	if e != nil {
@@ -236,8 +239,9 @@ func (rq *request) completeUpload() {
 	rq.sendXML(http.StatusOK, x)
 }
 
-// assemble makes the version out of the listed parts. It moves no bytes. Caller holds store.mu.
-func (u *upload) assemble(doc completeDoc, want http.Header) (*version, *s3Error) {
+// assembleLocked makes the version from the listed parts without moving bytes.
+// store.mu must be held.
+func (u *upload) assembleLocked(doc completeDoc, want http.Header) (*version, *s3Error) {
 	if len(doc.Part) == 0 || doc.XMLName.Local != "CompleteMultipartUpload" {
 		return nil, errMalformedXML
 	}
@@ -276,7 +280,7 @@ func (u *upload) assemble(doc completeDoc, want http.Header) (*version, *s3Error
 	}
 	v.etag = fmt.Sprintf("%x-%d", md.Sum(nil), len(doc.Part))
 	algorithm, sumType := u.algorithm, u.sumType
-	if algorithm == "" { // as for a plain PUT, S3 adds one by itself
+	if algorithm == "" { // as for a plain PUT, S3 adds one
 		algorithm, sumType = "CRC64NVME", fullObject
 		for i := range sums {
 			sums[i] = v.parts[i].sums[algorithm]
@@ -289,7 +293,8 @@ func (u *upload) assemble(doc completeDoc, want http.Header) (*version, *s3Error
 	return v, nil
 }
 
-// sumParts gives v its checksum out of those of its parts, and compares it with what the client claims.
+// sumParts computes the checksum of v from its parts' checksums, and compares
+// it with the client's.
 func (v *version) sumParts(algorithm, sumType string, sums []string, sizes []int64, want http.Header) *s3Error {
 	var sum string
 	var ok bool
@@ -298,7 +303,7 @@ func (v *version) sumParts(algorithm, sumType string, sums []string, sizes []int
 	} else {
 		sum, ok = combineSums(algorithm, sums, sizes)
 	}
-	if !ok { // a part came with another algorithm only: no checksum, which clients must cope with
+	if !ok { // a part has another algorithm only, so the object has no checksum
 		return nil
 	}
 	if claimed := want.Get(checksumHeader(algorithm)); claimed != "" {
@@ -316,7 +321,7 @@ func (v *version) sumParts(algorithm, sumType string, sums []string, sizes []int
 
 func (rq *request) abortUpload() {
 	rq.o.store.mu.Lock()
-	b, u, e := rq.upload()
+	b, u, e := rq.uploadLocked()
 	if e == nil {
 		delete(b.uploads, u.id)
 		u.drop()
@@ -336,7 +341,7 @@ func (rq *request) listParts() {
 	}
 	after, _ := strconv.Atoi(rq.q.Get("part-number-marker"))
 	rq.o.store.mu.RLock()
-	_, u, e := rq.upload()
+	_, u, e := rq.uploadLocked()
 	if e != nil {
 		rq.o.store.mu.RUnlock()
 		rq.fail(e)
@@ -405,7 +410,7 @@ func (rq *request) listUploads() {
 	x.text("Bucket", rq.bucket)
 	x.text("Prefix", q.name(q.prefix))
 	x.num("MaxUploads", maxListKeys)
-	x.text("IsTruncated", "false") // all in one page: tests do not leave thousands of uploads behind
+	x.text("IsTruncated", "false") // one page, because tests do not leave thousands of uploads behind
 	for _, u := range list {
 		x.start("Upload")
 		x.text("Key", q.name(u.key))

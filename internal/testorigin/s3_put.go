@@ -17,21 +17,24 @@ import (
 )
 
 const (
-	// memoryBody is the largest upload kept in memory instead of a scratch file: small objects are many.
+	// memoryBody is the size of the largest upload that is kept in memory
+	// instead of a scratch file, because there are many small objects.
 	memoryBody = 64 << 10
-	// maxXMLBody bounds request documents; the largest legal one lists 10,000 parts at about 200 bytes each.
+	// maxXMLBody bounds request documents. The largest valid one lists 10,000
+	// parts with about 200 bytes each.
 	maxXMLBody = 4 << 20
 )
 
-// upBody is an uploaded body that passed all of its checks.
+// upBody is an uploaded body that passed all its checks.
 type upBody struct {
 	content *content
 	md5     []byte
-	sums    map[string]string // what the client sent and the body was checked against, or CRC64NVME if it sent none
+	sums    map[string]string // the client's sums, which the body matches, or CRC64NVME if it sent none
 }
 
-// receive reads the request's body, decodes aws-chunked, and checks length, payload hash, Content-MD5 and checksums.
-// extra names one more checksum to compute ("" for none).
+// receive reads the request's body, decodes aws-chunked, and checks length,
+// payload hash, Content-MD5 and checksums. extra names one more checksum to
+// compute, or is "".
 func (rq *request) receive(extra string) (upBody, *s3Error) {
 	src, err := rq.bodySource()
 	if err != nil {
@@ -42,7 +45,7 @@ func (rq *request) receive(extra string) (upBody, *s3Error) {
 		want[extra] = ""
 	}
 	if len(want) == 0 && len(trailer) == 0 {
-		want["CRC64NVME"] = "" // S3 adds this one by itself since 2024
+		want["CRC64NVME"] = "" // S3 adds it since 2024
 	}
 	sinks := map[string]hash.Hash{}
 	for _, a := range trailer {
@@ -86,7 +89,7 @@ func (rq *request) receive(extra string) (upBody, *s3Error) {
 	return ub, nil
 }
 
-// bodySource is the decoded body.
+// bodySource returns the decoded body.
 func (rq *request) bodySource() (io.Reader, error) {
 	payload := rq.r.Header.Get("X-Amz-Content-Sha256")
 	switch {
@@ -106,7 +109,8 @@ func (rq *request) bodySource() (io.Reader, error) {
 	return rq.body, nil
 }
 
-// claimedSums returns the checksums in headers and the names of those that will come in the trailer.
+// claimedSums returns the checksums in headers and the names of the checksums
+// in the trailer.
 func (rq *request) claimedSums() (headers map[string]string, trailer []string) {
 	headers = map[string]string{}
 	for _, a := range checksumAlgorithms {
@@ -170,7 +174,8 @@ func (rq *request) store(src io.Reader) (*content, error) {
 	return fileContent(f.Name(), true)
 }
 
-// putObject serves PUT, with If-Match and If-None-Match decided at the moment the object is stored.
+// putObject serves PUT. It decides If-Match and If-None-Match when it stores
+// the object.
 func (rq *request) putObject() {
 	ub, e := rq.receive("")
 	if e != nil {
@@ -209,19 +214,21 @@ func (rq *request) echoEncryption(v *version) {
 	}
 }
 
-// commit stores v if the conditions in h hold for what is there now, atomically with that check.
+// commit stores v if the conditions in h hold for the current version,
+// atomically with the check.
 func (rq *request) commit(v *version, h http.Header) *s3Error {
 	o := rq.o
 	for {
-		// The ETag of what is there may have to be computed, which must not happen under the lock: look, compute, and
-		// look again.
+		// The ETag of the current version may have to be computed, which must
+		// not happen under the lock. So the loop checks, computes, and checks
+		// again.
 		o.store.mu.Lock()
 		b := o.store.buckets[rq.bucket]
 		if b == nil {
 			o.store.mu.Unlock()
 			return errNoSuchBucket
 		}
-		cur := b.find(v.key, "")
+		cur := b.findLocked(v.key, "")
 		if cur != nil && cur.marker {
 			cur = nil
 		}
@@ -233,7 +240,7 @@ func (rq *request) commit(v *version, h http.Header) *s3Error {
 		if ok {
 			e := writeConditions(h, cur != nil, known)
 			if e == nil {
-				o.store.put(b, v, o)
+				o.store.putLocked(b, v, o)
 				if b.versioning != "" {
 					rq.w.Header().Set("X-Amz-Version-Id", v.id)
 				}
@@ -260,7 +267,8 @@ func (v *version) knownETag() (string, bool) {
 	return `"` + v.etag + `"`, v.etag != ""
 }
 
-// writeConditions decides a conditional write against what exists.
+// writeConditions decides whether a conditional write may replace the current
+// version.
 func writeConditions(h http.Header, exists bool, etag string) *s3Error {
 	if m := h.Get("If-None-Match"); m != "" {
 		if m != "*" {
@@ -292,7 +300,7 @@ var (
 	}
 )
 
-// storedHeaders are the request headers that come back on GET.
+// storedHeaders returns the request headers that a GET returns.
 func storedHeaders(h http.Header) map[string]string {
 	out := map[string]string{}
 	for _, list := range [][]string{systemHeaders, sseHeaders} {
@@ -307,7 +315,7 @@ func storedHeaders(h http.Header) map[string]string {
 			out[name] = strings.Join(values, ",")
 		}
 	}
-	// aws-chunked is how the body travelled, not what the object is.
+	// aws-chunked describes the transfer of the body and not the object.
 	var codings []string
 	for c := range strings.SplitSeq(h.Get("Content-Encoding"), ",") {
 		if c = strings.TrimSpace(c); c != "" && c != "aws-chunked" {
@@ -330,7 +338,7 @@ func (rq *request) deleteObject() {
 		return
 	}
 	asked := rq.q.Get("versionId")
-	id, marker := rq.o.store.remove(b, rq.key, asked, rq.o)
+	id, marker := rq.o.store.removeLocked(b, rq.key, asked, rq.o)
 	versioned := b.versioning != "" || asked != ""
 	rq.o.store.mu.Unlock()
 	if versioned {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// signed sends a GET signed in its header by cred for the region, with more headers if wanted.
+// signed sends a GET that cred signs in the header for the region, with more
+// headers.
 func signed(t *testing.T, o *Origin, c *http.Client, cred Credential, region, bucket, key string, headers ...string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", o.ObjectURL(bucket, key), nil)
@@ -46,14 +47,14 @@ func flatten(h http.Header) (out []string) {
 	return out
 }
 
-// code is the error code in an S3 error document.
+// code returns the error code of an S3 error document.
 func code(body []byte) string {
 	_, rest, _ := strings.Cut(string(body), "<Code>")
 	c, _, _ := strings.Cut(rest, "<")
 	return c
 }
 
-func TestWhoMayRead(t *testing.T) {
+func TestReadAuthorization(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	clock := func() time.Time { return now }
 	temp := Credential{AccessKey: "TEMP", SecretKey: "s", SessionToken: "tok", Expires: now.Add(time.Hour)}
@@ -181,7 +182,7 @@ func TestPutFileOptions(t *testing.T) {
 	}
 }
 
-func TestScratchFilesGoAway(t *testing.T) {
+func TestScratchFilesAreRemoved(t *testing.T) {
 	dir := t.TempDir()
 	o, c := start(t, Options{Dir: dir}), client(t)
 	if err := o.CreateBucket("b", BucketOptions{}); err != nil {
@@ -195,7 +196,7 @@ func TestScratchFilesGoAway(t *testing.T) {
 		return len(names)
 	}
 	big := sample(memoryBody + 1)
-	for range 3 { // each overwrites the one before
+	for range 3 { // each overwrites the previous one
 		if resp, _, err := do(t, c, "PUT", o.ObjectURL("b", "k"), big); err != nil || resp.StatusCode != 200 {
 			t.Fatal(resp, err)
 		}

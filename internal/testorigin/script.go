@@ -10,13 +10,15 @@ import (
 	"github.com/penstock/penstock/internal/bytesize"
 )
 
-// ParseFaults reads a fault script: one rule a line (or between semicolons), # starts a comment.
+// ParseFaults reads a fault script: one rule a line (or between semicolons), #
+// starts a comment.
 //
 //	[OP] [key=GLOB] [per=range] [nth=N] [every=N] [first=N] [after=N] [p=SHARE] [max=N] => ACTION [param=value ...]
 //
-// Params are at=BYTES|header|random, for=DURATION, bytes=SIZE, rate=SIZE, code=STATUS, error=CODE,
-// retry-after=DURATION, retry-date=DURATION, file=PATH, header=TEXT. Sizes are those of internal/bytesize, such as 1MiB,
-// and a value with spaces is quoted as in Go. Examples:
+// Params are at=BYTES|header|random, for=DURATION, bytes=SIZE, rate=SIZE,
+// code=STATUS, error=CODE, retry-after=DURATION, retry-date=DURATION,
+// file=PATH, header=TEXT. Sizes have the grammar of internal/bytesize, such as
+// 1MiB, and a value with spaces is quoted as in Go. Examples:
 //
 //	GetObject p=0.1 => status code=503 retry-after=1s
 //	GetObject key=weights/* every=100 => stall for=5s at=1MiB
@@ -40,7 +42,8 @@ func ParseFaults(script string) ([]Fault, error) {
 	return out, nil
 }
 
-// splitScript cuts a script into rules and each rule into fields, minding quotes and comments. Quoted text stays quoted.
+// splitScript cuts a script into rules and each rule into fields, and respects
+// quotes and comments. Quoted text stays quoted.
 func splitScript(s string) ([][]string, error) {
 	var lines [][]string
 	var fields []string
@@ -280,7 +283,7 @@ func isPrint(s string) bool {
 	return true
 }
 
-// headerName returns the name in "Name: value", "" if there is no valid one.
+// headerName returns the name in "Name: value", or "" if it is not valid.
 func headerName(s string) string {
 	name, _, ok := strings.Cut(s, ":")
 	if !ok || name == "" || strings.ContainsAny(name, " \t\r\n") || strings.ContainsAny(s, "\r\n") {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// startServer runs a real server until the test ends and returns when it answers HTTP at addr.
+// startServer runs a real server until the end of the test, and returns when
+// the server answers HTTP at addr.
 func startServer(t *testing.T, addr, bin string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -19,12 +19,14 @@ const (
 	sigAlgorithm    = "AWS4-HMAC-SHA256"
 	sigTimeFormat   = "20060102T150405Z"
 	unsignedPayload = "UNSIGNED-PAYLOAD"
-	// maxSkew is how far the clock of a signer may be off, and maxExpires how long a presigned URL may live: both as S3.
+	// maxSkew bounds the error of a signer's clock, and maxExpires the life of
+	// a presigned URL; both are S3's values.
 	maxSkew    = 15 * time.Minute
 	maxExpires = 7 * 24 * time.Hour
 )
 
-// sigv4 is a parsed signature, from the Authorization header or from the query of a presigned URL.
+// sigv4 is a parsed signature, from the Authorization header or from the query
+// of a presigned URL.
 type sigv4 struct {
 	accessKey string
 	date      string // YYYYMMDD of the scope
@@ -40,7 +42,8 @@ type sigv4 struct {
 
 var errSigSyntax = errors.New("malformed AWS Signature Version 4")
 
-// parseAuthorization reads "AWS4-HMAC-SHA256 Credential=.../..., SignedHeaders=a;b, Signature=hex".
+// parseAuthorization reads "AWS4-HMAC-SHA256 Credential=.../...,
+// SignedHeaders=a;b, Signature=hex".
 func parseAuthorization(h string) (sigv4, error) {
 	var s sigv4
 	rest, ok := strings.CutPrefix(h, sigAlgorithm)
@@ -89,7 +92,8 @@ func parsePresigned(q url.Values) (sigv4, error) {
 	return s, s.check()
 }
 
-// setCredential reads AKID/YYYYMMDD/region/service/aws4_request. The access key may itself contain slashes.
+// setCredential reads AKID/YYYYMMDD/region/service/aws4_request. The access key
+// may itself contain slashes.
 func (s *sigv4) setCredential(v string) error {
 	f := strings.Split(v, "/")
 	if n := len(f); n >= 5 && f[n-1] == "aws4_request" {
@@ -139,7 +143,8 @@ func (s *sigv4) sign(key []byte, r *http.Request, payloadHash string) string {
 	return hex.EncodeToString(hmacSHA256(key, toSign))
 }
 
-// canonicalRequest is the text that both sides hash: method, path, query, signed headers, payload hash.
+// canonicalRequest returns the text that client and server hash: method, path,
+// query, signed headers, payload hash.
 func canonicalRequest(r *http.Request, s *sigv4, payloadHash string) string {
 	var b strings.Builder
 	b.WriteString(r.Method + "\n" + awsEscape(r.URL.Path, true) + "\n")
@@ -178,7 +183,8 @@ func canonicalQuery(q url.Values) string {
 	return b.String()
 }
 
-// canonicalHeader gives the value of a signed header; net/http keeps some of them outside r.Header.
+// canonicalHeader returns the value of a signed header, also of those that
+// net/http keeps outside r.Header.
 func canonicalHeader(r *http.Request, name string) string {
 	switch name {
 	case "host":
@@ -197,7 +203,8 @@ func canonicalHeader(r *http.Request, name string) string {
 
 const upperHex = "0123456789ABCDEF"
 
-// awsEscape is the percent-encoding of Signature Version 4: everything but unreserved characters, and "/" in a path.
+// awsEscape is the percent-encoding of Signature Version 4, which leaves
+// unreserved characters, and "/" in a path.
 func awsEscape(s string, path bool) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -214,14 +221,16 @@ func awsEscape(s string, path bool) string {
 	return b.String()
 }
 
-// identity is who a request comes from, and what is needed to check the chunks of a signed streaming body.
+// identity is the sender of a request, with the key that checks the chunks of a
+// signed streaming body.
 type identity struct {
 	anonymous bool
 	sig       sigv4
 	key       []byte // signing key
 }
 
-// authenticate verifies the signature of r. The payload hash is taken as claimed: the body reader checks it.
+// authenticate verifies the signature of r with the payload hash that the
+// client sent, which the body reader checks.
 func (o *Origin) authenticate(r *http.Request) (identity, *s3Error) {
 	q := r.URL.Query()
 	var s sigv4
@@ -302,10 +311,11 @@ func (o *Origin) secretOf(s *sigv4) (string, *s3Error) {
 	return "", s3err(http.StatusForbidden, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
 }
 
-// presign returns u with the query of a presigned URL for method. Only the host header is signed.
+// presign returns u with the query of a presigned URL for method. Only the host
+// header is signed.
 func (o *Origin) presign(method string, u *url.URL, ttl time.Duration) string {
 	now := o.opts.Now().UTC()
-	if ttl < 0 { // already expired, yet with a valid Expires
+	if ttl < 0 { // already expired, but with a valid Expires
 		now, ttl = now.Add(ttl-time.Second), 0
 	}
 	s := sigv4{

@@ -15,15 +15,17 @@ import (
 	"time"
 )
 
-// store holds all buckets in memory: names, versions and headers; the bytes are contents.
+// store holds the names, versions and headers of all buckets in memory. The
+// bytes are in contents.
 type store struct {
-	mu      sync.RWMutex // guards everything below it, down to the versions; taken before counters.mu, never held for I/O
+	mu      sync.RWMutex // guards the fields below, versions included; taken before counters.mu, never held during I/O
 	buckets map[string]*bucket
 }
 
 func (s *store) init() { s.buckets = map[string]*bucket{} }
 
-// BucketOptions describe a bucket. The zero value is a plain bucket in Region, owned by OwnerID.
+// BucketOptions describe a bucket. The zero value is a plain bucket in Region,
+// owned by OwnerID.
 type BucketOptions struct {
 	Region        string // requests signed for another region are answered 301 PermanentRedirect
 	Owner         string // checked against x-amz-expected-bucket-owner
@@ -42,7 +44,8 @@ type bucket struct {
 	uploads    map[string]*upload
 }
 
-// version is one version of an object; it never changes once it is in a bucket (but for the lazily computed digests).
+// version is one version of an object. In a bucket it never changes, except for
+// its lazily computed digests.
 type version struct {
 	key      string
 	id       string // "null" outside versioning
@@ -53,9 +56,9 @@ type version struct {
 	header   map[string]string // Content-Type, x-amz-meta-* and so on, canonical names
 	sseKey   string            // base64 MD5 of the customer key, if any
 
-	lazy    sync.Mutex        // guards what follows; held while hashing, so never waited for under store.mu
+	lazy    sync.Mutex        // guards the fields below; held while hashing, so never locked under store.mu
 	etag    string            // without quotes
-	sums    map[string]string // base64 by algorithm ("CRC64NVME"); composite ones end in "-N"; the map never changes
+	sums    map[string]string // base64 by algorithm ("CRC64NVME"); composite sums end in "-N"; the map never changes
 	sumType string            // FULL_OBJECT or COMPOSITE
 	want    bool              // CRC64NVME wanted but not yet computed
 	err     error
@@ -68,7 +71,7 @@ type part struct {
 	sums   map[string]string
 }
 
-// etagOf returns the ETag with quotes, hashing the content if that was not done before.
+// etagOf returns the ETag with quotes. The first call may hash the content.
 func (v *version) etagOf() (string, error) {
 	v.lazy.Lock()
 	defer v.lazy.Unlock()
@@ -81,7 +84,8 @@ func (v *version) etagOf() (string, error) {
 	return `"` + v.etag + `"`, v.err
 }
 
-// checksums returns the checksums of the version, computing the one that PutFile was asked for.
+// checksums returns the checksums of the version. The first call may compute
+// the one that PutFile was asked for.
 func (v *version) checksums() (sums map[string]string, sumType string, err error) {
 	v.lazy.Lock()
 	defer v.lazy.Unlock()
@@ -96,14 +100,14 @@ func (v *version) checksums() (sums map[string]string, sumType string, err error
 	return v.sums, v.sumType, v.err
 }
 
-// knownSums returns the checksums that are there without reading the object.
+// knownSums returns the checksums that are known without reading the object.
 func (v *version) knownSums() (map[string]string, string) {
 	v.lazy.Lock()
 	defer v.lazy.Unlock()
 	return v.sums, v.sumType
 }
 
-// CreateBucket makes a bucket; an existing one is an error.
+// CreateBucket makes a bucket. It fails if the bucket exists.
 func (o *Origin) CreateBucket(name string, opts BucketOptions) error {
 	if name == "" || name == "v2" || name == "token" {
 		return fmt.Errorf("testorigin: bucket name %q is taken by the registry's paths or empty; use another", name)
@@ -132,7 +136,7 @@ func (s *store) create(name string, opts BucketOptions, now time.Time) *bucket {
 	return b
 }
 
-// ensure returns the bucket, made with default options if it is new.
+// ensure returns the bucket, and makes a missing one with default options.
 func (o *Origin) ensure(name string) *bucket {
 	if b := o.store.buckets[name]; b != nil {
 		return b
@@ -140,23 +144,28 @@ func (o *Origin) ensure(name string) *bucket {
 	return o.store.create(name, BucketOptions{}, o.opts.Now())
 }
 
-// Put stores body as the object bucket/key; a missing bucket is made. The origin keeps body: do not change it.
+// Put stores body as the object bucket/key and makes a missing bucket. The
+// origin keeps body, which must not be changed.
 func (o *Origin) Put(bucket, key string, body []byte) error {
 	return o.putVersion(bucket, &version{key: key, content: memContent(body)})
 }
 
-// PutFileOptions say what to hash of a file that is put by reference.
+// PutFileOptions select the hashes of a file that is put by reference.
 type PutFileOptions struct {
-	// ETag is used as it is (without quotes). Default: the MD5 of the file, computed when first asked for.
+	// ETag is used unchanged (without quotes). The default is the MD5 of the
+	// file, computed at the first use.
 	ETag string
-	// Unhashed makes up an ETag from the size, the time and a serial number, so that a huge file is never read.
+	// Unhashed makes an ETag from the size, the time and a serial number, so
+	// that a huge file is never read.
 	Unhashed bool
-	// CRC64NVME gives the object a full-object checksum, computed when first asked for.
+	// CRC64NVME gives the object a full-object checksum, computed at the first
+	// use.
 	CRC64NVME bool
 }
 
-// PutFile serves the file at path as the object bucket/key without copying it; a missing bucket is made. The file must
-// not change while it is an object: a GET that finds another file or size there fails with 500.
+// PutFile serves the file at path as the object bucket/key without copying it,
+// and makes a missing bucket. The file must not change while it is an object: a
+// GET that finds another file or size fails with 500.
 func (o *Origin) PutFile(bucket, key, path string, opts ...PutFileOptions) error {
 	c, err := fileContent(path, false)
 	if err != nil {
@@ -172,7 +181,8 @@ func (o *Origin) PutFile(bucket, key, path string, opts ...PutFileOptions) error
 	return o.putVersion(bucket, v)
 }
 
-// PutDir puts every regular file below dir by reference, under its path relative to dir. Symbolic links are left out.
+// PutDir puts every regular file below dir by reference, under its path
+// relative to dir. It skips symbolic links.
 func (o *Origin) PutDir(bucket, dir string, opts ...PutFileOptions) error {
 	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
@@ -192,21 +202,22 @@ func (o *Origin) putVersion(bucket string, v *version) error {
 	}
 	o.store.mu.Lock()
 	defer o.store.mu.Unlock()
-	o.store.put(o.ensure(bucket), v, o)
+	o.store.putLocked(o.ensure(bucket), v, o)
 	return nil
 }
 
-// Delete removes the object, or adds a delete marker if the bucket keeps versions. A missing one is no error, as in S3.
+// Delete removes the object, or adds a delete marker if the bucket keeps
+// versions. As in S3, deleting a missing object succeeds.
 func (o *Origin) Delete(bucket, key string) {
 	o.store.mu.Lock()
 	defer o.store.mu.Unlock()
 	if b := o.store.buckets[bucket]; b != nil {
-		o.store.remove(b, key, "", o)
+		o.store.removeLocked(b, key, "", o)
 	}
 }
 
-// put adds v as the newest version of its key. Caller holds mu.
-func (s *store) put(b *bucket, v *version, o *Origin) {
+// putLocked adds v as the newest version of its key. mu must be held.
+func (s *store) putLocked(b *bucket, v *version, o *Origin) {
 	if v.modified.IsZero() {
 		v.modified = o.opts.Now()
 	}
@@ -229,20 +240,22 @@ func (s *store) put(b *bucket, v *version, o *Origin) {
 	b.objects[v.key] = list
 }
 
-// drop gives up the version's hold on its bytes; GETs under way have their own.
+// drop releases the version's reference to its bytes. Running GETs have their
+// own.
 func (v *version) drop() {
 	if v.content != nil {
 		v.content.release()
 	}
 }
 
-// newID returns an identifier that no version or upload had before; ids sort in the order of their making.
+// newID returns a new identifier for a version or an upload. Identifiers sort
+// in the order of their creation.
 func (o *Origin) newID() string {
 	n := o.serial.Add(1)
 	return fmt.Sprintf("%012x%020x", n, mix(n^o.opts.Seed))
 }
 
-// drop gives up all versions and uploads.
+// drop releases all versions and uploads.
 func (s *store) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -259,14 +272,15 @@ func (s *store) drop() {
 	s.buckets = map[string]*bucket{}
 }
 
-// remove deletes one version, or ("" and versioning) adds a marker. It returns the version id and whether that is a
-// delete marker. Caller holds mu.
-func (s *store) remove(b *bucket, key, id string, o *Origin) (string, bool) {
+// removeLocked deletes one version, or adds a delete marker if id is "" and the
+// bucket has versioning. It returns the version id and whether that is a delete
+// marker. mu must be held.
+func (s *store) removeLocked(b *bucket, key, id string, o *Origin) (string, bool) {
 	list := b.objects[key]
 	if id == "" {
 		if b.versioning != "" {
 			v := &version{key: key, marker: true}
-			s.put(b, v, o)
+			s.putLocked(b, v, o)
 			return v.id, true
 		}
 		id = "null"
@@ -287,8 +301,9 @@ func (s *store) remove(b *bucket, key, id string, o *Origin) (string, bool) {
 	return id, false
 }
 
-// sorted returns the keys of b in byte order. Caller holds mu for writing.
-func (b *bucket) sorted() []string {
+// sortedLocked returns the keys of b in byte order. mu must be held for
+// writing.
+func (b *bucket) sortedLocked() []string {
 	if b.stale {
 		b.keys = make([]string, 0, len(b.objects))
 		for k := range b.objects {
@@ -300,8 +315,9 @@ func (b *bucket) sorted() []string {
 	return b.keys
 }
 
-// find returns a version of key: the newest for id "". Caller holds mu.
-func (b *bucket) find(key, id string) *version {
+// findLocked returns a version of key, or the newest version if id is "". mu
+// must be held.
+func (b *bucket) findLocked(key, id string) *version {
 	for _, v := range b.objects[key] {
 		if id == "" || v.id == id {
 			return v
@@ -310,7 +326,7 @@ func (b *bucket) find(key, id string) *version {
 	return nil
 }
 
-// swap is the effect of ActSwap on the object that the request is about.
+// swap is the effect of ActSwap on the object of the request.
 func (rq *request) swap(f *firing) {
 	if rq.bucket == "" || rq.key == "" {
 		return
@@ -329,17 +345,18 @@ func (rq *request) swap(f *firing) {
 	if b == nil {
 		return
 	}
-	old := b.find(rq.key, "")
+	old := b.findLocked(rq.key, "")
 	if old == nil || old.marker {
 		return
 	}
 	if c == nil {
 		c = old.content.scrambled()
 	}
-	rq.o.store.put(b, &version{key: rq.key, content: c, header: old.header}, rq.o)
+	rq.o.store.putLocked(b, &version{key: rq.key, content: c, header: old.header}, rq.o)
 }
 
-// Swap replaces an object by a version of the same size in which every byte differs, as the swap fault does.
+// Swap replaces an object by a version of the same size in which every byte
+// differs, as the swap fault does.
 func (o *Origin) Swap(bucket, key string) {
 	rq := &request{o: o, bucket: bucket, key: key}
 	rq.swap(&firing{})

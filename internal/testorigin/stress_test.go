@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// TestVersionsNeverMix overwrites, copies, deletes and swaps objects while others read them. Every version is one byte
-// repeated, so a body with two kinds of bytes is a mix; after Close nothing may be left in the scratch folder.
+// TestVersionsNeverMix overwrites, copies, deletes and swaps objects while
+// others read them. Every version is one byte repeated, so a body with two
+// different bytes is a mix. After Close the scratch folder must be empty.
 func TestVersionsNeverMix(t *testing.T) {
 	dir := t.TempDir()
 	o, c := start(t, Options{Dir: dir, Seed: 5}), client(t)
@@ -45,14 +46,15 @@ func TestVersionsNeverMix(t *testing.T) {
 	worker(3, func(_ int, u string) {
 		resp, got, _ := do(t, c, "GET", u, nil, "Range", "bytes=100-")
 		if resp == nil || resp.StatusCode != http.StatusPartialContent || len(got) == 0 {
-			return // deleted just now, or cut before its first byte
+			return // deleted, or cut before its first byte
 		}
 		if n := bytes.Count(got, got[:1]); n != len(got) {
 			t.Errorf("a body of %d bytes has %d of one version", len(got), n)
 		}
 	})
 	wg.Wait()
-	// Handlers let go of what they read a moment after the client has its last byte; Close waits for them.
+	// Handlers release their content shortly after the client has the last
+	// byte; Close waits for them.
 	if err := o.Close(); err != nil {
 		t.Error("Close:", err)
 	}

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// exampleIdentity is the signer of Amazon's published example of a signed upload in chunks.
+// exampleIdentity is the signer of Amazon's published example of a signed
+// upload in chunks.
 func exampleIdentity() identity {
 	at, _ := time.Parse(sigTimeFormat, "20130524T000000Z")
 	s := sigv4{

@@ -13,7 +13,8 @@ import (
 
 const versitygwModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
-// versityDiffers lists the checks that versitygw v1.8.0 does not pass, and why that is no fault of the origin.
+// versityDiffers lists the checks that versitygw v1.8.0 fails, with the reason
+// why the origin is right.
 var versityDiffers = map[string]string{
 	"get/unknown-access-key":           "answers 404 XAdminUserNotFound where S3 answers 403 InvalidAccessKeyId",
 	"list/file-and-folder-of-one-name": "posix backend: a key can't be both a file and a folder (409 ObjectParentIsFile)",
@@ -25,7 +26,8 @@ var versityDiffers = map[string]string{
 	"versions/list-pages":              "pages of one version give the first version again and again",
 }
 
-// installVersitygw builds the gateway once into a cache folder that outlives the test run.
+// installVersitygw builds the gateway once, into a cache folder that other test
+// runs share.
 func installVersitygw(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("PENSTOCK_TOOLS")
@@ -51,7 +53,8 @@ func installVersitygw(t *testing.T) string {
 	return bin
 }
 
-// startVersitygw runs the gateway over a temporary folder until the test ends and returns its endpoint.
+// startVersitygw runs the gateway over a temporary folder until the end of the
+// test, and returns its endpoint.
 func startVersitygw(t *testing.T, bin string) string {
 	t.Helper()
 	root, versions, addr := t.TempDir(), t.TempDir(), testport.Addr(t)
@@ -62,8 +65,8 @@ func startVersitygw(t *testing.T, bin string) string {
 
 const accessKey, secretKey = "conformance", "conformance-secret"
 
-// TestVersitygwConformance runs the suite that the origin passes against a real server, so that neither the suite nor
-// the origin can drift from how servers behave.
+// TestVersitygwConformance runs the origin's suite against a real server, so
+// that the suite and the origin keep the behaviour of servers.
 func TestVersitygwConformance(t *testing.T) {
 	endpoint := startVersitygw(t, installVersitygw(t))
 	s3conformance.Run(t, s3conformance.Config{

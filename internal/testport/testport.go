@@ -7,14 +7,15 @@ import (
 	"strconv"
 )
 
-// Port is a TCP port of this machine. It is kept until it is closed, or until nothing
-// refers to it any more.
+// Port is a reserved TCP port of this machine. The reservation ends with Close,
+// or when the last reference to the Port is gone.
 type Port struct {
 	addr string
-	f    *os.File // its socket; nil where ports can't be kept
+	f    *os.File // its socket, or nil where ports cannot be reserved
 }
 
-// Reserve takes a free port of a host, which is an IP address of this machine.
+// Reserve reserves a free port of host, which must be an IP address of this
+// machine.
 func Reserve(host string) (*Port, error) {
 	ip := net.ParseIP(host)
 	if ip == nil {
@@ -30,7 +31,7 @@ func Reserve(host string) (*Port, error) {
 // Addr returns the port's address, "host:port".
 func (p *Port) Addr() string { return p.addr }
 
-// Close gives the port back.
+// Close releases the port.
 func (p *Port) Close() error {
 	if p.f == nil {
 		return nil
@@ -38,15 +39,16 @@ func (p *Port) Close() error {
 	return p.f.Close()
 }
 
-// T is what a test has to do with its ports; *testing.T and *testing.B are.
+// T has the methods of a test that Addr calls. *testing.T and *testing.B
+// implement it.
 type T interface {
 	Helper()
 	Cleanup(func())
 	Fatal(args ...any)
 }
 
-// Addr returns an address of the loopback interface at which nobody listens, and that is
-// the test's until its end: it refuses connections until the test listens there.
+// Addr returns an address of the loopback interface that is reserved until the
+// end of the test. It refuses connections until the test listens there.
 func Addr(t T) string {
 	t.Helper()
 	p, err := Reserve("127.0.0.1")

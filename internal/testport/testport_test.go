@@ -10,9 +10,10 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// TestReserved: nobody answers, its owner can listen again and again, and nobody gets it
-// who asks for any port.
-func TestReserved(t *testing.T) {
+// TestReservedPort checks that a reserved port refuses connections, that its owner
+// can listen any number of times, and that a listener on any port does not get
+// it.
+func TestReservedPort(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		p, err := testport.Reserve(host)
 		if err != nil {
@@ -37,7 +38,7 @@ func TestReserved(t *testing.T) {
 			l.Close()
 		}
 		if runtime.GOOS == "linux" {
-			for range 2000 { // all are held: the system gives each once
+			for range 2000 { // all stay open, so the system chooses each port once
 				l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 				if err != nil {
 					t.Fatal(err)

@@ -24,11 +24,11 @@ var suspicious = regexp.MustCompile(`(?i)secret|token|passw|credential|private|b
 const sentinel = "hunter2-must-not-show"
 
 // Check fills every field of the samples whose name sounds like a secret, in
-// nested structs of this module as well, prints the samples in every way that
-// a log or an error message might, and fails if a secret shows. samples are
+// nested structs of this module as well, prints the samples in every way that a
+// log or an error message might, and fails if a secret shows. samples are
 // pointers to the exported structs of the package in the current folder, and
-// each of them must be there. harmless has the reasons why fields, written
-// Type.Field, are no secrets; one that is not needed fails the check.
+// each of them must be there. harmless maps fields, written Type.Field, to the
+// reason why they are not secret. An entry that is not needed fails the check.
 func Check(t testing.TB, harmless map[string]string, samples ...any) {
 	t.Helper()
 	c := &checker{harmless: harmless, used: map[string]bool{}}

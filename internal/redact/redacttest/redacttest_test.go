@@ -34,7 +34,8 @@ type careful struct {
 
 func (careful) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "careful") }
 
-// TestCheckFails: the check itself finds what it is for.
+// TestCheckFails runs the check on structs with each of the mistakes that it
+// must find.
 func TestCheckFails(t *testing.T) {
 	for _, tt := range []struct {
 		sample   any

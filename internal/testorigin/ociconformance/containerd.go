@@ -12,7 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// sample is n bytes that are nowhere equal to themselves shifted by a power of two.
+// sample returns n bytes that differ from every copy shifted by a power of two.
 func sample(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {
@@ -23,7 +23,7 @@ func sample(n int) []byte {
 
 func (s *suite) reference(tag string) string { return s.cfg.Host + "/" + s.repo + ":" + tag }
 
-// upload pushes one thing through the pusher of containerd.
+// upload pushes one blob or manifest through the pusher of containerd.
 func (s *suite) upload(p remotes.Pusher, mediaType string, body []byte) ocispec.Descriptor {
 	s.Helper()
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(body), Size: int64(len(body))}
@@ -39,7 +39,8 @@ func (s *suite) upload(p remotes.Pusher, mediaType string, body []byte) ocispec.
 	return desc
 }
 
-// pushImage pushes an image of one layer and returns the descriptors of its manifest and its layer.
+// pushImage pushes an image of one layer and returns the descriptors of its
+// manifest and its layer.
 func (s *suite) pushImage(tag string, layer []byte) (manifest, blob ocispec.Descriptor) {
 	s.Helper()
 	p, err := s.resolver().Pusher(s.ctx(), s.reference(tag))
@@ -124,7 +125,7 @@ var containerdChecks = []check{
 		f, err := s.resolver().Fetcher(s.ctx(), s.reference("v1"))
 		s.ok(err, "fetcher")
 		rc, err := f.Fetch(s.ctx(), ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("no such blob"), Size: 3})
-		if err == nil { // a blob is only asked for when it is read
+		if err == nil { // the request for a blob is sent by the first read
 			_, err = rc.Read(make([]byte, 1))
 			rc.Close()
 		}

@@ -96,7 +96,7 @@ var ggcrChecks = []check{
 	}},
 	{"ggcr/mount", func(s *suite) {
 		s.push("v1")
-		img, err := remote.Image(s.ref("v1"), s.options()...) // its layers know where they can be mounted from
+		img, err := remote.Image(s.ref("v1"), s.options()...) // its layers hold the repository to mount them from
 		s.ok(err, "pull")
 		other := *s
 		other.repo += "-mounted"

@@ -16,7 +16,7 @@ import (
 // Config names the registry under test.
 type Config struct {
 	Host           string // host:port, plain HTTP
-	User, Password string // empty: anonymous
+	User, Password string // anonymous if empty
 	Prefix         string // of repository names; default "conformance"
 	// Skip maps names of checks to the reason why they are not run.
 	Skip map[string]string
@@ -79,7 +79,7 @@ func (s *suite) same(what string, got, want any) {
 	}
 }
 
-// ref is a reference of this check's repository for go-containerregistry.
+// ref returns a reference to this check's repository for go-containerregistry.
 func (s *suite) ref(tag string) name.Tag {
 	s.Helper()
 	t, err := name.NewTag(s.cfg.Host+"/"+s.repo+":"+tag, name.Insecure)
@@ -87,7 +87,7 @@ func (s *suite) ref(tag string) name.Tag {
 	return t
 }
 
-// options are those of go-containerregistry.
+// options returns the options of go-containerregistry.
 func (s *suite) options(more ...remote.Option) []remote.Option {
 	opts := []remote.Option{remote.WithContext(s.Context()), remote.WithTransport(s.client.Transport)}
 	if s.cfg.User != "" {
@@ -96,7 +96,7 @@ func (s *suite) options(more ...remote.Option) []remote.Option {
 	return append(opts, more...)
 }
 
-// resolver is that of containerd.
+// resolver returns a resolver of containerd.
 func (s *suite) resolver() remotes.Resolver {
 	auth := docker.NewDockerAuthorizer(
 		docker.WithAuthClient(s.client),

@@ -11,7 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// oddKeys need escaping somewhere on their way: in the URL, in the signature, in XML, in encoding-type=url.
+// oddKeys need escaping in the URL, in the signature, in XML, or in
+// encoding-type=url.
 var oddKeys = []string{
 	"odd/a b", "odd/a+b", "odd/a%20b", "odd/a&b<c>\"d'", "odd/ünï/日本", "odd/tilde~!$()*,:;=@[]", "odd/q?x#y", "odd/emoji-🚰",
 }
@@ -24,7 +25,8 @@ func (s *suite) fill(keys ...string) {
 	}
 }
 
-// walk pages through a listing and returns keys and prefixes in the order of arrival.
+// walk pages through a listing and returns keys and prefixes in the order of
+// arrival.
 func (s *suite) walk(in *s3.ListObjectsV2Input) (keys, prefixes []string, pages int) {
 	s.Helper()
 	in.Bucket = &s.bucket

@@ -9,10 +9,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// partSize is the smallest that S3 allows for parts other than the last.
+// partSize is the smallest size that S3 allows for parts other than the last.
 const partSize = 5 << 20
 
-// multipart uploads data in parts of partSize and returns what the completion said.
+// multipart uploads data in parts of partSize and returns the answer to the
+// completion.
 func (s *suite) multipart(key string, data []byte, a types.ChecksumAlgorithm, ct types.ChecksumType) *s3.CompleteMultipartUploadOutput {
 	s.Helper()
 	id, parts := s.parts(key, data, a, ct)

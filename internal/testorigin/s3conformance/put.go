@@ -29,7 +29,7 @@ func (s *suite) other(accessKey, secretKey string) *s3.Client {
 	return s3.New(o)
 }
 
-// raw sends a request past the SDK.
+// raw sends a request without the SDK.
 func (s *suite) raw(method, url string, header http.Header) (int, []byte) {
 	s.Helper()
 	req, err := http.NewRequestWithContext(s.ctx(), method, url, nil)

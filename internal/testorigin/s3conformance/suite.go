@@ -22,8 +22,9 @@ type Config struct {
 	Endpoint             string // http://host:port, path style
 	AccessKey, SecretKey string
 	Region               string // default us-east-1
-	// NewBucket makes an empty bucket that keeps versions or not, and returns its name. Default: CreateBucket and
-	// PutBucketVersioning through the API.
+	// NewBucket makes an empty bucket with or without versions, and returns its
+	// name. The default is CreateBucket and PutBucketVersioning through the
+	// API.
 	NewBucket func(t *testing.T, versioned bool) string
 	// Skip maps names of checks to the reason why they are not run.
 	Skip map[string]string
@@ -135,7 +136,8 @@ func (s *suite) ok(err error, format string, args ...any) {
 	}
 }
 
-// fails asserts the status, and the code unless it is "" (HEAD answers have no body and hence no code).
+// fails asserts the status, and the code unless it is "" (HEAD answers have no
+// body and hence no code).
 func (s *suite) fails(err error, status int, code string) {
 	s.Helper()
 	if err == nil {
@@ -164,7 +166,7 @@ func (s *suite) same(what string, got, want any) {
 	}
 }
 
-// sample is n bytes that are nowhere equal to themselves shifted by a power of two.
+// sample returns n bytes that differ from every copy shifted by a power of two.
 func sample(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {

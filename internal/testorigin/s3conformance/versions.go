@@ -6,7 +6,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// versioned returns s on a fresh bucket that keeps versions.
+// versioned returns s on a new bucket with versions.
 func (s *suite) versioned() *suite {
 	v := *s
 	v.bucket = s.cfg.NewBucket(s.T, true)
@@ -35,7 +35,7 @@ var versionChecks = []check{
 	{"versions/missing", func(s *suite) {
 		s = s.versioned()
 		s.put("k", nil)
-		// A well-formed id of a version that was there once.
+		// A well-formed id of a version that existed before.
 		out, err := s.c.PutObject(s.ctx(), &s3.PutObjectInput{Bucket: &s.bucket, Key: aws.String("k"), Body: readerOf(nil)})
 		s.ok(err, "PutObject")
 		_, err = s.c.DeleteObject(s.ctx(), &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String("k"), VersionId: out.VersionId})

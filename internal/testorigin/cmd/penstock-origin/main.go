@@ -1,5 +1,6 @@
-// Command penstock-origin serves folders as S3 buckets and OCI repositories on a loopback port, with faults on request:
-// an object store and a registry to try Penstock's programs against by hand.
+// Command penstock-origin serves folders as S3 buckets and OCI repositories on
+// a loopback port, with injected faults, to try Penstock's programs by hand
+// against an object store and a registry.
 //
 //	penstock-origin -bucket weights=/data/weights -faults 'GetObject p=0.1 => status code=503'
 //	penstock-origin -root /data/buckets -layout demo/app=/data/app-oci-layout -registry-auth token -redirect
@@ -96,7 +97,7 @@ func run(ctx context.Context, args []string) error {
 	return o.Close()
 }
 
-// load fills the origin; no file is copied.
+// load fills the origin without copying files.
 func load(o *testorigin.Origin, root string, buckets, layouts pairs, po testorigin.PutFileOptions) error {
 	if root != "" {
 		entries, err := os.ReadDir(root)

@@ -35,7 +35,7 @@ func TestRunServesUntilCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // it starts, loads, sees the signal and ends
+	cancel() // it starts, loads, receives the signal and ends
 	if err := run(ctx, []string{"-addr", "127.0.0.1:0", "-root", root}); err != nil {
 		t.Error(err)
 	}
