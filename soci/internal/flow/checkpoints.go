@@ -22,9 +22,9 @@ type checkpoints struct {
 	file *checkpoint.File
 	log  *slog.Logger
 
-	known int // points of the recorder that were collected; inflate's
+	known int // collected points of the recorder; owned by inflate
 
-	// The fields up to failed belong to the extraction.
+	// The fields up to failed are owned by the extraction.
 	current *block // being unpacked
 	next    int64  // offset in the tar from which a checkpoint is due
 	failed  bool   // no more checkpoints are made

@@ -24,9 +24,9 @@ import (
 type pipeline struct {
 	layer    registry.Layer
 	limits   Limits
-	windows  *windows          // nil: zstd frames take memory without asking (tests)
-	priority *priority         // nil: all layers are equal
-	resume   *checkpoint.State // nil: the layer starts at the beginning
+	windows  *windows          // nil in tests, where zstd frames take memory freely
+	priority *priority         // nil if all layers are equal
+	resume   *checkpoint.State // nil if the layer starts at the beginning
 
 	// open returns the final targets. It is called once, when the first block
 	// is there, or when there will be none.
@@ -34,12 +34,12 @@ type pipeline struct {
 	onFetch func(n int64) // compressed bytes received
 	onTar   func(n int64) // tar bytes inflated
 
-	source      source  // fetch's
-	decoded     decoded // inflate's
+	source      source  // owned by fetch until it ends
+	decoded     decoded // owned by inflate until it ends
 	ring        ring
 	targets     targets
 	stop        stop
-	checkpoints *checkpoints // nil: none are made
+	checkpoints *checkpoints // nil without a checkpoint file
 
 	hashed   chan *block // from inflate to hashTar
 	diffID   hash.Hash
