@@ -7,7 +7,7 @@
 // the client has sent and appends the bytes to send. That saves the goroutines
 // and the channels between them through which net/http passes each request.
 //
-// # What it leaves out
+// # Omissions
 //
 // Server push, priorities, and compression of reply headers by a dynamic
 // table: the few headers of a reply are shorter than the state is worth.

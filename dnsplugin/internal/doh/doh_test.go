@@ -117,7 +117,8 @@ func serveConn(c net.Conn, h Handler) {
 	}
 }
 
-// client returns a server of h and a client of net/http that speaks HTTP/2 to it.
+// client returns a server of h and a client of net/http that speaks HTTP/2 to
+// it.
 func client(t *testing.T, h Handler) (*http.Client, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -646,7 +647,8 @@ func FuzzFeed(f *testing.F) {
 
 const math64 = 1 << 62
 
-// frames counts the frames of replies, whose dates and window updates may differ.
+// frames counts the frames of replies, whose dates and window updates may
+// differ.
 func frames(out []byte) (n int) {
 	for len(out) > 0 {
 		f, length, _ := parseFrame(out)

@@ -48,9 +48,9 @@ const (
 // Handler serves the requests of a session.
 type Handler interface {
 	// Answer appends the reply to query, a DNS message, to buf. It must not
-	// wait. If ok is false, the request goes to ServeHTTP. maxAge is for how many
-	// seconds HTTP caches may keep the reply. hint belongs to the connection;
-	// ipv4 tells the family of its client.
+	// wait. If ok is false, the request goes to ServeHTTP. maxAge is for how
+	// many seconds HTTP caches may keep the reply. hint belongs to the
+	// connection; ipv4 tells the family of its client.
 	Answer(hint *uint32, query, buf []byte, ipv4 bool) (reply []byte, maxAge uint32, ok bool)
 	// ServeHTTP serves a request whose body is in memory.
 	http.Handler
@@ -61,8 +61,8 @@ type Options struct {
 	// Handler returns the handler of the next request: the server may be
 	// replaced while a connection is open.
 	Handler func() Handler
-	// Send sends bytes to the client and does not wait for it. It is called from
-	// goroutines of ServeHTTP.
+	// Send sends bytes to the client and does not wait for it. It is called
+	// from goroutines of ServeHTTP.
 	Send func([]byte) error
 	// Hold and Done surround each request that ServeHTTP serves; Busy reports
 	// that no more should be started now.
@@ -208,7 +208,7 @@ func (s *Session) Close() {
 	}
 }
 
-// forgetLocked removes a stream, whose request nobody waits for any more.
+// forgetLocked removes a stream and cancels its request.
 func (s *Session) forgetLocked(id uint32, st *stream) {
 	if st.cancel != nil {
 		st.cancel()

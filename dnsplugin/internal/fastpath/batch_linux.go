@@ -13,8 +13,8 @@ import (
 const (
 	// nameLen holds a sockaddr_in6, the longest address here.
 	nameLen = unix.SizeofSockaddrInet6
-	// align is the alignment of replies, so that copies of a few bytes stay within
-	// a word.
+	// align is the alignment of replies, so that copies of a few bytes stay
+	// within a word.
 	align = 8
 	// controlLen is the room for the one control message of a packet.
 	controlLen = 40 // CMSG_SPACE(sizeof(struct in6_pktinfo)); in_pktinfo needs 32
@@ -27,10 +27,10 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-// Batch holds the packets of one system call, and the replies to them. The slices
-// of headers and buffers are allocated once, and the kernel gets pointers into
-// them. The fields are between two lines of padding, because they are written for
-// every packet and batches are allocated one after the other.
+// Batch holds the packets of one system call, and the replies to them. The
+// slices of headers and buffers are allocated once, and the kernel gets
+// pointers into them. The fields are between two lines of padding, because they
+// are written for every packet and batches are allocated one after the other.
 type Batch struct {
 	_       [line]byte
 	n       int // packets
@@ -103,11 +103,12 @@ func (b *Batch) Packet(i int) []byte {
 	return b.inBytes[i*stride:][:m.len:m.len]
 }
 
-// Buffer returns an empty slice with room for MaxPacket bytes, for the next reply.
+// Buffer returns an empty slice with room for MaxPacket bytes, for the next
+// reply.
 func (b *Batch) Buffer() []byte { return b.outBytes[b.used:][:0:MaxPacket] }
 
-// Reply makes the first n bytes of Buffer the reply to packet i. It may be called
-// once per packet.
+// Reply makes the first n bytes of Buffer the reply to packet i. It may be
+// called once per packet.
 func (b *Batch) Reply(i, n int) {
 	in, out := &b.in[i].hdr, &b.out[b.replies].hdr
 	iov := &b.outIov[b.replies]
@@ -116,8 +117,8 @@ func (b *Batch) Reply(i, n int) {
 	b.used += (n + align - 1) &^ (align - 1)
 	out.Name, out.Namelen = in.Name, in.Namelen
 	if b.pktinfo {
-		// The control message of the packet holds the address that it was sent to.
-		// Sent back, it makes the kernel use that address as the source.
+		// The control message of the packet holds the address that it was sent
+		// to. Sent back, it makes the kernel use that address as the source.
 		out.Control, out.Controllen = in.Control, in.Controllen
 		forSending(b.controls[i*controlLen:][:controlLen])
 	}
@@ -162,10 +163,10 @@ func (b *Batch) Origin(i int) Origin {
 	return o
 }
 
-// forSending turns a received control message with packet information into one to
-// send. The source is the address that the packet was sent to; the route chooses
-// the interface. IPv6 link-local addresses keep the interface in the address of
-// the peer.
+// forSending turns a received control message with packet information into one
+// to send. The source is the address that the packet was sent to; the route
+// chooses the interface. IPv6 link-local addresses keep the interface in the
+// address of the peer.
 func forSending(control []byte) {
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0])) //nolint:gosec // control is longer than a header, and aligned: it starts at a multiple of 8
 	switch data := control[unix.CmsgLen(0):]; {
@@ -176,8 +177,8 @@ func forSending(control []byte) {
 	}
 }
 
-// Origin is the peer that has sent a packet, with the local address and the socket
-// that received it. It has no pointers into a batch.
+// Origin is the peer that has sent a packet, with the local address and the
+// socket that received it. It has no pointers into a batch.
 type Origin struct {
 	sock       *socket
 	control    [controlLen]byte // after a pointer, and so aligned
@@ -200,6 +201,6 @@ func (o *Origin) peer() netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
-// Send sends p to the peer of o, through the socket that received the packet. It
-// fails with net.ErrClosed after the group was closed.
+// Send sends p to the peer of o, through the socket that received the packet.
+// It fails with net.ErrClosed after the group was closed.
 func (o *Origin) Send(p []byte) error { return o.sock.send(o, p) }

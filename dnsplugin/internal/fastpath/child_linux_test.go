@@ -153,8 +153,8 @@ func stock(addr, mark string) (closeIt func(), err error) {
 	}, nil
 }
 
-// beSandboxed installs a filter that refuses system calls with an errno, tries the
-// fast path, and prints the result.
+// beSandboxed installs a filter that refuses system calls with an errno, tries
+// the fast path, and prints the result.
 func beSandboxed(errno string, calls []string) error {
 	number, err := strconv.Atoi(errno)
 	if err != nil {
@@ -196,8 +196,8 @@ func beSandboxed(errno string, calls []string) error {
 	return nil
 }
 
-// deny makes a system call fail with errno in all threads of the process, from now
-// on.
+// deny makes a system call fail with errno in all threads of the process, from
+// now on.
 func deny(call, errno uint32) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

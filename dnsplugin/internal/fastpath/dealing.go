@@ -7,17 +7,19 @@ import (
 	"time"
 )
 
-// This file decides how the kernel should distribute packets or connections in a
-// group of sockets. It makes no system calls; steering does.
+// This file decides how the kernel should distribute packets or connections in
+// a group of sockets. It makes no system calls; steering does.
 
 // dealing is the way in which the kernel distributes packets.
 type dealing int
 
 const (
 	// evenly is the kernel's default: it chooses among all sockets of the group
-	// by a hash of the addresses. It is correct whatever sockets are in the group.
+	// by a hash of the addresses. It is correct whatever sockets are in the
+	// group.
 	evenly dealing = iota
-	// toAll chooses at random among all sockets of the group, which are all ours.
+	// toAll chooses at random among all sockets of the group, which are all
+	// ours.
 	toAll
 	// toOurs chooses at random among our sockets, whose places must be known.
 	toOurs
@@ -73,7 +75,8 @@ func runs(places []int) (all []run) {
 	return all
 }
 
-// placesExcept returns the places of a group of n sockets that are not in places.
+// placesExcept returns the places of a group of n sockets that are not in
+// places.
 func placesExcept(places []int, n int) (rest []int) {
 	for p := range n {
 		if !slices.Contains(places, p) {
@@ -88,15 +91,15 @@ const (
 	// change, lookEvery the longest pause without a change.
 	lookSoon  = 5 * time.Millisecond
 	lookEvery = time.Second
-	// lookShare bounds the time spent on reading to 1/lookShare. That matters on
-	// a node with tens of thousands of sockets.
+	// lookShare bounds the time spent on reading to 1/lookShare. That matters
+	// on a node with tens of thousands of sockets.
 	lookShare = 100
 	// lookMost is the longest pause, however long reading takes.
 	lookMost = 5 * time.Second
 )
 
-// nextLook returns the next pause. The latest read followed pause and took cost.
-// After a change the next one is soon, because a reload makes several.
+// nextLook returns the next pause. The latest read followed pause and took
+// cost. After a change the next one is soon, because a reload makes several.
 func nextLook(pause, cost time.Duration, changed bool) time.Duration {
 	if changed {
 		return lookSoon

@@ -29,8 +29,8 @@ const (
 
 	// receiveBuffer is how many bytes the kernel may queue for a socket: about
 	// 5,000 small packets, 25 ms of work for a worker at full speed. Answers to
-	// a longer queue would come too late, and a shorter queue loses packets of a
-	// burst.
+	// a longer queue would come too late, and a shorter queue loses packets of
+	// a burst.
 	receiveBuffer = 4 << 20
 
 	// receiveWait is how long a worker waits for a packet before it checks
@@ -45,8 +45,8 @@ const (
 // Handler serves batches of packets.
 type Handler interface {
 	// Serve looks at every packet of b and sets the replies that it knows. It
-	// must not keep b or its bytes. worker is the number of the worker, from 0 to
-	// Options.Workers-1.
+	// must not keep b or its bytes. worker is the number of the worker, from 0
+	// to Options.Workers-1.
 	//
 	// Serve returns true. If another goroutine has called b.Resume, it returns
 	// false, and must not have used b since.
@@ -59,9 +59,9 @@ type Options struct {
 	Batch   int // packets taken from a socket at once; 0 means DefaultBatch
 	// Unsteered lets the kernel choose among all sockets of the address.
 	Unsteered bool
-	// Report is called with a sentence for the log when the state of the sockets
-	// has changed since Listen. better tells whether it has improved. Report may
-	// be called from any goroutine, and may be nil.
+	// Report is called with a sentence for the log when the state of the
+	// sockets has changed since Listen. better tells whether it has improved.
+	// Report may be called from any goroutine, and may be nil.
 	Report func(better bool, text string)
 }
 

@@ -24,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inTime is how long a test waits for an event. Only a failing test waits so long,
-// so it is as long as a loaded machine may need.
+// inTime is how long a test waits for an event. Only a failing test waits so
+// long, so it is as long as a loaded machine may need.
 const inTime = time.Minute
 
 func TestMain(m *testing.M) {
@@ -64,8 +64,8 @@ var lastPort atomic.Uint32
 
 func init() { lastPort.Store(rand.Uint32()) }
 
-// freePort returns a port that is free for UDP and TCP now. It is below the range
-// from which the kernel gives ports to the many clients of the tests.
+// freePort returns a port that is free for UDP and TCP now. It is below the
+// range from which the kernel gives ports to the many clients of the tests.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
@@ -176,7 +176,8 @@ func TestRepliesComeFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
-// Every packet of a burst that is larger than a batch is answered, to its sender.
+// Every packet of a burst that is larger than a batch is answered, to its
+// sender.
 func TestBurst(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -381,8 +382,8 @@ func TestListenSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The fields that a worker writes for each batch share no cache line with fields of
-// another worker.
+// The fields that a worker writes for each batch share no cache line with
+// fields of another worker.
 func TestWorkersDoNotShareCacheLines(t *testing.T) {
 	t.Parallel()
 	var w worker

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// Group is the set of UDP sockets of the fast path at one address. Make one with
-// Listen.
+// Group is the set of UDP sockets of the fast path at one address. Make one
+// with Listen.
 type Group struct {
 	opts      Options
 	workers   []*worker
@@ -82,8 +82,8 @@ func (g *Group) Failed() error {
 	return nil
 }
 
-// TakeUnsent returns how many replies the kernel has rejected since the previous
-// call.
+// TakeUnsent returns how many replies the kernel has rejected since the
+// previous call.
 func (g *Group) TakeUnsent() uint64 {
 	all := g.Counts().Unsent
 	return all - g.taken.Swap(all)

@@ -77,8 +77,8 @@ func (k groupKey) members() ([]uint64, error) {
 	return k.scan(f)
 }
 
-// stableMembers reads members until two lists agree. The kernel builds a list in
-// pieces, so it may omit or repeat a socket while others open and close.
+// stableMembers reads members until two lists agree. The kernel builds a list
+// in pieces, so it may omit or repeat a socket while others open and close.
 func (k groupKey) stableMembers() ([]uint64, error) {
 	const most = 8
 	last, err := k.members()

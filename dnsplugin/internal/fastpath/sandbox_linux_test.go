@@ -43,8 +43,8 @@ func TestRefusedSystemCallsAreToldAtStart(t *testing.T) {
 	}
 }
 
-// A call that is refused later ends the workers, so that the other sockets get the
-// packets. Otherwise the workers would use a CPU each to try again.
+// A call that is refused later ends the workers, so that the other sockets get
+// the packets. Otherwise the workers would use a CPU each to try again.
 func TestRefusedSystemCallsEndTheWorker(t *testing.T) {
 	for _, call := range []string{"recvmmsg", "sendmmsg"} {
 		t.Run(call, func(t *testing.T) {
@@ -73,7 +73,8 @@ func TestRefusedSystemCallsEndTheWorker(t *testing.T) {
 			defer c.Close()
 			var got string
 			for {
-				// Ask from many ports, because some lead to the worker until it ends.
+				// Ask from many ports, because some lead to the worker until it
+				// ends.
 				if d, err := net.Dial("udp", addr); err == nil {
 					_, _ = d.Write([]byte("x"))
 					d.Close()

@@ -100,7 +100,8 @@ func (s *socket) control(f func(fd int)) error {
 // that does not block can still take queued packets.
 func (s *socket) wake() {
 	s.closing.Store(true)
-	// The call fails because the socket is not connected, but it wakes the worker.
+	// The call fails because the socket is not connected, but it wakes the
+	// worker.
 	_ = unix.Shutdown(s.fd, unix.SHUT_RD)
 }
 

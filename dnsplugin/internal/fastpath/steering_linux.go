@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Steering is a filter in the kernel that distributes the packets for a group to
-// the sockets of the fast path. The filter identifies a socket by its place in the
-// group, and places change: the last socket takes the place of one that leaves.
-// So places are measured. For a moment the filter sends packets from certain ports
-// to certain places; this process sends a packet (or connects) from each of those
-// ports, and the sockets report which of them arrived. That is repeated when the
-// members of the group change, which the kernel lists in /proc/net.
+// Steering is a filter in the kernel that distributes the packets for a group
+// to the sockets of the fast path. The filter identifies a socket by its place
+// in the group, and places change: the last socket takes the place of one that
+// leaves. So places are measured. For a moment the filter sends packets from
+// certain ports to certain places; this process sends a packet (or connects)
+// from each of those ports, and the sockets report which of them arrived. That
+// is repeated when the members of the group change, which the kernel lists in
+// /proc/net.
 
 // seat is a socket of the fast path in a group.
 type seat struct {
@@ -31,7 +32,8 @@ type seat struct {
 	looking atomic.Pointer[probes]
 }
 
-// steering is a group of the kernel with its seats. It is guarded by steerer.mu.
+// steering is a group of the kernel with its seats. It is guarded by
+// steerer.mu.
 type steering struct {
 	key    groupKey
 	local  unix.Sockaddr
@@ -39,8 +41,8 @@ type steering struct {
 	seen   []uint64 // the members for which the filter was set, or nil if it must be set again
 	size   int      // of the group when the filter was set
 	latest []uint64 // the members at the latest read
-	// places are the places of the seats when the filter was set, or nil if they
-	// are not known.
+	// places are the places of the seats when the filter was set, or nil if
+	// they are not known.
 	places map[*seat]int
 	why    error // why not all packets go to the seats, or nil if they do
 }
@@ -74,8 +76,8 @@ func Recheck() {
 	}
 }
 
-// join steers to the seats, in addition to those that are in their group already.
-// The sockets must be served, because probes are sent to them.
+// join steers to the seats, in addition to those that are in their group
+// already. The sockets must be served, because probes are sent to them.
 func (s *steerer) join(tcp bool, seats []*seat, report func(bool, string)) (*part, error) {
 	var key groupKey
 	var local unix.Sockaddr
@@ -134,8 +136,8 @@ func (s *steerer) leave(p *part, seats []*seat) {
 	Recheck()
 }
 
-// left must be called when the sockets of p are closed, because the places of the
-// other sockets have changed.
+// left must be called when the sockets of p are closed, because the places of
+// the other sockets have changed.
 func (s *steerer) left(p *part) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,8 +180,8 @@ func (s *steerer) watch(stop, done chan struct{}) {
 	}
 }
 
-// look calls settle if the members have changed or the filter must be set again.
-// It reports whether the members have changed.
+// look calls settle if the members have changed or the filter must be set
+// again. It reports whether the members have changed.
 func (st *steering) look() (changed bool) {
 	was := st.why
 	members, err := st.key.members()
@@ -323,13 +325,13 @@ func (st *steering) attach(prog []unix.SockFilter) error {
 	return err
 }
 
-// byHash is the result of a filter that leaves the choice to the kernel. No group
-// has so many places.
+// byHash is the result of a filter that leaves the choice to the kernel. No
+// group has so many places.
 const byHash = 0xffffffff
 
-// dealTo returns the filter that chooses among places at random, so that the load
-// is even also with few clients. Without places it leaves the choice to the
-// kernel.
+// dealTo returns the filter that chooses among places at random, so that the
+// load is even also with few clients. Without places it leaves the choice to
+// the kernel.
 func dealTo(to []run) []unix.SockFilter {
 	const random = 0xfffff000 + 56 // SKF_AD_OFF + SKF_AD_RANDOM
 	n := 0
@@ -343,8 +345,8 @@ func dealTo(to []run) []unix.SockFilter {
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: random},
 		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
 	}
-	// The accumulator holds the index of a place among all runs. Compare it with
-	// each run, from the last to the first.
+	// The accumulator holds the index of a place among all runs. Compare it
+	// with each run, from the last to the first.
 	for i := len(to) - 1; i >= 0; i-- {
 		n -= to[i].n
 		if i > 0 {
@@ -358,8 +360,8 @@ func dealTo(to []run) []unix.SockFilter {
 }
 
 // probing returns the filter that sends packets from ports[i] to place i, and
-// leaves the choice for all other packets to the kernel. Packets of loopback have
-// no IP options.
+// leaves the choice for all other packets to the kernel. Packets of loopback
+// have no IP options.
 func probing(ports []uint16, v6 bool) []unix.SockFilter {
 	const network = 0xfff00000 // SKF_NET_OFF
 	version, header := uint32(0x40), uint32(20)
@@ -398,8 +400,8 @@ type probes struct {
 	all   chan struct{} // closed when every seat is found
 }
 
-// arrived records that s received a packet of peer. It reports whether peer is a
-// probe.
+// arrived records that s received a packet of peer. It reports whether peer is
+// a probe.
 func (p *probes) arrived(s *seat, peer netip.AddrPort) bool {
 	place, ok := p.place[peer]
 	if !ok {
@@ -419,9 +421,9 @@ const (
 	// mostPlaces is the largest group whose places are measured. The length of
 	// filters is limited, and so are descriptors.
 	mostPlaces = 1024
-	// locateTries is how often places are measured, because a full buffer loses a
-	// probe; locateWait is how long the answers may take, because a worker may be
-	// busy.
+	// locateTries is how often places are measured, because a full buffer loses
+	// a probe; locateWait is how long the answers may take, because a worker
+	// may be busy.
 	locateTries = 3
 	locateWait  = 200 * time.Millisecond
 )
@@ -519,9 +521,9 @@ func (st *steering) knock(fd int, to unix.Sockaddr) error {
 	return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0, to))
 }
 
-// loopback returns the addresses from and to which probes are sent, so that they
-// stay on the host and reach the group. For a group of all addresses it is one
-// that hardly any program binds to; if one does, the seats are not found.
+// loopback returns the addresses from and to which probes are sent, so that
+// they stay on the host and reach the group. For a group of all addresses it is
+// one that hardly any program binds to; if one does, the seats are not found.
 func (st *steering) loopback() (from, to unix.Sockaddr, v6 bool) {
 	host := [4]byte{127, 80, 83, 75}
 	switch a := st.local.(type) {

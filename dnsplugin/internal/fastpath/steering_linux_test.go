@@ -150,8 +150,8 @@ func (p pair) wait(t *testing.T, why error) {
 	until(t, "steering: "+want, func() bool { return p.why() == want })
 }
 
-// count asks n times over each of UDP and TCP and counts the answers by sender. A
-// question without an answer, which a hanging process has, counts as "".
+// count asks n times over each of UDP and TCP and counts the answers by sender.
+// A question without an answer, which a hanging process has, counts as "".
 func count(t *testing.T, addr string, n int, moment time.Duration) map[string]int {
 	t.Helper()
 	got := map[string]int{}
@@ -196,7 +196,8 @@ func onlyFast(t *testing.T, when, addr string) {
 }
 
 // The server's own sockets change on a reload from four to one, and back
-// (multisocket). The fast path's sockets get all packets, whatever their places.
+// (multisocket). The fast path's sockets get all packets, whatever their
+// places.
 func TestServersOwnSocketsComeAndGo(t *testing.T) {
 	t.Parallel()
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
@@ -245,7 +246,8 @@ func (p pair) settled(t *testing.T, others int) {
 	})
 }
 
-// Go makes 0.0.0.0 and :: the same: two addresses of a server, one group of the kernel.
+// Go makes 0.0.0.0 and :: the same: two addresses of a server, one group of the
+// kernel.
 func TestTwoAddressesInOneGroup(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
@@ -275,7 +277,8 @@ func TestTwoAddressesInOneGroup(t *testing.T) {
 }
 
 // Another process at the address gets its share, also if it was first. If it
-// hangs, only its share is lost. After its end the fast path gets all packets again.
+// hangs, only its share is lost. After its end the fast path gets all packets
+// again.
 func TestAnotherProcessGetsItsShare(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

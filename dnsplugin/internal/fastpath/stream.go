@@ -14,25 +14,25 @@ const (
 	// of two bytes precedes it (RFC 1035, section 4.2.2).
 	MaxMessage = 1<<16 - 1
 
-	// MaxBurst is the number of messages that a handler gets at once. Pipelining
-	// clients rarely have more under way.
+	// MaxBurst is the number of messages that a handler gets at once.
+	// Pipelining clients rarely have more under way.
 	MaxBurst = 32
 
-	// MaxPending is the number of pending answers (see [Conn.Hold]) from which on
-	// a connection is not read. With answers that take 20 ms that is 12,800 a
-	// second for one client.
+	// MaxPending is the number of pending answers (see [Conn.Hold]) from which
+	// on a connection is not read. With answers that take 20 ms that is 12,800
+	// a second for one client.
 	MaxPending = 256
 
 	// lengthLen is the length of a message's length.
 	lengthLen = 2
 	maxFrame  = lengthLen + MaxMessage
 
-	// FullAt is the number of bytes of replies from which on they are written. At
-	// that size copying costs more than the system call.
+	// FullAt is the number of bytes of replies from which on they are written.
+	// At that size copying costs more than the system call.
 	FullAt = 32 << 10
 
-	// maxStreams bounds the connections of an address. An idle one takes 4 KiB, so
-	// the bound is 256 MiB.
+	// maxStreams bounds the connections of an address. An idle one takes 4 KiB,
+	// so the bound is 256 MiB.
 	maxStreams = 1 << 16
 
 	// maxHeld bounds the bytes that all connections of an address together keep
@@ -40,8 +40,8 @@ const (
 	// Other clients need none, because the kernel buffers 2.5 MB for each.
 	maxHeld = 64 << 20
 
-	// small is the input that each connection may keep in addition. A query with
-	// all its options is shorter.
+	// small is the input that each connection may keep in addition. A query
+	// with all its options is shorter.
 	small = 512
 
 	// writeAtOnce is the number of bytes that a slow client must accept within
@@ -79,10 +79,10 @@ type ProtocolHandler interface {
 
 // Protocol is the state of one connection in a protocol. It must not wait.
 type Protocol interface {
-	// Feed gets the input that earlier calls have not used, and returns how many
-	// bytes of it this call has used. It appends the bytes to send to out. more
-	// reports that it stopped because out is full (see FullAt) or the connection
-	// is busy. The connection is closed after an error.
+	// Feed gets the input that earlier calls have not used, and returns how
+	// many bytes of it this call has used. It appends the bytes to send to out.
+	// more reports that it stopped because out is full (see FullAt) or the
+	// connection is busy. The connection is closed after an error.
 	Feed(in, out []byte) (used int, _ []byte, more bool, err error)
 	// GoAway appends the announcement that no further requests are accepted.
 	GoAway(out []byte) []byte
@@ -95,8 +95,8 @@ type StreamLimits struct {
 	Read  time.Duration // from the start to the end of the first message
 	Idle  time.Duration // from an answer to the end of the next message
 	Write time.Duration // for 64 KiB that a slow client has not read
-	// Messages is the number of messages after which a connection is closed. 0 or
-	// less means no limit.
+	// Messages is the number of messages after which a connection is closed. 0
+	// or less means no limit.
 	Messages int
 }
 
@@ -128,8 +128,8 @@ type streamHolder struct {
 	limits StreamLimits
 }
 
-// Burst holds messages that have come over a connection, and the replies to them,
-// which go out with one write.
+// Burst holds messages that have come over a connection, and the replies to
+// them, which go out with one write.
 //
 // Invariants:
 //
@@ -174,8 +174,8 @@ func (b *Burst) Reply(n int) {
 	b.out = b.out[:len(b.out)+n]
 }
 
-// start copies the earlier input rest into b, and returns the room for the bytes
-// that follow it.
+// start copies the earlier input rest into b, and returns the room for the
+// bytes that follow it.
 func (b *Burst) start(rest []byte) []byte {
 	b.at, b.n, b.out = 0, 0, b.out[:0]
 	b.filled = copy(b.in, rest)

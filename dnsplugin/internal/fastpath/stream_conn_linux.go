@@ -20,12 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a connection. One goroutine reads from it and calls the handler. While
-// that goroutine waits, it is in the runtime's poller without a thread or a buffer.
+// Conn is a connection. One goroutine reads from it and calls the handler.
+// While that goroutine waits, it is in the runtime's poller without a thread or
+// a buffer.
 //
-// Send does not wait for the client, only SendAll does. Bytes that the kernel does
-// not accept are kept, within the bound for all connections, and written by a
-// goroutine that ends when all are written.
+// Send does not wait for the client, only SendAll does. Bytes that the kernel
+// does not accept are kept, within the bound for all connections, and written
+// by a goroutine that ends when all are written.
 type Conn struct {
 	// Hint is for use by the handler, from the goroutine that calls it.
 	Hint uint32
@@ -107,7 +108,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
 // RemoteAddr returns the address of the client as a *net.TCPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
 
-// Handler returns the current handler of the Streams, which is the latest of Swap.
+// Handler returns the current handler of the Streams, which is the latest of
+// Swap.
 func (c *Conn) Handler() StreamHandler { return c.group.handler.Load().StreamHandler }
 
 // Hold announces a reply that will be sent later. Until Done is called, the
@@ -127,8 +129,8 @@ func (c *Conn) Done() {
 func (c *Conn) Busy() bool { return c.pending.Load() >= MaxPending }
 
 // Send sends a message. It does not wait for the client: bytes that the kernel
-// does not accept are kept. It fails if the connection has ended or the client is
-// too slow. It is safe for concurrent use.
+// does not accept are kept. It fails if the connection has ended or the client
+// is too slow. It is safe for concurrent use.
 func (c *Conn) Send(p []byte) error {
 	if len(p) > MaxMessage {
 		return fmt.Errorf("fastpath: a message of %d bytes is too long, the limit is %d", len(p), MaxMessage)
@@ -176,8 +178,8 @@ func (c *Conn) serveConn() {
 	c.keep(nil)
 }
 
-// receive reads input into a burst, and waits for it if there is none. It returns
-// false at the end of the connection.
+// receive reads input into a burst, and waits for it if there is none. It
+// returns false at the end of the connection.
 func (c *Conn) receive() bool {
 	if c.tls != nil {
 		return c.receiveTLS()
@@ -198,8 +200,8 @@ func (c *Conn) receive() bool {
 	}
 }
 
-// await waits for input and reads it, into a burst or into the buffer of the TLS
-// layer. It fails with os.ErrDeadlineExceeded if the connection must end.
+// await waits for input and reads it, into a burst or into the buffer of the
+// TLS layer. It fails with os.ErrDeadlineExceeded if the connection must end.
 func (c *Conn) await() error {
 	for {
 		c.arm()
@@ -223,8 +225,8 @@ func (c *Conn) begin() []byte {
 	return c.burst.start(c.kept)
 }
 
-// tryRead reads from the socket. The runtime calls it when there may be input, and
-// again if it returns false.
+// tryRead reads from the socket. The runtime calls it when there may be input,
+// and again if it returns false.
 func (c *Conn) tryRead(fd uintptr) bool {
 	var room []byte
 	if c.tls != nil {
@@ -282,8 +284,8 @@ func (c *Conn) arm() {
 	}
 }
 
-// ended reports whether the connection must end now that a deadline has expired.
-// If not, arm sets the next deadline.
+// ended reports whether the connection must end now that a deadline has
+// expired. If not, arm sets the next deadline.
 func (c *Conn) ended() bool {
 	limits := c.group.handler.Load().limits
 	c.mu.Lock()
@@ -307,8 +309,8 @@ func (c *Conn) last() bool {
 	return stopping && c.raw.Control(c.readNow) == nil && c.got > 0
 }
 
-// serve passes the messages of the burst to the handler and sends the replies. It
-// returns false if the connection must end.
+// serve passes the messages of the burst to the handler and sends the replies.
+// It returns false if the connection must end.
 func (c *Conn) serve() bool {
 	b := c.burst
 	h := c.group.handler.Load()
@@ -420,8 +422,8 @@ func (c *Conn) behind() bool {
 }
 
 // settle waits until the client has read the replies and the connection is not
-// busy. Meanwhile nothing is read, so TCP slows the client down. It returns false
-// if the connection is broken.
+// busy. Meanwhile nothing is read, so TCP slows the client down. It returns
+// false if the connection is broken.
 func (c *Conn) settle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -494,8 +496,8 @@ func (c *Conn) send(p []byte) error {
 	return c.sendLocked(p)
 }
 
-// sendLocked writes p to the socket, after all bytes that were sent before. c.mu
-// must be held.
+// sendLocked writes p to the socket, after all bytes that were sent before.
+// c.mu must be held.
 func (c *Conn) sendLocked(p []byte) error {
 	if c.broken == nil && !c.flushing {
 		p = c.writeSome(p)
@@ -521,8 +523,8 @@ func (c *Conn) sendLocked(p []byte) error {
 	return nil
 }
 
-// writeSome writes p as far as the kernel accepts it without blocking, and returns
-// the rest. c.mu must be held.
+// writeSome writes p as far as the kernel accepts it without blocking, and
+// returns the rest. c.mu must be held.
 func (c *Conn) writeSome(p []byte) []byte {
 	for len(p) > 0 {
 		c.out, c.sent, c.sentErr = p, 0, nil

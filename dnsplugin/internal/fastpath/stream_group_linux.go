@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Streams is the set of TCP listeners of the fast path at one address, with their
-// connections. Make one with ListenStreams.
+// Streams is the set of TCP listeners of the fast path at one address, with
+// their connections. Make one with ListenStreams.
 type Streams struct {
 	opts      StreamOptions
 	listeners []*net.TCPListener
@@ -97,9 +97,9 @@ func streamsAllowed() int {
 	return max(1, int(limit.Cur)/4*3)
 }
 
-// listenStream binds a listener to addr in the way of CoreDNS, so that both are in
-// one group of SO_REUSEPORT. It does not use MPTCP, which the kernel cannot steer;
-// clients of MPTCP fall back to TCP.
+// listenStream binds a listener to addr in the way of CoreDNS, so that both are
+// in one group of SO_REUSEPORT. It does not use MPTCP, which the kernel cannot
+// steer; clients of MPTCP fall back to TCP.
 func listenStream(addr string) (*net.TCPListener, error) {
 	lc := net.ListenConfig{Control: reusePort}
 	lc.SetMultipathTCP(false)
@@ -115,7 +115,8 @@ func listenStream(addr string) (*net.TCPListener, error) {
 	return tl, nil
 }
 
-// controlOf returns a function that calls its argument with the descriptor of l.
+// controlOf returns a function that calls its argument with the descriptor of
+// l.
 func controlOf(l *net.TCPListener) func(func(fd int)) error {
 	return func(f func(fd int)) error {
 		raw, err := l.SyscallConn()
@@ -134,8 +135,8 @@ func (g *Streams) Failed() error {
 	return nil
 }
 
-// Steered reports whether the kernel sends all connections to these listeners now,
-// and the reason if it does not.
+// Steered reports whether the kernel sends all connections to these listeners
+// now, and the reason if it does not.
 func (g *Streams) Steered() (bool, error) {
 	p := g.part.Load()
 	if err := g.Failed(); err != nil || p == nil {
@@ -150,8 +151,8 @@ func (g *Streams) Swap(h StreamHandler, limits StreamLimits) {
 	g.handler.Store(&streamHolder{h, limits})
 }
 
-// SwapTLS makes config the configuration of new connections. It has no effect on
-// Streams that were made without TLS.
+// SwapTLS makes config the configuration of new connections. It has no effect
+// on Streams that were made without TLS.
 func (g *Streams) SwapTLS(config *tls.Config) {
 	if g.opts.TLS != nil && config != nil {
 		g.config.Store(config)
@@ -205,8 +206,8 @@ func (g *Streams) accept(l *net.TCPListener, s *seat) {
 	}
 }
 
-// giveUp ends a listener whose accept keeps failing. The remaining listeners, in
-// the end the server's own, get all connections.
+// giveUp ends a listener whose accept keeps failing. The remaining listeners,
+// in the end the server's own, get all connections.
 func (g *Streams) giveUp(s *seat, err error) {
 	g.failed.Store(&failure{err})
 	if p := g.part.Load(); p != nil {
@@ -237,8 +238,8 @@ func (s *seat) knocked(tcp *net.TCPConn) bool {
 }
 
 // drain accepts the connections that the kernel has completed for l, because
-// closing l would reset them. Their number is bounded, because more may come where
-// steering is not possible.
+// closing l would reset them. Their number is bounded, because more may come
+// where steering is not possible.
 func (g *Streams) drain(l *net.TCPListener) {
 	raw, err := l.SyscallConn()
 	if err != nil {
@@ -259,8 +260,8 @@ func (g *Streams) drain(l *net.TCPListener) {
 	}
 }
 
-// admit serves a connection. If there are too many, it closes another one or this
-// one, see places.
+// admit serves a connection. If there are too many, it closes another one or
+// this one, see places.
 func (g *Streams) admit(tcp *net.TCPConn) {
 	c, err := newConn(g, tcp)
 	if err != nil {
@@ -328,8 +329,8 @@ func (g *Streams) Close() error {
 // expiredDeadline is in the past; setting it unblocks pending reads.
 var expiredDeadline = time.Unix(1, 0)
 
-// reusePort is a net.ListenConfig.Control that makes the socket join the group of
-// its address.
+// reusePort is a net.ListenConfig.Control that makes the socket join the group
+// of its address.
 func reusePort(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); cerr != nil {

@@ -147,8 +147,8 @@ func (c *client) send(messages ...string) {
 	}
 }
 
-// sendAside sends messages that are too long for the kernel's buffers, from another
-// goroutine.
+// sendAside sends messages that are too long for the kernel's buffers, from
+// another goroutine.
 func (c *client) sendAside(messages ...string) {
 	go func() {
 		if _, err := c.Write(frames(messages...)); err != nil {
@@ -252,8 +252,8 @@ func testMessagesInPieces(t *testing.T, config *tls.Config) {
 	c.want(long, "short", long, long)
 }
 
-// With steering the server's own listener gets no connections before Close, and all
-// of them afterwards. None is reset.
+// With steering the server's own listener gets no connections before Close, and
+// all of them afterwards. None is reset.
 func TestConnectionsAreSteered(t *testing.T) { overTCPAndTLS(t, testConnectionsAreSteered) }
 
 func testConnectionsAreSteered(t *testing.T, config *tls.Config) {
@@ -301,8 +301,8 @@ func testSwapOfStreams(t *testing.T, config *tls.Config) {
 	c.want("b2")
 }
 
-// Answers are sent in the order in which they become ready, also to a client that
-// has closed its side. Then the connection ends.
+// Answers are sent in the order in which they become ready, also to a client
+// that has closed its side. Then the connection ends.
 func TestHeldAnswers(t *testing.T) { overTCPAndTLS(t, testHeldAnswers) }
 
 func testHeldAnswers(t *testing.T, config *tls.Config) {
@@ -333,8 +333,8 @@ func testHeldAnswers(t *testing.T, config *tls.Config) {
 	}
 }
 
-// A client with MaxPending pending answers is not read from until some have been
-// sent. All of its messages are served in the end.
+// A client with MaxPending pending answers is not read from until some have
+// been sent. All of its messages are served in the end.
 func TestPendingAnswersSlowTheClientDown(t *testing.T) {
 	overTCPAndTLS(t, testPendingAnswersSlowTheClientDown)
 }
@@ -369,8 +369,8 @@ func testPendingAnswersSlowTheClientDown(t *testing.T, config *tls.Config) {
 	c.want(messages...)
 }
 
-// The limits hold for the first message, for the next ones, and for a message that
-// comes in pieces, but not while an answer is pending.
+// The limits hold for the first message, for the next ones, and for a message
+// that comes in pieces, but not while an answer is pending.
 func TestIdleConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	const short = 20 * time.Millisecond
@@ -419,8 +419,8 @@ func testMessagesOfAConnectionAreLimited(t *testing.T, config *tls.Config) {
 	c.ends()
 }
 
-// A client that does not read is not read from, does not delay other clients, and
-// is closed after the write timeout.
+// A client that does not read is not read from, does not delay other clients,
+// and is closed after the write timeout.
 func TestSlowClientIsClosed(t *testing.T) { overTCPAndTLS(t, testSlowClientIsClosed) }
 
 func testSlowClientIsClosed(t *testing.T, config *tls.Config) {
@@ -453,8 +453,8 @@ func testSlowClientIsClosed(t *testing.T, config *tls.Config) {
 	}
 }
 
-// If a client requests long replies in few bytes and does not read them, the server
-// keeps at most one write of them.
+// If a client requests long replies in few bytes and does not read them, the
+// server keeps at most one write of them.
 func TestRepliesAreNotMadeInAdvance(t *testing.T) { overTCPAndTLS(t, testRepliesAreNotMadeInAdvance) }
 
 func testRepliesAreNotMadeInAdvance(t *testing.T, config *tls.Config) {
@@ -549,8 +549,8 @@ func testSendAllWaitsForTheClient(t *testing.T, config *tls.Config) {
 	}
 }
 
-// One client cannot keep others out. When all places are taken, its connections are
-// closed, idle ones first. Its own further ones are refused.
+// One client cannot keep others out. When all places are taken, its connections
+// are closed, idle ones first. Its own further ones are refused.
 func TestConnectionsAreBounded(t *testing.T) { overTCPAndTLS(t, testConnectionsAreBounded) }
 
 func testConnectionsAreBounded(t *testing.T, config *tls.Config) {

@@ -2,15 +2,15 @@ package fastpath
 
 import "net/netip"
 
-// Places of connections are shared by client. When all are taken, a new connection
-// gets the place of another one, which is closed: among the connections of the
-// client that holds the most places, the one that has been idle for the longest
-// time. So one client cannot keep the others out, however many connections it
-// opens, and loses none while there is room.
+// Places of connections are shared by client. When all are taken, a new
+// connection gets the place of another one, which is closed: among the
+// connections of the client that holds the most places, the one that has been
+// idle for the longest time. So one client cannot keep the others out, however
+// many connections it opens, and loses none while there is room.
 
 // sampled is the number of connections that are compared to find an idle one.
-// The search would be expensive if a client could make it longer by opening more
-// connections.
+// The search would be expensive if a client could make it longer by opening
+// more connections.
 const sampled = 64
 
 // occupant is a connection that holds a place.
@@ -20,8 +20,8 @@ type occupant interface {
 	used() (busy bool, at int64)
 }
 
-// clientOf returns the client of an address: an IPv4 address, or the /64 network
-// from which an IPv6 host may choose its addresses.
+// clientOf returns the client of an address: an IPv4 address, or the /64
+// network from which an IPv6 host may choose its addresses.
 func clientOf(a netip.Addr) netip.Addr {
 	if a.Is4() || a.Is4In6() {
 		return a.Unmap()
@@ -55,8 +55,8 @@ func newPlaces[S occupant](most int) *places[S] {
 }
 
 // take gives s, a connection of client, a place. If evicts is true, evicted has
-// lost its place. ok is false if no place is free and none can be taken, because
-// answers are pending on all connections that were compared.
+// lost its place. ok is false if no place is free and none can be taken,
+// because answers are pending on all connections that were compared.
 func (p *places[S]) take(client netip.Addr, s S) (evicted S, evicts, ok bool) {
 	client = clientOf(client)
 	if p.n >= p.most {

@@ -96,8 +96,8 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// The longest messages, one after the other, with the length of the second one in
-// two pieces.
+// The longest messages, one after the other, with the length of the second one
+// in two pieces.
 func TestLongestMessages(t *testing.T) {
 	t.Parallel()
 	long := string(bytes.Repeat([]byte("x"), MaxMessage))
@@ -108,7 +108,8 @@ func TestLongestMessages(t *testing.T) {
 	}
 }
 
-// A burst that is not full has room for the longest reply, and is not reallocated.
+// A burst that is not full has room for the longest reply, and is not
+// reallocated.
 func TestRepliesFitUntilABurstIsFull(t *testing.T) {
 	t.Parallel()
 	b := &Burst{in: make([]byte, maxFrame), out: make([]byte, 0, FullAt+maxFrame)}

@@ -23,17 +23,17 @@ const (
 	// about 16 KiB, most of it in crypto/tls, so that is 256 MiB.
 	maxTLSStreams = 1 << 14
 
-	// recordRoom is the size of the buffers for records, so that one read returns
-	// many short ones.
+	// recordRoom is the size of the buffers for records, so that one read
+	// returns many short ones.
 	recordRoom = 32 << 10
 )
 
-// recordBuffers are shared by all TLS connections. A connection that waits for its
-// client has none.
+// recordBuffers are shared by all TLS connections. A connection that waits for
+// its client has none.
 var recordBuffers = sync.Pool{New: func() any { b := make([]byte, 0, recordRoom+4<<10); return &b }}
 
-// errNoRecord is the error of a read when no input has come. It is temporary, so
-// that crypto/tls keeps the part of a record that it has read.
+// errNoRecord is the error of a read when no input has come. It is temporary,
+// so that crypto/tls keeps the part of a record that it has read.
 var errNoRecord net.Error = noRecord{}
 
 type noRecord struct{}
@@ -181,8 +181,8 @@ func (l *tlsLayer) handshake() error {
 	return nil
 }
 
-// decrypt fills p with the plaintext of the records that have come. It returns an
-// error only if there is no plaintext before it.
+// decrypt fills p with the plaintext of the records that have come. It returns
+// an error only if there is no plaintext before it.
 func (l *tlsLayer) decrypt(p []byte) (n int, err error) {
 	for n < len(p) {
 		read, err := l.Read(p[n:])
@@ -276,8 +276,8 @@ func (c *Conn) receiveTLS() bool {
 	}
 }
 
-// open starts the protocol that the client has chosen. If the connection is passed
-// on, open waits until it is closed and returns false.
+// open starts the protocol that the client has chosen. If the connection is
+// passed on, open waits until it is closed and returns false.
 func (c *Conn) open(h ProtocolHandler) bool {
 	p, greeting := h.Open(c, c.tls.ConnectionState().NegotiatedProtocol)
 	if p != nil {
@@ -296,8 +296,8 @@ func (c *Conn) open(h ProtocolHandler) bool {
 	return false
 }
 
-// failUnlessEOF closes the connection because of err, unless the client has closed
-// its side. Then its pending answers are sent first.
+// failUnlessEOF closes the connection because of err, unless the client has
+// closed its side. Then its pending answers are sent first.
 func (c *Conn) failUnlessEOF(err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		c.fail(err)

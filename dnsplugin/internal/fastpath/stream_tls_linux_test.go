@@ -180,8 +180,8 @@ func (g *gatheringConn) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
-// The end of the connection is announced in TLS, so that a client can tell it from
-// a cut by an attacker.
+// The end of the connection is announced in TLS, so that a client can tell it
+// from a cut by an attacker.
 func TestEndOfTLSIsAnnounced(t *testing.T) {
 	t.Parallel()
 	limits := patient

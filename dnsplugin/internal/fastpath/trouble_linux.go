@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lasting reports whether a system call that fails with errno will keep failing:
-// seccomp, a security module or an old kernel refuses it, or the descriptor is
-// wrong.
+// lasting reports whether a system call that fails with errno will keep
+// failing: seccomp, a security module or an old kernel refuses it, or the
+// descriptor is wrong.
 func lasting(errno unix.Errno) bool {
 	switch errno { //nolint:exhaustive // all others pass
 	case unix.EPERM, unix.EACCES, unix.ENOSYS, unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL, unix.EOPNOTSUPP:
@@ -23,8 +23,9 @@ func lasting(errno unix.Errno) bool {
 }
 
 const (
-	// mostInRow is the number of failures without a packet in between from which
-	// on any error counts as lasting. With the pauses they take about 5 s.
+	// mostInRow is the number of failures without a packet in between from
+	// which on any error counts as lasting. With the pauses they take about 5
+	// s.
 	mostInRow = 64
 	// unpaused is the number of errors in a row before the first pause. The
 	// network reports an error for each reply to a client that has gone.
@@ -42,8 +43,8 @@ type trouble struct {
 	refused int // replies that only sendmsg has sent, since sendmmsg has
 }
 
-// receiving takes note of a failed receive. It returns the pause before the next
-// one, and whether the failure lasts.
+// receiving takes note of a failed receive. It returns the pause before the
+// next one, and whether the failure lasts.
 func (t *trouble) receiving(errno unix.Errno) (pause time.Duration, lasts bool) {
 	if errno == unix.EAGAIN || errno == unix.EINTR {
 		return 0, false
@@ -121,7 +122,8 @@ func tryStream(pair [2]int) error {
 	return nil
 }
 
-// refused returns the error for a system call that the fast path cannot do without.
+// refused returns the error for a system call that the fast path cannot do
+// without.
 func refused(call string, err error) error {
 	if err == nil {
 		err = errors.New("it has no effect")

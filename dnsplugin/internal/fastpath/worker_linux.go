@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// worker is a socket and the goroutine that serves it. The fields that it writes
-// for each batch are between two lines of padding.
+// worker is a socket and the goroutine that serves it. The fields that it
+// writes for each batch are between two lines of padding.
 type worker struct {
 	index int
 	group *Group
@@ -46,8 +46,8 @@ const (
 //
 // The goroutine is not locked to a thread. If it were, a handler that yields
 // would cost two wake-ups of threads instead of a step of Go's scheduler, which
-// took a tenth of all CPU while misses were under way. A wait in the kernel costs
-// the same either way.
+// took a tenth of all CPU while misses were under way. A wait in the kernel
+// costs the same either way.
 //
 // Batch.Resume continues with another goroutine.
 func (w *worker) serveBatches() {
@@ -57,7 +57,8 @@ func (w *worker) serveBatches() {
 		n, errno := w.receive()
 		if w.sock.closing.Load() {
 			if w.drained += n; n == 0 || w.drained > drainMost {
-				// Without delay, so that new packets go to the remaining sockets.
+				// Without delay, so that new packets go to the remaining
+				// sockets.
 				w.closeSocket()
 				return
 			}
@@ -94,8 +95,8 @@ func (w *worker) closeSocket() {
 	w.group.running.Done()
 }
 
-// giveUp ends the worker, whose system calls keep failing. The remaining sockets,
-// in the end the server's own, get all packets.
+// giveUp ends the worker, whose system calls keep failing. The remaining
+// sockets, in the end the server's own, get all packets.
 func (w *worker) giveUp(call string, errno unix.Errno) {
 	err := fmt.Errorf("%s: %w", call, errno)
 	w.group.failed.Store(&failure{err})
@@ -132,8 +133,8 @@ func (w *worker) finish() unix.Errno {
 	return errno
 }
 
-// receive waits for a packet and takes all packets that are queued by then. While
-// the socket is being closed, it does not wait.
+// receive waits for a packet and takes all packets that are queued by then.
+// While the socket is being closed, it does not wait.
 func (w *worker) receive() (int, unix.Errno) {
 	n, errno := w.take()
 	if errno != 0 {
@@ -144,16 +145,17 @@ func (w *worker) receive() (int, unix.Errno) {
 }
 
 func (w *worker) take() (int, unix.Errno) {
-	// Under load a packet is queued, and a call that cannot block need not notify
-	// Go's scheduler. With the notification the worker would sometimes lose its
-	// processor for no reason and have to get it back under a global lock.
+	// Under load a packet is queued, and a call that cannot block need not
+	// notify Go's scheduler. With the notification the worker would sometimes
+	// lose its processor for no reason and have to get it back under a global
+	// lock.
 	n, errno := w.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
 	for i := 0; i < yieldsBeforeSleep && errno == unix.EAGAIN && w.latest >= busyBatch; i++ {
-		// The senders are about to send more. To let them run is cheaper than to
-		// sleep and be woken, for both sides, and brings more packets at once. A
-		// worker with few packets sleeps instead: the kernel runs it as soon as a
-		// packet comes, while after a yield it may wait for the end of another
-		// thread's time slice.
+		// The senders are about to send more. To let them run is cheaper than
+		// to sleep and be woken, for both sides, and brings more packets at
+		// once. A worker with few packets sleeps instead: the kernel runs it as
+		// soon as a packet comes, while after a yield it may wait for the end
+		// of another thread's time slice.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		n, errno = w.recvmmsg(unix.RawSyscall6, unix.MSG_DONTWAIT)
 	}

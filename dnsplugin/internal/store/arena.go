@@ -5,20 +5,21 @@ import (
 	"unsafe"
 )
 
-// A segment is a piece of memory that entries are written into one after the
-// other, and never changed. It holds no pointers, so the collector looks at
-// one object for some hundreds of entries, and frees it when the last reader
-// has left: memory is never used again under a reader's eyes.
+// A segment is a piece of memory into which entries are written one after the
+// other. Entries are not changed afterwards. A segment has no pointers, so the
+// collector scans one object for hundreds of entries. It frees a segment when
+// no reader has it, so memory is never reused while a reader sees it.
 type segment struct {
 	seq    uint32
 	words  []uint64
 	used   int  // words; under the shard's lock, like cursor
-	cursor int  // where eviction goes on
-	sealed bool // being emptied: nothing is written to it any more
+	cursor int  // where eviction continues
+	sealed bool // being emptied, so nothing is written to it
 }
 
-// A slot of the table says where an entry is: a tag of its hash, the number of
-// its segment, and the word in it. Zero is an empty slot; segments count from 1.
+// A slot of the table locates an entry by a tag of its hash, the number of its
+// segment, and the word in the segment. A slot of zero is empty; segments count
+// from 1.
 //
 //	| tag 16 | sequence number of the segment 28 | word 20 |
 const (
@@ -35,12 +36,12 @@ func slotOf(tag uint16, seq uint32, word int) uint64 {
 func seqOf(slot uint64) uint32 { return uint32(slot>>wordBits) & seqMask }
 func wordOf(slot uint64) int   { return int(slot & wordMask) }
 
-// ways is how many slots a bucket has: a line of 64 bytes.
+// ways is the number of slots of a bucket, which is a line of 64 bytes.
 const ways = 8
 
 type bucket [ways]atomic.Uint64
 
-// queue is a FIFO of segments; the last one is being written to.
+// queue is a FIFO of segments. Entries are written to the last one.
 type queue struct {
 	segments []*segment
 	bytes    int64
@@ -51,8 +52,9 @@ func (g *segment) at(word int) *Entry {
 	return (*Entry)(unsafe.Pointer(&g.words[word])) //nolint:gosec // an Entry has no pointers, and words are aligned for it
 }
 
-// entry follows slot. It returns nil if the segment is gone: the entry has
-// been moved, replaced or evicted since the slot was read.
+// entry returns the entry of slot. It returns nil if the segment is gone,
+// because the entry has been moved, replaced or evicted since the slot was
+// read.
 func (sh *shard) entry(slot uint64) *Entry {
 	seq := seqOf(slot)
 	g := sh.ring[seq&uint32(len(sh.ring)-1)].Load()
@@ -62,9 +64,9 @@ func (sh *shard) entry(slot uint64) *Entry {
 	return g.at(wordOf(slot))
 }
 
-// reserve returns n words at the end of q, in a new segment if need be. It
-// returns nil if there is no free number for a segment, which is never as
-// long as the ring has room for twice the segments of the bound.
+// reserve returns n words at the end of q, in a new segment if necessary. It
+// returns nil if no segment number is free, which cannot happen while the ring
+// has room for twice the segments of the bound.
 func (sh *shard) reserve(q *queue, n int) (g *segment, word int) {
 	if k := len(q.segments); k > 0 {
 		g = q.segments[k-1]
@@ -73,8 +75,7 @@ func (sh *shard) reserve(q *queue, n int) (g *segment, word int) {
 			return g, word
 		}
 	}
-	// Numbers whose place in the ring is taken by a segment that lives long
-	// are passed over.
+	// Skip numbers whose place in the ring belongs to a long-lived segment.
 	for range sh.ring {
 		sh.seq = sh.seq%seqMask + 1
 		place := &sh.ring[sh.seq&uint32(len(sh.ring)-1)]
@@ -91,7 +92,7 @@ func (sh *shard) reserve(q *queue, n int) (g *segment, word int) {
 	return nil, 0
 }
 
-// needs reports whether n more words take a new segment in q.
+// needs reports whether n more words need a new segment in q.
 func (q *queue) needs(n int) bool {
 	k := len(q.segments)
 	return k == 0 || q.segments[k-1].sealed || q.segments[k-1].used+n > len(q.segments[k-1].words)
@@ -99,7 +100,7 @@ func (q *queue) needs(n int) bool {
 
 func (g *segment) size() int64 { return int64(8 * len(g.words)) }
 
-// release gives up the oldest segment of q.
+// release frees the oldest segment of q.
 func (sh *shard) release(q *queue) {
 	g := q.segments[0]
 	q.segments[0] = nil

@@ -1,5 +1,5 @@
-// Package store holds packed DNS answers under a bound of bytes. A read takes
-// no lock and writes no shared memory that is not already as it wants it.
+// Package store holds packed DNS answers within a bound of bytes. A read takes
+// no lock, and writes shared memory only to count the first visits of an entry.
 //
 //	s := store.New(store.Options{Bytes: 32 << 20})
 //	h := s.Hash(key)
@@ -10,47 +10,48 @@
 //
 // # Vocabulary
 //
-//   - key: the bytes that [wire.AppendKey] makes; compared whole on every hit,
-//     so that no collision of hashes can answer with another name's data.
-//   - entry: an answer with the time it was stored and how long it lives.
-//     What readers look at is immutable; the counters in it are atomic.
+//   - key: the bytes that [wire.AppendKey] makes. They are compared whole on
+//     every hit, so that a collision of hashes cannot return another name's
+//     data.
+//   - entry: an answer with the time at which it was stored and its lifetime.
+//     An entry is immutable but for its counters, which are atomic.
 //   - instant: nanoseconds since a moment of the caller's choice, from a
-//     monotonic clock. The store never asks for the time itself.
-//   - dead: past the instant from which an entry may not even be served stale.
+//     monotonic clock. The store does not read the time.
+//   - dead: past the instant after which an entry must not be served, not even
+//     stale.
 //   - segment: a piece of memory that holds entries and no pointers.
 //
 // # How it works
 //
-// Entries are written one behind the other into segments of an arena, head
-// first and bytes after. The collector sees one object without pointers for
-// some hundreds of entries. A slot of the table holds a tag of the hash, the
-// number of a segment and a place in it; each key has two buckets of eight
+// Entries are written one after the other into segments of an arena, each with
+// its head before its bytes. The collector scans one object without pointers
+// for hundreds of entries. A slot of the table holds a tag of the hash, the
+// number of a segment and a place in it. Each key has two buckets of eight
 // slots, a cache line each. Writers lock one shard. A reader follows a slot to
-// the segment of that number; if it is gone, the entry has moved meanwhile,
-// and the slot says whereto. A segment that is given up stays with its last
-// reader and is then freed by the collector: no memory is used twice.
+// the segment with its number. If the segment is gone, the entry has moved, and
+// the slot has its new place. The collector frees a segment when its last
+// reader has finished, so memory is not reused earlier.
 //
-// Eviction is S3-FIFO (evict.go), which walks over entries in the order in
-// which they lie in memory. A hit counts up to three visits in the entry's
-// head; the hottest entry costs no write at all. LRU would move the entry in
-// a list on every hit and needs a lock for it; SIEVE takes entries from the
-// middle of its queue, which leaves holes in an arena.
+// Eviction is S3-FIFO (evict.go), which visits entries in the order of their
+// addresses. A hit counts up to three visits in the entry's head, so a hot
+// entry costs no further writes. LRU would move the entry in a list on every
+// hit, under a lock. SIEVE removes entries from the middle of its queue, which
+// leaves holes in an arena.
 //
-// The name is not stored apart from the answer: it is that of the question,
-// compared without regard to case.
+// The name is not stored separately: the question of the answer has it, and the
+// comparison ignores case.
 //
 // # Concurrency
 //
-// All methods may be called from any number of goroutines.
+// All methods are safe for concurrent use.
 //
-// # Failure model
+// # Limits
 //
-// Nothing here fails. An entry that is larger than a shard may hold is not
-// stored. The bound covers segments and table; the collector's headroom, with
-// the segments that it has not freed yet, comes on top (GOGC).
+// No method fails. An entry that is too large for a shard is not stored. The
+// bound covers segments and table. The collector's headroom (GOGC), which
+// includes the segments that it has not freed yet, is not part of it. Sizes are
+// fixed by New.
 //
-// # Not here
-//
-// TTL rules, negative answers, staleness: the caller decides them and says
-// only when an entry is dead. Sizes are fixed at New.
+// The caller applies the rules of TTLs, negative answers and staleness; the
+// store only knows when an entry is dead.
 package store

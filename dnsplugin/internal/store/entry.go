@@ -11,13 +11,13 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// Instant is a time in nanoseconds since a moment that the owner of the store chose.
+// Instant is a time in nanoseconds since a moment of the owner's choice.
 type Instant int64
 
-// Forever is after every other instant.
+// Forever is later than every other instant.
 const Forever Instant = math.MaxInt64
 
-// Add returns the instant d later, Forever if there is none.
+// Add returns the instant d later, or Forever if that overflows.
 func (t Instant) Add(d time.Duration) Instant {
 	if d > 0 && t > Forever-Instant(d) {
 		return Forever
@@ -25,21 +25,21 @@ func (t Instant) Add(d time.Duration) Instant {
 	return t + Instant(d)
 }
 
-// Record is what Put makes an entry of.
+// Record is the input of Put.
 type Record struct {
 	Answer *wire.Answer // its bytes are copied
 	Stored Instant      // when it was received
 	TTL    uint32       // seconds that it is fresh, from Stored
 	Dead   Instant      // from here on Get does not return it
 
-	// What the answer means to the owner; the store does not look at it.
+	// Fields for the owner, which the store does not use.
 	Answering bool   // the answer section answers the question
 	Plain     int    // length of the answer without compression
 	Wildcard  string // the wildcard record that made the answer, at most 255 bytes
 	EDE       []byte // EDNS options to send with the answer, at most MaxEDE bytes
 }
 
-// MaxEDE is how many bytes of options an entry can have.
+// MaxEDE is the most bytes of EDNS options of an entry.
 const MaxEDE = 255
 
 // NewRecord returns a record that is fresh for ttl seconds and stays usable
@@ -48,22 +48,22 @@ func NewRecord(a *wire.Answer, now Instant, ttl uint32, grace time.Duration) Rec
 	return Record{Answer: a, Stored: now, TTL: ttl, Dead: now.Add(time.Duration(ttl)*time.Second + grace)}
 }
 
-// Entry is the head of a stored answer, whose bytes follow it in the arena. An
-// Entry is only ever used by its address, and must not be copied: a copy has
-// no bytes behind it. Everything but the atomic fields is immutable.
+// Entry is the head of a stored answer, whose bytes follow it in the arena. It
+// must not be copied, because no bytes follow a copy. All fields but the atomic
+// ones are immutable.
 type Entry struct {
 	Stored Instant
 	Dead   Instant
 
-	// Refresh state of the owner. It changes seldom: only for entries near or
-	// past their end.
+	// Refresh state of the owner. It changes only for entries near or past
+	// their end.
 	RetryAfter atomic.Int64 // Instant; no refresh before it
 	// Popularity, written on hits only when the owner prefetches.
 	LastHit    atomic.Int64  // Instant of the latest hit that was counted
 	Hits       atomic.Uint32 // hits that were counted
 	Refreshing atomic.Bool   // a refresh is in flight
 
-	visits atomic.Uint32 // 0 to maxVisits: set by readers, taken back by eviction
+	visits atomic.Uint32 // 0 to maxVisits; readers add, eviction subtracts
 	TTL    uint32        // seconds
 	Plain  uint32        // length of the answer without compression
 
@@ -72,7 +72,7 @@ type Entry struct {
 	wildcard, ede uint8  // bytes, behind the answer's
 	bits          uint8  // of the key: DO, CD and Variant
 
-	// Answering says that the answer section answers the question.
+	// Answering reports whether the answer section answers the question.
 	Answering bool
 }
 
@@ -86,7 +86,7 @@ func (e *Entry) tail(off, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(e), entrySize+off)), n) //nolint:gosec // within the segment: reserve has given the entry so many words
 }
 
-// Answer returns the stored answer. Its bytes are the arena's.
+// Answer returns the stored answer. The caller must not write to its bytes.
 func (e *Entry) Answer() wire.Answer {
 	return wire.View(e.tail(0, int(e.size)), e.msg, e.question)
 }
@@ -99,27 +99,28 @@ func (e *Entry) Wildcard() string {
 	return string(e.tail(int(e.size), int(e.wildcard)))
 }
 
-// EDE returns the options to send with the answer, nil if there are none. Its
-// bytes are the arena's.
+// EDE returns the options to send with the answer, or nil. The caller must not
+// write to them.
 func (e *Entry) EDE() []byte {
 	return e.tail(int(e.size)+int(e.wildcard), int(e.ede))
 }
 
-// Left returns the whole seconds of freshness left at now; zero or less when stale.
+// Left returns the whole seconds of freshness left at now; zero or less when
+// stale.
 func (e *Entry) Left(now Instant) int {
 	return int(e.TTL) - int(time.Duration(now-e.Stored)/time.Second)
 }
 
-// length is what the entry takes in its segment, in words.
+// length returns the length of the entry in its segment, in words.
 func (e *Entry) length() int { return words(e.bytes()) }
 
-// bytes is the length of all that follows the head.
+// bytes returns the number of bytes that follow the head.
 func (e *Entry) bytes() int { return int(e.size) + int(e.wildcard) + int(e.ede) }
 
 func words(tail int) int { return (entrySize + tail + 7) / 8 }
 
-// has reports whether the entry is that of key. The name is that of the
-// question, which is stored as the first client wrote it.
+// has reports whether the entry has key. The name is part of the question,
+// which is stored with the letter case of the first client.
 func (e *Entry) has(key []byte) bool {
 	name := int(e.question) - wire.HeaderLen - 4
 	if len(key) != keyHead+name || e.bits != key[0] {
@@ -132,8 +133,8 @@ func (e *Entry) has(key []byte) bool {
 	return bytes.Equal(q[:name], key[keyHead:]) || equalFolded(q[:name], key[keyHead:])
 }
 
-// equalFolded reports whether name in lower case is lower. Lengths of labels
-// are at most 63, below 'A', so they pass unchanged.
+// equalFolded reports whether name in lower case equals lower. Lengths of
+// labels are at most 63, which is below 'A', so folding does not change them.
 func equalFolded(name, lower []byte) bool {
 	for i, c := range name {
 		if 'A' <= c && c <= 'Z' {
@@ -171,8 +172,8 @@ func (e *Entry) fill(r *Record, bits uint8) {
 	copy(e.tail(len(b)+len(r.Wildcard), len(r.EDE)), r.EDE)
 }
 
-// moveTo copies e to to, with visits. A refresh that runs stays with the old
-// copy; its owner looks the key up again when it ends.
+// moveTo copies e to to, with visits. A running refresh keeps the old copy, and
+// looks the key up again at its end.
 func (e *Entry) moveTo(to *Entry, visits uint32) {
 	to.Stored, to.Dead, to.TTL, to.Plain, to.Answering = e.Stored, e.Dead, e.TTL, e.Plain, e.Answering
 	to.size, to.msg, to.question, to.wildcard, to.ede, to.bits = e.size, e.msg, e.question, e.wildcard, e.ede, e.bits

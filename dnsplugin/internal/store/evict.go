@@ -1,23 +1,23 @@
 package store
 
-// Eviction is S3-FIFO (Yang et al., SOSP 2023): what comes in goes to a small
-// queue, a tenth of the memory, and on to the main one if it was asked for
-// while it was there. The main queue gives another round to what was asked for
-// since its last. Both are queues of segments, so eviction walks over entries
-// in the order of their addresses and copies those that stay.
+// Eviction is S3-FIFO (Yang et al., SOSP 2023). New entries go to a small
+// queue, a tenth of the memory, and move to the main queue if they were hit
+// there. An entry of the main queue that was hit since its previous round gets
+// another round. Both are queues of segments, so eviction visits entries in the
+// order of their addresses and copies the entries that stay.
 //
-// All methods need shard.mu.
+// shard.mu must be held for all methods.
 
 const (
-	// smallShare: one part in so many is the small queue's.
+	// smallShare is the ratio of the memory of the shard to the small queue.
 	smallShare = 10
-	// maxVisits is how many rounds an entry can have earned. The first hits
-	// after a move write to it; all further ones don't.
+	// maxVisits is the most rounds that an entry can earn. Further hits do not
+	// write to the entry.
 	maxVisits = 3
 )
 
-// step lets one entry go, or stay by a copy. force lets it go in any case. It
-// reports whether the entry went, and is not ok when there is none.
+// step evicts one entry, or keeps it by a copy. With force it evicts in any
+// case. ok is false if there is no entry.
 func (s *Store) step(sh *shard, now Instant, force bool) (went, ok bool) {
 	q := &sh.small
 	if len(q.segments) == 0 || (sh.small.bytes*smallShare < sh.bytes.Load() && len(sh.main.segments) > 0) {
@@ -70,8 +70,9 @@ func (s *Store) step(sh *shard, now Instant, force bool) (went, ok bool) {
 
 // makeRoom evicts until n words fit into q, and another entry into the shard.
 func (s *Store) makeRoom(sh *shard, q *queue, n int, more bool, now Instant) (evicted int) {
-	// Each round over all entries takes one visit from each. What readers add
-	// meanwhile must not keep us here: after maxVisits rounds everything goes.
+	// Each round over all entries takes one visit from each. Readers may add
+	// visits at the same time, so after maxVisits rounds every entry is
+	// evicted.
 	budget := (maxVisits + 1) * (int(sh.entries.Load()) + 1)
 	for full := true; full; budget-- {
 		full = more && sh.maxEntries > 0 && sh.entries.Load() >= int64(sh.maxEntries)
@@ -92,7 +93,7 @@ func (s *Store) makeRoom(sh *shard, q *queue, n int, more bool, now Instant) (ev
 	return evicted
 }
 
-// place returns the place of slot in the table, nil if it isn't there.
+// place returns the place of slot in the table, or nil.
 func (sh *shard) place(hash, slot uint64) *slotPlace {
 	for _, b := range sh.buckets(hash) {
 		for i := range b {

@@ -9,50 +9,51 @@ import (
 )
 
 const (
-	// DefaultBytes holds about 60,000 answers of a cluster's mix, six times
-	// what a side of CoreDNS's cache holds by default. With both sides full,
-	// and as much again as the collector's headroom (GOGC=100), CoreDNS stays
-	// within the 170 MiB of its usual deployment.
+	// DefaultBytes holds about 60,000 answers of a cluster's mix, six times the
+	// default of one side of CoreDNS's cache. With both sides full, and the
+	// same amount as the collector's headroom (GOGC=100), CoreDNS stays within
+	// the 170 MiB of its usual deployment.
 	DefaultBytes = 16 << 20
 
-	// MinBytes still fits a few of the largest messages (64 KiB).
+	// MinBytes has room for a few of the largest messages (64 KiB).
 	MinBytes = 1 << 20
 
-	// bytesPerSlot sizes the table: 4 % of the bound. Small answers take 200
-	// to 260 bytes, so a table for one in 192 never is what limits.
+	// bytesPerSlot sizes the table, which takes 4 % of the bound. Small answers
+	// take 200 to 260 bytes, so the table always has slots left.
 	bytesPerSlot = 192
 
-	// shardBytes and shardEntries are the smallest shard worth having: a
-	// shard must be able to hold the largest message several times over,
-	// and uneven hashing must not cost capacity (3 sigma of 1,024 are 10 %).
+	// shardBytes and shardEntries are the size of the smallest shard. It must
+	// hold several of the largest messages, and uneven hashing must not cost
+	// capacity (3 sigma of 1,024 entries are 10 %).
 	shardBytes   = 1 << 20
 	shardEntries = 1024
 
-	// maxShards bounds the writers that run at once. Writes are misses:
-	// thousands of times rarer than reads and each microseconds long.
+	// maxShards bounds the writers that run at once. Writes happen on misses,
+	// which are thousands of times rarer than reads, and take microseconds.
 	maxShards = 64
 
-	// segmentsPerShard: eviction gives memory back by the segment, so one
-	// part in so many of the bound is always being emptied.
+	// segmentsPerShard is the number of segments of a shard. Eviction frees
+	// memory by the segment, so one of them is always being emptied.
 	segmentsPerShard = 32
-	maxSegmentWords  = 1 << 17 // 1 MiB: emptying one must not take long
+	maxSegmentWords  = 1 << 17 // 1 MiB, so that emptying one is quick
 	minSegmentWords  = 1 << 9  // 4 KiB
 
-	// Variant is a bit in the first byte of a key beside those of
-	// wire.AppendKey: the owner may keep a second entry of a question.
+	// Variant is a bit in the first byte of a key that wire.AppendKey does not
+	// use. With it the owner may keep a second entry of a question.
 	Variant = 1 << 7
 )
 
-// Options of a Store. The zero value is ready for use.
+// Options are the options of a Store. The zero value is ready for use.
 type Options struct {
 	Bytes   int64 // bound of the memory, index included; 0 means DefaultBytes
-	Entries int   // bound of the number of entries; 0 means none but Bytes
+	Entries int   // bound of the number of entries; 0 means no bound but Bytes
 
-	// Seed lets several stores use the same hashes; the zero Seed means one of its own.
+	// Seed is the seed of the hashes, for stores that share them. The zero Seed
+	// means a seed of the store's own.
 	Seed maphash.Seed
 }
 
-// Validate says what is wrong with the options.
+// Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	if o.Bytes != 0 && o.Bytes < MinBytes {
 		return fmt.Errorf("store: %d bytes are too few: give at least %d (1 MiB), or 0 for the default of %d", o.Bytes, MinBytes, DefaultBytes)
@@ -71,11 +72,11 @@ type Store struct {
 
 type slotPlace = atomic.Uint64
 
-// shard is a store of its own for a part of the hashes. It is padded so that
-// what writers of two shards change is never in one cache line (128 bytes:
-// adjacent lines are fetched in pairs).
+// shard is the store of a part of the hashes. It is padded so that the writers
+// of two shards do not write to one cache line (128 bytes, because adjacent
+// lines are fetched in pairs).
 type shard struct {
-	// Read by everyone, constant after New; so are the slices themselves.
+	// Constant after New. The elements of the slices are guarded by mu.
 	table        []bucket
 	ring         []atomic.Pointer[segment] // by sequence number; a power of two
 	maxBytes     int64                     // of segments
@@ -85,15 +86,15 @@ type shard struct {
 
 	mu          sync.Mutex // guards all below and the writes to all above
 	small, main queue
-	ghost       []uint32 // hashes of what left the small queue, by hash; the later one stays
+	ghost       []uint32 // hashes of entries evicted from the small queue, by hash; a later one replaces an earlier one
 	seq         uint32   // of the latest segment
 
-	bytes   atomic.Int64 // written under mu, read without
+	bytes   atomic.Int64 // written with mu held, read without it
 	entries atomic.Int64 // likewise
 	_       [64]byte
 }
 
-// New returns an empty store. It panics if opts are not valid.
+// New returns an empty store. It panics if opts are invalid.
 func New(opts Options) *Store {
 	if err := opts.Validate(); err != nil {
 		panic(err)
@@ -120,7 +121,7 @@ func (sh *shard) init(bytes, entries int64, bounded bool) {
 	slots, typical := bytes/bytesPerSlot, bytes
 	if bounded {
 		sh.maxEntries = int(max(1, entries))
-		// Half full at most, so that no bucket ever is.
+		// Half full at most, so that no bucket is full.
 		slots = min(slots, 2*entries+4*ways)
 		typical = min(bytes, 256*entries)
 	}
@@ -128,14 +129,14 @@ func (sh *shard) init(bytes, entries int64, bounded bool) {
 	sh.ghost = make([]uint32, max(1, slots/2))
 	sh.maxBytes = bytes - int64(64*len(sh.table)) - int64(4*len(sh.ghost))
 	sh.segmentWords = int(min(maxSegmentWords, max(minSegmentWords, typical/segmentsPerShard/8)))
-	sh.maxBytes -= int64(8 * sh.segmentWords) // where eviction copies to
+	sh.maxBytes -= int64(8 * sh.segmentWords) // for the copies of eviction
 	sh.ring = make([]atomic.Pointer[segment], floorPow2(4*bytes/int64(8*sh.segmentWords)+64))
 }
 
 func floorPow2(n int64) int64 { return 1 << (bits.Len64(uint64(n)) - 1) }
 
-// Hash returns the hash of key under the store's secret seed, so that nobody
-// outside can choose names that fall into one bucket.
+// Hash returns the hash of key under the store's secret seed, so that a client
+// cannot choose names that share a bucket.
 func (s *Store) Hash(key []byte) uint64 { return maphash.Bytes(s.seed, key) }
 
 func (s *Store) shard(hash uint64) *shard { return &s.shards[hash&uint64(len(s.shards)-1)] }
@@ -151,11 +152,12 @@ func (sh *shard) buckets(hash uint64) [2]*bucket {
 	return [2]*bucket{&sh.table[first], &sh.table[second]}
 }
 
-// tagOf is a part of the hash that the choice of shard and bucket says little about.
+// tagOf returns a part of the hash that does not select the shard or the
+// bucket.
 func tagOf(hash uint64) uint16 { return uint16(hash >> 16) }
 
-// Get returns the live entry of key, nil if there is none. hash must be
-// Hash(key). It allocates nothing and takes no lock.
+// Get returns the live entry of key, or nil if there is none. hash must be
+// Hash(key). Get allocates nothing and takes no lock.
 func (s *Store) Get(hash uint64, key []byte, now Instant) *Entry {
 	e, _ := s.shard(hash).find(hash, key)
 	if e == nil {
@@ -169,7 +171,8 @@ func (e *Entry) take(now Instant) *Entry {
 	if e.Dead <= now {
 		return nil
 	}
-	// Look before writing: a hot entry's line stays shared by all cores.
+	// Read before writing, so that the line of a hot entry stays shared by all
+	// cores.
 	if v := e.visits.Load(); v < maxVisits {
 		e.visits.Store(v + 1)
 	}
@@ -181,8 +184,8 @@ func (sh *shard) find(hash uint64, key []byte) (*Entry, *slotPlace) {
 	tag := uint64(tagOf(hash))
 	for _, b := range sh.buckets(hash) {
 		for i := range b {
-			// An entry that is moved while we look at it is found again in
-			// the same place; it moves once in a round of eviction.
+			// An entry that is moved during the look-up is found again in the
+			// same slot. It moves once in a round of eviction.
 			for slot := b[i].Load(); slot != 0 && slot>>(seqBits+wordBits) == tag; {
 				e := sh.entry(slot)
 				if e != nil && e.has(key) {
@@ -199,11 +202,11 @@ func (sh *shard) find(hash uint64, key []byte) (*Entry, *slotPlace) {
 	return nil, nil
 }
 
-// Put stores r under key, replacing what is there. It returns the entry, and
-// how many other ones had to go for it. key must be that of the answer's
-// question by [wire.AppendKey], with Variant set or not. An entry too large
-// for a shard is not stored (nil); what was there under its key is removed all
-// the same, since it has been superseded.
+// Put stores r under key and replaces the previous entry. It returns the entry
+// and the number of entries that were evicted for it. key must be the result of
+// [wire.AppendKey] for the answer's question, with or without Variant. An entry
+// that is too large for a shard is not stored, and Put returns nil; the
+// previous entry is removed, because it is outdated.
 func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, evicted int) {
 	r.Wildcard = r.Wildcard[:min(len(r.Wildcard), 255)]
 	r.EDE = r.EDE[:min(len(r.EDE), MaxEDE)]
@@ -223,7 +226,7 @@ func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, e
 	visits, q := uint32(0), &sh.small
 	ghost := &sh.ghost[hash%uint64(len(sh.ghost))]
 	switch {
-	case old != nil: // asked for again: that is a visit
+	case old != nil: // an entry that is replaced was asked for, which counts as a visit
 		visits, q = 1, &sh.main
 	case *ghost == uint32(hash>>32):
 		*ghost, q = 0, &sh.main
@@ -236,7 +239,7 @@ func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, e
 	e = g.at(word)
 	e.fill(&r, key[0])
 	e.visits.Store(visits)
-	// Eviction may have taken the old entry, or moved it.
+	// Eviction may have removed or moved the old entry.
 	if _, place = sh.find(hash, key); place == nil {
 		var full bool
 		if place, full = sh.free(hash); full {
@@ -250,7 +253,7 @@ func (s *Store) Put(hash uint64, key []byte, r Record, now Instant) (e *Entry, e
 }
 
 // free returns a place for an entry of hash, in the emptier of its buckets. If
-// both are full, it is that of the entry which has been visited least.
+// both are full, it returns the place of the entry with the fewest visits.
 func (sh *shard) free(hash uint64) (place *slotPlace, full bool) {
 	var frees [2]*slotPlace
 	var counts [2]int
@@ -292,9 +295,9 @@ func (s *Store) Delete(hash uint64, key []byte) bool {
 	return true
 }
 
-// Range calls f with the key and the entry of everything that is stored, in
-// no order, until f returns false. key is valid during the call. Entries that
-// come, go or move meanwhile may be seen once, twice or not at all.
+// Range calls f for each entry, in no particular order, until f returns false.
+// key is valid during the call. Entries that are added, removed or moved during
+// Range may be seen once, twice or not at all.
 func (s *Store) Range(f func(key []byte, e *Entry) bool) {
 	var buf [keyHead + 256]byte
 	for i := range s.shards {
@@ -310,8 +313,8 @@ func (s *Store) Range(f func(key []byte, e *Entry) bool) {
 	}
 }
 
-// settled returns the entry in a place, nil if it is empty. Like find it looks
-// again if the entry is being moved.
+// settled returns the entry in a place, or nil if it is empty. Like find it
+// reads the slot again if the entry is being moved.
 func (sh *shard) settled(place *slotPlace) *Entry {
 	for slot := place.Load(); slot != 0; {
 		if e := sh.entry(slot); e != nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// answer packs a small answer that carries id in its address, so that a mixed
-// up entry shows.
+// answer packs a small answer that carries id in its address, so that a test
+// notices the entry of another key.
 func answer(t testing.TB, id uint32, padding int) *wire.Answer {
 	t.Helper()
 	return answerTo(t, int(id), id, padding)
 }
 
-// answerTo is the answer with id to the question of key i.
+// answerTo returns the answer with id to the question of key i.
 func answerTo(t testing.TB, i int, id uint32, padding int) *wire.Answer {
 	t.Helper()
 	m := new(dns.Msg)
@@ -63,7 +63,7 @@ func put(t testing.TB, s *Store, i int, now Instant) int {
 
 func get(s *Store, i int, now Instant) *Entry { return s.Get(s.Hash(key(i)), key(i), now) }
 
-// What is behind the answer's bytes stays with it, also when eviction moves it.
+// Eviction moves an answer together with the bytes that follow it.
 func TestWildcardAndErrorsStayWithTheAnswer(t *testing.T) {
 	s := New(Options{Bytes: MinBytes})
 	moved := false
@@ -78,7 +78,7 @@ func TestWildcardAndErrorsStayWithTheAnswer(t *testing.T) {
 			r.EDE = nil
 		}
 		s.Put(s.Hash(key(i)), key(i), r, 0)
-		e := get(s, 7, 1) // asked for again and again: it stays, and moves
+		e := get(s, 7, 1) // it is hit often, so it stays and moves
 		if first == nil {
 			first = e
 		}
@@ -123,8 +123,8 @@ func TestGetReturnsWhatWasPut(t *testing.T) {
 	}
 }
 
-// The steps of a batch find what Get finds, whether the tag is another key's, the
-// entry is dead, or there is none.
+// The steps of a batch return the same as Get: for a tag of another key, for a
+// dead entry, and if there is no entry.
 func TestStepsOfABatchFindWhatGetFinds(t *testing.T) {
 	s := New(Options{Bytes: 4 << 20})
 	const n = 8000
@@ -143,8 +143,8 @@ func TestStepsOfABatchFindWhatGetFinds(t *testing.T) {
 			e = s.Take(e, k, now)
 		}
 		if want := s.Get(h, k, now); e != want {
-			// Another key with the tag of this one stands before it: rare, and the
-			// caller asks Get then.
+			// Another key with the same tag is before it. That is rare, and the
+			// caller uses Get then.
 			if e != nil {
 				t.Fatalf("key %d: another entry", i)
 			}
@@ -179,7 +179,7 @@ func TestDeadEntryIsNotReturned(t *testing.T) {
 	}
 }
 
-// Hostile keys that all have one hash: few are kept, but never is an answer wrong.
+// Of hostile keys with one hash, few are kept, and no answer is wrong.
 func TestCollisionsNeverMixUpAnswers(t *testing.T) {
 	s := New(Options{Bytes: MinBytes})
 	const hash = 42
@@ -230,7 +230,8 @@ func TestBoundedInBytes(t *testing.T) {
 }
 
 // A million answers of a cluster's mix, three in five of them NXDOMAIN with
-// their SOA, fit into 250 MB, and the heap grows by no more than is charged.
+// their SOA, fit into 250 MB, and the heap grows by no more than the store
+// accounts for.
 func TestAMillionEntries(t *testing.T) {
 	n := 1000000
 	if testing.Short() {
@@ -251,11 +252,11 @@ func TestAMillionEntries(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
-// fillMix stores n answers and returns how many are there in the end.
+// fillMix stores n answers and returns the number of entries.
 func fillMix(t testing.TB, s *Store, n int) int {
 	t.Helper()
 	var kb [wire.MaxKeyLen]byte
-	// One packed message per kind; the number in its name is written over.
+	// One packed message for each kind; the number in its name is overwritten.
 	var kinds [2][]byte
 	for k := range kinds {
 		m := new(dns.Msg)
@@ -320,7 +321,8 @@ func TestTooLargeEntryReplacesNothingButItsOwnKey(t *testing.T) {
 	}
 }
 
-// S3-FIFO: a scan of names that are asked for once does not push out those that are asked for again.
+// A scan of names that are asked for once does not evict names that are asked
+// for again.
 func TestVisitedEntriesSurviveAScan(t *testing.T) {
 	s := New(Options{Entries: 1024})
 	for i := range 500 {
@@ -349,7 +351,7 @@ func TestHitAllocatesAndWritesNothing(t *testing.T) {
 	s := New(Options{})
 	put(t, s, 1, 0)
 	k := key(1)
-	get(s, 1, 0) // sets the mark
+	get(s, 1, 0) // counts a visit
 	for range maxVisits {
 		get(s, 1, 0)
 	}
@@ -390,8 +392,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestAgainstModel compares with a map that never evicts: what the store
-// returns is the latest put of that key, alive; and its own books balance.
+// TestAgainstModel compares with a map that never evicts. The store returns the
+// latest live answer of a key or none, and its accounts are correct.
 func TestAgainstModel(t *testing.T) {
 	tb := t
 	rapid.Check(t, func(t *rapid.T) {
@@ -445,8 +447,8 @@ func TestAgainstModel(t *testing.T) {
 	})
 }
 
-// check verifies the structure: every slot leads to an entry of its tag, in
-// one of the two buckets of its key; and the sums are right.
+// check verifies that every slot leads to an entry with its tag, in one of the
+// two buckets of the key, and that the sums are correct.
 func check(t interface{ Fatalf(string, ...any) }, s *Store) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -488,8 +490,8 @@ func check(t interface{ Fatalf(string, ...any) }, s *Store) {
 	}
 }
 
-// Readers, writers and deleters at once: run with -race. Every answer read
-// must be the one of its key.
+// Readers, writers and deleters run at once. Every answer that is read must
+// belong to its key. The race detector makes this test strict.
 func TestConcurrentUse(t *testing.T) {
 	s := New(Options{Bytes: MinBytes, Entries: 200})
 	const keys = 400
@@ -559,8 +561,8 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
-// RFC 5452, section 9: nobody outside can choose names that fall into one place, since
-// every store hashes under a secret of its own, unless its owner gives it one.
+// A client cannot choose names that share a bucket (RFC 5452, section 9),
+// because every store has a secret seed, unless its owner sets one.
 func TestHashesAreSeeded(t *testing.T) {
 	a, b := New(Options{Bytes: MinBytes}), New(Options{Bytes: MinBytes})
 	same := New(Options{Bytes: MinBytes, Seed: a.seed})

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// ErrAnswer is what every refusal of NewAnswer wraps.
+// ErrAnswer is wrapped by every error of NewAnswer.
 var ErrAnswer = errors.New("unusable answer")
 
 // Answer is a packed response, indexed once when it is stored so that a reply
@@ -20,31 +20,32 @@ var ErrAnswer = errors.New("unusable answer")
 //	buf[n+2i:]    holds the offset of the TTL of record i, and offset+6 <= n
 //	every compression pointer leads back to the start of a label that was walked
 //
-// The offsets lie behind the message in the same allocation: one pointer per
-// answer for the collector, none in the bytes.
+// The offsets follow the message in the same allocation, so that the collector
+// sees one pointer for each answer.
 type Answer struct {
 	buf      []byte
 	n        uint16
 	question uint16
 }
 
-// View returns the answer whose bytes are b, as [Answer.Bytes] gave them, with
-// a message of n bytes and a question that ends at question. It copies and
-// checks nothing: both must come from an Answer.
+// View returns the answer with the bytes b, a message of n bytes and a question
+// that ends at question. It neither copies nor checks them, so all must come
+// from an Answer.
 func View(b []byte, n, question uint16) Answer {
 	return Answer{buf: b, n: n, question: question}
 }
 
-// Bytes returns the message with its index, for View. The caller must not write to it.
+// Bytes returns the message with its index, for View. The caller must not write
+// to it.
 func (a *Answer) Bytes() []byte { return a.buf }
 
-// QuestionEnd is where the question ends in the message.
+// QuestionEnd returns the offset of the end of the question.
 func (a *Answer) QuestionEnd() int { return int(a.question) }
 
-// Info is what the index found on the way.
+// Info has the properties of a message that NewAnswer has found.
 type Info struct {
 	Records   int    // in answer, authority and additional together
-	MinTTL    uint32 // smallest TTL of all records; 0 without records
+	MinTTL    uint32 // smallest TTL of all records, or 0 without records
 	SOA       bool   // the authority section has a SOA
 	SOANegTTL uint32 // min(TTL, MINIMUM) of that SOA (RFC 2308, section 5)
 }
@@ -73,8 +74,8 @@ func NewAnswer(msg []byte) (*Answer, Info, error) {
 	for _, at := range countOffsets {
 		records += int(binary.BigEndian.Uint16(msg[at:]))
 	}
-	// The smallest record has 11 bytes, so a lying count can't make us
-	// allocate more than a fifth of the message.
+	// The smallest record has 11 bytes, which bounds the allocation for a
+	// message with false counts to a fifth of its length.
 	if records*(1+rrFixedLen) > len(msg) {
 		return nil, info, fmt.Errorf("%w: %d records in %d bytes", ErrAnswer, records, len(msg))
 	}
@@ -122,16 +123,16 @@ func (a *Answer) index(info *Info) error {
 	return nil
 }
 
-// Size is the memory that the answer's bytes take, message and index.
+// Size returns the memory of the message and the index, in bytes.
 func (a *Answer) Size() int { return len(a.buf) }
 
-// Len is the length of the message, without an OPT.
+// Len returns the length of the message, without an OPT.
 func (a *Answer) Len() int { return int(a.n) }
 
 // Msg returns the stored message (ID 0). The caller must not write to it.
 func (a *Answer) Msg() []byte { return a.buf[:a.n:a.n] }
 
-// Rcode is the response code.
+// Rcode returns the response code.
 func (a *Answer) Rcode() int { return int(a.buf[3] & rcodeMask) }
 
 // Question returns the stored question. The caller must not write to it.
@@ -140,19 +141,19 @@ func (a *Answer) Question() []byte { return a.buf[HeaderLen:a.question:a.questio
 // Records returns the number of records in all sections.
 func (a *Answer) Records() int { return (len(a.buf) - int(a.n)) / 2 }
 
-// TTLOffset is where the TTL of record i stands in the message. Its type and
-// class are the four bytes before it, its data begins six bytes after it.
+// TTLOffset returns the offset of the TTL of record i in the message. The four
+// bytes before it are type and class, and the data begins six bytes after it.
 func (a *Answer) TTLOffset(i int) int {
 	return int(binary.BigEndian.Uint16(a.buf[int(a.n)+2*i:]))
 }
 
-// AppendReply appends the reply to a query to dst: the stored message with
-// the client's ID, RD, CD and question (letter for letter, so that 0x20 games
-// work), ttl in every record, and an OPT with options when the query had one. question must
-// be the question of the query that led to this answer by key.
+// AppendReply appends the reply to a query to dst: the stored message with the
+// ID, RD, CD and question of the client (in its letter case, for 0x20
+// encoding), ttl in every record, and an OPT with options if the query has an
+// OPT. question must be the question of the query whose key led to this answer.
 //
-// It returns dst unchanged and false when the reply would exceed limit bytes:
-// truncation is the chain's business.
+// AppendReply returns dst unchanged and false if the reply would exceed limit
+// bytes, because only the plugin chain truncates.
 func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, limit int, options []byte) ([]byte, bool) {
 	need := int(a.n)
 	if q.OPT {
@@ -175,7 +176,7 @@ func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, 
 		return dst, true
 	}
 	binary.BigEndian.PutUint16(msg[10:], binary.BigEndian.Uint16(msg[10:])+1)
-	// CoreDNS answers with the size that the client advertised, and so do we.
+	// As CoreDNS does, return the size that the client advertised.
 	var do byte
 	if q.DO {
 		do = 0x80
@@ -184,7 +185,7 @@ func (a *Answer) AppendReply(dst []byte, q *Query, question []byte, ttl uint32, 
 	return append(dst, options...), true
 }
 
-// replyFlags merges the flags of a stored answer with those of the query.
+// replyFlags merges the flags of a stored answer and of the query.
 func replyFlags(stored uint16, q *Query) uint16 {
 	f := stored&^uint16(flagRD|flagCD) | flagQR
 	if q.RD {
@@ -194,7 +195,7 @@ func replyFlags(stored uint16, q *Query) uint16 {
 		f |= flagCD
 	}
 	if !q.DO && !q.AD {
-		f &^= flagAD // RFC 6840 5.8: only for who asked for it
+		f &^= flagAD // RFC 6840 5.8: only if the client asked for it
 	}
 	return f
 }

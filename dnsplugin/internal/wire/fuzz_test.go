@@ -10,7 +10,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// FuzzParseQuery: whatever is accepted reads the same in miekg/dns.
+// FuzzParseQuery checks that miekg/dns reads an accepted query in the same way.
 func FuzzParseQuery(f *testing.F) {
 	f.Add(packQuery(f, "example.org.", dns.TypeA, nil))
 	f.Add(packQuery(f, "_grpc._tcp.model-1.ns-2.svc.cluster.local.", dns.TypeSRV, func(m *dns.Msg) { m.SetEdns0(1232, true) }))
@@ -25,7 +25,8 @@ func FuzzParseQuery(f *testing.F) {
 		}
 		m := new(dns.Msg)
 		if err := m.Unpack(pkt); err != nil {
-			// miekg is stricter inside the options we ignore (cookie lengths).
+			// miekg/dns also checks options that are ignored here (cookie
+			// lengths).
 			if q.OPT {
 				return
 			}
@@ -50,8 +51,8 @@ func FuzzParseQuery(f *testing.F) {
 	})
 }
 
-// FuzzAnswer: whatever is indexed can be patched, and the patched reply says
-// what the stored message said, but for ID, RD, CD, AD, letter case and TTLs.
+// FuzzAnswer checks that a patched reply equals the stored message but for ID,
+// RD, CD, AD, letter case and TTLs.
 func FuzzAnswer(f *testing.F) {
 	f.Add(packAnswer(f, "example.org.", dns.TypeA, nil, "example.org. 300 IN A 192.0.2.1", "example.org. 300 IN A 192.0.2.2"))
 	f.Add(packAnswer(f, "a.example.org.", dns.TypeA, func(m *dns.Msg) { m.Rcode = dns.RcodeNameError },
@@ -65,7 +66,8 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		const ttl = 77
-		// Upper case of ASCII only, as DNS has it; lengths of labels are below 'a'.
+		// Upper case of ASCII only, as DNS has it; lengths of labels are below
+		// 'a'.
 		question := bytes.Clone(a.Question())
 		for i, c := range question[:len(question)-4] {
 			if 'a' <= c && c <= 'z' {

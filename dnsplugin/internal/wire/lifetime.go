@@ -19,8 +19,8 @@ const (
 
 // Lifetime returns for how many seconds an HTTP cache may keep msg, a reply of
 // AppendReply, at the time now in Unix seconds (RFC 8484, section 5.1). It is
-// the value that CoreDNS's server sends: the lowest TTL, at most an hour, and 5 s
-// for errors, referrals, and replies with a signature that is not valid now.
+// the value that CoreDNS's server sends: the lowest TTL, at most an hour, and 5
+// s for errors, referrals, and replies with a signature that is not valid now.
 func Lifetime(msg []byte, now int64) uint32 {
 	if len(msg) < HeaderLen {
 		return defaultLifetime

@@ -7,9 +7,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The lifetime is the value that CoreDNS's server gives a reply. The table is
-// from dnsutil.MinimalTTL and response.Typify; TestHTTPSAnswersAreTheChains
-// compares the two servers.
+// The lifetime is the value that CoreDNS's server gives a reply. The table
+// follows dnsutil.MinimalTTL and response.Typify. TestHTTPSRepliesAreCoreDNSs
+// of package dnsplugin compares two servers.
 func TestLifetime(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
@@ -39,7 +39,7 @@ func TestLifetime(t *testing.T) {
 		{"valid signature", 0, true, []string{"example.org. 300 IN A 192.0.2.1", "example.org." + valid}, nil, nil, 60},
 		{"expired signature", 0, true, []string{"example.org. 300 IN A 192.0.2.1", "example.org." + expired}, nil, nil, 5},
 		{"future signature", 0, true, []string{"example.org. 300 IN A 192.0.2.1", "example.org." + future}, nil, nil, 5},
-		{"signature that nobody asked for", 0, false, []string{"example.org. 300 IN A 192.0.2.1", "example.org." + expired}, nil, nil, 60},
+		{"expired signature without DO", 0, false, []string{"example.org. 300 IN A 192.0.2.1", "example.org." + expired}, nil, nil, 60},
 	} {
 		m := new(dns.Msg)
 		m.SetQuestion("a.example.org.", dns.TypeA)

@@ -9,11 +9,11 @@ const (
 	MaxNameLen = 255
 	// MaxKeyLen is the longest key that AppendKey makes.
 	MaxKeyLen = keyHeadLen + MaxNameLen
-	// MinUDPSize is what every client takes, and what a smaller EDNS size
-	// means (RFC 6891, section 6.2.3).
+	// MinUDPSize is the size that every client accepts. A smaller EDNS size
+	// means the same (RFC 6891, section 6.2.3).
 	MinUDPSize = 512
 
-	rrFixedLen  = 10 // type, class, TTL, rdlength: what follows an owner name
+	rrFixedLen  = 10 // type, class, TTL and rdlength, which follow an owner name
 	OPTLen      = 11 // an OPT without options: root owner and the fixed part
 	questionLen = 4  // type and class of a question
 	maxLabelLen = 63
@@ -51,20 +51,20 @@ const (
 	ednsDO = 1 << 15 // in the flags half of an OPT's TTL
 )
 
-// Reason says why a query is for the ordinary chain.
+// Reason is the reason why a query is left to the plugin chain.
 type Reason uint8
 
 // The reasons. They are stable and double as values of a metric label.
 const (
 	OK          Reason = iota // the query is understood whole
-	Short                     // ends before what it announces
+	Short                     // ends within a record
 	NotAQuery                 // a response, another opcode, or header bits that no plain query has
 	Counts                    // not exactly one question and at most one further record, which is additional
 	BadName                   // compressed, overlong or broken name in the question
 	MetaType                  // a type that no cache may answer: ANY, transfers, OPT, TSIG ...
 	OtherClass                // a class other than IN
 	NotOPT                    // the additional record is no OPT at the root (TSIG, SIG(0), ...)
-	EDNSVersion               // EDNS version, extended code or flags that we don't know
+	EDNSVersion               // unknown EDNS version, extended code or flags
 	EDNSOption                // an option that asks for more than an answer (ECS, NSID, ...)
 	Trailing                  // bytes after the last record
 )
@@ -83,13 +83,13 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-// Query is a parsed query. It holds no pointer, so it costs the collector
-// nothing; the methods that return bytes take the packet again.
+// Query is a parsed query. It has no pointers, so that the collector does not
+// scan it; the methods that return bytes need the packet.
 type Query struct {
 	ID      uint16
 	Type    uint16
 	Class   uint16
-	UDPSize uint16 // as the OPT says; 0 without OPT
+	UDPSize uint16 // of the OPT, or 0 without OPT
 	NameLen uint16 // of the name in wire form, root label included
 	RD      bool   // recursion desired
 	AD      bool   // the client understands the AD bit (RFC 6840 5.7)
@@ -98,17 +98,19 @@ type Query struct {
 	DO      bool   // DNSSEC records wanted
 }
 
-// Name returns the bytes of the name in pkt, which must be the packet that was parsed.
+// Name returns the bytes of the name in pkt, which must be the packet that was
+// parsed.
 func (q *Query) Name(pkt []byte) []byte {
 	return pkt[HeaderLen : HeaderLen+int(q.NameLen)]
 }
 
-// Question returns the bytes of the whole question in pkt: name, type and class.
+// Question returns the bytes of the whole question in pkt: name, type and
+// class.
 func (q *Query) Question(pkt []byte) []byte {
 	return pkt[HeaderLen : HeaderLen+int(q.NameLen)+questionLen]
 }
 
-// Limit is the largest UDP answer that the client takes, in bytes.
+// Limit returns the longest UDP answer that the client accepts, in bytes.
 func (q *Query) Limit() int { return max(MinUDPSize, int(q.UDPSize)) }
 
 // ParseQuery reads pkt into q. It returns OK only for a query that is
@@ -118,8 +120,8 @@ func ParseQuery(pkt []byte, q *Query) Reason {
 		return Short
 	}
 	flags := binary.BigEndian.Uint16(pkt[2:])
-	// AA, TC, RA, Z and a response code mean nothing in a query; a client
-	// that sets them is not one we know, so the chain may judge it.
+	// AA, TC, RA, Z and a response code have no meaning in a query, so a query
+	// with them is left to the chain.
 	if flags&(flagQR|opcodes|flagAA|flagTC|flagRA|flagZ|rcodeMask) != 0 {
 		return NotAQuery
 	}
@@ -212,8 +214,9 @@ func parseOPT(b []byte, q *Query) Reason {
 		if b = b[4:]; len(b) < n {
 			return Short
 		}
-		// A cookie may be left unanswered (RFC 7873 5.2.3) and padding
-		// asks for nothing over UDP (RFC 7830); all else is for the chain.
+		// A server may ignore a cookie (RFC 7873 5.2.3), and the padding of a
+		// query (RFC 7830) as CoreDNS does. Other options are left to the
+		// chain.
 		if code != optCookie && code != optPadding {
 			return EDNSOption
 		}
@@ -224,7 +227,7 @@ func parseOPT(b []byte, q *Query) Reason {
 
 // AppendKey appends the key of a question to dst: name (wire form) in lower
 // case, type, class, and the bits of the query that select another answer.
-// Equal keys mean: the same cached answer serves both.
+// One cached answer serves all questions with equal keys.
 func AppendKey(dst, name []byte, qtype, qclass uint16, do, cd bool) []byte {
 	var bits byte
 	if do {
@@ -241,7 +244,8 @@ func AppendKey(dst, name []byte, qtype, qclass uint16, do, cd bool) []byte {
 }
 
 // AppendName appends the name of the first question of pkt to dst, in wire form
-// and lower case; the root's if it is compressed, broken or not there.
+// and lower case. If the name is compressed, broken or missing, it appends the
+// root.
 func AppendName(dst, pkt []byte) []byte {
 	n, why := 0, Short
 	if len(pkt) > HeaderLen {
@@ -267,8 +271,8 @@ func lower(b []byte) {
 	)
 	for ; len(b) >= 8; b = b[8:] {
 		x := binary.LittleEndian.Uint64(b)
-		// The top bit of a byte of low+fromA says: 'A' or above; of low+fromZ:
-		// above 'Z'. Neither carries into the next byte.
+		// The top bit of a byte of low+fromA is set for 'A' and above, and of
+		// low+fromZ for bytes above 'Z'. Neither carries into the next byte.
 		low := x &^ tops
 		upper := (low + fromA) &^ (low + fromZ) &^ x & tops
 		binary.LittleEndian.PutUint64(b, x|upper>>2) // 0x80>>2 is 'a'-'A'

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// What can be wrong with a record. NewAnswer wraps them with the place.
+// Errors of a record. NewAnswer wraps them with the place.
 var (
 	errShort   = errors.New("cut short")
 	errName    = errors.New("bad name")
@@ -17,23 +17,23 @@ var (
 // maxPointer is one more than the largest offset a 14-bit pointer can hold.
 const maxPointer = 1 << 14
 
-// walker walks the records of one message and remembers where labels start.
-// A pointer must lead to such a place: then no reply can be changed by a
-// patched TTL in a way that changes a name, whatever the sender prepared.
+// walker walks the records of one message and records where labels start. A
+// pointer must lead to such a place, so that a patched TTL cannot change a name
+// of a reply, however the sender has built the message.
 type walker struct {
 	msg    []byte
 	labels [maxPointer / 64]uint64 // bit set: a label (or root) of a walked name starts here
 }
 
-// record is what walker.record says about one resource record.
+// record describes a resource record.
 type record struct {
 	rrtype uint16
 	ttl    uint32
 	ttlAt  int
 }
 
-// shape says how the data of a type is built as far as we have to know it:
-// head bytes, character strings, names, and tail bytes (anyTail: any number).
+// shape describes the data of a type: head bytes, character strings, names, and
+// tail bytes, whose number may be anyTail.
 type shape struct {
 	head, strings, names, tail int
 }
@@ -42,7 +42,7 @@ const anyTail = -1
 
 // shapeOf returns the shape of the types whose data holds names that may be
 // compressed or be the target of compression, and of the two address types.
-// All other data is opaque: a pointer into it is refused.
+// All other data is opaque, and a pointer into it is refused.
 func shapeOf(rrtype uint16) (shape, bool) {
 	switch rrtype {
 	case 1: // A
@@ -73,7 +73,7 @@ func shapeOf(rrtype uint16) (shape, bool) {
 	return shape{}, false
 }
 
-// record checks the record at off and returns it with the offset behind it.
+// record checks the record at off and returns it with the offset after it.
 func (w *walker) record(off int) (record, int, error) {
 	off, err := w.name(off, len(w.msg))
 	if err != nil {

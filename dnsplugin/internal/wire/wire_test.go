@@ -423,7 +423,8 @@ func Example() {
 	// Output: "\aexample\x03org\x00" type 1, replies up to 512 bytes
 }
 
-// Eight bytes at a time give what one at a time gives, for every byte at every place.
+// Eight bytes at a time are lowered as one at a time, for every byte at every
+// place.
 func TestKeysAreInLowerCase(t *testing.T) {
 	t.Parallel()
 	for n := range 20 {
