@@ -28,7 +28,7 @@ type Dialer struct {
 	names     names
 	timeout   time.Duration // of one attempt; 0 if unbounded
 	stagger   time.Duration // 0 means never
-	keepAlive time.Duration // as in net.Dialer
+	keepAlive net.KeepAliveConfig
 
 	// connect makes one connection. It is a field so that tests need no sockets.
 	connect func(ctx context.Context, l local, network string, remote netip.AddrPort) (net.Conn, error)
@@ -51,7 +51,7 @@ func New(o Options) (*Dialer, error) {
 		names:     names{resolver: o.Resolver, ttl: orDefault(o.TTL, MaxTTL, 0), entries: map[string]*answer{}},
 		timeout:   orDefault(o.Timeout, DefaultTimeout, 0),
 		stagger:   orDefault(o.Stagger, DefaultStagger, 0),
-		keepAlive: orDefault(o.KeepAlive, DefaultKeepAlive, -1),
+		keepAlive: keepAliveOf(o),
 	}
 	if d.names.resolver == nil {
 		d.names.resolver = net.DefaultResolver
@@ -63,6 +63,18 @@ func New(o Options) (*Dialer, error) {
 	}
 	d.pick = newPicker(picks)
 	return d, nil
+}
+
+// keepAliveOf returns the TCP probes of o. With several locals they find a dead
+// interface in five seconds: its connections fail, and their owner dials again
+// over another one. A slow server doesn't fail them, because its kernel answers
+// the probes.
+func keepAliveOf(o Options) net.KeepAliveConfig {
+	if o.KeepAlive == 0 && len(o.Locals) > 1 {
+		return net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
+	}
+	d := orDefault(o.KeepAlive, DefaultKeepAlive, -1)
+	return net.KeepAliveConfig{Enable: d > 0, Idle: d, Interval: d}
 }
 
 // DialError reports that every attempt of a dial failed.
@@ -282,7 +294,7 @@ func (d *Dialer) attempt(ctx context.Context, network string, p pair) (net.Conn,
 }
 
 func (d *Dialer) connectTCP(ctx context.Context, l local, network string, remote netip.AddrPort) (net.Conn, error) {
-	nd := net.Dialer{KeepAlive: d.keepAlive}
+	nd := net.Dialer{KeepAlive: -1, KeepAliveConfig: d.keepAlive}
 	bind := l.v4
 	if remote.Addr().Is6() {
 		bind = l.v6

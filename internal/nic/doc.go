@@ -42,8 +42,9 @@
 // again with the back-off of a failed pair. (If sockets can't be bound to devices,
 // it stays unused until the next New.)
 //
-// An open connection over an interface that dies stays open. Its owner has to
-// notice the silence, close it and dial again, as the range engine does.
+// An open connection over an interface that dies fails within five seconds, by TCP
+// probes, if there are several locals. Its owner has to dial again, as the range
+// engine does.
 //
 // DialContext fails with [*DialError] after all attempts, at most 16, have failed,
 // or with the context's error. Answers of the resolver are kept for at most 30 s.

@@ -16,7 +16,7 @@ const (
 	// retransmissions of Linux (1 + 2 + 4 s), and a dead address does not delay a
 	// dial for minutes.
 	DefaultTimeout = 10 * time.Second
-	// DefaultKeepAlive is the idle time before TCP probes, as in net.Dialer.
+	// DefaultKeepAlive is the time before and between TCP probes, as in net.Dialer.
 	DefaultKeepAlive = 15 * time.Second
 	// MaxTTL bounds the use of an answer of the resolver. Front ends of storage
 	// services leave DNS a minute before they stop.
@@ -41,8 +41,9 @@ type Options struct {
 	// Timeout bounds each attempt. Zero means DefaultTimeout, negative only the
 	// context's bound.
 	Timeout time.Duration
-	// KeepAlive is the idle time before TCP probes. Zero means DefaultKeepAlive;
-	// negative turns them off.
+	// KeepAlive is the time without packets before TCP probes, and between them.
+	// Negative turns them off. Zero means DefaultKeepAlive, or probes that find a
+	// dead interface in five seconds if there are several Locals.
 	KeepAlive time.Duration
 	// TTL is how long an answer of the resolver is kept, at most MaxTTL. Zero means
 	// MaxTTL; negative makes a lookup for each dial.

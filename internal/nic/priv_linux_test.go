@@ -1,6 +1,7 @@
 package nic
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -38,6 +39,7 @@ type clientJob struct {
 	Streams int
 	Seconds float64
 	Bad     bool // report the error of New instead of measuring
+	Hold    bool // hold two idle connections, and report the first that fails
 }
 
 // runClient prints how many bytes per second parallel ranged GETs receive, measured
@@ -56,6 +58,10 @@ func runClient() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if job.Hold {
+		holdConnections(d, job.URL)
+		return
 	}
 	tr := &http.Transport{DialContext: d.DialContext, MaxIdleConnsPerHost: job.Streams}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,6 +85,25 @@ func runClient() {
 	cancel()
 	wg.Wait()
 	fmt.Println(int64(rate))
+}
+
+// holdConnections opens two connections, prints a line, and then the local address
+// and the error of the connection that fails first.
+func holdConnections(d *Dialer, address string) {
+	failed := make(chan string, 2)
+	for range 2 {
+		c, err := d.DialContext(context.Background(), "tcp", address)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			failed <- fmt.Sprintf("%v: %v", c.LocalAddr(), err)
+		}()
+	}
+	fmt.Println("connected")
+	fmt.Println(<-failed)
 }
 
 // getRange requests one 4 MiB part of the object.
@@ -274,5 +299,39 @@ func TestPrivDownInterface(t *testing.T) {
 	job.Bad = true
 	if got := run(t, lab, job); !strings.Contains(got, "interface eth0 is down") {
 		t.Errorf("both interfaces are down: %q", got)
+	}
+}
+
+// TestPrivDeadInterface holds a connection over each of two interfaces. One goes
+// down; its connection fails, and not the other one.
+func TestPrivDeadInterface(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short mode: waits for TCP probes")
+	}
+	lab := newLab(t, netlab.Options{Hosts: []string{"server", "client"}, Switches: []string{"switch"}, Links: []netlab.Link{
+		{A: "server", B: "switch"}, {A: "switch", B: "client"}, {A: "switch", B: "client"},
+	}})
+	serve(t, lab)
+	text, err := json.Marshal(clientJob{Locals: []string{"eth0", "eth1"}, URL: lab.Addr("server", 0).String() + ":80", Hold: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), clientEnv+"="+string(text))
+	out, in := io.Pipe()
+	cmd.Stdout = in
+	go func() { in.CloseWithError(lab.Run(t.Context(), "client", cmd)) }()
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "connected" {
+		t.Fatalf("client said %q, %v", lines.Text(), lines.Err())
+	}
+	if err := lab.SetLink(1, false); err != nil { // eth0 of the client
+		t.Fatal(err)
+	}
+	if !lines.Scan() || !strings.Contains(lines.Text(), lab.Addr("client", 0).String()) || !strings.Contains(lines.Text(), "timed out") {
+		t.Errorf("first failure: %q, %v; want that of the connection from %v", lines.Text(), lines.Err(), lab.Addr("client", 0))
+	}
+	for lines.Scan() { // until the client has ended
+		t.Errorf("client said %q", lines.Text())
 	}
 }

@@ -81,7 +81,7 @@ func New(opts Options) (*Client, error) {
 	c := &Client{opts: opts, hosts: make(map[string][]*host)}
 	if len(opts.Interfaces) > 0 && opts.HTTPClient == nil && opts.Dial == nil {
 		var err error
-		if c.spread, err = nic.New(nic.Options{Locals: opts.Interfaces, Timeout: dialTimeout, KeepAlive: keepAlive}); err != nil {
+		if c.spread, err = nic.New(nic.Options{Locals: opts.Interfaces, Timeout: dialTimeout}); err != nil {
 			return nil, err
 		}
 		c.opts.Dial = c.spread.DialContext
