@@ -290,10 +290,6 @@ const (
 	attrRoom = 1 << 10
 )
 
-// ErrAttribute is the error of an attribute that is too large for the file
-// system.
-var ErrAttribute = errors.New("attribute too large for this file system")
-
 // attrNoSpace returns the error for an attribute that failed with ENOSPC, given
 // the free blocks and inodes. ext4 returns ENOSPC for a full disk, and for
 // attributes that do not fit in one block.

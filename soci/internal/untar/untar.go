@@ -25,6 +25,9 @@ var (
 	// ErrFormat is the error of an archive that is malformed or cannot be
 	// extracted.
 	ErrFormat = tarfile.ErrFormat
+	// ErrAttribute is the error of an attribute that is too large for the file
+	// system.
+	ErrAttribute = errors.New("attribute too large for this file system")
 )
 
 // Error is an error at one entry of an archive.
