@@ -96,7 +96,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		warmNow: make(chan struct{}, 1),
 	}
 	c.meters.Vec, c.meters.Zones = vec, strings.Join(cfg.Zones, ",")
-	c.front = proc.listeners.NewInstance(&front.Instance{
+	c.front = proc.listeners.Join(&front.Instance{
 		Handler: c, Name: name, Mode: front.Mode(cfg.FastPath.Mode), Workers: cfg.FastPath.Workers, Batch: cfg.FastPath.Batch,
 		Coalesce: cfg.Coalesce, Zones: cfg.Zones, Sides: both, Meters: c.meters.Of,
 		Now: func() time.Time { return c.now() },

@@ -28,7 +28,7 @@ func newSuccession(t *testing.T) *succession {
 			if l.Expiry != nil {
 				l.Expiry.Stop()
 			}
-			if err := s.r.Close(addr, l)(); err != nil {
+			if err := s.r.CloseLocked(addr, l)(); err != nil {
 				t.Error(err)
 			}
 		}

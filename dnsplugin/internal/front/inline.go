@@ -17,38 +17,39 @@ import (
 )
 
 const (
-	// inlineTimeout is how long the chain may keep a worker from its socket: a
-	// hundred times as long as a batch takes. An idle machine gets a stuck
-	// plugin's worker back within it, a busy one may lose some to no purpose.
+	// inlineTimeout is how long the chain may keep a worker from its socket, a
+	// hundred times the duration of a batch. An idle machine replaces the worker
+	// of a blocked plugin within this time; a busy machine may also replace some
+	// without need.
 	inlineTimeout = 2 * time.Millisecond
-	// inlinePause is how long queries go to the backlog after that has happened, so
-	// that plugins which always wait hold up a fiftieth of the time at most.
+	// inlinePause is how long queries then go to the backlog instead, so that
+	// plugins which always block take at most a fiftieth of a worker's time.
 	inlinePause = 100 * time.Millisecond
 )
 
-// InlineBatch are the queries of a batch that need the chain though their answers are
-// in its cache: other plugins stand before that. The worker takes them through
-// it itself, one after the other, since a goroutine and a call of the kernel
-// for each cost more than the chain.
+// InlineBatch holds the queries of a batch whose answers are in the cache, but
+// which must pass other plugins before it. The worker takes them through the
+// chain itself, one after the other, because a goroutine and a system call for
+// each would cost more than the chain.
 //
-// Plugins may wait all the same. When they do for longer than patience,
-// another goroutine becomes the worker: the replies so far go out, what has
-// not begun goes to the backlog, and the query that waits is answered when its
-// time comes, by a goroutine that then ends. A turn that has lost its worker
-// is not used again, and the worker takes no queries itself before it is over:
-// so a plugin that never comes back keeps one goroutine of each worker.
+// A plugin may still block. If it does for longer than inlineTimeout, another
+// goroutine becomes the worker. It sends the replies so far, moves the queries
+// that are not started to the backlog, and continues with the socket. The
+// blocked goroutine answers its query when the plugin returns, and then ends.
+// Until then the new worker runs no queries inline, so that a plugin that never
+// returns holds one goroutine of each worker.
 type InlineBatch struct {
-	_         [128]byte // batches begin and end turns: nobody else's line
+	_         [128]byte // written for each batch, so it shares no cache line
 	Server    *Server
 	worker    *Worker
-	notBefore time.Time    // takes no queries before
-	previous  *InlineBatch // takes none before the goroutine of this one has come back; may be nil
-	timer     *time.Timer  // runs late
+	notBefore time.Time    // it accepts no queries before this time
+	previous  *InlineBatch // it accepts none before this one has ended; may be nil
+	timer     *time.Timer  // calls handOver
 
 	mu      sync.Mutex      // guards batch, queries and begun
-	batch   *fastpath.Batch // nil but for a turn that goes on with its worker
+	batch   *fastpath.Batch // nil after handOver and between batches
 	queries []*ChainQuery
-	Started int // the one before is in the chain
+	Started int // number of queries that have entered the chain
 	ended   atomic.Bool
 	_       [128]byte
 }
@@ -60,14 +61,14 @@ func newInlineBatch(f *Server, w *Worker, after time.Time, lost *InlineBatch) *I
 	return t
 }
 
-// ChainQuery is a query in the chain with all that is made for it, in one
-// piece. It implements dns.ResponseWriter: a reply in time goes into the batch,
-// any other to the socket. Plugins may keep it, so it is not used again.
+// ChainQuery is a query in the chain and its message, in one allocation. It
+// implements dns.ResponseWriter. A reply in time goes into the batch, and any
+// other to the socket. Plugins may retain it, so it is not reused.
 type ChainQuery struct {
 	ChainWriter
 	batch   *InlineBatch
-	index   int  // in the batch
-	replied bool // guarded by turn.mu
+	index   int  // in the batch of packets
+	replied bool // guarded by batch.mu
 
 	from     fastpath.Origin
 	Req      dns.Msg
@@ -76,8 +77,8 @@ type ChainQuery struct {
 	opt      dns.OPT
 }
 
-// cachedInChain reports whether the chain has the answer to a in its cache, and so
-// need not wait for anybody.
+// cachedInChain reports whether the cache in the chain probably answers a without
+// asking the source.
 func (f *Server) cachedInChain(a *Query, why meters.Reason, now time.Time) bool {
 	switch why {
 	case meters.Shuffle, meters.TooLong:
@@ -96,8 +97,7 @@ func (f *Server) cachedInChain(a *Query, why meters.Reason, now time.Time) bool 
 	return a.Zone.sides.Peek(e, a.Zone.sides.Instant(now)) != sides.AskFirst
 }
 
-// add puts packet i of b, whose question is q, into the turn. It reports
-// whether it does.
+// add adds packet i of b, whose question is q, and reports whether it did.
 func (t *InlineBatch) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time) bool {
 	if now.Before(t.notBefore) {
 		return false
@@ -117,7 +117,7 @@ func (t *InlineBatch) add(b *fastpath.Batch, i int, q *wire.Query, now time.Time
 	return true
 }
 
-// Unpack makes the message of pkt, as dns.Msg.Unpack does.
+// Unpack unpacks pkt with the same result as dns.Msg.Unpack.
 func (x *ChainQuery) Unpack(pkt []byte, q *wire.Query) bool {
 	m := &x.Req
 	body := wire.HeaderLen + len(q.Question(pkt))
@@ -139,7 +139,7 @@ func (x *ChainQuery) Unpack(pkt []byte, q *wire.Query) bool {
 	return true
 }
 
-// run takes the queries through the chain. It reports whether this goroutine
+// runAll takes the queries through the chain. It reports whether this goroutine
 // is still the worker.
 func (t *InlineBatch) runAll(b *fastpath.Batch) bool {
 	if len(t.queries) == 0 {
@@ -155,7 +155,7 @@ func (t *InlineBatch) runAll(b *fastpath.Batch) bool {
 	return t.finish()
 }
 
-// nextQuery returns the next query, nil if there is none.
+// nextQuery returns the next query, or nil.
 func (t *InlineBatch) nextQuery() *ChainQuery {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,7 +166,8 @@ func (t *InlineBatch) nextQuery() *ChainQuery {
 	return t.queries[t.Started-1]
 }
 
-// finish makes t ready for the next batch. It reports whether it may be.
+// finish prepares t for the next batch. It reports false if handOver has taken
+// the batch.
 func (t *InlineBatch) finish() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,8 +182,8 @@ func (t *InlineBatch) finish() bool {
 	return true
 }
 
-// late makes another goroutine the worker. It may come for the turn before,
-// and then finds none or does no harm.
+// handOver makes another goroutine the worker. The timer may fire late, for an
+// earlier batch; then handOver finds no batch, or takes one without need.
 func (t *InlineBatch) handOver() {
 	t.mu.Lock()
 	b, rest := t.batch, t.queries[t.Started:]
@@ -200,8 +201,9 @@ func (t *InlineBatch) handOver() {
 	b.Resume()
 }
 
-// reply puts what pack makes into the batch, if x is the query that is in the
-// chain and it is its first reply. pack gets a buffer, and may return another.
+// reply puts the reply that pack makes into the batch, if x is the query in the
+// chain and this is its first reply. pack may use the buffer that it receives, or
+// return another one.
 func (t *InlineBatch) reply(x *ChainQuery, pack func(buf []byte) ([]byte, error)) (done bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -213,7 +215,7 @@ func (t *InlineBatch) reply(x *ChainQuery, pack func(buf []byte) ([]byte, error)
 	if err != nil || len(p) > cap(buf) {
 		return err != nil, err
 	}
-	copy(buf[:len(p)], p) // where it stands already, as a rule
+	copy(buf[:len(p)], p) // usually p is in buf already
 	t.batch.Reply(x.index, len(p))
 	x.replied = true
 	return true, nil
@@ -235,7 +237,7 @@ func (x *ChainQuery) Write(p []byte) (int, error) {
 	return x.ChainWriter.Write(p)
 }
 
-// chainContext is what the chain of s gets with every query.
+// chainContext returns the parent context of the queries in the chain of s.
 func chainContext(s *dnsserver.Server) context.Context {
 	ctx := context.WithValue(context.Background(), dnsserver.Key{}, s)
 	return context.WithValue(ctx, dnsserver.LoopKey{}, 0)

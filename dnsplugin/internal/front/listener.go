@@ -17,14 +17,13 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
-// The fast path: sockets of our own in the groups of a listener's, for UDP and
-// TCP. CoreDNS calls the hook below for each of its UDP sockets just before it
-// serves it; then all its sockets are bound, and the server that queries must
-// go to is known.
+// The fast path opens sockets of its own at the address of a server, so the
+// kernel distributes queries among them and the server's. CoreDNS calls Decorate
+// for each of its UDP sockets just before it serves the socket. At that time all
+// sockets of the address are bound, and the server is known.
 
-// adoptWithin is how long sockets outlive the instance that opened them when
-// a new one has announced itself at their address. It takes them over within
-// milliseconds, or never.
+// adoptWithin is how long sockets stay open for a successor after their instance
+// has ended. A successor takes them over within milliseconds, or never.
 const adoptWithin = 5 * time.Second
 
 // Registry holds the sockets of a process by their address. They belong to the
@@ -36,7 +35,7 @@ type Registry struct {
 
 	Mu     sync.Mutex // guards all below and the listeners; held while sockets are opened and closed
 	ByAddr map[string]*Listener
-	orders uint64 // of the latest claim
+	orders uint64 // ordinal of the latest claim
 }
 
 // NewRegistry returns an empty Registry. find returns the instance of a handler,
@@ -45,8 +44,8 @@ func NewRegistry(find func(plugin.Handler) *Instance) *Registry {
 	return &Registry{find: find, ByAddr: map[string]*Listener{}, published: Publisher{Histograms: map[string]map[string]*meters.Histogram{}}}
 }
 
-// NewInstance makes i an instance of r.
-func (r *Registry) NewInstance(i *Instance) *Instance {
+// Join makes i an instance of r and returns it.
+func (r *Registry) Join(i *Instance) *Instance {
 	i.registry = r
 	return i
 }
@@ -54,40 +53,41 @@ func (r *Registry) NewInstance(i *Instance) *Instance {
 // Flush adds to the series of Prometheus what the workers have counted.
 func (r *Registry) Flush() { r.published.flush() }
 
-// Listener is a group of sockets with the instance that it serves.
+// Listener is a group of sockets at one address, with the server behind them.
 type Listener struct {
 	Group     *fastpath.Group   // nil at an address of TLS
 	opts      fastpath.Options  // of the group
 	Streams   *fastpath.Streams // nil if there are none
 	http1     *http1Server      // nil if not of HTTPS
 	Server    *Server
-	Successor *Instance   // an instance that is starting and will take over; nil if there is none
-	Expiry    *time.Timer // closes the sockets if the heir does not come; nil if the owner lives
+	Successor *Instance   // a starting instance that will take the sockets over, or nil
+	Expiry    *time.Timer // closes the sockets if the successor fails; nil while the owner runs
 }
 
-// Decorate is put in the place of Config.UDPDecorateWriterFunc. It opens the
-// fast path, unless prev has something to do with writing.
+// Decorate returns a replacement for Config.UDPDecorateWriterFunc, whose previous
+// value is prev. It opens the fast path, unless prev returns a writer.
 func (c *Instance) Decorate(prev func(*dnsserver.Server) dns.DecorateWriter) func(*dnsserver.Server) dns.DecorateWriter {
 	return func(s *dnsserver.Server) dns.DecorateWriter {
-		var others dns.DecorateWriter
+		var decorator dns.DecorateWriter
 		if prev != nil {
-			others = prev(s)
+			decorator = prev(s)
 		}
-		if err := c.openFastPath(s, others != nil); err != nil {
+		if err := c.openFastPath(s, decorator != nil); err != nil {
 			c.say("%s: %v; all queries go through the plugin chain", s.Addr, err)
 		}
-		return others
+		return decorator
 	}
 }
 
 var (
-	ErrAllDecline = errors.New("no zone can have one")
+	// ErrAllDecline is the reason of a listener whose zones all need the chain.
+	ErrAllDecline = errors.New("no zone is eligible")
 	errUnreadable = errors.New("this version of CoreDNS keeps its zones in an unknown way")
 )
 
-// openFastPath opens sockets beside the one of s, or takes over those that are
-// there. An error means that there are none. decorated says that another
-// plugin has a part in writing what goes out of the socket of s.
+// openFastPath opens sockets at the address of s, or takes over the open ones. An
+// error says why there are none. decorated says that another plugin writes the
+// replies of s.
 func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
 	zones, ok := ZonesOf(s)
 	if !ok {
@@ -100,9 +100,9 @@ func (c *Instance) openFastPath(s *dnsserver.Server, decorated bool) error {
 	return c.openListener(s, zones, nil, why)
 }
 
-// openListener opens sockets at the address of s, whose server blocks are
-// zones, or takes over those that are there. With tls they speak TLS. why
-// says why the whole listener is for the chain; the zones may have reasons too.
+// openListener opens sockets at the address of s, whose server blocks are zones,
+// or takes over the open ones. With tls they speak TLS. why, if not empty, says
+// why all queries of the listener must take the chain.
 func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserver.Config, tls *secure, why string) error {
 	plans, planned := c.registry.PlanListener(zones)
 	if planned != "" {
@@ -131,14 +131,14 @@ func (c *Instance) openListener(s *dnsserver.Server, zones map[string][]*dnsserv
 	return err
 }
 
-// Serve makes f the server of the sockets at its address. Sockets that are
-// there are kept even if f declines everything (why): closing them would lose
-// what is queued in them, and through f it all reaches the chain.
+// Serve makes f the server of the sockets at its address, and opens them if there
+// are none. why says why f would decline all queries; then Serve opens none, but
+// still keeps open ones, because closing them would lose their queued packets.
 func (r *Registry) Serve(f *Server, why string) error {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
-	// Servers start in goroutines of their own: after two reloads at once, that
-	// of the instance in between may come when it is over.
+	// Servers start in goroutines of their own. After two reloads at once, the
+	// server of the instance in between may start after its instance has ended.
 	if f.Home.released {
 		return nil
 	}
@@ -150,8 +150,8 @@ func (r *Registry) Serve(f *Server, why string) error {
 			return nil // another socket of the same listener (multisocket)
 		}
 		old := l.Server
-		l.remark(f)
-		l.adopt(f)
+		l.remarkLocked(f)
+		l.adoptLocked(f)
 		old.retire()
 		if why != "" {
 			return errors.New(why)
@@ -163,7 +163,7 @@ func (r *Registry) Serve(f *Server, why string) error {
 	}
 	opts := f.socketOptions()
 	if f.secure != nil {
-		return r.serveTLS(f, opts)
+		return r.serveTLSLocked(f, opts)
 	}
 	f.Prepare(opts.Workers)
 	g, err := fastpath.Listen(socketAddr(f.Addr), opts, f)
@@ -179,7 +179,7 @@ func (r *Registry) Serve(f *Server, why string) error {
 	}
 	log.Infof("%s at %s: %d workers, batches of %d", what, f.Addr, opts.Workers, opts.Batch)
 	if steered, err := g.Steered(); !steered {
-		log.Warningf("Fast path at %s: packets are not steered to it (%v), so other sockets of the address get their share", f.Addr, err)
+		log.Warningf("Fast path at %s: packets are not steered to it (%v), so other sockets of the address receive some", f.Addr, err)
 	}
 	f.udp = g
 	l.openStreams()
@@ -187,8 +187,8 @@ func (r *Registry) Serve(f *Server, why string) error {
 	return nil
 }
 
-// serveTLS opens the listeners of f, which speaks TLS. r.mu must be held.
-func (r *Registry) serveTLS(f *Server, opts fastpath.Options) error {
+// serveTLSLocked opens the sockets of f, which speaks TLS. r.Mu must be held.
+func (r *Registry) serveTLSLocked(f *Server, opts fastpath.Options) error {
 	l := &Listener{opts: opts, Server: f}
 	l.openStreams()
 	if l.Streams == nil {
@@ -199,14 +199,14 @@ func (r *Registry) serveTLS(f *Server, opts fastpath.Options) error {
 	return nil
 }
 
-// socketAddr is the host and port of the address of a server.
+// socketAddr returns the host and port in the address of a server.
 func socketAddr(addr string) string {
 	_, at, _ := strings.Cut(addr, "://")
 	return at
 }
 
-// withdraw closes the sockets at the address of f, which must not have any:
-// even through its chain they would give other answers than the server's own.
+// withdraw closes the sockets at the address of f. Even through the chain, they
+// would give other answers than the server's own sockets.
 func (r *Registry) withdraw(f *Server) {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
@@ -217,35 +217,37 @@ func (r *Registry) withdraw(f *Server) {
 	if l.Expiry != nil {
 		l.Expiry.Stop()
 	}
-	rest := r.Close(f.Addr, l)
+	rest := r.CloseLocked(f.Addr, l)
 	go func() {
-		// f's own sockets are served meanwhile.
+		// The server's own sockets are not held up by this.
 		if err := rest(); err != nil {
 			f.debugf("%v", err)
 		}
 	}()
 }
 
-// remark logs which options of f have no effect on the sockets that are open.
-// The caller holds the registry's lock.
-func (l *Listener) remark(f *Server) {
+// remarkLocked logs which options of f have no effect on open sockets. The lock
+// of the registry must be held.
+func (l *Listener) remarkLocked(f *Server) {
 	if text := NotApplied(f.socketOptions(), l.opts); text != "" {
 		clog.NewWithPlugin(f.Home.Name).Warningf("Fast path at %s: %s", f.Addr, text)
 	}
 }
 
-// NotApplied says what of want is not so with sockets that were opened with
-// have, "" if all is. Without zones that ask for sockets there is no batch.
+// NotApplied describes the options of want that differ from have, the options of
+// the open sockets. It returns "" if there are none. want.Batch is 0 if no zone
+// wants sockets.
 func NotApplied(want, have fastpath.Options) string {
 	if want.Batch == 0 || want.Workers == have.Workers && want.Batch == have.Batch {
 		return ""
 	}
-	return fmt.Sprintf("workers %d and batch %d hold from a restart on: the sockets stay over a reload, with %d workers and batches of %d",
+	return fmt.Sprintf("workers %d and batch %d take effect at the next restart: a reload keeps the sockets, with %d workers and batches of %d",
 		want.Workers, want.Batch, have.Workers, have.Batch)
 }
 
-// adopt swaps in f. The caller holds the registry's lock.
-func (l *Listener) adopt(f *Server) {
+// adoptLocked makes f the server of the sockets. The lock of the registry must
+// be held.
+func (l *Listener) adoptLocked(f *Server) {
 	if l.Expiry != nil {
 		l.Expiry.Stop()
 		l.Expiry = nil
@@ -254,7 +256,7 @@ func (l *Listener) adopt(f *Server) {
 		f.Prepare(l.Group.Workers())
 	}
 	if l.Successor == f.Home {
-		l.Successor = nil // another has announced itself meanwhile: the sockets must outlive f as well
+		l.Successor = nil // unless it is a still later instance, which the sockets must outlive f for
 	}
 	l.Server = f
 	if l.Group != nil {
@@ -263,11 +265,11 @@ func (l *Listener) adopt(f *Server) {
 	}
 	l.openStreams()
 	f.publish()
-	// The server's own sockets are others from now on.
+	// The sockets of the server have changed.
 	fastpath.Recheck()
 }
 
-// report returns what logs a change that the sockets of f report.
+// report returns a function that logs the state changes of sockets.
 func (f *Server) report(proto string) func(bool, string) {
 	log, addr := clog.NewWithPlugin(f.Home.Name), f.Addr
 	return func(better bool, text string) {
@@ -279,7 +281,7 @@ func (f *Server) report(proto string) func(bool, string) {
 	}
 }
 
-// socketOptions adds up what the zones of the listener ask for.
+// socketOptions returns the largest options of all zones of the listener.
 func (f *Server) socketOptions() fastpath.Options {
 	opts := fastpath.Options{Report: f.report("UDP")}
 	most := fastpath.DefaultWorkers()
@@ -300,9 +302,8 @@ func (f *Server) socketOptions() fastpath.Options {
 	return opts
 }
 
-// Claim announces that c is about to serve at the addresses of cfg, and at
-// those of the other keys of its server block. Sockets there stay open when
-// their instance ends.
+// Claim announces that c will serve at the addresses of cfg, and of the other
+// keys of its server block. Sockets there stay open when their instance ends.
 func (r *Registry) Claim(c *Instance, cfg *dnsserver.Config, keys ...string) {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
@@ -320,7 +321,7 @@ func (r *Registry) Claim(c *Instance, cfg *dnsserver.Config, keys ...string) {
 func ListenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
 	add := func(proto, port string) {
 		for _, host := range cfg.ListenHosts {
-			// As CoreDNS makes the addresses of its servers.
+			// In the way in which CoreDNS makes the addresses of its servers.
 			addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
 			if err == nil {
 				addrs = append(addrs, proto+"://"+addr.String())
@@ -337,8 +338,8 @@ func ListenAddrs(cfg *dnsserver.Config, keys []string) (addrs []string) {
 	return addrs
 }
 
-// Disclaim forgets announcements by instances after c: the reload failed, and
-// c goes on. Where c has not come to serve yet, it is the heir again.
+// Disclaim withdraws the claims of instances after c, because the reload failed
+// and c continues. If c does not serve an address yet, it is the successor again.
 func (r *Registry) Disclaim(c *Instance) {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
@@ -353,7 +354,7 @@ func (r *Registry) Disclaim(c *Instance) {
 	}
 }
 
-// Release closes the sockets of c, but those that have an heir.
+// Release closes the sockets of c, except for those that have a successor.
 func (r *Registry) Release(c *Instance) error {
 	var errs []error
 	for _, rest := range r.releaseSockets(c) {
@@ -362,7 +363,8 @@ func (r *Registry) Release(c *Instance) error {
 	return errors.Join(errs...)
 }
 
-// releaseSockets is release but for what takes time.
+// releaseSockets does the part of Release that needs the lock. The returned
+// functions do the part that takes time.
 func (r *Registry) releaseSockets(c *Instance) (rests []func() error) {
 	r.Mu.Lock()
 	defer r.Mu.Unlock()
@@ -372,7 +374,7 @@ func (r *Registry) releaseSockets(c *Instance) (rests []func() error) {
 		switch {
 		case l.Server.Home != c:
 		case l.Successor == nil:
-			rests = append(rests, r.Close(addr, l))
+			rests = append(rests, r.CloseLocked(addr, l))
 		default:
 			l.Expiry = time.AfterFunc(adoptWithin, func() { r.expire(addr, l) })
 		}
@@ -380,21 +382,21 @@ func (r *Registry) releaseSockets(c *Instance) (rests []func() error) {
 	return rests
 }
 
-// expire closes l, whose heir did not come.
+// expire closes l, whose successor did not take over.
 func (r *Registry) expire(addr string, l *Listener) {
 	r.Mu.Lock()
 	if r.ByAddr[addr] != l || l.Expiry == nil {
 		r.Mu.Unlock()
 		return
 	}
-	rest := r.Close(addr, l)
+	rest := r.CloseLocked(addr, l)
 	r.Mu.Unlock()
 	_ = rest()
 }
 
-// Close ends l. The caller holds the lock, and calls rest, without it if it
-// can: that waits for connections to end.
-func (r *Registry) Close(addr string, l *Listener) (rest func() error) {
+// CloseLocked closes l. Mu must be held. The caller then calls rest, preferably
+// without the lock, because it waits for connections to end.
+func (r *Registry) CloseLocked(addr string, l *Listener) (rest func() error) {
 	delete(r.ByAddr, addr)
 	var err error
 	if l.Group != nil {

@@ -9,29 +9,30 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// Look-ups of a batch. An entry that is not the hottest is in no cache of the
-// processor, and neither is its place in the table: one look-up after the
-// other, half of the time outside of the kernel is waiting for memory. So the
-// questions of a batch go through each step together, and their waits overlap.
+// Look-ups of a batch. Most entries, and their places in the table, are not in a
+// cache of the processor. With one look-up after the other, half of the time
+// outside of the kernel would be waiting for memory. So all questions of a batch
+// take each step together, and their waits overlap.
 
-// Chunk is how many questions go through the steps together. Their lines,
-// about eight for each, must still be in the first-level cache at the end.
+// Chunk is how many questions take the steps together. Their cache lines, about
+// eight for each, must still be in the first-level cache at the end.
 const Chunk = 32
 
-// Query is a question of the batch that is being served.
+// Query is a question of the batch that a worker serves.
 type Query struct {
 	Q    wire.Query
-	Zone *Zone  // nil if there is none, or the packet is not understood
+	Zone *Zone  // nil if there is none, or if the packet is not understood
 	key  []byte // set with zone
-	hash uint64 // of key; set if seek is
-	seek bool   // the zone has a cache: why is understood, or otherZone
+	hash uint64 // of key; set with seek
+	seek bool   // the zone has a cache to look into
 	why  meters.Reason
 
-	// What the table seems to have, see hasten.
+	// Entries that the tables probably have for it, see prefetch.
 	denial, success *store.Entry
 }
 
-// parse reads pkt into a. The key goes to buf, which is long enough.
+// parse reads pkt into a. It appends the key to buf, which must have room for
+// any key.
 func (f *Server) parse(a *Query, pkt, buf []byte) {
 	a.Zone, a.denial, a.success, a.seek = nil, nil, nil, false
 	q := &a.Q
@@ -60,9 +61,9 @@ func (f *Server) parse(a *Query, pkt, buf []byte) {
 	}
 }
 
-// prefetch brings what the questions will need nearer: first the places in the
-// tables, then the heads of the entries, then the rest of them. Within a round
-// no load depends on another.
+// prefetch loads the memory that the look-ups of all questions need: first the
+// places in the tables, then the heads of the entries, then their bytes. Within
+// a round no load depends on another.
 func (w *Worker) prefetch(all []Query) {
 	for i := range all {
 		if a := &all[i]; a.seek {
@@ -87,11 +88,11 @@ func (w *Worker) prefetch(all []Query) {
 			read += e.Touch()
 		}
 	}
-	w.ready = read // so that the loads are not left out
+	w.ready = read // so that the compiler keeps the loads
 }
 
-// entryOf returns the entry that answers a, nil if there is none, as
-// Cache.lookup does.
+// entryOf returns the entry that answers a, or nil. It equals sides.Lookup, but
+// tries the entries that prefetch found first.
 func (w *Worker) entryOf(a *Query, at store.Instant) (e *store.Entry, kind sides.Kind) {
 	both := a.Zone.sides
 	switch {
@@ -106,12 +107,12 @@ func (w *Worker) entryOf(a *Query, at store.Instant) (e *store.Entry, kind sides
 			return e, sides.Success
 		}
 	}
-	// Not there, of another name, dead, or a failure.
+	// prefetch found no entry, an entry of another name, a dead one or a failure.
 	w.id = a.ident()
 	return both.Lookup(&w.id, at)
 }
 
-// ident returns the question as the cache knows it. It shares a's key.
+// ident returns the question in the form of package sides. It shares a's key.
 func (a *Query) ident() sides.Ident {
 	return sides.Ident{Key: a.key, Hash: a.hash, DO: a.Q.DO, CD: a.Q.CD, AD: a.Q.AD}
 }

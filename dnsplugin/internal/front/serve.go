@@ -19,38 +19,38 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// Server answers what comes to our sockets at one address: from the cache,
-// or through the chain of the server.
+// Server answers the queries that arrive at one address, from the cache or
+// through the plugin chain of CoreDNS's server.
 type Server struct {
 	Server *dnsserver.Server
 	Addr   string    // the server's, as in the label "server"
-	Home   *Instance // whose instance opened it
+	Home   *Instance // the instance that opened it
 	Zones  []*Zone
-	root   *Zone            // the only zone, if that is the root; else nil
+	root   *Zone            // the only zone if that is the root, else nil
 	byName map[string]*Zone // by suffix; read only
 
-	// The log does not take its lines, so cached answers of zones that are
-	// only watched go out without the chain.
+	// Set while plugins such as log block: then cached answers of zones whose
+	// chain only watches queries are sent without it.
 	Unwatched atomic.Bool
 
-	Workers []*Worker // one per worker of the group, and one for the waiters of misses
+	Workers []*Worker // one for each worker of the group, and one for queries that waited
 	Backlog *Backlog
 
-	// What workers count of zones that they have no counters of their own for.
+	// Counters of zones that a worker has no counters of its own for.
 	SharedUDP, SharedTCP []meters.SharedCounts
 	udp                  *fastpath.Group
 
-	// Of TCP, see streams.go.
-	Streams    []*Worker // for who serves a connection, and one for the waiters of misses
+	// For TCP, see streams.go.
+	Streams    []*Worker // borrowed by connections, and one for queries that waited
 	TCP        *fastpath.Streams
-	TCPMissing string          // why tcp is nil
+	TCPMissing string          // why TCP is nil
 	secure     *secure         // nil for UDP and plain TCP
-	ctx        context.Context //nolint:containedctx // the parent of every query's, with the server in it
-	atOnceCtx  context.Context //nolint:containedctx // the same for queries that must not wait for a source
-	againCtx   context.Context //nolint:containedctx // the same for queries that must not wait for an equal one
+	ctx        context.Context //nolint:containedctx // parent of the context of each query; holds the server
+	atOnceCtx  context.Context //nolint:containedctx // the same, for queries that must not wait for a source
+	againCtx   context.Context //nolint:containedctx // the same, for queries that must not wait for an equal one
 	Now        func() time.Time
 	Local      net.Addr  // of the server's socket
-	retired    time.Time // guarded by published.mu
+	retired    time.Time // guarded by the lock of the publisher
 }
 
 // Zone is a zone of the listener.
@@ -63,20 +63,20 @@ type Zone struct {
 	Meters *meters.Meters // of the cache, for this server
 }
 
-// Worker is what one worker has for itself.
+// Worker is the state of one worker.
 type Worker struct {
 	_ [128]byte
 	meters.Counters
 	tcp   bool        // serves connections
 	id    sides.Ident // for a look-up that is not of a batch
 	kind  sides.Kind  // the side of the latest hit
-	ready uint64      // see hasten
-	// Entries that should be refreshed are served as they are, see findAtOnce.
+	ready uint64      // see prefetch
+	// Serve entries that should be refreshed first, see replyAtOnce.
 	atOnce bool
 
 	ede [sides.MaxStaleEDE]byte // of a stale answer
 
-	lastYield time.Time // when it last gave way
+	lastYield time.Time // when it last let other goroutines run
 	Random
 	inline *InlineBatch
 	asked  [Chunk]Query
@@ -127,8 +127,8 @@ func NewServer(s *dnsserver.Server, home *Instance, plans []*ZonePlan) (*Server,
 	return f, nil
 }
 
-// useful reports whether sockets of our own bring anything: a cache that may
-// have them, even if all queries must go through the chain before it.
+// useful reports whether it is worth opening sockets: some cache may have them,
+// even if all queries must take the chain to it.
 func (f *Server) useful() bool { return slices.ContainsFunc(f.Zones, (*Zone).batched) }
 
 // Direct reports whether any query can be answered without the chain.
@@ -136,13 +136,14 @@ func (f *Server) Direct() bool {
 	return slices.ContainsFunc(f.Zones, func(z *Zone) bool { return z.Why == "" })
 }
 
-// batched reports whether z has a cache that may have sockets of its own.
+// batched reports whether z has a cache that may have sockets.
 func (z *Zone) batched() bool { return z.Cache != nil && z.Cache.Mode != ModeOff }
 
-// announce logs once which zones are for the chain, and why.
+// announce logs which zones need the chain, and why. why is the reason of the
+// whole listener.
 func (f *Server) announce(why string) {
 	if why != "" {
-		return // the caller says so
+		return // the caller logs it
 	}
 	for _, z := range f.Zones {
 		if z.Why != "" && z.Why != whyNoCache {
@@ -151,7 +152,8 @@ func (f *Server) announce(why string) {
 	}
 }
 
-// Prepare makes the state of n workers. It must come before the first Serve.
+// Prepare makes the state of n workers. It must be called before the first
+// Serve.
 func (f *Server) Prepare(n int) {
 	for range n + 1 {
 		w := f.NewWorker(false)
@@ -177,8 +179,8 @@ func (f *Server) NewWorker(tcp bool) *Worker {
 // Serve implements fastpath.Handler.
 func (f *Server) Serve(worker int, b *fastpath.Batch) bool {
 	w := f.Workers[worker]
-	// Nobody but the publisher of metrics ever wants this lock, for as long as
-	// it takes to exchange two pointers.
+	// Only the publisher of metrics competes for this lock, for as long as it
+	// takes to exchange two pointers.
 	w.Mu.Lock()
 	w.Cur.Batches++
 	now := f.Now()
@@ -197,15 +199,16 @@ func (f *Server) Serve(worker int, b *fastpath.Batch) bool {
 }
 
 const (
-	// yieldWhenAwaited is how long those who serve the misses may have to wait while a
-	// worker has a processor of the scheduler's to itself.
+	// yieldWhenAwaited is how long a worker may occupy a processor of the
+	// scheduler while goroutines that serve misses are runnable.
 	yieldWhenAwaited = 100 * time.Microsecond
-	// yieldAlways is how long a worker goes on if nobody is known to wait. Past 10 ms
-	// the scheduler's monitor would interrupt us every 20 us.
+	// yieldAlways is how long a worker runs in any case. After 10 ms the
+	// scheduler's monitor would interrupt us every 20 us.
 	yieldAlways = 4 * time.Millisecond
 )
 
-// yield lets other goroutines run if it is their turn.
+// yield lets other goroutines run if the worker has run for long enough. awaited
+// says that some are runnable.
 func (w *Worker) yield(now time.Time, awaited bool) {
 	since := now.Sub(w.lastYield)
 	if since < yieldAlways && !(awaited && since >= yieldWhenAwaited) {
@@ -215,8 +218,8 @@ func (w *Worker) yield(now time.Time, awaited bool) {
 	runtime.Gosched()
 }
 
-// serve answers n packets of b. It reports whether somebody must run for those
-// that it can't.
+// serve answers n packets of b, from the packet first on. It reports whether it
+// has started goroutines for others.
 func (f *Server) serve(w *Worker, b *fastpath.Batch, first, n int, now time.Time) (busy bool) {
 	all := w.asked[:n]
 	for i := range all {
@@ -249,8 +252,8 @@ func (f *Server) serve(w *Worker, b *fastpath.Batch, first, n int, now time.Time
 	return busy
 }
 
-// Answer appends the reply to one packet to buf. If it can't, why is not
-// understood; a is the question, as far as it is known.
+// Answer appends the reply to one packet to buf. If it declines, why is not
+// meters.Understood. a describes the question as far as it was understood.
 func (f *Server) Answer(w *Worker, pkt, buf []byte, now time.Time) (reply []byte, a *Query, why meters.Reason) {
 	a = &w.asked[0]
 	f.parse(a, pkt, w.Keys[0][:0])
@@ -259,9 +262,9 @@ func (f *Server) Answer(w *Worker, pkt, buf []byte, now time.Time) (reply []byte
 	return reply, a, why
 }
 
-// reply looks the question a of pkt up and appends the reply to buf.
+// reply looks up the question a of pkt and appends the reply to buf.
 //
-// Nothing here allocates, locks, or writes what another worker reads.
+// It does not allocate, lock, or write memory that another worker reads.
 func (f *Server) reply(w *Worker, a *Query, pkt, buf []byte, now time.Time) ([]byte, meters.Reason) {
 	if a.why != meters.Understood {
 		return nil, a.why
@@ -291,7 +294,7 @@ func (f *Server) reply(w *Worker, a *Query, pkt, buf []byte, now time.Time) ([]b
 	reply, ok := answer.AppendReply(buf, q, q.Question(pkt), ttl, limit, ede)
 	size := int(e.Plain)
 	if len(ede) > 0 && q.OPT {
-		size += wire.OPTLen + len(ede) // an OPT that is there before the server adds its own is counted
+		size += wire.OPTLen + len(ede) // CoreDNS counts an OPT that is present before the server adds its own
 	}
 	if !ok || size >= meters.MaxPlain && !w.tcp || len(pkt) > meters.MaxQuery {
 		return nil, meters.TooLong
@@ -304,7 +307,7 @@ func (f *Server) reply(w *Worker, a *Query, pkt, buf []byte, now time.Time) ([]b
 	return reply, meters.Understood
 }
 
-// zoneOf returns the zone that the name belongs to: the longest one that holds it.
+// zoneOf returns the longest zone that holds the name, or nil.
 func (f *Server) zoneOf(name []byte) *Zone {
 	if f.root != nil && f.root.all {
 		return f.root
@@ -320,8 +323,8 @@ func (f *Server) zoneOf(name []byte) *Zone {
 	return nil
 }
 
-// replyAtOnce is find without asking the source for an entry that should be
-// refreshed, because there is no place in the chain for that.
+// replyAtOnce is reply for an entry that should be refreshed, if there is no
+// place in the chain to do so.
 func (f *Server) replyAtOnce(w *Worker, a *Query, pkt, buf []byte, now time.Time) ([]byte, meters.Reason) {
 	w.atOnce = true
 	reply, why := f.reply(w, a, pkt, buf, now)
@@ -329,8 +332,8 @@ func (f *Server) replyAtOnce(w *Worker, a *Query, pkt, buf []byte, now time.Time
 	return reply, why
 }
 
-// blockOf returns the zone of the server block that answers for name, nil if
-// there is none. It may have no cache for name.
+// blockOf returns the zone of the server block that answers for name, or nil. The
+// block may have no cache for name.
 func (f *Server) blockOf(name []byte) *Zone {
 	for off := 0; off < len(name); off += 1 + int(name[off]) {
 		if z := f.byName[string(name[off:])]; z != nil {
@@ -340,18 +343,18 @@ func (f *Server) blockOf(name []byte) *Zone {
 	return nil
 }
 
-// decline hands a packet to the chain. It reports whether someone must run for it.
+// decline hands a packet to the chain. It reports whether a goroutine was started.
 func (f *Server) decline(a *Query, why meters.Reason, pkt []byte, b *fastpath.Batch, i int) bool {
 	if len(pkt) < wire.HeaderLen {
-		return false // nothing to reply to: CoreDNS drops it too
+		return false // there is no header to reply to; CoreDNS drops it as well
 	}
 	j := f.newJob(a, why, pkt)
 	j.origin, j.ipv4 = b.Origin(i), b.IPv4(i)
 	return f.Backlog.Submit(j)
 }
 
-// offer hands packet i of b, whose answer is in the cache but should be
-// refreshed, to the chain. It reports false if there is no place for it.
+// offer hands packet i of b, whose entry should be refreshed, to the chain. It
+// reports false if there is no place for it.
 func (f *Server) offer(w *Worker, a *Query, pkt []byte, b *fastpath.Batch, i int) bool {
 	j := f.newJob(a, meters.Refresh, pkt)
 	j.origin, j.ipv4 = b.Origin(i), b.IPv4(i)
@@ -362,7 +365,7 @@ func (f *Server) offer(w *Worker, a *Query, pkt []byte, b *fastpath.Batch, i int
 	return true
 }
 
-// newJob makes a job of a query. The caller says where it came from.
+// newJob makes a job of a query. The caller adds the query's origin.
 func (f *Server) newJob(a *Query, why meters.Reason, pkt []byte) *Job {
 	j := &Job{Packet: append(make([]byte, 0, len(pkt)), pkt...)}
 	if (why == meters.Miss || why == meters.Refresh) && a.Zone.sides.Coalesces(sides.NameOf(a.key), a.Q.Type) {
@@ -382,7 +385,7 @@ func (f *Server) newJob(a *Query, why meters.Reason, pkt []byte) *Job {
 	return j
 }
 
-// debugf logs what is of interest to nobody but developers.
+// debugf logs a message for developers.
 func (f *Server) debugf(format string, args ...any) {
 	clog.NewWithPlugin(f.Home.Name).Debugf(format, args...)
 }
