@@ -235,7 +235,7 @@ func (m *members) readHeader() error {
 	m.sum, m.size, m.memberStart, m.midMember = 0, 0, m.in.Offset(), false
 	m.lastCheck = progress{m.memberStart, m.out}
 	h := header{in: m.in}
-	fixed := h.take(10) // magic number, method, flags, time, level, system
+	fixed := h.takeBytes(10) // magic number, method, flags, time, level, system
 	if h.err != nil {
 		return h.err
 	}
@@ -247,7 +247,7 @@ func (m *members) readHeader() error {
 		return errReserved // required by RFC 1952 section 2.3.1.2
 	}
 	if flags&flagExtra != 0 {
-		if n := h.take(2); h.err == nil {
+		if n := h.takeBytes(2); h.err == nil {
 			h.skip(int(binary.LittleEndian.Uint16(n)))
 		}
 	}
@@ -259,7 +259,7 @@ func (m *members) readHeader() error {
 	}
 	if flags&flagHeaderCRC != 0 {
 		want := uint16(h.sum) //nolint:gosec // G115: the format stores the low half
-		if n := h.take(2); h.err == nil && binary.LittleEndian.Uint16(n) != want {
+		if n := h.takeBytes(2); h.err == nil && binary.LittleEndian.Uint16(n) != want {
 			return errHeader
 		}
 	}
@@ -274,9 +274,9 @@ type header struct {
 	err error
 }
 
-// take returns the next n bytes, valid until the next call, or nil after an
+// takeBytes returns the next n bytes, valid until the next call, or nil after an
 // error.
-func (h *header) take(n int) []byte {
+func (h *header) takeBytes(n int) []byte {
 	if h.err != nil {
 		return nil
 	}
@@ -293,14 +293,14 @@ func (h *header) take(n int) []byte {
 func (h *header) skip(n int) {
 	const step = 1 << 10
 	for ; n > 0 && h.err == nil; n -= step {
-		h.take(min(n, step))
+		h.takeBytes(min(n, step))
 	}
 }
 
 // skipString skips a string and its terminating zero byte.
 func (h *header) skipString() {
 	for h.err == nil {
-		if c := h.take(1); h.err == nil && c[0] == 0 {
+		if c := h.takeBytes(1); h.err == nil && c[0] == 0 {
 			return
 		}
 	}

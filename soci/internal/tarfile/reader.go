@@ -108,7 +108,7 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 			return nil, err
 		}
 		if b[0] == 0 && bytes.Equal(b, zeroBlock[:]) {
-			return nil, r.end(ctx)
+			return nil, r.checkEnd(ctx)
 		}
 		h := &r.hdr
 		if err := parseHeader(b, h); err != nil {
@@ -147,7 +147,7 @@ func (r *Reader) Content(ctx context.Context, most int64) ([]byte, *Piece, error
 	if r.contentLeft == 0 || most == 0 {
 		return nil, nil, nil
 	}
-	b, p, err := r.take(ctx, min(most, r.contentLeft))
+	b, p, err := r.takeBytes(ctx, min(most, r.contentLeft))
 	r.contentLeft -= int64(len(b))
 	return b, p, err
 }
@@ -158,9 +158,9 @@ func (r *Reader) at(err error) error {
 	return fmt.Errorf("at byte %d of the archive: %w", r.headerOffset, err)
 }
 
-// end checks the end of the archive: two blocks of zeros, of which many writers
+// checkEnd checks the end of the archive: two blocks of zeros, of which many writers
 // leave out the second.
-func (r *Reader) end(ctx context.Context) error {
+func (r *Reader) checkEnd(ctx context.Context) error {
 	b, err := r.block(ctx)
 	if err == nil && !bytes.Equal(b, zeroBlock[:]) {
 		return r.at(badf("data follows a block of zeros"))
@@ -301,7 +301,7 @@ func (r *Reader) readSpecial(ctx context.Context) (string, error) {
 	}
 	buf := make([]byte, 0, n)
 	for int64(len(buf)) < n {
-		b, _, err := r.take(ctx, n-int64(len(buf)))
+		b, _, err := r.takeBytes(ctx, n-int64(len(buf)))
 		if err != nil {
 			return "", err
 		}

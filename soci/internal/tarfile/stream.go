@@ -91,8 +91,8 @@ func (s *stream) block(ctx context.Context) ([]byte, error) {
 	return s.header[:], nil
 }
 
-// take returns up to most contiguous bytes and the piece that holds them.
-func (s *stream) take(ctx context.Context, most int64) ([]byte, *Piece, error) {
+// takeBytes returns up to most contiguous bytes and the piece that holds them.
+func (s *stream) takeBytes(ctx context.Context, most int64) ([]byte, *Piece, error) {
 	if err := s.fill(ctx); err != nil {
 		return nil, nil, truncated(err)
 	}
@@ -104,7 +104,7 @@ func (s *stream) take(ctx context.Context, most int64) ([]byte, *Piece, error) {
 
 func (s *stream) skip(ctx context.Context, n int64) error {
 	for n > 0 {
-		b, _, err := s.take(ctx, n)
+		b, _, err := s.takeBytes(ctx, n)
 		if err != nil {
 			return err
 		}

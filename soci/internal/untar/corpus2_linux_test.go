@@ -13,16 +13,16 @@ import (
 // framingSpecimens are archives that end early, late, or in the middle of an
 // entry.
 var framingSpecimens = []specimen{
-	{name: "nothing at all", attacks: "the end before the beginning", raw: "", want: nil},
+	{name: "empty input", attacks: "the end before the beginning", raw: "", want: nil},
 	{name: "no end", attacks: "writers that forget it", raw: tartest.File("f", "x"), want: []string{"f - x"}, tar: true},
 	{name: "half an end", attacks: "writers that forget half of it", raw: tartest.File("f", "x") + tartest.End[:tarfile.BlockSize], want: []string{"f - x"}, tar: true},
 	{name: "no last padding", attacks: "writers that forget it", raw: tartest.File("f", "x")[:tarfile.BlockSize+1], want: []string{"f - x"}},
 	{name: "half a header", attacks: "a stream that was cut", raw: tartest.File("f", "x") + tartest.File("g", "y")[:300], err: ErrFormat},
-	{name: "zeros, then more", attacks: "two archives in one, of which each reader sees another", raw: tartest.File("f", "x") + tartest.End[:tarfile.BlockSize] + tartest.File("g", "y") + tartest.End, err: ErrFormat},
+	{name: "zeros, then more", attacks: "two archives in one, seen differently by readers", raw: tartest.File("f", "x") + tartest.End[:tarfile.BlockSize] + tartest.File("g", "y") + tartest.End, err: ErrFormat},
 	{name: "more after the end", attacks: "two archives in one", raw: tartest.File("f", "x") + tartest.End + tartest.File("g", "y") + tartest.End, want: []string{"f - x"}, tar: true},
-	{name: "garbage", attacks: "no archive at all", raw: strings.Repeat("garbage!", 200), err: ErrFormat},
-	{name: "directory with a size", attacks: "content where there is none, or none where there is", raw: tartest.Block(tarfile.TypeDir, "d", "12345").With("") + tartest.File("f", "x") + tartest.End, want: []string{"d/", "f - x"}},
-	{name: "symlink with a size", attacks: "content where there is none", raw: tartest.Block(tarfile.TypeSymlink, "l", "12345").Put(tartest.LinkOff, "x").With("") + tartest.File("f", "x") + tartest.End, want: []string{"f - x", "l -> x"}},
+	{name: "garbage", attacks: "input that is not an archive", raw: strings.Repeat("garbage!", 200), err: ErrFormat},
+	{name: "directory with a size", attacks: "a wrong assumption about content", raw: tartest.Block(tarfile.TypeDir, "d", "12345").With("") + tartest.File("f", "x") + tartest.End, want: []string{"d/", "f - x"}},
+	{name: "symlink with a size", attacks: "content after an entry without content", raw: tartest.Block(tarfile.TypeSymlink, "l", "12345").Put(tartest.LinkOff, "x").With("") + tartest.File("f", "x") + tartest.End, want: []string{"f - x", "l -> x"}},
 	{name: "unknown type with content", attacks: "content taken for headers", raw: tartest.Block('Z', "z", tartest.File("evil", "x")).With(tartest.File("evil", "x")) + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
 	{name: "volume label", attacks: "types of GNU tar alone", raw: tartest.Block('V', "label", "").GNU().With("") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}, tar: true},
 	{name: "old directory", attacks: "a directory that says it is a file", raw: tartest.Block(tarfile.TypeFileV7, "d/", "").V7().With("") + tartest.File("d/f", "x") + tartest.End, want: []string{"d/", "d/f - x"}, tar: true},
@@ -33,7 +33,7 @@ var framingSpecimens = []specimen{
 	{name: "prefix of ustar", attacks: "names in two places", raw: tartest.Block(tarfile.TypeFile, "f", "x").Put(tartest.PrefixOff, "a/b").With("x") + tartest.End, want: []string{"a/", "a/b/", "a/b/f - x"}, tar: true},
 	{name: "prefix of star", attacks: "times taken for a name", raw: tartest.Block(tarfile.TypeFile, "f", "x").Put(tartest.PrefixOff, "a").Put(tartest.PrefixOff+tartest.StarPrefix, "01234567012 ").Put(tartest.StarOff, "tar\x00").With("x") + tartest.End, want: []string{"a/", "a/f - x"}, tar: true},
 	{name: "times of GNU", attacks: "times taken for a name", raw: tartest.Block(tarfile.TypeFile, "f", "x").GNU().Put(tartest.PrefixOff, "01234567012\x0001234567012\x00").With("x") + tartest.End, want: []string{"f - x"}, tar: true},
-	{name: "prefix of old Go", attacks: "a name where GNU has times: old images are like that", raw: tartest.Block(tarfile.TypeFile, "f", "x").GNU().Put(tartest.PrefixOff, "a/bcd").With("x") + tartest.End, want: []string{"a/", "a/bcd/", "a/bcd/f - x"}},
+	{name: "prefix of old Go", attacks: "a prefix in the place of GNU's times, as in old images", raw: tartest.Block(tarfile.TypeFile, "f", "x").GNU().Put(tartest.PrefixOff, "a/bcd").With("x") + tartest.End, want: []string{"a/", "a/bcd/", "a/bcd/f - x"}},
 }
 
 // paxSpecimens are archives with extended headers.
@@ -44,8 +44,8 @@ var paxSpecimens = []specimen{
 	{name: "record without value", attacks: "parsers that look for =", raw: tartest.Pax(tarfile.TypePax, "8 pathx\n") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "two names", attacks: "readers that take the first", raw: tartest.Records(tarfile.TypePax, "path", "a", "path", "b") + tartest.File("f", "x") + tartest.End, want: []string{"b - x"}, tar: true},
 	{name: "two headers", attacks: "readers that take the first", raw: tartest.Records(tarfile.TypePax, "path", "a") + tartest.Records(tarfile.TypePax, "path", "b") + tartest.File("f", "x") + tartest.End, want: []string{"b - x"}, tar: true},
-	{name: "header of nothing", attacks: "state that is left", raw: tartest.Records(tarfile.TypePax, "path", "a") + tartest.End, want: nil},
-	{name: "name taken back", attacks: "an empty name", raw: tartest.Records(tarfile.TypePax, "path", "") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
+	{name: "header without an entry", attacks: "state left by a previous entry", raw: tartest.Records(tarfile.TypePax, "path", "a") + tartest.End, want: nil},
+	{name: "name removed again", attacks: "an empty name", raw: tartest.Records(tarfile.TypePax, "path", "") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
 	{name: "a thousand headers", attacks: "memory", raw: strings.Repeat(tartest.Records(tarfile.TypePax, "path", "a"), 1000) + tartest.File("f", "x") + tartest.End, want: []string{"a - x"}},
 	{name: "header of 2 MiB", attacks: "memory", raw: tartest.Pax(tarfile.TypePax, strings.Repeat("x", 2<<20)) + tartest.File("f", "x") + tartest.End, err: ErrLimit},
 	{name: "header of 8 GiB", attacks: "memory before reading", raw: tartest.Block(tarfile.TypePax, "pax", "").Octal(tartest.SizeOff, tartest.SizeLen, 1<<33-1).With("") + tartest.File("f", "x") + tartest.End, err: ErrLimit},
@@ -62,7 +62,7 @@ var paxSpecimens = []specimen{
 	{name: "attribute with an empty name", attacks: "an error of the kernel", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.", "x") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
 	{name: "attribute of 100 KiB", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.user.a", bigContent(100<<10)) + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "attribute with a name of 300 bytes", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.user."+tooLong, "x") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
-	{name: "attribute of no namespace", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.nonsense", "x") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
+	{name: "attribute without a namespace", attacks: "an error of the kernel, late", raw: tartest.Records(tarfile.TypePax, "SCHILY.xattr.nonsense", "x") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
 }
 
 // sparseSpecimens are sparse files.
@@ -90,7 +90,7 @@ var sparseSpecimens = []specimen{
 	{name: "offsets without lengths", attacks: "reading beyond", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.size", "10", "GNU.sparse.offset", "2", "GNU.sparse.offset", "3") + tartest.File("s", "abcd") + tartest.End, err: ErrFormat},
 	{name: "sparse format of the future", attacks: "the map as content", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.major", "2", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "10") + tartest.File("s", "abcd") + tartest.End, err: ErrFormat},
 	{name: "sparse name that escapes", attacks: "a check of the other name", raw: tartest.Sparse1("../../out/evil", "1\n0\n1\n", "a", "1") + tartest.End, err: ErrUnsafe},
-	{name: "sparse directory", attacks: "state that is left", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "10") + tartest.Block(tarfile.TypeDir, "d", "").With("") + tartest.End, want: []string{"d/"}},
+	{name: "sparse directory", attacks: "state left by a previous entry", raw: tartest.Records(tarfile.TypePax, "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "10") + tartest.Block(tarfile.TypeDir, "d", "").With("") + tartest.End, want: []string{"d/"}},
 }
 
 // smallLimits are the limits that the archives below exceed.

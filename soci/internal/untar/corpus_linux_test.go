@@ -25,10 +25,10 @@ var tooLong = strings.Repeat("n", 300)
 
 // pathSpecimens try to leave the root by name.
 var pathSpecimens = []specimen{
-	{name: "dot dot", attacks: "write beside the root", in: []ent{file("../evil", "x")}, err: ErrUnsafe},
+	{name: "dot dot", attacks: "write next to the root", in: []ent{file("../evil", "x")}, err: ErrUnsafe},
 	{name: "dot dot deep", attacks: "climb out from below", in: []ent{file("a/b/../../../evil", "x")}, err: ErrUnsafe},
 	{name: "dot dot alone", attacks: "change the root's parent", in: []ent{dir("..")}, err: ErrUnsafe},
-	{name: "dot dot inside", attacks: "readers that refuse what is harmless", in: []ent{file("a/../b", "x")}, want: []string{"b - x"}},
+	{name: "dot dot inside", attacks: "readers that refuse harmless names", in: []ent{file("a/../b", "x")}, want: []string{"b - x"}},
 	{name: "absolute", attacks: "write to the host", in: []ent{file("/etc/passwd", "x")}, want: []string{"etc/", "etc/passwd - x"}, tar: true},
 	{name: "absolute twice", attacks: "strip one slash only", in: []ent{file("//etc//x", "x")}, want: []string{"etc/", "etc/x - x"}, tar: true},
 	{name: "absolute dot dot", attacks: "cleaning before stripping", in: []ent{file("/../evil", "x")}, err: ErrUnsafe},
@@ -47,9 +47,9 @@ var pathSpecimens = []specimen{
 		in:   []ent{file("a", "1"), file("A", "2"), file("\u00e9", "3"), file("e\u0301", "4")},
 		want: []string{"A - 2", "a - 1", "e\u0301 - 4", "\u00e9 - 3"}, tar: true,
 	},
-	{name: "empty name", attacks: "an empty path is another error in each call", raw: tartest.Block(tarfile.TypeFile, "", "x").With("x") + tartest.End, err: ErrUnsafe},
+	{name: "empty name", attacks: "an empty path, for which each call has a different error", raw: tartest.Block(tarfile.TypeFile, "", "x").With("x") + tartest.End, err: ErrUnsafe},
 	{name: "root as file", attacks: "replace the root", in: []ent{file(".", "x")}, err: ErrUnsafe},
-	{name: "root as symlink", attacks: "turn the root into a door", in: []ent{symlink("./", "/tmp")}, err: ErrUnsafe},
+	{name: "root as symlink", attacks: "replace the root by a link", in: []ent{symlink("./", "/tmp")}, err: ErrUnsafe},
 	{name: "root by a slash", attacks: "replace the root", in: []ent{dir("/")}, want: nil},
 	{name: "component too long", attacks: "truncation of names", in: []ent{file(tooLong, "x")}, err: syscall.ENAMETOOLONG},
 }
@@ -75,17 +75,17 @@ var symlinkSpecimens = []specimen{
 	{name: "symlink to itself", attacks: "endless resolution", in: []ent{symlink("a", "a"), file("a/x", "x")}, err: ErrFormat},
 	{name: "file over symlink to victim", attacks: "open that follows", in: []ent{symlink("l", "../../out/victim"), file("l", "mine")}, want: []string{"l - mine"}},
 	{
-		name: "large file over symlink to victim", attacks: "open that follows, on the other way",
+		name: "large file over symlink to victim", attacks: "open that follows, for large files",
 		in: []ent{symlink("l", "../../out/victim"), file("l", bigContent(3<<20))}, want: []string{"l - 3145728 bytes"},
 	},
 	{name: "directory over symlink", attacks: "mkdir that accepts a link", in: []ent{symlink("l", "../../out"), dir("l"), file("l/x", "x")}, want: []string{"l/", "l/x - x"}},
 	{
-		name: "symlink over directory", attacks: "what is known of the directory that was",
+		name: "symlink over directory", attacks: "cached data of a replaced directory",
 		in:   []ent{file("d/x", "x"), symlink("d", "../../out"), file("d/evil", "y")},
 		want: []string{"d -> ../../out", "out/", "out/evil - y"},
 	},
 	{
-		name: "symlink that changes its mind", attacks: "what is known of the link that was",
+		name: "symlink that changes its mind", attacks: "cached target of a replaced link",
 		in:   []ent{symlink("l", "a"), file("l/x", "1"), symlink("l", "../../out"), file("l/x", "2"), symlink("l", "b"), file("l/x", "3")},
 		want: []string{"a/", "a/x - 1", "b/", "b/x - 3", "l -> b", "out/", "out/x - 2"},
 	},
@@ -99,7 +99,7 @@ var symlinkSpecimens = []specimen{
 		want: []string{"l -> ../../out", "out/"},
 	},
 	{name: "symlink target too long", attacks: "the kernel's limit, late", in: []ent{symlink("l", strings.Repeat("x", 5000))}, err: ErrFormat},
-	{name: "symlink without target", attacks: "an error in each system", raw: tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
+	{name: "symlink without target", attacks: "a different error in each system", raw: tartest.Block(tarfile.TypeSymlink, "l", "").With("") + tartest.End, err: ErrFormat},
 }
 
 // hardLinkSpecimens are archives with hard links.
@@ -112,7 +112,7 @@ var hardLinkSpecimens = []specimen{
 		in: []ent{symlink("l", "../../out/victim"), hard("h", "l"), file("h", "mine")}, want: []string{"h - mine", "l -> ../../out/victim"},
 	},
 	{
-		name: "write after hard link", attacks: "truncation of what both names share",
+		name: "write after hard link", attacks: "truncation of a file with two names",
 		in: []ent{file("f", "old"), hard("h", "f"), file("f", "new")}, want: []string{"f - new", "h - old"}, tar: true,
 	},
 	{name: "hard link to directory", attacks: "loops in the tree", in: []ent{dir("d"), hard("h", "d")}, err: ErrFormat},
@@ -129,7 +129,7 @@ var hardLinkSpecimens = []specimen{
 	},
 	{name: "hard link beyond a file", attacks: "a file taken for a directory", in: []ent{file("f", "x"), hard("h", "f/x")}, err: ErrFormat},
 	{
-		name: "hard link with a size", attacks: "content where there is none",
+		name: "hard link with a size", attacks: "content after an entry without content",
 		raw:  tartest.File("f", "x") + tartest.Block(tarfile.TypeHardLink, "h", "12345").Put(tartest.LinkOff, "f").With("") + tartest.File("g", "y") + tartest.End,
 		want: []string{"f - x", "g - y", "h - x"},
 	},
@@ -138,7 +138,7 @@ var hardLinkSpecimens = []specimen{
 // duplicateSpecimens are entries of one name with different types.
 var duplicateSpecimens = []specimen{
 	{
-		name: "directory, file, symlink, directory", attacks: "what is known of a name",
+		name: "directory, file, symlink, directory", attacks: "cached data of an earlier entry",
 		in:   []ent{file("p/a", "1"), file("p", "2"), symlink("p", "q"), dir("p"), file("p/b", "3")},
 		want: []string{"p/", "p/b - 3"},
 	},
@@ -158,7 +158,7 @@ var whiteoutSpecimens = []specimen{
 	{name: "whiteout of itself", attacks: "removal of the directory", in: []ent{file("a/.wh..", "")}, err: ErrUnsafe},
 	{name: "whiteout of nothing", attacks: "an empty name", in: []ent{file(".wh.", "")}, err: ErrUnsafe},
 	{
-		name: "AUFS bookkeeping", attacks: "names that are no content", in: []ent{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")},
+		name: "AUFS bookkeeping", attacks: "names that are not content", in: []ent{file(".wh..wh.plnk/1.2", ""), file(".wh..wh.aufs", "")},
 		want: []string{".wh..wh.plnk/", ".wh..wh.plnk/1.2 -"},
 	},
 	{name: "whiteouts of other types", attacks: "nodes left behind", in: []ent{dir(".wh.d"), symlink(".wh.s", "x"), hard(".wh.h", "x"), {name: ".wh.p", kind: tar.TypeFifo}}, want: nil},
@@ -183,7 +183,7 @@ var numberSpecimens = []specimen{
 	{name: "time in base 256", attacks: "unsigned times", raw: tartest.Block(tarfile.TypeFile, "f", "x").Put(tartest.MtimeOff, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00").With("x") + tartest.End, want: []string{"f - x"}, tar: true},
 	{name: "time out of range", attacks: "overflow", raw: tartest.Records(tarfile.TypePax, "mtime", "99999999999999999999") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "time at the end of time", attacks: "overflow in nanoseconds", raw: tartest.Records(tarfile.TypePax, "mtime", "9223372036854775807.999999999") + tartest.File("f", "x") + tartest.End, want: []string{"f - x"}},
-	{name: "time that is none", attacks: "parsers that stop anywhere", raw: tartest.Records(tarfile.TypePax, "mtime", "1.5e3") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
+	{name: "malformed time", attacks: "parsers that stop anywhere", raw: tartest.Records(tarfile.TypePax, "mtime", "1.5e3") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "owner out of range", attacks: "-1 leaves the owner as it is", in: []ent{{name: "f", edit: func(h *tar.Header) { h.Uid = -1 }}}, err: ErrFormat},
 	{name: "owner 2^32-1 by pax", attacks: "-1 leaves the owner as it is", raw: tartest.Records(tarfile.TypePax, "uid", "4294967295") + tartest.File("f", "x") + tartest.End, err: ErrFormat},
 	{name: "owner 2^32 by pax", attacks: "root after truncation", raw: tartest.Records(tarfile.TypePax, "uid", "4294967296") + tartest.File("f", "x") + tartest.End, err: ErrFormat},

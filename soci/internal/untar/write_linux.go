@@ -375,7 +375,7 @@ func (s *bigFileWrite) run() {
 	err := guard(func() error {
 		switch {
 		case s.last:
-			return f.end(ok)
+			return f.complete(ok)
 		case ok:
 			return writeAll(f.fd, s.data, s.off)
 		}
@@ -390,7 +390,7 @@ func (s *bigFileWrite) run() {
 	}
 }
 
-func (f *bigFile) end(ok bool) error {
+func (f *bigFile) complete(ok bool) error {
 	if f.fd < 0 {
 		return nil
 	}
