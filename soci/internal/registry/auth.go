@@ -106,7 +106,7 @@ func (s *session) refused(ctx context.Context, ch *challenged, serial int) error
 	s.mu.Unlock()
 	next := answerTo(auth.ParseAuthHeader(ch.header), ch.status, last)
 	if next == nil {
-		return errors.New("the registry refuses us without saying how to log in")
+		return errors.New("the registry refused the request and names no way to log in")
 	}
 	return s.renew(ctx, next, serial)
 }
@@ -187,7 +187,7 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	}
 	if ch.Scheme == auth.BasicAuth {
 		if cred.Username == "" && cred.Password == "" {
-			return "", time.Time{}, because(denied(http.StatusUnauthorized, fmt.Errorf("registry %s wants a user and password, and none is configured (docker login %[1]s)", s.host.name)))
+			return "", time.Time{}, because(denied(http.StatusUnauthorized, fmt.Errorf("registry %s requires a user and password, but none is configured (docker login %[1]s)", s.host.name)))
 		}
 		pair := base64.StdEncoding.EncodeToString([]byte(cred.Username + ":" + cred.Password))
 		return "Basic " + pair, time.Time{}, nil

@@ -452,7 +452,7 @@ func explainNewURL(req ranges.Request, err error) error {
 	if !ok || f.Kind != ranges.Denied && f.Status != http.StatusBadRequest {
 		return err
 	}
-	err = fmt.Errorf("the place the registry sent us to refuses: %w", cmp.Or(f.Err, err))
+	err = fmt.Errorf("the redirect target refused the request: %w", cmp.Or(f.Err, err))
 	if req.Attempt < newURLTries {
 		return &ranges.Fault{Kind: ranges.Retryable, Status: f.Status, Err: err}
 	}

@@ -462,7 +462,7 @@ func TestErrorNamesAllHosts(t *testing.T) {
 	if !errors.Is(err, ranges.ErrDenied) {
 		t.Fatalf("%v, want denied", err)
 	}
-	mirror, own := strings.Index(err.Error(), "wants a user and password"), strings.Index(err.Error(), "no such host")
+	mirror, own := strings.Index(err.Error(), "requires a user and password"), strings.Index(err.Error(), "no such host")
 	if mirror < 0 || own < mirror {
 		t.Errorf("%q", err)
 	}

@@ -47,7 +47,7 @@ type tokenRequest struct {
 func (s *session) tokenRequest(ch *auth.Challenge, cred Credential) (tokenRequest, error) {
 	t := tokenRequest{realm: ch.Parameters["realm"], service: ch.Parameters["service"], cred: cred}
 	if t.realm == "" {
-		return t, denied(http.StatusUnauthorized, errors.New("the registry wants a token and does not say from where"))
+		return t, denied(http.StatusUnauthorized, errors.New("the registry requires a token but names no token server"))
 	}
 	if err := checkRealm(t.realm, s.host.insecure, s.host.dialer.scope()); err != nil {
 		return t, denied(0, err)
@@ -159,7 +159,7 @@ func (s *session) askToken(ctx context.Context, make func(context.Context) (*htt
 	}
 	token := cmp.Or(answer.Access, answer.Token)
 	if token == "" {
-		return "", none, denied(resp.StatusCode, fmt.Errorf("token from %s: the answer has none", where))
+		return "", none, denied(resp.StatusCode, fmt.Errorf("token from %s: the answer has no token", where))
 	}
 	return "Bearer " + token, expiry(answer.Expires, time.Now()), nil
 }

@@ -47,7 +47,7 @@ const (
 // that the journal says is flushed to the disk first.
 func Open(target string, sync bool) (*Stage, error) {
 	if target == "" {
-		return nil, errors.New("the target directory has no name")
+		return nil, errors.New("no target directory: name one")
 	}
 	target, err := filepath.Abs(target)
 	if err != nil {
