@@ -21,8 +21,8 @@ import (
 type asker func(ctx context.Context, query []byte) ([]byte, error)
 
 // dialStreams returns the asker of a protocol that gives each question a stream
-// of one connection, or nil for another protocol, and a function that closes the
-// connection.
+// of one connection, or nil for another protocol, and a function that closes
+// the connection.
 func dialStreams(ctx context.Context, proto, addr string) (ask asker, done func(), err error) {
 	switch proto {
 	case "https":

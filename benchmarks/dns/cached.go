@@ -140,7 +140,8 @@ func (b *run) cores(ctx context.Context, res *bench.Result) error {
 	return nil
 }
 
-// overControl adds how much more a second core costs us than it costs the control.
+// overControl adds how much more a second core costs us than it costs the
+// control.
 func overControl(res *bench.Result, m bench.Measured, claim, all, one string) {
 	median := func(name string) float64 { return bench.SpreadOf(m.Of(name), perAnswer).Median }
 	control := median(echoAllName) / median(echoName)

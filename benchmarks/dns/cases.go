@@ -10,7 +10,8 @@ import (
 	"github.com/penstock/penstock/benchmarks/internal/bench"
 )
 
-// A turn is one contestant of a case: a role of the load generator against a server.
+// A turn is one contestant of a case: a role of the load generator against a
+// server.
 type turn struct {
 	name string
 	on   *server

@@ -12,9 +12,9 @@
 // cluster's mix of names, a bounded number of questions under way). CPU and
 // memory are the server's, read from /proc before and after.
 //
-// Then come TCP, TLS and HTTPS against CoreDNS, 1,000 questions a second, servers
-// with nothing to do, a flood, and a cache with a million entries.
+// Then come TCP, TLS and HTTPS against CoreDNS, 1,000 questions a second,
+// servers with nothing to do, a flood, and a cache with a million entries.
 //
-// The first argument selects a role: load, stream, paced and flood ask, and echo is
-// the control, a server that only sends each packet back.
+// The first argument selects a role: load, stream, paced and flood ask, and
+// echo is the control, a server that only sends each packet back.
 package main

@@ -16,17 +16,19 @@ import (
 )
 
 const (
-	// echoBatch is how many datagrams the control takes at once: as the fast path does.
+	// echoBatch is how many datagrams the control takes at once: as the fast
+	// path does.
 	echoBatch = 64
-	// echoSize is the size of its replies, in bytes: about the mean of the mix's answers.
+	// echoSize is the size of its replies, in bytes: about the mean of the
+	// mix's answers.
 	echoSize = 150
 	// echoBuffer is more than any question here.
 	echoBuffer = 512
 )
 
-// runEcho is the role "echo": a server whose cost is the kernel's alone. It takes datagrams in batches, marks each as a
-// response and sends it back, with a socket and a thread for each of -workers.
-// No cache can be cheaper.
+// runEcho is the role "echo", a server that costs only the kernel's work. It
+// takes datagrams in batches, marks each as a response and sends it back, with
+// a socket and a thread for each of -workers. No cache can be cheaper.
 func runEcho(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
 	addr := fs.String("addr", "", "address to answer at, host:port")
@@ -34,7 +36,7 @@ func runEcho(ctx context.Context, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	// Threads wait in the kernel without telling the scheduler.
+	// Threads wait in the kernel without notice to the scheduler.
 	runtime.GOMAXPROCS(*workers + 1)
 	failed := make(chan error, *workers)
 	for range *workers {

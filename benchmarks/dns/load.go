@@ -23,7 +23,7 @@ const (
 	extraBatch = "batch"
 )
 
-// asked are the flags of every role that asks.
+// asked has the flags of every role that asks questions.
 type asked struct {
 	addr              string
 	services, queries int
@@ -38,8 +38,8 @@ func askedFlags(role string) (*flag.FlagSet, *asked) {
 	return fs, a
 }
 
-// runLoad is the role "load": it asks one server and prints one line. Answers
-// stand where other areas count bytes.
+// runLoad is the role "load", which asks one server and prints one line. It
+// reports answers where other areas report bytes.
 func runLoad(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("load")
 	hot := fs.Bool("hot", false, "ask one question over and over")

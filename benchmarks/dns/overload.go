@@ -21,7 +21,8 @@ import (
 const (
 	// floodFor is how long a server receives more than it can answer.
 	floodFor = 60 * time.Second
-	// floodFlows are the client sockets of the flood. Their replies are not read.
+	// floodFlows are the client sockets of the flood. Their replies are not
+	// read.
 	floodFlows = 16
 	// maxGrowth, minGoodput and maxRecovery are the targets.
 	maxGrowth   = 64 // MiB
@@ -81,8 +82,8 @@ func (b *run) overload(ctx context.Context, res *bench.Result) error {
 		}
 	}()
 	rate, cpu, sample, err := busy(func() (bench.Sample, error) {
-		// One core can't send three times what another answers. So the flood takes
-		// part of the server's as well.
+		// One core can't send three times what another answers. So the flood
+		// takes part of the server's as well.
 		argv := append([]string{b.exe}, b.o.questions("flood", s, b.o.queries, "-seconds", strconv.Itoa(b.o.flood()), "-cpus", "2")...)
 		return bench.Exec(ctx, bench.Contestant{Name: "flood", Argv: argv, Stop: 2 * floodFor})
 	})
@@ -139,8 +140,8 @@ func rssOf(pid int) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// runFlood is the role "flood": it sends as fast as it can, reads nothing, and
-// then asks as a new client until it is answered.
+// runFlood is the role "flood". It sends as fast as it can without reading, and
+// then asks as a new client until it gets an answer.
 func runFlood(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("flood")
 	seconds := fs.Int("seconds", 1, "how long")
@@ -207,7 +208,8 @@ func answersAgain(ctx context.Context, addr string, p []byte) error {
 const (
 	// millionNames are as many entries as a very large cluster has names for.
 	millionNames = 1_000_000
-	// maxMillion bounds their memory in MB, maxGC the collector's share of CPU in percent.
+	// maxMillion bounds their memory in MB, maxGC the collector's share of CPU
+	// in percent.
 	maxMillion = 250
 	maxGC      = 2
 )
@@ -281,7 +283,8 @@ func (b *run) million(ctx context.Context, res *bench.Result) error {
 }
 
 // gcLine is a line of GODEBUG=gctrace=1: the number of the collection, and its
-// CPU times in ms: sweep termination, assists, dedicated, idle, mark termination.
+// CPU times in ms: sweep termination, assists, dedicated, idle, mark
+// termination.
 var gcLine = regexp.MustCompile(`(?m)^gc (\d+) @.* ([\d.]+)\+([\d.]+)/([\d.]+)/([\d.]+)\+([\d.]+) ms cpu`)
 
 // collectionsAfter returns how many collections a log has after the one given,

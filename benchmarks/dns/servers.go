@@ -132,7 +132,8 @@ func (s *server) userCPU() time.Duration {
 	if err != nil {
 		return 0
 	}
-	// The name in parentheses may hold anything; utime is the twelfth field after it.
+	// The name in parentheses may hold anything; utime is the twelfth field
+	// after it.
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	if len(f) < 12 {
 		return 0

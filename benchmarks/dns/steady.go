@@ -27,7 +27,8 @@ const (
 	idleTimes = 5
 )
 
-// steady measures servers that have little to do: 1,000 questions a second, and none.
+// steady measures servers that have little to do: 1,000 questions a second, and
+// none.
 func (b *run) steady(ctx context.Context, res *bench.Result) error {
 	ours, stock, err := b.both(ctx)
 	if err != nil {
@@ -67,7 +68,7 @@ type idleness struct {
 	woken float64 // times that a thread went to sleep
 }
 
-// idle watches servers that are asked nothing, and returns the medians.
+// idle watches servers without questions, and returns the medians.
 func (b *run) idle(ctx context.Context, servers []*server) ([]idleness, error) {
 	cpu, woken := make([][]float64, len(servers)), make([][]float64, len(servers))
 	for range idleTimes {
@@ -108,7 +109,8 @@ func (o options) idle() time.Duration {
 	return idleFor
 }
 
-// runPaced is the role "paced": questions at a rate, whether they are answered or not.
+// runPaced is the role "paced": questions at a rate, whether they are answered
+// or not.
 func runPaced(ctx context.Context, args []string) error {
 	fs, asked := askedFlags("paced")
 	rate := fs.Int("rate", quietRate, "questions a second")
@@ -181,8 +183,8 @@ func runPaced(ctx context.Context, args []string) error {
 	})
 }
 
-// batches is how often ours has taken questions from its UDP sockets, 0 for
-// servers that do not say.
+// batches returns how often our server has taken questions from its UDP
+// sockets, or 0 for other servers.
 func (s *server) batches(ctx context.Context) (float64, error) {
 	if s.metrics == 0 {
 		return 0, nil

@@ -31,15 +31,17 @@ import (
 )
 
 const (
-	// streamConns are the connections of a run, streamBurst the questions that
-	// go out on one before the answers are read: as a node-local cache asks.
+	// streamConns is the number of connections of a run, streamBurst the number
+	// of questions that are sent on one before the answers are read, as a
+	// node-local cache does.
 	streamConns = 8
 	streamBurst = 32
-	// streamShare of the questions of a run over UDP: these cost several times as much.
+	// streamShare divides the number of questions of a run over UDP, because
+	// these cost several times as much.
 	streamShare = 4
 )
 
-// What the pipelined TCP of ours may cost, of CoreDNS's.
+// maxOfTCP bounds the cost of our pipelined TCP as a part of CoreDNS's.
 const maxOfTCP = 1.0 / 3
 
 // tcp measures answers from the cache over TCP, to clients that have many
@@ -134,8 +136,8 @@ func (b *run) transports(ctx context.Context, res *bench.Result) error {
 	return err
 }
 
-// streams starts one CoreDNS that answers over each of streamProtocols, and over UDP
-// for the check that it has started.
+// streams starts one CoreDNS that answers over each of streamProtocols, and
+// over UDP for the check that it has started.
 func (b *run) streams(ctx context.Context, bin string) (map[string]*server, error) {
 	ports := make([]int, 2+len(streamProtocols)) // of UDP, of the metrics, and of the others
 	for i := range ports {
@@ -245,7 +247,7 @@ func pack(queries []dnsload.Query) ([][]byte, error) {
 // stream asks count questions and returns the number of right answers.
 func stream(ctx context.Context, proto, addr string, packets [][]byte, burst, count int64) (int64, error) {
 	var next, answered atomic.Int64
-	// take returns up to n packets, none when all are asked.
+	// take returns up to n packets, and none when all have been asked.
 	take := func(n int64) [][]byte {
 		from := next.Add(n) - n
 		var out [][]byte

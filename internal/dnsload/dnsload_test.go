@@ -92,7 +92,7 @@ func TestOutstandingIsBounded(t *testing.T) {
 			select {
 			case <-hold:
 			default:
-				close(hold) // the window is full: let all go on
+				close(hold) // the window is full, so release all answers
 			}
 		}
 		<-hold

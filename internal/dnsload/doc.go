@@ -1,7 +1,6 @@
-// Package dnsload makes DNS questions as a cluster asks them, sends them to a
+// Package dnsload generates the DNS questions of a cluster, sends them to a
 // server at full speed with a bounded number under way, and compares the
-// answers of two servers. Demo, benchmarks and tests use it; nothing that
-// ships does.
+// answers of two servers. It is for the demo, benchmarks and tests only.
 //
 //	mix := dnsload.NewMix(dnsload.MixOptions{Services: 1000, Queries: 30000})
 //	files, err := mix.WriteZones(dir)            // for the server's file plugin
@@ -19,14 +18,12 @@
 // A [Mix] is read-only after [NewMix]. [Run] uses one goroutine per flow, and
 // they have ended when it returns. All functions may run at the same time.
 //
-// # Failure model
+// # Failures
 //
-// A lost answer is counted (Timeouts), an answer to something that was not
-// asked or with another question is counted (Wrong), both never stop a run.
-// A server that can't be reached at all does, with an error that names it.
+// A lost answer counts as a timeout, and an answer to another question as
+// wrong. Neither ends a run. An unreachable server does, with an error that
+// names it.
 //
-// # Not here
-//
-// Open-loop load at a given rate, TCP load, and CPU accounting: the caller
-// reads the server's own utime and stime.
+// The package does not send at a given rate or over TCP, and does not measure
+// CPU; the caller reads utime and stime of the server.
 package dnsload

@@ -24,8 +24,8 @@ const (
 	// tick is how often a flow looks for lost answers; the error of a timeout.
 	tick = 50 * time.Millisecond
 
-	// socketBuffer is what the kernel gives a burst of answers. The usual
-	// 208 KiB lose a few of them at the start.
+	// socketBuffer is the size of the receive buffers. With the default of
+	// 208 KiB the first bursts lose a few answers.
 	socketBuffer = 1 << 20
 
 	maxPerFlow = 1 << 12 // outstanding questions of one flow: 4 bits of the ID stay to tell rounds apart
@@ -36,16 +36,16 @@ type Options struct {
 	Addr    string  // host:port of the server
 	Queries []Query // asked in order, and over again if Count or Duration ask for more
 
-	Count    int64         // how many to ask; 0: each of Queries once, or no bound if Duration is set
-	Duration time.Duration // stop asking after that; 0: when Count is reached
+	Count    int64         // how many to ask; 0 means each of Queries once, or no bound if Duration is set
+	Duration time.Duration // stop asking after that; 0 means when Count is reached
 
 	Outstanding int           // 0: DefaultOutstanding
 	Flows       int           // 0: DefaultFlows
-	Timeout     time.Duration // an answer later than this is lost; 0: DefaultTimeout
-	EDNS        uint16        // size to advertise in an OPT; 0: no OPT
+	Timeout     time.Duration // an answer later than this is lost; 0 means DefaultTimeout
+	EDNS        uint16        // size to advertise in an OPT; 0 means no OPT
 }
 
-// Validate says what is wrong with the options.
+// Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	if _, _, err := net.SplitHostPort(o.Addr); err != nil {
 		return fmt.Errorf("dnsload: address %q: give host:port: %w", o.Addr, err)
@@ -99,7 +99,8 @@ func (r Result) Rate() float64 {
 }
 
 // Run sends the questions of o and returns when the last is answered or lost.
-// When ctx ends it stops at once and returns what it has, with ctx's error.
+// When ctx ends, Run stops at once and returns the result so far with the error
+// of ctx.
 func Run(ctx context.Context, o Options) (Result, error) {
 	if err := o.Validate(); err != nil {
 		return Result{}, err
@@ -173,7 +174,7 @@ type flow struct {
 	conn    *net.UDPConn
 	packets [][]byte
 	next    int   // index of the next packet
-	quota   int64 // how many are still to be sent; negative: no bound
+	quota   int64 // how many are still to be sent; negative means no bound
 
 	slots []slot
 	free  []uint16 // indexes of free slots
@@ -185,7 +186,8 @@ type flow struct {
 }
 
 // slot is a place for one question under way. Its index is in the low bits of
-// the ID, its round in the high ones, so a late answer is told from a new one.
+// the ID, its round in the high ones, which distinguishes a late answer from a
+// new one.
 type slot struct {
 	packet []byte // nil: free
 	id     uint16
@@ -215,7 +217,8 @@ func newFlow(ctx context.Context, o *Options, packets [][]byte, index int) (*flo
 	return f, nil
 }
 
-// share divides n evenly among parts; the first get one more if it does not divide.
+// share divides n evenly among parts; the first get one more if it does not
+// divide.
 func share(n int64, parts, index int) int64 {
 	s := n / int64(parts)
 	if int64(index) < n%int64(parts) {

@@ -21,13 +21,13 @@ type Query struct {
 // String returns the question in the form of dig's arguments.
 func (q Query) String() string { return q.Name + " " + dns.TypeToString[q.Type] }
 
-// MixOptions say how large a mix is. The zero value is that of the research
-// behind Penstock: 10,000 services and 300,000 questions.
+// MixOptions are the size of a mix. The zero value is the mix of the research
+// behind Penstock, with 10,000 services and 300,000 questions.
 type MixOptions struct {
 	Services int     // 0: 10,000
 	Queries  int     // 0: 300,000
-	Zipf     float64 // exponent of how popularity falls with rank; 0: 1.0
-	TTL      int     // seconds, of every record; 0: 3600
+	Zipf     float64 // exponent of how popularity falls with rank; 0 means 1.0
+	TTL      int     // seconds, of every record; 0 means 3600
 	Seed     uint64  // equal seeds give equal mixes
 }
 
@@ -47,7 +47,7 @@ func (o MixOptions) withDefaults() MixOptions {
 	return o
 }
 
-// Validate says what is wrong with the options.
+// Validate returns an error if an option is out of range.
 func (o MixOptions) Validate() error {
 	if o.Services < 0 || o.Services > 1<<20 {
 		return fmt.Errorf("dnsload: %d services: give 1 to %d, or 0 for 10,000", o.Services, 1<<20)
@@ -102,7 +102,8 @@ func NewMix(o MixOptions) *Mix {
 	return mix
 }
 
-// Distinct returns every question of the mix once, in the order of their first appearance.
+// Distinct returns every question of the mix once, in the order of their first
+// appearance.
 func (m *Mix) Distinct() []Query {
 	seen := make(map[Query]bool, len(m.Queries)/4)
 	var out []Query
@@ -115,7 +116,8 @@ func (m *Mix) Distinct() []Query {
 	return out
 }
 
-// WriteZones writes each zone to dir as ORIGIN.zone and returns the files by origin.
+// WriteZones writes each zone to dir as ORIGIN.zone and returns the files by
+// origin.
 func (m *Mix) WriteZones(dir string) (map[string]string, error) {
 	files := map[string]string{}
 	for _, z := range m.Zones {
@@ -169,7 +171,8 @@ func (m *maker) cluster() Zone {
 	return Zone{Origin: "cluster.local", Text: b.Bytes()}
 }
 
-// corp makes the zone of the names outside of the cluster: all have A, a third AAAA.
+// corp makes the zone of the names outside of the cluster: all have A, a third
+// AAAA.
 func (m *maker) corp() Zone {
 	var b bytes.Buffer
 	m.head(&b, "corp.example")
@@ -218,7 +221,8 @@ func (m *maker) queries() []Query {
 	return out
 }
 
-// zipf returns a source of ranks from 0 to n-1 with probability ~ (rank+1)^-Zipf.
+// zipf returns a source of ranks from 0 to n-1 with probability ~
+// (rank+1)^-Zipf.
 func (m *maker) zipf(n int) func() int {
 	sums, total := make([]float64, n), 0.0
 	for k := range sums {

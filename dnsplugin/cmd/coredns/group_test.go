@@ -18,8 +18,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// What becomes of the fast path when sockets of an address come and go: real
-// processes, real reloads.
+// These tests open and close sockets of an address while the fast path runs,
+// with real processes and real reloads.
 
 // cachedBlock has one name, which is in the cache from the first question on.
 const cachedBlock = `.:%s {
@@ -55,9 +55,8 @@ func startNode(t *testing.T, bin, port, hosts, extra string) *node {
 	return &n
 }
 
-// steered reads what the node says about its sockets: the protocols of which
-// the kernel deals all to the fast path, once for each address, or noneSteered
-// if that is not so for all of them.
+// steered returns the protocols of which the kernel sends all queries to the
+// fast path, once for each address, or noneSteered if some go to other sockets.
 func (n *node) steered(t *testing.T) string {
 	t.Helper()
 	var protos []string
@@ -72,7 +71,8 @@ func (n *node) steered(t *testing.T) string {
 	return strings.Join(protos, "")
 }
 
-// series are the lines of the node's metrics that begin with prefix, none while it starts.
+// series returns the lines of the node's metrics that begin with prefix. There
+// are none while it starts.
 func (n *node) series(t *testing.T, prefix string) (all []string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+n.metrics+"/metrics", nil)
@@ -93,7 +93,7 @@ func (n *node) series(t *testing.T, prefix string) (all []string) {
 	return all
 }
 
-// settles waits until it says what is wanted.
+// settles waits until steered returns want.
 func (n *node) settles(t *testing.T, want string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -107,7 +107,7 @@ func (n *node) settles(t *testing.T, want string) {
 	}
 }
 
-// asked asks and counts the answers.
+// asked sends questions and counts the answers.
 func (n *node) asked(t *testing.T, network string, times int, patience time.Duration) (answered int) {
 	t.Helper()
 	for range times {
@@ -121,7 +121,7 @@ func (n *node) asked(t *testing.T, network string, times int, patience time.Dura
 	return answered
 }
 
-// requests is how many questions the program's cache has seen.
+// requests returns the number of questions that the program's cache has seen.
 func (n *node) requests(t *testing.T) (all float64) {
 	t.Helper()
 	return n.sum(t, "coredns_cache_requests_total{")
@@ -139,9 +139,10 @@ func (n *node) sum(t *testing.T, prefix string) (all float64) {
 	return all
 }
 
-// onlyFast fails unless all questions come to be answered by our sockets. A worker
-// looks at the members of the kernel's group a second apart when nothing changes, so
-// after a socket of CoreDNS has gone some questions may reach another one until then.
+// onlyFast fails unless all questions come to be answered by our sockets. A
+// worker looks at the members of the kernel's group a second apart when nothing
+// changes, so after a socket of CoreDNS has gone some questions may reach
+// another one until then.
 func (n *node) onlyFast(t *testing.T, when string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -159,8 +160,8 @@ func (n *node) onlyFast(t *testing.T, when string) {
 	}
 }
 
-// missFast asks 40 questions by UDP and 40 by TCP, and returns how many of them did
-// not come to the fast path, or "". Every question must be answered.
+// missFast asks 40 questions by UDP and 40 by TCP, and returns how many of them
+// did not come to the fast path, or "". Every question must be answered.
 func (n *node) missFast(t *testing.T) string {
 	t.Helper()
 	const times = 40
@@ -199,14 +200,15 @@ func needsFastPath(t *testing.T) {
 	}
 }
 
-// What steered returns.
+// Results of steered.
 const (
 	bothSteered = "tcp udp "
 	noneSteered = "none"
 )
 
-// A second process of ours starts beside the first, and that one ends: an
-// overlapping restart. While both run each has its share, then the second has all.
+// In an overlapping restart a second process starts while the first one runs.
+// While both run, each gets its share. After the end of the first, the second
+// gets all.
 func TestOverlappingRestart(t *testing.T) {
 	needsFastPath(t)
 	a := startNode(t, self(t), "", "127.0.0.1", "")
@@ -231,7 +233,7 @@ func TestOverlappingRestart(t *testing.T) {
 	b.onlyFast(t, "alone after the first")
 }
 
-// A process that hangs takes its own share only, over both transports.
+// If a process hangs, only its share is lost, over both transports.
 func TestHangingProcessTakesItsOwnShare(t *testing.T) {
 	needsFastPath(t)
 	a := startNode(t, self(t), "", "127.0.0.1", "")
@@ -253,8 +255,8 @@ func TestHangingProcessTakesItsOwnShare(t *testing.T) {
 	b.onlyFast(t, "after the one that hung")
 }
 
-// The migration: the old server is CoreDNS as it is. It keeps its share until
-// it ends; then the fast path has all.
+// In a migration the old server is a plain CoreDNS. It keeps its share until it
+// ends. Then the fast path gets all.
 func TestMigrationFromCoreDNS(t *testing.T) {
 	needsFastPath(t)
 	a := startNode(t, stockBinary(t), "", "127.0.0.1", "")
@@ -276,7 +278,7 @@ func TestMigrationFromCoreDNS(t *testing.T) {
 	b.onlyFast(t, "after CoreDNS")
 }
 
-// Reloads with another number of CoreDNS's sockets, there and back.
+// Reloads change the number of CoreDNS's sockets and restore it.
 func TestReloadWithAnotherMultisocket(t *testing.T) {
 	needsFastPath(t)
 	n := startNode(t, self(t), "", "127.0.0.1", "multisocket 4")
@@ -298,9 +300,9 @@ func TestReloadWithAnotherMultisocket(t *testing.T) {
 	}
 }
 
-// workers returns how many workers, with a socket each, the program said it has.
-// The number of sockets at the port does not tell: a probe for the kernel's order
-// may be open.
+// workers returns how many workers, with a socket each, the program said it
+// has. The number of sockets at the port does not tell: a probe for the
+// kernel's order may be open.
 func (n *node) workers(t *testing.T) int {
 	t.Helper()
 	m := regexp.MustCompile(`Fast path at \S+: (\d+) workers`).FindStringSubmatch(n.out.String())
@@ -314,9 +316,9 @@ func (n *node) workers(t *testing.T) int {
 	return count
 }
 
-// reloaded waits until the program has reloaded that many times and has that many
-// UDP sockets at the port. The count alone is not enough: while the servers of a
-// reload start and end, it passes through the wanted one.
+// reloaded waits until the program has reloaded that many times and has that
+// many UDP sockets at the port. The count alone is not enough: while the
+// servers of a reload start and end, it passes through the wanted one.
 func (n *node) reloaded(t *testing.T, times, sockets int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -344,7 +346,7 @@ func (n *node) sockets(t *testing.T) int {
 	return strings.Count(string(b), fmt.Sprintf(": 0100007F:%04X 00000000:0000", port))
 }
 
-// Both addresses lead to one group of the kernel.
+// Both addresses share one group of the kernel.
 func TestBindToBothFamilies(t *testing.T) {
 	needsFastPath(t)
 	n := startNode(t, self(t), "", "0.0.0.0 ::", "")

@@ -26,7 +26,7 @@ import (
 	"github.com/penstock/penstock/internal/dnsload"
 )
 
-// asMain makes the test binary be the program: building it once is enough.
+// asMain makes the test binary run as the program, so that it is built once.
 const asMain = "PENSTOCK_COREDNS_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -128,8 +128,8 @@ func write(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// freePort returns a port that is free for TCP and UDP now: beside a test that
-// forwards much, one in five is taken for UDP.
+// freePort returns a port that is free for TCP and UDP now. While another test
+// forwards many queries, UDP uses one port in five.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -235,7 +235,8 @@ func (s *server) answers(t *testing.T, addr, name string) bool {
 		if _, err := dnsload.Ask(ctx, addr, dnsload.Query{Name: name, Type: dns.TypeA}); err == nil {
 			return true
 		}
-		// A real process has no signal to wait for: its port is refused until it listens.
+		// A real process has no signal to wait for: its port is refused until
+		// it listens.
 		select {
 		case <-s.ended:
 			return false
@@ -353,7 +354,7 @@ func TestBothNamesInOneBlockAreRefused(t *testing.T) {
 	}
 }
 
-// The program can be told from CoreDNS's own.
+// The version distinguishes the program from CoreDNS's own.
 func TestVersionNamesPenstock(t *testing.T) {
 	cmd, out := program(t, "-version")
 	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "CoreDNS-") || !strings.Contains(out.String(), "penstock "+dnsplugin.Version()) {

@@ -13,7 +13,7 @@ import (
 // The lines that the manual page puts into plugin.cfg.
 var cfgLine = regexp.MustCompile(`(?m)^(penstock|cache):(github\.com/penstock/\S+)$`)
 
-// cfgLines are those of the manual page, by directive.
+// cfgLines are the lines of the manual page, by directive.
 func cfgLines(t *testing.T) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile("../../README.md")

@@ -33,9 +33,11 @@ const (
 	// inProfile makes the program install the profile in the named file, and
 	// start itself once more or, without arguments, try calls that must fail.
 	inProfile = "PENSTOCK_COREDNS_TEST_PROFILE"
-	// traceTo makes TestWorksBehindItsProfile record instead: a file for strace.
+	// traceTo makes TestWorksBehindItsProfile record instead: a file for
+	// strace.
 	traceTo = "PENSTOCK_COREDNS_TRACE"
-	// refusal is an error that no system call has: it can only come from our filter.
+	// refusal is an error that no system call has: it can only come from our
+	// filter.
 	refusal = 4000
 )
 
@@ -47,7 +49,7 @@ type profile struct {
 	Syscalls        []rule
 }
 
-// rule allows system calls whose arguments are as told.
+// rule allows system calls with certain arguments.
 type rule struct {
 	Comment string
 	Names   []string
@@ -70,9 +72,11 @@ func readProfile(path string) (p profile, err error) {
 	return p, d.Decode(&p)
 }
 
-// filter compiles the profile. What is not allowed has the kernel do otherwise.
+// filter compiles the profile. otherwise is the action for calls that it does
+// not allow.
 func (p profile) filter(otherwise uint32) ([]unix.SockFilter, error) {
-	// Where the kernel's struct seccomp_data has them; both systems are little-endian.
+	// Where the kernel's struct seccomp_data has them; both systems are
+	// little-endian.
 	const nr, arch, args = 0, 4, 16
 	load := func(at uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
@@ -125,7 +129,8 @@ func (p profile) filter(otherwise uint32) ([]unix.SockFilter, error) {
 			if number == callElsewhere {
 				continue
 			}
-			// After tests of arguments the number is loaded again, for the next rule.
+			// After tests of arguments the number is loaded again, for the next
+			// rule.
 			prog = append(prog, is(number, len(tests)+1))
 			prog = append(append(prog, tests...), returns(unix.SECCOMP_RET_ALLOW))
 			if len(tests) > 0 {
@@ -168,8 +173,8 @@ func enterProfile(path string) error {
 
 var errNoSeccomp = errors.New("needs seccomp")
 
-// tryRefused makes system calls that the profile does not have and tells which
-// went through.
+// tryRefused makes system calls that the profile does not have and prints the
+// ones that succeed.
 func tryRefused() {
 	for name, call := range map[string]func() error{
 		"mount":               func() error { return unix.Mount("none", "/nowhere", "tmpfs", 0, "") },
@@ -189,7 +194,7 @@ func tryRefused() {
 			fmt.Printf("%s: %v\n", name, err)
 		}
 	}
-	// What it has goes through, also after the rules with arguments.
+	// Calls in the profile succeed, also after the rules with arguments.
 	if _, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE); err != nil {
 		fmt.Println("netlink:", err)
 	}
@@ -235,8 +240,8 @@ func staticSelf(t *testing.T) string {
 	return self(t)
 }
 
-// What is not in the profile is refused by it, and it is the profile's doing:
-// the error is one that the kernel has not. What is in it has a number.
+// The profile refuses all other calls. The error shows that the profile did,
+// because the kernel does not use it. Each name in the profile has a number.
 func TestProfileRefusesWhatItDoesNotName(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: starts processes")
@@ -265,9 +270,10 @@ func TestProfileRefusesWhatItDoesNotName(t *testing.T) {
 	}
 }
 
-// profileCorefile has what the program does: the fast path at one address
-// with a control socket and a snapshot, zones whose queries take the chain, a
-// source on the network, and the servers for probes, metrics and profiles.
+// profileCorefile uses all features of the program: the fast path at one
+// address with a control socket and a snapshot, zones whose queries take the
+// chain, a source on the network, and the servers for probes, metrics and
+// profiles.
 const profileCorefile = `.:PORT {
     bind 127.0.0.1
     errors
@@ -374,7 +380,7 @@ func TestWorksBehindItsProfile(t *testing.T) {
 		if strings.Contains(output(), errNoSeccomp.Error()) {
 			t.Skip(strings.TrimSpace(output()))
 		}
-		// Somebody may have taken a port meanwhile.
+		// Another process may have taken a port.
 		if try == 3 || !strings.Contains(output(), "address already in use") {
 			t.Fatal("the program does not answer")
 		}
@@ -440,7 +446,8 @@ func TestWorksBehindItsProfile(t *testing.T) {
 		return err == nil
 	})
 
-	// Threads, collections and the profiler's timers, from several clients at once.
+	// Threads, collections and the profiler's timers, from several clients at
+	// once.
 	var clients sync.WaitGroup
 	clients.Go(func() {
 		if got := get(t, "http://"+local("PPROF")+"/debug/pprof/profile?seconds=1"); !strings.HasPrefix(got, "\x1f\x8b") {
@@ -512,7 +519,7 @@ func TestWorksBehindItsProfile(t *testing.T) {
 	}
 }
 
-// compareTrace tells what is in the trace and not in the profile.
+// compareTrace reports calls of the trace that are not in the profile.
 func compareTrace(t *testing.T, trace string) {
 	t.Helper()
 	b, err := os.ReadFile(trace)
@@ -633,7 +640,8 @@ var callNumbers = map[string]uint32{
 	"writev":            unix.SYS_WRITEV,
 }
 
-// archPrctl is a call of amd64 only: package unix has no constant for it elsewhere.
+// archPrctl is a call of amd64 only: package unix has no constant for it
+// elsewhere.
 func archPrctl() uint32 {
 	if runtime.GOARCH == "amd64" {
 		return 158

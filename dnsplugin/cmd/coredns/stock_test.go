@@ -132,7 +132,7 @@ var askings = []struct {
 	{"udp", func(m *dns.Msg) { m.RecursionDesired = false; m.SetEdns0(512, false) }},
 }
 
-// stockQuestions are those of a cluster, and odd ones.
+// stockQuestions are questions of a cluster, and unusual ones.
 func stockQuestions(mix *dnsload.Mix) []*dns.Msg {
 	var all []*dns.Msg
 	add := func(name string, qtype uint16, edit ...func(*dns.Msg)) {
@@ -177,7 +177,8 @@ func canonical(m *dns.Msg) (text string, ttls []uint32) {
 			lines = append(lines, strings.ToLower(c.String()))
 		}
 		slices.Sort(lines)
-		// What is left of a truncated answer depends on the order, which is random.
+		// The records of a truncated answer depend on the order, which is
+		// random.
 		if m.Truncated && i == 0 {
 			lines = nil
 		}
@@ -197,7 +198,8 @@ func stockBinary(t *testing.T) string {
 	return bin
 }
 
-// builtDir is the folder of what tests have built, "" if nothing; TestMain removes it.
+// builtDir is the folder of what tests have built, "" if nothing; TestMain
+// removes it.
 var builtDir string
 
 var buildStock = sync.OnceValues(func() (string, error) {
@@ -206,7 +208,8 @@ var buildStock = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(builtDir, "coredns")
-	// In a fraction of the time of the tests' own build: all but the cache is compiled already.
+	// In a fraction of the time of the tests' own build: all but the cache is
+	// compiled already.
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "github.com/coredns/coredns")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
@@ -256,7 +259,8 @@ func compareServers(t *testing.T, theirs, ours string, questions []*dns.Msg) {
 			}
 			age := uint32(time.Since(begun).Seconds()) + 1
 			if round == 0 {
-				// A name that was asked for before, in other letters, is a hit, aged in one of the two.
+				// A name that was asked for before, in other letters, is a hit,
+				// aged in one of the two.
 				if !slices.EqualFunc(wantTTLs, gotTTLs, func(a, b uint32) bool { return max(a, b)-min(a, b) <= age }) {
 					t.Errorf("%v: TTLs %v, CoreDNS has %v", r, gotTTLs, wantTTLs)
 				}
@@ -265,7 +269,8 @@ func compareServers(t *testing.T, theirs, ours string, questions []*dns.Msg) {
 				}
 				continue
 			}
-			// From a cache, or from the source anew: not above, and aged by what has gone by at most.
+			// A TTL, from a cache or fetched again, is at most the source's,
+			// and lower by at most the time that has passed.
 			for k, ttl := range gotTTLs {
 				if k < len(first[i]) && (ttl > first[i][k] || ttl+age < first[i][k]) {
 					t.Errorf("round %d: %v: TTL %d, was %d %d s ago or later", round, r, ttl, first[i][k], age)

@@ -105,7 +105,8 @@ func TestTransportsShareTheCache(t *testing.T) {
 	}
 }
 
-// overQUIC asks as RFC 9250 has it: with 0 as identifier, in a stream that the client ends.
+// overQUIC asks as RFC 9250 has it: with 0 as identifier, in a stream that the
+// client ends.
 func overQUIC(t *testing.T, addr string, pool *x509.CertPool, r *dns.Msg) *dns.Msg {
 	t.Helper()
 	conn, err := quic.DialAddr(t.Context(), addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, NextProtos: []string{"doq"}}, nil)

@@ -54,11 +54,13 @@ func TestUpgradeHandsControlAndWarmOver(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	// The upgrade hands CoreDNS's sockets on in blocking mode (os/exec takes that from a file), so a read that begins
-	// then ends with the next packet or connection, as on any server with clients.
+	// The upgrade hands CoreDNS's sockets on in blocking mode (os/exec takes
+	// that from a file), so a read that begins then ends with the next packet
+	// or connection, as on any server with clients.
 	for ended := false; !ended; {
 		var d net.Dialer
-		// A fifth of the packets, by their ports, gets to the sockets that both processes have.
+		// A fifth of the packets, by their ports, gets to the sockets that both
+		// processes have.
 		for _, network := range []string{"udp", "udp", "udp", "udp", "udp", "tcp", "tcp", "tcp", "tcp", "tcp"} {
 			if c, err := d.DialContext(ctx, network, addr); err == nil {
 				_, _ = c.Write([]byte("x"))
@@ -125,7 +127,8 @@ func TestUpgradeHandsControlAndWarmOver(t *testing.T) {
 	next = 0
 }
 
-// processOf returns a running process of this program that was started with conf, 0 if there is none.
+// processOf returns a running process of this program that was started with
+// conf, 0 if there is none.
 func processOf(t *testing.T, conf string) int {
 	t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*")

@@ -21,10 +21,9 @@
 // # How it works
 //
 // Query i of the cluster comes at i divided by the rate. A seeded hash of i
-// says which replica gets it, as a load balancer that picks at random does. No
-// replica knows of another, so they are played one after the other and not all
-// at once: 6,250 full stores need not be in memory together. What is counted
-// starts after the warm-up.
+// selects its replica, as a load balancer that picks at random does. Replicas are
+// independent, so they are simulated one after the other, and 6,250 full stores
+// need not be in memory together. Counting starts after the warm-up.
 //
 // Equal seeds give equal results as long as no entry is evicted: the store's
 // hash, which decides who is neighbour to whom, is random on purpose. Evictions

@@ -34,7 +34,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	fs.IntVar(&o.Rate, "rate", 1_000_000, "queries per second of all replicas together")
 	fs.DurationVar(&o.Warm, "warm", 30*time.Second, "simulated time before counting starts")
 	fs.DurationVar(&o.Measure, "measure", time.Minute, "simulated time of counting")
-	fs.Int64Var(&o.Bytes, "bytes", 0, "memory of each of a replica's two stores; 0: the plugin's default")
+	fs.Int64Var(&o.Bytes, "bytes", 0, "memory of each of a replica's two stores; 0 means the plugin's default")
 	fs.Uint64Var(&o.Seed, "seed", 1, "decides which replica gets which query")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -46,7 +46,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	for s := range strings.SplitSeq(*counts, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil {
-			return fmt.Errorf("-replicas %s: %q is no number: give something like 1,4,16", *counts, s)
+			return fmt.Errorf("-replicas %s: %q is not a number, give for example 1,4,16", *counts, s)
 		}
 		replicas = append(replicas, n)
 	}

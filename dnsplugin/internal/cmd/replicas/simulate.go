@@ -16,7 +16,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// Trace is what the cluster asks.
+// Trace is the sequence of the cluster's questions.
 type Trace struct {
 	Answers [][]byte // a packed response for each distinct question
 	Asks    []uint32 // indexes of Answers, in the order of time
@@ -27,14 +27,14 @@ type Options struct {
 	Rate    int           // queries per second of all replicas together
 	Warm    time.Duration // before counting
 	Measure time.Duration // of counting
-	Bytes   int64         // of each of a replica's two stores; 0: store.DefaultBytes
+	Bytes   int64         // of each of a replica's two stores; 0 means store.DefaultBytes
 	Seed    uint64        // of the spread over replicas
 }
 
 // maxQueries bounds a simulation: queries have numbers of 32 bits.
 const maxQueries = math.MaxUint32
 
-// Validate says what is wrong with the options.
+// Validate returns an error if an option is out of range.
 func (o Options) Validate() error {
 	if o.Rate < 1 || o.Warm < 0 || o.Measure <= 0 {
 		return fmt.Errorf("rate %d, warm %v, measure %v: give a rate of at least 1, no negative time, and some time to measure", o.Rate, o.Warm, o.Measure)
@@ -96,7 +96,8 @@ func newQuestion(msg []byte) (question, error) {
 	return q, nil
 }
 
-// player holds what all simulations of a trace share. It is not changed by them.
+// player holds what all simulations of a trace share. It is not changed by
+// them.
 type player struct {
 	o         Options
 	asks      []uint32
@@ -131,8 +132,8 @@ func newPlayer(t Trace, o Options) (*player, error) {
 	return p, nil
 }
 
-// replicaOf says who of n gets query i. Where n divides m, the queries of a
-// replica of n are those of m/n replicas of m.
+// replicaOf returns which of n replicas gets query i. If n divides m, a replica
+// of n gets the queries of m/n replicas of m.
 func (p *player) replicaOf(i uint64, n int) int {
 	r, _ := bits.Mul64(mix(i+p.o.Seed*0x9e3779b97f4a7c15), uint64(n))
 	return int(r)

@@ -15,7 +15,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// response is a packed answer with the given TTL, a denial if no address is wanted.
+// response is a packed answer with the given TTL, a denial if no address is
+// wanted.
 func response(t testing.TB, name string, ttl uint32, denial bool) []byte {
 	t.Helper()
 	m := new(dns.Msg)
@@ -71,9 +72,9 @@ func play(t *testing.T, tr Trace, o Options, n int) Result {
 	return r
 }
 
-// Misses of one name are the fewest intervals of a TTL that hold all its
-// queries. What covers the queries of two replicas each covers those of both
-// together, so joining two can't add a miss. It holds from the empty cache on.
+// The misses of one name are the fewest intervals of a TTL that cover all its
+// queries. The intervals of two replicas together cover the queries of both, so
+// joining two replicas cannot add a miss. This is true from the empty cache on.
 func TestMoreReplicasNeverAskLess(t *testing.T) {
 	t.Parallel()
 	tr := zipfTrace(t, 500, 20_000, 4)
