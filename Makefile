@@ -15,7 +15,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{ printf "  %-10s %s\n", $$1, $$2 }'
 
-demo: ## run the four main jobs on real input (the machine's Go tree); ARGS="-only dns" for one
+demo: ## run the four main jobs on real input (the machine's Go tree); ARGS="--only dns" for one
 	@scripts/setup.sh demo
 	@scripts/demo.sh $(ARGS)
 

@@ -4,28 +4,22 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
-)
 
-// Exit codes.
-const (
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/penstock/penstock/internal/cli"
 )
 
 // options are the flags.
 type options struct {
 	only    string
-	json    string
+	results string
 	source  string
 	bin     string
 	temp    string
@@ -34,12 +28,8 @@ type options struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	var code int
-	if len(os.Args) > 1 && os.Args[1] == workerRole {
-		code = worker(ctx, os.Args[2:])
-	} else {
-		code = demo(ctx, os.Args[1:])
-	}
+	tool := cli.Tool{Name: "demo", Default: demo, Commands: []cli.Sub{{Name: workerRole, Run: worker}}}
+	code := tool.Run(ctx, os.Args[1:], cli.Streams{Out: os.Stdout, Err: os.Stderr})
 	stop()
 	os.Exit(code)
 }
@@ -52,28 +42,35 @@ type path struct {
 
 var paths = []path{{"image", runImage}, {"storage", runStorage}, {"dns", runDNS}, {"csi", runCSI}}
 
-func parse(args []string) (options, error) {
+// pathNames are the values of --only.
+var pathNames = []string{"image", "storage", "dns", "csi"}
+
+func parse(args []string, s cli.Streams) (options, error) {
 	var o options
-	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
-	fs.StringVar(&o.only, "only", "", "run `one` path: image, storage, dns or csi")
-	fs.StringVar(&o.json, "json", "demo.json", "`file` for the results")
-	fs.StringVar(&o.source, "source", "", "`folder` to use as input (default: the Go tree, go env GOROOT)")
-	fs.StringVar(&o.bin, "bin", "", "`folder` with the coredns and coredns-stock programs (default: the folder of this program)")
-	fs.StringVar(&o.temp, "temp", "", "`folder` for scratch files, three times the input's size (default: the system's)")
-	fs.IntVar(&o.workers, "workers", 8, "number of worker processes of the storage path")
-	if err := fs.Parse(args); err != nil {
-		return o, err
-	}
-	known := slices.ContainsFunc(paths, func(p path) bool { return p.name == o.only })
+	c := cli.New("demo", cli.Help{
+		Usage: []string{"[flags]"},
+		About: "Runs the main job of each Penstock package on real input, compares the results, and prints one table.",
+		Exit:  "0 all jobs succeeded, 1 at least one failed, 2 wrong command line",
+	})
+	f := c.Group("Flags")
+	cli.Choice(f, &o.only, "only", "run one `JOB`: image, storage, dns or csi (default all)", pathNames...)
+	f.StringVar(&o.results, "results", "demo.json", "`FILE` for the results as JSON")
+	f.StringVar(&o.source, "source", "", "`DIR` to use as input (default the Go tree, go env GOROOT)")
+	f.StringVar(&o.bin, "bin", "", "`DIR` with the coredns and coredns-stock programs (default that of this program)")
+	f.StringVar(&o.temp, "temp", "", "`DIR` for scratch files, three times the input's size (default the system's)")
+	f.IntVar(&o.workers, "workers", 8, "`NUMBER` of worker processes of the storage job, 1 to 64")
+	c.Old(cli.Old{Flag: "--json", New: "--results"})
+	rest, err := c.Parse(args, s.Out)
 	switch {
-	case fs.NArg() > 0:
-		return o, fmt.Errorf("unexpected argument %q: flags only", fs.Arg(0))
-	case o.only != "" && !known:
-		return o, fmt.Errorf("-only %q is not a path: use image, storage, dns or csi", o.only)
+	case err != nil:
+		return o, err
+	case len(rest) > 0:
+		return o, cli.Usage(fmt.Errorf("unexpected argument %q: the demo takes only flags", rest[0]))
 	case o.workers < 1 || o.workers > 64:
-		return o, fmt.Errorf("-workers %d: use 1 to 64, each is a process", o.workers)
+		return o, cli.Usage(fmt.Errorf("--workers %d: use 1 to 64, each is a process", o.workers))
 	}
-	return o, o.fill()
+	c.PrintOld(s.Err)
+	return o, cli.Usage(o.fill())
 }
 
 // fill sets the defaults that depend on the machine.
@@ -81,12 +78,12 @@ func (o *options) fill() error {
 	if o.source == "" {
 		out, err := exec.Command("go", "env", "GOROOT").Output()
 		if err != nil {
-			return fmt.Errorf("no input: `go env GOROOT` failed (%w): name a folder with -source", err)
+			return fmt.Errorf("no input: `go env GOROOT` failed (%w): name a folder with --source", err)
 		}
 		o.source = strings.TrimSpace(string(out))
 	}
 	if st, err := os.Stat(o.source); err != nil || !st.IsDir() {
-		return fmt.Errorf("-source %q is not a folder", o.source)
+		return fmt.Errorf("--source %q is not a folder", o.source)
 	}
 	if o.bin == "" {
 		exe, err := os.Executable()
@@ -98,42 +95,34 @@ func (o *options) fill() error {
 	return nil
 }
 
-// demo runs the paths and returns the exit code.
-func demo(ctx context.Context, args []string) int {
-	o, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
+// demo runs the paths.
+func demo(ctx context.Context, args []string, s cli.Streams) error {
+	o, err := parse(args, s)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return exitUsage
+		return err
 	}
 	begin := time.Now()
 	env, err := newEnvironment(o)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return exitFailed
+		return err
 	}
 	results := runPaths(ctx, env)
 	if err := env.close(); err != nil {
-		fmt.Fprintln(os.Stderr, "demo: clean up:", err)
-		return exitFailed
+		return fmt.Errorf("clean up: %w", err)
 	}
 	if ctx.Err() != nil {
-		fmt.Fprintln(os.Stderr, "demo: interrupted")
-		return exitFailed
+		return errors.New("interrupted")
 	}
 	printTable(os.Stdout, results, time.Since(begin))
-	if err := writeJSON(o.json, results, time.Since(begin)); err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return exitFailed
+	if err := writeJSON(o.results, results, time.Since(begin)); err != nil {
+		return err
 	}
 	for _, r := range results {
 		if r.Error != "" {
-			return exitFailed
+			return cli.ErrReported // the table shows it
 		}
 	}
-	return 0
+	return nil
 }
 
 func runPaths(ctx context.Context, env *environment) []result {

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/penstock/penstock/internal/cli"
 	"github.com/penstock/penstock/internal/testorigin"
 	"github.com/penstock/penstock/s3stream"
 )
@@ -36,18 +36,19 @@ type workerResult struct {
 
 // worker is the program of a worker process: it joins the leader, hashes the
 // objects that it receives and prints the hash.
-func worker(ctx context.Context, args []string) int {
-	fs := flag.NewFlagSet(workerRole, flag.ContinueOnError)
-	leader := fs.String("leader", "", "address of the leader")
-	name := fs.String("name", "", "name in reports")
-	if err := fs.Parse(args); err != nil {
-		return exitUsage
+func worker(ctx context.Context, args []string, s cli.Streams) error {
+	var leader, name string
+	c := cli.New("demo "+workerRole, cli.Help{Usage: []string{"[flags]"}, About: "Receives objects from the demo's leader."})
+	f := c.Group("Flags")
+	f.StringVar(&leader, "leader", "", "`HOST:PORT` of the leader")
+	f.StringVar(&name, "name", "", "`NAME` in reports")
+	if _, err := c.Parse(args, s.Out); err != nil {
+		return err
 	}
-	if err := runWorker(ctx, *leader, *name); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", *name, err)
-		return exitFailed
+	if err := runWorker(ctx, leader, name); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	return 0
+	return nil
 }
 
 func runWorker(ctx context.Context, leader, name string) error {
@@ -185,7 +186,7 @@ func broadcast(ctx context.Context, env *environment, j *job) (*s3stream.Report,
 func startWorker(ctx context.Context, self, leader, token string, i int) (workerResult, error) {
 	var w workerResult
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, self, workerRole, "-leader", leader, "-name", fmt.Sprintf("worker-%d", i))
+	cmd := exec.CommandContext(ctx, self, workerRole, "--leader", leader, "--name", fmt.Sprintf("worker-%d", i))
 	cmd.Env = append(os.Environ(), tokenEnv+"="+token)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

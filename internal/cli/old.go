@@ -90,8 +90,9 @@ func (c *Command) renamed(arg string) (now, from, to string) {
 			if on, err := strconv.ParseBool(value); err != nil || on {
 				return old.New, name, old.New
 			}
-			def := c.all.Lookup(strings.TrimPrefix(newName, "--")).DefValue
-			return newName + "=" + def, arg, newName + "=" + def
+			if flag := c.all.Lookup(strings.TrimPrefix(newName, "--")); flag != nil {
+				return newName + "=" + flag.DefValue, arg, newName + "=" + flag.DefValue
+			}
 		case hasValue:
 			return newName + "=" + value, name, newName
 		default:
