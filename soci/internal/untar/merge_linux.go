@@ -47,7 +47,7 @@ func (l *Layer) Settle() error {
 
 // errOpened is the error for a layer from OpenLayer, of which only the
 // directory is known.
-var errOpened = errors.New("a layer that was opened can only lie below another")
+var errOpened = errors.New("a layer from OpenLayer can only be a lower layer")
 
 func (l *Layer) noTarget(ln link) error {
 	return fmt.Errorf("%w: hard link to %q, which does not exist", ErrFormat, tarfile.Shorten(l.linkTarget(ln)))

@@ -33,7 +33,7 @@ type savedLink struct {
 
 // ErrTooLarge is the error of Save for a layer whose encoding exceeds the
 // bound.
-var ErrTooLarge = errors.New("a layer with so many whiteouts, links and undescribed directories is not kept for later")
+var ErrTooLarge = errors.New("a layer with so many whiteouts, links and undescribed directories is not saved")
 
 // Save encodes an extracted layer for [Load], without its directory. Neither
 // Merge nor Overlay may have been called. It returns ErrTooLarge if the
