@@ -29,7 +29,7 @@ var units = map[string][]string{
 
 	// protocol
 	"internal/httprange": {"internal/ranges", "internal/budget", "internal/nic", "internal/invariants", "internal/printable"},
-	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable"},
+	"internal/s3":        {"internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/nic", "internal/invariants", "internal/printable", "internal/redact"},
 
 	// public, never sideways; S3 has no part in images
 	"soci":      {"soci/internal/tarfile", "internal/bytesize", "internal/httprange", "internal/ranges", "internal/budget", "internal/crc", "internal/disk", "internal/nic", "internal/invariants", "internal/printable", "internal/redact", "internal/version"},
