@@ -55,7 +55,7 @@ func newCommand() *command {
 	c.registryFlags()
 	c.layerFlags()
 	c.LogFlags(slog.LevelInfo)
-	c.Old(cli.Old{Flag: "--json", New: "--log-format=json"})
+	c.Old(cli.Old{Flag: "--json", New: "--log-format=json"}, cli.Old{Flag: "--layers", New: "--parallelism"})
 	return c
 }
 
@@ -84,7 +84,7 @@ func (c *command) layerFlags() {
 	f := c.Group("Layer flags")
 	cli.Bytes(f, &o.Memory, "memory", "`SIZE` of all buffers, for example 512MiB")
 	cli.ShowDefault(f, "memory", "256MiB")
-	f.IntVar(&s.Layers, "layers", 0, "`NUMBER` of layers extracted at once (default the number of processors, at least 3)")
+	f.IntVar(&s.Layers, "parallelism", 0, "`NUMBER` of layers extracted at once (default the number of processors, at least 3)")
 	cli.BytesOrNone(f, &o.CheckpointBytes, "checkpoint", "`SIZE` of a layer's tar between two checkpoints, from which a pull resumes after a restart; or none")
 	cli.ShowDefault(f, "checkpoint", "128MiB")
 	cli.Func(f, "limits", "`LIST` of bounds of each image, for example size=2TiB,ratio=none: "+limits.Names+" (see docs/soci.md)",

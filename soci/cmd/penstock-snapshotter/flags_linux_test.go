@@ -41,7 +41,7 @@ func TestFlags(t *testing.T) {
 		{"--root /a --address /b --image-service /c --containerd /d --http none", func(c *command, _ soci.Options) bool {
 			return c.snapshotter.Root == "/a" && c.listen.Socket == "/b" && c.images == "/c" && c.containerd == "/d" && c.listen.HTTP == ""
 		}, ""},
-		{"--plain-http --outage 90s --patience 0 --memory 512MB --layers 3", func(c *command, o soci.Options) bool {
+		{"--plain-http --outage 90s --patience 0 --memory 512MB --parallelism 3", func(c *command, o soci.Options) bool {
 			return o.PlainHTTP && o.Outage == 90*time.Second && o.Patience == 0 && o.Memory == 512_000_000 && c.snapshotter.Layers == 3 && o.Parallelism == 3
 		}, ""},
 		{"--memory 512MiB --checkpoint none --no-sync", func(c *command, o soci.Options) bool {
@@ -55,6 +55,7 @@ func TestFlags(t *testing.T) {
 			return slices.Equal(o.Interfaces, []string{"lo", "127.0.0.1"})
 		}, ""},
 		{"--log-format json --verbose", func(c *command, _ soci.Options) bool { return c.LogsJSON() && c.log.Enabled(t.Context(), -4) }, ""},
+		{"--layers 3", func(c *command, _ soci.Options) bool { return c.snapshotter.Layers == 3 }, "--layers is now --parallelism"},
 		{"--json", func(c *command, _ soci.Options) bool { return c.LogsJSON() }, "--json is now --log-format=json"},
 		{"-json -root /a", func(c *command, _ soci.Options) bool { return c.LogsJSON() && c.snapshotter.Root == "/a" }, "-json is now --log-format=json, -root is now --root"},
 	} {

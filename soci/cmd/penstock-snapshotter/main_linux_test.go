@@ -43,7 +43,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--memory", "lots"}, 2, `"lots"`},
 		{[]string{"--memory", "1K"}, 2, "memory of 1024 bytes is too little"},
 		{[]string{"--checkpoint", "0"}, 2, `"0"`},
-		{[]string{"--layers", "-1"}, 2, "-1"},
+		{[]string{"--parallelism", "-1"}, 2, "-1"},
 		{[]string{"--hosts-dir", "/no/such"}, 2, `"/no/such"`},
 		{[]string{"--linger", "soon"}, 2, `"soon"`},
 		{[]string{"--address", "/run/a", "--image-service", "/run/a"}, 2, "a socket each"},
