@@ -110,9 +110,9 @@ func TestMisbehavingRegistry(t *testing.T) {
 	}
 }
 
-// TestAuthorizationStays checks that the host behind a redirect receives no
-// Authorization, and a Referer without a query.
-func TestAuthorizationStays(t *testing.T) {
+// TestRedirectWithoutAuthorization checks that the host behind a redirect
+// receives no Authorization, and a Referer without a query.
+func TestRedirectWithoutAuthorization(t *testing.T) {
 	var mu sync.Mutex
 	var fetches, leaks int
 	var referers []string

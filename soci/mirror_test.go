@@ -218,10 +218,10 @@ func TestURLsNeverValid(t *testing.T) {
 	}
 }
 
-// TestBadDay combines the faults: 1 % truncated bodies, 1 % 503, presigned URLs
-// that keep expiring, a mirror that dies. At most 2 % of the bytes are sent
-// again.
-func TestBadDay(t *testing.T) {
+// TestCombinedFaults combines the faults: 1 % truncated bodies, 1 % 503,
+// presigned URLs that keep expiring, a mirror that dies. At most 2 % of the
+// bytes are sent again.
+func TestCombinedFaults(t *testing.T) {
 	var clock atomic.Int64 // seconds; each request takes ten, so that URLs expire after three
 	opts := testorigin.Options{
 		Seed:     7,

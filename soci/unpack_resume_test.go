@@ -178,9 +178,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestResumeGoesAlone checks that a resumed layer does not share the transfer
+// TestResumeIsNotShared checks that a resumed layer does not share the transfer
 // of the same layer.
-func TestResumeGoesAlone(t *testing.T) {
+func TestResumeIsNotShared(t *testing.T) {
 	l := gzLayer(goTree(t, resumeFolder))
 	u := unpackCancelled(t, l, nil)
 	u.evil(t)

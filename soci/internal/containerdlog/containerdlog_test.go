@@ -12,9 +12,9 @@ import (
 	"github.com/containerd/log"
 )
 
-// TestLinesAreOurs checks that lines of the context's logger and of the global
+// TestLogFormat checks that lines of the context's logger and of the global
 // logger get the format and level of our logger.
-func TestLinesAreOurs(t *testing.T) {
+func TestLogFormat(t *testing.T) {
 	var buf bytes.Buffer
 	l := slog.New(slog.NewJSONHandler(&buf, nil))
 	Redirect(l)

@@ -256,9 +256,9 @@ func TestSecretEndsWithPull(t *testing.T) {
 	}
 }
 
-// TestHeaderStays checks that the header of hosts.toml is sent to its host
+// TestHostHeaderScope checks that the header of hosts.toml is sent to its host
 // only, even if a token server is elsewhere.
-func TestHeaderStays(t *testing.T) {
+func TestHostHeaderScope(t *testing.T) {
 	g := newGated(t)
 	var leaked []string
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -251,10 +251,10 @@ func logged(to *bytes.Buffer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// TestHostsFollow checks that hosts.toml, certificates and the directory itself
+// TestHostsReload checks that hosts.toml, certificates and the directory itself
 // are read when an image is resolved, and that unchanged hosts keep their
 // connections.
-func TestHostsFollow(t *testing.T) {
+func TestHostsReload(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "certs.d") // created later
 	var log bytes.Buffer
 	c, err := New(Options{HostsDir: dir, Log: logged(&log)})
@@ -362,8 +362,8 @@ func TestDialTimeouts(t *testing.T) {
 	}
 }
 
-// TestAnotherServer checks that the next pull uses a changed hosts.toml.
-func TestAnotherServer(t *testing.T) {
+// TestHostsServerChanges checks that the next pull uses a changed hosts.toml.
+func TestHostsServerChanges(t *testing.T) {
 	one, two := newLab(t, testorigin.RegistryOptions{}, nil), newLab(t, testorigin.RegistryOptions{}, nil)
 	img := one.forPlatform("linux/amd64")
 	one.put("x:1", img)
@@ -521,9 +521,9 @@ func TestQuickResolve(t *testing.T) {
 	}
 }
 
-// TestWrongManifestIsOfItsImage checks that a manifest with a wrong digest does
-// not affect other images of the registry.
-func TestWrongManifestIsOfItsImage(t *testing.T) {
+// TestWrongManifestAffectsOneImage checks that a manifest with a wrong digest
+// does not affect other images of the registry.
+func TestWrongManifestAffectsOneImage(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, func(o *Options) { o.Patience = time.Minute })
 	bad, good := l.forPlatform("linux/amd64"), l.forPlatform("linux/amd64")
 	l.put("bad:1", bad)
@@ -692,9 +692,9 @@ func TestForeignHost(t *testing.T) {
 	}
 }
 
-// TestManifestIsAskedOnce checks that a slow manifest is requested once,
+// TestSlowManifestRequestedOnce checks that a slow manifest is requested once,
 // because registries limit manifests per user.
-func TestManifestIsAskedOnce(t *testing.T) {
+func TestSlowManifestRequestedOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes longer than the engine waits before it asks again")
 	}

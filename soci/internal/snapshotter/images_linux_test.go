@@ -135,9 +135,9 @@ func TestPullSecrets(t *testing.T) {
 	}
 }
 
-// TestImageServiceHandsOn checks that errors, trailers and other calls are
+// TestImageServiceForwards checks that errors, trailers and other calls are
 // forwarded, and that calls for pods are not.
-func TestImageServiceHandsOn(t *testing.T) {
+func TestImageServiceForwards(t *testing.T) {
 	s := &service{pull: func(context.Context, *cri.PullImageRequest) error {
 		return status.Error(codes.ResourceExhausted, "disk full")
 	}}

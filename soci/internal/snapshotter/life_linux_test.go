@@ -330,10 +330,10 @@ func TestPrivExpire(t *testing.T) {
 	exist(t, s, m, 1)
 }
 
-// TestPrivPreparedAgain checks that a layer can be prepared again after it was
+// TestPrivPrepareAgain checks that a layer can be prepared again after it was
 // removed before containerd looked, and that an existing layer can be prepared
 // any number of times.
-func TestPrivPreparedAgain(t *testing.T) {
+func TestPrivPrepareAgain(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
 	m := push(t, o, "app:1", three(t)...)

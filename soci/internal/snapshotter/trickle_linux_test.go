@@ -161,10 +161,10 @@ func TestPrivTrickleShared(t *testing.T) {
 	}
 }
 
-// TestPrivTrickleElsewhere checks the same for a layer that the slow image has
-// at another position, so that its chain ID differs although the blob is the
-// same.
-func TestPrivTrickleElsewhere(t *testing.T) {
+// TestPrivTrickleOtherPosition checks the same for a layer that the slow image
+// has at another position, so that its chain ID differs although the blob is
+// the same.
+func TestPrivTrickleOtherPosition(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
 	base := noise(t, "base", 64<<10)
@@ -234,9 +234,10 @@ func TestPrivSharedFails(t *testing.T) {
 
 var errEnough = errors.New("enough seen")
 
-// TestPrivEndsHung closes the snapshotter while registries do not answer, at
-// each kind of request. If Close waited for one of them, the test would hang.
-func TestPrivEndsHung(t *testing.T) {
+// TestPrivCloseDuringHang closes the snapshotter while registries do not
+// answer, at each kind of request. If Close waited for one of them, the test
+// would hang.
+func TestPrivCloseDuringHang(t *testing.T) {
 	root(t)
 	o := origin(t, testorigin.Options{})
 	m := push(t, o, "app:1", noise(t, "a", 64<<10))

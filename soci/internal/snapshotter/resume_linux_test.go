@@ -21,9 +21,9 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// begunFolder is large and has no large file, because checkpoints lie between
+// resumeFolder is large and has no large file, because checkpoints lie between
 // files.
-const begunFolder = "net"
+const resumeFolder = "net"
 
 // stopped is a snapshotter that was stopped in the middle of an image's only
 // layer.
@@ -68,7 +68,7 @@ func beginLayer(t *testing.T, l v1.Layer) *stopped {
 		t.Errorf("%v; want that it is being stopped", err)
 	}
 	// An earlier process with wrong bytes could have left this file.
-	if err := os.WriteFile(filepath.Join(b.work(), "fs", begunFolder, "evil"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.work(), "fs", resumeFolder, "evil"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -112,7 +112,7 @@ func (b *stopped) finish(t *testing.T) (resumed, fetched int64) {
 	reg := prometheus.NewRegistry()
 	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Metrics = b.p, reg })
 	exist(t, s, b.m, 0)
-	view(t, s, b.m.chains[0], func(at string) { sameTree(t, begunFolder, filepath.Join(at, begunFolder)) })
+	view(t, s, b.m.chains[0], func(at string) { sameTree(t, resumeFolder, filepath.Join(at, resumeFolder)) })
 	wantNames(t, b.dir, "work")
 	wantNames(t, b.dir, "parts")
 	return int64(value(t, reg, "bytes_total", "resumed")), b.TotalBytes("app@" + b.m.layers[0])
@@ -150,12 +150,12 @@ func sameTree(t *testing.T, folder, got string) {
 	}
 }
 
-// TestPrivBegun checks that the next run resumes inside a layer, in all storage
-// forms.
-func TestPrivBegun(t *testing.T) {
+// TestPrivResumeLayer checks that the next run resumes inside a layer, in all
+// storage forms.
+func TestPrivResumeLayer(t *testing.T) {
 	for name, layer := range map[string]v1.Layer{
-		"gzip":         gzipped(t, goTree(t, begunFolder)),
-		"uncompressed": plain(t, goTree(t, begunFolder)),
+		"gzip":         gzipped(t, goTree(t, resumeFolder)),
+		"uncompressed": plain(t, goTree(t, resumeFolder)),
 	} {
 		b := beginLayer(t, layer)
 		point := b.point(t)
@@ -168,11 +168,11 @@ func TestPrivBegun(t *testing.T) {
 	}
 }
 
-// TestPrivBegunHostile checks that a damaged checkpoint, or one of another
+// TestPrivResumeHostile checks that a damaged checkpoint, or one of another
 // boot, is removed at the start together with its layer. A false one makes the
 // layer restart.
-func TestPrivBegunHostile(t *testing.T) {
-	layer := gzipped(t, goTree(t, begunFolder))
+func TestPrivResumeHostile(t *testing.T) {
+	layer := gzipped(t, goTree(t, resumeFolder))
 	b := beginLayer(t, layer)
 	if err := os.WriteFile(b.part(), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestPrivBegunHostile(t *testing.T) {
 	}
 
 	b = beginLayer(t, layer) // a file that the checkpoint calls complete is gone
-	if err := os.Remove(filepath.Join(b.work(), "fs", begunFolder, "addrselect.go")); err != nil {
+	if err := os.Remove(filepath.Join(b.work(), "fs", resumeFolder, "addrselect.go")); err != nil {
 		t.Fatal(err)
 	}
 	if _, fetched := b.finish(t); fetched < b.m.sizes[0] {
@@ -201,10 +201,10 @@ func TestPrivBegunHostile(t *testing.T) {
 	}
 }
 
-// TestPrivBegunExpires checks that an unfinished layer expires unless a pull
-// resumes it.
-func TestPrivBegunExpires(t *testing.T) {
-	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
+// TestPrivUnfinishedExpires checks that an unfinished layer expires unless a
+// pull resumes it.
+func TestPrivUnfinishedExpires(t *testing.T) {
+	b := beginLayer(t, gzipped(t, goTree(t, resumeFolder)))
 	s := open(t, b.dir, func(o *snapshotter.Options) { o.Puller, o.Keep = b.p, time.Hour })
 	s.Expire(time.Now().Add(30 * time.Minute))
 	wantNames(t, b.dir, "work", b.m.chains[0])
@@ -215,10 +215,10 @@ func TestPrivBegunExpires(t *testing.T) {
 	exist(t, s, b.m, 0)
 }
 
-// TestPrivBegunExpiresInLine checks that an unfinished layer whose image is
-// given up while it waits for a slot expires as well.
-func TestPrivBegunExpiresInLine(t *testing.T) {
-	b := beginLayer(t, gzipped(t, goTree(t, begunFolder)))
+// TestPrivUnfinishedExpiresQueued checks that an unfinished layer whose image
+// is given up while it waits for a slot expires as well.
+func TestPrivUnfinishedExpiresQueued(t *testing.T) {
+	b := beginLayer(t, gzipped(t, goTree(t, resumeFolder)))
 	other := push(t, b.Origin, "other:1", noise(t, "other", 64<<10))
 	b.SetFaults(testorigin.Fault{Op: "GetBlob", Key: "other@" + other.layers[0], Every: 1, Action: testorigin.ActStall})
 	reg := prometheus.NewRegistry()
