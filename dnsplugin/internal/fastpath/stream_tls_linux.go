@@ -20,7 +20,7 @@ import (
 
 const (
 	// maxTLSStreams bounds the TLS connections of an address. An idle one takes
-	// about 16 KiB, most of it in crypto/tls, so that is 256 MiB.
+	// about 20 KiB, most of it in crypto/tls, so the bound is 320 MiB.
 	maxTLSStreams = 1 << 14
 
 	// recordRoom is the size of the buffers for records, so that one read

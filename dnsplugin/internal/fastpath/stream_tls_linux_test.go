@@ -296,6 +296,130 @@ func TestTLSIdleConnectionsEnd(t *testing.T) {
 	c.ends()
 }
 
+// protocolHandler serves connections in capitals, or passes them on.
+type protocolHandler struct {
+	streamEcho
+	passed chan net.Conn
+	ended  chan struct{}
+}
+
+func (h *protocolHandler) Open(c *Conn, alpn string) (Protocol, []byte) {
+	if alpn == "" {
+		return nil, nil
+	}
+	return &capitals{c: c, h: h}, []byte(alpn + "\n")
+}
+
+func (h *protocolHandler) Pass(c net.Conn) { h.passed <- c }
+
+// capitals is a protocol of lines, which are answered in capitals.
+type capitals struct {
+	c *Conn
+	h *protocolHandler
+}
+
+func (p *capitals) Feed(in, out []byte) (used int, _ []byte, more bool, err error) {
+	for {
+		line, _, whole := strings.Cut(string(in[used:]), "\n")
+		switch {
+		case !whole:
+			return used, out, false, nil
+		case len(out) >= FullAt:
+			return used, out, true, nil
+		case line == "end":
+			return used, append(out, "error\n"...), false, errors.New("the end")
+		}
+		used += len(line) + 1
+		out = append(append(out, strings.ToUpper(line)...), '\n')
+	}
+}
+
+func (p *capitals) GoAway(out []byte) []byte { return append(out, "bye\n"...) }
+func (p *capitals) Close()                   { p.h.ended <- struct{}{} }
+
+// dialALPN connects as a client of a protocol.
+func dialALPN(t *testing.T, addr string, protocols ...string) *client {
+	t.Helper()
+	c := dial(t, addr)
+	config := clientTLS(addr)
+	config.NextProtos = protocols
+	c.over = tls.Client(c.TCPConn, config)
+	c.in.Reset(c.over)
+	return c
+}
+
+// A handler may serve connections in a protocol of its own: input in any
+// pieces, a long output, the end by either side, and an error.
+func TestProtocols(t *testing.T) {
+	t.Parallel()
+	config, err := serverTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"caps"}
+	h := &protocolHandler{passed: make(chan net.Conn, 1), ended: make(chan struct{}, 9)}
+	g, addr := local(t, StreamOptions{Unsteered: true, TLS: config, Most: 3}, h)
+	line := func(c *client, want string) {
+		t.Helper()
+		if got, err := c.in.ReadString('\n'); err != nil || got != want+"\n" {
+			t.Fatalf("%.40q %v, want %.40q", got, err, want)
+		}
+	}
+	c := dialALPN(t, addr, "caps")
+	long := strings.Repeat("x", 20_000)
+	go func() {
+		for _, p := range []string{"a", "bc\nd", "\n", long + "\n" + long + "\n" + long + "\n"} {
+			if _, err := c.Write([]byte(p)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for _, want := range []string{"caps", "ABC", "D", strings.ToUpper(long), strings.ToUpper(long), strings.ToUpper(long)} {
+		line(c, want)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	line(c, "bye")
+	<-h.ended
+	c = dialALPN(t, addr, "caps")
+	if _, err := c.Write([]byte("end\nx\n")); err != nil {
+		t.Fatal(err)
+	}
+	line(c, "caps")
+	line(c, "error")
+	<-h.ended
+	// A connection that is passed on blocks, and counts until it is closed.
+	c = dialALPN(t, addr)
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	passed := <-h.passed
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(passed, buf); err != nil || string(buf) != "hello" {
+		t.Errorf("%q %v", buf, err)
+	}
+	if err := passed.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Error(err)
+	}
+	if _, err := passed.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	until(t, "the end of the others", func() bool { return g.Conns() == 1 })
+	passed.Close()
+	c.ends()
+	until(t, "the end", func() bool { return g.Conns() == 0 })
+	// The bound of the options holds.
+	for range 5 {
+		_, _ = dialALPN(t, addr, "caps").Write([]byte("one\n")) // it may be closed already
+	}
+	until(t, "evictions", func() bool { n := g.Take(); return n.Evicted+n.Refused > 0 })
+	if n := g.Conns(); n > 3 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 // crypto/tls allocates a reader for each read that needs input: at most three
 // here, and as many for the client.
 func TestTLSAllocatesLittle(t *testing.T) {
