@@ -5,85 +5,83 @@ import (
 	"time"
 )
 
-// This file decides which queries may enter the plugin chain. It is pure: it
-// has no clock, goroutine or lock, and admission_test.go plays scripts on it.
+// A query that is answered within milliseconds costs almost nothing, but a query
+// to a silent source holds a goroutine for seconds. So queries are counted in two
+// pools: as quick ones at first, and as long ones once they have run for
+// LongAfter. A fast answer never queues behind slow ones, because these leave the
+// first pool.
 //
-// A query that is answered within milliseconds costs next to nothing; one
-// whose source is silent holds a goroutine for seconds. So queries are counted
-// in two pools: as quick ones from their start, and as long ones once they have
-// run for longAfter. A fast answer never queues behind slow ones, because slow
-// ones leave the first pool.
+// Names share the second pool. Each query belongs to a group for the zone of its
+// server block, and to a group for each of the next three labels (org.,
+// example.org., ...). At every level a group may hold a multiple of the free
+// places (the dynamic thresholds of shared-memory switches, Choudhury and Hahne
+// 1998). So a single silent name below com. holds at most half of the pool, all
+// of com. two thirds, a server block four fifths, and another group always finds
+// a place. This needs no list of zones, and random names below one zone are one
+// group.
 //
-// The second pool is shared by names: each query belongs to a group for its
-// server block's zone, and to one for each of the next three labels (org.,
-// example.org., ...). At every level a group may hold a multiple of what is
-// still free (the dynamic thresholds of shared-memory switches, Choudhury and
-// Hahne 1998). So a single silent name below com. holds half of the pool at
-// most, all of com. two thirds, a server block four fifths, and there is always
-// room for another group. No list of zones is needed, and random names below
-// one zone are one group.
-//
-// Where a wide level is full (an upstream for everything is silent), a group
+// If a wide group is full, because an upstream for everything is silent, a group
 // inside of it may still try one query. If that is answered quickly, the group
-// goes on: the cluster's own names, say, which another plugin of the same block
-// answers. What was quick before the pool filled up proves nothing, as it may
-// have come from the upstream that is silent now; but half of the room for
-// trying is for groups that were quick, so that names which nobody has ever
-// asked for can't take it all.
+// may send more: it may hold the cluster's own names, which another plugin of the
+// same block answers. Quick answers from before the pool filled up prove nothing,
+// because they may come from the upstream that is silent now. But half of the
+// room for trying is reserved for groups that were quick, so that unknown names
+// cannot use it up.
 
-// Limits bound what an admission lets in.
+// Limits bound the queries that a Control lets in.
 type Limits struct {
-	Quick   int // queries that have run for less than longAfter
-	Long    int // others, as far as groups have no proof of being quick
-	Reserve int // beyond both, for groups that try whether they are quick
+	Quick   int // queries that have run for less than LongAfter
+	Long    int // other queries, except in groups that have proved to be quick
+	Reserve int // beyond both, for groups that are trying
 	Queued  int // queries that wait
-	Groups  int // groups that are remembered though nothing of theirs runs
+	Groups  int // idle groups that are remembered
 
 	LongAfter time.Duration // from then on a query counts as long
 	Wait      time.Duration // a query waits for no longer
 }
 
 const (
-	// maxLevels is the zone and up to three labels below it.
+	// maxLevels counts the zone and up to three labels below it.
 	maxLevels = 4
-	// maxScore bounds what quick answers are worth: an attacker who answers
-	// quickly at first gets so many long queries divided by longCost.
+	// maxScore bounds the worth of quick answers. An attacker that answers
+	// quickly at first gets maxScore / longCost long queries.
 	maxScore = 1024
 	// longCost is how many quick answers one long one outweighs.
 	longCost = 8
-	// maxTries is how many groups may try at a time when the reserve is used
-	// up: at worst, with tries that all take long, 80 more of them a second.
+	// maxTries is how many groups may try at a time when the reserve is used up.
+	// In the worst case all tries take long, which adds 80 of them a second.
 	maxTries = 8
-	// pressureGap is how long no group must have been full for the next time to count
-	// as another one, in which proofs are made anew.
+	// pressureGap is how long no group must be full for the pressure to end. With
+	// the next pressure, groups must prove again that they are quick.
 	pressureGap = time.Second
-	// Probes is how many groups are looked at to find one to run or to forget.
+	// Probes is how many groups are examined to find one to run or to forget.
 	Probes = 16
 )
 
-// groupShares are the multiples of the free places that a group may hold, by level:
-// four fifths, two thirds, half and half of a pool that nobody else uses.
+// groupShares are the multiples of the free places that a group may hold, by
+// level. A group alone in the pool can hold four fifths, two thirds, half and half
+// of it.
 var groupShares = [maxLevels]int{4, 2, 1, 1}
 
-// group is what is known about the names below a suffix.
+// group is the state of the names below a suffix.
 //
-// Invariants: quick and long are the places of this group that are in these
+// Invariants: quick and long are the numbers of places of this group in these
 // states; refs >= quick + long + queue.len().
 type group struct {
 	key         string
-	refs        int // places that point here
+	refs        int // places whose path contains the group
 	quick, long int
 	queue       placeQueue
-	waiting     bool // in admission.waiting
+	waiting     bool // in Control.waiting
 
-	// Quick answers less longCost for each long one, from 0 to maxScore, since
-	// the pressure of that number began.
+	// Quick answers minus longCost for each long one, from 0 to maxScore, since
+	// the pressure with this number began.
 	score, pressure int
 	known           bool // the latest answer was quick
 }
 
-// part is how much of n groups may take for trying: half is kept for those that
-// are known.
+// part returns how much of n the group may use for trying. Half of n is reserved
+// for known groups.
 func (g *group) part(n int) int {
 	if g.known {
 		return n
@@ -91,7 +89,7 @@ func (g *group) part(n int) int {
 	return n / 2
 }
 
-// State says what a place stands for.
+// State is the state of a place.
 type State uint8
 
 const (
@@ -101,39 +99,39 @@ const (
 	Long
 )
 
-// Place is one query's part in an admission.
+// Place is the place of one query.
 type Place struct {
 	path  [maxLevels]*group
-	n     int // of path; 0: not known to the admission
+	n     int // length of path; 0 outside of Assign and Leave
 	State State
-	tries bool      // counted in admission.tries
-	since time.Time // when it began to run or, if it is queued, to wait
-	Owner any       // set by the caller; the admission does not look at it
+	tries bool      // counted in Control.tries
+	since time.Time // start of running or, if it is queued, of waiting
+	Owner any       // set and used by the caller only
 
-	before, after *Place // of the list of quick ones, in the order of since
+	before, after *Place // in the list of quick places, in the order of since
 }
 
-// Known reports whether p is in its groups.
+// Known reports whether p is assigned to groups.
 func (p *Place) Known() bool { return p.n > 0 }
 
 // Control lets queries in. Its methods must not be called concurrently.
 //
-// Invariants: quick <= limits.quick; quick + long < 2*(limits.long +
-// limits.reserve) + limits.quick; tries <= maxTries; queued is the sum of the
-// groups' queues and <= limits.queued.
+// Invariants: Quick <= Limits.Quick; Quick + Long < 2*(Limits.Long +
+// Limits.Reserve) + Limits.Quick; tries <= maxTries; Queued is the sum of the
+// groups' queues and <= Limits.Queued.
 type Control struct {
 	Limits      Limits
 	groups      map[string]*group
 	Quick, Long int
 	Queued      int
-	idle        int       // groups that are not in use
-	tries       int       // quick ones that were let in beyond the reserve
-	pressure    int       // how often groups became full
-	fullSince   time.Time // the latest time that one was
-	first, last *Place    // of the quick ones
-	waiting     []*group  // with a queue, in no order
-	nextGroup   int       // where in waiting to look next
-	dropped     []*Place  // taken off the queues since takeDropped
+	idle        int       // groups without places
+	tries       int       // quick places that were let in beyond the reserve
+	pressure    int       // number of times that groups became full
+	fullSince   time.Time // the latest time that a group was full
+	first, last *Place    // of the quick places
+	waiting     []*group  // groups with a queue, in no order
+	nextGroup   int       // index in waiting to examine next
+	dropped     []*Place  // removed from the queues since TakeDropped
 	scratch     []byte
 }
 
@@ -142,8 +140,9 @@ func New(l Limits) *Control {
 	return &Control{Limits: l, groups: map[string]*group{}}
 }
 
-// Assign makes p the place of a query for name, in wire form and lower case,
-// in a zone of the listener whose suffix has zoneLen bytes of it.
+// Assign makes p the place of a query for name, in wire form and lower case. zone
+// is the index of the listener's zone that holds it, and zoneLen the length of
+// the zone's name in bytes.
 func (a *Control) Assign(p *Place, zone int, name []byte, zoneLen int) {
 	head := binary.BigEndian.AppendUint16(a.scratch[:0], uint16(zone))
 	p.n = 0
@@ -155,10 +154,10 @@ func (a *Control) Assign(p *Place, zone int, name []byte, zoneLen int) {
 		labels++
 	}
 	if labels <= 1 {
-		// The names directly below a zone have a group in common.
+		// The names directly below a zone share one group.
 		a.join(p, append(head, 0))
 	}
-	// The full name is no group: random names would be one each.
+	// The full name makes no group, or random names would make one each.
 	for i := labels - 1; i >= 1 && p.n < maxLevels; i-- {
 		a.join(p, append(head, name[starts[i]:]...))
 	}
@@ -179,11 +178,11 @@ func (a *Control) join(p *Place, key []byte) {
 	p.n++
 }
 
-// forget removes the group with the lowest score of some that are not in use.
+// forget removes the group with the lowest score among some idle groups.
 func (a *Control) forget() {
 	var least *group
 	n := 0
-	for _, g := range a.groups { // starts anywhere
+	for _, g := range a.groups { // in random order
 		if g.refs == 0 && (least == nil || g.score < least.score) {
 			least = g
 		}
@@ -197,8 +196,8 @@ func (a *Control) forget() {
 	}
 }
 
-// Leave takes p out of its groups. Of groups that are not in use only known ones
-// say anything.
+// Leave removes p from its groups. It forgets groups that become idle, except for
+// known ones.
 func (a *Control) Leave(p *Place) {
 	for _, g := range p.path[:p.n] {
 		if g.refs--; g.refs > 0 {
@@ -215,15 +214,15 @@ func (a *Control) Leave(p *Place) {
 	p.n, p.State = 0, Idle
 }
 
-// admitted is the verdict on a place. The zero value lets it begin.
+// admitted is the verdict on a place. The zero value lets its query start.
 type admitted struct {
-	full    bool // a group of it has its share
+	full    bool // one of its groups has used up its share
 	at      int  // the level of the narrowest such group, if full
-	pressed bool // some group has its share, but one inside of it may go on
-	tries   bool // it begins beyond the reserve
+	pressed bool // a group has used up its share, even if a group inside of it may start more
+	tries   bool // it starts beyond the reserve
 }
 
-// judge says whether p may begin.
+// judge decides whether the query of p may start.
 func (a *Control) judge(p *Place) admitted {
 	v := admitted{full: true, pressed: true}
 	most := a.Limits.Long + a.Limits.Reserve
@@ -237,7 +236,7 @@ func (a *Control) judge(p *Place) admitted {
 		proved := g.pressure == a.pressure && g.score > 0 && g.quick < 2*g.score
 		held, share := g.quick+g.long, groupShares[level]*free
 		if proved {
-			// As many may turn out to be long as its quick answers outweigh.
+			// Its quick answers outweigh this number of long ones.
 			held, share = g.long, max(share, (g.score+longCost-1)/longCost)
 		}
 		switch {
@@ -255,7 +254,7 @@ func (a *Control) judge(p *Place) admitted {
 	return v
 }
 
-// Begin lets p run, if it may.
+// Begin starts the query of p if it may, and reports whether it did.
 func (a *Control) Begin(p *Place, now time.Time) bool {
 	a.Age(now)
 	v := a.judge(p)
@@ -276,8 +275,8 @@ func (a *Control) Begin(p *Place, now time.Time) bool {
 	return true
 }
 
-// BeginAtOnce is begin for a query that will not wait for a source. It is let
-// in unless even the reserve is used up.
+// BeginAtOnce is Begin for a query that will not wait for a source. It only fails
+// if the reserve is used up as well.
 func (a *Control) BeginAtOnce(p *Place, now time.Time) bool {
 	a.Age(now)
 	if a.Quick >= a.Limits.Quick || a.Long >= 2*(a.Limits.Long+a.Limits.Reserve) {
@@ -302,7 +301,7 @@ func (a *Control) start(p *Place, now time.Time) {
 	a.last = p
 }
 
-// End takes back the place of a query that ran.
+// End releases the place of a query that ran.
 func (a *Control) End(p *Place, now time.Time) {
 	a.Age(now)
 	switch p.State {
@@ -324,7 +323,7 @@ func (a *Control) End(p *Place, now time.Time) {
 	a.Leave(p)
 }
 
-// Age counts those as long that have run for longAfter.
+// Age moves the queries that have run for LongAfter to the long ones.
 func (a *Control) Age(now time.Time) {
 	for p := a.first; p != nil && now.Sub(p.since) >= a.Limits.LongAfter; p = a.first {
 		a.unlink(p)
@@ -339,7 +338,7 @@ func (a *Control) Age(now time.Time) {
 	}
 }
 
-// judged adds to the score of g in the pressure of now.
+// judged adds to the score of g under the current pressure.
 func (a *Control) judged(g *group, by int) {
 	if g.pressure != a.pressure {
 		g.pressure, g.score = a.pressure, 0
@@ -347,7 +346,7 @@ func (a *Control) judged(g *group, by int) {
 	g.score, g.known = min(maxScore, max(0, g.score+by)), by > 0
 }
 
-// unlink takes p out of the quick ones.
+// unlink removes p from the list of quick places.
 func (a *Control) unlink(p *Place) {
 	if p.tries {
 		p.tries = false
@@ -366,10 +365,10 @@ func (a *Control) unlink(p *Place) {
 	p.before, p.after = nil, nil
 }
 
-// Wait queues p, which may not begin, behind the others of its group just below
-// the one that is full: those inside of a full group take turns. The oldest of
-// the group makes room for it, if the group has its share of the queue: its
-// client is the nearest to giving up.
+// Wait queues p, which may not start. The queue belongs to p's group just below
+// the full one, so that the groups inside of a full group take turns. If that
+// group has used up its share of the queue, Wait drops its oldest query, whose
+// client is nearest to giving up.
 func (a *Control) Wait(p *Place, now time.Time) {
 	g := p.path[min(a.judge(p).at+1, p.n-1)]
 	if g.queue.len() >= groupShares[0]*(a.Limits.Queued-a.Queued) {
@@ -389,15 +388,15 @@ func (a *Control) Wait(p *Place, now time.Time) {
 	}
 }
 
-// drop gives up on p, which is in no queue any more.
+// drop gives up on p, which must not be in a queue.
 func (a *Control) drop(p *Place) {
 	a.Leave(p)
 	a.dropped = append(a.dropped, p)
 }
 
-// StartNext starts a query that has waited, nil if none may begin. The groups with
-// a queue take turns; up to most of them are looked at. Queries that have waited
-// for too long are dropped.
+// StartNext starts a queued query and returns its place, or nil if none may start.
+// The groups with a queue take turns; it examines at most most of them. It drops
+// queries that have waited for too long.
 func (a *Control) StartNext(now time.Time, most int) *Place {
 	a.Age(now)
 	for range min(most, len(a.waiting)) {
@@ -430,15 +429,15 @@ func (a *Control) StartNext(now time.Time, most int) *Place {
 	return nil
 }
 
-// TakeDropped returns those that were given up since the last call. The slice
-// is used again.
+// TakeDropped returns the places dropped since the last call. The slice is valid
+// until the next call.
 func (a *Control) TakeDropped() []*Place {
 	d := a.dropped
 	a.dropped = a.dropped[:0]
 	return d
 }
 
-// placeQueue is a queue that grows up to the most that was ever in it.
+// placeQueue is a queue of places. It does not shrink.
 type placeQueue struct {
 	places []*Place
 	first  int
@@ -447,7 +446,7 @@ type placeQueue struct {
 
 func (q *placeQueue) len() int { return q.n }
 
-// peek returns the oldest; there must be one.
+// peek returns the oldest place. The queue must not be empty.
 func (q *placeQueue) peek() *Place { return q.places[q.first] }
 
 func (q *placeQueue) push(p *Place) {
@@ -462,7 +461,7 @@ func (q *placeQueue) push(p *Place) {
 	q.n++
 }
 
-// pop returns the oldest; there must be one.
+// pop removes and returns the oldest place. The queue must not be empty.
 func (q *placeQueue) pop() *Place {
 	p := q.places[q.first]
 	q.places[q.first] = nil

@@ -2,12 +2,11 @@ package front
 
 import "github.com/penstock/penstock/dnsplugin/internal/meters"
 
-// AnswerQuery appends the reply to query, a message that has come in a request
-// of HTTP, to buf, which must be empty and whose capacity is the longest reply
-// to send. It is not ok if the query must take the plugin chain, which is
-// counted with its reason, as over TCP. hint belongs to the connection of the
-// client and keeps its queries on one worker; it starts at 0. ipv4 tells the
-// client's family.
+// AnswerQuery appends the reply to query, the message of an HTTP request, to buf.
+// buf must be empty, and its capacity is the longest reply to send. It is not ok
+// if the query must take the plugin chain, which is counted by reason as over TCP.
+// hint belongs to the client's connection and keeps its queries on one worker; it
+// starts at 0. ipv4 is the client's family.
 //
 // AnswerQuery is safe for concurrent use, waits for no source and allocates
 // nothing. PrepareStreams must have been called.

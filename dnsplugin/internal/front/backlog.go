@@ -15,12 +15,12 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// ChainLimits bound the queries of one address that are in the plugin chain,
-// or wait for it. Each that runs is a goroutine of 16 to 20 KiB, one that waits
-// takes 400 bytes: 120 MiB at most, while sources are silent.
+// ChainLimits bound the queries of one address that are in the plugin chain or
+// wait for it. A running query is a goroutine of 16 to 20 KiB, and a waiting one
+// takes 400 bytes, so while sources are silent they take 120 MiB at most.
 var ChainLimits = admission.Limits{
-	// With a source that takes 20 ms that is 100,000 misses a second; a listener
-	// with one zone gets four fifths.
+	// With a source that takes 20 ms, this allows 100,000 misses a second. A
+	// listener with one zone gets four fifths of them.
 	Quick: 2560,
 	// Silent sources hold a query for 2 to 6 s.
 	Long:    3072,
@@ -34,44 +34,44 @@ var ChainLimits = admission.Limits{
 }
 
 const (
-	// MaxAfter bounds the goroutines of an address whose query is answered but
-	// which have not come back from the chain: a log whose reader has stopped,
-	// say. Beyond it queries keep their places in the chain for so long.
+	// MaxAfter bounds the goroutines of an address that have answered their query
+	// but are still in the chain, for example in a log whose reader has stopped.
+	// Further queries keep their places until they return from the chain.
 	MaxAfter = 4096
-	// unwatchAt is how many of them say that plugins which only watch don't
-	// come back. They see queries again when there are a quarter as many.
+	// unwatchAt is the number of them from which on cached answers bypass plugins
+	// that only watch. The plugins see queries again at a quarter of the number.
 	unwatchAt = MaxAfter / 2
-	// MaxTransfers bounds the transfers of zones of one address, for as many
-	// secondaries as any zone has.
+	// MaxTransfers bounds the zone transfers of one address. It allows for the
+	// secondaries of any zone.
 	MaxTransfers = 256
-	// queueTick is how often those that wait are looked at when nothing else happens.
+	// queueTick is how often waiting queries are reconsidered without other events.
 	queueTick = 100 * time.Millisecond
-	// noZone is the index of names that no zone of the listener holds.
+	// noZone stands for the index of the zone of a name outside of all zones.
 	noZone = 1<<16 - 1
 )
 
-// Job is a query for the chain. It has copies of everything.
+// Job is a query for the chain. It shares no memory with the batch.
 type Job struct {
 	admission.Place
 	Packet []byte
 	origin fastpath.Origin // if conn is nil
 	conn   *fastpath.Conn  // held until the job is over
 	ipv4   bool
-	// The answer are many messages, and the next one is sent when the client
-	// has taken those before. Has a conn.
+	// The answer is many messages, each of which is sent when the client has
+	// received the one before. A transfer has a conn.
 	transfer bool
 
 	Zone *Zone  // set with key
-	Key  string // of the question and its shape, if others may wait for the answer; else ""
+	Key  string // of the question and its shape; "" if other jobs may not wait for it
 
-	again bool // leads beside another one of its key
+	again bool // asks although another leader of its key is still asking
 
-	// The cache has an answer, fresh or stale. Without a place for a query that
-	// may have to wait, the chain serves it without asking the source.
+	// The cache has an answer, fresh or stale. If there is no place in the chain
+	// for a query that may wait, the chain serves it without asking the source.
 	cached bool
-	atOnce bool // it does
+	atOnce bool // the chain must do so
 
-	over atomic.Bool // answered, or back from the chain, or dropped
+	over atomic.Bool // answered, returned from the chain, or dropped
 }
 
 // packetJob makes a job of packet i of b.
@@ -79,51 +79,51 @@ func packetJob(b *fastpath.Batch, i int) *Job {
 	return &Job{Packet: bytes.Clone(b.Packet(i)), origin: b.Origin(i), ipv4: b.IPv4(i)}
 }
 
-// Backlog is what stands between the sockets and the chain. Readers put jobs
-// in and never wait; internal/admission decides which of them run, wait, or are dropped.
+// Backlog takes jobs from the sockets to the chain. Submitting a job never
+// blocks; internal/admission decides which jobs run, wait, or are dropped.
 //
-// A job with a key leads those of the same key that come while it is in here:
-// they are kept aside until it is done, and then answered from the cache. So
-// many misses of one name are one question to the chain, and cost a few
-// hundred bytes each while they wait. A leader that takes long gets another
-// one beside it: the source may drop its question, and answer this one.
+// A job with a key leads the jobs of the same key that arrive after it. They wait
+// until it is finished and are then answered from the cache. So many misses of
+// one name send one query to the chain, and cost a few hundred bytes each while
+// they wait. If a leader takes long, another job of its key becomes a leader as
+// well, because the source may have dropped the first question.
 type Backlog struct {
 	Server *Server
 
 	Mu         sync.Mutex // guards all below; held for a few map and list operations
 	Admission  *admission.Control
-	Waiters    map[string]*waiting // by key; an entry for each key with leaders in here
-	Waits      int                 // in all of them
-	afterReply int                 // goroutines that still run though their query is answered
-	Transfers  int                 // transfers, which have no place in the admission
-	ticking    bool                // a call of tick is due
-	Counted    BacklogCounts       // since takeCounts
+	Waiters    map[string]*waiting // by key, for each key with leaders
+	Waits      int                 // number of jobs in all of Waiters
+	afterReply int                 // goroutines that have answered but are still in the chain
+	Transfers  int                 // running transfers, which have no place in the admission
+	ticking    bool                // a timer of tickLocked is set
+	Counted    BacklogCounts       // since TakeCounts
 
-	pending atomic.Int64 // queued and running, for workers to look at
+	pending atomic.Int64 // queued and running jobs; read by workers
 }
 
-// BacklogCounts is what has become of jobs.
+// BacklogCounts counts how jobs were treated.
 type BacklogCounts struct {
 	Shed   uint64 // dropped
-	queued uint64 // could not begin at once
-	atOnce uint64 // served from the cache without asking the source, for want of a place
+	queued uint64 // had to wait for a place
+	atOnce uint64 // served from the cache without asking the source, because there was no place
 }
 
-// waiting are the jobs that wait for leaders.
+// waiting holds the jobs of a key that wait for its leaders.
 type waiting struct {
 	jobs    []*Job
 	leaders int
-	Since   time.Time // when the latest leader came
+	Since   time.Time // when the latest leader started to ask
 }
 
 func newBacklog(f *Server) *Backlog {
 	return &Backlog{Server: f, Waiters: map[string]*waiting{}, Admission: admission.New(ChainLimits)}
 }
 
-// Busy reports whether goroutines are at work.
+// Busy reports whether jobs are queued or running.
 func (b *Backlog) Busy() bool { return b.pending.Load() > 0 }
 
-// Submit takes j. It reports whether j, or one that it starts, must run.
+// Submit takes j. It reports whether a goroutine may have been started.
 func (b *Backlog) Submit(j *Job) bool {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -139,8 +139,8 @@ func (b *Backlog) Submit(j *Job) bool {
 	return true
 }
 
-// offer is submit for a job whose answer is in the cache already: it does not
-// wait for a place. It reports false if there is none, and forgets j.
+// offer is Submit for a job whose answer is in the cache. It does not queue j for
+// a place; if there is none, it reports false and drops j.
 func (b *Backlog) offer(j *Job) bool {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -160,8 +160,9 @@ func (b *Backlog) offer(j *Job) bool {
 	return true
 }
 
-// joinLocked lets j wait for a leader of its key. Otherwise j leads from here
-// on, or asks by itself.
+// joinLocked makes j wait for a leader of its key and reports true. Otherwise j
+// becomes a leader, or asks for itself. Mu must be held, as for all functions
+// whose names end in Locked.
 func (b *Backlog) joinLocked(j *Job, now time.Time) (joined bool) {
 	if j.Key == "" {
 		return false
@@ -181,10 +182,10 @@ func (b *Backlog) joinLocked(j *Job, now time.Time) (joined bool) {
 		b.Waits++
 		return true
 	case len(w.jobs) == 0:
-		j.Key = "" // other names have taken all the room
+		j.Key = "" // jobs of other names use up the bound
 		return false
 	}
-	// The oldest of this name: all of one name wait for the same.
+	// Drop the oldest job of this name, whose client is nearest to giving up.
 	b.Counted.Shed++
 	w.jobs[0].release()
 	copy(w.jobs, w.jobs[1:])
@@ -192,7 +193,7 @@ func (b *Backlog) joinLocked(j *Job, now time.Time) (joined bool) {
 	return true
 }
 
-// enqueueLocked lets j run now or later.
+// enqueueLocked runs j now or queues it.
 func (b *Backlog) enqueueLocked(j *Job, now time.Time) {
 	b.placeLocked(j)
 	b.StartQueuedLocked(now, admission.Probes)
@@ -211,7 +212,7 @@ func (b *Backlog) enqueueLocked(j *Job, now time.Time) {
 	}
 }
 
-// placeLocked gives j its place in the groups of its name.
+// placeLocked assigns j to the groups of its name.
 func (b *Backlog) placeLocked(j *Job) {
 	if j.Known() {
 		return
@@ -225,7 +226,8 @@ func (b *Backlog) placeLocked(j *Job) {
 	b.Admission.Assign(&j.Place, zone, name, zoneLen)
 }
 
-// StartQueuedLocked starts those that have waited, as far as there is room.
+// StartQueuedLocked starts queued jobs as far as there are places. It looks at
+// the given number of groups.
 func (b *Backlog) StartQueuedLocked(now time.Time, groups int) {
 	for p := b.Admission.StartNext(now, groups); p != nil; p = b.Admission.StartNext(now, groups) {
 		b.runLocked(jobOf(p))
@@ -233,7 +235,7 @@ func (b *Backlog) StartQueuedLocked(now time.Time, groups int) {
 	b.shedLocked()
 }
 
-// jobOf returns the job whose place p is.
+// jobOf returns the job of a place.
 func jobOf(p *admission.Place) *Job {
 	j, _ := p.Owner.(*Job)
 	return j
@@ -244,7 +246,7 @@ func (b *Backlog) runLocked(j *Job) {
 	go b.runJob(j)
 }
 
-// tickLocked makes sure that those who wait are looked at.
+// tickLocked sets a timer that reconsiders queued jobs, if there are any.
 func (b *Backlog) tickLocked() {
 	if b.ticking || b.Admission.Queued == 0 {
 		return
@@ -259,8 +261,8 @@ func (b *Backlog) tickLocked() {
 	})
 }
 
-// startTransferLocked runs j apart from all others: it may wait for its client
-// for as long as that reads slowly, and must not keep a place from them.
+// startTransferLocked runs a transfer outside of the admission, because it may
+// wait for a slow client for a long time.
 func (b *Backlog) startTransferLocked(j *Job) {
 	if b.Transfers >= MaxTransfers {
 		b.Counted.Shed++
@@ -277,7 +279,7 @@ func (b *Backlog) startTransferLocked(j *Job) {
 	}()
 }
 
-// shedLocked forgets the jobs that the admission has dropped.
+// shedLocked removes the jobs that the admission has dropped.
 func (b *Backlog) shedLocked() {
 	for _, p := range b.Admission.TakeDropped() {
 		b.Counted.Shed++
@@ -286,8 +288,8 @@ func (b *Backlog) shedLocked() {
 	}
 }
 
-// leaderGoneLocked forgets those that wait for j and for no other leader: they
-// came after it but can't be answered before it.
+// leaderGoneLocked drops the jobs that wait for the dropped leader j, unless
+// there is another leader of their key.
 func (b *Backlog) leaderGoneLocked(j *Job) {
 	w := b.Waiters[j.Key]
 	if j.Key == "" || w == nil {
@@ -304,11 +306,11 @@ func (b *Backlog) leaderGoneLocked(j *Job) {
 	b.Waits -= len(w.jobs)
 }
 
-// run takes j through the chain.
+// runJob takes j through the chain.
 func (b *Backlog) runJob(j *Job) {
 	b.Server.viaChain(j)
 	if b.finishJob(j, true) {
-		return // it was not answered
+		return // the chain wrote no reply
 	}
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -322,12 +324,12 @@ func (b *Backlog) runJob(j *Job) {
 	b.releaseLocked(j)
 }
 
-// replied gives back the place of j, whose reply is out though the chain has
-// not come back: plugins may write a log, for as long as its reader takes.
+// replied releases the place of j when its reply is sent. The chain may return
+// much later, for example because a plugin writes a log.
 func (b *Backlog) replied(j *Job) { b.finishJob(j, false) }
 
-// finishJob answers those that wait for j, once. back says that the chain has
-// come back.
+// finishJob answers the jobs that wait for j. Only the first call for j has an
+// effect, and reports true. back says that the chain has returned.
 func (b *Backlog) finishJob(j *Job, back bool) bool {
 	if !j.over.CompareAndSwap(false, true) {
 		return false
@@ -361,7 +363,7 @@ func (b *Backlog) finishJob(j *Job, back bool) bool {
 	return true
 }
 
-// releaseLocked ends the part of j in the admission and lets others begin.
+// releaseLocked releases the place of j and starts queued jobs.
 func (b *Backlog) releaseLocked(j *Job) {
 	now := b.Server.Now()
 	b.Admission.End(&j.Place, now)
@@ -369,7 +371,7 @@ func (b *Backlog) releaseLocked(j *Job) {
 	b.StartQueuedLocked(now, admission.Probes)
 }
 
-// answerWaiters answers jobs, which have waited for a leader of key.
+// answerWaiters answers jobs that have waited for a leader of key.
 func (b *Backlog) answerWaiters(key string, jobs []*Job) {
 	var left []*Job
 	buf := make([]byte, 0, fastpath.MaxPacket)
@@ -386,8 +388,8 @@ func (b *Backlog) answerWaiters(key string, jobs []*Job) {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
 	now := b.Server.Now()
-	// The answer is not one to share (truncated, refused, an error). Another
-	// leader may bring one; without any, each asks for itself, as in the chain.
+	// The answer cannot be shared (truncated, refused, an error). Wait for
+	// another leader, or if there is none, let each ask for itself.
 	if w := b.Waiters[key]; w != nil {
 		w.jobs = append(w.jobs, left...)
 		b.Waits += len(left)
@@ -399,7 +401,7 @@ func (b *Backlog) answerWaiters(key string, jobs []*Job) {
 	}
 }
 
-// TakeCounts returns what has become of jobs since the last call.
+// TakeCounts returns the counts since the last call.
 func (b *Backlog) TakeCounts() BacklogCounts {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -408,7 +410,7 @@ func (b *Backlog) TakeCounts() BacklogCounts {
 	return n
 }
 
-// Levels returns how many jobs are in which state.
+// Levels returns the number of jobs in each state.
 func (b *Backlog) Levels() (quick, long, after, queued int) {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -416,7 +418,8 @@ func (b *Backlog) Levels() (quick, long, after, queued int) {
 	return b.Admission.Quick, b.Admission.Long, b.afterReply, b.Admission.Queued
 }
 
-// answerFromCache answers a job that has waited, from the cache if it can.
+// answerFromCache answers a job that has waited. It reports false if the cache
+// has no answer.
 func (f *Server) answerFromCache(j *Job, buf []byte) bool {
 	workers := f.Workers
 	if j.conn != nil {
@@ -441,7 +444,7 @@ func (f *Server) answerFromCache(j *Job, buf []byte) bool {
 	return true
 }
 
-// send sends a reply to the client without waiting for it.
+// send sends a reply to the client without waiting for the client.
 func (j *Job) send(reply []byte) error {
 	if j.conn != nil {
 		return j.conn.Send(reply)
@@ -449,7 +452,7 @@ func (j *Job) send(reply []byte) error {
 	return j.origin.Send(reply)
 }
 
-// peer is the address of the client.
+// peer returns the address of the client.
 func (j *Job) peer() netip.AddrPort {
 	if j.conn != nil {
 		return j.conn.Peer()
@@ -457,7 +460,7 @@ func (j *Job) peer() netip.AddrPort {
 	return j.origin.Peer()
 }
 
-// release says that nothing more will be sent.
+// release releases the connection, because nothing more will be sent.
 func (j *Job) release() {
 	if j.conn != nil {
 		j.conn.Done()

@@ -11,9 +11,9 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// viaChain lets the server's plugin chain answer j, as if the packet had come
-// to the server's own socket: what miekg/dns does between a socket and its
-// handler happens here in the same order.
+// viaChain lets the server's plugin chain answer j as if the packet had arrived at
+// the server's own socket. It repeats the steps of miekg/dns between a socket and
+// its handler.
 func (f *Server) viaChain(j *Job) {
 	req, verdict := Admit(j.Packet)
 	switch verdict {
@@ -35,11 +35,11 @@ func (f *Server) viaChain(j *Job) {
 	}
 }
 
-// writerFor returns what the chain writes its answer to j to, which is req.
+// writerFor returns the writer for the answer to j, whose message is req.
 func (f *Server) writerFor(j *Job, req *dns.Msg) dns.ResponseWriter {
 	var tsig error
 	if req.IsTsig() != nil {
-		tsig = dns.ErrSecret // we are not here if the server has any
+		tsig = dns.ErrSecret // a server with secrets has no fast path
 	}
 	if j.conn != nil {
 		return &StreamWriter{server: f, job: j, tsig: tsig}
@@ -47,7 +47,7 @@ func (f *Server) writerFor(j *Job, req *dns.Msg) dns.ResponseWriter {
 	return &ChainWriter{server: f, job: j, origin: &j.origin, Local: f.Local, tsig: tsig}
 }
 
-// Admit unpacks a packet. If it is to be rejected, m is the reply to it.
+// Admit unpacks a packet. If the verdict is to reject it, m is the reply.
 func Admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 	if len(packet) < wire.HeaderLen {
 		return nil, dns.MsgIgnore
@@ -55,7 +55,7 @@ func Admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 	word := func(at int) uint16 { return binary.BigEndian.Uint16(packet[at:]) }
 	header := dns.Header{Id: word(0), Bits: word(2), Qdcount: word(4), Ancount: word(6), Nscount: word(8), Arcount: word(10)}
 	m = new(dns.Msg)
-	// The header alone, for a reply to what can't be read further.
+	// First the header alone, for a reply to a packet that is broken after it.
 	if err := m.Unpack(packet[:wire.HeaderLen]); err != nil {
 		return nil, dns.MsgIgnore
 	}
@@ -76,14 +76,14 @@ func Admit(packet []byte) (m *dns.Msg, verdict dns.MsgAcceptAction) {
 	return m, verdict
 }
 
-// ChainWriter sends what the chain answers through the socket that the query
-// came to. It implements dns.ResponseWriter.
+// ChainWriter sends the answer of the chain through the socket that received the
+// query. It implements dns.ResponseWriter.
 type ChainWriter struct {
 	server *Server
 	job    *Job // nil for a query that has no place in the backlog
 	origin *fastpath.Origin
 	Local  net.Addr
-	remote *net.UDPAddr // made when somebody asks for it
+	remote *net.UDPAddr // made by RemoteAddr
 	tsig   error
 }
 

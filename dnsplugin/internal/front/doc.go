@@ -1,11 +1,10 @@
-// Package front is the fast path: sockets in addition to those of CoreDNS's
-// servers, from which cached answers are sent without the plugin chain. It
-// answers over UDP, TCP, TLS and HTTPS, decides which zones may be answered that way,
-// and takes all other queries through the chain, which [Registry] keeps from
-// being flooded.
+// Package front is the fast path. It opens sockets in addition to CoreDNS's, from
+// which cached answers are sent without the plugin chain, over UDP, TCP, TLS and
+// HTTPS. It decides which zones may be answered that way, and takes all other
+// queries through the chain without flooding it.
 //
-// The decision how a cached entry answers a query is made by package sides; the
-// sockets are those of package fastpath.
+// Package sides decides how a cached entry answers a query, and package fastpath
+// has the sockets.
 //
 // # Concurrency
 //

@@ -46,7 +46,7 @@ type InlineBatch struct {
 	previous  *InlineBatch // it accepts none before this one has ended; may be nil
 	timer     *time.Timer  // calls handOver
 
-	mu      sync.Mutex      // guards batch, queries and begun
+	mu      sync.Mutex      // guards batch, queries and Started
 	batch   *fastpath.Batch // nil after handOver and between batches
 	queries []*ChainQuery
 	Started int // number of queries that have entered the chain

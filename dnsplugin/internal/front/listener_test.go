@@ -2,13 +2,13 @@ package front
 
 import "testing"
 
-// Servers start in goroutines of their own, so after two reloads at once that of the
-// instance in between may come last. It must not take the sockets: it would answer
-// from a cache that nobody fills any more.
+// Servers start in goroutines of their own, so after two reloads at once the
+// server of the instance in between may start last. It must not take the sockets,
+// because it would answer from a cache that no query fills any more.
 func TestLateInstanceTakesNoSockets(t *testing.T) {
 	const addr = "dns://127.0.0.1:53"
-	server := func(turn uint64, released bool) *Server {
-		return &Server{Addr: addr, Home: &Instance{order: turn, released: released}}
+	server := func(order uint64, released bool) *Server {
+		return &Server{Addr: addr, Home: &Instance{order: order, released: released}}
 	}
 	newest := server(3, false)
 	r := &Registry{ByAddr: map[string]*Listener{addr: {Server: newest}}}

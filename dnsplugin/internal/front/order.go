@@ -11,19 +11,19 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// The order of records as the plugin loadbalance makes it: in each section
-// aliases come first, then other records, then addresses and then MX, the
-// last two at random. Only the addresses are moved here, and only where that
-// changes no name: as long as all of a section have the same owner and type it
-// is their data that changes places; if their owners are mere pointers, no
-// name can lead into one of them, and they change places whole.
+// The plugin loadbalance sorts each section: first aliases, then other records,
+// then addresses in random order, then MX in random order. This file only moves
+// addresses, and only where no compressed name breaks. If all addresses of a
+// section have the same owner and type, it swaps their data. If all their owners
+// are compression pointers, no name points into the records, and it swaps whole
+// records.
 
-// Random is a source of random numbers for one goroutine (xorshift64*). They
-// spread load and need not be secret.
+// Random is a source of random numbers for one goroutine (xorshift64*). The
+// numbers only spread load, so they need not be unpredictable.
 type Random uint64
 
-// below returns a number from 0 to n-1; n is a count of records, so the bias
-// of 2^-48 is nothing.
+// below returns a number from 0 to n-1. n is a count of records, so the bias is
+// below 2^-48.
 func (r *Random) below(n int) int {
 	x := uint64(*r)
 	x ^= x >> 12
@@ -34,18 +34,18 @@ func (r *Random) below(n int) int {
 	return int(hi)
 }
 
-// Arrange puts the addresses in reply, which was made from a, into a random
-// order. It returns false, and leaves reply alone, if loadbalance would have
-// moved records in another way.
+// Arrange puts the addresses in reply, which was made from a, into random order.
+// It returns false and does not change reply if loadbalance would also have moved
+// other records.
 func Arrange(a *wire.Answer, reply []byte, rnd *Random) bool {
 	if a.Records() <= 1 || a.Rcode() != dns.RcodeSuccess {
 		return true
 	}
-	// All sections are looked at before anything is moved.
+	// Examine all sections before moving any record.
 	var runs [3]addressRun
 	b, i := a.Msg(), 0
 	start := wire.HeaderLen + len(a.Question())
-	for s, at := range [...]int{6, 8, 10} { // the counts of the sections
+	for s, at := range [...]int{6, 8, 10} { // offsets of the counts of the sections
 		n := int(binary.BigEndian.Uint16(b[at:]))
 		var ok bool
 		if runs[s], start, ok = addresses(a, i, n, start); !ok {
@@ -59,33 +59,33 @@ func Arrange(a *wire.Answer, reply []byte, rnd *Random) bool {
 	return true
 }
 
-// addressRun is a number of addresses that follow one another.
+// addressRun is a sequence of consecutive address records.
 type addressRun struct {
 	begin, end int // of the records in the message
 	n          int
 
-	first, stride, size int  // of the data that changes places: where it starts, from one to the next, its length
-	mixed               bool // the records differ in length, and so are copied
+	first, stride, size int  // of the swapped data: offset of the first, distance between two, length
+	mixed               bool // the records differ in length, so they are copied
 }
 
 const (
-	// pointerLen is the length of an owner that is a compression pointer.
+	// pointerLen is the length of a compression pointer.
 	pointerLen = 2
-	// addressHead is what such a record has before its data.
+	// addressHead is the length of a record with such an owner up to its data.
 	addressHead = pointerLen + 10
-	// maxMixed bounds the addresses of different length in a section: more
-	// than fit into the replies that go out from here over UDP.
+	// maxMixed bounds the number of addresses in a section if their lengths
+	// differ. The replies of the fast path over UDP cannot hold as many.
 	maxMixed = fastpath.MaxPacket / (addressHead + 4)
 )
 
-// addresses looks at the n records of a from record i on, which starts at
-// start, and returns the run of addresses among them and where they end. It is
-// not ok if more than the order of addresses would have to change.
+// addresses examines the n records of a from record i on, which begins at offset
+// start. It returns the run of addresses among them and the end offset of the
+// records. It is not ok if records other than addresses would have to move.
 func addresses(a *wire.Answer, i, n, start int) (r addressRun, end int, ok bool) {
 	b := a.Msg()
 	class, mx := 0, 0
 	var owner []byte          // of the first address, with its type and class
-	alike, bare := true, true // the owners are the same; they are pointers
+	alike, bare := true, true // all owners are equal; all are pointers
 	for ; n > 0; n-- {
 		ttlAt := a.TTLOffset(i)
 		data := ttlAt + 6
@@ -120,12 +120,12 @@ func addresses(a *wire.Answer, i, n, start int) (r addressRun, end int, ok bool)
 	case !bare || r.n > maxMixed || r.end-r.begin > fastpath.MaxPacket:
 		return r, 0, false
 	case !r.mixed:
-		r.first, r.size = r.begin, r.stride // the owners too
+		r.first, r.size = r.begin, r.stride // whole records
 	}
 	return r, start, true
 }
 
-// shuffle moves the addresses of the run (Fisher and Yates).
+// shuffle puts the addresses into random order (Fisher and Yates).
 func (r addressRun) shuffle(msg []byte, rnd *Random) {
 	if r.mixed {
 		r.shuffleMixed(msg, rnd)
@@ -143,7 +143,7 @@ func (r addressRun) shuffle(msg []byte, rnd *Random) {
 	}
 }
 
-// shuffleMixed does it for records of different length, through a copy.
+// shuffleMixed is shuffle for records of different lengths. It uses a copy.
 func (r addressRun) shuffleMixed(msg []byte, rnd *Random) {
 	var old [fastpath.MaxPacket]byte
 	records := old[:copy(old[:], msg[r.begin:r.end])]
@@ -161,7 +161,8 @@ func (r addressRun) shuffleMixed(msg []byte, rnd *Random) {
 	}
 }
 
-// recordLen is the length of the record that b starts with, whose owner is a pointer.
+// recordLen returns the length of the record at the start of b, whose owner is a
+// compression pointer.
 func recordLen(b []byte) int {
 	return addressHead + int(binary.BigEndian.Uint16(b[addressHead-2:]))
 }

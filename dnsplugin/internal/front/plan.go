@@ -17,13 +17,13 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
-// This file decides which queries may be answered without the plugin chain:
-// those for which no plugin before the cache would have done anything that we
-// don't do too. It looks only at what the server was configured with, once at
-// its start. Whatever it doesn't know stays with the chain.
+// This file decides which zones may be answered without the plugin chain: no
+// plugin before the cache may do anything that the fast path does not do as well.
+// It examines the configuration once, at the start of a server. Zones with an
+// unknown plugin need the chain.
 
-// Harmless are the plugins that may stand before the cache without changing
-// what becomes of a cached answer, and why.
+// Harmless are the plugins that may stand before the cache because they do not
+// affect cached answers, with the reason.
 var Harmless = map[string]string{
 	"errors":      "logs errors; a hit has none",
 	"cancel":      "ends the context of queries that take long",
@@ -31,7 +31,7 @@ var Harmless = map[string]string{
 	"chaos":       "answers class CH, which we never do",
 	"nsid":        "acts on queries with the NSID option, which we leave to the chain",
 	"local":       "answers some names itself, which therefore never reach the cache",
-	"ready":       "is not in the way of queries",
+	"ready":       "does not handle queries",
 	"health":      "likewise",
 	"reload":      "likewise",
 	"root":        "likewise",
@@ -45,32 +45,32 @@ var Harmless = map[string]string{
 	"bufsize":     "clamps the size of UDP answers; so do we",
 }
 
-// whyNoCache is the reason of zones that have no cache at all.
+// whyNoCache is the reason of zones without a cache.
 const whyNoCache = "no cache"
 
-// ZonePlan is what is decided for one zone of a listener.
+// ZonePlan is the decision for one zone of a listener.
 type ZonePlan struct {
 	Name  string    // as configured, lower case, ends with a dot
-	Why   string    // why its queries are for the chain; "" if they may be ours
+	Why   string    // why its queries need the chain; "" if they do not
 	Cache *Instance // nil if the zone has none
 
 	meters.Zone        // counted if prometheus is in the chain
-	next        string // the plugin after prometheus, under which it counts answers
+	next        string // the plugin after prometheus, which is a label of its series
 	metricsIn   string // the zone that prometheus counts under
 	shuffled    bool   // loadbalance is in the chain
-	bufsize     uint16 // clamp of bufsize; 0: none
+	bufsize     uint16 // limit of bufsize, or 0
 	all         bool   // every name of the zone may be in the cache
 
-	// why is set because of plugins that only write down what they see. When
-	// they don't come back, see fastServer.unwatched.
+	// Why is set only because of plugins that record queries. If these block,
+	// see Server.Unwatched.
 	watched bool
 }
 
-// watchers are the plugins that write down every query and change none.
+// watchers are the plugins that record every query and change none.
 var watchers = map[string]bool{"log": true, "dnstap": true}
 
-// PlanListener decides for a listener whose server blocks are zones. why is
-// set when the listener as a whole is for the chain.
+// PlanListener decides for a listener whose server blocks are zones. why is set
+// if all queries of the listener need the chain.
 func (r *Registry) PlanListener(zones map[string][]*dnsserver.Config) (plans []*ZonePlan, why string) {
 	if edns.SupportedOption(dns.EDNS0COOKIE) || edns.SupportedOption(dns.EDNS0PADDING) {
 		return nil, "a plugin returns EDNS cookies or padding"
@@ -81,7 +81,7 @@ func (r *Registry) PlanListener(zones map[string][]*dnsserver.Config) (plans []*
 			case len(c.TsigSecret) > 0:
 				return nil, "plugin tsig: replies may have to be signed"
 			case c.ProxyProtoConnPolicy != nil:
-				return nil, "plugin proxyproto: the client's address is inside of the packets"
+				return nil, "plugin proxyproto: the packets contain the client's address"
 			case c.Handler("shed") != nil:
 				return nil, "plugin shed: it watches over the server's own socket"
 			case c.Handler("dynupdate") != nil:
@@ -90,7 +90,7 @@ func (r *Registry) PlanListener(zones map[string][]*dnsserver.Config) (plans []*
 		}
 		plans = append(plans, r.planZone(strings.ToLower(zone), configs, zones))
 	}
-	// The longest zone that holds a name is the one that answers for it.
+	// The longest zone that holds a name answers for it.
 	slices.SortFunc(plans, func(a, b *ZonePlan) int {
 		if d := len(b.Name) - len(a.Name); d != 0 {
 			return d
@@ -121,8 +121,7 @@ func (r *Registry) planZone(zone string, configs []*dnsserver.Config, all map[st
 		p.Why = "fastpath off"
 		return p
 	case len(handlers) != len(c.Plugin):
-		// One that goes by another name than its directive can't be seen, so
-		// nobody knows what it does.
+		// A plugin whose name differs from its directive cannot be identified.
 		p.Why = fmt.Sprintf("%d of %d plugins are unknown", len(c.Plugin)-len(handlers), len(c.Plugin))
 		return p
 	}
@@ -153,8 +152,8 @@ func mustSee(name string) string {
 	return "plugin " + name + " stands before the cache and must see every query"
 }
 
-// Consider takes note of what h, a plugin before the cache, does. It says why
-// not if that can't be reproduced.
+// Consider records the effect of h, a plugin before the cache. If the fast path
+// cannot reproduce the effect, why is the reason.
 func (p *ZonePlan) Consider(h plugin.Handler, next string, all map[string][]*dnsserver.Config) (why string) {
 	if _, ok := Harmless[h.Name()]; !ok {
 		return mustSee(h.Name())
@@ -191,8 +190,8 @@ func (p *ZonePlan) Consider(h plugin.Handler, next string, all map[string][]*dns
 }
 
 // shufflesAtRandom reports whether h is CoreDNS's loadbalance with its policy
-// round_robin and no preferred subnets. The policy is a private function; its
-// name says which it is, and any other name means no.
+// round_robin and no preferred subnets. The policy is a private function, which is
+// recognised by its name.
 func shufflesAtRandom(h plugin.Handler) bool {
 	v := reflect.ValueOf(h)
 	if v.Kind() != reflect.Struct {
@@ -206,10 +205,10 @@ func shufflesAtRandom(h plugin.Handler) bool {
 	return fn != nil && fn.Name() == "github.com/coredns/coredns/plugin/loadbalance.randomShuffle"
 }
 
-// ZonesOf returns the server blocks of s by zone. CoreDNS keeps them to
-// itself, but nothing else says which zones share a listener: a plugin sees
-// only its own block. If a later CoreDNS keeps them otherwise, ok is false and
-// all queries stay with the chain.
+// ZonesOf returns the server blocks of s by zone. It reads a private field of
+// CoreDNS, because a plugin sees only its own block and there is no other way to
+// find the zones that share a listener. If the field does not have the expected
+// type, ok is false and all queries need the chain.
 func ZonesOf(s *dnsserver.Server) (zones map[string][]*dnsserver.Config, ok bool) {
 	v := reflect.ValueOf(s).Elem().FieldByName("zones")
 	if !v.IsValid() || v.Type() != reflect.TypeFor[map[string][]*dnsserver.Config]() {

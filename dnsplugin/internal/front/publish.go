@@ -15,9 +15,9 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
-// What the workers have counted is added to the series of Prometheus when
-// those are collected. So the series are exact at every scrape, and no query
-// pays for more than its own additions.
+// The counts of the workers are added to the series of Prometheus when those are
+// collected. So the series are exact at every scrape, and a query only costs its
+// own additions.
 
 // Publisher brings the counters of the fast path's servers to Prometheus. It
 // belongs to the process and not to a Cache, because the series continue over
@@ -25,15 +25,15 @@ import (
 type Publisher struct {
 	mu         sync.Mutex // guards all below
 	servers    []*Server
-	Histograms map[string]map[string]*meters.Histogram // histograms by family and labels, see labelKey
-	hooked     bool                                    // CoreDNS's own families are ours to collect
-	drains     bool                                    // a call of gather is due
+	Histograms map[string]map[string]*meters.Histogram // by family and labels, see meters.LabelKey
+	hooked     bool                                    // we collect CoreDNS's own families
+	drains     bool                                    // a timer of drainAgainLocked is set
 	vec        *Vectors
 }
 
-// drainEvery is how often counters are emptied although nobody asks for them:
-// those of 32 bits then hold what 7 million queries a second of one zone and
-// size add.
+// drainEvery is how often counters are emptied without a scrape. In this time
+// 7 million queries a second of one zone and size do not overflow a counter of 32
+// bits.
 const drainEvery = 10 * time.Minute
 
 // drainAgainLocked empties the counters after drainEvery, as long as there are
@@ -52,16 +52,16 @@ func (p *Publisher) drainAgainLocked() {
 	})
 }
 
-// settle is how long after its end a server's counters are looked at once
-// more: by then the last batch that it was serving is over.
+// retiredGrace is how long the counters of a server are still read after its
+// end. By then its last batch is finished.
 const retiredGrace = time.Second
 
-// Vectors are families that only the fast path has.
+// Vectors are the families that only the fast path has.
 type Vectors struct {
 	declined, shed, queued, atOnce, batches, unsent *prometheus.CounterVec
 	zones, chain, unwatched, steered                *prometheus.GaugeVec
 
-	// Of TCP.
+	// For TCP.
 	tcp, conns *prometheus.GaugeVec
 	ended      *prometheus.CounterVec
 }
@@ -75,12 +75,12 @@ func NewVectors(r meters.Registrar) (*Vectors, error) {
 		r.Counter(&v.queued, "penstock", "fastpath_queued_total", "The number of queries that had to wait for a place in the plugin chain.", []string{"server"}),
 		r.Counter(&v.atOnce, "penstock", "fastpath_served_without_refresh_total", "The number of queries that were answered from the cache, stale where necessary, because there was no place in the plugin chain to ask the source first.", []string{"server"}),
 		r.Gauge(&v.chain, "penstock", "fastpath_chain_queries", "The number of queries in the plugin chain or waiting for it, by state: quick (for less than 100 ms so far), long, answered (but still in it), queued.", []string{"server", "state"}),
-		r.Counter(&v.batches, "penstock", "fastpath_batches_total", "The number of times that UDP queries were taken from the fast path's sockets, some at a time.", []string{"server"}),
-		r.Gauge(&v.unwatched, "penstock", "fastpath_unwatched", "Whether cached answers go out past the plugins log and dnstap, because thousands of queries are stuck in them: 1 if so, else 0.", []string{"server"}),
+		r.Counter(&v.batches, "penstock", "fastpath_batches_total", "The number of batches of UDP queries that were taken from the fast path's sockets.", []string{"server"}),
+		r.Gauge(&v.unwatched, "penstock", "fastpath_unwatched", "1 if cached answers bypass the plugins log and dnstap because thousands of queries are blocked in them, else 0.", []string{"server"}),
 		r.Counter(&v.unsent, "penstock", "fastpath_unsent_total", "The number of UDP replies that the kernel did not take: a full buffer, or a firewall.", []string{"server"}),
 		r.Gauge(&v.steered, "penstock", "fastpath_steered", "1 if the kernel deals all queries to the fast path's sockets, else 0; why holds the reason.", []string{"server", "proto", "why"}),
-		r.Gauge(&v.zones, "penstock", "fastpath_zone", "Whether cached answers of a zone go out without the plugin chain: 1 if so, 0 if not, and why not.", []string{"server", "zone", "why"}),
-		r.Gauge(&v.tcp, "penstock", "fastpath_tcp", "Whether they do so over TCP too: 1 if so, 0 if not, and why not.", []string{"server", "why"}),
+		r.Gauge(&v.zones, "penstock", "fastpath_zone", "1 if cached answers of a zone are sent without the plugin chain, else 0; why holds the reason.", []string{"server", "zone", "why"}),
+		r.Gauge(&v.tcp, "penstock", "fastpath_tcp", "1 if the fast path serves TCP on this listener, else 0; why holds the reason.", []string{"server", "why"}),
 		r.Gauge(&v.conns, "penstock", "fastpath_connections", "The number of TCP connections that are open.", []string{"server"}),
 		r.Counter(&v.ended, "penstock", "fastpath_connections_closed_total", "The number of TCP connections that were closed to protect the server, by reason.", []string{"server", "reason"}),
 	} {
@@ -91,7 +91,7 @@ func NewVectors(r meters.Registrar) (*Vectors, error) {
 	return v, nil
 }
 
-// publish makes the counters of f part of what is collected from now on.
+// publish adds the counters of f to the series from now on.
 func (f *Server) publish() {
 	p := &f.Home.registry.published
 	p.mu.Lock()
@@ -118,8 +118,8 @@ func (f *Server) publish() {
 	p.tcpSeriesLocked(f.Addr, f.TCPMissing)
 }
 
-// tcpSeriesLocked says that the listener at addr has no TCP of ours, and why, or
-// that it has it. The caller holds the lock.
+// tcpSeriesLocked publishes whether the fast path serves TCP at addr; why is the
+// reason if it does not. mu must be held.
 func (p *Publisher) tcpSeriesLocked(addr, why string) {
 	p.vec.tcp.DeletePartialMatch(prometheus.Labels{"server": addr})
 	on := 0.0
@@ -129,7 +129,7 @@ func (p *Publisher) tcpSeriesLocked(addr, why string) {
 	p.vec.tcp.WithLabelValues(addr, why).Set(on)
 }
 
-// registerLocked makes the families of the fast path known. The caller holds the lock.
+// registerLocked registers the families of the fast path. mu must be held.
 func (p *Publisher) registerLocked() error {
 	if p.vec != nil {
 		return nil
@@ -141,12 +141,12 @@ func (p *Publisher) registerLocked() error {
 	return err
 }
 
-// describe says for each zone of a listener that has no fast path why not.
+// describe publishes for each zone of a listener without a fast path the reason.
 func (p *Publisher) describe(addr string, zones map[string][]*dnsserver.Config, plans []*ZonePlan, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.registerLocked() != nil {
-		return // publish has said so, or will
+		return // publish logs the error
 	}
 	p.vec.zones.DeletePartialMatch(prometheus.Labels{"server": addr})
 	for zone := range zones {
@@ -161,7 +161,7 @@ func (p *Publisher) describe(addr string, zones map[string][]*dnsserver.Config, 
 	p.tcpSeriesLocked(addr, why)
 }
 
-// hook takes the place of CoreDNS's families in reg.
+// hook replaces CoreDNS's families in reg with collectors that add our counts.
 func (p *Publisher) hook(reg prometheus.Registerer) {
 	for _, c := range []prometheus.Collector{vars.RequestCount, vars.RequestDo, vars.ResponseRcode} {
 		if reg.Unregister(c) {
@@ -177,7 +177,7 @@ func (p *Publisher) hook(reg prometheus.Registerer) {
 	}
 }
 
-// retire says that f gets no more batches.
+// retire removes f from the publisher, because it receives no more batches.
 func (f *Server) retire() {
 	p := &f.Home.registry.published
 	p.mu.Lock()
@@ -186,14 +186,14 @@ func (f *Server) retire() {
 	p.flushLocked()
 }
 
-// flush adds to the series what was counted since the last time.
+// flush adds the counts since the last call to the series.
 func (p *Publisher) flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flushLocked()
 }
 
-// flushLocked is flush for who holds the lock.
+// flushLocked is flush while mu is held.
 func (p *Publisher) flushLocked() {
 	for _, f := range p.servers {
 		for _, w := range f.Workers {
@@ -213,7 +213,7 @@ func (p *Publisher) flushLocked() {
 	})
 }
 
-// backlogSeries adds what has become of the queries for the chain of f.
+// backlogSeries adds the counts of the backlog of f, and publishes its levels.
 func (p *Publisher) backlogSeries(f *Server) {
 	if p.vec == nil {
 		return
@@ -236,8 +236,8 @@ func (p *Publisher) backlogSeries(f *Server) {
 	}
 }
 
-// socketSeries says what the kernel does with packets and connections now, and
-// adds the replies that it did not take.
+// socketSeries publishes whether the kernel steers packets and connections to the
+// sockets of f, and adds the replies that it did not accept.
 func (p *Publisher) socketSeries(f *Server) {
 	if p.vec == nil {
 		return
@@ -267,7 +267,7 @@ func (p *Publisher) steeredSeries(addr, proto string, why error) {
 	p.vec.steered.WithLabelValues(addr, proto, "").Set(1)
 }
 
-// closed takes away what is said about sockets at addr.
+// closed removes the series of the sockets at addr.
 func (p *Publisher) closed(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -276,7 +276,7 @@ func (p *Publisher) closed(addr string) {
 	}
 }
 
-// connSeries adds what has become of the connections of f.
+// connSeries publishes the number of connections of f, and adds the closed ones.
 func (p *Publisher) connSeries(f *Server) {
 	if f.TCP == nil || p.vec == nil {
 		return
@@ -290,7 +290,7 @@ func (p *Publisher) connSeries(f *Server) {
 	p.vec.ended.WithLabelValues(f.Addr, "slow").Add(float64(n.Slow))
 }
 
-// drainWorker adds what w has counted.
+// drainWorker adds the counts of w to the series.
 func (p *Publisher) drainWorker(f *Server, w *Worker, proto string) {
 	w.Mu.Lock()
 	full := w.Cur
@@ -316,7 +316,7 @@ func (p *Publisher) Drain(f *Server, c *meters.CounterSet, proto string) {
 		switch {
 		case zc == nil:
 		case zc.Success+zc.Denial == 0:
-			c.Zones[i] = nil // another zone may have the room
+			c.Zones[i] = nil // make room for another zone
 			c.Own--
 		default:
 			p.zoneSeries(f, f.Zones[i], zc, proto)
@@ -333,7 +333,7 @@ func (p *Publisher) zoneSeries(f *Server, z *Zone, zc *meters.ZoneCounts, proto 
 	*zc = meters.ZoneCounts{}
 }
 
-// DrainShared adds what workers have counted in common.
+// DrainShared adds the shared counts of zones to the series.
 func (p *Publisher) DrainShared(f *Server, shared []meters.SharedCounts, proto string) {
 	for i := range shared {
 		s := &shared[i]
@@ -388,16 +388,16 @@ func (p *Publisher) querySeries(server string, z *Zone, zc *meters.ZoneCounts, p
 	p.histogram(familyResponse, server, z.metricsIn, view, proto).AddSizes(&zc.Responses, zc.Answered[:])
 }
 
-// The histograms of the prometheus plugin, with their labels as they are
-// sorted in what is collected.
+// The histograms of the prometheus plugin. A collected metric has its labels
+// sorted by name.
 const (
 	familyDuration = plugin.Namespace + "_dns_request_duration_seconds"
 	familyRequest  = plugin.Namespace + "_dns_request_size_bytes"
 	familyResponse = plugin.Namespace + "_dns_response_size_bytes"
 )
 
-// histogramsOf returns copies of the histograms of a family, with all that has been
-// counted.
+// histogramsOf returns copies of the histograms of a family, with all counts of
+// the workers.
 func (p *Publisher) histogramsOf(family string) map[string]*meters.Histogram {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,21 +8,21 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// The answer in the cache depends on a question's key. Whether the source
-// answers may depend on more: servers and firewalls drop questions with EDNS,
-// or with options that they don't know. So a query waits for another one's
-// answer only if both send the source a question of the same shape.
+// The answer in the cache depends on a question's key, but whether the source
+// answers may depend on more. Some servers and firewalls drop questions with
+// EDNS, or with options that they do not know. So a query waits for another
+// query's answer only if both send a question of the same shape to the source.
 
 // The bits of a shape's first byte.
 const (
 	shapeRD  = 1 << iota
 	shapeOPT // an OPT record
-	shapeBit // header bits that no plain query has
+	shapeBit // header bits that normal queries do not set
 )
 
-// AppendShape appends the shape of r to its key: RD, the OPT's version and
-// flags, and the options. The values of cookies and paddings differ in every
-// query and are left out. So is the size, which every source understands.
+// AppendShape appends the shape of r to its key: RD, the OPT's version and flags,
+// and the options. It leaves out the values of cookies and paddings, which differ
+// in every query, and the size, which every source understands.
 func AppendShape(key []byte, r *dns.Msg) []byte {
 	bits := byte(0)
 	if r.RecursionDesired {
@@ -53,11 +53,11 @@ func AppendShape(key []byte, r *dns.Msg) []byte {
 	return key
 }
 
-// ednsDO is the bit of the DO flag in an OPT's TTL.
+// ednsDO is the DO flag in an OPT's TTL.
 const ednsDO = 1 << 15
 
-// AppendShapeOf is appendShape for a packet that was understood, whose question
-// is q: it has no other options than cookies and paddings.
+// AppendShapeOf is AppendShape for a packet that was parsed as q. Its only
+// options are cookies and paddings.
 func AppendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
 	bits := byte(0)
 	if q.RD {
@@ -75,8 +75,8 @@ func AppendShapeOf(key []byte, pkt []byte, q *wire.Query) []byte {
 	return key
 }
 
-// Usual reports whether r has no EDNS options that a source might not know. A
-// failure to answer another question says little about the name.
+// Usual reports whether r has no EDNS options that a source might not know. The
+// failure of a query with other options says little about the name.
 func Usual(r *dns.Msg) bool {
 	opt := r.IsEdns0()
 	if opt == nil {

@@ -14,14 +14,13 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// The fast path over TCP. What decides about a query is the same as over UDP;
-// here is what differs: who serves has a connection instead of a socket, an
-// answer may be as long as a message, and what goes through the chain is
-// answered over the connection in the order in which it gets done.
+// The fast path over TCP decides about a query in the same way as over UDP. This
+// file holds the differences: a worker is borrowed by a connection, a reply may
+// be as long as a message, and queries in the chain are answered over the
+// connection in the order in which they finish.
 
-// openStreams makes the fast path of l one for TCP too, or for TLS, with as
-// many listeners as it has workers, or takes over those that are there. If that
-// fails, tcpMissing of the server says why.
+// openStreams opens as many listeners for TCP or TLS as l has workers, or takes
+// over the open ones. If that fails, TCPMissing of the server holds the reason.
 func (l *Listener) openStreams() {
 	f := l.Server
 	workers, proto := l.opts.Workers, "TCP"
@@ -61,8 +60,8 @@ func (l *Listener) openStreams() {
 	f.TCP = l.Streams
 }
 
-// streamHandler returns the handler of the connections of l, and adds what it
-// needs to opts.
+// streamHandler returns the handler of the connections of l, and sets the options
+// that it needs in opts.
 func (l *Listener) streamHandler(opts *fastpath.StreamOptions) fastpath.StreamHandler {
 	f := l.Server
 	if f.secure == nil {
@@ -82,7 +81,7 @@ func (l *Listener) streamHandler(opts *fastpath.StreamOptions) fastpath.StreamHa
 	return h
 }
 
-// closeStreams ends the connections when what has come over them is answered.
+// closeStreams ends the connections when their queries are answered.
 func (l *Listener) closeStreams() error {
 	var err error
 	if l.Streams != nil {
@@ -94,14 +93,15 @@ func (l *Listener) closeStreams() error {
 	return err
 }
 
-// Limits are those of CoreDNS's server, which the plugin timeouts may have set.
+// Limits returns the limits of CoreDNS's server, which the plugin timeouts may
+// have set.
 func (f *Server) Limits() fastpath.StreamLimits {
 	s := f.Server
 	return fastpath.StreamLimits{Read: s.ReadTimeout, Idle: s.IdleTimeout, Write: s.WriteTimeout, Messages: s.MaxTCPQueries}
 }
 
-// PrepareStreams makes the state of those who serve connections: one for each
-// processor of Go's scheduler, as no more of them run at a time.
+// PrepareStreams makes the workers that connections borrow: one for each
+// processor of Go's scheduler, because no more of them run at a time.
 func (f *Server) PrepareStreams(workers int) {
 	f.Streams = nil
 	for range max(workers, runtime.GOMAXPROCS(0)) + 1 {
@@ -112,7 +112,7 @@ func (f *Server) PrepareStreams(workers int) {
 // Borrow returns an idle worker, locked. hint belongs to a connection: it keeps
 // the worker that it had, and with it the cache of a core, while that is idle.
 func (f *Server) Borrow(hint *uint32) *Worker {
-	n := uint32(len(f.Streams) - 1) // the last one is for the waiters
+	n := uint32(len(f.Streams) - 1) // the last one is for queries that waited
 	for range n {
 		w := f.Streams[*hint%n]
 		if w.Mu.TryLock() {
@@ -159,7 +159,7 @@ func (f *Server) ServeStream(c *fastpath.Conn, b *fastpath.Burst) (served int) {
 	return served
 }
 
-// offerStream is offer for a message of c.
+// offerStream is offer for a message of connection c.
 func (f *Server) offerStream(w *Worker, a *Query, pkt []byte, c *fastpath.Conn, ipv4 bool) bool {
 	j := f.newJob(a, meters.Refresh, pkt)
 	j.conn, j.ipv4 = c, ipv4
@@ -175,7 +175,7 @@ func (f *Server) offerStream(w *Worker, a *Query, pkt []byte, c *fastpath.Conn, 
 // declineStream hands a message to the chain.
 func (f *Server) declineStream(a *Query, why meters.Reason, pkt []byte, c *fastpath.Conn, ipv4 bool) {
 	if len(pkt) < wire.HeaderLen {
-		return // CoreDNS ignores it too
+		return // CoreDNS ignores it as well
 	}
 	c.Hold()
 	j := f.newJob(a, why, pkt)
@@ -184,8 +184,8 @@ func (f *Server) declineStream(a *Query, why meters.Reason, pkt []byte, c *fastp
 	f.Backlog.Submit(j)
 }
 
-// StreamWriter sends what the chain answers over the connection of the query.
-// It implements dns.ResponseWriter.
+// StreamWriter sends the answer of the chain over the connection of the query. It
+// implements dns.ResponseWriter.
 type StreamWriter struct {
 	server *Server
 	job    *Job // has a conn
@@ -220,7 +220,7 @@ func (w *StreamWriter) Write(b []byte) (int, error) {
 // ConnectionState implements dns.ConnectionStater. It is nil over plain TCP.
 func (w *StreamWriter) ConnectionState() *tls.ConnectionState { return w.job.conn.ConnectionState() }
 
-// Close implements dns.ResponseWriter: it ends the connection for all its queries.
+// Close implements dns.ResponseWriter. It ends the connection for all queries.
 func (w *StreamWriter) Close() error { return w.job.conn.Close() }
 
 // TsigStatus implements dns.ResponseWriter.
@@ -229,6 +229,6 @@ func (w *StreamWriter) TsigStatus() error { return w.tsig }
 // TsigTimersOnly implements dns.ResponseWriter.
 func (w *StreamWriter) TsigTimersOnly(bool) {}
 
-// Hijack implements dns.ResponseWriter. The connection stays ours: other
-// queries are answered over it.
+// Hijack implements dns.ResponseWriter. It does nothing, because the connection
+// is still needed for other queries.
 func (w *StreamWriter) Hijack() {}

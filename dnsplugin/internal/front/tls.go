@@ -8,13 +8,13 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 )
 
-// The fast path over TLS (DoT): listeners as over plain TCP, whose connections
-// speak TLS with the configuration of the server block. The decision, the
+// The fast path over TLS (DoT) has listeners like the ones for plain TCP, whose
+// connections use the TLS configuration of the server block. The decision, the
 // order of replies and the counters are the same as over TCP.
 //
-// CoreDNS has no hook for a server of TLS, as it has for one of UDP. When an
-// instance has started, caddy tells its event hooks, and the instance knows its
-// servers.
+// CoreDNS calls no hook for a TLS server, in contrast to a UDP server. Instead
+// we use an event that caddy emits after an instance has started, because the
+// instance lists its servers.
 
 // OnEvent opens the fast path of the servers of TLS and HTTPS of an instance
 // that has started.
@@ -34,8 +34,8 @@ func (r *Registry) OnEvent(event caddy.EventName, info any) error {
 	return nil
 }
 
-// openSecureServer opens the fast path of s, a server of TLS, if a cache of
-// ours has a part in it.
+// openSecureServer opens the fast path of s, a TLS server, if one of its blocks
+// has a cache of ours.
 func (r *Registry) openSecureServer(s *dnsserver.Server) {
 	zones, _ := ZonesOf(s)
 	home := r.homeOf(zones)
@@ -48,8 +48,8 @@ func (r *Registry) openSecureServer(s *dnsserver.Server) {
 	}
 }
 
-// ServerOf returns the server of l if it is an S. Caddy does not export it; if
-// a later one keeps it otherwise, ok is false.
+// ServerOf returns the server of l if it is an S. It reads a private field of
+// caddy; ok is false if that does not have the expected type.
 func ServerOf[S any](l caddy.ServerListener) (s *S, ok bool) {
 	v := reflect.ValueOf(l).FieldByName("server")
 	if !v.IsValid() || v.Kind() != reflect.Interface || v.Elem().Type() != reflect.TypeFor[*S]() {
@@ -58,8 +58,8 @@ func ServerOf[S any](l caddy.ServerListener) (s *S, ok bool) {
 	return (*S)(v.Elem().UnsafePointer()), true
 }
 
-// homeOf returns the cache that answers for a listener with zones: of those in
-// its server blocks, the one that has claimed the address last. It is nil if
+// homeOf returns the cache that opens the sockets of a listener with zones: of the
+// caches in its server blocks, the one with the latest claim. It returns nil if
 // there is no cache of ours.
 func (r *Registry) homeOf(zones map[string][]*dnsserver.Config) (home *Instance) {
 	for _, configs := range zones {
@@ -79,7 +79,7 @@ func (r *Registry) homeOf(zones map[string][]*dnsserver.Config) (home *Instance)
 func secureConfig(zones map[string][]*dnsserver.Config) (config *tls.Config, why string) {
 	for _, configs := range zones {
 		for _, c := range configs {
-			// CoreDNS lets blocks share a listener only if they agree in all of this.
+			// CoreDNS lets blocks share a listener only if their configurations agree.
 			config = c.TLSConfig
 		}
 	}

@@ -12,19 +12,18 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// What a worker counts. The numbers go to Prometheus when somebody asks for
-// them (internal/front), so that a query costs a few additions to memory
-// that no other core looks at.
+// Each worker has counters of its own, which internal/front adds to the series
+// of Prometheus when those are collected. So a query costs a few additions to
+// memory that no other core uses.
 //
-// A zone's counters take about 4 KiB, in each worker that answers for it and
-// twice, because one set is emptied while the other one is in use. So a worker
-// has counters of its own for ownZones of the zones that it answers for; other
-// zones are counted in a set that all workers share, under its lock. A listener
-// with 64 CPUs, UDP and TCP, takes 33 MiB at most with 1,000 zones, and 21 MiB
-// with 16: TestCountersStayWithinTheirBound.
+// The counters of a zone take about 4 KiB, twice for each worker, because one
+// set is emptied while the other is in use. So a worker has its own counters for
+// at most OwnZones zones. All workers count other zones in one shared set, under
+// its lock. A listener with 64 CPUs, UDP and TCP, takes at most 33 MiB with 1,000
+// zones, and 21 MiB with 16 (TestCountersStayWithinTheirBound).
 
-// Reason says why a query went to the chain. The first values are those of
-// wire.Reason, the others follow.
+// Reason says why a query went to the chain. The first values equal the values
+// of wire.Reason; the others follow them.
 type Reason uint8
 
 const (
@@ -32,13 +31,13 @@ const (
 	OtherZone   = Reason(wire.Trailing) + 1 + iota // a zone without a fast path, or none
 	TypeDS                                         // DS: which zone answers depends on the parent
 	Miss                                           // not in the cache
-	Refresh                                        // in the cache, but the source must be asked too
-	Shuffle                                        // the order of the records must change in a way that only the chain knows
-	TooLong                                        // longer than the client takes, or than we send
+	Refresh                                        // in the cache, but the source must be asked as well
+	Shuffle                                        // the records must change order, and only the chain can do that
+	TooLong                                        // longer than the client accepts, or than the fast path sends
 	reasonCount = iota + int(wire.Trailing) + 1
 )
 
-// reasonText are the values of the metric's label from otherZone on.
+// reasonText holds the values of the metric's label from OtherZone on.
 var reasonText = [...]string{"other_zone", "type_ds", "miss", "refresh", "shuffle", "too_long"}
 
 func (d Reason) String() string {
@@ -49,76 +48,76 @@ func (d Reason) String() string {
 }
 
 const (
-	// OwnZones is how many zones a worker has counters of its own for.
+	// OwnZones is the number of zones that a worker has its own counters for.
 	OwnZones = 16
 
-	// MaxPlain is the longest reply over UDP, counted without compression, that
-	// goes out without the chain.
+	// MaxPlain is the longest reply, without compression, that is sent over UDP
+	// without the chain.
 	MaxPlain = 8 << 10
 
-	// IPFamilies: 0 is IPv4, 1 is IPv6.
+	// IPFamilies is the number of families: IPv4 at index 0, IPv6 at 1.
 	IPFamilies = 2
 
-	// Durations are told apart from 2^-24 s on, 60 ns, up to 2^6 s.
+	// Durations have buckets from 2^-24 s (60 ns) to 2^6 s.
 	firstOctave = -24
 	octaves     = 30
 
-	// MaxQuery is the longest query, in bytes, that is answered here: as
-	// long as CoreDNS takes from a UDP socket.
+	// MaxQuery is the longest query, in bytes, that the fast path answers. CoreDNS
+	// accepts the same length from a UDP socket.
 	MaxQuery = 512
 
-	// The native buckets of sizes from 1 to maxCounted, and to 64 KiB.
+	// The native buckets of sizes from 1 to MaxQuery, and to 64 KiB.
 	requestBuckets  = 9*perOctave + 1
 	responseBuckets = 16*perOctave + 1
 )
 
-// Zone is a zone of a listener, as far as it is counted.
+// Zone is the part of a listener's zone that counting needs.
 type Zone struct {
-	Index   int  // of all zones of the listener
-	Counted bool // for the families of the prometheus plugin as well
+	Index   int  // among the zones of the listener
+	Counted bool // in the families of the prometheus plugin as well
 }
 
-// Counters is a worker's set of counters.
+// Counters are the counters of one worker.
 type Counters struct {
-	Mu     sync.Mutex // guards all below; taken once per batch by the worker, and to exchange cur
+	Mu     sync.Mutex // guards all below; the worker takes it once per batch, the publisher to exchange Cur
 	Cur    *CounterSet
-	Spare  *CounterSet    // where the publisher puts back what it has emptied
-	shared []SharedCounts // by meterZone.index; of the server
-	// The hits of the batch being served, for lasted: by zone, and where each
-	// zone stands in it, from 1 on.
+	Spare  *CounterSet    // emptied by the publisher
+	shared []SharedCounts // by Zone.Index; shared by the workers of the server
+	// The hits of the current batch by zone, for CountDuration, and the position
+	// of each zone in touched, from 1 on.
 	touched []touchedZone
 	at      []uint32
 }
 
-// touchedZone is a zone with hits in the batch being served.
+// touchedZone is a zone with hits in the current batch.
 type touchedZone struct {
 	zone *Zone
 	n    uint64
 }
 
-// CounterSet are counted since they were last published. They stand between two
-// lines of padding, and so does what their slice leads to.
+// CounterSet holds the counts since they were last published. It has padding
+// around it, and so has the array of its slice.
 type CounterSet struct {
 	_       [128]byte
-	Zones   []*ZoneCounts // by meterZone.index; nil until the first hit
-	Own     int           // of them, those that are not nil
+	Zones   []*ZoneCounts // by Zone.Index; nil until the first hit
+	Own     int           // number of Zones that are not nil
 	Why     [reasonCount]uint64
 	Batches uint64
 	_       [128]byte
 }
 
-// SharedCounts are the hits in a zone by workers that have no counters of their
-// own for it.
+// SharedCounts holds the hits in a zone by all workers without their own
+// counters for it.
 type SharedCounts struct {
-	Mu     sync.Mutex  // guards counts; taken for a few additions
+	Mu     sync.Mutex  // guards Counts; held for a few additions
 	Counts *ZoneCounts // nil until the first hit
 }
 
-// ZoneCounts are the hits in one zone. Those of 32 bits are emptied often
-// enough (drainEvery) not to wrap around.
+// ZoneCounts holds the hits in one zone. The publisher empties it often enough
+// that its 32-bit counters do not wrap around.
 type ZoneCounts struct {
 	Success, Denial uint64 // hits by side
-	// Of them, those that had waited for another query's answer: misses.
+	// Hits that waited for another query's answer; they are published as misses.
 	CoalescedSuccess, CoalescedDenial uint64
 
 	Stale, DO uint64
@@ -131,7 +130,7 @@ type ZoneCounts struct {
 	Answered  [responseBuckets]uint32 // native buckets of responses
 }
 
-// sizeCounts is a histogram of sizes but for its native buckets.
+// sizeCounts is a histogram of sizes without its native buckets.
 type sizeCounts struct {
 	sum     uint64
 	classic [classicSizes + 1]uint32
@@ -139,7 +138,8 @@ type sizeCounts struct {
 
 const classicSizes = 14 // len(sizeBounds)
 
-// sizeBuckets are the native and the classic bucket of each size up to maxPlain.
+// sizeBuckets holds the native and the classic bucket of each size up to
+// MaxPlain.
 var sizeBuckets = func() (buckets [MaxPlain + 1]struct {
 	native  uint16
 	classic uint8
@@ -155,7 +155,7 @@ var sizeBuckets = func() (buckets [MaxPlain + 1]struct {
 	return buckets
 }()
 
-// add counts size, which is above 0, and in native its bucket.
+// add counts size, which must be above 0, and adds it to its bucket in native.
 func (c *sizeCounts) add(size int, native []uint32) {
 	c.sum += uint64(size)
 	if size < len(sizeBuckets) {
@@ -168,14 +168,14 @@ func (c *sizeCounts) add(size int, native []uint32) {
 	native[min(nativeBucket(float64(size)), len(native)-1)]++
 }
 
-// TypeNames are the types that Prometheus tells apart, see vars of CoreDNS.
+// TypeNames are the types that have series of their own in CoreDNS.
 var TypeNames = [...]uint16{
 	dns.TypeNone, // all others
 	dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeDNSKEY, dns.TypeDS, dns.TypeMX, dns.TypeNSEC3, dns.TypeNSEC,
 	dns.TypeNS, dns.TypePTR, dns.TypeRRSIG, dns.TypeSOA, dns.TypeSRV, dns.TypeTXT, dns.TypeHTTPS, dns.TypeSVCB,
 }
 
-// typeIndex is the inverse of typeNames for types below 256.
+// typeIndex is the inverse of TypeNames for types below 256.
 var typeIndex = func() (index [256]uint8) {
 	for i, t := range TypeNames {
 		index[t] = uint8(i)
@@ -183,7 +183,8 @@ var typeIndex = func() (index [256]uint8) {
 	return index
 }()
 
-// Init makes s count zones of the given number; shared has one element for each.
+// Init prepares s for the given number of zones. shared has one element for each
+// zone.
 func (s *Counters) Init(zones int, shared []SharedCounts) {
 	const pad = 128 / 4
 	s.Cur, s.Spare, s.shared = newCounterSet(zones), newCounterSet(zones), shared
@@ -196,9 +197,9 @@ func newCounterSet(zones int) *CounterSet {
 	return &CounterSet{Zones: make([]*ZoneCounts, pad+zones+pad)[pad:][:zones:zones]}
 }
 
-// otherZone returns the counters of z, which has none in cur yet. If they are
-// shared, the caller calls unlock in the end. It is not part of a hit in a zone
-// that a worker has counters of its own for: see TestAtomicInstructionsOfAHit.
+// otherZone returns the counters of z, which has none in Cur. If they are shared,
+// the caller must call unlock when it has finished. Hits in a zone that has
+// counters in Cur do not call it, see TestAtomicInstructionsOfAHit.
 //
 //go:noinline
 func (s *Counters) otherZone(z *Zone) (zc *ZoneCounts, shared bool) {
@@ -216,12 +217,12 @@ func (s *Counters) otherZone(z *Zone) (zc *ZoneCounts, shared bool) {
 	return c.Counts, true
 }
 
-// unlock gives back shared counters.
+// unlock releases the shared counters of z.
 //
 //go:noinline
 func (s *Counters) unlock(z *Zone) { s.shared[z.Index].Mu.Unlock() }
 
-// CountHit counts an answer of size bytes (without compression).
+// CountHit counts an answer of size bytes without compression.
 func (s *Counters) CountHit(z *Zone, kind sides.Kind, rcode, size int, stale bool) {
 	zc, shared := s.Cur.Zones[z.Index], false
 	if zc == nil {
@@ -244,7 +245,7 @@ func (s *Counters) CountHit(z *Zone, kind sides.Kind, rcode, size int, stale boo
 	}
 }
 
-// CountQuery counts the query of a hit as the prometheus plugin does.
+// CountQuery counts the query of a hit in the way of the prometheus plugin.
 func (s *Counters) CountQuery(z *Zone, q *wire.Query, size int, ipv4 bool) {
 	zc, shared := s.Cur.Zones[z.Index], false
 	if zc == nil {
@@ -273,10 +274,10 @@ func (s *Counters) CountQuery(z *Zone, q *wire.Query, size int, ipv4 bool) {
 	s.touched[s.at[z.Index]-1].n++
 }
 
-// CountDecline counts a query that goes to the chain.
+// CountDecline counts a query that takes the chain.
 func (s *Counters) CountDecline(why Reason) { s.Cur.Why[why]++ }
 
-// CountWait marks the hit that was counted last as one that had to wait.
+// CountWait marks the latest hit as one that waited for another query's answer.
 func (s *Counters) CountWait(z *Zone, kind sides.Kind) {
 	zc, shared := s.Cur.Zones[z.Index], false
 	if zc == nil {
@@ -292,7 +293,8 @@ func (s *Counters) CountWait(z *Zone, kind sides.Kind) {
 	}
 }
 
-// CountDuration says how long the batch took: each of its queries waited for all of it.
+// CountDuration ends a batch that took d. Each of its queries counts with d,
+// because the replies are sent together.
 func (s *Counters) CountDuration(d time.Duration) {
 	if len(s.touched) == 0 {
 		return
@@ -312,13 +314,13 @@ func (s *Counters) CountDuration(d time.Duration) {
 	s.touched = s.touched[:0]
 }
 
-// durations is a histogram of seconds with the buckets that CoreDNS has: its
-// classic ones, and the native ones of schema 4, 16 for each doubling.
+// durations is a histogram of seconds with the buckets of CoreDNS: its classic
+// buckets, and native buckets of schema 4, which has 16 for each doubling.
 type durations struct {
 	Count   uint64
 	sum     float64
-	classic [classicDurations + 1]uint64 // the last one: above all bounds
-	native  [octaves * perOctave]uint32  // from firstOctave on; less and more go to the ends
+	classic [classicDurations + 1]uint64 // the last element counts durations above all bounds
+	native  [octaves * perOctave]uint32  // from firstOctave on; the ends also count durations beyond them
 }
 
 const (
@@ -328,7 +330,7 @@ const (
 
 // add counts d seconds n times.
 func (h *durations) add(d float64, n uint64) {
-	// A clock that stands still within a batch says less than it can tell.
+	// A coarse clock may not advance during a batch.
 	d = max(d, 1e-9)
 	h.Count += n
 	h.sum += d * float64(n)
@@ -336,7 +338,7 @@ func (h *durations) add(d float64, n uint64) {
 	h.native[min(max(nativeBucket(d)-firstOctave*perOctave, 0), len(h.native)-1)] += uint32(n)
 }
 
-// classicBucket is the index of the bucket that v belongs to.
+// classicBucket returns the index of the bucket that v belongs to.
 func classicBucket(bounds []float64, v float64) int {
 	for i, b := range bounds {
 		if v <= b {

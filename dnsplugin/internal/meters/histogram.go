@@ -9,23 +9,23 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Prometheus's client can't add many observations at once to a histogram, and
-// one by one they would cost a third of a microsecond per query. So the
-// observations of the fast path are kept in histograms of our own, and added
-// to CoreDNS's when those are collected: one series, whoever has answered.
+// Prometheus's client cannot add many observations to a histogram at once, and
+// adding one costs a third of a microsecond. So the fast path keeps its
+// observations in histograms of its own, and adds them to CoreDNS's when those
+// are collected. A series then covers the queries of both paths.
 
 // SizeBounds are the bounds of the classic buckets of sizes in CoreDNS.
 var SizeBounds = []float64{0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16e3, 32e3, 48e3, 64e3}
 
-// nativeSchema is the resolution of the native buckets that CoreDNS asks for.
+// nativeSchema is the resolution of CoreDNS's native buckets.
 const nativeSchema = 4
 
-// Histogram is a histogram of what the fast path has observed.
+// Histogram is a histogram of the fast path's observations.
 type Histogram struct {
 	bounds  []float64
 	count   uint64
 	sum     float64
-	classic []uint64      // by bucket, the last one above all bounds
+	classic []uint64      // by bucket; the last one is above all bounds
 	native  map[int]int64 // by index of the native bucket
 }
 
@@ -34,7 +34,7 @@ func NewHistogram(bounds []float64) *Histogram {
 	return &Histogram{bounds: bounds, classic: make([]uint64, len(bounds)+1), native: map[int]int64{}}
 }
 
-// AddSizes adds sizes, which are above 0, with their native buckets.
+// AddSizes adds sizes, which must be above 0, with their native buckets.
 func (b *Histogram) AddSizes(sizes *sizeCounts, native []uint32) {
 	b.sum += float64(sizes.sum)
 	for i, n := range sizes.classic {
@@ -81,7 +81,7 @@ func (b *Histogram) addTo(h *dto.Histogram) {
 		bucket.CumulativeCount = new(bucket.GetCumulativeCount() + cumulative)
 	}
 	if h.Schema == nil || h.GetSchema() != nativeSchema {
-		return // no native histogram, or one of another resolution: the classic buckets say it all
+		return // there is no native histogram of this resolution to add to
 	}
 	all := maps.Clone(b.native)
 	eachNative(h, func(i int, n int64) { all[i] += n })
@@ -102,8 +102,8 @@ func eachNative(h *dto.Histogram, f func(i int, n int64)) {
 	}
 }
 
-// spansOf encodes native buckets: runs of buckets, each with its difference
-// to the one before. Gaps of up to two are filled with empty buckets.
+// spansOf encodes native buckets as runs, in which each bucket is the difference
+// from its predecessor. It fills gaps of up to two with empty buckets.
 func spansOf(buckets map[int]int64) (spans []*dto.BucketSpan, deltas []int64) {
 	next, before := 0, int64(0)
 	add := func(n int64) {
@@ -126,10 +126,10 @@ func spansOf(buckets map[int]int64) (spans []*dto.BucketSpan, deltas []int64) {
 	return spans, deltas
 }
 
-// Merged collects a family of histograms with the observations of the fast path added.
+// Merged collects a family of histograms and adds the fast path's observations.
 type Merged struct {
 	Vec  *prometheus.HistogramVec
-	Ours func() map[string]*Histogram // by labelKey; the caller may keep it
+	Ours func() map[string]*Histogram // by LabelKey; the caller may keep the map
 }
 
 // Describe implements prometheus.Collector.
@@ -160,7 +160,7 @@ func (h *Merged) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collected is a metric that has been written already.
+// collected is a metric with a fixed value.
 type collected struct {
 	desc *prometheus.Desc
 	as   *dto.Metric
@@ -175,5 +175,5 @@ func (c collected) Write(out *dto.Metric) error {
 	return nil
 }
 
-// LabelKey joins label values; they are addresses and names without NUL.
+// LabelKey joins label values, which are addresses and names without NUL bytes.
 func LabelKey(values []string) string { return strings.Join(values, "\x00") }

@@ -13,16 +13,16 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
-// Vectors are the metric families. Those of the subsystem "cache" have the
-// names, help texts and labels of CoreDNS's cache, so dashboards go on working.
+// Vectors are the metric families. The families of the subsystem "cache" have
+// the names, help texts and labels of CoreDNS's cache, so dashboards still work.
 type Vectors struct {
 	entries, bytes                                                       *prometheus.GaugeVec
 	hits, evictions                                                      *prometheus.CounterVec // by type
 	requests, misses, prefetches, drops, stale, coalesced, cuts, subnets *prometheus.CounterVec
 }
 
-// NewVectors registers the families with reg, or takes over those that an
-// earlier instance (before a reload, in another server block) has registered.
+// NewVectors registers the families with r. If another instance has registered
+// them, before a reload or for another server block, it returns these.
 func NewVectors(r Registrar) (*Vectors, error) {
 	var v Vectors
 	byType := []string{"server", "type", "zones", "view"}
@@ -38,31 +38,31 @@ func NewVectors(r Registrar) (*Vectors, error) {
 		r.Counter(&v.evictions, "cache", "evictions_total", "The count of cache evictions.", byType),
 		r.Gauge(&v.bytes, "penstock", "cache_bytes", "The memory that the cache accounts for, in bytes.", byType),
 		r.Counter(&v.cuts, "penstock", "nxcut_total", "The number of requests answered by the denial of a name above, or of another type.", plain),
-		r.Counter(&v.subnets, "penstock", "subnet_total", "The number of requests with a client subnet (ECS), which go past the cache.", plain),
+		r.Counter(&v.subnets, "penstock", "subnet_total", "The number of requests with a client subnet (ECS), which bypass the cache.", plain),
 		r.Counter(&v.coalesced, "penstock", "coalesced_total", "The number of misses that waited for another query's answer instead of asking.", plain),
 	)
 }
 
-// Registrar registers families that are up to date when they are collected:
-// flush is called before.
+// Registrar registers families with Into. It calls Flush before a family is
+// collected, to add the counts of the workers.
 type Registrar struct {
 	Into  prometheus.Registerer
 	Flush func()
 }
 
-// Counter makes *into the family of that name.
+// Counter sets *into to the counter family of that name.
 func (r Registrar) Counter(into **prometheus.CounterVec, subsystem, name, help string, labels []string) error {
 	*into = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
 	return register(r, into)
 }
 
-// Gauge makes *into the family of that name.
+// Gauge sets *into to the gauge family of that name.
 func (r Registrar) Gauge(into **prometheus.GaugeVec, subsystem, name, help string, labels []string) error {
 	*into = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help}, labels)
 	return register(r, into)
 }
 
-// register registers *c, or replaces *c by the equal collector that is registered already.
+// register registers *c, or sets *c to an equal collector that is registered.
 func register[C prometheus.Collector](r Registrar, c *C) error {
 	err := r.Into.Register(UpToDate{*c, r.Flush})
 	var have prometheus.AlreadyRegisteredError
@@ -75,7 +75,7 @@ func register[C prometheus.Collector](r Registrar, c *C) error {
 			*c = ours
 			return nil
 		}
-	case C: // CoreDNS's cache is linked in too
+	case C: // of CoreDNS's cache, which the program contains too
 		*c = existing
 		r.Into.Unregister(existing)
 		return r.Into.Register(UpToDate{existing, r.Flush})
@@ -83,7 +83,7 @@ func register[C prometheus.Collector](r Registrar, c *C) error {
 	return fmt.Errorf("another kind of collector is registered under the same name: %w", err)
 }
 
-// UpToDate collects a family after flush has added what workers have counted.
+// UpToDate collects a family after Flush has added the counts of the workers.
 type UpToDate struct {
 	prometheus.Collector
 	Flush func()
@@ -95,8 +95,8 @@ func (c UpToDate) Collect(ch chan<- prometheus.Metric) {
 	c.Collector.Collect(ch)
 }
 
-// Meters are the metrics of one server, with their labels resolved: looking
-// up a label set costs more than the answer from the cache.
+// Meters are the metrics of one server with their labels resolved, because
+// looking up a set of labels costs more than an answer from the cache.
 type Meters struct {
 	Requests, Misses, Prefetches, Drops, Stale, Coalesced, Cuts, Subnets prometheus.Counter
 	Success, Denial                                                      SideMeters
@@ -116,17 +116,17 @@ func (m *Meters) Side(kind sides.Kind) *SideMeters {
 	return &m.Success
 }
 
-// Set hands out the meters of each server that a Cache runs in. Their
-// number is that of the listeners, so the map is copied to add one.
+// Set holds the meters of each server that a Cache runs in. There are as few as
+// listeners, so the map is copied when one is added.
 type Set struct {
 	Vec         *Vectors
 	Zones, View string
 
-	mu       sync.Mutex // serialises writers of byServer
+	mu       sync.Mutex // held by writers of byServer
 	byServer atomic.Pointer[map[string]*Meters]
 }
 
-// Of returns the meters of server.
+// Of returns the meters of a server.
 func (s *Set) Of(server string) *Meters {
 	if all := s.byServer.Load(); all != nil {
 		if m := (*all)[server]; m != nil {
@@ -163,7 +163,7 @@ func (s *Set) add(server string) *Meters {
 	return m
 }
 
-// Resize publishes how many entries there are.
+// Resize publishes the number of entries on each side.
 func (s *Set) Resize(success, denial int) {
 	all := s.byServer.Load()
 	if all == nil {
