@@ -89,8 +89,9 @@ func (m *marks) takeMark(n int) (k *mark) {
 // setRecorder makes t collect index points for rec.
 func (t *twoStage) setRecorder(rec *index.Recorder) { t.rec = rec }
 
-// frontMarksLocked returns the marks of the front.
-func (t *twoStage) frontMarksLocked() *marks {
+// frontMarks returns the marks of the front. Only the goroutine that decodes
+// with the front may call it.
+func (t *twoStage) frontMarks() *marks {
 	if t.frontDecoder != nil {
 		return t.frontDecoder.marks
 	}

@@ -167,6 +167,7 @@ func (t *twoStage) close() {
 	t.wake.Broadcast()
 	t.mu.Unlock()
 	t.wg.Wait()
+	// No worker is left, so mu is not needed.
 	for len(t.segs) > 0 {
 		t.dropLocked(t.segs[0])
 	}
@@ -306,7 +307,7 @@ func (t *twoStage) runFrontLocked() {
 		var err error
 		bad := panics.Guard(func() {
 			o.p, o.buf, err = t.front.NextIn(o.buf)
-			o.mark = t.frontMarksLocked().takeMark(len(o.p))
+			o.mark = t.frontMarks().takeMark(len(o.p))
 			o.sum = crc32.ChecksumIEEE(o.p)
 		})
 		t.mu.Lock()
