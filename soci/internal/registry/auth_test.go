@@ -413,8 +413,9 @@ func TestRealmRebinds(t *testing.T) {
 	}
 }
 
-// TestHelpers checks that a credential helper that hangs, fails or is missing
-// does not delay other pulls, and that a public image is pulled without it.
+// TestHelpers checks that a public image is pulled although its credential
+// helper fails or is missing, and that a helper that hangs is killed with its
+// children when the pull ends.
 func TestHelpers(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
