@@ -69,17 +69,31 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve runs sessions over connections of l, with blocking reads and writes.
 func serve(t *testing.T, l net.Listener, h Handler) {
+	t.Helper()
 	var running sync.WaitGroup
+	var mu sync.Mutex // guards open
+	var open []net.Conn
 	running.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
+			mu.Lock()
+			open = append(open, c)
+			mu.Unlock()
 			running.Go(func() { serveConn(c, h) })
 		}
 	})
-	t.Cleanup(func() { l.Close(); running.Wait() })
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close() // the client may not know yet that it is idle
+		}
+		mu.Unlock()
+		running.Wait()
+	})
 }
 
 func serveConn(c net.Conn, h Handler) {
@@ -544,8 +558,8 @@ func TestBodiesAreBounded(t *testing.T) {
 			s.frame(frameData, 0, id, make([]byte, maxFrameLen)...)
 		}
 	}
-	if _, _, _, err := session.Feed(s.out, out); err != nil || session.bodies > maxBodies {
-		t.Errorf("%v, %d bytes", err, session.bodies)
+	if _, _, _, err := session.Feed(s.out, out); err != nil || session.m.bodies > maxBodies {
+		t.Errorf("%v, %d bytes", err, session.m.bodies)
 	}
 }
 
@@ -565,7 +579,7 @@ func TestHitsAllocateLittle(t *testing.T) {
 		if _, out, _, err = session.Feed(in, out[:0]); err != nil {
 			t.Fatal(err)
 		}
-		session.window = 1 << 30
+		session.m.window = 1 << 30
 	}
 	id := uint32(1)
 	query := []string{":method", "GET", ":scheme", "https", ":authority", "dns.test", ":path", get("query"), "accept", mediaType}
@@ -612,7 +626,7 @@ func FuzzFeed(f *testing.F) {
 				Local: &net.TCPAddr{}, Remote: &net.TCPAddr{},
 			})
 			defer session.Close()
-			session.dateAt = math64
+			session.m.dateAt = math64
 			var rest []byte
 			for _, p := range parts {
 				rest = append(rest, p...)

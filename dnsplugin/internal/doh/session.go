@@ -78,35 +78,41 @@ type Options struct {
 	TLS           *tls.ConnectionState
 }
 
-// Session is the state of one connection.
-//
-// Invariants, while mu is not held:
-//
-//	streams holds the streams that wait for a body, for ServeHTTP, or for a window
-//	stalled is the sum of len(pending) over streams, and <= maxStalled
+// Session is one connection. Feed must be called by one goroutine at a time.
 type Session struct {
-	opts Options
-	hint uint32
+	mu sync.Mutex // guards m; held while frames are served, which does not block
+	m  machine
+}
 
-	// Owned by the caller of Feed.
+// machine is the state of a connection. It knows neither locks nor sockets.
+//
+// Invariants between frames:
+//
+//	streams has the streams that wait for a body, for ServeHTTP, or for a window
+//	bodies is the sum of len(body) over streams
+//	stalled is the sum of len(pending) over streams, and <= maxStalled
+type machine struct {
+	opts     Options
+	finished func(*stream, *responseWriter) // called when ServeHTTP has returned
+	hint     uint32                         // see Handler.Answer
+
 	greeted bool // the preface has come
+	ended   bool
 	decoder *hpack.Decoder
 	head    head               // of the latest HEADERS
 	block   []byte             // header block of a request whose CONTINUATION is to come
 	blockOf frame              // its HEADERS without the payload; stream 0 if there is none
 	buf     [maxQuery + 3]byte // query of a GET
 
-	mu       sync.Mutex // guards all below
-	ended    bool
 	last     uint32 // highest stream of the client
 	streams  map[uint32]*stream
 	window   int64 // how much may be sent on the connection
-	initial  int64 // and on a new stream
+	initial  int64 // how much may be sent on a new stream
 	stalled  int
-	bodies   int // sum of len(body) over streams
+	bodies   int
 	received int // bytes of bodies since the client was last given credit
 	date     [len(http.TimeFormat)]byte
-	dateAt   int64 // the second that date is of
+	dateAt   int64 // the second of date, in Unix time
 }
 
 // stream is a request that could not be answered within the frame that
@@ -129,9 +135,11 @@ func NewSession(opts Options) (s *Session, greeting []byte) {
 	if opts.MaxStreams <= 0 {
 		opts.MaxStreams = defaultStreams
 	}
-	s = &Session{opts: opts, streams: map[uint32]*stream{}, window: initialWindow, initial: initialWindow}
-	s.decoder = hpack.NewDecoder(4096, func(f hpack.HeaderField) { s.head.take(f) })
-	s.decoder.SetMaxStringLength(maxHeaderBlock)
+	s = &Session{m: machine{opts: opts, streams: map[uint32]*stream{}, window: initialWindow, initial: initialWindow}}
+	m := &s.m
+	m.finished = s.finish
+	m.decoder = hpack.NewDecoder(4096, func(f hpack.HeaderField) { m.head.take(f) })
+	m.decoder.SetMaxStringLength(maxHeaderBlock)
 	greeting = appendFrameHeader(nil, frameSettings, 0, 0, 3*6)
 	greeting = appendSetting(greeting, settingMaxStreams, uint32(opts.MaxStreams))
 	greeting = appendSetting(greeting, settingInitialWindow, maxBody)
@@ -147,7 +155,12 @@ func NewSession(opts Options) (s *Session, greeting []byte) {
 func (s *Session) Feed(in, out []byte) (used int, _ []byte, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.greeted {
+	return s.m.feed(in, out)
+}
+
+// feed is Session.Feed.
+func (m *machine) feed(in, out []byte) (used int, _ []byte, more bool, err error) {
+	if !m.greeted {
 		n := min(len(in), len(preface))
 		if string(in[:n]) != preface[:n] {
 			return 0, out, false, connError{codeProtocol, "the client does not begin with the preface of HTTP/2"}
@@ -155,19 +168,19 @@ func (s *Session) Feed(in, out []byte) (used int, _ []byte, more bool, err error
 		if n < len(preface) {
 			return 0, out, false, nil
 		}
-		s.greeted, used = true, n
+		m.greeted, used = true, n
 	}
-	for !s.ended {
-		if len(out) >= s.opts.Full || s.opts.Busy() {
+	for !m.ended {
+		if len(out) >= m.opts.Full || m.opts.Busy() {
 			return used, out, true, nil
 		}
 		f, n, err := parseFrame(in[used:])
 		if err == nil && n > 0 {
 			used += n
-			out, err = s.frame(&f, out)
+			out, err = m.frame(&f, out)
 		}
 		if err != nil {
-			return used, s.failLocked(err, out), false, err
+			return used, m.fail(err, out), false, err
 		}
 		if n == 0 {
 			break
@@ -176,14 +189,14 @@ func (s *Session) Feed(in, out []byte) (used int, _ []byte, more bool, err error
 	return used, out, false, nil
 }
 
-// failLocked announces the end because of err.
-func (s *Session) failLocked(err error, out []byte) []byte {
+// fail appends the announcement that the connection ends because of err.
+func (m *machine) fail(err error, out []byte) []byte {
 	c := codeInternal
 	if e, ok := err.(connError); ok { //nolint:errorlint // frame returns it bare
 		c = e.code
 	}
-	s.ended = true
-	return appendGoAway(out, s.last, c)
+	m.ended = true
+	return appendGoAway(out, m.last, c)
 }
 
 // GoAway appends the announcement that no further requests are served.
@@ -191,49 +204,49 @@ func (s *Session) failLocked(err error, out []byte) []byte {
 func (s *Session) GoAway(out []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.m.ended {
 		return out
 	}
-	s.ended = true
-	return appendGoAway(out, s.last, codeNone)
+	s.m.ended = true
+	return appendGoAway(out, s.m.last, codeNone)
 }
 
 // Close cancels the requests that are in ServeHTTP: the connection is closed.
 func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = true
-	for id, st := range s.streams {
-		s.forgetLocked(id, st)
+	s.m.ended = true
+	for id, st := range s.m.streams {
+		s.m.forget(id, st)
 	}
 }
 
-// forgetLocked removes a stream and cancels its request.
-func (s *Session) forgetLocked(id uint32, st *stream) {
+// forget removes a stream and cancels its request.
+func (m *machine) forget(id uint32, st *stream) {
 	if st.cancel != nil {
 		st.cancel()
 	}
-	s.stalled -= len(st.pending)
-	s.bodies -= len(st.body)
-	delete(s.streams, id)
+	m.stalled -= len(st.pending)
+	m.bodies -= len(st.body)
+	delete(m.streams, id)
 }
 
 // frame serves one frame.
-func (s *Session) frame(f *frame, out []byte) ([]byte, error) {
-	if s.blockOf.stream != 0 && (f.kind != frameContinuation || f.stream != s.blockOf.stream) {
+func (m *machine) frame(f *frame, out []byte) ([]byte, error) {
+	if m.blockOf.stream != 0 && (f.kind != frameContinuation || f.stream != m.blockOf.stream) {
 		return out, connError{codeProtocol, "a header block is interrupted"}
 	}
 	switch f.kind {
 	case frameData:
-		return s.data(f, out)
+		return m.data(f, out)
 	case frameHeaders:
-		return s.headers(f, out)
+		return m.headers(f, out)
 	case frameContinuation:
-		return s.continuation(f, out)
+		return m.continuation(f, out)
 	case frameSettings:
-		return s.settings(f, out)
+		return m.settings(f, out)
 	case frameWindowUpdate:
-		return s.windowUpdate(f, out)
+		return m.windowUpdate(f, out)
 	case framePing:
 		switch {
 		case f.stream != 0:
@@ -245,13 +258,13 @@ func (s *Session) frame(f *frame, out []byte) ([]byte, error) {
 		}
 	case frameResetStream:
 		switch {
-		case f.stream == 0 || f.stream > s.last:
+		case f.stream == 0 || f.stream > m.last:
 			return out, connError{codeProtocol, "RST_STREAM for a stream that is not open"}
 		case len(f.payload) != 4:
 			return out, connError{codeFrameSize, "RST_STREAM of another length than 4"}
 		}
-		if st := s.streams[f.stream]; st != nil {
-			s.forgetLocked(f.stream, st)
+		if st := m.streams[f.stream]; st != nil {
+			m.forget(f.stream, st)
 		}
 	case framePriority:
 		switch {
@@ -267,7 +280,7 @@ func (s *Session) frame(f *frame, out []byte) ([]byte, error) {
 }
 
 // headers takes a HEADERS frame.
-func (s *Session) headers(f *frame, out []byte) ([]byte, error) {
+func (m *machine) headers(f *frame, out []byte) ([]byte, error) {
 	if f.stream%2 == 0 {
 		return out, connError{codeProtocol, "HEADERS on a stream that is not a client's"}
 	}
@@ -276,138 +289,138 @@ func (s *Session) headers(f *frame, out []byte) ([]byte, error) {
 		return out, err
 	}
 	if !f.has(flagEndHeaders) {
-		s.blockOf = frame{kind: f.kind, flags: f.flags, stream: f.stream}
-		s.block = append(s.block[:0], block...)
+		m.blockOf = frame{kind: f.kind, flags: f.flags, stream: f.stream}
+		m.block = append(m.block[:0], block...)
 		return out, nil
 	}
-	return s.request(f, block, out)
+	return m.request(f, block, out)
 }
 
 // continuation takes a CONTINUATION frame.
-func (s *Session) continuation(f *frame, out []byte) ([]byte, error) {
-	if s.blockOf.stream == 0 {
+func (m *machine) continuation(f *frame, out []byte) ([]byte, error) {
+	if m.blockOf.stream == 0 {
 		return out, connError{codeProtocol, "CONTINUATION without HEADERS"}
 	}
-	if len(s.block)+len(f.payload) > maxHeaderBlock || len(f.payload) == 0 && !f.has(flagEndHeaders) {
+	if len(m.block)+len(f.payload) > maxHeaderBlock || len(f.payload) == 0 && !f.has(flagEndHeaders) {
 		return out, connError{codeEnhanceCalm, "a header block is too long"}
 	}
-	s.block = append(s.block, f.payload...)
+	m.block = append(m.block, f.payload...)
 	if !f.has(flagEndHeaders) {
 		return out, nil
 	}
-	begin, block := s.blockOf, s.block
-	s.blockOf, s.block = frame{}, nil
-	return s.request(&begin, block, out)
+	begin, block := m.blockOf, m.block
+	m.blockOf, m.block = frame{}, nil
+	return m.request(&begin, block, out)
 }
 
 // request takes a whole header block.
-func (s *Session) request(f *frame, block, out []byte) ([]byte, error) {
-	s.head.reset()
-	if _, err := s.decoder.Write(block); err != nil {
+func (m *machine) request(f *frame, block, out []byte) ([]byte, error) {
+	m.head.reset()
+	if _, err := m.decoder.Write(block); err != nil {
 		return out, connError{codeCompression, err.Error()}
 	}
-	if err := s.decoder.Close(); err != nil {
+	if err := m.decoder.Close(); err != nil {
 		return out, connError{codeCompression, err.Error()}
 	}
-	if st := s.streams[f.stream]; st != nil {
-		return s.trailers(f, st, out)
+	if st := m.streams[f.stream]; st != nil {
+		return m.trailers(f, st, out)
 	}
-	if f.stream <= s.last {
+	if f.stream <= m.last {
 		return out, connError{codeStreamClosed, "HEADERS on a closed stream"}
 	}
-	s.last = f.stream
+	m.last = f.stream
 	switch {
-	case s.head.size > maxHeaderList:
-		return s.respond(out, f.stream, s.initial, http.StatusRequestHeaderFieldsTooLarge, nil, nil)
-	case !s.head.wellFormed():
+	case m.head.size > maxHeaderList:
+		return m.respond(out, f.stream, m.initial, http.StatusRequestHeaderFieldsTooLarge, nil, nil)
+	case !m.head.wellFormed():
 		return appendReset(out, f.stream, codeProtocol), nil
-	case len(s.streams) >= s.opts.MaxStreams:
+	case len(m.streams) >= m.opts.MaxStreams:
 		return appendReset(out, f.stream, codeRefused), nil
 	case f.has(flagEndStream):
-		return s.complete(f.stream, nil, &s.head, nil, out)
+		return m.complete(f.stream, nil, &m.head, nil, out)
 	}
-	st := &stream{id: f.stream, window: s.initial, head: s.head}
-	s.head.fields = nil // the stream has them
-	s.streams[f.stream] = st
+	st := &stream{id: f.stream, window: m.initial, head: m.head}
+	m.head.fields = nil // the stream has them
+	m.streams[f.stream] = st
 	return out, nil
 }
 
 // trailers ends the body of st; its fields are ignored.
-func (s *Session) trailers(f *frame, st *stream, out []byte) ([]byte, error) {
+func (m *machine) trailers(f *frame, st *stream, out []byte) ([]byte, error) {
 	switch {
 	case st.served:
 		return out, connError{codeStreamClosed, "HEADERS behind the end of a request"}
 	case !f.has(flagEndStream):
-		s.forgetLocked(f.stream, st)
+		m.forget(f.stream, st)
 		return appendReset(out, f.stream, codeProtocol), nil
 	}
-	return s.complete(f.stream, st, &st.head, st.body, out)
+	return m.complete(f.stream, st, &st.head, st.body, out)
 }
 
 // data takes a DATA frame.
-func (s *Session) data(f *frame, out []byte) ([]byte, error) {
-	if f.stream == 0 || f.stream > s.last {
+func (m *machine) data(f *frame, out []byte) ([]byte, error) {
+	if f.stream == 0 || f.stream > m.last {
 		return out, connError{codeProtocol, "DATA on a stream that is not open"}
 	}
 	body, err := f.unpad()
 	if err != nil {
 		return out, err
 	}
-	if s.received += len(f.payload); s.received > bodyWindow {
+	if m.received += len(f.payload); m.received > bodyWindow {
 		return out, connError{codeFlowControl, "more bytes of bodies than the window has"}
 	}
-	if s.received >= creditAt {
-		out = appendWindowUpdate(out, 0, s.received)
-		s.received = 0
+	if m.received >= creditAt {
+		out = appendWindowUpdate(out, 0, m.received)
+		m.received = 0
 	}
-	st := s.streams[f.stream]
+	st := m.streams[f.stream]
 	switch {
 	case st == nil:
 		return appendReset(out, f.stream, codeStreamClosed), nil
 	case st.served:
 		return out, nil // the end of a body that is longer than any query
 	case len(st.body)+len(body) > maxBody:
-		s.forgetLocked(f.stream, st)
+		m.forget(f.stream, st)
 		return appendReset(out, f.stream, codeFlowControl), nil
 	case f.has(flagEndStream) && len(st.body) == 0:
-		return s.complete(f.stream, st, &st.head, body, out)
+		return m.complete(f.stream, st, &st.head, body, out)
 	}
 	st.body = append(st.body, body...)
-	s.bodies += len(body)
+	m.bodies += len(body)
 	switch {
 	case f.has(flagEndStream), len(st.body) == maxBody: // a server would read no further
-		return s.complete(f.stream, st, &st.head, st.body, out)
-	case s.bodies > maxBodies:
-		s.forgetLocked(f.stream, st)
+		return m.complete(f.stream, st, &st.head, st.body, out)
+	case m.bodies > maxBodies:
+		m.forget(f.stream, st)
 		return appendReset(out, f.stream, codeEnhanceCalm), nil
 	}
 	return out, nil
 }
 
 // complete serves a request whose body has come. st is nil if it had none.
-func (s *Session) complete(id uint32, st *stream, h *head, body, out []byte) ([]byte, error) {
-	window := s.initial
+func (m *machine) complete(id uint32, st *stream, h *head, body, out []byte) ([]byte, error) {
+	window := m.initial
 	if st != nil {
 		window = st.window
 	}
 	if h.length >= 0 && h.length != int64(len(body)) && len(body) < maxBody {
 		if st != nil {
-			s.forgetLocked(id, st)
+			m.forget(id, st)
 		}
 		return appendReset(out, id, codeProtocol), nil
 	}
-	handler := s.opts.Handler()
-	if query, ok := h.query(body, s.buf[:]); ok {
+	handler := m.opts.Handler()
+	if query, ok := h.query(body, m.buf[:]); ok {
 		reply, _ := replies.Get().(*[]byte)
 		defer replies.Put(reply)
-		if m, maxAge, ok := handler.Answer(&s.hint, query, (*reply)[:0], s.opts.IPv4); ok {
+		if text, maxAge, ok := handler.Answer(&m.hint, query, (*reply)[:0], m.opts.IPv4); ok {
 			if st != nil {
-				s.forgetLocked(id, st)
-				if st.head.fields != nil && s.head.fields == nil {
-					s.head.fields = st.head.fields[:0]
+				m.forget(id, st)
+				if st.head.fields != nil && m.head.fields == nil {
+					m.head.fields = st.head.fields[:0]
 				}
 			}
-			return s.respond(out, id, window, http.StatusOK, m, func(out []byte) []byte {
+			return m.respond(out, id, window, http.StatusOK, text, func(out []byte) []byte {
 				out = appendIndexed(out, indexContentType, mediaType)
 				return appendNumber(out, indexCacheControl, "max-age=", int(maxAge))
 			})
@@ -416,17 +429,17 @@ func (s *Session) complete(id uint32, st *stream, h *head, body, out []byte) ([]
 	if st == nil {
 		st = &stream{id: id, window: window, head: *h}
 		h.fields = nil
-		s.streams[id] = st
+		m.streams[id] = st
 	}
-	s.bodies -= len(st.body)
+	m.bodies -= len(st.body)
 	st.body = nil
-	s.serveHTTP(st, handler, bytes.Clone(body))
+	m.serveHTTP(st, handler, bytes.Clone(body))
 	return out, nil
 }
 
 // respond appends a reply to stream id. What the client's windows have no room
 // for is sent when it opens them.
-func (s *Session) respond(out []byte, id uint32, window int64, status int, body []byte, fields func([]byte) []byte) ([]byte, error) {
+func (m *machine) respond(out []byte, id uint32, window int64, status int, body []byte, fields func([]byte) []byte) ([]byte, error) {
 	at := len(out)
 	out = appendFrameHeader(out, frameHeaders, flagEndHeaders, id, 0)
 	out = appendStatus(out, status)
@@ -434,7 +447,7 @@ func (s *Session) respond(out []byte, id uint32, window int64, status int, body 
 		out = fields(out)
 	}
 	out = appendNumber(out, indexContentLength, "", len(body))
-	out = s.appendDate(out)
+	out = m.appendDate(out)
 	length := len(out) - at - frameHeaderLen
 	if length > maxFrameLen {
 		return appendReset(out[:at], id, codeInternal), nil
@@ -444,22 +457,22 @@ func (s *Session) respond(out []byte, id uint32, window int64, status int, body 
 		out[at+4] |= flagEndStream
 		return out, nil
 	}
-	out, rest := s.appendBody(out, id, &window, body)
+	out, rest := m.appendBody(out, id, &window, body)
 	if len(rest) == 0 {
 		return out, nil
 	}
-	if s.stalled += len(rest); s.stalled > maxStalled {
-		s.stalled -= len(rest)
+	if m.stalled += len(rest); m.stalled > maxStalled {
+		m.stalled -= len(rest)
 		return out, connError{codeEnhanceCalm, "too many replies wait for a window"}
 	}
-	s.streams[id] = &stream{id: id, window: window, served: true, pending: bytes.Clone(rest)}
+	m.streams[id] = &stream{id: id, window: window, served: true, pending: bytes.Clone(rest)}
 	return out, nil
 }
 
 // appendBody appends DATA frames as far as the windows reach.
-func (s *Session) appendBody(out []byte, id uint32, window *int64, body []byte) (_, rest []byte) {
+func (m *machine) appendBody(out []byte, id uint32, window *int64, body []byte) (_, rest []byte) {
 	for len(body) > 0 {
-		n := int(min(int64(len(body)), maxFrameLen, s.window, *window))
+		n := int(min(int64(len(body)), maxFrameLen, m.window, *window))
 		if n <= 0 {
 			return out, body
 		}
@@ -468,7 +481,7 @@ func (s *Session) appendBody(out []byte, id uint32, window *int64, body []byte) 
 			flags = flagEndStream
 		}
 		out = append(appendFrameHeader(out, frameData, flags, id, n), body[:n]...)
-		s.window -= int64(n)
+		m.window -= int64(n)
 		*window -= int64(n)
 		body = body[n:]
 	}
@@ -476,18 +489,18 @@ func (s *Session) appendBody(out []byte, id uint32, window *int64, body []byte) 
 }
 
 // appendDate appends the field date, which is made once a second.
-func (s *Session) appendDate(out []byte) []byte {
+func (m *machine) appendDate(out []byte) []byte {
 	now := time.Now()
-	if now.Unix() != s.dateAt {
-		s.dateAt = now.Unix()
-		now.UTC().AppendFormat(s.date[:0], http.TimeFormat)
+	if now.Unix() != m.dateAt {
+		m.dateAt = now.Unix()
+		now.UTC().AppendFormat(m.date[:0], http.TimeFormat)
 	}
-	out = appendInt(appendInt(out, 0, 4, indexDate), 0, 7, len(s.date))
-	return append(out, s.date[:]...)
+	out = appendInt(appendInt(out, 0, 4, indexDate), 0, 7, len(m.date))
+	return append(out, m.date[:]...)
 }
 
 // settings takes a SETTINGS frame.
-func (s *Session) settings(f *frame, out []byte) ([]byte, error) {
+func (m *machine) settings(f *frame, out []byte) ([]byte, error) {
 	switch {
 	case f.stream != 0:
 		return out, connError{codeProtocol, "SETTINGS on a stream"}
@@ -511,9 +524,9 @@ func (s *Session) settings(f *frame, out []byte) ([]byte, error) {
 			if value > maxWindow {
 				return out, connError{codeFlowControl, "SETTINGS_INITIAL_WINDOW_SIZE is out of range"}
 			}
-			more := int64(value) - s.initial
-			s.initial = int64(value)
-			for _, st := range s.streams {
+			more := int64(value) - m.initial
+			m.initial = int64(value)
+			for _, st := range m.streams {
 				if st.window += more; st.window > maxWindow {
 					return out, connError{codeFlowControl, "a window is too large"}
 				}
@@ -521,11 +534,11 @@ func (s *Session) settings(f *frame, out []byte) ([]byte, error) {
 		}
 	}
 	out = appendFrameHeader(out, frameSettings, flagAck, 0, 0)
-	return s.resume(out), nil
+	return m.resume(out), nil
 }
 
 // windowUpdate takes a WINDOW_UPDATE frame.
-func (s *Session) windowUpdate(f *frame, out []byte) ([]byte, error) {
+func (m *machine) windowUpdate(f *frame, out []byte) ([]byte, error) {
 	if len(f.payload) != 4 {
 		return out, connError{codeFrameSize, "WINDOW_UPDATE of another length than 4"}
 	}
@@ -534,44 +547,44 @@ func (s *Session) windowUpdate(f *frame, out []byte) ([]byte, error) {
 		if more == 0 {
 			return out, connError{codeProtocol, "WINDOW_UPDATE of 0"}
 		}
-		if s.window += more; s.window > maxWindow {
+		if m.window += more; m.window > maxWindow {
 			return out, connError{codeFlowControl, "a window is too large"}
 		}
-		return s.resume(out), nil
+		return m.resume(out), nil
 	}
-	if f.stream > s.last {
+	if f.stream > m.last {
 		return out, connError{codeProtocol, "WINDOW_UPDATE for a stream that is not open"}
 	}
-	st := s.streams[f.stream]
+	st := m.streams[f.stream]
 	if st == nil {
 		return out, nil
 	}
 	if st.window += more; more == 0 || st.window > maxWindow {
-		s.forgetLocked(f.stream, st)
+		m.forget(f.stream, st)
 		return appendReset(out, f.stream, codeFlowControl), nil
 	}
-	return s.resumeStream(st, out), nil
+	return m.resumeStream(st, out), nil
 }
 
 // resume sends what waits for a window, as far as the windows reach.
-func (s *Session) resume(out []byte) []byte {
-	if s.stalled == 0 {
+func (m *machine) resume(out []byte) []byte {
+	if m.stalled == 0 {
 		return out
 	}
-	for _, st := range s.streams {
-		out = s.resumeStream(st, out)
+	for _, st := range m.streams {
+		out = m.resumeStream(st, out)
 	}
 	return out
 }
 
-func (s *Session) resumeStream(st *stream, out []byte) []byte {
+func (m *machine) resumeStream(st *stream, out []byte) []byte {
 	if len(st.pending) == 0 {
 		return out
 	}
-	out, rest := s.appendBody(out, st.id, &st.window, st.pending)
-	s.stalled -= len(st.pending) - len(rest)
+	out, rest := m.appendBody(out, st.id, &st.window, st.pending)
+	m.stalled -= len(st.pending) - len(rest)
 	if st.pending = rest; len(rest) == 0 {
-		delete(s.streams, st.id)
+		delete(m.streams, st.id)
 	}
 	return out
 }

@@ -9,28 +9,27 @@ import (
 	"net/url"
 )
 
-// serveHTTP hands a request to ServeHTTP, in a goroutine of its own. mu must be
-// held.
-func (s *Session) serveHTTP(st *stream, h Handler, body []byte) {
-	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, s.opts.Local))
+// serveHTTP passes a request to ServeHTTP, in a goroutine of its own.
+func (m *machine) serveHTTP(st *stream, h Handler, body []byte) {
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, m.opts.Local))
 	st.cancel, st.served = cancel, true
-	s.opts.Hold()
+	m.opts.Hold()
 	go func() {
-		defer s.opts.Done()
+		defer m.opts.Done()
 		defer cancel()
 		w := &responseWriter{header: http.Header{}}
-		r, err := s.newRequest(ctx, &st.head, body)
+		r, err := m.opts.newRequest(ctx, &st.head, body)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 		} else {
 			w.serve(h, r)
 		}
-		s.finish(st, w, r)
+		m.finished(st, w)
 	}()
 }
 
 // newRequest makes the request that net/http would make.
-func (s *Session) newRequest(ctx context.Context, h *head, body []byte) (*http.Request, error) {
+func (o *Options) newRequest(ctx context.Context, h *head, body []byte) (*http.Request, error) {
 	u, err := url.ParseRequestURI(h.path)
 	if err != nil {
 		return nil, fmt.Errorf("doh: path: %w", err)
@@ -39,7 +38,7 @@ func (s *Session) newRequest(ctx context.Context, h *head, body []byte) (*http.R
 		Method: h.method, URL: u, RequestURI: h.path, Host: h.authority,
 		Proto: "HTTP/2.0", ProtoMajor: 2, Header: h.header(),
 		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-		RemoteAddr: s.opts.Remote.String(), TLS: s.opts.TLS,
+		RemoteAddr: o.Remote.String(), TLS: o.TLS,
 	}
 	if r.Host == "" {
 		r.Host = r.Header.Get("Host")
@@ -48,28 +47,29 @@ func (s *Session) newRequest(ctx context.Context, h *head, body []byte) (*http.R
 }
 
 // finish sends the reply of ServeHTTP.
-func (s *Session) finish(st *stream, w *responseWriter, r *http.Request) {
+func (s *Session) finish(st *stream, w *responseWriter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams[st.id] != st {
-		return // the client has given it up
+	m := &s.m
+	if m.streams[st.id] != st {
+		return // the client has cancelled the request
 	}
-	delete(s.streams, st.id)
+	delete(m.streams, st.id)
 	if w.panicked {
-		_ = s.opts.Send(appendReset(nil, st.id, codeInternal))
+		_ = m.opts.Send(appendReset(nil, st.id, codeInternal))
 		return
 	}
 	body := w.body.Bytes()
-	if r != nil && r.Method == http.MethodHead {
+	if st.head.method == http.MethodHead {
 		body = nil
 	}
 	w.header.Del("Content-Length")
 	w.header.Del("Date")
-	out, err := s.respond(nil, st.id, st.window, max(w.status, http.StatusOK), body, func(out []byte) []byte { return appendHeader(out, w.header) })
+	out, err := m.respond(nil, st.id, st.window, max(w.status, http.StatusOK), body, func(out []byte) []byte { return appendHeader(out, w.header) })
 	if err != nil {
-		out = s.failLocked(err, out)
+		out = m.fail(err, out)
 	}
-	_ = s.opts.Send(out) // the connection knows when it has ended
+	_ = m.opts.Send(out) // the connection knows when it has ended
 }
 
 // responseWriter keeps a reply until it is complete: the longest is a DNS
