@@ -365,8 +365,8 @@ func (o outcome) String() string {
 // less for each step: making the two caches is half of the work of a short one.
 var steps = flag.Int("steps", 40, "most steps of a script of the differential test")
 
-// triples counts what has been compared: a question, with the response that the
-// world has for it, at a time.
+// triples counts the comparisons. Each is a question at a time, with the response
+// that the world has for it.
 var triples atomic.Int64
 
 // 100 short scripts, or as many as -rapid.checks says. More than ten million

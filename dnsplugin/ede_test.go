@@ -37,8 +37,8 @@ func errorsOf(m *dns.Msg) (all []string) {
 
 func withOPT(m *dns.Msg) { m.SetEdns0(1232, false) }
 
-// The extended errors of an answer go out with it, from the source and from
-// the cache, to whoever has an OPT; the source's other options never do.
+// A client with an OPT receives the extended errors of an answer, from the source
+// and from the cache, but never the source's other options.
 func TestExtendedErrorsAreKept(t *testing.T) {
 	src := filtering(&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeFiltered, ExtraText: "by policy"}, &dns.EDNS0_EDE{InfoCode: 3})
 	want := "[15 17 (Filtered): (by policy) 15 3 (Stale Answer): ()]"

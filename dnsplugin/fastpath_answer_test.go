@@ -10,8 +10,8 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/fastpath"
 )
 
-// A query of a request of HTTP is answered as the chain does it, without an
-// allocation; what is not in the cache is left to the caller.
+// The query of an HTTP request is answered as by the chain, without an allocation.
+// A query without an entry is left to the caller.
 func TestAnswerQueryRepliesAsTheChain(t *testing.T) {
 	b := bareServer(t, Config{}, variety())
 	b.PrepareStreams(0)

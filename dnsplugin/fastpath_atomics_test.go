@@ -11,24 +11,23 @@ import (
 	"testing"
 )
 
-// hitPath are the functions of a hit, from the packet to the reply. Others are
-// inlined into them.
+// hitPath matches the functions of a hit, from the packet to the reply. All others
+// are inlined into them.
 const hitPath = `internal/front\.\(\*(Server|Worker)\)\.(parse|prefetch|reply|entryOf|zoneOf|serve)$|` +
 	`internal/meters\.\(\*Counters\)\.(CountHit|CountQuery)$|` +
 	`internal/front\.Arrange$|internal/wire\.(ParseQuery|AppendKey|\(\*Answer\)\.AppendReply)$|` +
 	`internal/sides\.\(\*(Sides|Policy)\)\.(Decide|Hash|FreshTTL)$|` +
 	`internal/store\.\(\*(Store|Entry|shard)\)\.(Hash|Touch|Likely|Take|take|entry|has|buckets)$`
 
-// The list of what a hit does to memory that other cores may look at, by the
-// machine code of this package: one exchange, the visit that is counted in an entry,
-// at most three times until eviction looks at it. There is no other atomic
-// instruction than plain loads.
+// The machine code of a hit has one atomic instruction other than plain loads: the
+// exchange that counts a visit in an entry, at most three times until eviction
+// examines the entry.
 func TestAtomicInstructionsOfAHit(t *testing.T) {
 	tool, err := exec.LookPath("go")
 	if err != nil {
 		t.Skip("needs the go command to disassemble")
 	}
-	// Built anew: go test strips the binary that it runs at once.
+	// Build it again, because go test strips a binary that it runs.
 	self := filepath.Join(t.TempDir(), "dnsplugin.test")
 	if out, err := exec.CommandContext(t.Context(), tool, "test", "-c", "-o", self, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

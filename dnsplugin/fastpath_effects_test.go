@@ -32,8 +32,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// captureLog takes what is logged until the end of the test; CoreDNS logs
-// through the standard logger.
+// captureLog captures the log until the end of the test. CoreDNS logs through the
+// standard logger.
 func captureLog(t *testing.T) func() string {
 	t.Helper()
 	before, b := log.Writer(), &lockedBuffer{}
@@ -143,7 +143,7 @@ func TestEffectsOfPluginsAreNotLost(t *testing.T) {
 	}
 }
 
-// signed asks with a signature and checks that of the reply.
+// signed asks with a signature and checks the signature of the reply.
 func (s *testServer) signed(r *dns.Msg, tcp bool) *dns.Msg {
 	s.t.Helper()
 	c := dns.Client{TsigSecret: map[string]string{"k.": "NoTCJU+DMqFWywaPyxSijrDEA/eC3nK0xi3AMEZuPVk="}, Timeout: inTime}

@@ -47,7 +47,7 @@ func (s *succession) instance() *front.Server {
 
 func (s *succession) serve(f *front.Server) {
 	s.t.Helper()
-	f.Workers = nil // made anew for the sockets
+	f.Workers = nil // Serve makes them again for the sockets
 	if err := s.r.Serve(f, ""); err != nil {
 		s.t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestFailedReloadDuringAReloadLeavesTheHeir(t *testing.T) {
 	if owner, group := s.owner(); owner != second || group != sockets {
 		t.Fatal("the second instance has not taken over")
 	}
-	s.end(second) // nobody is to come: they close at once
+	s.end(second) // there is no successor, so they close at once
 	if owner, _ := s.owner(); owner != nil {
 		t.Error("sockets wait for an instance that has failed")
 	}

@@ -269,11 +269,11 @@ func differFromChain(tb testing.TB, t *rapid.T, answered *int, declines map[mete
 	b.tcp = rapid.Bool().Draw(t, "tcp")
 	for range rapid.IntRange(1, 40).Draw(t, "queries") {
 		switch rapid.IntRange(0, 15).Draw(t, "source") {
-		case 5: // it dies, or is back
+		case 5: // it fails, or works again
 			h.release()
 			b.cache.refreshes.Wait()
 			dead = !dead
-		case 7: // refreshes hang from here on
+		case 7: // refreshes hang
 			if !h.hangs() {
 				b.cache.refreshes.Wait()
 				h.hang()

@@ -97,8 +97,8 @@ func TestCachedAnswersPassTheChainInTheWorker(t *testing.T) {
 	})
 }
 
-// A plugin that waits keeps nobody else from their answers: neither those of
-// its batch, nor later ones. Its own comes when the wait is over.
+// A plugin that blocks holds up one query only. The others of its batch, and later
+// ones, are answered, and the held query when the plugin returns.
 func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 	src := &source{}
 	src.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
@@ -127,7 +127,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(inTime))
-	// What comes while the worker can't go on is one batch.
+	// The packets that arrive while the worker is locked make one batch.
 	w := s.fast().Workers[0]
 	w.Mu.Lock()
 	for i, name := range names {

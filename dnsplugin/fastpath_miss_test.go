@@ -22,7 +22,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 )
 
-// gated is a source that answers when it is told to.
+// gated is a source that answers after open is called.
 func gated() (src *source, open func()) {
 	gate := make(chan struct{})
 	src = &source{}
@@ -192,13 +192,11 @@ func TestJobsThatWaitAreBounded(t *testing.T) {
 	}
 }
 
-// retireForTest publishes what was counted so far.
-
 // metersOf returns the meters of the cache of the first zone.
 func (s *testServer) metersOf() *meters.Meters { return s.fast().Zones[0].Meters }
 
-// A reload while queries come loses none of them, keeps the sockets, and goes
-// on with the new configuration; one that fails changes nothing.
+// A reload under load loses no query, keeps the sockets, and applies the new
+// configuration. A reload that fails changes nothing.
 func TestReloadLosesNoPacket(t *testing.T) {
 	src := says(nil, "www.example.org. 60 IN A 192.0.2.1")
 	corefile := fmt.Sprintf(simple, "", "")
@@ -231,8 +229,9 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	if err := s.reload(strings.Replace(corefile, "errors", "errors nonsense", 1)); err == nil {
 		t.Error("a broken Corefile was loaded")
 	}
-	// One without a fast path: the sockets stay, all goes through its chain. Its
-	// rules for entries differ (keepttl), so it does not go on with the old ones.
+	// With a configuration without a fast path the sockets stay, and all queries
+	// take its chain. It has other rules for entries (keepttl), so it does not
+	// take over the old ones.
 	if err := s.reload(strings.Replace(strings.Replace(fmt.Sprintf(simple, "", "keepttl"), "errors", "errors\n    acl {\n allow\n }", 1), "source A", "source B", 1)); err != nil {
 		t.Fatal(err)
 	}

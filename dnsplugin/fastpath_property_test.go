@@ -17,8 +17,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// ledger is a source whose every response can be told apart: it writes a number
-// into the data and remembers what it has said under it.
+// ledger is a source with distinct responses: each has a number in its data, under
+// which the ledger records it.
 type ledger struct {
 	mu    sync.Mutex // guards all below
 	now   time.Time
@@ -73,8 +73,8 @@ func (l *ledger) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (
 	return m.Rcode, w.WriteMsg(m)
 }
 
-// wrong says what is wrong with reply as an answer to p, asked when since
-// flushes were over. fast says that it is from the fast path.
+// wrong returns the fault of reply, the answer to p, or "". p was asked when since
+// flushes had ended. fast says that the reply is from the fast path.
 func (l *ledger) wrong(p, reply []byte, since int, cfg *Config, fast bool) string {
 	stale := &cfg.Stale
 	var q, m dns.Msg
@@ -151,7 +151,7 @@ func (l *ledger) wrong(p, reply []byte, since int, cfg *Config, fast bool) strin
 
 // With random interleavings of stores, hits, expiries, evictions and flushes,
 // neither the fast path nor the chain ever answers with the wrong name, type,
-// identifier, rcode, or a TTL above what is left.
+// identifier, rcode, or a TTL above the remaining one.
 func TestNoAnswerIsEverWrongOnEitherPath(t *testing.T) {
 	answered := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -178,8 +178,8 @@ func TestNoAnswerIsEverWrongOnEitherPath(t *testing.T) {
 	t.Logf("%d answers by the fast path", answered)
 }
 
-// drawPolicy draws all options that decide how a query is answered. The names
-// of zones are those of both random tests of the fast path.
+// drawPolicy draws all options that decide how a query is answered. Both random
+// tests of the fast path use its zones.
 func drawPolicy(t *rapid.T) Config {
 	const second = time.Second
 	return Config{
@@ -209,10 +209,10 @@ type interleaving struct {
 	fast int
 }
 
-// round does one thing; bursts do several at once.
+// round takes one random action.
 func (i *interleaving) round() {
 	switch rapid.IntRange(0, 7).Draw(i.rt, "do") {
-	case 0: // time goes on, but not between a response and its arrival
+	case 0: // advance the clock, but not between a response and its arrival
 		if !i.l.hangs() {
 			i.b.cache.refreshes.Wait()
 		}
@@ -221,24 +221,24 @@ func (i *interleaving) round() {
 		i.l.mu.Lock()
 		i.l.now = i.l.now.Add(step)
 		i.l.mu.Unlock()
-	case 1: // a flood pushes others out
+	case 1: // a flood evicts other entries
 		from := rapid.IntRange(0, 1<<20).Draw(i.rt, "from")
 		for k := range 500 {
 			p, _ := question(fmt.Sprintf("f%d.example.", from+k), dns.TypeA).Pack()
 			i.b.chain(p)
 		}
-	case 2: // nothing of before may come after a flush, but for refreshes under way
+	case 2: // no older answer may come after a flush, except from running refreshes
 		if i.b.cache.cfg.Prefetch.Amount == 0 && i.cfg.Stale.UpTo == 0 {
 			i.b.cache.flush(&selector{name: []byte{0}, below: true})
 			i.l.mu.Lock()
 			i.l.epoch++
 			i.l.mu.Unlock()
 		}
-	case 3: // the source dies, or is back
+	case 3: // the source fails, or works again
 		i.l.mu.Lock()
 		i.l.dead = !i.l.dead
 		i.l.mu.Unlock()
-	case 4: // refreshes hang from here on, or no more
+	case 4: // refreshes hang, or no longer hang
 		if i.l.hangs() {
 			i.l.release()
 		} else {
@@ -266,7 +266,7 @@ func (i *interleaving) burst() {
 		}
 	}
 	epoch := i.l.epoch
-	flushes := rapid.IntRange(0, 3).Draw(i.rt, "flush") == 0 // beside the questions: its effect on them is open
+	flushes := rapid.IntRange(0, 3).Draw(i.rt, "flush") == 0 // during the questions, so it may affect them or not
 	var wg sync.WaitGroup
 	problems := make(chan string, 64)
 	check := func(p, reply []byte, fast bool) {

@@ -65,8 +65,8 @@ func TestDeadUpstreamForAnHourOnTheFastPath(t *testing.T) {
 	}
 }
 
-// A source that never answers, and more misses than may wait for it: readers
-// go on, and answer from the cache.
+// If a source never answers, and more misses arrive than may wait, the workers
+// still answer from the cache.
 func TestStuckSourceNeverBlocksReaders(t *testing.T) {
 	src, open := gated()
 	s := start(t, fmt.Sprintf(simple, "", "workers 1"), map[string]*source{"A": src})
@@ -205,7 +205,7 @@ func TestDnstapHasCachedAnswers(t *testing.T) {
 			}
 		})
 	}()
-	t.Cleanup(func() { <-ended }) // behind that of the server, which holds the connection
+	t.Cleanup(func() { <-ended }) // after the cleanup of the server, which holds the connection
 	s := start(t, fmt.Sprintf(simple, "dnstap unix://"+path+" full", ""), map[string]*source{"A": says(nil, "tap.example.org. 60 IN A 192.0.2.1")})
 	for range 3 {
 		s.ask(question("tap.example.org.", dns.TypeA))

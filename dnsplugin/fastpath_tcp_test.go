@@ -31,7 +31,7 @@ import (
 // speaks it.
 type streamClient struct {
 	*net.TCPConn
-	over net.Conn // what the client writes to and reads from
+	over net.Conn // the connection for reading and writing, TLS or plain
 	t    testing.TB
 	in   *bufio.Reader
 }
@@ -183,7 +183,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	}
 }
 
-// Where TCP can't be had, UDP goes on, and log and metric say so.
+// If TCP fails to open, UDP works, and the log and a metric give the reason.
 func TestFastPathWithoutTCP(t *testing.T) {
 	s := newSuccession(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:"+s.port) // without SO_REUSEPORT
@@ -264,7 +264,7 @@ func testPipelining(t *testing.T, block string) {
 	}
 }
 
-// What is not a plain query gets the reply of CoreDNS's own server.
+// A message other than a plain query receives the reply of CoreDNS's server.
 func TestOddMessagesGetTheRepliesOfTheChain(t *testing.T) {
 	overTCPAndTLS(t, testOddMessagesGetTheRepliesOfTheChain)
 }
@@ -285,7 +285,7 @@ func testOddMessagesGetTheRepliesOfTheChain(t *testing.T, block string) {
 			t.Errorf("%s:\nfast  %x\nchain %x", name, x, y)
 		}
 	}
-	// Some get no reply, and the connection goes on.
+	// Some get no reply, and the connection stays open.
 	for _, p := range silentPackets(t) {
 		a.send(p)
 		b.send(p)
@@ -648,7 +648,7 @@ func TestReloadToTSIGGivesTheListenersBack(t *testing.T) {
 	})
 }
 
-// The end of the server answers what is under way and leaves no goroutine.
+// A server that ends answers the queries it has received and leaves no goroutine.
 func TestShutdownAnswersWhatIsUnderWay(t *testing.T) {
 	overTCPAndTLS(t, testShutdownAnswersWhatIsUnderWay)
 }
@@ -758,8 +758,8 @@ func TestStreamHitsAllocateNothing(t *testing.T) {
 	}
 }
 
-// Nor does it wait for a lock. Those of the runtime's poller, where a
-// connection waits for its client, are not ours.
+// A hit over TCP does not wait for a lock. The locks of the runtime's poller, where
+// a connection waits for its client, do not count.
 func TestStreamHitsNeverWaitForALock(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "prometheus 127.0.0.1:0\n    loadbalance", "success 10000 3600 3600"), map[string]*source{"A": variety()})
 	hits := profiledHits() / 4 / 16 * 16
@@ -785,8 +785,8 @@ func TestStreamHitsNeverWaitForALock(t *testing.T) {
 		ours := slices.ContainsFunc(stack, func(f string) bool {
 			return strings.HasSuffix(f, "fastpath.(*Conn).receive") || strings.HasSuffix(f, "fastpath.(*Conn).serve")
 		})
-		// After a collection each processor takes its part of the pool of buffers
-		// anew, under a lock of sync: four events in ten million hits.
+		// After a collection each processor allocates its part of the pool of
+		// buffers under a lock of sync: four events in ten million hits.
 		pool := slices.Contains(stack, "sync.(*Pool).pinSlow")
 		if ours && !pool && strings.HasPrefix(stack[0], "sync.") {
 			t.Errorf("%d events at %s", count, strings.Join(stack, " < "))

@@ -102,7 +102,8 @@ type testServer struct {
 	runs int // instances so far
 }
 
-// portsGiven are those of fastPort so far: metrics outlive a server, under its address.
+// portsGiven holds the ports that fastPort has returned, because the metrics of an
+// address outlive its server.
 var portsGiven sync.Map
 
 // fastPort returns a port that is free for UDP and TCP now, and another one each time.
@@ -156,7 +157,7 @@ func start(t testing.TB, corefile string, named map[string]*source) *testServer 
 	return s
 }
 
-// reload goes on with another Corefile. After an error the one before holds.
+// reload applies another Corefile. After an error the previous one stays.
 func (s *testServer) reload(corefile string) error {
 	s.t.Helper()
 	return s.run(func() (*caddy.Instance, error) { return s.inst.Restart(s.input(corefile)) })
@@ -405,7 +406,7 @@ func TestEligibility(t *testing.T) {
 	}
 }
 
-// planned decides anew for the server that src has been asked by.
+// planned decides again for the server that has asked src.
 func planned(t *testing.T, src *source) (plans []*front.ZonePlan, why string) {
 	t.Helper()
 	server, ok := src.lastCtx().Value(dnsserver.Key{}).(*dnsserver.Server)
@@ -489,9 +490,9 @@ func TestCacheOfPartOfAZone(t *testing.T) {
 	}
 }
 
-// expanded packs a reply anew without compression: answers of the fast path
-// are compressed, those of CoreDNS only if they are long. That is the one
-// difference of their bytes.
+// expanded packs a reply again without compression, which is the only difference
+// between the two paths' bytes: the fast path compresses all replies, and CoreDNS
+// only long ones.
 func expanded(t testing.TB, b []byte) []byte {
 	t.Helper()
 	m := new(dns.Msg)
@@ -529,7 +530,7 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 	}
 }
 
-// oddPackets are queries that get a reply, by what is odd about them.
+// oddPackets are unusual queries that get a reply, by their peculiarity.
 func oddPackets(t *testing.T) map[string][]byte {
 	t.Helper()
 	pack := func(edit ...func(*dns.Msg)) []byte {
@@ -597,7 +598,7 @@ func silentPackets(t *testing.T) map[string][]byte {
 func TestProxyProtocolKeepsTheListenerForTheChain(t *testing.T) {
 	withSource()
 	c := &dnsserver.Config{Zone: "."}
-	// Some policy; its type belongs to a module that is none of ours.
+	// Any policy. Its type belongs to a module that we do not import.
 	policy := reflect.ValueOf(c).Elem().FieldByName("ProxyProtoConnPolicy")
 	policy.Set(reflect.MakeFunc(policy.Type(), func([]reflect.Value) []reflect.Value { return nil }))
 	if _, why := proc.listeners.PlanListener(map[string][]*dnsserver.Config{".": {c}}); !strings.Contains(why, "plugin proxyproto") {

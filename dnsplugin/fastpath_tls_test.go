@@ -254,7 +254,7 @@ func TestReloadOfABlockWithSeveralTransports(t *testing.T) {
 	}
 }
 
-// The addresses of a block are those of CoreDNS's servers.
+// The addresses of a block equal the addresses of CoreDNS's servers.
 func TestListenAddrs(t *testing.T) {
 	cfg := &dnsserver.Config{Transport: "dns", Port: "53", ListenHosts: []string{"127.0.0.1", "::1"}}
 	got := strings.Join(front.ListenAddrs(cfg, []string{"dns://.:53", "tls://example.org.:853", "odd"}), " ")

@@ -168,7 +168,7 @@ func TestHINFOIsNotCoalesced(t *testing.T) {
 	})
 }
 
-// The Corefile of kubeadm: nobody waits where nothing is kept.
+// With the Corefile of kubeadm, no query waits in a zone whose answers are not kept.
 func TestDisabledZonesAreNotCoalesced(t *testing.T) {
 	for _, cfg := range []Config{{Success: Side{Disable: []string{"cluster.local."}}}, {Denial: Side{Disable: []string{"cluster.local."}}}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -301,8 +301,8 @@ func TestCancelledQueryIsNoServFail(t *testing.T) {
 	}
 }
 
-// Queries, refreshes, evictions and expiry at once: run with -race. No answer
-// has another name, type, ID or a TTL above what is left.
+// With queries, refreshes, evictions and expiry at once, no answer has another
+// name, type or ID, or a TTL above the remaining one. Run it with -race.
 func TestNoAnswerIsEverWrong(t *testing.T) {
 	s := &source{}
 	s.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {

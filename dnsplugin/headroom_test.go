@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// testHeap is a heap that does as it is told.
+// testHeap is a heap whose values the test sets.
 type testHeap struct {
 	mu      sync.Mutex // guards all below
 	live    int64
@@ -34,7 +34,7 @@ func TestHeadroomIsForWhatHasPointers(t *testing.T) {
 		base, want int
 	}{
 		{8 * mb, 5 * mb, 100, 100},      // small
-		{64 * mb, 16 * mb, 100, 75},     // by what is beside the entries
+		{64 * mb, 16 * mb, 100, 75},     // by the memory without the entries
 		{200 * mb, 195 * mb, 100, 4},    // by the least
 		{200 * mb, 300 * mb, 100, 4},    // the store has grown since the collection
 		{1000 * mb, 500 * mb, 200, 100}, // of the base
@@ -53,7 +53,7 @@ func TestHeadroomFollowsTheStores(t *testing.T) {
 	h := &headroom{heap: th}
 	c := cacheOf(t, Config{MaxMem: 1 << 30}, says(nil))
 	h.add(c)
-	h.add(c) // as a new instance that goes on with the entries
+	h.add(c) // as a new instance that takes over the entries does
 	adjusted := func(want int) {
 		t.Helper()
 		h.adjust()

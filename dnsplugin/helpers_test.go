@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// clientWriter is the writer of a client; it keeps what is written.
+// clientWriter is the writer of a client. It keeps the messages.
 type clientWriter struct {
 	mu   sync.Mutex // guards msgs
 	msgs []*dns.Msg

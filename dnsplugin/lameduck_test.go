@@ -38,8 +38,8 @@ var withLameduck = sync.OnceFunc(func() {
 	dnsserver.Directives = slices.Insert(slices.Clone(dnsserver.Directives), at, "lameduck")
 })
 
-// Between SIGTERM and the end of the lameduck everything goes on: cached
-// answers, misses, connections that are open and new ones, and refreshes.
+// Between SIGTERM and the end of the lameduck everything works: cached answers,
+// misses, open and new connections, and refreshes.
 func TestLameduckAnswersEverything(t *testing.T) {
 	withLameduck()
 	src := says(func(m *dns.Msg) {

@@ -44,7 +44,7 @@ func TestMemoryIsComparedWithWhatTheProcessMayUse(t *testing.T) {
 	}
 }
 
-// What was an end for want of memory is a cache: tables are as large as the memory asks for.
+// A huge capacity does not exhaust the memory: tables are sized by maxmem.
 func TestHugeCapacityStarts(t *testing.T) {
 	cfg, _, err := fitMemory(Config{Success: Side{Capacity: 99999999999}}, 256<<20)
 	if err != nil {

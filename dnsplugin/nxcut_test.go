@@ -22,8 +22,8 @@ func secure(m *dns.Msg) { m.AuthenticatedData = true }
 
 func secureNX(m *dns.Msg) { nx(m); secure(m) }
 
-// What makes a cut, and what it hides. The first question is answered by denial;
-// asked is whether the second one must reach the source.
+// Which denials make a cut, and which names it hides. The source answers the first
+// question with denial. asked says whether the second one must reach the source.
 func TestNXDOMAINCut(t *testing.T) {
 	aQuestion := func(name string, qtype uint16, edit ...func(*dns.Msg)) *dns.Msg {
 		return question(name, qtype, edit...)
@@ -78,8 +78,8 @@ func TestNXDOMAINCut(t *testing.T) {
 	}
 }
 
-// A cut ages, ends with its TTL even where stale answers are served, and what
-// is known below it goes first.
+// A cut ages, and ends with its TTL even if stale answers are served. An entry
+// below it goes first.
 func TestNXDOMAINCutEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "b.a.example.org. 600 IN A 192.0.2.1")
@@ -165,7 +165,7 @@ func TestNXDOMAINCutHeedsDisableAndFlush(t *testing.T) {
 	}
 }
 
-// A cut is not in the snapshot, and one that somebody puts there is not read.
+// A cut is not written to the snapshot, and not read from one either.
 func TestNXDOMAINCutIsNotKeptOverARestart(t *testing.T) {
 	s := says(nx, exampleSOA)
 	c := cacheOf(t, Config{NXCut: trusted}, s)

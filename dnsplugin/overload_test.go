@@ -336,7 +336,7 @@ func (row *overload) run(t *testing.T, queries int, cache string) {
 	}
 }
 
-// blockedLog is a pipe that nobody reads: writing to it blocks until the end.
+// blockedLog is a pipe without a reader, so writing to it blocks until the end.
 type blockedLog struct{ open chan struct{} }
 
 func (b blockedLog) Write(p []byte) (int, error) {
@@ -356,8 +356,8 @@ func block(t *testing.T) {
 	})
 }
 
-// A log that nobody reads holds up its lines, not the answers: not the cached
-// ones of its own block, and nothing of another block.
+// A log without a reader blocks its lines, but neither the cached answers of its
+// block nor any answer of another block.
 func TestBlockedLogStopsNoAnswers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("thousands of queries under way")

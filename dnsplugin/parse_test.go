@@ -21,7 +21,7 @@ func TestParse(t *testing.T) {
 	block := func(lines ...string) string { return "penstock {\n" + strings.Join(lines, "\n") + "\n}" }
 	tests := []struct {
 		text string
-		want Config // without Zones, when they are those of the server block
+		want Config // without Zones if they are the zones of the server block
 	}{
 		{"penstock", Config{}},
 		{"penstock 10", Config{Success: Side{TTL: 10 * time.Second}, Denial: Side{TTL: 10 * time.Second}}},
@@ -80,8 +80,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Every mistake is refused, and the message names file, line, option and what
-// is allowed.
+// Every mistake is refused, with a message that names the file, the line, the
+// option and its valid form.
 func TestParseRefuses(t *testing.T) {
 	tests := []struct{ lines, want string }{
 		{"succes 10", `unknown option "succes": allowed are success, denial`},
@@ -183,7 +183,8 @@ func TestParseSaysTheLine(t *testing.T) {
 	}
 }
 
-// FuzzParse: no Corefile makes the parser panic, and what it takes is valid.
+// FuzzParse checks that no Corefile makes the parser panic, and that an accepted
+// one gives a valid configuration.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"penstock", "penstock 10 example.org", "penstock {\nsuccess 10 5 0\nserve_stale 1h verify 1s 30s\n}",

@@ -33,8 +33,8 @@ func value(t testing.TB, m prometheus.Metric) float64 {
 	return d.GetCounter().GetValue() + d.GetGauge().GetValue()
 }
 
-// The hit itself allocates nothing; what it allocates is the message that the
-// plugins before it need. CoreDNS's cache: 9 for the same answer.
+// A hit allocates only the message that the plugins before the cache need.
+// CoreDNS's cache makes 9 allocations for the same answer.
 func TestAllocationsPerHit(t *testing.T) {
 	for name, tt := range map[string]struct {
 		s    *source
@@ -98,8 +98,8 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// The memory stays within maxmem under a flood of names, and what is asked
-// for all the time survives it.
+// The memory stays within maxmem under a flood of names, and a name that is
+// queried all the time survives it.
 func TestFloodOfNamesStaysWithinMaxMem(t *testing.T) {
 	s := &source{}
 	s.answer = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
@@ -167,7 +167,7 @@ func TestWildcardIsKeptAsMetadata(t *testing.T) {
 			return answer(ctx, w, r)
 		}
 		c := cacheOf(t, Config{Stale: Stale{UpTo: time.Hour}}, s)
-		for range 4 { // a miss, a hit, a stale hit, and a hit on what was refreshed
+		for range 4 { // a miss, a hit, a stale hit, and a hit on the refreshed entry
 			ctx := metadata.ContextWithMetadata(t.Context())
 			if _, err := c.ServeDNS(ctx, &clientWriter{}, question("a.example.org.", dns.TypeA)); err != nil {
 				t.Fatal(err)

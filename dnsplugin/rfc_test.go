@@ -118,7 +118,7 @@ func TestCNAMELoopIsNotCached(t *testing.T) {
 	}
 }
 
-// RFC 2181, section 5.4.1: additional and authority data are no answers.
+// RFC 2181, section 5.4.1: additional and authority data do not answer a question.
 func TestAdditionalDataIsNotServedAsAnswer(t *testing.T) {
 	s := says(func(m *dns.Msg) {
 		rr, _ := dns.NewRR("ns.example.org. 60 IN A 198.51.100.66")
@@ -353,7 +353,7 @@ func TestNXDOMAINDoesNotHideNamesBelow(t *testing.T) {
 	}
 }
 
-// RFC 8482 for ANY; transfers and the like are no answers at all.
+// RFC 8482 for ANY. Transfers and other query-only types have no single answer.
 func TestQueryOnlyTypesAreNotCached(t *testing.T) {
 	for _, qtype := range []uint16{dns.TypeANY, dns.TypeAXFR, dns.TypeIXFR, dns.TypeMAILA, dns.TypeMAILB, dns.TypeTSIG, dns.TypeOPT} {
 		s := says(nil, "example.org. 60 IN A 192.0.2.1")
@@ -546,7 +546,7 @@ func TestAnswerLargerThanTheClientsSizeIsTruncatedForItAlone(t *testing.T) {
 	}
 }
 
-// More records than fit into 64 KiB: nobody gets a broken message from the cache.
+// An answer with more records than fit into 64 KiB is never sent from the cache.
 func TestAnswerTooLargeForAMessageIsNotCached(t *testing.T) {
 	s := says(func(m *dns.Msg) {
 		for i := range 5000 {
@@ -564,7 +564,7 @@ func TestAnswerTooLargeForAMessageIsNotCached(t *testing.T) {
 	}
 }
 
-// What is in the store is what a server would send: parsed, it is the answer.
+// The stored bytes are a message as a server sends it.
 func TestStoredBytesAreAValidMessage(t *testing.T) {
 	c := cacheOf(t, Config{}, says(nil, "example.org. 60 IN MX 10 mail.example.org."))
 	ask(t, c, question("example.org.", dns.TypeMX))
@@ -606,8 +606,8 @@ func TestExtendedResponseCodesAreNotCached(t *testing.T) {
 	}
 }
 
-// RFC 8198 is off: a gap between names that the source proves is no answer to a question
-// about another name in it.
+// RFC 8198 is not applied: the proof of a gap between names does not answer a
+// question about another name in the gap.
 func TestProofOfAGapIsForItsQuestionAlone(t *testing.T) {
 	s := says(func(m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError

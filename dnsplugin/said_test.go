@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
-// logged returns what is logged while f runs.
+// logged returns the log of the time while f runs.
 func logged(t *testing.T, f func()) string {
 	t.Helper()
 	var b bytes.Buffer

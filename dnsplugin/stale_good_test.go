@@ -10,8 +10,8 @@ import (
 
 // Cases of prefer_positive that the differential test has found.
 
-// A refresh that brings no answer is followed by a pause for the entry that it
-// was for. What it brought has none: its own end is another matter.
+// A refresh that brings no answer is followed by a pause for its entry, but not
+// for the response that it brought, which expires by itself.
 func TestPauseAfterAFailureIsNotForALaterAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := rfc8767
@@ -28,7 +28,8 @@ func TestPauseAfterAFailureIsNotForALaterAnswer(t *testing.T) {
 	})
 }
 
-// The last good answer stays as popular as it was when one that is none comes.
+// The last good answer keeps its popularity when a response without an answer
+// replaces it.
 func TestLastGoodAnswerKeepsItsPopularity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 60 IN A 192.0.2.1")

@@ -45,7 +45,7 @@ func TestStaleAnswerComesAfterTheRefreshFailedOrTheClientTimer(t *testing.T) {
 		if m.Answer[0].(*dns.A).A.String() != "192.0.2.1" || time.Since(start) != 1800*time.Millisecond {
 			t.Errorf("slow source: %v after %v", m, time.Since(start))
 		}
-		time.Sleep(4 * time.Second) // the refresh has gone on meanwhile
+		time.Sleep(4 * time.Second) // the refresh has finished in this time
 		if m = ask(t, c, question("example.org.", dns.TypeA)); m.Answer[0].(*dns.A).A.String() != "192.0.2.99" || s.count() != 3 {
 			t.Errorf("the late answer was lost: %v", m)
 		}
@@ -345,7 +345,7 @@ func TestHitsOfPopularEntriesAreSampled(t *testing.T) {
 		if writes > 5+10 || e.Hits.Load() != 5 {
 			t.Errorf("%d writes and %d hits in 1,000 hits of 10 s, want at most 15 and 5", writes, e.Hits.Load())
 		}
-		// A gap begins the count anew, and the samples are close enough to see none where none is.
+		// A gap restarts the count. Samples are close enough not to show a false gap.
 		time.Sleep(57 * time.Second)
 		ask(t, c, question("example.org.", dns.TypeA))
 		if e.Hits.Load() != 5 {

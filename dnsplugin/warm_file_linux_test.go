@@ -53,7 +53,8 @@ func stuffed(t *testing.T, cfg Config, size int64) *Cache {
 	return c
 }
 
-// warmBound is what a snapshot may take beside the cache, as warmBuffer says.
+// warmBound is the memory that a snapshot may take in addition to the cache, see
+// warmBuffer.
 const warmBound = 1 << 20
 
 // A snapshot of any size is written within a bound of memory.
@@ -87,7 +88,7 @@ func (m *measured) ReadAt(b []byte, at int64) (int, error) {
 	return m.ReaderAt.ReadAt(b, at)
 }
 
-// And read within one, beside what goes into the cache.
+// Reading takes no more than warmBound in addition to the entries of the cache.
 func TestReadingASnapshotHoldsOneEntryAtATime(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs the collector often")
@@ -125,8 +126,8 @@ func TestReadingASnapshotHoldsOneEntryAtATime(t *testing.T) {
 	}
 }
 
-// What is at FILE and is not a snapshot of ours is found out at the start, and
-// stays as it is.
+// A file at FILE that is not a snapshot is detected at the start, and is never
+// replaced.
 func TestWarmReplacesNothingElse(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -182,7 +183,7 @@ func TestWarmReplacesNothingElse(t *testing.T) {
 			t.Errorf("%s is no longer what it was", tt.name)
 		}
 	}
-	// A file of somebody else's is no error at the start, but it stays.
+	// Another file is not an error at the start, but it is not replaced.
 	c, _ := snapshotted(t, Config{Warm: at("plain")})
 	if err := c.saveWarm(); err == nil || !strings.Contains(err.Error(), "not a snapshot") {
 		t.Errorf("%v", err)
