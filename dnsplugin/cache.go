@@ -47,10 +47,10 @@ type Cache struct {
 	meters  meters.Set
 	now     func() time.Time
 
-	life    context.Context // ends with Close; only refreshes derive from it
-	die     context.CancelFunc
-	past    atomic.Uint64 // queries that bypassed the cache because of a client subnet
-	warmNow chan struct{} // requests a snapshot before the next tick
+	life     context.Context // ends with Close; only refreshes derive from it
+	cancel   context.CancelFunc
+	bypassed atomic.Uint64 // queries that bypassed the cache because of a client subnet
+	warmNow  chan struct{} // requests a snapshot before the next tick
 
 	front *front.Instance // as the fast path knows it
 
@@ -101,7 +101,7 @@ func newCache(name string, cfg Config, reg prometheus.Registerer) (*Cache, error
 		Coalesce: cfg.Coalesce, Zones: cfg.Zones, Sides: both, Meters: c.meters.Of,
 		Now: func() time.Time { return c.now() },
 	})
-	c.life, c.die = context.WithCancel(context.Background())
+	c.life, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }
 
@@ -111,7 +111,7 @@ func (c *Cache) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.die()
+	c.cancel()
 	done := make(chan struct{})
 	go func() {
 		c.refreshes.Wait()

@@ -52,7 +52,7 @@ func call(c *Cache, method, target string) (status int, body string) {
 
 func (c *Cache) entries() int { return c.sides.Success.Store.Len() + c.sides.Denial.Store.Len() }
 
-func TestControlFlushesWhatIsMeantAndNothingElse(t *testing.T) {
+func TestControlFlushesOnlySelectedEntries(t *testing.T) {
 	for target, want := range map[string]int{
 		"/flush?name=a.example":             3,
 		"/flush?name=A.EXAMPLE.":            3,
@@ -77,7 +77,7 @@ func TestControlFlushesWhatIsMeantAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestAFlushedNameIsAskedForAgain(t *testing.T) {
+func TestFlushedNameIsFetchedAgain(t *testing.T) {
 	c := filled(t, Config{})
 	asked := c.Next.(*source).count()
 	call(c, http.MethodPost, "/flush?name=a.example&type=A")
@@ -250,7 +250,7 @@ func TestControlSocketIsTakenOverAtAReload(t *testing.T) {
 	}
 }
 
-func TestFailedReloadGivesTheControlSocketBack(t *testing.T) {
+func TestFailedReloadRestoresTheControlSocket(t *testing.T) {
 	dir := t.TempDir()
 	path, other := filepath.Join(dir, "cache.sock"), filepath.Join(dir, "other.sock")
 	old := claimed(t, path)
@@ -272,7 +272,7 @@ func TestFailedReloadGivesTheControlSocketBack(t *testing.T) {
 	}
 }
 
-func TestControlSocketTakesNothingThatIsInUse(t *testing.T) {
+func TestControlSocketDoesNotReplaceUsedPaths(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
 	attempt := func() error {

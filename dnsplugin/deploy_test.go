@@ -42,7 +42,7 @@ func exported(t *testing.T) map[string]bool {
 
 // Each metric that the alerting rules look at is one that the plugin exports,
 // and each is described in its manual page.
-func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
+func TestAlertsUseExistingMetrics(t *testing.T) {
 	names := exported(t)
 	rules, err := os.ReadFile("deploy/alerts.yaml")
 	if err != nil {

@@ -43,7 +43,7 @@ func TestDocumentedTestsExist(t *testing.T) {
 }
 
 // Defaults stand in several documents: each has the code's.
-func TestDocumentedDefaultsAreTheCodes(t *testing.T) {
+func TestDocumentedDefaultsMatchTheCode(t *testing.T) {
 	read := func(name string) string {
 		b, err := os.ReadFile(name)
 		if err != nil {

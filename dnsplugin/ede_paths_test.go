@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/meters"
 )
 
-func TestStaleAnswersSaySoOnBothPaths(t *testing.T) {
+func TestStaleAnswersHaveAnExtendedErrorOnBothPaths(t *testing.T) {
 	src := says(nil, "a.example.org. 60 IN A 192.0.2.1")
 	b := bareServer(t, Config{MaxMem: MinMaxMemory, Stale: Stale{UpTo: 24 * time.Hour, ResponseTTL: 30 * time.Second, Recheck: 30 * time.Second}}, src)
 	packet := func(edit ...func(*dns.Msg)) []byte {

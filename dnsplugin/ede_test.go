@@ -173,7 +173,7 @@ func TestExtendedErrorsMakeRoomForData(t *testing.T) {
 
 // A stale answer says that it is one, to clients with an OPT, on both paths
 // (RFC 8914, sections 4.4 and 4.20). One that was stale for the source says it once.
-func TestStaleAnswersSaySo(t *testing.T) {
+func TestStaleAnswersHaveAnExtendedError(t *testing.T) {
 	filtered := []byte{0, 15, 0, 3, 0, 17, 'x'}
 	for _, tt := range []struct {
 		ede   []byte

@@ -70,7 +70,7 @@ func checkReason(t *testing.T, addr, why, logged string) {
 
 // What plugins before the cache do to queries and answers they do to cached
 // ones as well: the second and third time as the first.
-func TestEffectsOfPluginsAreNotLost(t *testing.T) {
+func TestPluginEffectsArePreserved(t *testing.T) {
 	tsig := func(m *dns.Msg) { m.SetTsig("k.", dns.HmacSHA256, 300, time.Now().Unix()) }
 	nsid := func(m *dns.Msg) {
 		m.SetEdns0(1232, false)

@@ -99,7 +99,7 @@ func TestCachedAnswersPassTheChainInTheWorker(t *testing.T) {
 
 // A plugin that blocks holds up one query only. The others of its batch, and later
 // ones, are answered, and the held query when the plugin returns.
-func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
+func TestWorkerIsReplacedWhenTheChainBlocks(t *testing.T) {
 	src := &source{}
 	src.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		m := new(dns.Msg)
@@ -167,7 +167,7 @@ func TestWorkerIsReplacedWhenTheChainWaits(t *testing.T) {
 }
 
 // A server ends while a worker's goroutine is stuck in its chain.
-func TestServerEndsWhileTheChainWaits(t *testing.T) {
+func TestServerEndsWhileTheChainBlocks(t *testing.T) {
 	s := start(t, fmt.Sprintf(chained, ""), map[string]*source{"A": says(nil, "www.example.org. 60 IN A 192.0.2.1")})
 	s.ask(question("www.example.org.", dns.TypeA))
 	entered, gate := make(chan struct{}), make(chan struct{})
@@ -192,7 +192,7 @@ func TestServerEndsWhileTheChainWaits(t *testing.T) {
 }
 
 // Plugins may write twice, something else than a message, or when the query is over.
-func TestRepliesOutOfTurn(t *testing.T) {
+func TestRepliesOutsideOfTheInlineBatch(t *testing.T) {
 	s := start(t, fmt.Sprintf(chained, ""), map[string]*source{"A": says(nil, "www.example.org. 60 IN A 192.0.2.1")})
 	s.ask(question("www.example.org.", dns.TypeA))
 	late := make(chan dns.ResponseWriter, 1)
@@ -244,7 +244,7 @@ func TestRepliesOutOfTurn(t *testing.T) {
 }
 
 // A query is unpacked as miekg/dns does.
-func TestUnpackedQueryIsThatOfTheLibrary(t *testing.T) {
+func TestInlineQueryUnpacksAsTheLibraryDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := new(dns.Msg)
 		name := rapid.SampledFrom([]string{".", "www.example.org.", `a\.b.\000c.EXAMPLE.org.`, strings.Repeat("a.", 100)}).Draw(t, "name")

@@ -616,7 +616,7 @@ func testReloadOpensListeners(t *testing.T, block string) {
 }
 
 // With the plugin tsig no listener of ours may be left: it would not sign.
-func TestReloadToTSIGGivesTheListenersBack(t *testing.T) {
+func TestReloadToTSIGClosesTheListeners(t *testing.T) {
 	corefile := fmt.Sprintf(simple, "", "")
 	s := start(t, corefile, map[string]*source{"A": says(nil, "www.example.org. 60 IN A 192.0.2.1")})
 	c := s.dial()
@@ -649,11 +649,11 @@ func TestReloadToTSIGGivesTheListenersBack(t *testing.T) {
 }
 
 // A server that ends answers the queries it has received and leaves no goroutine.
-func TestShutdownAnswersWhatIsUnderWay(t *testing.T) {
-	overTCPAndTLS(t, testShutdownAnswersWhatIsUnderWay)
+func TestShutdownAnswersPendingQueries(t *testing.T) {
+	overTCPAndTLS(t, testShutdownAnswersPendingQueries)
 }
 
-func testShutdownAnswersWhatIsUnderWay(t *testing.T, block string) {
+func testShutdownAnswersPendingQueries(t *testing.T, block string) {
 	src, open := gated()
 	defer open()
 	s := start(t, fmt.Sprintf(block, "", ""), map[string]*source{"A": src})
@@ -687,9 +687,9 @@ func testShutdownAnswersWhatIsUnderWay(t *testing.T, block string) {
 }
 
 // Limits of the plugin timeouts hold here too.
-func TestTimeoutsOfTheServerHold(t *testing.T) { overTCPAndTLS(t, testTimeoutsOfTheServerHold) }
+func TestServerTimeoutsApply(t *testing.T) { overTCPAndTLS(t, testServerTimeoutsApply) }
 
-func testTimeoutsOfTheServerHold(t *testing.T, block string) {
+func testServerTimeoutsApply(t *testing.T, block string) {
 	s := start(t, fmt.Sprintf(block, "timeouts {\n read 1h\n idle 1h\n maxtcpqueries 2\n}", ""), map[string]*source{"A": variety()})
 	want := fastpath.StreamLimits{Read: time.Hour, Idle: time.Hour, Write: 5 * time.Second, Messages: 2}
 	if got := s.fast().Limits(); got != want {

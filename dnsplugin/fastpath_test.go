@@ -615,7 +615,7 @@ func (named) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, error
 
 // Every directive that may stand before the cache is either known to be
 // harmless or keeps its queries; those that we stand in for must be CoreDNS's own.
-func TestEveryPluginBeforeTheCacheIsDecidedAbout(t *testing.T) {
+func TestEveryPluginBeforeTheCacheHasADecision(t *testing.T) {
 	withSource()
 	for _, d := range append(slices.Clone(dnsserver.Directives[:slices.Index(dnsserver.Directives, "cache")]), "unheard-of") {
 		why := (&front.ZonePlan{Name: "."}).Consider(named(d), "next", nil)

@@ -65,7 +65,7 @@ const subnetsBeforeWarning = 1000
 // the clients, or a rewrite in the Corefile, give every query a subnet.
 func (c *Cache) passSubnet(server string) {
 	c.meters.Of(server).Subnets.Inc()
-	if c.past.Add(1) == subnetsBeforeWarning && c.sides.Len() == 0 {
+	if c.bypassed.Add(1) == subnetsBeforeWarning && c.sides.Len() == 0 {
 		clog.NewWithPlugin(c.name).Warningf("The cache of %s is empty after %d queries: each had a client subnet (ECS, RFC 7871), so its answer may be for that subnet alone and is not kept. "+
 			"If the Corefile adds it (rewrite edns0 subnet), or a forwarder such as dnsmasq (add-subnet), take it out", strings.Join(c.cfg.Zones, " "), subnetsBeforeWarning)
 	}

@@ -27,7 +27,7 @@ func (h *testHeap) set(percent int) {
 	h.percent = percent
 }
 
-func TestHeadroomIsForWhatHasPointers(t *testing.T) {
+func TestHeadroomIgnoresEntries(t *testing.T) {
 	const mb = 1 << 20
 	for _, tt := range []struct {
 		live, kept int64
@@ -78,7 +78,7 @@ func TestHeadroomFollowsTheStores(t *testing.T) {
 	adjusted(100) // a collection after the end
 }
 
-func TestHeadroomLeavesTheGOGCOfOthersAlone(t *testing.T) {
+func TestHeadroomKeepsAnExplicitGOGC(t *testing.T) {
 	c := cacheOf(t, Config{MaxMem: 1 << 30}, says(nil))
 	given := &testHeap{live: c.sides.Success.Store.Bytes(), percent: 90}
 	h := &headroom{heap: given}
@@ -100,7 +100,7 @@ func TestHeadroomLeavesTheGOGCOfOthersAlone(t *testing.T) {
 }
 
 // After each collection, and no more often, the target is looked at.
-func TestHeadroomIsLookedAtAfterCollections(t *testing.T) {
+func TestHeadroomAdjustsAfterCollections(t *testing.T) {
 	th := &testHeap{live: 1 << 30, percent: 100}
 	h := &headroom{heap: th}
 	c := cacheOf(t, Config{}, says(nil))

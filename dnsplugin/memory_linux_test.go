@@ -90,7 +90,7 @@ func TestMemoryLimitIsFound(t *testing.T) {
 	}
 }
 
-func TestBuildIsRead(t *testing.T) {
+func TestBuildOfReadsTheBuildInfo(t *testing.T) {
 	setting := func(kv ...string) (all []debug.BuildSetting) {
 		for i := 0; i < len(kv); i += 2 {
 			all = append(all, debug.BuildSetting{Key: kv[i], Value: kv[i+1]})

@@ -270,7 +270,7 @@ var overloads = []overload{
 
 // Each row of the table: whatever a source does, all else is
 // answered, as by CoreDNS with its own cache.
-func TestOverloadedSourceStopsNothingElse(t *testing.T) {
+func TestOverloadedSourceDoesNotAffectOthers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("thousands of queries under way")
 	}

@@ -176,7 +176,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-func TestParseSaysTheLine(t *testing.T) {
+func TestParseErrorsNameTheLine(t *testing.T) {
 	_, err := parse("penstock {\nkeepttl\nservfail 1h\n}")
 	if err == nil || !strings.HasPrefix(err.Error(), "Testfile:3 ") {
 		t.Errorf("%v", err)

@@ -82,7 +82,7 @@ func TestTTLWithTopBitCountsAsZero(t *testing.T) {
 }
 
 // 0x20: the question comes back letter for letter, for one entry.
-func TestIDQuestionAndFlagsAreThoseOfTheQuery(t *testing.T) {
+func TestReplyHasIDQuestionAndFlagsOfTheQuery(t *testing.T) {
 	s := says(func(m *dns.Msg) { m.RecursionAvailable, m.Authoritative = true, true }, "example.org. 60 IN A 192.0.2.1")
 	c := cacheOf(t, Config{}, s)
 	for i, name := range []string{"example.org.", "eXaMpLe.oRg.", "EXAMPLE.ORG."} {
@@ -420,7 +420,7 @@ func TestDOAndCDHaveEntriesOfTheirOwn(t *testing.T) {
 }
 
 // RFC 6840, sections 5.7 and 5.8.
-func TestADGoesToWhoAsksForItOnly(t *testing.T) {
+func TestADIsSentOnRequestOnly(t *testing.T) {
 	s := says(func(m *dns.Msg) { m.AuthenticatedData = true }, "example.org. 60 IN A 192.0.2.1")
 	c := cacheOf(t, Config{}, s)
 	for range 2 {
@@ -639,7 +639,7 @@ func TestProofOfAGapIsForItsQuestionAlone(t *testing.T) {
 
 // What a pod with ndots:5 asks for one name from outside: each name of the search path is
 // a denial of its own, for A and for AAAA, and none of them is asked for twice.
-func TestSearchPathIsAskedForOnce(t *testing.T) {
+func TestSearchPathIsQueriedOnce(t *testing.T) {
 	const outside = "www.example.com."
 	denied, found, noData := says(nx, soa300), says(nil, outside+" 30 IN A 192.0.2.1"), says(nil, soa300)
 	s := &source{}

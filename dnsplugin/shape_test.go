@@ -110,7 +110,7 @@ func TestFailureOfAnOddQuestionIsNotKept(t *testing.T) {
 }
 
 // The shape of a packet is the shape of its message.
-func TestShapeOfAPacketIsThatOfTheMessage(t *testing.T) {
+func TestPacketAndMessageHaveTheSameShape(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := new(dns.Msg)
 		r.SetQuestion("www.example.org.", dns.TypeA)

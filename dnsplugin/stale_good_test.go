@@ -52,7 +52,7 @@ func TestLastGoodAnswerKeepsItsPopularity(t *testing.T) {
 }
 
 // The last good answer may be served for longer than the one that hid it.
-func TestLastGoodAnswerOutlivesWhatHidIt(t *testing.T) {
+func TestLastGoodAnswerOutlivesTheDenial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 100 IN A 192.0.2.1")
 		c := cacheOf(t, Config{

@@ -52,7 +52,7 @@ func TestStaleAnswerComesAfterTheRefreshFailedOrTheClientTimer(t *testing.T) {
 	})
 }
 
-func TestQuickSourceIsWaitedFor(t *testing.T) {
+func TestVerifyWaitsForAQuickSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 60 IN A 192.0.2.1")
 		c := cacheOf(t, Config{Stale: rfc8767}, s)
@@ -300,7 +300,7 @@ func TestRefreshesAreBoundedAndEndWithClose(t *testing.T) {
 	})
 }
 
-func TestCloseGivesUpOnASourceThatHangs(t *testing.T) {
+func TestCloseDoesNotWaitForAHangingSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil, "example.org. 60 IN A 192.0.2.1")
 		c, err := New(Config{Stale: Stale{UpTo: time.Hour}})

@@ -128,7 +128,7 @@ func TestReadingASnapshotHoldsOneEntryAtATime(t *testing.T) {
 
 // A file at FILE that is not a snapshot is detected at the start, and is never
 // replaced.
-func TestWarmReplacesNothingElse(t *testing.T) {
+func TestWarmReplacesOnlySnapshots(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	target := at("target")
@@ -331,7 +331,7 @@ func TestTrustInASnapshot(t *testing.T) {
 }
 
 // A length that lies is found before anything is stored.
-func TestSnapshotThatLies(t *testing.T) {
+func TestForgedSnapshotIsRejected(t *testing.T) {
 	c, _ := snapshotted(t, Config{})
 	ask(t, c, question("a.example.", dns.TypeA))
 	var b bytes.Buffer

@@ -26,7 +26,7 @@ func snapshotted(t testing.TB, cfg Config) (*Cache, *world) {
 	return c, w
 }
 
-func TestRestartFromASnapshotIsWarmAndTTLsGoOn(t *testing.T) {
+func TestRestartFromASnapshotKeepsTTLs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "warm")
 		c, _ := snapshotted(t, Config{Warm: file})
@@ -111,7 +111,7 @@ func FuzzWarmEntry(f *testing.F) {
 	})
 }
 
-func TestReloadGoesOnWithTheEntries(t *testing.T) {
+func TestReloadKeepsTheEntries(t *testing.T) {
 	old, w := snapshotted(t, Config{})
 	ask(t, old, question("a.example.", dns.TypeA))
 	ctl := caddy.NewTestController("dns", "penstock")

@@ -26,7 +26,7 @@ func logged(t *testing.T, f func()) string {
 
 // A cache that never hits since all queries have a client subnet is counted,
 // and said once.
-func TestCacheThatNeverHitsSaysSo(t *testing.T) {
+func TestCacheWithOnlyClientSubnetsWarns(t *testing.T) {
 	withSubnet := func(m *dns.Msg) {
 		m.SetEdns0(1232, false)
 		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0).To4()})
@@ -56,7 +56,7 @@ func TestCacheThatNeverHitsSaysSo(t *testing.T) {
 }
 
 // Sockets stay over a reload as they are, which is said.
-func TestWorkersAndBatchOfAReloadAreRemarkedOn(t *testing.T) {
+func TestReloadWarnsAboutWorkersAndBatch(t *testing.T) {
 	have := fastpath.Options{Workers: 1, Batch: 8}
 	for _, tt := range []struct {
 		want fastpath.Options

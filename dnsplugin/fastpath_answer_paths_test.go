@@ -387,9 +387,9 @@ func TestWorkersOfTheFastPathDoNotShareLines(t *testing.T) {
 	if before, after := unsafe.Offsetof(c.Zones), unsafe.Sizeof(c)-unsafe.Offsetof(c.Batches)-unsafe.Sizeof(c.Batches); before < 128 || after < 128 {
 		t.Errorf("counters have %d bytes before and %d after them", before, after)
 	}
-	var turns front.InlineBatch
-	if before, after := unsafe.Offsetof(turns.Server), unsafe.Sizeof(turns)-unsafe.Offsetof(turns.Started)-unsafe.Sizeof(turns.Started); before < 128 || after < 128 {
-		t.Errorf("a turn has %d bytes before and %d after it", before, after)
+	var batch front.InlineBatch
+	if before, after := unsafe.Offsetof(batch.Server), unsafe.Sizeof(batch)-unsafe.Offsetof(batch.Started)-unsafe.Sizeof(batch.Started); before < 128 || after < 128 {
+		t.Errorf("an inline batch has %d bytes before and %d after it", before, after)
 	}
 	b := bareServer(t, Config{}, variety())
 	b.Prepare(2)

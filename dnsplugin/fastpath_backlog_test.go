@@ -169,7 +169,7 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 
 // Waiters are bounded by coalesce; beyond it the oldest of the name goes. A name
 // that all wait for takes none of the room of other names.
-func TestJobsThatWaitAreBounded(t *testing.T) {
+func TestWaitingJobsAreBounded(t *testing.T) {
 	src, open := gated()
 	defer open()
 	s := bareServer(t, Config{MaxMem: MinMaxMemory, Coalesce: 3}, src)
@@ -259,7 +259,7 @@ func TestReloadLosesNoPacket(t *testing.T) {
 	}
 }
 
-// The sockets close with the instance, and if an heir does not come.
+// The sockets close with the instance, or later if its successor does not start.
 func TestSocketsCloseWithTheirInstance(t *testing.T) {
 	s := start(t, fmt.Sprintf(simple, "", ""), map[string]*source{"A": says(nil)})
 	l := s.listener()
@@ -312,7 +312,7 @@ func responses(all map[string]*dto.Metric) (n float64) {
 
 // The same questions with and without fast path make the same series: names,
 // labels, counts, and every bucket of the sizes.
-func TestMetricsAreThoseOfTheChain(t *testing.T) {
+func TestMetricsEqualTheChains(t *testing.T) {
 	t.Run("udp", func(t *testing.T) { compareMetrics(t, (*testServer).ask) })
 	t.Run("tcp", func(t *testing.T) { compareMetrics(t, (*testServer).askTCP) })
 }

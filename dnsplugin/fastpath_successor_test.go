@@ -95,7 +95,7 @@ func TestReloadDuringAReloadKeepsTheSockets(t *testing.T) {
 
 // The server of the instance in between comes when the one after it serves
 // already, and when it has ended itself (commit 0106075).
-func TestInstanceInBetweenComesLate(t *testing.T) {
+func TestIntermediateInstanceStartsLate(t *testing.T) {
 	s := newSuccession(t)
 	first := s.instance()
 	s.serve(first)
@@ -111,7 +111,7 @@ func TestInstanceInBetweenComesLate(t *testing.T) {
 }
 
 // A reload fails while the server of the instance before has not started yet.
-func TestFailedReloadDuringAReloadLeavesTheHeir(t *testing.T) {
+func TestFailedReloadDuringAReloadKeepsTheSuccessor(t *testing.T) {
 	s := newSuccession(t)
 	first := s.instance()
 	s.serve(first)
@@ -135,7 +135,7 @@ func TestFailedReloadDuringAReloadLeavesTheHeir(t *testing.T) {
 }
 
 // A reload fails in the usual way: the next end of the instance closes its sockets.
-func TestFailedReloadLeavesNoHeir(t *testing.T) {
+func TestFailedReloadLeavesNoSuccessor(t *testing.T) {
 	s := newSuccession(t)
 	first := s.instance()
 	s.serve(first)
