@@ -1,3 +1,5 @@
+//penstock:pure
+
 package admission
 
 import (
