@@ -10,29 +10,29 @@ import (
 	"github.com/penstock/penstock/internal/ranges"
 )
 
-// quiet is a source that allocates nothing, so that a test counts the engine's
-// allocations alone.
-type quiet struct {
+// allocFreeSource is a source that allocates nothing, so that a test counts only
+// the engine's allocations.
+type allocFreeSource struct {
 	size   int64
 	bodies sync.Pool
 }
 
-type quietBody struct {
-	q    *quiet
+type allocFreeBody struct {
+	q    *allocFreeSource
 	left int64
 }
 
-func (q *quiet) Open(_ context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
+func (q *allocFreeSource) Open(_ context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	n := min(req.Len, q.size-req.Off)
-	b, _ := q.bodies.Get().(*quietBody)
+	b, _ := q.bodies.Get().(*allocFreeBody)
 	if b == nil {
-		b = &quietBody{q: q}
+		b = &allocFreeBody{q: q}
 	}
 	b.left = n
 	return b, ranges.Info{Size: q.size, Off: req.Off, Len: n, Pin: "etag:1"}, nil
 }
 
-func (b *quietBody) Read(p []byte) (int, error) {
+func (b *allocFreeBody) Read(p []byte) (int, error) {
 	n := min(int64(len(p)), b.left)
 	b.left -= n
 	if b.left == 0 {
@@ -41,14 +41,14 @@ func (b *quietBody) Read(p []byte) (int, error) {
 	return int(n), nil
 }
 
-func (b *quietBody) Close() error { b.q.bodies.Put(b); return nil }
+func (b *allocFreeBody) Close() error { b.q.bodies.Put(b); return nil }
 
 // Buffers, tasks and lanes are reused, so a part costs no allocation once the
 // stream runs.
 func TestAllocsPerPart(t *testing.T) {
 	const part = 64 * kib
 	e := newEngine(t, ranges.Options{PartBytes: part, Budget: budget.New(8 * mib), Hedge: noHedge.Hedge})
-	src := &quiet{size: 1 << 40}
+	src := &allocFreeSource{size: 1 << 40}
 	s := e.Object(src, ranges.Spec{Name: "quiet", Size: src.size}).Stream(t.Context(), 0, -1, ranges.StreamOptions{})
 	defer s.Close()
 	next := func() {
@@ -80,7 +80,7 @@ func TestAllocsPerPart(t *testing.T) {
 func BenchmarkStreamPart(b *testing.B) {
 	const part = 1 * mib
 	e := newEngine(b, ranges.Options{PartBytes: part, Budget: budget.New(64 * mib)})
-	src := &quiet{size: 1 << 50}
+	src := &allocFreeSource{size: 1 << 50}
 	s := e.Object(src, ranges.Spec{Name: "quiet", Size: src.size}).Stream(b.Context(), 0, -1, ranges.StreamOptions{})
 	defer s.Close()
 	b.SetBytes(part)

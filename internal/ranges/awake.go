@@ -25,5 +25,5 @@ func (w *awakeClock) look(now time.Duration) {
 	}
 }
 
-// awakeAt returns the time that a clock with so much lost time shows at now.
+// awakeAt returns now minus lost, the time during which the process didn't run.
 func awakeAt(now, lost time.Duration) time.Duration { return now - lost }

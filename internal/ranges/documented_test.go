@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The defaults in docs/configuration.md are the code's.
+// The defaults in docs/configuration.md equal the code's.
 func TestDocumentedDefaults(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("../../docs/configuration.md")
@@ -18,7 +18,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	h := HedgePolicy{}.withDefaults()
 	r := RetryPolicy{}.WithDefaults()
 	if r.Attempts != 0 {
-		t.Errorf("%d attempts by default, documented is no bound", r.Attempts)
+		t.Errorf("%d attempts by default, but the documentation says that they are not bounded", r.Attempts)
 	}
 	for _, want := range []string{
 		fmt.Sprintf("| `PartBytes` | %d MiB |", defaultPart>>20),

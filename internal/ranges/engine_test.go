@@ -19,7 +19,7 @@ const (
 	mib = 1 << 20
 )
 
-// newEngine returns an engine with small parts, closed with the test.
+// newEngine returns an engine with small parts. The test's cleanup closes it.
 func newEngine(t testing.TB, opts ranges.Options) *ranges.Engine {
 	t.Helper()
 	if opts.Budget == nil {

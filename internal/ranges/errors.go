@@ -31,11 +31,12 @@ var errShort = errors.New("body ended before its last byte")
 // bytes than requested. It counts as progress rather than as a failure.
 var errClipped = errors.New("server sent a shorter range than asked for")
 
-// errNoLength is the failure of an answer that can't even be read as a plain body.
+// errNoLength reports a whole-object answer that can't be used, because neither
+// the answer nor the object's size tells where the body must end.
 var errNoLength = errors.New("server ignored the range and sent no length, and the size of the object is not known")
 
-// errNothingKnown is the failure of an answer that nothing ties to the object.
-var errNothingKnown = errors.New("answer has neither a range nor a length nor a validator")
+// errUnidentified reports an answer that can't be attributed to the object.
+var errUnidentified = errors.New("answer has neither a range nor a length nor a validator")
 
 // Error is a failed operation of the engine. It names the operation, the object,
 // the bytes, the number of attempts and the cause.

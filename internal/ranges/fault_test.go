@@ -345,9 +345,9 @@ func TestChecksumMismatch(t *testing.T) {
 
 func TestCancelAndClose(t *testing.T) {
 	stuck := func(int, ranges.Request) rangestest.Action { return rangestest.Action{Delay: time.Hour} }
-	boss := errors.New("the boss said so")
+	cause := errors.New("the caller's cause")
 	for name, end := range map[string]func(context.CancelCauseFunc, *ranges.Stream, *ranges.Engine){
-		"context": func(c context.CancelCauseFunc, _ *ranges.Stream, _ *ranges.Engine) { c(boss) },
+		"context": func(c context.CancelCauseFunc, _ *ranges.Stream, _ *ranges.Engine) { c(cause) },
 		"stream":  func(_ context.CancelCauseFunc, s *ranges.Stream, _ *ranges.Engine) { go s.Close() },
 		"engine":  func(_ context.CancelCauseFunc, _ *ranges.Stream, e *ranges.Engine) { go e.Close() },
 	} {
@@ -368,7 +368,7 @@ func TestCancelAndClose(t *testing.T) {
 				}
 				want := ranges.ErrClosed
 				if name == "context" {
-					want = boss
+					want = cause
 				}
 				if !errors.Is(err, want) {
 					t.Errorf("error %v, want %v", err, want)

@@ -30,7 +30,7 @@ type gate struct {
 	host string
 	wg   sync.WaitGroup // lanes and the monitor
 
-	awake     awakeClock   // the monitor's alone; see awakeTime
+	awake     awakeClock   // used only by the monitor; see awakeTime
 	lost      atomic.Int64 // awake.lost in nanoseconds, for all goroutines
 	completed atomic.Int64 // requests that ended well
 
@@ -51,12 +51,12 @@ type gate struct {
 	lastGood     time.Duration // awakeTime when the host last sent enough bytes of a body; 0 if never
 	retryLog     RetryLog
 
-	asleep bool          // the monitor waits for wake without a timer
+	asleep bool          // the monitor waits for wake, without a timer
 	wake   chan struct{} // wakes the monitor; capacity 1
 }
 
-// awakeTime returns now without the time during which the process didn't run.
-// Silence is measured by it.
+// awakeTime returns now minus the time during which the process didn't run. The
+// silence of a server is measured in this time.
 func (g *gate) awakeTime(now time.Duration) time.Duration {
 	return awakeAt(now, time.Duration(g.lost.Load()))
 }
@@ -91,7 +91,8 @@ type taskOwner interface {
 	// be called often.
 	late()
 	// ended is called once, when the task has its result and no request for it
-	// runs. The task may be submitted again as soon as its owner knows.
+	// runs. The owner may submit the task again even before ended returns, so the
+	// gate doesn't use the task afterwards.
 	ended()
 }
 
@@ -145,7 +146,7 @@ type attempt struct {
 	in         *list
 
 	// Guarded by gate.mu.
-	lane      *lane // that runs it now, or nil
+	lane      *lane // runs the attempt now; nil if none does
 	fresh     bool
 	cancelled bool
 	clipped   bool // the answer ends before the range does; written by the lane alone
@@ -421,11 +422,11 @@ func (g *gate) attemptFailedLocked(l *lane, t *task, a *attempt, now time.Durati
 	}
 }
 
-// failQueuedLocked is called when an attempt that began at started has failed for
-// good. It fails the queued tasks that had waited for their whole Outage by then,
-// because that attempt was the last one for them as well. Otherwise each slot of a
-// dead host would drain the queue at one task for each bound of a request. mu must
-// be held.
+// failQueuedLocked is called when a task has failed for good with an attempt that
+// started at started. It also fails the queued tasks that had waited for their
+// whole Outage by then, because the host had its last chance with that attempt.
+// Otherwise the tasks queued for a dead host would fail one by one, each only
+// after an attempt of its own had timed out. mu must be held.
 func (g *gate) failQueuedLocked(started time.Duration, err error) {
 	for _, q := range []*list{&g.urgent, &g.ahead, &g.delayed} {
 		for a := q.head; a != nil; {
@@ -527,7 +528,7 @@ func (g *gate) wakeMonitorLocked() {
 	g.asleep = false
 	select {
 	case g.wake <- struct{}{}:
-	default: // it is about to look
+	default: // the monitor has a wake-up pending
 	}
 }
 

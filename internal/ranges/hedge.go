@@ -118,7 +118,7 @@ func (h *hedger) typical(n int64) typical {
 	return l.typical
 }
 
-// running is the hedger's view of one request. Its times are of awakeClock.
+// running is the hedger's view of one request. Its times come from gate.awakeTime.
 type running struct {
 	start    time.Duration // when it was sent
 	lastByte time.Duration // when the last byte was received; start before the first one
@@ -127,7 +127,7 @@ type running struct {
 
 	others     int   // other running requests to the host
 	sinceStart int64 // requests to the host that have ended well since start
-	sinceByte  int64 // and since lastByte
+	sinceByte  int64 // requests to the host that have ended well since lastByte
 }
 
 // due reports whether a request should get a hedge now. A request is late if it has
@@ -158,16 +158,16 @@ func (h *hedger) due(now time.Duration, r running) bool {
 	return true
 }
 
-// overtakes is how many requests must have ended, for each other running request,
-// before one that waits counts as held up alone. While a host works, each slot
-// ends two requests in two medians, which is the silence that makes a request late.
+// overtakes is how many requests must have ended for each other running request
+// before a late request counts as held up alone. A silence of two medians makes a
+// request late, and in that time each slot of a working host ends two requests.
 const overtakes = 2
 
 // heldUpAlone reports whether a late request is held up by its own connection or
 // front end. If something holds up all requests to a host (a host at its limit, a
-// full link, busy processors), one more request doesn't help. After twice the
-// time, and long enough for an unknown host, a request counts as alone anyway,
-// because the others may be stuck as well.
+// full link, busy processors), one more request doesn't help. A request that has
+// waited for twice its limit, and for at least coldFactor floors, counts as held
+// up alone anyway, because the other requests may be stuck as well.
 func (h *hedger) heldUpAlone(waits, limit time.Duration, others int, ended int64) bool {
 	return ended >= int64(overtakes*others) || waits >= max(2*limit, coldFactor*h.p.Floor)
 }

@@ -32,16 +32,16 @@ type lane struct {
 	current          *attempt
 	active           bool // the fields of current are set up
 	started          time.Duration
-	since            time.Duration // started in gate.awakeTime
+	since            time.Duration // started, as gate.awakeTime
 	progress         Progress      // of the current attempt
-	completedAtStart int64         // gate.completed then
+	completedAtStart int64         // gate.completed at that time
 
-	first time.Duration // time of the first byte; the lane's alone
+	first time.Duration // time of the first byte; used only by the lane
 
 	// Written by the lane, read by the monitor.
 	got, want       atomic.Int64
 	last            atomic.Int64 // gate.awakeTime of the last byte, in nanoseconds
-	completedAtByte atomic.Int64 // gate.completed then
+	completedAtByte atomic.Int64 // gate.completed at that time
 }
 
 func newLane(g *gate) *lane {
@@ -117,7 +117,7 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 		case size < 0:
 			return errors.Join(&Fault{Kind: NoRanges, Err: errNoLength}, body.Close())
 		case info.Pin == "" && req.Pin != "": // it may be another object
-			return errors.Join(&Fault{Kind: Retryable, Fresh: true, Err: errNothingKnown}, body.Close())
+			return errors.Join(&Fault{Kind: Retryable, Fresh: true, Err: errUnidentified}, body.Close())
 		}
 		body, info.Size, info.Len = &sizedBody{ReadCloser: body, left: size}, size, size
 	}
@@ -135,8 +135,8 @@ func (l *lane) attempt(ctx context.Context, a *attempt, req Request) error {
 	return err
 }
 
-// beyond handles the answer that the range starts after the end (416), with which
-// some servers don't send the size.
+// beyond handles a 416, the answer to a range that starts at or after the end.
+// Some servers don't send the size with it.
 func (l *lane) beyond(a *attempt, req Request, info Info, f *Fault) error {
 	o := a.t.o
 	if err := o.observe(info); err != nil {

@@ -11,11 +11,11 @@ const (
 	connRate = 85_000_000
 	// A throttle answer decreases the limit by half of the share of such answers
 	// among the recent ones (DCTCP's rule, RFC 8257 section 3.3), at least by
-	// leastDecrease. A host that refuses everything halves the limit each time,
-	// and a single front end among many that does costs little.
+	// leastDecrease. A host that refuses all requests halves the limit each time.
+	// A single front end that does so, among many, costs little.
 	leastDecrease = 1.0 / 16
-	// ceilingHold is how long the limit stays below the one that was throttled
-	// last. The capacity behind such answers grows in minutes.
+	// ceilingHold is how long the limit stays below the limit that was throttled
+	// last. A service that throttles takes minutes to add capacity.
 	ceilingHold = 2 * time.Second
 	// minGain is the least rise of the throughput that justifies more requests.
 	minGain = 1.05

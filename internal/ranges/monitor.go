@@ -87,8 +87,8 @@ func (g *gate) checkLocked(now time.Duration) (busy bool, next time.Duration) {
 // watchLocked ends or hedges one running request if that is due. mu must be held.
 func (g *gate) watchLocked(l *lane, a *attempt, now time.Duration) {
 	up, completed, last := g.awakeTime(now), g.completed.Load(), l.last.Load()
-	// The awake clock may have been put back; times that it has not reached again
-	// become the present.
+	// The awake clock goes back when it subtracts lost time. Times that are then
+	// in the future are set to the present.
 	l.since = min(l.since, up)
 	if last > int64(up) {
 		l.last.CompareAndSwap(last, int64(up))

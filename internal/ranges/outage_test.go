@@ -52,9 +52,9 @@ var verbs = map[string]func(context.Context, *ranges.Object, int) ([]byte, error
 	},
 }
 
-// This test holds the figures of docs/configuration.md: every verb survives an
-// outage of a minute, fails in bounded time if the outage doesn't end, and logs
-// both.
+// The test checks the figures of docs/configuration.md. Every verb survives an
+// outage of a minute, fails in bounded time if the outage doesn't end, and logs a
+// warning in both cases.
 func TestOutagesOfRanges(t *testing.T) {
 	for kind, action := range awayKinds {
 		for verb, read := range verbs {

@@ -31,8 +31,9 @@ type pace struct {
 	first, before time.Duration
 	period        time.Duration // start of this period
 	// The bytes a second of one request from its start to its end, as an
-	// exponential average. From its first byte on it would be the rate of a burst,
-	// because readers on few cores take turns, and each drains a full socket.
+	// exponential average. Measured from the first byte, it would be the rate of a
+	// burst, because readers on few cores take turns, and each drains a full
+	// socket.
 	rate    float64
 	samples int
 }

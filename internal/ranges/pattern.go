@@ -54,7 +54,7 @@ func (p *pattern) read(off, n, fetched int64) access {
 		p.extend(off + n)
 		return accessSequential
 	case p.sequential && p.strays+1 < sequentialReads:
-		// A late read, or a look at the object's index: the run may continue.
+		// The run may continue after a late read, or a read of the object's index.
 		p.strays++
 		return accessRandom
 	}

@@ -200,8 +200,8 @@ func (r *Reader) advanceLocked(off, n, size int64) []*segment {
 	if off < r.firstOffset() {
 		return nil // the read is behind the window
 	}
-	// A read beyond the window, ahead of reads that are still to come, moves the
-	// window up to itself.
+	// A read beyond the window, which may have overtaken earlier reads, moves the
+	// window up to its own offset.
 	r.dropBehindLocked(min(off, r.ahead.expected-keepBehind))
 	end := min(off+n+r.ahead.bytes(), size)
 	for r.fetchedTo < end {
@@ -273,8 +273,8 @@ func (r *Reader) dropAllLocked() {
 	r.o.e.windows.remove(r)
 }
 
-// dropSegmentsLocked drops all segments, and leaves it to the caller to take the
-// reader out of windows. mu must be held.
+// dropSegmentsLocked drops all segments. The caller must remove the reader from
+// Engine.windows. mu must be held.
 func (r *Reader) dropSegmentsLocked() {
 	for _, s := range r.segs {
 		r.dropSegment(s)

@@ -129,7 +129,7 @@ type Retries struct {
 	inRow  int           // failures since the last progress
 	since  time.Duration // when the outage began
 	gained int64         // bytes since the outage began
-	doubts int           // answers whose meaning another answer has to confirm
+	doubts int           // answers that another answer has to confirm, see mayRetry
 }
 
 // Failure is the end of one failed attempt.

@@ -19,8 +19,8 @@ type sharedReads struct {
 	list []*sharedRead
 }
 
-// sharedRead is one request for one or more readers. The reader that starts it
-// leads it, the others follow.
+// sharedRead is one request for one or more readers. The reader that starts it is
+// its leader; readers that join it are followers.
 type sharedRead struct {
 	ignoreEvents
 	rs    *sharedReads
@@ -61,7 +61,7 @@ func (rs *sharedReads) read(ctx context.Context, p []byte, off int64) (int, erro
 	}
 }
 
-// join returns the sharedRead for the range, and whether the caller leads it.
+// join returns the sharedRead for the range, and whether the caller is its leader.
 func (rs *sharedReads) join(p []byte, off int64) (f *sharedRead, mine bool) {
 	n := int64(len(p))
 	rs.mu.Lock()
@@ -89,7 +89,8 @@ func (rs *sharedReads) join(p []byte, off int64) (f *sharedRead, mine bool) {
 // ended releases the readers.
 func (f *sharedRead) ended() { close(f.ready) }
 
-// started fixes the range, because the request has its slot.
+// started fixes the range, because the request now has a slot and is about to be
+// sent.
 func (f *sharedRead) started() {
 	f.rs.mu.Lock()
 	defer f.rs.mu.Unlock()

@@ -77,7 +77,8 @@ type part struct {
 	doneReceived bool
 }
 
-// started takes the memory up no earlier than the request gets its slot.
+// started sets the task's buffer. Bytes allocates its memory, which is not needed
+// before the request has a slot.
 func (p *part) started() { p.buf = p.mem.Bytes() }
 
 func (p *part) answered() {
@@ -160,7 +161,9 @@ func (s *Stream) fill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size, _ := s.o.known()
-	alone := size < 0 || s.o.noRanges.Load() // one request, until its answer tells the size
+	// One request runs alone until its answer tells the size, and that the server
+	// serves ranges.
+	alone := size < 0 || s.o.noRanges.Load()
 	var slots int
 	slots, s.plan.partBytes = s.o.g.policy(s.opts.PartBytes)
 	if size < 0 {
@@ -168,10 +171,10 @@ func (s *Stream) fill() {
 	}
 	limit := s.win.size
 	if s.fullWindowParts == 0 {
-		// As many parts as the host's limit lets run, a quarter more for parts that
-		// end out of order, and two to keep the slots busy. More would only wait.
-		// Finished parts would pile up, so that new ones would get fresh pages,
-		// which have to be cleared, and cold ones.
+		// Request as many parts as the host's limit lets run, a quarter more for
+		// parts that end out of order, and two to keep the slots busy. More parts
+		// would only wait after their end, and new parts would get memory that is
+		// not in the cache, or that the kernel has to clear first.
 		spare := slots / 4
 		if s.backlog.wakeAt.Load() > 0 && s.backlog.headLate.Load() {
 			// The consumer waits for a late head. Once as many parts as there are

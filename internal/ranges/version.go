@@ -31,10 +31,10 @@ func SamePin(a, b string) bool {
 	return ok && SameETag(ta, tb)
 }
 
-// SameETag reports whether two spellings of an entity tag mean the same version:
-// some stores leave out the quotes in listings, and proxies mark a tag as weak
-// (W/"...") if they may compress the body, which the engine never requests. An
-// empty tag equals no tag.
+// SameETag reports whether two spellings of an entity tag mean the same version.
+// It ignores quotes, which some stores leave out in listings, and weakness, because
+// a proxy marks a tag as weak (W/"...") if it may compress the body, which the
+// engine never requests. An empty tag is not the same as any tag.
 func SameETag(a, b string) bool {
 	tag := opaqueTag(a)
 	return tag != "" && tag == opaqueTag(b)

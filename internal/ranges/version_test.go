@@ -18,7 +18,7 @@ func TestSamePin(t *testing.T) {
 		{`etag:"7f"`, `etag:"7F"`, false},  // tags are case-sensitive
 		{`etag:"7f`, `etag:"7f"`, false},   // half a pair of quotes belongs to the tag
 		{`etag:`, `etag:`, true},           // equal strings
-		{`etag:`, `etag:""`, false},        // an empty tag equals no tag
+		{`etag:`, `etag:""`, false},        // an empty tag is not the same as any tag
 		{`version:7f`, `etag:"7f"`, false}, // kinds differ
 		{`version:"7f"`, `version:7f`, false},
 		{`modified:Tue, 01 Dec 2026 10:00:00 GMT`, `modified:Tue, 01 Dec 2026 10:00:00 GMT`, true},

@@ -34,7 +34,7 @@ func (w *window) open() {
 // close stops fetching ahead until the next open.
 func (w *window) close() { w.size = 0 }
 
-// consumerWaited doubles an open window: the consumer had to wait, so more bytes
+// consumerWaited doubles an open window. The consumer had to wait, so more bytes
 // must be in flight.
 func (w *window) consumerWaited() {
 	if w.size > 0 {

@@ -53,7 +53,7 @@ func Conform(t *testing.T, target Target) {
 			t.Errorf("size %d, want %d", info.Size, size)
 		}
 	})
-	t.Run("at once", func(t *testing.T) {
+	t.Run("concurrent", func(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range int64(32) {
 			wg.Go(func() { checkRange(t, src, data, i*50_000, 100_000) })
