@@ -132,9 +132,9 @@ type running struct {
 
 // due reports whether a request should get a hedge now. A request is late if it has
 // run for 1.5 times the quantile, or if it has been silent for the floor, for
-// twice the median of a whole request, and for the quantile. A late request gets
-// no hedge if it will end before a hedge could, or if the other requests to the
-// host are late as well.
+// twice the median of a whole request, and for the quantile. It gets no hedge if
+// the other requests to the host are late as well. A request that still receives
+// bytes gets no hedge either if it will probably end before a hedge could.
 func (h *hedger) due(now time.Duration, r running) bool {
 	if h.p.Quantile < 0 {
 		return false
