@@ -18,7 +18,8 @@ import (
 	"github.com/penstock/penstock/internal/httprange"
 )
 
-// serveVar makes the test binary an origin, whose CPU time is then not counted.
+// serveVar makes the test binary act as the origin, so that the origin's CPU time
+// is not counted.
 const serveVar = "PENSTOCK_HTTPRANGE_SERVE"
 
 func TestMain(m *testing.M) {

@@ -17,8 +17,8 @@ import (
 )
 
 // Transport is an http.RoundTripper for bulk GETs. The calling goroutine writes the
-// request and reads the answer. net/http passes both through two goroutines for
-// each connection, which costs as much as the bytes of a small object. Requests
+// request and reads the answer. (net/http passes both through two goroutines for
+// each connection. For a small object that costs as much as its bytes.) Requests
 // other than plain GET and HEAD over HTTP/1.1, and requests through a proxy, go to
 // net/http. A Transport is safe for concurrent use.
 type Transport struct {
@@ -146,8 +146,8 @@ func (t *Transport) dropIdle(key string) {
 	}
 }
 
-// take returns the most recently used connection, or nil. The server's congestion
-// window for it is the largest.
+// take returns the most recently used connection, for which the server's
+// congestion window is the largest, or nil.
 func (t *Transport) take(key string) *conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -249,7 +249,7 @@ func (t *Transport) dial(ctx context.Context, key string, req *http.Request) (*c
 		return nil, err
 	}
 	if secure {
-		if nc, err = t.shake(ctx, nc, name); err != nil {
+		if nc, err = t.handshake(ctx, nc, name); err != nil {
 			return nil, err
 		}
 	}
@@ -263,8 +263,8 @@ func (t *Transport) dial(ctx context.Context, key string, req *http.Request) (*c
 	return c, nil
 }
 
-// shake does the TLS handshake on nc, and closes nc after an error.
-func (t *Transport) shake(ctx context.Context, nc net.Conn, name string) (net.Conn, error) {
+// handshake does the TLS handshake on nc, and closes nc after an error.
+func (t *Transport) handshake(ctx context.Context, nc net.Conn, name string) (net.Conn, error) {
 	t.mu.Lock()
 	if t.tls == nil {
 		if t.tls = t.std.TLSClientConfig.Clone(); t.tls == nil {
@@ -319,7 +319,7 @@ type conn struct {
 	abort  func() // the method value close, made once
 }
 
-func (c *conn) close() { c.once.Do(func() { _ = c.nc.Close() }) } // its error has no use
+func (c *conn) close() { c.once.Do(func() { _ = c.nc.Close() }) } // no caller can act on an error of Close
 
 var errHead = fmt.Errorf("the answer's header is longer than %d bytes", maxHead)
 
@@ -368,8 +368,8 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// expect sets the number of bytes that the body still has; less than 1 means that
-// it is unknown.
+// expect sets the number of bytes that the body still has. A number below 1 means
+// that it is unknown.
 func (c *conn) expect(n int64) {
 	if c.recv != nil {
 		c.recv.left = max(n, 0)

@@ -160,8 +160,8 @@ func TestDirectBadAnswers(t *testing.T) {
 	}
 }
 
-// held is a handler that sends a header and some bytes, signals that it has, and
-// waits for the end of the request.
+// held starts a server that sends a header and some bytes, signals on the channel,
+// and waits for the end of the request.
 func held(t *testing.T, n int) (*httptest.Server, chan struct{}) {
 	t.Helper()
 	sent := make(chan struct{}, 1)
@@ -386,7 +386,7 @@ func TestDirectConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// FuzzDirectAnswer compares the reading of an answer with that by net/http.
+// FuzzDirectAnswer checks that Transport reads an answer as net/http does.
 func FuzzDirectAnswer(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nhi",

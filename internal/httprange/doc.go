@@ -27,14 +27,15 @@
 // answer. On Linux a socket wakes it for many bytes at once, and reads don't
 // involve the scheduler (see receiver). Over loopback a GET costs its reader 0.72
 // times the CPU time of net/http for answers of 64 KiB and of 1 MiB, and 0.83
-// times for 8 MiB (BenchmarkGet; two virtual EPYC cores). The second half of this
-// gain is for plain TCP only. See docs/decisions/0008-own-http1-transport.md.
+// times for 8 MiB (BenchmarkGet; two virtual EPYC cores). TLS connections have no
+// receiver and so get only a part of this gain. See
+// docs/decisions/0008-own-http1-transport.md.
 //
 // Before an idle connection is reused, it is checked without waiting. A connection
 // that was closed, or that has received an unrequested answer, is dropped. If a
 // reused connection stays silent until the engine ends the attempt, the other idle
 // connections to its host are dropped as well.
 //
-// Errors name the URL without its query, user and fragment: presigned URLs
+// Errors name the URL without its query, user and fragment, because presigned URLs
 // carry their secret there.
 package httprange

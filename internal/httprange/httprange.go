@@ -213,9 +213,9 @@ func (g *Getter) whole(resp *http.Response, req ranges.Request) (ranges.Info, er
 	return info, nil
 }
 
-// identity refuses bodies that the transport has inflated. A stored
-// Content-Encoding, which an S3 object may have, is ignored; one that a proxy has
-// applied changes the length, which the callers check.
+// identity refuses bodies that the transport has inflated. It ignores a
+// Content-Encoding header, because an S3 object may be stored with one. A proxy
+// that compresses the body changes its length, which the callers check.
 func identity(resp *http.Response) error {
 	if resp.Uncompressed {
 		return fault(ranges.Permanent, resp, errors.New("the transport has inflated the answer, which changes its offsets"))

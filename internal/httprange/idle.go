@@ -7,7 +7,7 @@ import (
 )
 
 // idleCheck checks whether an idle connection can be reused. It can't if anything
-// has arrived since its last answer ended: an unrequested answer (408, 403, 206)
+// has arrived since its last answer ended. An unrequested answer (408, 403, 206)
 // would be taken for the answer to the next request, and the end of the stream
 // means that the server has closed the connection.
 type idleCheck struct {

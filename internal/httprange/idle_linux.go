@@ -7,8 +7,8 @@ import (
 	"unsafe"
 )
 
-// peek returns 1 if a byte can be read from a socket now, which stays there, and 0
-// at the end of the stream.
+// peek returns 1 if a byte can be read from a socket now, and 0 at the end of the
+// stream. It leaves the byte in the socket.
 func peek(fd uintptr) (n int, err error) {
 	var one [1]byte
 	for {

@@ -4,5 +4,6 @@ package httprange
 
 import "syscall"
 
-// peek makes every connection usable, because it can't look without waiting here.
+// peek returns an error that makes every connection count as usable, because these
+// systems have no read that doesn't wait.
 func peek(uintptr) (int, error) { return 0, syscall.EAGAIN }

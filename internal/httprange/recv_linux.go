@@ -29,9 +29,9 @@ const (
 //     and never for more than the rest of the body (SO_RCVLOWAT, socket(7)). The
 //     end of the stream and errors wake it anyway. Without the mark a fast body
 //     wakes a thread for every few packets.
-//   - The system call does not wait, so the scheduler need not be notified. A copy
-//     of a megabyte takes longer than the 20 us after which the runtime gives a
-//     thread's processor to another thread, only to take it back.
+//   - The system call does not wait, and bypasses the scheduler. Otherwise the
+//     runtime gives a thread's processor to another thread after 20 us in a system
+//     call, and takes it back. Copying a megabyte takes longer than that.
 //
 // Over loopback both save a fourth of the CPU time of a GET of 1 MiB, and an eighth
 // for 64 KiB (BenchmarkGet, direct against direct-hidden).
@@ -40,7 +40,7 @@ type receiver struct {
 	try  func(fd uintptr) bool // r.attempt, made once
 	left int64                 // rest of the body in bytes; 0 if unknown
 
-	low   int // the mark by the measured waits
+	low   int // the mark that the measured waits suggest
 	set   int // the socket's current mark
 	since time.Time
 
