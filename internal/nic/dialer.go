@@ -65,10 +65,10 @@ func New(o Options) (*Dialer, error) {
 	return d, nil
 }
 
-// keepAliveOf returns the TCP probes of o. With several locals they find a dead
-// interface in five seconds: its connections fail, and their owner dials again
-// over another one. A slow server doesn't fail them, because its kernel answers
-// the probes.
+// keepAliveOf returns the TCP probes of o. With several locals the probes find a
+// dead interface in five seconds. The connections over it then fail, and their
+// owner dials again over another interface. A slow server doesn't make a
+// connection fail, because the server's kernel answers the probes.
 func keepAliveOf(o Options) net.KeepAliveConfig {
 	if o.KeepAlive == 0 && len(o.Locals) > 1 {
 		return net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
@@ -100,9 +100,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return d.DialAllowed(ctx, network, address, nil)
 }
 
-// DialAllowed is DialContext limited to the remote addresses that allow accepts;
-// it sends no packet to the others. It fails with the error of allow when all
-// addresses are refused. A nil allow accepts every address.
+// DialAllowed is like DialContext, but uses only the remote addresses for which
+// allow returns nil, and sends no packet to the others. If allow refuses all of
+// them, DialAllowed returns its last error. A nil allow accepts every address.
 func (d *Dialer) DialAllowed(ctx context.Context, network, address string, allow func(netip.Addr) error) (net.Conn, error) {
 	remotes, err := d.remotes(ctx, network, address)
 	if err == nil && allow != nil {
@@ -186,8 +186,8 @@ type outcome struct {
 	err  error
 }
 
-// race tries pairs, another one after each failure and each stagger, and returns
-// the first connection. All attempts have ended when it returns.
+// race tries the best pair, and after each failure and each stagger the next one,
+// and returns the first connection. All attempts have ended when it returns.
 func (d *Dialer) race(ctx context.Context, network, address string, remotes []netip.AddrPort) (net.Conn, error) {
 	rctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -248,9 +248,9 @@ func (d *Dialer) race(ctx context.Context, network, address string, remotes []ne
 	}
 }
 
-// win ends the other attempts of a race and returns the counted connection. It sets
-// the pairs aside that were tried before the winner; otherwise an address that
-// drops packets would delay every dial.
+// win ends the other attempts of a race and returns the counted connection. It also
+// sets aside the pairs that were tried before the winner, because otherwise an
+// address that drops packets would delay every dial.
 func (d *Dialer) win(r outcome, tried []pair, racing int, results <-chan outcome) net.Conn {
 	head := tried[:slices.Index(tried, r.pair)]
 	for range racing {

@@ -111,7 +111,7 @@ func addrOf(t *testing.T, c net.Conn) string {
 	return c.(*anyConn).Conn.(*fakeConn).addr
 }
 
-func TestSpread(t *testing.T) {
+func TestDialsSpreadEvenly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{}
 		r := &fakeResolver{answers: []string{"10.0.0.1 10.0.0.2 10.0.0.3"}}
@@ -157,7 +157,7 @@ func TestSpread(t *testing.T) {
 	})
 }
 
-func TestFallback(t *testing.T) {
+func TestFailedPairIsSetAside(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{fail: map[string]error{"10.0.0.1": refused}}
@@ -186,7 +186,7 @@ func TestFallback(t *testing.T) {
 	})
 }
 
-func TestRaceAgainstSilence(t *testing.T) {
+func TestSilentAddressGetsCompetitor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{delay: map[string]time.Duration{"10.0.0.1": -1}}
 		d := newFake(t, f, &fakeResolver{answers: []string{"10.0.0.1 10.0.0.2"}}, Options{})
@@ -202,7 +202,7 @@ func TestRaceAgainstSilence(t *testing.T) {
 	})
 }
 
-func TestAllFail(t *testing.T) {
+func TestDialErrorAfterAllPairs(t *testing.T) {
 	boom := errors.New("boom")
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{fail: map[string]error{"10.0.0.1": boom, "10.0.0.2": errors.New("other")}}
@@ -236,7 +236,7 @@ func TestAllFail(t *testing.T) {
 }
 
 // A second connection that is made at the same time must be closed.
-func TestLosersClosed(t *testing.T) {
+func TestSlowerConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{delay: map[string]time.Duration{"10.0.0.1": 2 * DefaultStagger, "10.0.0.2": DefaultStagger}}
 		d := newFake(t, f, &fakeResolver{answers: []string{"10.0.0.1 10.0.0.2"}}, Options{})
@@ -254,7 +254,7 @@ func TestLosersClosed(t *testing.T) {
 	})
 }
 
-func TestResolver(t *testing.T) {
+func TestResolverAnswersAreCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &fakeResolver{answers: []string{"10.0.0.1", "10.0.0.2", "", "10.0.0.3"}}
 		d := newFake(t, &fakeNet{}, r, Options{})
@@ -324,7 +324,7 @@ func TestLookupShared(t *testing.T) {
 	})
 }
 
-func TestNamesBounded(t *testing.T) {
+func TestNameCacheIsBounded(t *testing.T) {
 	n := names{resolver: &fakeResolver{answers: []string{"10.0.0.1"}}, ttl: MaxTTL, entries: map[string]*answer{}}
 	for i := range 3 * maxNames {
 		if _, err := n.lookup(t.Context(), "ip", fmt.Sprintf("host%d", i)); err != nil {

@@ -40,7 +40,7 @@
 // [New] fails for an interface or address that is not on this host, and when no
 // interface can send. If one interface works, another one that is down is tried
 // again with the back-off of a failed pair. (If sockets can't be bound to devices,
-// it stays unused until the next New.)
+// the interface that is down stays unused until the next New.)
 //
 // An open connection over an interface that dies fails within five seconds, by TCP
 // probes, if there are several locals. Its owner has to dial again, as the range

@@ -93,7 +93,7 @@ func Check(locals []string) error {
 	return err
 }
 
-// orDefault returns def for zero and off for a negative duration.
+// orDefault returns def if d is zero, off if it is negative, and d otherwise.
 func orDefault(d, def, off time.Duration) time.Duration {
 	switch {
 	case d == 0:
@@ -184,8 +184,9 @@ func parseLocals(names []string) ([]local, error) {
 	return locals, nil
 }
 
-// parseAddr checks an address by binding to it. Only this test is right for all of
-// 127.0.0.0/8 and for non-local binds.
+// parseAddr checks an address by binding to it. A search among the interfaces'
+// addresses would refuse most of 127.0.0.0/8, and addresses that are usable only
+// because the system allows non-local binds.
 func parseAddr(name string) (local, error) {
 	a := netip.MustParseAddr(name).Unmap()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))

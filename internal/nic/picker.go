@@ -15,8 +15,8 @@ const (
 	// firstBackoff is how long a pair is set aside after one failure. It is longer
 	// than a SYN retransmission, and short enough for a flapping link.
 	firstBackoff = time.Second
-	// maxBackoff is the longest time. A repaired link is used again within half a
-	// minute.
+	// maxBackoff is the longest time for which a pair is set aside, so that a
+	// repaired link is used again within half a minute.
 	maxBackoff = 30 * time.Second
 	// maxPairs bounds the remembered pairs, because storage services rotate through
 	// thousands of addresses.
@@ -52,7 +52,7 @@ type picker struct {
 	pairs        map[pair]*pairState
 	localActive  []int
 	remoteActive map[netip.AddrPort]int
-	ticks        uint64 // number of uses, which orders them
+	ticks        uint64 // number of uses so far; pairState.used holds its values
 }
 
 func newPicker(locals []pickLocal) *picker {

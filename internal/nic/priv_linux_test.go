@@ -204,9 +204,10 @@ func newLab(t *testing.T, o netlab.Options) *netlab.Lab {
 	return lab
 }
 
-// TestPrivTwoLinks holds the claim of the package: a transfer over two links of 400
-// Mbit/s has at least 1.9 times the rate of one link. The links limit the rate,
-// not the machine. The test repeats a measurement that a busy machine disturbed.
+// TestPrivTwoLinks checks the claim of the package, that a transfer over two links
+// of 400 Mbit/s has at least 1.9 times the rate of one link. The links limit the
+// rate, not the machine. The test repeats a measurement that a busy machine
+// disturbed.
 func TestPrivTwoLinks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: measures for several seconds")
@@ -302,8 +303,8 @@ func TestPrivDownInterface(t *testing.T) {
 	}
 }
 
-// TestPrivDeadInterface holds a connection over each of two interfaces. One goes
-// down; its connection fails, and not the other one.
+// TestPrivDeadInterface holds a connection over each of two interfaces, and sets
+// one of them down. Only the connection over that interface fails.
 func TestPrivDeadInterface(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: waits for TCP probes")
@@ -329,7 +330,7 @@ func TestPrivDeadInterface(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !lines.Scan() || !strings.Contains(lines.Text(), lab.Addr("client", 0).String()) || !strings.Contains(lines.Text(), "timed out") {
-		t.Errorf("first failure: %q, %v; want that of the connection from %v", lines.Text(), lines.Err(), lab.Addr("client", 0))
+		t.Errorf("first failure: %q, %v; want the connection from %v to fail", lines.Text(), lines.Err(), lab.Addr("client", 0))
 	}
 	for lines.Scan() { // until the client has ended
 		t.Errorf("client said %q", lines.Text())
