@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// Budget is a limit on reserved bytes, and the pool of the buffers that they pay
-// for. It is safe for concurrent use. Make one with [New].
+// Budget is a limit on reserved bytes, and the pool of the buffers that the bytes
+// are reserved for. It is safe for concurrent use. Make one with [New].
 type Budget struct {
 	limit int64
 
@@ -84,15 +84,15 @@ func (b *Budget) Force(n int64) {
 	b.mu.Unlock()
 }
 
-// Release returns n reserved bytes. It panics if they are more than the reserved
-// ones, because that is a bug of the caller.
+// Release returns n reserved bytes. It panics if fewer than n bytes are reserved,
+// because that is a bug of the caller.
 func (b *Budget) Release(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.releaseLocked(n)
 }
 
-// releaseLocked is Release. mu must be held.
+// releaseLocked is Release with mu held.
 func (b *Budget) releaseLocked(n int64) {
 	b.inUse -= n
 	if b.inUse < 0 {
@@ -102,12 +102,12 @@ func (b *Budget) releaseLocked(n int64) {
 }
 
 // fitsLocked reports whether n more bytes stay within the limit. A reservation
-// above the limit fits into an empty budget, or it could never be granted. mu must
-// be held.
+// above the limit fits into an empty budget, because it could never be granted
+// otherwise. mu must be held.
 func (b *Budget) fitsLocked(n int64) bool { return b.inUse+n <= b.limit || b.inUse == 0 }
 
-// takeLocked reserves n bytes, and unmaps idle buffers that exceed the limit
-// together with them. mu must be held.
+// takeLocked reserves n bytes, and unmaps idle buffers until reserved and idle
+// bytes together are within the limit. mu must be held.
 func (b *Budget) takeLocked(n int64) {
 	b.inUse += n
 	b.peak = max(b.peak, b.inUse)
@@ -144,7 +144,7 @@ func (b *Budget) acquire(ctx context.Context, n int64, acct *Account) error {
 			return context.Cause(ctx)
 		}
 	}
-	<-w.ready // granted before the lock was taken: give the bytes back
+	<-w.ready // the bytes were granted before the lock was taken, so give them back
 	b.pool.Put(w)
 	acct.add(-n)
 	b.releaseLocked(n)

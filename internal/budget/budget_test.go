@@ -113,7 +113,7 @@ func TestCancelledWaiterLeavesNothing(t *testing.T) {
 			t.Errorf("first to end: %v", err)
 		}
 		if err := <-done; err != nil {
-			t.Errorf("the small one behind a cancelled large one: %v", err)
+			t.Errorf("the small reservation behind a cancelled large one: %v", err)
 		}
 		if b.InUse() != 100 {
 			t.Errorf("in use %d", b.InUse())

@@ -117,8 +117,8 @@ func (b *Budget) TryGet(n int) *Buf {
 	return b.make(class, size, n, nil)
 }
 
-// MustGet is Get without waiting, which may exceed the limit. It is for the smallest
-// window of a reader without an [Account].
+// MustGet is Get without waiting. It always returns a buffer, and may exceed the
+// limit.
 func (b *Budget) MustGet(n int) *Buf {
 	class, size := classOf(n)
 	b.Force(int64(size))

@@ -1,9 +1,10 @@
 // Package budget bounds the bytes that a process holds in flight.
 //
 // A [Budget] is a counter of reserved bytes with a limit, and the pool of the
-// buffers that these bytes pay for. Idle pooled buffers count against the limit as
-// well, so reserved + idle <= limit unless a reservation was forced. A process
-// therefore keeps at most limit bytes of data resident, not a multiple of it.
+// buffers that the bytes are reserved for. Idle pooled buffers count against the
+// limit as well, so reserved + idle <= limit unless reservations alone exceed it
+// (see Progress). A process therefore keeps about limit bytes of data resident,
+// not a multiple of it.
 //
 //	b := budget.New(256 << 20)
 //	acct := b.Account()
@@ -25,8 +26,9 @@
 // # Memory
 //
 // Buffers of 256 KiB and more are mapped outside the Go heap on Linux, so the limit
-// is exact. Inside the heap, L live bytes let the garbage collector wait until 2 L
-// bytes are allocated. In return a released buffer must not be touched again.
+// is exact. In the heap, the garbage collector lets L live bytes grow to 2 L before
+// it runs. A mapped buffer must not be touched after its release, because the
+// memory may have been unmapped.
 //
 // # Concurrency
 //
