@@ -7,7 +7,7 @@
 //	o.PutFile("weights", "model.bin", path)        // an S3 object at o.URL(), signed by AccessKey and SecretKey
 //	o.SetFaults(testorigin.Fault{Op: "GetObject", Probability: 0.1, Action: testorigin.ActStatus, Status: 503})
 //	... read it with the code under test ...
-//	n := o.TotalBytes("weights/")                  // what that cost
+//	n := o.TotalBytes("weights/")                  // bytes that the reads took
 //
 // # Vocabulary
 //
