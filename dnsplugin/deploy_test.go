@@ -97,9 +97,9 @@ func quantity(t *testing.T, text string) int64 {
 	return n << 20
 }
 
-// The manifests keep to the rule of docs/dnsplugin.md: a limit of maxmem and
-// 200 MiB at least, GOMEMLIMIT at nine tenths of it at most. They clamp what a
-// UDP answer may be, so that a forged query is not worth much.
+// The manifests follow the rule of docs/dnsplugin.md: the limit is at least maxmem
+// plus 200 MiB, and GOMEMLIMIT at most nine tenths of it. They limit the size of UDP
+// answers, so that a forged query amplifies little.
 func TestManifestsKeepToTheRules(t *testing.T) {
 	found := 0
 	err := filepath.WalkDir("deploy", func(path string, d fs.DirEntry, err error) error {

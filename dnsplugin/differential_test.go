@@ -72,7 +72,7 @@ const (
 	lastKind
 )
 
-// world is the upstream of both caches: it answers by name and time only, so
+// world is the upstream of both caches. It answers by name and time only, so
 // both see the same whenever they ask.
 type world struct {
 	mu    sync.Mutex // guards all below

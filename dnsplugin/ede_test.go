@@ -126,7 +126,7 @@ func TestExtendedErrorsAreInSnapshotsAndDumps(t *testing.T) {
 	}
 }
 
-// Extended errors never cost an answer a record: a text goes first, then the
+// Extended errors never cost an answer a record. A text goes first, then the
 // error (RFC 8914, section 3).
 func TestExtendedErrorsMakeRoomForData(t *testing.T) {
 	const records = 40 // more than 512 bytes, which is the least size

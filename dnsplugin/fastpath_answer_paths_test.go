@@ -179,7 +179,7 @@ func variety() *source {
 	return s
 }
 
-// drawPacket draws a query, mostly a sound one.
+// drawPacket draws a query, which is valid in most cases.
 func drawPacket(t *rapid.T) []byte {
 	kinds := []string{"one", "many", "huge", "alias", "nodata", "fail", "refused", "srv", "blocked", "nx"}
 	name := []byte(rapid.SampledFrom(kinds).Draw(t, "kind") + ".example.org.")
@@ -235,9 +235,8 @@ func drawPacket(t *rapid.T) []byte {
 	return b
 }
 
-// TestDifferentialAgainstTheChain: what the fast path answers, the chain
-// answers with the same message, whatever the query. The bytes are equal but
-// for compression, see expanded.
+// The chain gives the same answer as the fast path to every query that the fast
+// path answers. The bytes differ only in compression, see expanded.
 func TestDifferentialAgainstTheChain(t *testing.T) {
 	answered, declines := 0, map[meters.Reason]int{}
 	rapid.Check(t, func(rt *rapid.T) { differFromChain(t, rt, &answered, declines) })

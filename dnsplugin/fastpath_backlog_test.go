@@ -44,7 +44,7 @@ func countsOf(b *front.Backlog) (running, queued, waits int) {
 }
 
 // fill makes the chain look full until the end of the test, or until empty is
-// called. Then those that wait are dropped: they may have no client.
+// called. Then the waiting jobs are dropped, because they may have no client.
 func fill(t *testing.T, b *front.Backlog) (empty func()) {
 	t.Helper()
 	b.Mu.Lock()
@@ -167,8 +167,8 @@ func TestOverloadShedsTheOldest(t *testing.T) {
 	}
 }
 
-// Waiters are bounded by coalesce; beyond it the oldest of the name goes. A name
-// that all wait for takes none of the room of other names.
+// The option coalesce bounds the waiting jobs; beyond it the oldest job of a name is
+// dropped. A name with many waiting jobs does not reduce the bound of other names.
 func TestWaitingJobsAreBounded(t *testing.T) {
 	src, open := gated()
 	defer open()

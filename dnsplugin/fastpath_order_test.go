@@ -28,7 +28,7 @@ func answerOf(t testing.TB, records ...string) (*dns.Msg, []byte) {
 	return m, b
 }
 
-// Every address comes first equally often: the bias is below 1 %.
+// Every address comes first equally often, with a bias below 1 %.
 func TestOrderOfAddressesIsRandom(t *testing.T) {
 	t.Parallel()
 	const n, rounds = 5, 400_000

@@ -34,9 +34,8 @@ func manyZones(n, workers int) *front.Server {
 	return f
 }
 
-// Each worker of 64 CPUs answers for each of 1,000 zones, UDP and TCP, before
-// and after a scrape: no query is lost, and the counters take what
-// internal/meters says.
+// If each worker of 64 CPUs answers for each of 1,000 zones, over UDP and TCP, before
+// and after a scrape, no query is lost and the counters stay within their bound.
 func TestCountersStayWithinTheirBound(t *testing.T) {
 	const zones, cpus, bound = 1000, 64, 33 << 20
 	if s := unsafe.Sizeof(meters.ZoneCounts{}); s > 5<<10 {

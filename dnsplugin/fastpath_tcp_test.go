@@ -615,7 +615,7 @@ func testReloadOpensListeners(t *testing.T, block string) {
 	}
 }
 
-// With the plugin tsig no listener of ours may be left: it would not sign.
+// With the plugin tsig no listener of ours may stay, because it would not sign.
 func TestReloadToTSIGClosesTheListeners(t *testing.T) {
 	corefile := fmt.Sprintf(simple, "", "")
 	s := start(t, corefile, map[string]*source{"A": says(nil, "www.example.org. 60 IN A 192.0.2.1")})
@@ -820,8 +820,8 @@ func TestIdleConnectionsTakeNoThread(t *testing.T) {
 	}
 }
 
-// No more goroutines serve at a time than Go has processors, so a worker is
-// always free; if it is not, as here, who serves waits for one.
+// No more goroutines serve at a time than Go has processors, so a worker is usually
+// free. If none is, as in this test, the connection waits for one.
 func TestBorrowedWorkersAreNotShared(t *testing.T) {
 	b := bareServer(t, Config{}, variety())
 	b.PrepareStreams(3)

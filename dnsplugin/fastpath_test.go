@@ -420,8 +420,8 @@ func planned(t *testing.T, src *source) (plans []*front.ZonePlan, why string) {
 	return proc.listeners.PlanListener(zones)
 }
 
-// A zone whose chain is not eligible goes through the chain, its neighbour on
-// the same listener doesn't; names of no zone are refused as ever.
+// The queries of a zone that is not eligible take the chain, but not the queries of
+// another zone on the same listener. Names outside of all zones are refused.
 func TestZonesOfOneListener(t *testing.T) {
 	fast := says(nil, "www.fast.example. 60 IN A 192.0.2.1")
 	slow := says(nil, "www.slow.example. 60 IN A 192.0.2.2")
@@ -522,7 +522,7 @@ func TestOddPacketsGetTheRepliesOfTheChain(t *testing.T) {
 			t.Errorf("%s:\nfast  %x\nchain %x", name, a, b)
 		}
 	}
-	// Responses get no reply at all: a loop of two servers would never end.
+	// Responses get no reply, because a loop of two servers would never end.
 	for name, p := range silentPackets(t) {
 		if a := on.raw(p, 100*time.Millisecond); a != nil {
 			t.Errorf("%s: %x", name, a)

@@ -25,8 +25,8 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/front"
 )
 
-// certificate writes a certificate of its own and the key to files, and
-// returns what a server block says about them.
+// certificate writes a self-signed certificate and its key to files, and returns
+// the directive for a server block that uses them.
 func certificate(t *testing.T) (directive string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -226,7 +226,7 @@ func TestReloadSwapsTheCertificate(t *testing.T) {
 	}
 }
 
-// One server block may serve UDP, TCP and TLS: a reload keeps the connections
+// One server block may serve UDP, TCP and TLS. A reload keeps the connections
 // of all, also of transports that are not its first key.
 func TestReloadOfABlockWithSeveralTransports(t *testing.T) {
 	port := fastPort(t)

@@ -51,7 +51,7 @@ func (w *clientWriter) TsigStatus() error           { return nil }
 func (w *clientWriter) TsigTimersOnly(bool)         {}
 func (w *clientWriter) Hijack()                     {}
 
-// source is the next plugin of a test: it counts and answers by a function.
+// source is the next plugin of a test. It counts queries and answers by a function.
 type source struct {
 	mu     sync.Mutex // guards asked and ctx
 	asked  []*dns.Msg
@@ -166,11 +166,11 @@ func ttls(m *dns.Msg) (out []uint32) {
 	return out
 }
 
-// inTime is how long a test waits for what must come. Only a test that fails
-// waits so long, so it may be as long as a loaded machine needs.
+// inTime is how long a test waits for an event. Only a failing test waits for so
+// long, so it allows for a loaded machine.
 const inTime = time.Minute
 
-// until waits for what other goroutines do through sockets.
+// until waits until other goroutines have made done true.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(inTime); !done(); {

@@ -15,8 +15,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// lameducks are what the directive "lameduck" waits for when the process ends,
-// as health waits for its lameduck. Its place is the place of health.
+// lameducks holds the functions that the directive "lameduck" calls when the process
+// ends, as health waits for its lameduck. It stands in the place of health.
 var lameducks sync.Map
 
 var withLameduck = sync.OnceFunc(func() {

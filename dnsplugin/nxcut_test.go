@@ -103,7 +103,7 @@ func TestNXDOMAINCutEnds(t *testing.T) {
 	})
 }
 
-// Whatever turns out to exist below lifts the cut: a refresh of something that
+// Any existing name below lifts the cut: a refresh of something that
 // was in the cache before is newer than the denial above.
 func TestNXDOMAINCutIsLiftedByAnExistingName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

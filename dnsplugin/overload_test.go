@@ -164,7 +164,7 @@ func (s *testServer) flood(n int, pattern string, probe func(i int)) {
 	}
 }
 
-// clientWaits is a client's: it asks twice, as stub resolvers do.
+// clientWaits is how long a client waits. It asks twice, as stub resolvers do.
 const clientWaits = 5 * time.Second
 
 // answered reports whether name gets an address.

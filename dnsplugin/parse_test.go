@@ -228,7 +228,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// What does not go together is said, with what happens instead.
+// Options without an effect give a warning that states the effect.
 func TestRemarks(t *testing.T) {
 	for lines, want := range map[string]string{
 		"":                                               "",

@@ -9,7 +9,7 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// seedAnswers are packed answers with every shape that reply treats by itself.
+// seedAnswers are packed answers, one for each case that reply distinguishes.
 func seedAnswers(t testing.TB) [][]byte {
 	t.Helper()
 	var out [][]byte
@@ -47,7 +47,7 @@ func seedAnswers(t testing.TB) [][]byte {
 	return out
 }
 
-// FuzzReply: reply makes what miekg/dns makes of the same bytes.
+// FuzzReply checks that reply unpacks bytes in the same way as miekg/dns.
 func FuzzReply(f *testing.F) {
 	for _, b := range seedAnswers(f) {
 		f.Add(b)

@@ -13,9 +13,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// One test for each rule of the DNS that a cache can break. What the parser
-// and the patcher of bytes have to keep is tested in internal/wire, what only
-// the store can break (collisions, eviction) in internal/store.
+// One test for each rule of the DNS that a cache can break. internal/wire tests the
+// rules for parsing and patching bytes, and internal/store the rules that only the
+// store can break (collisions, eviction).
 
 const soa300 = "example.org. 300 IN SOA ns.example.org. host.example.org. 1 2 3 4 300"
 
@@ -175,7 +175,7 @@ func TestNXDOMAINAndNODATAAreKeptApart(t *testing.T) {
 	}
 }
 
-// RFC 2308, section 2.2: a CNAME chain without an end is NODATA if a SOA says so.
+// RFC 2308, section 2.2: a CNAME chain without an end is NODATA if there is a SOA.
 func TestCNAMEChainWithoutDataIsADenial(t *testing.T) {
 	s := says(nil, "example.org. 3000 IN CNAME a.example.org.", "example.org. 3000 IN SOA ns. host. 1 2 3 4 20")
 	c := cacheOf(t, Config{}, s)
@@ -492,8 +492,8 @@ func TestTruncatedAndRefusedResponsesAreNotCached(t *testing.T) {
 	}
 }
 
-// An answer that says nothing at all, which some servers give for types that
-// they don't know, is kept for MINTTL, as in CoreDNS.
+// An answer without any record, which some servers give for unknown types, is kept
+// for MINTTL, as in CoreDNS.
 func TestAnswerWithoutAnyRecordIsKeptForTheFloor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := says(nil)

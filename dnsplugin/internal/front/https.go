@@ -19,13 +19,13 @@ import (
 	"github.com/penstock/penstock/dnsplugin/internal/wire"
 )
 
-// The fast path over HTTPS (DoH): listeners as over TLS, whose connections
-// speak HTTP/2 by package doh. Cached answers go out from there. All other
-// requests go to CoreDNS's own handler, so that it alone says what becomes of
-// other methods, paths and broken messages. Clients of HTTP/1.1 get net/http
+// The fast path over HTTPS (DoH) has listeners like the ones for TLS, whose
+// connections speak HTTP/2 by package doh and send cached answers. All other
+// requests go to CoreDNS's own handler, so that it alone decides about other
+// methods, paths and broken messages. Clients of HTTP/1.1 are served by net/http
 // with the same handler.
 
-// secure is what a listener of TLS has in addition to one of plain TCP.
+// secure is the additional state of a listener that speaks TLS.
 type secure struct {
 	config *tls.Config
 	https  *httpsServer // nil for DoT

@@ -50,7 +50,7 @@ func (r *Registry) Join(i *Instance) *Instance {
 	return i
 }
 
-// Flush adds to the series of Prometheus what the workers have counted.
+// Flush adds the counts of the workers to the series of Prometheus.
 func (r *Registry) Flush() { r.published.flush() }
 
 // Listener is a group of sockets at one address, with the server behind them.
