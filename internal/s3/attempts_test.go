@@ -12,9 +12,9 @@ import (
 )
 
 // TestOneRetryLayer counts the requests of operations that always fail. With a
-// policy of three attempts each operation makes three requests: a second layer
-// (the SDK's, the transport's, or the client's below the engine) would make
-// more.
+// policy of three attempts each operation makes three requests. A second layer
+// of retries (in the SDK, in the transport, or in the client below the engine)
+// would make more.
 func TestOneRetryLayer(t *testing.T) {
 	policy := ranges.RetryPolicy{Attempts: 3, Base: time.Microsecond, Max: time.Microsecond}
 	engineGet := func(c *Client, viaSDK bool) error {

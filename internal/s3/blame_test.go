@@ -104,7 +104,7 @@ func TestBlameOf(t *testing.T) {
 	}
 }
 
-// The client asks a token service that throttles at first again, and the
+// A token service throttles its first calls. The client asks it again, and the
 // request that needs the keys succeeds.
 func TestThrottledTokenService(t *testing.T) {
 	if testing.Short() {

@@ -36,9 +36,9 @@ const (
 	slowCopy = 10 * time.Minute
 )
 
-// call runs one SDK operation and repeats it as far as its failure and the
-// policy allow. It is the only retry loop of the package: the engine repeats
-// the requests of sources, which do not pass through call.
+// call runs one SDK operation and repeats it as long as its failure and the
+// policy allow. It is the only retry loop of the package. Requests of sources do
+// not pass through call, because the engine repeats them.
 //
 // f must pass its context and its option to every SDK call that it makes.
 func (c *Client) call(ctx context.Context, op, bucket, key string, f func(context.Context, func(*awss3.Options)) error) error {
@@ -60,7 +60,7 @@ func (c *Client) call(ctx context.Context, op, bucket, key string, f func(contex
 		if ctx.Err() != nil {
 			return e
 		}
-		if taught < 2 && c.learn(e, region) { // the region and the clock
+		if taught < 2 && c.learn(e, region) { // at most the region and the clock
 			taught++
 			continue
 		}
@@ -146,8 +146,8 @@ type watch struct {
 }
 
 // newWatch returns the context of an attempt and its watch. Until the request
-// is sent, the attempt may take Outage, because credential helpers may ask a
-// person.
+// is sent, the attempt may take as long as Outage, because a source of
+// credentials may be slow.
 func newWatch(ctx context.Context, p ranges.RetryPolicy) (context.Context, *watch) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{begin: time.Now(), cancel: cancel, policy: p}

@@ -29,7 +29,7 @@ type keyChain struct {
 	hint     string                  // likely mistake in the configuration
 	names    [3]string               // names of access key, secret and token in the source
 	files    []string                // files that may hold other keys after a change
-	stamps   []stamp                 // state of the files when they were read
+	stamps   []stamp                 // state of the files when they were last read
 }
 
 // stamp identifies the state of a file, to see whether it was replaced or
@@ -60,7 +60,7 @@ func (k *keyChain) changed() bool {
 	return !slices.EqualFunc(k.stamps, stampsOf(k.files), stamp.same)
 }
 
-// fetch asks the source and bypasses caches.
+// fetch asks the source for keys, bypassing caches.
 func (k *keyChain) fetch(ctx context.Context) (aws.Credentials, error) {
 	if k.provider == nil {
 		return aws.Credentials{}, errNoSource
@@ -83,8 +83,8 @@ var errNoSource = errors.New("no source of credentials is configured")
 // optionNames are the names of the parts of Options.Credentials.
 var optionNames = [3]string{"access key id", "secret access key", "session token"}
 
-// chainOf describes the credentials of a configuration that was read when the
-// files had these stamps.
+// chainOf describes the credentials of a configuration. stamps are the state of
+// the files when the configuration was read.
 func chainOf(cfg aws.Config, o Options, files []string, stamps []stamp) keyChain {
 	if o.Credentials != nil {
 		return keyChain{provider: o.Credentials, source: "the given credentials", names: optionNames}
@@ -155,7 +155,8 @@ func sharedOf(cfg aws.Config) config.SharedConfig {
 	return config.SharedConfig{}
 }
 
-// blameOf decides whether asking the source again may help.
+// blameOf returns the cause of a source's failure, which decides whether asking
+// the source again may help.
 func blameOf(err error) blame {
 	var helper *processcreds.ProviderError
 	var login *ssocreds.InvalidTokenError

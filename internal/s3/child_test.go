@@ -43,7 +43,8 @@ func child(t *testing.T, env func() []string) bool {
 	return false
 }
 
-// tlsServer serves HTTPS by a new self-signed certificate, and returns that.
+// tlsServer serves HTTPS with a new self-signed certificate, and returns its URL
+// and the certificate.
 func tlsServer(t *testing.T) (url, certificate string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
@@ -153,7 +154,7 @@ func TestErrorNamesProxy(t *testing.T) {
 		wantText(t, err, tc.want)
 		_, err = c.Head(t.Context(), "data", tc.key)
 		if tc.key == "k" && strings.HasPrefix(tc.endpoint, "http:") {
-			tc.want = "web page" // a HEAD shows it by the content type alone
+			tc.want = "web page" // a HEAD shows a web page by its content type alone
 		}
 		wantText(t, err, tc.want)
 		if strings.Contains(err.Error(), "hunter2") {
@@ -162,7 +163,7 @@ func TestErrorNamesProxy(t *testing.T) {
 	}
 }
 
-// The same for a proxy that does not answer.
+// The error of a proxy that does not answer names the proxy as well.
 func TestErrorNamesDeadProxy(t *testing.T) {
 	if !child(t, func() []string { return []string{"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1"} }) {
 		return
@@ -233,7 +234,7 @@ func TestBadNames(t *testing.T) {
 	}
 }
 
-// The error for a bucket's host name that does not exist has the remedy.
+// The error for a bucket whose host name does not exist says how to correct it.
 func TestVirtualHostAdvice(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{

@@ -44,7 +44,7 @@ type Client struct {
 	made     time.Time
 	endpoint *url.URL // nil for the endpoints of AWS
 	sseC     sseC
-	header   http.Header // of every GET of a source; not written to after New
+	header   http.Header // sent with every GET of a source; constant after New
 	budget   *budget.Budget
 
 	sdk         *awss3.Client
@@ -175,8 +175,8 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 
 // loadTrust reads the configuration, with the authorities of a CA bundle (of
 // the options, AWS_CA_BUNDLE or the profile) in addition to the system's. The
-// SDK alone would trust the bundle only: it adds the bundle to the pool that it
-// gets, which is empty by default.
+// SDK by default adds the bundle to an empty pool, and so would trust only the
+// bundle.
 func loadTrust(ctx context.Context, bundle string, load []func(*config.LoadOptions) error) (aws.Config, error) {
 	load = slices.Clip(load)
 	read := func(load ...func(*config.LoadOptions) error) (aws.Config, error) {
@@ -232,7 +232,7 @@ func (c *Client) makeClients(cfg aws.Config) error {
 func (c *Client) sdkOption(so *awss3.Options) {
 	so.Retryer = aws.NopRetryer{}
 	so.HTTPClient = &witnessClient{c}
-	so.ContinueHeaderThresholdBytes = -1 // would cost each part a round trip, and the error answer tells the same
+	so.ContinueHeaderThresholdBytes = -1 // waiting for 100 Continue would cost each part a round trip
 	so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	so.DisableLogOutputChecksumValidationSkipped = true
@@ -296,8 +296,8 @@ func (c *Client) Close() error {
 func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.skew.Load())) }
 
 // learn stores the clock or the region that a failed answer reports, and
-// returns whether a repetition with that knowledge makes sense. used is the
-// region that the request was signed for.
+// reports whether to repeat the request with them. used is the region that the
+// request was signed for.
 func (c *Client) learn(e *Error, used string) bool {
 	if now := time.Now(); wrongClock(e, now.Add(time.Duration(c.skew.Load()))) {
 		c.skew.Store(int64(e.date.Sub(now)))
@@ -311,7 +311,7 @@ func (c *Client) learn(e *Error, used string) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.regionLocked(e.Bucket) != e.region { // else another request has stored it already
+	if c.regionLocked(e.Bucket) != e.region { // if equal, another request has stored it
 		if len(c.regions) >= maxBuckets {
 			clear(c.regions)
 		}
@@ -321,13 +321,14 @@ func (c *Client) learn(e *Error, used string) bool {
 	return true
 }
 
-// maxSkew is the difference between a request's time and the server's above
-// which an answer without a code counts as a refusal of the time. S3 allows 15
-// minutes, and some stores allow 5.
+// maxSkew is the smallest difference of the clocks of client and server that
+// explains a refusal without a code. S3 allows a difference of 15 minutes, and
+// some stores allow 5.
 const maxSkew = 5 * time.Minute
 
-// wrongClock reports whether the server refused a request because of its time,
-// now. The answer to a HEAD has no body with a code, but it has a date.
+// wrongClock reports whether the server refused a request because of the client's
+// clock, which shows now. The answer to a HEAD has no body with a code, but it
+// has a date.
 func wrongClock(e *Error, now time.Time) bool {
 	switch {
 	case e.date.IsZero():
@@ -360,18 +361,19 @@ const maxBuckets = 1024
 type witness struct {
 	watch    *watch // nil if the operation is not watched
 	fresh    bool   // use a new connection
-	sent     int    // requests
-	endpoint string // scheme and host of the last one
-	status   int    // of the last answer, or 0
+	sent     int    // number of requests
+	endpoint string // scheme and host of the last request
+	status   int    // status of the last answer, or 0
 	failure  *Error
-	answer   *http.Response // the last one, if it was a failure
-	body     []byte         // of answer
+	answer   *http.Response // the last answer, if it was a failure
+	body     []byte         // body of answer
 }
 
 type witnessKey struct{}
 
-// maxAnswer bounds the body of an answer other than an object. The longest, a
-// page of 1,000 keys of 1,024 bytes that escaping triples, has about 4 MiB.
+// maxAnswer bounds the body of an answer other than an object. The longest one
+// is a listing of 1,000 keys of 1,024 bytes, which has about 4 MiB because
+// escaping triples the keys.
 const maxAnswer = 8 << 20
 
 // witnessClient is the SDK's HTTP client. It reads error documents before the
@@ -410,7 +412,7 @@ func (w *witnessClient) Do(req *http.Request) (*http.Response, error) {
 		resp.Body = watchedBody{resp.Body, seen.watch}
 	}
 	if resp.StatusCode >= 300 {
-		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // an error cuts the body, and the rest is still useful
+		data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // the bytes before a read error are still useful
 		resp.Body.Close()
 		resp.Body = io.NopCloser(bytes.NewReader(data))
 		seen.failure = fromAnswer(resp, time.Now())
@@ -458,8 +460,8 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 
 func (b *boundedBody) Close() error { return b.rc.Close() }
 
-// unsignedPayload leaves out the SHA-256 of bodies that TLS and a CRC protect
-// already. The SDK does the same with its own checksums.
+// unsignedPayload leaves out the SHA-256 of bodies, because TLS and a CRC protect
+// them already. The SDK does the same when it computes the CRC.
 func unsignedPayload(so *awss3.Options) {
 	so.APIOptions = append(slices.Clip(so.APIOptions), func(s *middleware.Stack) error {
 		return v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware(s)

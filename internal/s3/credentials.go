@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// renewAtMost is the shortest time between two renewals. Many requests may
-	// fail with the same expired token at once: the first one renews it, and
-	// the others use the result.
+	// renewAtMost is the shortest time between two renewals. When many requests
+	// fail with the same expired token, the first one renews it, and the others
+	// use the result.
 	renewAtMost = 5 * time.Second
-	// renewGuess is the same for refusals that may have another reason than the
-	// keys.
+	// renewGuess is the shortest time between two renewals after refusals that
+	// may have another reason than the keys.
 	renewGuess = time.Minute
 	// refreshTimeout bounds one refresh. The SDK gives a helper the same time.
 	refreshTimeout = time.Minute
@@ -37,20 +37,22 @@ type credentialSource struct {
 	load func(context.Context) (keyChain, error) // reads the configuration; nil if chain never changes
 	log  *slog.Logger
 	wg   sync.WaitGroup
-	life context.Context // ends with close, and not with a request, because requests share refreshes
+	// life bounds refreshes. It ends with close and not with a request, because
+	// requests share refreshes.
+	life context.Context
 	stop context.CancelFunc
 
-	ready atomic.Pointer[readyKeys] // keys for the fast path, without a decision
+	ready atomic.Pointer[readyKeys] // keys that a request may use without the lock
 
 	mu      sync.Mutex // guards the fields below; a leaf lock, never held during I/O
 	state   keyState
 	chain   keyChain
 	refresh *refresh  // running, or nil
 	force   bool      // the next refresh must ask the source, even if the files did not change
-	renewed time.Time // time of the last renew
+	renewed time.Time // when renew last asked for new keys
 }
 
-// readyKeys are keys that need no decision until a time.
+// readyKeys are keys that requests may use until a time without asking keyState.
 type readyKeys struct {
 	keys  aws.Credentials
 	until time.Time
@@ -65,14 +67,14 @@ func newCredentialSource(chain keyChain, load func(context.Context) (keyChain, e
 	return s
 }
 
-// close ends refreshes.
+// close cancels a running refresh and waits for its end.
 func (s *credentialSource) close() {
 	s.stop()
 	s.wg.Wait()
 }
 
-// Retrieve returns the keys for a request. It waits only if no valid keys are
-// there.
+// Retrieve returns the keys for a request. It waits for a refresh only if there
+// are no valid keys.
 func (s *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	now := time.Now()
 	if r := s.ready.Load(); r != nil && now.Before(r.until) {
@@ -184,7 +186,7 @@ func (s *credentialSource) finishLocked(chain keyChain, keys aws.Credentials, er
 	}
 }
 
-// suspicion is the conclusion from an answer about the keys of its request.
+// suspicion is what an answer suggests about the keys of its request.
 type suspicion int
 
 const (
@@ -216,9 +218,10 @@ type keyFacts struct {
 }
 
 // worthRenewing decides whether to ask the source again, and whether to repeat
-// the request. It asks only sources whose keys may have changed. If the keys
-// may not be the reason, it asks a token service at most once in a minute: a
-// missing permission gets the same answer for every object.
+// the request. Only a source whose keys may have changed is asked. A token
+// service is asked at most once a minute if the refusal may have another reason
+// than the keys, because a missing permission has the same answer for every
+// object.
 func worthRenewing(x suspicion, e *Error, f keyFacts) (renew, again bool) {
 	switch {
 	case x == suspectNothing:

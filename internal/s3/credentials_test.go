@@ -102,6 +102,8 @@ func TestWrongCredentials(t *testing.T) {
 	}
 }
 
+// The client finds its keys where the AWS tools do, for example in the
+// environment and at the container's endpoint.
 func TestCredentialChain(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	if err := origin.Put("data", "k", []byte("bytes")); err != nil {

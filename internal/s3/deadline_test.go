@@ -74,9 +74,9 @@ type quietReader struct{ ctx context.Context }
 
 func (q quietReader) Read([]byte) (int, error) { <-q.ctx.Done(); return 0, context.Cause(q.ctx) }
 
-// The figures of docs/configuration.md: every operation survives an outage of a
-// minute. Without an end of the outage, reads fail after 60 to 70 s, and
-// writes, whose answers may take a minute, after at most 120 s.
+// The test checks the figures of docs/configuration.md. Every operation survives
+// an outage of a minute. If the outage does not end, reads fail after 60 to 70 s,
+// and writes, whose answers may take a minute, after at most 120 s.
 func TestOutages(t *testing.T) {
 	isolate(t)
 	for kind, away := range outages {

@@ -1,6 +1,6 @@
-// Package s3 is a client for S3 and for stores that speak its protocol. It
-// gives the engine object bodies by range, and its callers heads, listings and
-// uploads.
+// Package s3 is a client for S3 and for stores that speak its protocol. The range
+// engine reads object bodies through it. Other callers use it for metadata,
+// listings and uploads.
 //
 //	c, err := s3.New(ctx, s3.Options{})      // credentials and endpoint from the environment
 //	defer c.Close()
@@ -28,16 +28,16 @@
 // # Retries
 //
 // Each operation has one retry layer, and the SDK's retries are off. The engine
-// repeats the ranges of a source; the source itself repeats a request only to
-// correct it, once for each thing that an answer can teach, such as the
-// bucket's region. The other methods repeat their requests in one loop, under
-// the policy of [Options.Retry].
+// repeats the ranges of a source. The source itself repeats a request only after
+// an answer has corrected something, such as the bucket's region, and only once
+// for each such correction. The other methods repeat their requests in one loop,
+// under the policy of [Options.Retry].
 //
 // # Credentials
 //
-// Keys are renewed in the background before they expire, at times that chance
-// spreads over clients. While a renewal fails, requests use the old keys as
-// long as they are valid. The shared files are read again when they change and
+// Keys are renewed in the background before they expire, at random times, so that
+// clients do not renew together. While a renewal fails, requests use the old keys
+// as long as they are valid. The shared files are read again when they change and
 // when the service refuses the keys. Missing keys are a permanent error only
 // for a client that never had any.
 //
@@ -48,11 +48,12 @@
 //
 // # Failure model
 //
-// Methods return [*Error], whose text is one line that says what to do, and
-// which matches [ErrNotFound], [ErrNoBucket], [ErrDenied], [ErrPrecondition],
-// [ErrArchived], [ErrNoCredentials] and [ErrListStuck]. A source returns it
-// inside a *ranges.Fault. An upload that fails leaves nothing behind, because
-// it is aborted, even when its context was cancelled.
+// Methods return [*Error], whose text is one line that says what to do. With
+// errors.Is it matches [ErrNotFound], [ErrNoBucket], [ErrDenied],
+// [ErrPrecondition], [ErrArchived], [ErrNoCredentials] and [ErrListStuck]. A
+// source returns it inside a *ranges.Fault. A failed upload is aborted, even
+// after its context was cancelled, so that no parts stay in the bucket. If the
+// abort fails as well, the error names the upload.
 //
 // # Non-goals
 //

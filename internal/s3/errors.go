@@ -30,7 +30,7 @@ var (
 	ErrNotFound      = ranges.ErrNotFound                        // no such object, version, upload or bucket
 	ErrDenied        = ranges.ErrDenied                          // credentials missing, wrong, expired or without the right
 	ErrNoBucket      = errors.New("no such bucket")              // also matches ErrNotFound
-	ErrPrecondition  = errors.New("precondition failed")         // IfMatch or IfNoneMatch did not hold
+	ErrPrecondition  = errors.New("precondition failed")         // IfMatch or IfNoneMatch does not hold
 	ErrArchived      = errors.New("object is archived")          // must be restored first; also matches ErrDenied
 	ErrNoCredentials = errors.New("no credentials found")        // also matches ErrDenied
 	ErrListStuck     = errors.New("listing does not advance")    // the server repeats a page

@@ -86,8 +86,9 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// The retry loop of the package waits as long as the policy says, gives up at
-// its end, and stops with the context. In fake time, without a network.
+// The retry loop of the package waits as long as the policy says, gives up when
+// the policy does, and stops when the context ends. The test runs in fake time,
+// without a network.
 func TestCallRetries(t *testing.T) {
 	isolate(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -210,7 +211,7 @@ func TestSSE(t *testing.T) {
 	}
 }
 
-// Answers of proxies, and of clones that do not speak the protocol.
+// Answers of proxies, and of servers that do not follow the protocol, are errors.
 func TestStrangeAnswers(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", ""), Retry: ranges.RetryPolicy{Attempts: -1}})

@@ -75,9 +75,9 @@ func (c *Client) HeadVersion(ctx context.Context, bucket, key, versionID string)
 	return info, nil
 }
 
-// errNoSize reports a HEAD without a size. Taken as 0, the size would make
-// every object empty.
-var errNoSize = errors.New("the answer tells no Content-Length: a proxy or gateway on the way removes it")
+// errNoSize reports a HEAD without a size. If the size counted as 0, every object
+// would look empty.
+var errNoSize = errors.New("the answer has no Content-Length: a proxy or gateway on the way removes it")
 
 // emptyETag is the MD5 of no bytes. An object with this ETag is empty, and some
 // servers omit the length for it.

@@ -17,8 +17,8 @@ const (
 	// helperWait bounds the wait for the pipes of a helper after its end,
 	// because programs that it started may keep them open.
 	helperWait = 2 * time.Second
-	// maxHelperWords bounds how much of a helper's standard error is kept. The
-	// end is kept, where programs say why they failed.
+	// maxHelperWords bounds the bytes of a helper's standard error that are kept.
+	// They are the last ones, because programs say at the end why they failed.
 	maxHelperWords = 4 << 10
 )
 
@@ -35,7 +35,8 @@ func (h helperSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	build := processcreds.NewCommandBuilderFunc(func(ctx context.Context) (*exec.Cmd, error) {
 		cmd := exec.CommandContext(ctx, "sh", "-c", h.command)
 		cmd.Env = environ()
-		cmd.Stderr = said // and no standard input, because no person is there to answer
+		// There is no standard input, because no person may be there to answer.
+		cmd.Stderr = said
 		cmd.WaitDelay = helperWait
 		endGroup(cmd)
 		return cmd, nil
@@ -73,7 +74,7 @@ func (h helperSource) explain(ctx context.Context, err error, said string) error
 // environ returns the environment of a helper, which is this process's, as with
 // the AWS tools.
 func environ() []string {
-	return os.Environ() //nolint:forbidigo // for helpers, which get it all, and to find half a key pair
+	return os.Environ() //nolint:forbidigo // helpers inherit all of it, and halfPair searches it
 }
 
 // tail keeps the last bytes that are written to it.

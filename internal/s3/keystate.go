@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// refreshAhead is how long before they expire keys are renewed at the
-	// earliest, and refreshSpread is the share of that time over which clients
-	// spread. Keys of an hour are renewed 12 to 20 minutes ahead. So a token
-	// service can be down for 10 minutes without harm, and 10,000 clients that
-	// started together ask 21 times a second.
+	// refreshAhead is the earliest time before expiry at which keys are renewed.
+	// Clients spread their renewals over a share of it, refreshSpread. Keys that
+	// are valid for an hour are renewed 12 to 20 minutes before they expire. So a
+	// token service can be down for 10 minutes without harm, and 10,000 clients
+	// that started together ask 21 times a second.
 	refreshAhead  = 20 * time.Minute
 	refreshSpread = 0.4
 	// watchEvery is how often the shared files are checked, by two stat calls.
@@ -21,13 +21,13 @@ const (
 	// firstRefreshWait and maxRefreshWait bound the waits between failed refreshes.
 	firstRefreshWait = time.Second
 	maxRefreshWait   = 30 * time.Second
-	// bornExpired is how long keys are used that have expired already when they
-	// arrive. Either this machine's clock or the source is wrong, and the
-	// service decides.
+	// bornExpired is how long keys are used that have already expired when the
+	// source returns them. Either this machine's clock or the source is wrong, and
+	// the service's answer shows which.
 	bornExpired = time.Minute
-	// helperTries is how often a failing helper is run before a client that
-	// never had keys gives up. A helper cannot say whether its failure is
-	// permanent.
+	// helperTries is how often a failing helper is run before a client that has
+	// never had keys gives up. The client cannot know whether the failure of a
+	// helper is permanent.
 	helperTries = 3
 )
 
@@ -42,19 +42,19 @@ const (
 	blamePassing       // the source does not answer, or asks us to wait
 )
 
-// keyState is the state of a client's keys. Its methods are pure: time and
-// chance are arguments.
+// keyState is the state of a client's keys. Its methods are pure, because they
+// take the time and random numbers as arguments.
 //
 //	have && keys.Expires > now && !refused  <=>  keys are usable
 type keyState struct {
 	keys    aws.Credentials
 	have    bool      // keys is set, though perhaps expired
-	refused bool      // the service refused keys
+	refused bool      // the service has refused the keys
 	ahead   time.Time // when to fetch newer ones; zero if keys do not expire
 	check   time.Time // when to check the files; zero without files
 	fails   int       // failed refreshes since the last success
 	next    time.Time // earliest time of a refresh after a failure
-	err     error     // of the last refresh
+	err     error     // failure of the last refresh
 	blame   blame
 }
 
@@ -94,8 +94,8 @@ func (k *keyState) step(now time.Time) step {
 	return stepRefresh
 }
 
-// until returns the first time at which step may return another action than
-// stepUse, which it returns now.
+// until returns the first time after now at which step may return another action
+// than stepUse. It is called when step returns stepUse at now.
 func (k *keyState) until(now time.Time) time.Time {
 	t := now.Add(time.Hour)
 	earlier := func(u time.Time) {

@@ -18,8 +18,8 @@ import (
 //
 //	ok LIFE       new keys that end LIFE seconds from now; 0: never
 //	fail BLAME    a refresh fails
-//	refuse        the service does not take the keys
-//	at T          time goes on to T, and a request comes
+//	refuse        the service refuses the keys
+//	at T          a request arrives at time T
 func script(t *testing.T, text string) string {
 	t.Helper()
 	var k keyState

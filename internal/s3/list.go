@@ -196,6 +196,6 @@ func (t *tokens) advance(token string) bool {
 func stuck(op, bucket, prefix string) error {
 	return &Error{
 		Op: op, Bucket: bucket, Key: prefix, kind: ranges.Permanent,
-		Err: fmt.Errorf("%w: the server repeats a continuation token or gives none; its listing can't be trusted", ErrListStuck),
+		Err: fmt.Errorf("%w: the server repeats or omits a continuation token, so its listing can't be trusted", ErrListStuck),
 	}
 }

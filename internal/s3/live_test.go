@@ -128,7 +128,7 @@ func TestRefreshIsShared(t *testing.T) {
 			}()
 		}
 		if err := <-got; !errors.Is(err, context.Canceled) {
-			t.Errorf("who gave up: %v", err)
+			t.Errorf("the request that gave up: %v", err)
 		}
 		for range 100 {
 			if err := <-got; err != nil {
@@ -265,7 +265,7 @@ func TestSharedFileIsWatched(t *testing.T) {
 			{pair("AKIAFOUR", "4", ""), "AKIAFOUR <nil>"},
 		} {
 			rewrite(t, file, x.text)
-			_ = now() // a failure before this may have set a wait
+			_ = now() // an earlier failure may have set a wait
 			time.Sleep(maxRefreshWait)
 			if got := now(); got != x.want {
 				t.Errorf("after %q: %s, want %s", x.text, got, x.want)

@@ -91,14 +91,14 @@ type Options struct {
 	CABundle string
 
 	// Retry bounds one attempt, and an operation with all its attempts. It
-	// holds for all operations but the reads of a source, which follow the
-	// engine's policy. Zero fields have the engine's defaults.
+	// applies to all operations except the reads of a source, which follow the
+	// engine's policy. Zero fields mean the engine's defaults.
 	Retry ranges.RetryPolicy
 	// Budget accounts for upload buffers. The default is the budget of the
 	// process.
 	Budget *budget.Budget
-	// Log gets retries at warn level, at most one line every 10 s, and all
-	// retries and redirects at debug level; Without it nothing is logged.
+	// Log receives retries at warn level, at most one line every 10 s, and all
+	// retries and redirects at debug level. nil discards them.
 	Log *slog.Logger
 }
 
@@ -183,11 +183,11 @@ var amazonDomains = []string{
 	".c2s.ic.gov", ".sc2s.sgov.gov", ".csp.hci.ic.gov", ".cloud.adc-e.uk",
 }
 
-// pathStyle decides whether the bucket goes into the path: as the options say,
-// else as the profile's addressing_style says, else for every endpoint but
-// Amazon's. All other stores serve the path; a host name for each bucket needs
-// a DNS wildcard and a certificate, which few of them have. host is "" for AWS
-// itself.
+// pathStyle reports whether the bucket goes into the path. The options decide,
+// then the profile's addressing_style. Without either, every endpoint except
+// Amazon's uses the path, because all other stores serve the path, and few have
+// the DNS wildcard and the certificate that a host name for each bucket needs.
+// host is "" for AWS itself.
 func pathStyle(o Options, style, host string) bool {
 	switch {
 	case o.PathStyle:

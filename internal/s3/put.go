@@ -88,7 +88,7 @@ type PutResult struct {
 	ETag      string
 	VersionID string
 	Size      int64
-	Parts     int // requests that carried the body: 1 for a simple put
+	Parts     int // number of requests that carried the body; 1 for a simple put
 	Checksum  ranges.Checksum
 }
 
@@ -109,8 +109,8 @@ func (c *Client) Put(ctx context.Context, bucket, key string, body io.Reader, o 
 	if err != nil {
 		return PutResult{}, &Error{Op: opPut, Bucket: bucket, Key: key, kind: ranges.Permanent, Err: err}
 	}
-	// Counted without waiting, because the bytes are in memory already, and
-	// MaxPut bounds them.
+	// The bytes are reserved without waiting, because they are in memory already,
+	// and MaxPut bounds them.
 	c.budget.Force(int64(len(data)))
 	defer c.budget.Release(int64(len(data)))
 	return c.putBytes(ctx, opPut, bucket, key, data, o)
@@ -159,10 +159,11 @@ func (c *Client) putBytes(ctx context.Context, op, bucket, key string, data []by
 	return res, err
 }
 
-// writeOnce is call for a request that creates an object. If the answer to a
-// conditional write is lost, the repetition fails because it finds the object
-// that the first request created. writeOnce then compares the object with the
-// body, and returns nil, although f failed, if they are the same.
+// writeOnce is like call, for a request that creates an object. If the answer to
+// a conditional write is lost, the repetition fails because it finds the object
+// that the first request created. The same holds for the completion of an upload,
+// whose repetition finds no upload. writeOnce then compares the object with the
+// body, and returns nil if they are the same, although f failed.
 func (c *Client) writeOnce(ctx context.Context, op, bucket, key string, o PutOptions, size int64, sum ranges.Checksum, f func(context.Context, func(*awss3.Options)) error) error {
 	lost := false
 	err := c.call(ctx, op, bucket, key, func(ctx context.Context, region func(*awss3.Options)) error {

@@ -68,7 +68,7 @@ func TestPut(t *testing.T) {
 		t.Error("the copy differs")
 	}
 	if _, err := c.Copy(t.Context(), "data", "none", "data", "x", PutOptions{}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("copy of nothing: %v", err)
+		t.Errorf("copy of a missing object: %v", err)
 	}
 }
 
@@ -191,7 +191,7 @@ func TestUpload(t *testing.T) {
 					t.Errorf("%d bytes: head %+v, %v", n, info, err)
 				}
 				if n > minPart && info.PartsCount != res.Parts {
-					t.Errorf("%d bytes: %d parts told, want %d", n, info.PartsCount, res.Parts)
+					t.Errorf("%d bytes: HEAD reports %d parts, want %d", n, info.PartsCount, res.Parts)
 				}
 				if n > 0 && !bytes.Equal(read(t, c, "data", "k"), data) {
 					t.Fatalf("%d bytes: other bytes came back", n)

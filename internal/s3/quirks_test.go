@@ -231,7 +231,8 @@ func TestRedirectTo(t *testing.T) {
 	}
 }
 
-// The refusal of a HEAD because of the clock has no body with a code.
+// A HEAD that is refused because of the clock has no body with a code, and is
+// repeated with the server's time.
 func TestHeadWithWrongClock(t *testing.T) {
 	for _, skew := range []string{"2h", "-2h"} {
 		origin := quirky(t, "skew="+skew, testorigin.Options{})

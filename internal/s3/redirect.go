@@ -12,7 +12,7 @@ import (
 )
 
 // maxHops bounds how often one request is redirected. A store that spreads its
-// objects over nodes needs one hop, and one behind a gateway needs two.
+// objects over nodes needs one hop, and such a store behind a gateway needs two.
 const maxHops = 4
 
 // follower is the transport below all requests of a client. It follows the
@@ -114,9 +114,9 @@ func redirectTo(req *http.Request, resp *http.Response, hop int) (*url.URL, erro
 	return to, nil
 }
 
-// reserved reports whether a host is this machine or a link-local address,
-// where metadata services run. A store elsewhere must not redirect requests
-// there.
+// reserved reports whether a host is this machine, or a link-local address as
+// metadata services have. A store on another machine must not redirect requests
+// to such a host.
 func reserved(host string) bool {
 	if isLoopback(host) {
 		return true

@@ -44,9 +44,9 @@ func (c *Client) Source(bucket, key string, o SourceOptions) ranges.Source {
 	return s
 }
 
-// Spec describes an object to the engine. From an ObjectInfo without ETag, time
-// and size, the engine knows nothing, and takes size and validator from its
-// first answer. Without an ETag, the time of the last change is the validator.
+// Spec describes an object to the engine. If info has no ETag, time and size, the
+// engine takes size and validator from its first answer. Without an ETag, the time
+// of the last change is the validator.
 func (c *Client) Spec(bucket, key string, info ObjectInfo) ranges.Spec {
 	spec := ranges.Spec{Name: "s3://" + bucket + "/" + key, Host: c.Host(bucket), Size: -1}
 	if info.ETag == "" && info.LastModified.IsZero() && info.Size == 0 {
@@ -100,7 +100,7 @@ func (c *Client) objectHeader() http.Header {
 // unsigned is the payload hash of a request whose body is not signed.
 const unsigned = "UNSIGNED-PAYLOAD"
 
-// source is one object. Only place and gone change.
+// source is one object. After its creation only place and gone change.
 type source struct {
 	c            *Client
 	bucket, key  string
@@ -138,10 +138,10 @@ func (s *source) locate(ctx context.Context) (*place, error) {
 	return p, nil
 }
 
-// Open requests one range. It repeats the request only to correct it, at most
-// once for each thing that an answer can teach: the region, the clock, expired
-// credentials, versions that cannot be read, and a store that does not
-// recognize its own validator.
+// Open requests one range. It repeats the request only after an answer has
+// corrected something: the region or the clock, expired credentials, a version
+// that cannot be read, or the use of conditions with a store that does not
+// recognize its own validator. Each of these corrections happens at most once.
 func (s *source) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	learned, renewed, dropped := false, false, false
 	for {
@@ -182,7 +182,7 @@ func (s *source) dropVersion(p *place, e *Error) bool {
 		s.gone.Store(true) // deleted, or a delete marker; other versions may exist
 	case e.Status == http.StatusForbidden && (e.Code == "AccessDenied" || e.Code == ""), e.Status == http.StatusNotImplemented, e.Status == http.StatusBadRequest && e.Code == "InvalidArgument":
 		if !p.noVersions.Swap(true) {
-			s.c.log.Debug("s3: versions can't be read here, the ETag pins alone", "bucket", s.bucket, "err", e)
+			s.c.log.Debug("s3: versions can't be read here, so only the ETag pins the object", "bucket", s.bucket, "err", e)
 		}
 	default:
 		return false
@@ -198,10 +198,10 @@ func sendsCondition(pin string) bool {
 }
 
 // confirm asks again without a condition after a 412, and compares the answer
-// itself. Some stores want If-Match in another spelling than their own ETags
-// have, or compare dates with more digits than they report. confirm returns
-// refused, the first answer's error, unless the object proves to be the pinned
-// one. It is not called for a store that has accepted a condition before.
+// itself. Some stores expect another spelling of ETags in If-Match than they send,
+// or compare dates more precisely than they report them. confirm returns refused,
+// the first answer's error, unless the second answer has the pinned validator. It
+// is not called for a store that has accepted a condition before.
 func (s *source) confirm(ctx context.Context, req ranges.Request, refused error) (io.ReadCloser, ranges.Info, error) {
 	body, info, _, _, err := s.request(ctx, req, true)
 	if err != nil {
@@ -212,7 +212,7 @@ func (s *source) confirm(ctx context.Context, req ranges.Request, refused error)
 		return nil, ranges.Info{Size: -1}, refused
 	}
 	if !s.c.unconditional.Swap(true) {
-		s.c.log.Warn("the store refuses its own validator in If-Match or If-Unmodified-Since: requests leave it out, answers are still compared",
+		s.c.log.Warn("the store refuses its own validator in If-Match or If-Unmodified-Since; requests omit it, and answers are still compared",
 			"endpoint", originOf(s.place.Load().url), "validator", oneLine(req.Pin, maxCode))
 	}
 	return body, info, nil
@@ -258,8 +258,8 @@ func (s *source) request(ctx context.Context, req ranges.Request, unconditional 
 	return nil, info, p, e, s.fault(e, f)
 }
 
-// explain finds or makes the *Error of a failed GET, and finds httprange's
-// verdict, which may be nil.
+// explain returns the *Error of a failed GET, or makes one, and returns the fault
+// that httprange reported, or nil.
 func explain(err error) (*Error, *ranges.Fault) {
 	var f *ranges.Fault
 	errors.As(err, &f)
@@ -274,8 +274,8 @@ func explain(err error) (*Error, *ranges.Fault) {
 	return e, f
 }
 
-// fault completes e and wraps it for the engine. from is httprange's verdict,
-// which knows about connections, or nil.
+// fault completes e and wraps it for the engine. from is the fault that httprange
+// reported, which tells whether the connection is to blame, or nil.
 func (s *source) fault(e *Error, from *ranges.Fault) *ranges.Fault {
 	e.Op, e.Bucket, e.Key = opGet, s.bucket, s.key
 	f := &ranges.Fault{Kind: e.kind, Status: e.Status, RetryAfter: e.retryAfter, Err: e}
@@ -335,8 +335,8 @@ func (s *source) check(resp *http.Response) error {
 		}
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
-		// The range ends the object that was pinned; past its end is another
-		// object.
+		// The range is beyond the end of the object only if the answer is about
+		// the pinned object, and not about a shorter one that replaced it.
 		want, got := resp.Request.Header.Get("If-Match"), resp.Header.Get("Etag")
 		if want == "" || got == "" || ranges.SameETag(want, got) {
 			moveSize(resp)

@@ -18,7 +18,7 @@ import (
 func TestSourceRead(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	data := realBytes(t, 1<<20)
-	// Every byte that a signature may escape wrongly.
+	// The keys have every byte that a signature may escape wrongly.
 	for _, key := range []string{"plain", "a b+c", "ü/ö/ä", "q?x=1&y=2#f", "%41%2F", "a//b", "/lead", "dots/../x", "tilde~!*'()", "trail/", ";:@=,$"} {
 		if err := origin.Put("data", key, data); err != nil {
 			t.Fatal(err)
@@ -263,7 +263,7 @@ func TestSourceRegionRedirect(t *testing.T) {
 	}
 }
 
-// A server that redirects from region to region is not followed without end.
+// The client gives up on a server that redirects it from region to region.
 func TestRedirectLoop(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})
@@ -287,7 +287,8 @@ func TestRedirectLoop(t *testing.T) {
 	}
 }
 
-// The chain of the AWS tools: environment, and the container's endpoint.
+// Requests are sent from the address in Options.Interfaces, on reused and on
+// fresh connections.
 func TestInterfaces(t *testing.T) {
 	origin := start(t, testorigin.Options{})
 	if err := origin.Put("data", "k", []byte("bytes")); err != nil {
@@ -319,7 +320,7 @@ func TestRefusedConnection(t *testing.T) {
 	wantText(t, err, "s3: head s3://data/k: "+want)
 }
 
-// The client corrects a wrong clock by the server's.
+// If this machine's clock is wrong, the client signs with the server's time.
 func TestClockSkew(t *testing.T) {
 	isolate(t)
 	c, err := New(t.Context(), Options{Endpoint: "http://127.0.0.1:1", Credentials: StaticCredentials("a", "b", "")})

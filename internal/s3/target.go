@@ -21,7 +21,7 @@ type target struct {
 	region  string // to sign for
 	service string // to sign for: s3, s3-object-lambda, s3-outposts
 	header  http.Header
-	plain   bool // signature version 4 or none: no need for the SDK
+	plain   bool // requests need signature version 4 or none, and so not the SDK
 
 	noVersions *atomic.Bool // reading versions was refused
 }
@@ -78,7 +78,7 @@ func (c *Client) resolve(ctx context.Context, id targetID) (*target, error) {
 	schemes, _ := smithyauth.GetAuthOptions(&ep.Properties)
 	for i, s := range schemes {
 		if i > 0 {
-			break // in the order of preference
+			break // the first scheme is the preferred one
 		}
 		// The rules use the short name, the SDK's schemes the long one.
 		t.plain = s.SchemeID == "sigv4" || s.SchemeID == smithyauth.SchemeIDSigV4

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// DefaultPartBytes is the part size of AWS's own clients, and the engine's.
+	// DefaultPartBytes is the part size of AWS's own clients and of the engine.
 	DefaultPartBytes = 8 << 20
 	// DefaultConcurrency fills 2.5 Gbit/s at the 85 MB/s that S3 gives a
 	// connection; with 8 MiB parts it holds 32 MiB.
@@ -133,7 +133,7 @@ func (u *upload) next(ctx context.Context, n int) (*part, error) {
 	}
 	size := partSize(n, u.o.PartBytes, u.o.Size)
 	if left := u.o.Size - u.read; u.o.Size > 0 && left < size {
-		size = left + 1 // one byte more, to see whether the body ends
+		size = left + 1 // one byte more shows whether the body ends there
 	}
 	buf, err := u.account.Get(ctx, int(size))
 	if err != nil {
@@ -196,7 +196,7 @@ func (u *upload) create(ctx context.Context) error {
 		return err
 	}
 	if u.id = aws.ToString(out.UploadId); u.id == "" {
-		return u.fail(errors.New("the service began a multipart upload without naming it"))
+		return u.fail(errors.New("the service started a multipart upload without an upload id"))
 	}
 	return nil
 }
@@ -335,8 +335,8 @@ func (u *upload) complete(ctx context.Context) (PutResult, error) {
 	return res, err
 }
 
-// abort removes the uploaded parts, even after a cancellation. It returns the
-// error that made it necessary, joined by its own if the removal failed too.
+// abort removes the uploaded parts, even after a cancellation. It returns cause,
+// and adds its own error if the removal fails.
 func (u *upload) abort(ctx context.Context, cause error) error {
 	timeout := abortTimeout
 	if ctx.Err() != nil {

@@ -126,8 +126,8 @@ func TestOneOddAnswerCostsOneRequest(t *testing.T) {
 	}
 }
 
-// If a store gives no ETag, the time of the last change prevents that an open
-// object shows bytes of two versions.
+// If a store gives no ETag, the time of the last change keeps a reader from
+// returning bytes of two versions.
 func TestSourcePinsByDate(t *testing.T) {
 	isolate(t)
 	for _, conditions := range []bool{true, false} {

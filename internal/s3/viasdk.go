@@ -50,9 +50,9 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	out, err := s.c.sdk.GetObject(ctx, in, func(so *awss3.Options) {
 		so.Region = s.c.region(s.bucket)
 		if coversStart(req.Header["Range"]) {
-			// As a header and not as a parameter, because with the parameter
-			// the SDK would verify the body, which the engine does at less
-			// cost.
+			// The mode is set as a header and not as a parameter. With the
+			// parameter the SDK would verify the body, which the engine does at
+			// less cost.
 			so.APIOptions = append(so.APIOptions[:len(so.APIOptions):len(so.APIOptions)], smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", enabled[0]))
 		}
 	})
