@@ -1,6 +1,7 @@
 // Package soci pulls a container image and leaves its root file system in a
-// directory: all layers by parallel ranged requests, each byte received once,
-// hashed, inflated and written in one pass, with no compressed copy on disk.
+// directory. It fetches all layers by parallel ranged requests. Each byte is
+// received once, and is hashed, inflated and written in one pass, without a
+// compressed copy on disk.
 //
 //	p, err := soci.New(soci.Options{})
 //	if err != nil {
@@ -12,9 +13,9 @@
 // # Vocabulary
 //
 // A blob is a layer as the registry stores it, named by the digest of its
-// compressed bytes; its DiffID is the digest of the tar inside. A layer is
-// inflated into a directory of its own; the directories are then moved
-// together, lowest first, and whiteouts applied: that is the flattened tree. A
+// compressed bytes; its DiffID is the digest of the tar inside. Each layer is
+// unpacked into a directory of its own. To flatten an image, these directories
+// are merged into one tree, lowest layer first, and whiteouts are applied. A
 // part is one ranged request.
 //
 // # Guarantees
@@ -24,7 +25,7 @@
 // everything it wrote. A killed process leaves its finished layers, and
 // checkpoints of the unfinished ones, in a hidden directory next to the target,
 // where the next pull of that target finds them (docs/soci.md covers power
-// cuts). The target must not exist or be an empty directory; its parent must
+// cuts). The target must be missing or an empty directory; its parent must
 // exist. An entry of an archive cannot touch anything outside of the target,
 // whatever links precede it.
 //

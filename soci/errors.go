@@ -21,8 +21,8 @@ var (
 	// ErrDenied says that credentials are missing, wrong or lack the right to
 	// pull.
 	ErrDenied = errors.New("access denied")
-	// ErrFetch says that bytes could not be fetched for a reason without an
-	// error of its own: no connection, an outage, or unusable HTTP.
+	// ErrFetch says that bytes could not be fetched for a reason that no other
+	// error here names: no connection, an outage, or unusable HTTP.
 	ErrFetch = errors.New("fetch failed")
 	// ErrDigest says that content does not match its digest or size.
 	ErrDigest = errors.New("digest mismatch")
@@ -44,12 +44,12 @@ var (
 	// The image or our code is at fault; other pulls continue.
 	ErrInternal = errors.New("internal error")
 	// ErrLeft says that files of a failed pull could not be removed.
-	ErrLeft = errors.New("something was left behind")
+	ErrLeft = errors.New("files were left behind")
 )
 
 // Error describes a failed pull. URLs in it carry no secrets.
 type Error struct {
-	Op         string // "parse", "resolve", "layer", "merge", "store", "target", "memory", "clean up"
+	Op         string // "parse", "resolve", "pull", "layer", "merge", "store", "target", "memory", "clean up"
 	Registry   string // host, for example docker.io
 	Repository string
 	Digest     string // of the layer, or "" if the error concerns the whole image
@@ -122,12 +122,12 @@ func fail(ctx context.Context, op string, ref registry.Reference, dgst string, e
 		err = cause
 	}
 	if errors.Is(err, syscall.EMFILE) {
-		err = fmt.Errorf("%w: this process may have %d: raise its limit (ulimit -n, LimitNOFILE) to 1024 or more", err, openFiles())
+		err = fmt.Errorf("%w: this process may have %d files open: raise its limit (ulimit -n, LimitNOFILE) to 1024 or more", err, openFiles())
 	}
 	e := &Error{Op: op, Registry: ref.Host, Repository: ref.Repository, Digest: dgst}
 	network := false
 	if re, ok := errors.AsType[*ranges.Error](err); ok {
-		// Its fields move to ours; its message would repeat them.
+		// e takes over its fields, so its message would repeat them.
 		e.Off, e.Len, e.Attempts, e.Status = re.Off, max(re.Len, 0), re.Attempts, re.Status
 		if dgst == "" {
 			e.Off, e.Len = 0, 0 // the range of a manifest is an internal detail

@@ -44,7 +44,7 @@ type Options struct {
 	// Patience ends a Resolve or Pull whose registry has given no usable answer
 	// (no connection, silence, 5xx, 429) to the request for the manifest for
 	// this long. For a while after that, other pulls from the registry fail
-	// immediately. Default: 0, only the retries of every request.
+	// immediately. Default: 0, which leaves only the retries of each request.
 	Patience time.Duration
 	// HTTPClient makes all requests. Its redirect policy is ignored: redirects
 	// are followed without credentials. Default: tuned HTTP/1.1 clients that
@@ -62,8 +62,8 @@ type Options struct {
 	Interfaces []string
 
 	// Memory bounds the buffers of the Puller, over all its pulls, in bytes.
-	// Default: 256 MiB, or half of the memory limit of the process if that is
-	// less.
+	// Default: 256 MiB, or a quarter of the memory limit of the process if that
+	// is less.
 	Memory int64
 	// Budget, if set, must grant Memory bytes before each pull, which returns
 	// them at its end. With it several Pullers and other users of memory in a
@@ -82,9 +82,9 @@ type Options struct {
 	MaxConns int
 	// Parallelism is the number of layers that are processed concurrently.
 	// Default: the number of processors, at least 3, so that one layer can
-	// download while another is decoded and a third ends. If the process may
-	// open fewer than some thousand files, the defaults of this field, Writers
-	// and MaxConns are lower.
+	// download while another is decoded and a third writes its last files. If
+	// the process may open fewer than a few thousand files, the defaults of
+	// this field, Writers and MaxConns are lower.
 	Parallelism int
 	// Writers is the number of goroutines that create files. Default: twice the
 	// number of processors.
@@ -106,9 +106,9 @@ type Options struct {
 	// the next pull of that layer. The file of a layer is named
 	// <algorithm>-<hex>.layeridx after the digest of its blob, and may be
 	// copied to other machines. The content of pulled images never depends on
-	// an index. The directory is kept below 1 GiB, about 0.1 % of the
-	// compressed bytes of the layers; recording costs 1 to 4 % of the CPU time
-	// of decoding. Default: none.
+	// an index. An index takes about 0.1 % of its layer's compressed bytes, and
+	// the directory is kept below 1 GiB. Recording costs 1 to 4 % of the CPU
+	// time of decoding. Default: none.
 	IndexDir string
 	// CheckpointBytes is the number of bytes of a layer's tar between two
 	// checkpoints, from which the next pull resumes after a kill. Default: 128
@@ -172,7 +172,7 @@ type Limits struct {
 	// layer to the finished tree. All images of a Puller share it: when it is
 	// used up, an image that has more than its share fails. It is part of
 	// Memory. Default: half of Memory, about a million directories with the
-	// default Memory. No limit means three quarters of Memory.
+	// default Memory. A negative number means three quarters of Memory.
 	Metadata int64
 	// Window bounds the history of a zstd frame in bytes; default 128 MiB,
 	// which the zstd tool accepts without an option. A frame waits until Memory

@@ -17,7 +17,7 @@ import (
 )
 
 // prepare takes over the layers of an earlier pull, creates directories for the
-// others, and starts the Progress.
+// others, and calls Progress.Start.
 func (j *job) prepare(ctx context.Context) error {
 	img := j.img
 	j.res = &Result{
@@ -121,7 +121,7 @@ func (j *job) openCheckpoint(i int) (bool, error) {
 	if there {
 		file.Open(j.img.Layers[i])
 	}
-	// A store without BlobResumer needs the whole blob.
+	// A store that is not a BlobResumer must receive each blob from its start.
 	if _, can := j.opts.Store.(BlobResumer); can || j.opts.Store == nil {
 		j.checkpoints[i] = file
 	} else {

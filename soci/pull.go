@@ -59,8 +59,8 @@ func New(opts Options) (*Puller, error) {
 	if p.client, err = registry.New(opts.registry()); err != nil {
 		return nil, errors.Join(err, p.engine.Close())
 	}
-	// Without buffers of their own: files are written from the blocks of the
-	// rings.
+	// The writers need no buffers, because files are written from the blocks of
+	// the rings.
 	p.writers = untar.NewPool(opts.Writers, 0)
 	p.mem.Force(p.writers.Bytes())
 	p.names = untar.NewMemory(opts.Limits.Metadata, func(delta int64) {
@@ -124,7 +124,7 @@ type job struct {
 	names       []string           // of the layers' directories in the stage
 	unpacked    []*untar.Layer     // by layer; nil until it is unpacked and verified
 	checkpoints []*checkpoint.File // by layer; nil without checkpoints
-	copies      [][]int            // by layer: the places of the same layer further up; nil for those copies
+	copies      [][]int            // by layer: the indexes of equal layers above it; nil for those layers
 
 	mu sync.Mutex // guards the stage and Result.Warnings
 }
@@ -200,7 +200,7 @@ func (p *Puller) pull(ctx context.Context, name, dir string, flat bool) (_ *Resu
 }
 
 // keepsStage decides whether a pull that ended with err leaves its finished
-// layers for the next attempt. A full disk needs the room more.
+// layers for the next attempt. On a full disk it does not, to free the room.
 func keepsStage(err error, keepFailed bool) bool {
 	return err != nil && keepFailed && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT)
 }
@@ -212,7 +212,7 @@ func (j *job) dir(i int) string { return j.stage.Layer(j.names[i]) }
 func (j *job) layers(ctx context.Context) error {
 	work, wctx := errgroup.WithContext(ctx)
 	work.SetLimit(j.opts.Parallelism)
-	// The largest first, because it ends last in any order.
+	// The largest layer starts first, because it ends last in any order.
 	order := make([]int, len(j.img.Layers))
 	for i := range order {
 		order[i] = i
@@ -251,7 +251,8 @@ func (j *job) layers(ctx context.Context) error {
 // layerKey identifies equal layers of an image.
 type layerKey struct{ digest, diffID digest.Digest }
 
-// missing returns the places of a layer in the image that are not unpacked yet.
+// missing returns the indexes of all layers with this key that are not unpacked
+// yet.
 func (j *job) missing(key layerKey) []int {
 	var want []int
 	for i, l := range j.img.Layers {
@@ -262,20 +263,21 @@ func (j *job) missing(key layerKey) []int {
 	return want
 }
 
-// recoveredLayer is layer, with a panic as its error.
-func (j *job) recoveredLayer(ctx context.Context, places []int) (err error) {
+// recoveredLayer calls layer and turns a panic into an error.
+func (j *job) recoveredLayer(ctx context.Context, equal []int) (err error) {
 	defer panics.Recover(&err)
-	return j.layer(ctx, places)
+	return j.layer(ctx, equal)
 }
 
-// layer fetches a layer and unpacks it at every place where the image has it.
-func (j *job) layer(ctx context.Context, places []int) error {
-	targets := make([]*flow.Target, len(places))
-	for k, i := range places {
+// layer fetches a layer once and unpacks it for each of the equal layers of the
+// image, which it receives as indexes.
+func (j *job) layer(ctx context.Context, equal []int) error {
+	targets := make([]*flow.Target, len(equal))
+	for k, i := range equal {
 		targets[k] = &flow.Target{Ctx: ctx, Dir: j.dir(i), Untar: untar.Options{Pool: j.writers, Meter: j.meter}, Notify: ignoreBytes, Resumed: ignoreBytes}
 	}
-	main := places[0]
-	if len(places) == 1 {
+	main := equal[0]
+	if len(equal) == 1 {
 		targets[0].Checkpoint = j.checkpoints[main]
 	}
 	targets[0].Notify = func(compressed, tar int64) { j.opts.Progress.Advance(main, compressed, tar) }
@@ -296,7 +298,7 @@ func (j *job) layer(ctx context.Context, places []int) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.res.Warnings = append(j.res.Warnings, f.Warnings...)
-	for k, i := range places {
+	for k, i := range equal {
 		j.unpacked[i] = targets[k].Layer
 		j.res.Layers[i] = layerOf(req.Layer, f, targets[k].Layer)
 		if k > 0 {
@@ -374,8 +376,8 @@ func (j *job) flatten(ctx context.Context) error {
 	return nil
 }
 
-// separate converts each layer to the form of overlayfs, under a name that
-// sorts.
+// separate converts each layer to the form of overlayfs and renames its
+// directory, so that the names sort from the lowest layer up.
 func (j *job) separate(ctx context.Context) error {
 	form := untar.TrustedXattr
 	if os.Geteuid() != 0 {
@@ -399,8 +401,8 @@ func (j *job) separate(ctx context.Context) error {
 	return nil
 }
 
-// store adds the config and the manifest to the store, whose layers are
-// complete.
+// store adds the config and the manifest to the BlobStore, which has all layers
+// by now.
 func (j *job) store(ctx context.Context) error {
 	s := j.opts.Store
 	if s == nil {

@@ -41,13 +41,13 @@ type Layer struct {
 	// "estargz", "zstd:chunked", or "" for an ordinary layer. Both are unpacked
 	// as plain gzip or zstd, without their indexes.
 	Special string `json:"special,omitempty"`
-	// Resumed is set if an earlier pull that was killed had finished the layer.
+	// Resumed is set if an earlier, interrupted pull had finished the layer.
 	Resumed bool `json:"resumed,omitempty"`
 	// ResumedAt is the offset in the blob at which fetching resumed from a
 	// checkpoint of an earlier pull, or 0.
 	ResumedAt int64 `json:"resumed_at,omitempty"`
-	// Copy is set if the image has the same layer further down. Both were
-	// fetched once.
+	// Copy is set if the image has the same layer further down, so that this
+	// one was not fetched again.
 	Copy            bool   `json:"copy,omitempty"`
 	CompressedBytes int64  `json:"compressed_bytes"`
 	TarBytes        int64  `json:"tar_bytes"`
@@ -71,13 +71,14 @@ type Timing struct {
 	lastHash float64       // share of blocked that was spent waiting for hash
 }
 
-// Limit names the phase that bounded a pull. It accounts for the time of the
-// goroutines that inflate, one per layer in progress. They are in the middle of
-// the pipeline: at any time they wait for the network before them, wait for
-// hash or write after them, or work.
+// Limit names the phase that bounded a pull. It divides the time of the
+// goroutines that inflate, one per layer in progress. Because they are in the
+// middle of the pipeline, at any time such a goroutine either works, waits for
+// the network (the step before it), or waits for hash or write (the steps after
+// it).
 type Limit struct {
 	Phase string  `json:"phase"` // "network", "inflate", "hash" or "write"; "" if no layer was unpacked
-	Share float64 `json:"share"` // of that time, 0 to 1
+	Share float64 `json:"share"` // of the time of these goroutines, 0 to 1
 	Next  string  `json:"next"`  // the phase with the second largest share
 	// NextShare is the share of Next. Share - NextShare is the margin of the
 	// limit.
@@ -111,7 +112,7 @@ type Network struct {
 	Requests int64 `json:"requests"` // sent, hedges and retries included
 	Retries  int64 `json:"retries"`
 	Hedges   int64 `json:"hedges"`
-	Bytes    int64 `json:"bytes"` // received of bodies
+	Bytes    int64 `json:"bytes"` // received in bodies
 }
 
 // MarshalJSON writes seconds, rounded to the microsecond.

@@ -50,7 +50,7 @@ type BlobResumer interface {
 	Resume(ctx context.Context, d ocispec.Descriptor, n int64, check io.Writer) (BlobWriter, error)
 }
 
-// blobs is a BlobStore as package flow takes it.
+// blobs adapts a BlobStore to [flow.Blobs].
 type blobs struct{ store BlobStore }
 
 // Create implements [flow.Blobs].
@@ -139,7 +139,7 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 		return nil, err
 	}
 	f, err := stage.Lock(partialBlob(to))
-	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another process writes the blob, or has just done so
+	if err == nil && f == nil || errors.Is(err, fs.ErrNotExist) { // another writer holds the partial file, or has just removed it
 		f, err = os.CreateTemp(filepath.Dir(to), tempBlob)
 	}
 	if err != nil {
@@ -155,8 +155,8 @@ func (l *Layout) Create(ctx context.Context, d ocispec.Descriptor) (BlobWriter, 
 // tempBlob starts the names of unfinished blobs.
 const tempBlob = ".penstock-"
 
-// partialBlob returns the name of a blob that is being written. The file is
-// locked as long as its writer lives.
+// partialBlob returns the name of the unfinished file of a blob. Its writer
+// holds a lock on the file.
 func partialBlob(to string) string {
 	return filepath.Join(filepath.Dir(to), tempBlob+filepath.Base(to))
 }
@@ -213,7 +213,7 @@ func (w *layoutWriter) Commit() error {
 // Close implements [BlobWriter].
 func (w *layoutWriter) Close() error {
 	var err error
-	if !w.committed { // before the lock goes: afterwards another process may own the file
+	if !w.committed { // while the lock is held, because afterwards another process may own the file
 		err = os.Remove(w.Name())
 	}
 	return errors.Join(err, w.File.Close())

@@ -21,7 +21,7 @@ import (
 )
 
 // Image is a resolved image: its layers with their digests. [Puller.Resolve]
-// returns it. It is not changed afterwards and safe for concurrent use.
+// returns it. It does not change afterwards and is safe for concurrent use.
 type Image struct {
 	Reference string          // as requested, in full form
 	Manifest  string          // digest of the platform's manifest
@@ -100,16 +100,16 @@ type UnpackOptions struct {
 	// progress of the layer. After a kill, a cancellation or a network failure,
 	// dir and the file stay, and the next UnpackLayer with both resumes from
 	// them. After a reboot the file is ignored and the layer restarts.
-	// UnpackLayer removes the file when it succeeds. Only users that may write
-	// to dir may write to the file. Without a Checkpoint a failed UnpackLayer
-	// removes dir.
+	// UnpackLayer removes the file when it succeeds. The file must be writable
+	// only by users that may write to dir. Without a Checkpoint a failed
+	// UnpackLayer removes dir.
 	Checkpoint string
 	// Resumed, if set, receives the bytes received and inflated by an earlier
 	// UnpackLayer that this one resumes.
 	Resumed func(compressed, tar int64)
 }
 
-// UnpackedLayer is a layer in a directory of its own, verified.
+// UnpackedLayer is a verified layer in a directory of its own.
 type UnpackedLayer struct {
 	Layer
 
@@ -166,7 +166,7 @@ func (p *Puller) UnpackLayer(ctx context.Context, img *Image, i int, dir string,
 		if out, layer, err = p.extract(ctx, img, desc, dir, file, opts); err != nil {
 			return nil, wrap("layer", err)
 		}
-		if err := file.Finish(desc, &out.Layer, layer); err != nil { // only a later attempt loses by it
+		if err := file.Finish(desc, &out.Layer, layer); err != nil { // the layer is whole; only a later attempt fetches more
 			p.opts.Log.Debug("no checkpoint", "digest", out.Digest, "err", err)
 			file.Drop()
 		}
@@ -237,7 +237,8 @@ func makeTarget(dir string, size int64) error {
 
 // extract runs the pipeline of one layer into a directory.
 func (p *Puller) extract(ctx context.Context, img *Image, desc registry.Layer, dir string, file *checkpoint.File, opts UnpackOptions) (*UnpackedLayer, *untar.Layer, error) {
-	// A share of the budget, less the buffers of the writers and rings.
+	// The window is a share of the budget, less the buffers of the writers and
+	// rings.
 	n := int64(p.opts.Parallelism)
 	window := max(2*p.opts.PartBytes, (p.mem.Limit()-p.writers.Bytes()-n*flow.RingBytes)/n)
 	if b := p.opts.Budget; b != nil {
