@@ -22,7 +22,7 @@ type checkpoints struct {
 	file *checkpoint.File
 	log  *slog.Logger
 
-	known int // collected points of the recorder; owned by inflate
+	known int // how many of the recorder's points are in points; owned by inflate
 
 	// The fields up to failed are owned by the extraction.
 	current *block // being unpacked
@@ -32,7 +32,7 @@ type checkpoints struct {
 	mu       sync.Mutex // guards the fields below
 	grown    *sync.Cond // hashed has grown
 	points   []checkpoint.Point
-	hashed   int64 // blocks before this offset of the tar have their state
+	hashed   int64 // blocks that start before this offset of the tar have their state
 	received int64
 	blobHash []byte // state of the blob's digest after received bytes
 }
@@ -48,8 +48,8 @@ func newCheckpoints(p *pipeline, file *checkpoint.File, log *slog.Logger) *check
 }
 
 // span returns the largest distance between points, in bytes of tar. Resuming
-// decodes up to a span again, less than the bytes between two checkpoints that
-// are lost anyway.
+// decodes up to a span again. That is little compared with the bytes after the
+// last checkpoint, which are lost as well.
 func (c *checkpoints) span() int64 { return max(1, c.file.Every()/4) }
 
 // fetched records the state of the blob's digest.
@@ -66,7 +66,7 @@ func (c *checkpoints) fetched(h hash.Hash, received int64) {
 func (c *checkpoints) hashing(h hash.Hash, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b.state, _ = checkpoint.AppendHash(b.state[:0], h) // without it no checkpoint is made
+	b.state, _ = checkpoint.AppendHash(b.state[:0], h) // after an error, collect fails and no checkpoint is made
 	c.hashed = b.off + 1
 	c.grown.Broadcast()
 }
@@ -91,7 +91,8 @@ func (c *checkpoints) untar() *untar.Checkpoints {
 	return u
 }
 
-// due implements untar.Checkpoints.
+// due is the Due function of untar.Checkpoints. It reports whether a checkpoint
+// at an offset of the tar is due and possible.
 func (c *checkpoints) due(at int64) bool {
 	if c.failed || at < c.next || c.current == nil || at <= c.current.off {
 		return false
@@ -104,8 +105,8 @@ func (c *checkpoints) due(at int64) bool {
 	return len(c.points) > 0 && c.points[0].Out <= at
 }
 
-// save implements untar.Checkpoints. If it fails, the pull continues without
-// checkpoints.
+// save is the Save function of untar.Checkpoints. If it fails, the pull
+// continues without checkpoints.
 func (c *checkpoints) save(at int64, state []byte) {
 	s, err := c.collect(at)
 	if err == nil {
@@ -125,7 +126,7 @@ func (c *checkpoints) collect(at int64) (*checkpoint.State, error) {
 	b, l := c.current, c.p.layer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.hashed <= b.off { // hashTar has the block, and waits for no other step
+	for c.hashed <= b.off { // cannot deadlock: hashTar has the block and waits for no other step
 		c.grown.Wait()
 	}
 	h := l.DiffID.Algorithm().Hash()

@@ -25,7 +25,7 @@ type decoded struct {
 	index      *index.Index    // of the layer, or nil
 	indexWrong bool            // the index did not match the layer
 	recorder   *index.Recorder // records points, or nil
-	learns     bool            // the recorded points are to become an index
+	learns     bool            // the recorded points will be saved as an index
 
 	// room is the number of bytes that were free on the disk of the first
 	// target when tar was roomAsked, or negative if unknown.
@@ -36,10 +36,10 @@ type decoded struct {
 // their number, or 0 for sequential decoding.
 //
 // Half of the cores decode: decoding ahead costs a fifth more CPU, and hashing,
-// untar and the kernel need as much as a decoder. With two cores an image came
-// 3 to 10 % later with parallel decoding, and a single layer between 10 %
-// sooner and 8 % later. At most a quarter of the memory is taken, and only if
-// parts do not need it.
+// untar and the kernel need as much as a decoder. On two cores, parallel
+// decoding made the pull of an image 3 to 10 % slower, and the pull of a single
+// layer between 10 % faster and 8 % slower. Decoders take at most a quarter of
+// the memory, and only if parts do not need it.
 func decoders(mem *budget.Budget, cores int, indexed bool) int {
 	n := cores / 2
 	if indexed {

@@ -3,9 +3,9 @@
 //
 //	f := flow.New(flow.Options{Client: client, Engine: engine, Memory: mem, ...})
 //	res, err := f.Fetch(ctx, flow.Request{Ref: ref, Layer: layer, Window: w}, target)
-//	err = f.Close()
+//	f.Close()
 //
-// # The way of a byte
+// # Pipeline
 //
 //	ranges -> [fetch: digest, copy] -> [inflate] -> [DiffID]
 //	                                            \-> [untar] -> writers of the pool
@@ -30,7 +30,7 @@
 //   - Requests for the same layer of the same repository share a transfer until
 //     its first block is out. A resumed layer has a transfer of its own,
 //     because other targets need the bytes before the checkpoint.
-//   - A target is whole only if the digest and the size of the blob and the
+//   - A target succeeds only if the digest and the size of the blob and the
 //     DiffID of the tar are right.
 //   - A panic on the bytes of a layer fails that layer only
 //     (docs/decisions/0005-panics.md).

@@ -87,7 +87,7 @@ type Timing struct {
 // Stats counts the work of a Fetcher.
 type Stats struct {
 	Transfers int64 // in progress
-	Targets   int64 // that wait for them
+	Targets   int64 // waiting for these transfers
 	Layers    int64 // fetched and verified
 	Failed    int64
 	Wrong     int64 // attempts whose bytes did not match the digest
@@ -134,7 +134,8 @@ func (f *Fetcher) Close() {
 	f.wg.Wait()
 }
 
-// Stats returns the counters, which are read one after another.
+// Stats returns the counters. They are read one after another, so they need not
+// describe the same moment.
 func (f *Fetcher) Stats() Stats {
 	s := Stats{Layers: f.layers.Load(), Failed: f.failed.Load(), Wrong: f.wrong.Load(), Tar: f.tar.Load()}
 	f.mu.Lock()
@@ -168,8 +169,8 @@ func (f *Fetcher) Fetch(ctx context.Context, r Request, targets ...*Target) (*Re
 // join adds the targets to a running transfer, or starts one.
 func (f *Fetcher) join(r Request, targets []*Target) *transfer {
 	key := transferKey{r.Layer.Digest, r.Layer.DiffID, r.Ref.Host, r.Ref.Repository}
-	// A resumed layer does not share its transfer: other targets need the bytes
-	// before the checkpoint.
+	// A resumed layer does not share its transfer, because other targets need
+	// the bytes before the checkpoint.
 	alone := slices.ContainsFunc(targets, func(s *Target) bool { return s.Checkpoint.Resume() != nil })
 	f.mu.Lock()
 	defer f.mu.Unlock()

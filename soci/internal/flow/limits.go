@@ -12,9 +12,10 @@ const (
 	// Bounds of the default of Limits.RatioFree. 256 MiB are inflated in a
 	// second; 16 GiB of zeros take one processor about a minute and a half.
 	minRatioFree, maxRatioFree = 256 * mib, 16 << 30
-	// ratioFreeShare divides the free disk: one layer may take an eighth
-	// whatever its ratio. Concurrent layers together leave some of the disk,
-	// because each share is computed from the bytes that are free at that time.
+	// ratioFreeShare divides the free disk, so that one layer may take an
+	// eighth whatever its ratio. Concurrent layers do not fill the disk
+	// together, because each share is computed from the bytes that are free at
+	// that time.
 	ratioFreeShare = 8
 )
 
@@ -44,8 +45,9 @@ func (l Limits) beyondRatio(compressed, tar int64) bool {
 	return l.Ratio >= 0 && float64(tar) > l.Ratio*float64(compressed)
 }
 
-// checkExpansion fails if compressed bytes must not expand to tar bytes on a
-// disk with free bytes.
+// checkExpansion fails if a layer of this many compressed bytes must not expand
+// to this many tar bytes. free is the number of free bytes of its disk, or
+// negative if unknown.
 func (l Limits) checkExpansion(compressed, tar, free int64) error {
 	if !l.beyondRatio(compressed, tar) {
 		return nil

@@ -28,8 +28,8 @@ type pipeline struct {
 	priority *priority         // nil if all layers are equal
 	resume   *checkpoint.State // nil if the layer starts at the beginning
 
-	// open returns the final targets. It is called once, when the first block
-	// is there, or when there will be none.
+	// open returns the final targets. It is called once: when the first block is
+	// decoded, or when the pipeline ends before that.
 	open    func() []*Target
 	onFetch func(n int64) // compressed bytes received
 	onTar   func(n int64) // tar bytes inflated
@@ -50,7 +50,7 @@ type pipeline struct {
 // targets are the readers of a pipeline.
 type targets struct {
 	all    []*Target    // set when the pipeline is opened
-	active atomic.Int32 // those that still want blocks
+	active atomic.Int32 // number of targets whose extraction has not ended
 }
 
 // stop ends the steps of a pipeline early.
@@ -67,7 +67,8 @@ type stop struct {
 var (
 	// errStopped is returned by inflate when its output is no longer wanted.
 	errStopped = errors.New("stopped")
-	// errCut ends fetch when the digest could add no information.
+	// errCut ends fetch after a failure that a wrong blob cannot have caused,
+	// so that its digest is not needed.
 	errCut = errors.New("cut")
 )
 
@@ -84,7 +85,7 @@ func (p *pipeline) run(ctx context.Context, mem *budget.Budget) {
 		if err := p.restore(); err != nil {
 			p.targets.all = p.open()
 			for _, s := range p.targets.all {
-				s.err = fmt.Errorf("the state of a digest: %w", err)
+				s.err = fmt.Errorf("restore the state of a digest: %w", err)
 			}
 			return
 		}
@@ -142,15 +143,15 @@ func (p *pipeline) feed(s *Target, readers *sync.WaitGroup) {
 		if p.targets.active.Add(-1) == 0 && s.err != nil {
 			p.end(s.err)
 		}
-		for b := range s.queue { // until inflate notices
+		for b := range s.queue { // until inflate stops and closes the queue
 			p.ring.release(b, &p.ring.lastTar)
 		}
 	})
 }
 
-// end stops inflate, for the reason err or because it is complete. Damage may
-// come from a wrong blob, so then fetch continues alone and the digest decides.
-// Any other error ends fetch as well.
+// end stops inflate. err is the reason, or nil if inflate is complete. If the
+// content is damaged, fetch continues alone, because the digest then shows
+// whether the blob is wrong. Any other error ends fetch as well.
 func (p *pipeline) end(err error) {
 	p.stop.once.Do(func() {
 		p.stop.cause = err
@@ -189,7 +190,8 @@ func (p *pipeline) outcome(ctx, target context.Context, fetched, inflated, untar
 	return nil
 }
 
-// checkBlob returns the error of a fetch that was not cut, or checks the blob.
+// checkBlob returns the error of a fetch that was not cut. If there is no error,
+// it checks the digest and the size of the blob.
 func (p *pipeline) checkBlob(fetched error) error {
 	if fetched != nil {
 		re, ok := errors.AsType[*ranges.Error](fetched)

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// fewCores is the number of processors from which on the largest layer has
-	// decoders of its own, and other layers take no processor from it.
+	// fewCores is the least number of processors with which the largest layer
+	// has decoders of its own, so that other layers take no processor from it.
 	fewCores = 4
 	// maxYield bounds the wait of a smaller layer before each block, so that it
 	// makes progress even if the largest layer is held up behind inflate, for
@@ -20,14 +20,14 @@ const (
 
 // priority gives the largest layer in progress the processors first.
 //
-// A pull ends with its largest layer, whose decoding is sequential. All time in
-// which it waits for a processor is lost, while smaller layers fill any gap. So
-// smaller layers inflate only while the largest one has room to continue, that
-// is, while the steps behind its inflate keep up.
+// A pull ends with its largest layer, whose decoding is sequential. Whenever
+// that layer waits for a processor, the pull gets longer, while smaller layers
+// fit into any gap. So smaller layers inflate only while the largest one has
+// room to continue, that is, while the steps behind its inflate keep up.
 //
-// On two cores, for an image of 1.8 GB with one layer of 1.1 GB, one core was
-// half idle for the last third of the pull without this; with it both are busy
-// to the end.
+// An image of 1.8 GB with one layer of 1.1 GB was pulled on two cores. Without
+// priority one core was half idle for the last third of the pull; with it both
+// cores were busy to the end.
 type priority struct {
 	mu    sync.Mutex // guards the fields below; a leaf lock
 	all   []*pipeline

@@ -24,7 +24,7 @@ type block struct {
 	buf   *budget.Buf
 	n     int          // bytes in buf
 	off   int64        // in the tar
-	state []byte       // of the DiffID before the block, if checkpoints are made
+	state []byte       // of the DiffID's hash before the block, if checkpoints are made
 	uses  atomic.Int32 // readers that have not released the block
 }
 
@@ -89,7 +89,7 @@ func (r *ring) release(b *block, last *atomic.Int64) {
 // hasRoom reports whether half of the blocks are free.
 func (r *ring) hasRoom() bool { return len(r.free) >= ringBlocks/2 }
 
-// awaitRoom waits until hasRoom, but for maxYield at most.
+// awaitRoom waits until hasRoom reports true, for maxYield at most.
 func (r *ring) awaitRoom(ctx context.Context) {
 	limit := time.NewTimer(maxYield)
 	defer limit.Stop()

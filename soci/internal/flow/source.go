@@ -97,7 +97,7 @@ func (r *partReader) Read(dst []byte) (int, error) {
 	return n, nil
 }
 
-// drain reads to the end. It fails if the decoder has left bytes.
+// drain reads to the end. It fails if the decoder has not used all bytes.
 func (r *partReader) drain() error {
 	var extra int64
 	buf := make([]byte, 4<<10) // rarely used: valid blobs end with the compressed stream
@@ -114,6 +114,7 @@ func (r *partReader) drain() error {
 	return nil
 }
 
+// close releases the current part.
 func (r *partReader) close() {
 	if r.part.Buf != nil {
 		r.part.Buf.Release()

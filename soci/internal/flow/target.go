@@ -15,7 +15,7 @@ import (
 // must be set.
 type Target struct {
 	Ctx   context.Context //nolint:containedctx // of the caller that waits for the target
-	Dir   string          // empty unless the layer is resumed
+	Dir   string          // an empty directory, unless the layer is resumed
 	Untar untar.Options
 	// Notify receives the bytes received and inflated. They are negative if the
 	// bytes were wrong.
@@ -38,6 +38,7 @@ type Target struct {
 	err  error      // the outcome, valid when the transfer has ended
 }
 
+// watch gives the target the function that reports the progress of the fetch.
 func (s *Target) watch(flow func() (arrived int64, waiting bool)) {
 	if s.Watch != nil && flow != nil {
 		s.Watch(flow)
@@ -52,7 +53,8 @@ func (s *Target) release() {
 	s.Layer = nil
 }
 
-// reset empties the directory, unless it belongs to the caller again.
+// reset empties the directory and drops the checkpoint, unless the directory
+// belongs to the caller again.
 func (s *Target) reset() error {
 	s.use.Lock()
 	defer s.use.Unlock()
@@ -82,7 +84,7 @@ func (s *Target) extract(p *pipeline) {
 		r.checkpoints, opts.Checkpoints = c, c.untar()
 	}
 	s.Layer, s.err = untar.Extract(s.Ctx, r, s.Dir, opts)
-	for s.err == nil { // padding behind the archive belongs to the DiffID
+	for s.err == nil { // the DiffID covers the padding behind the archive
 		var b untar.Block
 		if b, s.err = r.NextBlock(s.Ctx); s.err == nil {
 			b.Release()

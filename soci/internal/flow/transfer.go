@@ -46,7 +46,8 @@ var errAbandoned = errors.New("no caller waits for this layer")
 
 func (t *transfer) digest() string { return t.req.Layer.Digest.String() }
 
-// add adds targets unless the transfer has started to hand out blocks.
+// add adds targets and reports true, unless the transfer has started to hand out
+// blocks.
 func (t *transfer) add(targets []*Target) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -103,8 +104,8 @@ func (t *transfer) leave(targets []*Target) {
 	}
 }
 
-// run fetches the layer. It repeats a fetch from another host after wrong
-// bytes, and from the start after an unusable checkpoint.
+// run fetches the layer. After wrong bytes it repeats the fetch from another
+// host, and after an unusable checkpoint from the start of the layer.
 func (t *transfer) run() {
 	blob, err := t.f.opts.Client.Layer(t.req.Ref, t.req.Layer)
 	if err != nil {
@@ -247,8 +248,8 @@ func (t *transfer) logPanic() {
 	}
 }
 
-// checkpointFile returns the checkpoint file of the layer, or nil if several
-// targets want it.
+// checkpointFile returns the checkpoint file of the only target. It returns nil
+// if several targets want the layer.
 func (t *transfer) checkpointFile() *checkpoint.File {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -298,8 +299,9 @@ func (t *transfer) resumeCopy(from *checkpoint.State) (BlobWriter, error) {
 	return w, nil
 }
 
-// keepCheckpoint deletes the checkpoint of a layer unless a later pull can
-// resume from it: after a network failure, or when the pull was cancelled.
+// keepCheckpoint keeps the checkpoint of a layer after a network failure, or
+// when the pull was cancelled, so that a later pull resumes from it. Otherwise
+// it deletes the checkpoint.
 func (t *transfer) keepCheckpoint(file *checkpoint.File) {
 	if file == nil {
 		return

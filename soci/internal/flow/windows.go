@@ -15,8 +15,8 @@ import (
 
 // windows allocates memory for the histories of zstd decoders. It hands out at
 // most half of the budget, because garbage that the collector has not freed yet
-// takes as much again. Its memory comes from the parts that are fetched ahead;
-// each layer keeps its first part.
+// takes as much again. A window leaves less memory for parts that are fetched
+// ahead; each layer keeps its first part.
 //
 // It cannot deadlock: a layer asks only while it holds no window, and a layer
 // with a window waits only for its own parts and the kernel, until its frame
@@ -44,8 +44,8 @@ func (w *windows) reserve(ctx context.Context, n int64) (release func(), err err
 	}
 	w.mem.Force(windowCost * n)
 	return func() {
-		// The parts that take the place of the window lie outside of the heap,
-		// so the collector would not run because of them.
+		// The memory goes to parts, which lie outside of the heap. Allocating
+		// them does not start the collector, so the window is freed here.
 		const large = 8 * mib
 		if n >= large {
 			debug.FreeOSMemory()
