@@ -26,9 +26,9 @@ const (
 	// ignored.
 	version = 3
 	// tarPerByte is the number of tar bytes between two checkpoints for each
-	// byte of the last one. A layer with very many files has large checkpoints;
-	// with this distance all of them together are less than half a percent of
-	// the written bytes.
+	// byte of the last one. A layer with very many files has large checkpoints.
+	// With this distance, all checkpoints together are less than half a percent
+	// of the written bytes.
 	tarPerByte = 256
 	// maxFile bounds a file, in bytes. A layer with three million files reaches
 	// it.
@@ -63,7 +63,7 @@ type Point struct {
 	Member bool   `json:"member,omitempty"` // a gzip member or a zstd frame starts here
 	Bits   int64  `json:"bits"`             // of the blob before the point
 	Out    int64  `json:"out"`              // bytes of tar before the point
-	Past   []byte `json:"past,omitempty"`   // the last 32 KiB of them
+	Past   []byte `json:"past,omitempty"`   // the last 32 KiB of tar before the point
 }
 
 // Index returns the point in the form that package inflate takes.
@@ -78,23 +78,23 @@ func (p Point) Index() index.Point {
 func (s *State) check(l registry.Layer, boot string) error {
 	switch {
 	case s.Version != version:
-		return fmt.Errorf("version %d", s.Version)
+		return fmt.Errorf("unknown version %d", s.Version)
 	case s.Boot != boot || boot == "":
-		return errors.New("of another boot")
+		return errors.New("it belongs to another boot")
 	case s.Digest != l.Digest.String(), s.DiffID != l.DiffID.String(), s.Size != l.Size:
-		return errors.New("of another layer")
+		return errors.New("it belongs to another layer")
 	case s.Finished != nil:
 		return nil
 	case s.Point.Bits < 0, s.Point.Bits/8 > s.Received, s.Received > s.Size, s.Point.Out < 0, s.Point.Out > s.Tar, len(s.Point.Past) > flate.History:
-		return errors.New("out of range")
+		return errors.New("an offset is out of range")
 	case s.Format != inflate.Gzip && s.Format != inflate.None && (s.Format != inflate.Zstd || !s.Point.Member), s.Format == inflate.None && s.Point.Bits != s.Point.Out*8:
-		return errors.New("of a format that cannot be resumed")
+		return errors.New("its format cannot be resumed")
 	}
 	return nil
 }
 
-// File is the checkpoint file of one layer. The methods Resume, Finished,
-// Finish, Exists and Drop accept a nil File, which keeps nothing.
+// File is the checkpoint file of one layer. A nil File saves no state; the
+// methods Resume, Finished, Finish, Exists and Drop accept it.
 type File struct {
 	// MaxState bounds the state of untar in a checkpoint, in bytes.
 	MaxState int64
@@ -113,8 +113,8 @@ func NewFile(path string, every, maxState int64) *File {
 	return &File{path: path, boot: disk.BootID(), every: every, MaxState: maxState}
 }
 
-// Open reads what an earlier attempt has saved of a layer. It ignores a damaged
-// file.
+// Open reads the state of layer l that an earlier attempt has saved. It ignores
+// a file that is damaged or belongs to another layer or boot.
 func (f *File) Open(l registry.Layer) {
 	s, err := read(f.path)
 	switch {
@@ -152,8 +152,8 @@ func (f *File) Every() int64 { return f.every }
 // Distance returns the number of tar bytes until the next checkpoint.
 func (f *File) Distance() int64 { return max(f.every, tarPerByte*f.size) }
 
-// Usable reports whether path holds a checkpoint of the running system, which
-// can be resumed if it belongs to the right layer.
+// Usable reports whether path holds an undamaged checkpoint that was saved since
+// the system booted. It can be resumed if it belongs to the right layer.
 func Usable(path string) bool {
 	s, err := read(path)
 	return err == nil && s.Version == version && s.Boot == disk.BootID() && s.Boot != ""
@@ -183,7 +183,7 @@ func checksum(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Save replaces the file by one with this state.
+// Save replaces the file atomically by one with this state.
 func (f *File) Save(s *State) error {
 	s.Version, s.Boot = version, f.boot
 	body, err := json.Marshal(s)

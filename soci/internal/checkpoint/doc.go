@@ -2,7 +2,7 @@
 // which a later attempt resumes.
 //
 //	f := checkpoint.NewFile(path, every, maxState)
-//	f.Open(layer)            // reads what an earlier attempt saved
+//	f.Open(layer)            // reads the state that an earlier attempt saved
 //	state := f.Resume()      // nil: start at the beginning
 //	err := f.Save(state)
 //

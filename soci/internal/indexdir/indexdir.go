@@ -6,9 +6,9 @@
 //	dir.Save(layer, recorder, tarBytes)
 //
 // The content of a file is only a hint. Package inflate compares it with the
-// bytes it decodes, and both digests of a layer are verified either way, so
-// someone who can write to the directory can slow a pull down but not change
-// its result.
+// bytes it decodes, and both digests of a layer are verified either way. So a
+// user that can write to the directory can slow a pull down but not change its
+// result.
 //
 // # Failures
 //
@@ -52,14 +52,15 @@ const (
 	suffix = ".layeridx"
 	// tempPrefix starts the names of files that are being written.
 	tempPrefix = ".index-"
-	// maxDir bounds the directory, in bytes. It suffices for 2 TB of layers.
+	// maxDir bounds the directory, in bytes. It suffices for about 1 TB of
+	// blobs.
 	maxDir = 1 << 30
-	// An index takes about a thousandth of its blob. A file larger than a
-	// fiftieth, plus the size of an empty index, was not written by us.
+	// An index takes about a thousandth of its blob. A file of more than a
+	// fiftieth of the blob, plus maxFileFree bytes, was not written by us.
 	maxFilePart = 50
-	maxFileFree = 64 << 10 // bytes
-	// memoryFree and the size of the blob bound a loaded index, in bytes. A
-	// layer of zeros has a history of 32 KiB for each 8 MiB of tar, other
+	maxFileFree = 64 << 10
+	// A loaded index takes at most memoryFree bytes plus the size of its blob.
+	// A layer of zeros has a history of 32 KiB for each 8 MiB of tar, other
 	// layers far less.
 	memoryFree = 16 << 20
 	// minTar is the size of the smallest tar with more than one span, in bytes.
@@ -77,12 +78,12 @@ func Open(path string, log *slog.Logger) *Dir { return &Dir{path: path, log: log
 
 func (d *Dir) file(l registry.Layer) string { return filepath.Join(d.path, Name(l.Digest)) }
 
-// Load returns the index of a layer, or nil without a usable one.
+// Load returns the index of a layer, or nil if there is no usable one.
 func (d *Dir) Load(l registry.Layer) *index.Index {
 	idx, err := read(d.file(l), l)
 	if err == nil {
 		now := time.Now()
-		_ = os.Chtimes(d.file(l), now, now) // prune removes the files that were not loaded for the longest time
+		_ = os.Chtimes(d.file(l), now, now) // prune removes the least recently loaded files first
 		return idx
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -102,7 +103,7 @@ func read(path string, l registry.Layer) (*index.Index, error) {
 	case !fi.Mode().IsRegular():
 		return nil, errors.New("it is not a regular file")
 	case fi.Size() > l.Size/maxFilePart+maxFileFree:
-		return nil, errors.New("it is far larger than an index")
+		return nil, errors.New("it is too large for an index of this layer")
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -151,7 +152,8 @@ func (d *Dir) write(l registry.Layer, rec *index.Recorder, tar int64) error {
 }
 
 // prune removes the least recently used indexes until the others take at most
-// so many bytes, and the temporary files of dead processes.
+// the given number of bytes. It also removes the temporary files of dead
+// processes.
 func (d *Dir) prune(most int64) error {
 	names, err := os.ReadDir(d.path)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package stage keeps the hidden directory in which an image grows until it
-// may be seen at its target.
+// Package stage manages the hidden directory in which a pull builds an image
+// before the image becomes visible at its target.
 //
 //	s, err := stage.Open(target, false)
 //	... unpack layers into s.Layer(name), record each with s.Finish ...
@@ -21,8 +21,8 @@
 //
 // # Concurrency
 //
-// A Stage belongs to one pull: its methods must not be called concurrently,
-// except for Layer and Checkpoint. Other processes are kept out by the lock.
+// A Stage belongs to one pull. Its methods must not be called concurrently,
+// except for Layer and Checkpoint. The lock keeps other pulls out.
 //
 // # Not done here
 //

@@ -4,6 +4,6 @@ package stage
 
 import "math"
 
-// Free returns the number of bytes that are free on the file system of dir. It
-// is unknown here.
+// Free returns the largest int64, because the number of free bytes is unknown on
+// this system.
 func Free(string) (int64, error) { return math.MaxInt64, nil }

@@ -30,8 +30,8 @@ type entry struct {
 	State json.RawMessage `json:"state,omitempty"` // saved by untar
 	// Synced is set if the layer was flushed to the disk before this line.
 	Synced bool `json:"synced,omitempty"`
-	// Merging invalidates the layers above it, whose directories are being
-	// changed.
+	// Merging invalidates the layers of all earlier lines, because their
+	// directories are being changed.
 	Merging bool `json:"merging,omitempty"`
 	// Moving lists the entries of the tree that are being moved into the
 	// target.
@@ -47,11 +47,11 @@ type moved struct {
 // journal records the finished layers of a stage. Lines are appended, each by
 // one write.
 //
-// A reader believes all lines that were written since the system booted,
-// because a killed process loses no written data. After a power cut or a crash
-// of the system the files of a finished layer may be torn, so then the reader
-// believes only lines whose layer was flushed first (Synced). The boot ID tells
-// the two cases apart.
+// A reader trusts all lines that were written since the system booted, because a
+// killed process loses no written data. After a power cut or a crash of the
+// system the files of a finished layer may be torn, so the reader then trusts
+// only lines whose layer was flushed first (Synced). The boot ID tells the two
+// cases apart.
 type journal struct {
 	f    *os.File
 	boot string
@@ -74,14 +74,14 @@ func readJournal(path, boot string) (map[string]entry, []moved, error) {
 
 const (
 	// MaxState bounds the saved state of one finished layer, in bytes. Saving
-	// it takes a few times as much memory. 100,000 directories without an entry
-	// of their own fit.
+	// it takes a few times as much memory. It has room for about 100,000
+	// directories for which the layer has no entry.
 	MaxState = 8 << 20
 	// maxJournal bounds a journal in bytes: 127 layers of 8 MiB.
 	maxJournal = 1 << 30
 )
 
-// parseJournal reads lines up to the first that is incomplete.
+// parseJournal reads lines up to the first one that is incomplete or malformed.
 func parseJournal(r io.Reader, boot string) (map[string]entry, []moved, error) {
 	layers := make(map[string]entry)
 	var moving []moved
@@ -151,7 +151,8 @@ func (j *journal) finished(result []byte, dir string, l *untar.Layer) error {
 }
 
 // undoMoves removes the entries that an interrupted commit has put into the
-// target. An entry whose inode differs has another owner and stays.
+// target. An entry whose inode differs was put there by another program and
+// stays.
 func undoMoves(target string, moves []moved) error {
 	var errs error
 	for _, m := range moves {

@@ -12,8 +12,9 @@ import (
 )
 
 // Lock opens a file, creating it if needed, and locks it until the file is
-// closed. It returns nil if another process holds the lock, and fails with
-// fs.ErrNotExist if the file was removed before it could be locked.
+// closed. It returns a nil file if another open file holds the lock, in this
+// process or another one. It fails with fs.ErrNotExist if the file was removed
+// before it could be locked.
 func Lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -40,7 +41,7 @@ func mine(fi os.FileInfo) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
-// inode returns the number of a file on its file system.
+// inode returns the inode number of a file, or 0 if it is unknown.
 func inode(fi os.FileInfo) uint64 {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {

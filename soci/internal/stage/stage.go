@@ -28,7 +28,7 @@ type Stage struct {
 	lock       *os.File
 	journal    *journal
 	finished   map[string]entry // layers of an earlier pull, by name; claimed ones are deleted
-	unfinished map[string]bool  // layers of an earlier pull that have a checkpoint; likewise
+	unfinished map[string]bool  // layers of an earlier pull that have a checkpoint; claimed ones are deleted
 }
 
 const (
@@ -37,14 +37,15 @@ const (
 	journalName = "journal"
 	layersName  = "layers"
 	partsName   = "parts"
-	// KeepDead is how long files of a dead process stay for its next attempt. A
-	// day covers a night's reboots.
+	// KeepDead is how long the files of a dead process are kept for the next
+	// attempt. A day covers reboots in a night.
 	KeepDead = 24 * time.Hour
 )
 
 // Open checks the target and locks its hidden directory, which it makes if
-// needed. It fails if another process holds the lock. With sync, everything
-// that the journal says is flushed to the disk first.
+// needed. It fails if another pull holds the lock. With sync, the Stage flushes
+// each line of the journal, and the target's directory after a Commit; the
+// caller flushes a layer before it calls Finish.
 func Open(target string, sync bool) (*Stage, error) {
 	if target == "" {
 		return nil, errors.New("no target directory: name one")
@@ -195,7 +196,7 @@ func withCheckpoint(layers, parts string, finished map[string]entry) (map[string
 	return out, nil
 }
 
-// checkEmpty fails unless the target is empty but for the hidden directory.
+// checkEmpty fails if the target has entries other than the hidden directory.
 func (s *Stage) checkEmpty() error {
 	names, err := os.ReadDir(s.target)
 	if err != nil {
@@ -209,8 +210,8 @@ func (s *Stage) checkEmpty() error {
 	return nil
 }
 
-// sweep removes the hidden directories of dead pulls of other targets in
-// parent: those unused for KeepDead, and those whose target exists by now.
+// sweep removes hidden directories that dead pulls of other targets have left in
+// parent, if they are older than KeepDead or their target holds files by now.
 func sweep(parent, except string) {
 	names, err := filepath.Glob(filepath.Join(EscapeGlob(parent), ".*"+suffix))
 	if err != nil {
@@ -265,6 +266,7 @@ func resolveDir(target *string) (bool, error) {
 	return true, nil
 }
 
+// isMount reports whether dir is a mount point.
 func isMount(dir, parent string) bool {
 	a, err1 := os.Lstat(dir)
 	b, err2 := os.Lstat(parent)
@@ -313,7 +315,7 @@ func (s *Stage) DropUnclaimed() error {
 }
 
 // Finish records in the journal that a layer is whole and verified. A later
-// pull gets result back from Finished. It fails with untar.ErrTooLarge if the
+// pull gets result back from Finished. Finish fails with untar.ErrTooLarge if the
 // state of the layer is too large to keep. With sync, the caller has flushed
 // the layer.
 func (s *Stage) Finish(name string, result any, l *untar.Layer) error {
