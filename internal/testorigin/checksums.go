@@ -43,7 +43,7 @@ func checksumHeader(algorithm string) string {
 	return "X-Amz-Checksum-" + algorithm[:1] + strings.ToLower(algorithm[1:])
 }
 
-// compositeSum is the checksum of the parts' checksums, as S3 gives it for
+// compositeSum returns the checksum of the parts' checksums, as S3 does for
 // multipart uploads.
 func compositeSum(algorithm string, parts []string) (string, bool) {
 	h := newChecksum(algorithm)

@@ -55,7 +55,8 @@ func TestOCIConformance(t *testing.T) {
 }
 
 // TestOtherRegistryConformance runs the same suite against another
-// implementation, so that the suite does not come to describe the origin only.
+// implementation, to check that the suite does not test peculiarities of the
+// origin.
 func TestOtherRegistryConformance(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.WithReferrersSupport(true), registry.Logger(slog.NewLogLogger(slog.DiscardHandler, 0))))
 	t.Cleanup(srv.Close)

@@ -105,8 +105,8 @@ func (c *capConn) ReadFrom(src io.Reader) (n int64, err error) {
 	return io.Copy(struct{ io.Writer }{c}, src)
 }
 
-// reset drops the client's connection with a TCP RST. It first lets the written
-// bytes through, so that the client sees a reset after n bytes after n bytes.
+// reset drops the client's connection with a TCP RST. It first waits until the
+// written bytes have arrived, because a reset can overtake them.
 func reset(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	c, _, err := rc.Hijack()

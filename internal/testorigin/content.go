@@ -26,7 +26,7 @@ type content struct {
 type segment struct {
 	b      *backing
 	off, n int64
-	xor    byte // every byte is sent XORed with this, which makes another version without disk space
+	xor    byte // each byte is sent XORed with it, so that a new version needs no disk space
 }
 
 // backing holds bytes in memory or in a file.
@@ -127,7 +127,7 @@ func (s segment) open() (io.Reader, io.Closer, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if s.b.ident != nil { // again, because an open file cannot be replaced any more
+		if s.b.ident != nil { // check again, now that the open file cannot be replaced any more
 			fi, err := f.Stat()
 			if err == nil {
 				err = s.b.check(fi)

@@ -75,7 +75,8 @@ func (c *counters) received(op, key string, n int64) {
 	c.get(op, key).Received += n
 }
 
-// document counts n bytes that are not bytes of an object: listings, manifests.
+// document counts n bytes of an answer that is not an object, such as a listing or
+// a manifest.
 func (c *counters) document(op, key string, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +96,7 @@ func (c *counters) sending(op, key string, off, n int64) {
 	v.inFlight = append(v.inFlight, [2]int64{off, off + n})
 }
 
-// taken corrects the count of sending: the client took m of the n bytes.
+// taken corrects the count of sending after the client has taken m of the n bytes.
 func (c *counters) taken(op, key string, off, n, m int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,7 +106,7 @@ func (c *counters) taken(op, key string, off, n, m int64) {
 	}
 	i := slices.Index(v.inFlight, [2]int64{off, off + n})
 	if i < 0 {
-		return // likewise
+		return // Reset has been called since
 	}
 	v.inFlight = slices.Delete(v.inFlight, i, i+1)
 	v.add(off, off+m)
@@ -159,8 +160,8 @@ func (o *Origin) TotalBytes(prefix string) int64 {
 	return sum
 }
 
-// Reset sets all counters and coverages to zero. Counts of fault rules stay:
-// they belong to the script.
+// Reset sets all counters and coverages to zero. It keeps the counts of fault
+// rules, which belong to the script.
 func (o *Origin) Reset() {
 	o.count.mu.Lock()
 	defer o.count.mu.Unlock()

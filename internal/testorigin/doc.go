@@ -31,9 +31,9 @@
 //
 // # Faults
 //
-// Whether a rule fires on the k-th request of a key depends on the seed, the
-// rule's place in the script, the operation, the key and k only, so a run can
-// be replayed whatever the order of goroutines. The text form of scripts
+// Whether a rule fires on the k-th request of a key depends only on the seed, the
+// rule's place in the script, the operation, the key and k. So a run can be
+// replayed although the order of goroutines changes. The text form of scripts
 // (ParseFaults, Fault.String) is meant for flags of commands and benchmarks.
 //
 // # Quirks
@@ -52,10 +52,10 @@
 //
 // # Failure model
 //
-// An object put by reference whose file is replaced or resized answers 500
-// rather than mixed bytes. Bytes are counted when the socket takes them, so
-// bytes that the kernel then drops because of a reset are counted although the
-// client did not receive them.
+// If the file of an object that was put by reference is replaced or resized, the
+// origin answers 500 rather than with mixed bytes. Bytes are counted when the
+// socket takes them. If the kernel then drops bytes because of a reset, they are
+// counted although the client did not receive them.
 //
 // # Non-goals
 //

@@ -11,8 +11,8 @@ import (
 // Action is the effect of a fault on a request.
 type Action string
 
-// The actions. At is the position in the body (see AtHeader and AtRandom),
-// which for uploads is the request's.
+// The actions. At is a position in the body (see AtHeader and AtRandom). For
+// uploads it is the body of the request, otherwise of the answer.
 const (
 	// ActStatus answers with Status (default 503), Retry-After if RetryAfter is
 	// set, and the S3 code Error.
@@ -175,10 +175,9 @@ type faultSet struct {
 	seed  uint64
 	rules []*rule
 
-	// mu guards the counts of all rules together, because every rule must count
-	// requests that arrive at once in the same order. Otherwise a rule for the
-	// first request and one for the second could fire on the same request. A
-	// leaf lock.
+	// mu guards the counts of all rules, because all rules must count concurrent
+	// requests in the same order. Otherwise a rule for the first request and one
+	// for the second could fire on the same request. It is a leaf lock.
 	mu sync.Mutex
 }
 
@@ -199,7 +198,7 @@ type firing struct {
 // effects are the firings of one request, in script order.
 type effects []firing
 
-// eval counts the request against every rule that matches it and returns those
+// eval counts the request for every rule that matches it, and returns the rules
 // that fire.
 func (fs *faultSet) eval(op, key, rangeHeader string) effects {
 	if len(fs.rules) == 0 {
@@ -302,9 +301,9 @@ func (f *firing) position(n int64) int64 {
 	return max(0, min(at, n-1))
 }
 
-// SetFaults replaces the fault script, and counts start from zero. Running
-// requests keep their effects. It panics if a fault is invalid; ParseFaults
-// returns an error for scripts from outside.
+// SetFaults replaces the fault script and sets its counts to zero. Running
+// requests keep their effects. SetFaults panics if a fault is invalid. To get an
+// error instead, for a script from a user, use ParseFaults first.
 func (o *Origin) SetFaults(faults ...Fault) {
 	for _, f := range faults {
 		if err := f.Validate(); err != nil {

@@ -73,7 +73,7 @@ func TestFaultStatus(t *testing.T) {
 	}
 	wantFired(t, o, 1, 1, 1)
 	if n := o.Count("GetObject", "b/k"); n.Requests != 4 || n.Success != 1 || n.Faults != 3 || n.Bytes != 1000 {
-		t.Errorf("Count = %+v; error documents are no object bytes", n)
+		t.Errorf("Count = %+v; error documents must not count as object bytes", n)
 	}
 }
 
@@ -137,7 +137,7 @@ func TestFaultStall(t *testing.T) {
 	}()
 	select {
 	case err := <-more:
-		t.Fatalf("the body went on after the stall: %v", err)
+		t.Fatalf("the body continued after the stall: %v", err)
 	default:
 	}
 	cancel() // the client goes away, which frees both ends
@@ -266,7 +266,7 @@ func TestFaultFlipAndSlow(t *testing.T) {
 		want[i] ^= 0xff
 	}
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("flip of 3 bytes at 100 is not that (%v)", err)
+		t.Errorf("the body differs from one with 3 bytes flipped at 100 (%v)", err)
 	}
 	_, got, _ = do(t, c, "GET", o.ObjectURL("b", "k"), nil)
 	wrong := 0
@@ -316,7 +316,7 @@ func TestFaultExpire(t *testing.T) {
 		t.Errorf("after the fault: %s", resp.Status)
 	}
 	if resp, _, _ = do(t, c, "GET", o.Presign("GET", "b", "k", -time.Hour), nil); resp.StatusCode != 403 {
-		t.Errorf("a URL that was born expired: %s", resp.Status)
+		t.Errorf("a URL that was already expired when it was made: %s", resp.Status)
 	}
 }
 
@@ -383,7 +383,7 @@ func TestFaultsOnUploads(t *testing.T) {
 		t.Error("the upload came back different")
 	}
 	if n := o.Count("PutObject", "b/up"); n.Received < 400_000 {
-		t.Errorf("received %d bytes, want those of two whole uploads at least", n.Received)
+		t.Errorf("received %d bytes, want at least those of two whole uploads", n.Received)
 	}
 }
 

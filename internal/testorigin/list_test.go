@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model is a listing that is obviously correct: all items of all keys in order.
+// model returns all items of a listing in order, by the simplest possible code.
 func model(keys []string, q listQuery, after string) []item {
 	var out []item
 	for _, k := range keys {
@@ -29,8 +29,8 @@ func model(keys []string, q listQuery, after string) []item {
 	return out
 }
 
-// TestPagesAgainstModel lists random key sets by random page sizes. The joined
-// pages are the model's listing.
+// TestPagesAgainstModel lists random keys in pages of random sizes. The joined
+// pages must equal the model's listing.
 func TestPagesAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		keys := rapid.SliceOfDistinct(rapid.StringMatching(`[ab/]{1,5}`), func(s string) string { return s }).Draw(t, "keys")
@@ -54,7 +54,7 @@ func TestPagesAgainstModel(t *testing.T) {
 			}
 			var ok bool
 			if after, ok = parseToken(makeToken(items[len(items)-1].key)); !ok {
-				t.Fatal("token does not come back")
+				t.Fatal("parseToken does not return the text given to makeToken")
 			}
 		}
 		if !slices.Equal(got, want) {

@@ -27,7 +27,7 @@ type Origin struct {
 	ln2    net.Listener // second host, the target of redirects
 	host2  string
 	ownNet bool             // the listeners are sockets of the kernel
-	ports  []*testport.Port // reserved as long as clients may know the origin
+	ports  []*testport.Port // kept after Close, because clients may still know them
 	srv    *http.Server
 	srv2   *http.Server
 
@@ -233,7 +233,7 @@ type request struct {
 	start time.Time
 
 	quirks *Quirks
-	second bool // the request came to the second host
+	second bool // the request was sent to the second host
 
 	// S3
 	bucket, key string

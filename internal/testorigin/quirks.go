@@ -28,7 +28,7 @@ const (
 
 // Orders of a listing.
 const (
-	OrderFiler  = "filer"  // as in a file system walk: "a/" stands in the place of "a", before "a.txt"
+	OrderFiler  = "filer"  // as in a walk of a file system, where "a/" sorts as "a", before "a.txt"
 	OrderRandom = "random" // random, but the same one each time
 )
 
@@ -220,7 +220,7 @@ func (o *Origin) SetQuirks(q Quirks) {
 // now returns the time of the server's clock, which may be skewed.
 func (o *Origin) now() time.Time { return o.opts.Now().Add(o.quirks.Load().Skew) }
 
-// hop changes the request as a proxy before the server does.
+// hop changes the request as a proxy in front of the server does.
 func (q *Quirks) hop(r *http.Request) {
 	switch q.AcceptEncoding {
 	case "":
@@ -300,7 +300,7 @@ func (rq *request) right() string {
 func (q *Quirks) may(right string) bool { return q.Rights == nil || slices.Contains(q.Rights, right) }
 
 // applyQuirks applies the quirks between the check of the signature and the
-// handler. It returns nil if the handler shall run.
+// handler. It returns nil if the handler should run.
 func (rq *request) applyQuirks() *s3Error {
 	q := rq.quirks
 	if right := rq.right(); !q.may(right) {

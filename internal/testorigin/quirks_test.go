@@ -265,6 +265,6 @@ func TestQuirksBadInput(t *testing.T) {
 		}
 	}
 	if _, err := Start(Options{Quirks: Quirks{Redirect: 1}}); err == nil {
-		t.Error("bad quirks are taken")
+		t.Error("invalid quirks were accepted")
 	}
 }

@@ -208,8 +208,8 @@ func (rq *request) classifyRegistry() func(*request) {
 	}
 }
 
-// repoRoute finds the last marker in the path, because a repository name may
-// contain words like blobs.
+// repoRoute splits the path at the last word such as /blobs/, because a repository
+// name may contain these words.
 func (rq *request) repoRoute(path string) route {
 	for _, marker := range []string{"/blobs/uploads/", "/manifests/", "/blobs/", "/referrers/", "/tags/list"} {
 		i := strings.LastIndex(path, marker)

@@ -167,8 +167,8 @@ func (g *registry) makeToken(gr grant) string {
 func (g *registry) parseGrant(token string) (grant, error) {
 	var gr grant
 	payload, mac, _ := strings.Cut(token, ".")
-	// Compared as text, because a decoder would ignore line breaks and stray
-	// bits.
+	// The signatures are compared as text, because a decoder would ignore line
+	// breaks and stray bits.
 	want := base64.RawURLEncoding.EncodeToString(hmacSHA256(g.secret, payload))
 	if !hmac.Equal([]byte(mac), []byte(want)) {
 		return gr, errSigSyntax

@@ -9,7 +9,7 @@ import (
 )
 
 // redirect redirects a blob GET to a presigned URL on the second host. Every
-// URL is different, so that each one can be counted.
+// redirect has a URL of its own, so that its uses can be counted.
 func (rq *request) redirect(expired bool) {
 	u := &url.URL{
 		Scheme: "http", Host: rq.o.host2, Path: "/" + rq.repo + "/blobs/" + rq.ref,

@@ -227,7 +227,7 @@ func (rq *request) listV2() {
 		return
 	}
 	more := next != ""
-	if rq.fx.find(ActStuckToken) != nil { // more without end, and always the same page
+	if rq.fx.find(ActStuckToken) != nil { // each page is the same, and claims that more follow
 		more, next = true, token
 		if next == "" {
 			next = makeToken("\x00")

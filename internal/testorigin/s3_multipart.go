@@ -303,7 +303,7 @@ func (v *version) sumParts(algorithm, sumType string, sums []string, sizes []int
 	} else {
 		sum, ok = combineSums(algorithm, sums, sizes)
 	}
-	if !ok { // a part has another algorithm only, so the object has no checksum
+	if !ok { // a part has no checksum of this algorithm, so the object has none
 		return nil
 	}
 	if claimed := want.Get(checksumHeader(algorithm)); claimed != "" {

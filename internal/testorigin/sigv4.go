@@ -183,7 +183,7 @@ func canonicalQuery(q url.Values) string {
 	return b.String()
 }
 
-// canonicalHeader returns the value of a signed header, also of those that
+// canonicalHeader returns the value of a signed header, which may be one that
 // net/http keeps outside r.Header.
 func canonicalHeader(r *http.Request, name string) string {
 	switch name {

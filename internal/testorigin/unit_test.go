@@ -177,7 +177,7 @@ func TestLatencyDistribution(t *testing.T) {
 	for i := range uint64(n) {
 		d := l.draw(3, i)
 		if d != l.draw(3, i) {
-			t.Fatal("not a function of the seed and the number")
+			t.Fatal("the latency is not a function of the seed and the request's number")
 		}
 		if d == l.TailDelay {
 			tail++
@@ -237,7 +237,7 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	if _, err := Start(Options{Addr: "127.0.0.1:1", Dir: "/dev/null/x"}); err == nil {
-		t.Error("started on a port and in a folder that can't be had")
+		t.Error("started on an unusable port and in an unusable folder")
 	}
 }
 
