@@ -41,8 +41,8 @@ type Options struct {
 type Link struct {
 	// A and B name the ends.
 	A, B string
-	// RateAB and RateBA limit what A sends to B and B to A, in bits a second;
-	// zero means unlimited.
+	// RateAB limits the traffic from A to B, and RateBA from B to A, in bits a
+	// second; zero means unlimited.
 	RateAB, RateBA int64
 	// MTU is the largest packet in bytes; zero means DefaultMTU.
 	MTU int

@@ -97,7 +97,7 @@ func TestPrivRate(t *testing.T) {
 	}
 	send(t, lab, lab.Addr("a", 0).String(), n)
 	if err := lab.SetRate(0, 400, 0); err == nil {
-		t.Error("SetRate took 400 bit/s")
+		t.Error("SetRate accepted 400 bit/s")
 	}
 }
 
@@ -178,7 +178,7 @@ func TestPrivErrors(t *testing.T) {
 		t.Errorf("dial by name: %v", err)
 	}
 	if _, err := New(Options{Hosts: []string{""}}); err == nil {
-		t.Error("New took an empty name")
+		t.Error("New accepted an empty name")
 	}
 }
 
