@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve binds a socket that never listens. With SO_REUSEADDR, other sockets
-// with that option can listen, and Go sets it.
+// reserve binds a socket that never listens. Its option SO_REUSEADDR lets other
+// sockets with that option listen on the port. Go sets the option for listeners.
 func reserve(ip net.IP) (*os.File, int, error) {
 	family, at := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(ip.To16()[12:])})
 	if ip.To4() == nil {

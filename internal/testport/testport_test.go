@@ -45,7 +45,7 @@ func TestReservedPort(t *testing.T) {
 				}
 				defer l.Close()
 				if l.Addr().String() == p.Addr() {
-					t.Fatal("the port was given to somebody")
+					t.Fatal("a listener on any port got the reserved port")
 				}
 			}
 		}
@@ -54,7 +54,7 @@ func TestReservedPort(t *testing.T) {
 		}
 	}
 	if _, err := testport.Reserve("localhost"); err == nil {
-		t.Error("a name is no address")
+		t.Error("a host name was accepted as an address")
 	}
 	if a, b := testport.Addr(t), testport.Addr(t); a == b {
 		t.Errorf("%s twice", a)
