@@ -8,9 +8,9 @@
 //	c.LogFlags(slog.LevelWarn)
 //	args, err := c.Parse(os.Args[1:], os.Stdout)
 //
-// Flags follow the GNU conventions of [github.com/spf13/pflag]: long names
-// with two dashes, some one-letter names with one, flags before or after the
-// positional arguments, and "--" as the end of the flags. The back-quoted word
+// Flags follow the GNU conventions of [github.com/spf13/pflag]. Long names have
+// two dashes, and one-letter names have one. Flags may come before or after the
+// positional arguments, and "--" ends the flags. The back-quoted word
 // of a flag's description names its value in the help.
 //
 // Some flags mean the same thing in every program that has them:
@@ -32,6 +32,5 @@
 // arguments of the others; clitest.Golden checks the names of all flags.
 //
 // A Command and a Tool belong to one goroutine. A [Meter] may be called from
-// several. Not done here: configuration files, and flags read from the
-// environment.
+// several. Non-goals: configuration files, and flags read from the environment.
 package cli

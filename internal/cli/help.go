@@ -85,8 +85,8 @@ func flagAbout(f *pflag.Flag) string {
 	return about + " (default " + shortDuration(f) + ")"
 }
 
-// shortDuration returns the default of a flag, where a duration such as 1h0m0s
-// has no empty parts.
+// shortDuration returns the default of a flag. At the end of a duration it omits
+// the parts that are zero, so 1h0m0s becomes 1h.
 func shortDuration(f *pflag.Flag) string {
 	s := f.DefValue
 	if f.Value.Type() != "duration" {

@@ -21,7 +21,7 @@ type logFlags struct {
 	verbose bool
 }
 
-// LogFlags adds --log-format, --log-level and -v. The level is the default one.
+// LogFlags adds --log-format, --log-level and -v. level is the default level.
 func (c *Command) LogFlags(level slog.Level) {
 	f := c.Group("Log flags (the log goes to standard error)")
 	c.logs = logFlags{format: logText, level: strings.ToLower(level.String())}
@@ -38,7 +38,7 @@ func (c *Command) LogsJSON() bool { return c.logs.format == logJSON }
 func (c *Command) Logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.logs.level)); err != nil {
-		level = slog.LevelInfo // not reachable: Choice has checked the word
+		level = slog.LevelInfo // not reachable, because Choice has checked the word
 	}
 	if c.logs.verbose {
 		level = slog.LevelDebug

@@ -74,8 +74,8 @@ func NewMeter(w io.Writer, name string, how Progress) *Meter {
 // On reports whether the meter shows anything.
 func (m *Meter) On() bool { return m.how != ProgressNone }
 
-// Start begins a job of total bytes. The title stands before a bar; a plain
-// line shows the title followed by about.
+// Start begins a job of total bytes. A bar has the title in front of it. In the
+// plain form Start prints the title followed by about, unless about is empty.
 func (m *Meter) Start(title, about string, total int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,14 +92,14 @@ func (m *Meter) Start(title, about string, total int64) {
 	}
 }
 
-// Set shows that done bytes are done. A plain line also shows the items, such
-// as "1 of 3 layers", and ends with the details; both may be nil.
+// Set updates the number of bytes that are done. A plain line also shows the
+// items, such as "1 of 3 layers", and ends with the details; both may be nil.
 func (m *Meter) Set(done int64, items, details func() string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.done = done
 	if m.bar != nil {
-		_ = m.bar.Set64(done) // a terminal that is gone is not a reason to stop
+		_ = m.bar.Set64(done) // the work continues if the terminal is gone
 		return
 	}
 	now := time.Now()

@@ -75,9 +75,8 @@ func (c *Command) dashes(arg string) string {
 	return arg
 }
 
-// renamed applies the table of old spellings to one argument. It returns the
-// new argument and the spellings to report, or the empty from if no entry
-// applies.
+// renamed applies the table of old spellings to one argument. It returns the new
+// argument and the two spellings to report. from is empty if no entry applies.
 func (c *Command) renamed(arg string) (now, from, to string) {
 	name, value, hasValue := strings.Cut(arg, "=")
 	for _, old := range c.old {
@@ -108,7 +107,7 @@ func nameOf(arg string) string {
 	return name
 }
 
-// isLong reports whether name is a long flag, be it a new or an old one.
+// isLong reports whether name is a long flag or an earlier spelling of one.
 func (c *Command) isLong(name string) bool {
 	if name == "help" || c.all.Lookup(name) != nil {
 		return true

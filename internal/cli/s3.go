@@ -6,8 +6,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// S3 points to the options of an S3 store, which s3stream and csi have in
-// types of their own. A nil field adds no flag.
+// S3 points to the options of an S3 store, because s3stream and csi each have
+// their own type for the options. A nil field adds no flag.
 type S3 struct {
 	Endpoint            *string
 	Region              *string
@@ -26,9 +26,10 @@ type S3 struct {
 	Interfaces          *[]string
 }
 
-// S3Flags adds the group of flags that say where S3 is and how to ask it. The
-// endpoint's flag has a name of its own where --endpoint means something else.
-// None takes a secret: credentials come from where the AWS tools take them.
+// S3Flags adds the group of flags for the S3 store and its requests. endpoint is
+// the name of the endpoint's flag, because --endpoint means something else in some
+// programs. No flag takes a secret, because credentials come from the environment
+// and files that the AWS tools read.
 func (c *Command) S3Flags(endpoint string, o S3) {
 	f := c.Group("S3 flags")
 	text := func(p *string, name, usage string) {
@@ -63,10 +64,11 @@ func (c *Command) S3Flags(endpoint string, o S3) {
 	c.Old(Old{"--force-path-style", "--path-style"}, Old{"--no-sign-request", "--anonymous"})
 }
 
-// defaultOutage is what the libraries take for an outage of 0.
+// defaultOutage is the time that the libraries use for an outage of 0.
 const defaultOutage = "1m"
 
-// OutageFlag adds --outage for the peer that may be away.
+// OutageFlag adds --outage, the time for which the program retries while peer does
+// not answer.
 func OutageFlag(f *pflag.FlagSet, p *time.Duration, peer string) {
 	f.DurationVar(p, "outage", *p, "`DURATION` for which an outage of the "+peer+" is survived; a negative one means one attempt")
 	ShowDefault(f, "outage", defaultOutage)

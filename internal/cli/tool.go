@@ -55,7 +55,7 @@ func (t *Tool) Run(ctx context.Context, args []string, s Streams) int {
 	return ExitFailed
 }
 
-// pick returns what to run: its name, its function and its arguments.
+// pick returns the name, the function and the arguments of the subcommand to run.
 func (t *Tool) pick(args []string) (string, func(context.Context, []string, Streams) error, []string) {
 	if len(args) > 1 && args[0] == "help" {
 		args = []string{args[1], "--help"} // help COMMAND
