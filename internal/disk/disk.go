@@ -9,7 +9,7 @@ import (
 	"runtime"
 )
 
-// Sync says what of a new file is on the disk when [Replace] returns.
+// Sync says how much of a new file is on the disk when [Replace] returns.
 type Sync int
 
 const (
@@ -27,9 +27,10 @@ const (
 type Options struct {
 	// Mode is the mode of the file, whatever the umask; 0600 if it is 0.
 	Mode fs.FileMode
-	// Temp is the pattern of the temporary name, as [os.CreateTemp] takes it. If
-	// it is empty the temporary file is the name with ".new" appended, and is
-	// overwritten if it exists: then one writer at a time may replace the file.
+	// Temp is the pattern of the temporary name, as for [os.CreateTemp]. If it is
+	// empty, the temporary file has the name of the file with ".new" appended. It
+	// is overwritten if it exists, so only one writer at a time may replace the
+	// file.
 	Temp string
 	// Sync says how much is synced.
 	Sync Sync
@@ -45,7 +46,7 @@ func Bytes(p []byte) func(*os.File) error {
 	}
 }
 
-// Replace puts a file with the content that write writes in the place of name.
+// Replace replaces the file name with a new file, whose content write writes.
 func Replace(name string, o Options, write func(*os.File) error) error {
 	_, err := system.replace(name, o, write, false)
 	return err

@@ -136,7 +136,7 @@ func TestReplaceFaults(t *testing.T) {
 	}
 }
 
-// Faults of the operating system rather than of a stand-in.
+// The operating system refuses the calls, rather than injected faults.
 func TestReplaceRefusedBySystem(t *testing.T) {
 	dir := t.TempDir()
 	if err := Replace(filepath.Join(dir, "none", "file"), Options{}, Bytes(nil)); !errors.Is(err, fs.ErrNotExist) {

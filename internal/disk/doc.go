@@ -18,11 +18,11 @@
 // caller syncs only if no later check would find the loss:
 //
 //   - soci's image layout (index.json, oci-layout): [NoSync]. Its blobs are not
-//     synced either, and a reader of a layout verifies their digests. After a
+//     synced either, and readers of a layout verify their digests. After a
 //     power cut during a pull, the image is pulled again into a new directory.
 //   - soci's layer checkpoints: NoSync. A checkpoint begins with a SHA-256 of
-//     its content and holds the boot ID: a torn one fails the sum, one of
-//     another boot is ignored.
+//     its content, which a torn file does not match, and it holds the boot ID. A
+//     checkpoint of another boot is ignored.
 //   - soci's layer indexes: NoSync. Each index carries its own checksum and
 //     only speeds up decoding; the layer is verified without it.
 //   - soci's pull journal: NoSync for the rename. With the option Sync the
