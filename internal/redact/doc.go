@@ -5,10 +5,10 @@
 //	func (o Options) MarshalJSON() ([]byte, error)   { return json.Marshal(o.String()) }
 //	func (o Options) LogValue() slog.Value           { return slog.StringValue(o.String()) }
 //
-// A type that holds a secret needs all four methods: Format serves every verb
-// of fmt, %#v and wrong ones too, and neither encoding/json nor log/slog asks
-// for a String. fmt calls no methods on unexported fields, so a type that keeps
-// such a struct in one needs a Format of its own.
+// A type that holds a secret needs all four methods. fmt calls Format for every
+// verb, including %#v and invalid verbs. encoding/json and log/slog do not call
+// String. fmt calls no methods of unexported fields, so a type with such a struct
+// in an unexported field needs a Format of its own.
 //
 // Package redacttest checks the exported structs of a package.
 package redact

@@ -11,9 +11,10 @@ import (
 const Mask = "[redacted]"
 
 // Struct returns the exported fields of a struct that are not zero, as
-// {Name:value Name:value}. The fields named secrets show [Mask]. Pointers,
-// functions and interfaces show "set" only, because their targets may hold
-// secrets. Struct panics if a secret is not a field, or v not a struct.
+// {Name:value Name:value}. The fields that secrets names show [Mask]. Pointers,
+// functions and interfaces show only "set", because their targets may hold
+// secrets. Struct panics if v is not a struct, or if secrets names a field that v
+// does not have.
 func Struct(v any, secrets ...string) string {
 	val := reflect.ValueOf(v)
 	for _, name := range secrets {

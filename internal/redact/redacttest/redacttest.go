@@ -106,7 +106,7 @@ func (c *checker) print(t testing.TB, s any, v reflect.Value) {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			out = append(out, fmt.Sprintf(verb, shape))
 		}
-		if data, err := json.Marshal(shape); err == nil { // a func has no JSON, and so shows nothing
+		if data, err := json.Marshal(shape); err == nil { // a func has no JSON form, so it shows nothing there
 			out = append(out, string(data))
 		}
 		var log bytes.Buffer
@@ -122,8 +122,8 @@ func (c *checker) print(t testing.TB, s any, v reflect.Value) {
 	}
 }
 
-// noCopy reports whether values of a type must not be copied, as those that
-// hold a lock.
+// noCopy reports whether values of a type must not be copied, for example because
+// they hold a lock.
 func noCopy(typ reflect.Type) bool {
 	if _, ok := reflect.PointerTo(typ).MethodByName("Lock"); ok {
 		return true

@@ -40,7 +40,7 @@ func TestCheckFails(t *testing.T) {
 	for _, tt := range []struct {
 		sample   any
 		harmless map[string]string
-		want     []string // parts of errors; none but these
+		want     []string // parts of the expected errors; there must be no others
 	}{
 		{new(leaky), nil, []string{"leaky shows a secret", "leaky is a sample but not"}},
 		{new(nested), nil, []string{"nested shows a secret", "nested is a sample but not"}},
