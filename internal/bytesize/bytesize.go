@@ -68,8 +68,8 @@ func ParsePositive(s string) (int64, error) {
 	return n, err
 }
 
-// ParseOrNone is ParsePositive, except that "none" returns -1, the value by
-// which options switch a limit off.
+// ParseOrNone is ParsePositive, except that "none" returns -1, the value that
+// switches a limit off in options.
 func ParseOrNone(s string) (int64, error) {
 	if s == "none" {
 		return -1, nil

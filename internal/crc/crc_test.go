@@ -80,7 +80,7 @@ func TestCombineDoublesUpTo2To62(t *testing.T) {
 	for range 62 {
 		sum, n = NVMe.Combine(sum, sum, n), n*2
 	}
-	// The same 2^62 zeros, as one zero and the 2^62-1 others.
+	// The checksum of the same 2^62 zeros, split into one zero and 2^62-1 zeros.
 	rest, length := one, int64(1)
 	for range 61 {
 		rest = NVMe.Combine(rest, rest, length)

@@ -8,5 +8,6 @@
 // a window title, or start a line that looks like one of ours (terminal escapes,
 // CWE-150; log injection, CWE-117).
 //
-// All functions are pure and safe for concurrent use. Non-goal: escaping for HTML, shells or SQL.
+// All functions are pure and safe for concurrent use. Non-goal: escaping for HTML,
+// shells or SQL.
 package printable

@@ -7,5 +7,6 @@
 // (runtime/debug.ReadBuildInfo), so a plain go build or go install needs no flags.
 // A build without it, such as a test binary, is "devel".
 //
-// All functions are safe for concurrent use. Non-goal: release notes or comparison of versions.
+// All functions are safe for concurrent use. Non-goals: release notes, and
+// comparison of versions.
 package version

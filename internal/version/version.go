@@ -41,7 +41,8 @@ func Line(program string) string {
 	return fmt.Sprintf("%s %s (commit %s, %s, %s/%s)", program, b.Version, b.Commit, b.Go, runtime.GOOS, runtime.GOARCH)
 }
 
-// Asked reports whether the arguments of a program ask for its version: version, -version or --version comes first.
+// Asked reports whether the arguments of a program ask for its version, which they
+// do if the first one is version, -version or --version.
 func Asked(args []string) bool {
 	return len(args) > 0 && slices.Contains([]string{"version", "-version", "--version"}, args[0])
 }
