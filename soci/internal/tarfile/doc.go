@@ -9,8 +9,8 @@
 //	}
 //
 // archive/tar copies the content, expands the holes of sparse files into zeros,
-// and allocates for each header. This reader returns content where it lies in
-// the blocks of a [BlockReader], and the map of a sparse file instead of its
+// and allocates for each header. This reader returns content as slices of the
+// blocks of a [BlockReader], returns the map of a sparse file instead of its
 // zeros, and allocates only the strings of a header.
 //
 // # Vocabulary
@@ -23,19 +23,19 @@
 //
 // # Contract
 //
-// It reads version 7, POSIX ustar and pax, GNU tar and star. It reads every
-// archive that it accepts as archive/tar does, except that it applies global
-// headers, as GNU tar does. Memory is bounded for any input: an extended header
-// or long name by 1 MiB, the map of a sparse file by a million extents, which
-// are charged to Options.Charge.
+// A Reader reads the formats of version 7, POSIX ustar and pax, GNU tar and
+// star. It reads every archive that it accepts as archive/tar does, except that
+// it applies global headers, as GNU tar does. Memory is bounded for any input:
+// an extended header or long name takes at most 1 MiB, and the map of a sparse
+// file has at most a million extents, which are charged to Options.Charge.
 //
 // # Failures
 //
-// [ErrFormat] for a malformed archive, [ErrLimit] for one that exceeds a bound.
-// Errors of the stream pass through unchanged.
+// Errors wrap [ErrFormat] if the archive is malformed, and [ErrLimit] if it
+// exceeds a bound. Errors of the stream pass through unchanged.
 //
 // # Not done here
 //
-// Paths are not cleaned or checked, and nothing is extracted: see package
-// untar.
+// Paths are neither cleaned nor checked, and no file is extracted. Package
+// untar does both.
 package tarfile

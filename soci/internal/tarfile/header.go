@@ -146,10 +146,10 @@ func prefixOf(b []byte) string {
 		return cstring(prefix)
 	case string(b[magicOff:magicOff+8]) == "ustar  \x00":
 		// GNU tar stores times here. Go before 1.8 stored a prefix instead, and
-		// old images have such layers. So a field that cannot be a time is
-		// taken as a prefix, by the rule of archive/tar, so that a layer has
-		// the same names here and in containerd. (GNU tar never reads a prefix
-		// here, and never writes a field that looks like one.)
+		// old images have such layers. Like archive/tar, we therefore read a
+		// field that cannot be a time as a prefix, so that a layer has the same
+		// names here and in containerd. (GNU tar never reads a prefix here, and
+		// never writes a field that looks like one.)
 		if isGNUTime(prefix[:gnuTimeLen]) && isGNUTime(prefix[gnuTimeLen:2*gnuTimeLen]) {
 			return ""
 		}
@@ -162,9 +162,9 @@ func prefixOf(b []byte) string {
 	return ""
 }
 
-// isGNUTime reports whether archive/tar takes a field for a time: an empty
-// field, a number of base 256, or octal digits surrounded by spaces and zero
-// bytes.
+// isGNUTime reports whether archive/tar would read a field as a time, which is
+// an empty field, a base-256 number, or octal digits surrounded by spaces and
+// zero bytes.
 func isGNUTime(b []byte) bool {
 	if b[0] == 0 {
 		return true
@@ -250,8 +250,8 @@ func (p *numbers) field(what string, b []byte) int64 {
 	return n
 }
 
-// base256 parses a big-endian two's complement number. The top bit marks the
-// form.
+// base256 parses a big-endian two's complement number, whose top bit only marks
+// the base-256 form.
 func (p *numbers) base256(what string, b []byte) int64 {
 	negative := b[0]&0x40 != 0
 	var n uint64
@@ -280,9 +280,8 @@ func (p *numbers) fail(what string, b []byte) {
 	}
 }
 
-// gnuSparseMap parses the extents of an old GNU sparse header: four in the
-// header itself, and more in the blocks that follow it, which it gets from
-// more.
+// gnuSparseMap parses the extents of an old GNU sparse header. The header
+// itself holds four; more returns the blocks after it, which hold the others.
 func (h *Header) gnuSparseMap(b []byte, more func() ([]byte, error)) error {
 	const perHeader, perBlock, entryLen = 4, 21, 24
 	var p numbers
@@ -335,14 +334,14 @@ func (h *Header) checkExtents() error {
 	for _, e := range h.Extents {
 		switch {
 		case e.Off < end || e.Len < 0 || e.Off > h.Size || e.Len > h.Size-e.Off:
-			return badf("sparse map: %d bytes at %d, the file has %d and the extent before ends at %d", e.Len, e.Off, h.Size, end)
+			return badf("sparse map: %d bytes at %d, the file has %d and the previous extent ends at %d", e.Len, e.Off, h.Size, end)
 		case e.Len > h.Stored-sum:
 			return badf("sparse map: more than the %d stored bytes", h.Stored)
 		}
 		end, sum = e.Off+e.Len, sum+e.Len
 	}
 	if sum != h.Stored {
-		return badf("sparse map: %d bytes, %d are stored", sum, h.Stored)
+		return badf("sparse map: extents of %d bytes, but %d bytes are stored", sum, h.Stored)
 	}
 	h.Extents = slices.DeleteFunc(h.Extents, func(e Extent) bool { return e.Len == 0 })
 	return nil

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// pax holds the records of extended headers that describe an entry. A key that
-// is not in has leaves the value of the entry's own header.
+// pax holds the records of extended headers that describe an entry. If has
+// lacks a key, the value in the entry's own header applies.
 type pax struct {
 	has        paxKey
 	path, link string
@@ -85,7 +85,7 @@ func (p *pax) parse(text string) error {
 }
 
 // record applies one record. An empty value removes the earlier value of its
-// key.
+// key, except that an extended attribute may have an empty value.
 func (p *pax) record(key, value string) error {
 	switch key {
 	case "path":
@@ -316,7 +316,7 @@ func (p *pax) applySparse(h *Header) (inContent bool, err error) {
 	case p.has&version == 0, p.has&version == version && p.major == 0 && p.minor <= 1: // 0.x
 	case p.has&version == version && p.major == 1 && p.minor == 0:
 		inContent = true
-	default: // extracted as an ordinary file it would have wrong content
+	default: // refused, because extracting it as an ordinary file would give wrong content
 		return false, badf("sparse file of an unknown format (%d.%d)", p.major, p.minor)
 	}
 	if p.has&hasSparseName != 0 {

@@ -18,19 +18,20 @@ var zeroBlock [BlockSize]byte
 
 // Options configure a Reader.
 type Options struct {
-	// BeforeWait, unless nil, is called before the Reader waits for a block. A
-	// caller that holds blocks must hand them on, because the stream may have
-	// no others. Its error ends the read.
+	// BeforeWait, unless nil, is called before the Reader waits for a block. It
+	// must pass on all blocks that the caller still holds to the code that
+	// releases them, because the stream may have no other memory. Its error
+	// ends the read.
 	BeforeWait func() error
-	// Charge, unless nil, is called with the change in the memory that the map
-	// of a sparse file takes, in bytes. Its error for a positive change ends
-	// the read.
+	// Charge, unless nil, is called when the memory for the map of a sparse
+	// file changes by delta bytes. If it returns an error for a positive delta,
+	// that error ends the read.
 	Charge func(delta int64) error
 	// MaxAttributes bounds the extended attributes of one entry, in bytes of
 	// names and values. 0 or less means no bound.
 	MaxAttributes int64
-	// Offset is the position of the stream in the archive, for messages and
-	// Between.
+	// Offset is the position in the archive at which the stream starts.
+	// Messages and Between count from it.
 	Offset int64
 }
 
@@ -39,8 +40,8 @@ type Reader struct {
 	stream
 
 	// Between, unless nil, is called before each entry with its offset in the
-	// archive. Its error ends the read. It may be changed between calls, also
-	// by the function itself.
+	// archive. Its error ends the read. The field may be changed between calls,
+	// even by the function itself.
 	Between func(offset int64) error
 
 	hdr          Header
@@ -136,7 +137,8 @@ func (r *Reader) Next(ctx context.Context) (*Header, error) {
 	}
 }
 
-// Whole reports whether one call of Content returns the rest of the content.
+// Whole reports whether the next call of Content can return all remaining
+// content at once.
 func (r *Reader) Whole() bool { return r.contentLeft <= int64(len(r.left)) }
 
 // Content returns the next bytes of the entry's content, at most the given
@@ -158,8 +160,8 @@ func (r *Reader) at(err error) error {
 	return fmt.Errorf("at byte %d of the archive: %w", r.headerOffset, err)
 }
 
-// checkEnd checks the end of the archive: two blocks of zeros, of which many writers
-// leave out the second.
+// checkEnd checks the second of the two blocks of zeros that end an archive.
+// Many writers leave it out.
 func (r *Reader) checkEnd(ctx context.Context) error {
 	b, err := r.block(ctx)
 	if err == nil && !bytes.Equal(b, zeroBlock[:]) {
@@ -279,7 +281,7 @@ func (r *Reader) readSparseMap(ctx context.Context, h *Header) error {
 	return h.checkExtents()
 }
 
-// chargeMap charges the map of a sparse file that has so many extents.
+// chargeMap charges the memory for a sparse map of the given number of extents.
 func (r *Reader) chargeMap(extents int) error {
 	const extentBytes = 16
 	more := extentBytes*int64(extents) - r.charged

@@ -130,7 +130,7 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tartest.Agree(t, data)
-		tartest.Agree(t, withChecksums(data)) // a mutated header rarely has the right checksum
+		tartest.Agree(t, withChecksums(data)) // without this, a mutated header would rarely pass the checksum
 	})
 }
 
@@ -185,8 +185,8 @@ func TestAttributesAreLinear(t *testing.T) {
 		if !errors.Is(err, c.want) || err == nil && entries != c.headers {
 			t.Errorf("%s: %d entries, %v", c.name, entries, err)
 		}
-		// The stream and its copy, the text of a header twice, and a list of
-		// attributes that grows, with a map.
+		// The bound allows for the stream and its copy, the text of a header
+		// twice, and a growing list of attributes with a map.
 		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(20*len(data)); got > most {
 			t.Errorf("%s: %d bytes allocated for an archive of %d", c.name, got, len(data))
 		}
@@ -198,17 +198,17 @@ type blockFunc func() (tarfile.Block, error)
 
 func (f blockFunc) NextBlock(context.Context) (tarfile.Block, error) { return f() }
 
-// TestErrorsOfTheStreamPass checks that an error of the stream, or of
+// TestStreamErrorsPassUnchanged checks that an error of the stream, or of
 // BeforeWait, ends the read unchanged.
-func TestErrorsOfTheStreamPass(t *testing.T) {
+func TestStreamErrorsPassUnchanged(t *testing.T) {
 	broken := errors.New("broken")
 	src := blockFunc(func() (tarfile.Block, error) { return tarfile.Block{}, broken })
 	if _, err := tarfile.NewReader(src, tarfile.Options{}).Next(t.Context()); err != broken {
-		t.Errorf("the stream failed: %v", err)
+		t.Errorf("error of the stream: %v", err)
 	}
 	r := tarfile.NewReader(&tartest.Blocks{Data: []byte(tartest.End), Size: 100}, tarfile.Options{BeforeWait: func() error { return broken }})
 	if _, err := r.Next(t.Context()); err != broken {
-		t.Errorf("BeforeWait failed: %v", err)
+		t.Errorf("error of BeforeWait: %v", err)
 	}
 }
 
@@ -229,12 +229,12 @@ func TestSparseMapIsCharged(t *testing.T) {
 		}
 	}
 	if now != 0 || most != 32 {
-		t.Errorf("%d bytes are still charged, %d were at most; want 0 and 32", now, most)
+		t.Errorf("%d bytes are still charged, the peak was %d; want 0 and 32", now, most)
 	}
 	full := errors.New("full")
 	r = tarfile.NewReader(&tartest.Blocks{Data: data, Size: len(data)}, tarfile.Options{Charge: func(int64) error { return full }})
 	defer r.Close()
 	if _, err := r.Next(t.Context()); !errors.Is(err, full) {
-		t.Errorf("the charge was refused: %v", err)
+		t.Errorf("after a refused charge: %v", err)
 	}
 }

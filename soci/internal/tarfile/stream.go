@@ -42,7 +42,7 @@ type stream struct {
 	src        BlockReader
 	beforeWait func() error
 	cur        *Piece
-	left       []byte // of cur, not read
+	left       []byte // unread bytes of cur
 	pos        int64  // bytes read
 	header     [BlockSize]byte
 }
@@ -52,7 +52,8 @@ func (s *stream) close() {
 	s.cur, s.left = nil, nil
 }
 
-// fill makes left not empty. It returns io.EOF at the end of the stream.
+// fill fetches blocks until left has unread bytes. It returns io.EOF at the end
+// of the stream.
 func (s *stream) fill(ctx context.Context) error {
 	for len(s.left) == 0 {
 		s.close()
