@@ -93,8 +93,8 @@ func gnuTar(t *testing.T) string {
 	return path
 }
 
-// untarGNU extracts an archive with GNU tar, as exactly as it can. It ignores
-// the warning about a missing end of the archive.
+// untarGNU extracts an archive with GNU tar and keeps all metadata that tar can
+// keep. It ignores the warning about a missing end of the archive.
 func untarGNU(ctx context.Context, tar, archive, dir string, more ...string) error {
 	args := append([]string{"-xpf", archive, "-C", dir, "--numeric-owner", "--xattrs", "--xattrs-include=*"}, more...)
 	out, err := exec.CommandContext(ctx, tar, args...).CombinedOutput()

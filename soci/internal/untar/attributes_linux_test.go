@@ -100,8 +100,8 @@ func TestTrustedAttributes(t *testing.T) {
 
 // TestHardLinkIsItsTarget checks that mode, owner and times in the entry of a
 // hard link are not applied, because the file has an entry of its own. (GNU tar
-// does the same; containerd and Docker apply them to the file. No builder
-// writes any that differ.)
+// does the same. containerd and Docker do apply them to the file, but no
+// builder writes an entry in which they differ.)
 func TestHardLinkIsItsTarget(t *testing.T) {
 	x := newTB(t)
 	l := x.must(

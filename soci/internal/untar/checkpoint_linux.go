@@ -27,12 +27,12 @@ type savedRun struct {
 	Names   []byte          `json:"names"` // see madeNames
 }
 
-// madeNames is the set of non-directories that were created, with a hash of
-// eight bytes for each path. The key of the hash is random and never leaves the
-// machine, so an archive cannot provoke collisions.
+// madeNames is the set of non-directories that were created, stored as an
+// eight-byte hash of each path. The key of the hash is random and never leaves
+// the machine, so an archive cannot provoke collisions.
 type madeNames struct {
 	key    []byte
-	hashes [][]uint64 // namesChunk each, except the last
+	hashes [][]uint64 // chunks of namesChunk hashes; the last may be shorter
 	n      int
 	mem    *ledger
 	full   bool // the memory did not suffice, so no more states can be saved
@@ -47,8 +47,8 @@ func (n *madeNames) hash(path string) uint64 {
 	return binary.LittleEndian.Uint64(h.Sum(nil))
 }
 
-// add adds names. If the memory does not suffice, the set is dropped: the
-// extraction continues, but saves no more states.
+// add adds names, given their hashes. If the memory does not suffice, add drops
+// the set; the extraction continues, but saves no more states.
 func (n *madeNames) add(hashes ...uint64) {
 	for _, h := range hashes {
 		if n.full {
@@ -88,8 +88,8 @@ func (x *extraction) trackNames() error {
 	return nil
 }
 
-// stopTracking stops saving states, because a file that the set may hold is
-// removed.
+// stopTracking invalidates the saved states and stops saving new ones. It is
+// called before a file that the set may contain is removed.
 func (x *extraction) stopTracking() {
 	x.invalidateCheckpoints()
 	x.in.Between = nil
@@ -130,7 +130,7 @@ func (x *extraction) save() ([]byte, error) {
 	most := x.checkpoints.Max
 	l := x.layer
 	const base64 = 4.0 / 3
-	// A directory takes about 25 bytes and its name.
+	// The encoding of a directory takes about 25 bytes in addition to its name.
 	size := base64 * float64(8*x.names.n+25*len(x.dirs.nodes)+x.dirs.names.size()+l.texts.size())
 	if x.names.full || most > 0 && int64(size) > most {
 		x.names.drop()
@@ -156,8 +156,8 @@ func (x *extraction) save() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// resume restores the state of an earlier extraction, and removes all later
-// files from its directory.
+// resume restores the state of an earlier extraction, and removes all files
+// from the directory that the state does not describe.
 func (x *extraction) resume(ctx context.Context, state []byte) error {
 	var s savedRun
 	if err := json.Unmarshal(state, &s); err != nil {
@@ -190,8 +190,8 @@ func (x *extraction) resume(ctx context.Context, state []byte) error {
 // expectedNames is the set of names that the directory should hold.
 type expectedNames struct {
 	hashes []uint64 // sorted
-	gone   []bool   // marks names as absent
-	n      int      // number of unmarked names
+	gone   []bool   // marks the names that were removed from the set
+	n      int      // number of names left in the set
 }
 
 func (k *expectedNames) find(h uint64) (int, bool) {
@@ -199,7 +199,7 @@ func (k *expectedNames) find(h uint64) (int, bool) {
 	return i, ok && !k.gone[i]
 }
 
-// remove marks a name as absent.
+// remove removes a name from the set.
 func (k *expectedNames) remove(h uint64) {
 	if i, ok := k.find(h); ok {
 		k.gone[i] = true

@@ -10,8 +10,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// copyUp copies a lower file of any type that can be hard-linked, with its
-// metadata.
+// copyUp copies a file from a lower layer, with its metadata. The file may have
+// any type that can be hard-linked.
 func (o *overlay) copyUp(ctx context.Context, src *tree, from, to string, at found) error {
 	st := at.st
 	switch st.Mode & unix.S_IFMT {
@@ -117,7 +117,7 @@ func (o *overlay) copyFile(ctx context.Context, src *tree, from, to string) erro
 }
 
 // copyData copies the data between the holes. If the file system can share
-// blocks, no data is read; between file systems it is read and written.
+// blocks, copy_file_range shares them; otherwise the data is read and written.
 func copyData(ctx context.Context, in, out int, size int64) error {
 	for off := int64(0); off < size; {
 		from, err := unix.Seek(in, off, unix.SEEK_DATA)

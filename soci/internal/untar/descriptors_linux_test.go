@@ -9,14 +9,15 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// watched counts the open descriptors of the process at each NextBlock.
-type watched struct {
+// descriptorCounter counts the open descriptors of the process at each
+// NextBlock.
+type descriptorCounter struct {
 	tartest.Blocks
 	t    *testing.T
 	most int
 }
 
-func (w *watched) NextBlock(ctx context.Context) (Block, error) {
+func (w *descriptorCounter) NextBlock(ctx context.Context) (Block, error) {
 	w.most = max(w.most, descriptors(w.t))
 	return w.Blocks.NextBlock(ctx)
 }
@@ -44,7 +45,7 @@ func TestDescriptors(t *testing.T) {
 		}
 	}
 	before := descriptors(t)
-	src := &watched{Blocks: tartest.Blocks{Data: archive(t, in...), Size: 32 << 10}, t: t}
+	src := &descriptorCounter{Blocks: tartest.Blocks{Data: archive(t, in...), Size: 32 << 10}, t: t}
 	l, err := Extract(t.Context(), src, x.root, Options{Pool: x.pool, Meter: newMeter(DefaultLimits())})
 	if err != nil {
 		t.Fatal(err)

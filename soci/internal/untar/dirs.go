@@ -16,14 +16,13 @@ type dirID uint32
 // rootDir is the root of every dirTable.
 const rootDir dirID = 0
 
-// dirTable holds the directories of one layer by physical path. It is a tree,
-// in which each directory has its parent and its own name: a million
-// directories take some 100 MB less than a million paths, and forgetting a
-// directory with everything below it takes constant time. Its memory is charged
-// to a ledger.
+// dirTable holds the directories of one layer by physical path. It is a tree in
+// which each node stores its parent and its own name. A million nodes take
+// about 100 MB less than a million paths would, and forgetting a directory with
+// everything below it takes constant time. Its memory is charged to a ledger.
 //
-// Invariants: a directory comes after its parent; index has each live (parent,
-// name) once.
+// Invariants: a directory follows its parent in nodes, and index holds each
+// live pair of parent and name exactly once.
 type dirTable struct {
 	nodes []dirNode
 	index []uint32 // hash table with open addressing: dirID+1 of a node, 0 for a free slot
@@ -54,14 +53,15 @@ type dirNode struct {
 const (
 	dirExplicit uint8 = 1 << iota // an entry describes it
 	dirOpaque                     // hides the content of lower layers
-	dirDead                       // was replaced, or lies below a replaced directory
-	dirNamed                      // known by name only; the layer may not have it
+	dirDead                       // was replaced; after markDead also: lies below a replaced directory
+	dirNamed                      // known only because a path names it; the layer may not contain it
 )
 
 const (
 	nodeBytes = 64 // memory of a dirNode and its two slots in index
-	// The ratio of charged to stored bytes, because growing slices and the
-	// garbage collector take more memory for a moment.
+	// chargeNum/chargeDen is the ratio of charged to stored bytes. It exceeds 1
+	// because growing a slice briefly needs memory for both copies, and the
+	// garbage collector frees the old one late.
 	chargeNum, chargeDen = 3, 2
 )
 
@@ -187,7 +187,7 @@ func indexSlash(s string) int {
 	return -1
 }
 
-// add adds a directory that find does not return. Its parent must be in the
+// add adds a directory that is not in the table yet. Its parent must be in the
 // table.
 func (t *dirTable) add(parent dirID, name string) (dirID, error) {
 	if len(name) > maxText {
@@ -241,8 +241,8 @@ func (t *dirTable) grow() {
 	}
 }
 
-// forget removes a directory and everything below it: find does not return them
-// any more.
+// forget removes a directory, so that find no longer returns it or any
+// directory below it.
 func (t *dirTable) forget(id dirID) {
 	t.nodes[id].flags |= dirDead
 	delete(t.attrs, id)
@@ -306,7 +306,7 @@ func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 // errTable is the error of a malformed encoding of a table.
 var errTable = errors.New("malformed table of directories")
 
-// appendTo appends the encoded table to b. markDead must have been called.
+// appendTo appends the encoded table to b. It must be called after markDead.
 func (t *dirTable) appendTo(b []byte) []byte {
 	text := func(s []byte) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	number := make([]dirID, len(t.nodes)) // in the encoding, which has no dead directories

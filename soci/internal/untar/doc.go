@@ -12,9 +12,9 @@
 // # Vocabulary
 //
 // Each layer is extracted into an empty directory of its own, so layers may be
-// extracted in any order and concurrently. [Layer] holds the information of a
-// layer about the layers below it: whiteouts, opaque directories, hard links to
-// lower files, and parents that no entry describes. [Merge] applies it to a
+// extracted in any order and concurrently. [Layer] records how a layer affects
+// the layers below it: whiteouts, opaque directories, hard links to lower
+// files, and parents that no entry describes. [Merge] applies this record to a
 // tree, and [Layer.Overlay] writes it in the form that overlayfs reads. After
 // that the directory alone holds everything that the layers above need, and
 // [OpenLayer] opens a directory that an earlier process extracted.
@@ -32,15 +32,15 @@
 // links are resolved here, component by component, with the root of the layer
 // as "/". The kernel then opens the resolved path with openat2 and
 // RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS (or, without openat2, by a walk with
-// O_NOFOLLOW). If the bookkeeping were ever wrong, the call would fail; it
-// cannot leave the root. The last component is created with O_EXCL|O_NOFOLLOW
-// or an *at call relative to the descriptor of its parent.
+// O_NOFOLLOW). If our bookkeeping were ever wrong, the call would fail instead
+// of leaving the root. The last component is created with O_EXCL|O_NOFOLLOW or
+// an *at call relative to the descriptor of its parent.
 //
 // # Reading
 //
-// Package tarfile reads the archive. It returns content where it lies in the
-// blocks of a [BlockReader], so that files are written without a copy, and the
-// maps of sparse files instead of their zeros.
+// Package tarfile reads the archive. It returns content as slices of the blocks
+// of a [BlockReader], so that files are written without a copy, and it returns
+// the maps of sparse files instead of their zeros.
 //
 // # Concurrency
 //
@@ -57,9 +57,10 @@
 //
 // The directories, whiteouts, links without a target and sparse maps of an
 // archive are stored compactly and charged to a [Memory]. All images share it;
-// an image that takes more than its share fails. [Layer.Release] returns the
-// memory. Time is linear in the archive, because every lookup has an index, and
-// directories are listed in parts. Every loop ends when the context does.
+// once its limit is reached, an image that holds more than its share fails.
+// [Layer.Release] returns the memory. Directories are listed in parts, so their
+// size does not matter. Time is linear in the size of the archive, because
+// every lookup uses an index. Every loop ends when the context does.
 //
 // # Resuming
 //
@@ -69,10 +70,11 @@
 //
 // # Failures
 //
-// Every error is an [*Error] that names the entry. If the file system is full,
-// it also says how many bytes and inodes are free. Nothing is cleaned up,
-// because the caller owns the directory and removes it. A panic while an
-// archive is read becomes such an error, too.
+// If the context ends, its cause is returned. Every other error is an [*Error],
+// which names the entry if there is one. If the file system is full, it also
+// says how many bytes and inodes are free. Extract leaves its files behind
+// after an error, because the caller owns the directory and removes it. A panic
+// while an archive is read becomes an [*Error], too.
 //
 // # Without privileges
 //

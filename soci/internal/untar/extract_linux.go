@@ -19,7 +19,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// extraction is one run of Extract. Only the parser uses the fields above mu.
+// extraction is the state of one call of Extract. Only the parser uses the
+// fields above mu, except where noted.
 type extraction struct {
 	tree       *tree
 	pool       *Pool
@@ -28,9 +29,9 @@ type extraction struct {
 	keepOwners bool
 	layer      *Layer
 	in         *tarfile.Reader
-	// dirs is layer.dirs. It is complete, because the layer started empty. So a
-	// path that is not in dirs is not a directory, and a logical path that is
-	// in dirs crosses no symbolic link.
+	// dirs is layer.dirs. It lists all directories, because the layer started
+	// empty. So a path that dirs lacks is not a directory, and a logical path
+	// that dirs holds crosses no symbolic link.
 	dirs *dirTable
 	// links caches the targets of symbolic links that were crossed.
 	links map[string]string
@@ -49,20 +50,21 @@ type extraction struct {
 	change  sync.Cond  // signalled when pending shrinks
 	pending int        // number of operations that the writers have
 	err     error      // first error of a writer
-	waiting []link     // hard links without a target so far; their texts are in layer.texts
+	waiting []link     // hard links whose target does not exist yet; their texts are in layer.texts
 }
 
 // Bounds on how far the parser runs ahead of the writers.
 const (
 	maxPending = 512 // operations: a few batches for each of many writers
 	maxLinks   = 40  // symbolic links that one path may cross, as in the kernel
-	maxWorks   = 64  // open directories; archives have the order of a walk
+	maxWorks   = 64  // open directories; few suffice, because archives list files in the order of a walk
 	maxKnown   = 512 // cached symbolic links
 )
 
 // Extract unpacks the tar stream r into dir, which must be empty (but see
-// [Checkpoints]). It reads at least up to the end of the archive, and may leave
-// the rest in r. If r is also a [BlockReader], its bytes are not copied.
+// [Checkpoints]). It reads up to the end of the archive, and may leave the
+// bytes after it unread. If r is also a [BlockReader], its bytes are not
+// copied.
 func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer, error) {
 	t, err := openTree(dir, opts.walk)
 	if err != nil {
@@ -104,8 +106,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts Options) (*Layer
 		err = &Error{Err: err}
 	}
 	x.in.Close()
-	// Writers hold blocks of this run until they are done, also after a
-	// failure.
+	// Writers hold blocks of r until they are done, even after a failure.
 	if werr := x.waitForWriters(nil); werr != nil && (err == nil || errors.Is(err, errStopped)) {
 		err = werr
 	}
@@ -217,7 +218,7 @@ func (x *extraction) entry(ctx context.Context, hdr *tarfile.Header) error {
 	return nil
 }
 
-// root stores the metadata of the root directory from its entry.
+// root records the metadata of the root directory from its entry.
 func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	if hdr.Type != tarfile.TypeDir && hdr.Type != tarfile.TypeGNUDumpDir {
 		return fmt.Errorf("%w: replaces the root directory", ErrUnsafe)
@@ -225,9 +226,9 @@ func (x *extraction) root(hdr *tarfile.Header, m meta) error {
 	return x.setDirMeta(rootDir, m)
 }
 
-// whiteout stores a deletion in lower layers. It removes nothing of this layer,
-// whatever the order of the entries (OCI image spec: whiteouts hide lower
-// layers only).
+// whiteout records that a name is deleted from lower layers. It never removes a
+// file of this layer, whatever the order of the entries (OCI image spec:
+// whiteouts hide lower layers only).
 func (x *extraction) whiteout(parent dirID, base string) error {
 	if base == whiteoutOpaque {
 		x.dirs.nodes[parent].flags |= dirOpaque
@@ -243,7 +244,7 @@ func (x *extraction) whiteout(parent dirID, base string) error {
 	return x.layer.addWhiteout(parent, name)
 }
 
-// setDirMeta stores the metadata of a directory from its entry.
+// setDirMeta records the metadata of a directory from its entry.
 func (x *extraction) setDirMeta(id dirID, m meta) error {
 	n := &x.dirs.nodes[id]
 	n.mode, n.uid, n.gid = uint16(m.mode), m.uid, m.gid //nolint:gosec // 12 bits
@@ -342,7 +343,8 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	if err := x.waitForName(d, base); err != nil {
 		return err
 	}
-	// The owner gets the rights to fill it; finishDirs sets the final mode.
+	// The owner gets all rights, so that files can be created in the directory;
+	// finishDirs sets the final mode.
 	mk := func() error {
 		return retryErr(func() error { return unix.Mkdirat(d.fd, base, m.mode&0o777|0o700) })
 	}
@@ -362,9 +364,10 @@ func (x *extraction) directory(in dirID, path string, m meta) error {
 	return x.setDirMeta(id, m)
 }
 
-// makeRoom prepares for a non-directory: it waits for an earlier entry of the
-// same name, and removes a directory of that name. The writer replaces an
-// earlier file or link. It returns the open parent.
+// makeRoom prepares the creation of a non-directory. It waits until an earlier
+// entry of the same name is complete, removes a directory of that name, and
+// returns the open parent. It leaves an earlier file or link, which the writer
+// replaces.
 func (x *extraction) makeRoom(ctx context.Context, path, parent string, in dirID) (*dirWork, error) {
 	if id, ok := x.dirs.find(path); ok {
 		if err := x.waitForWriters(nil); err != nil { // writers may still work below path
@@ -401,7 +404,7 @@ func (x *extraction) forget(id dirID, path string) {
 		return false
 	})
 	x.dirs.forget(id)
-	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) }) // maxKnown at most
+	maps.DeleteFunc(x.links, func(p string, _ string) bool { return inside(p) }) // at most maxKnown
 }
 
 // hardLink creates a hard link. A missing target may be a later entry or lie in
@@ -446,8 +449,9 @@ func (x *extraction) hardLink(d *dirWork, o op, hdr *tarfile.Header) error {
 	return err
 }
 
-// finishDirs resolves forward links and sets the metadata of directories,
-// children before parents, because the mode of a parent may lock them out.
+// finishDirs resolves forward links and sets the metadata of directories.
+// Children come before parents, because the final mode of a parent may deny
+// access to its children.
 func (x *extraction) finishDirs(ctx context.Context) error {
 	x.names = nil
 	x.dirs.markDead()

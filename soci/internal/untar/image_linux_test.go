@@ -52,8 +52,8 @@ func TestPrivEqualsTar(t *testing.T) {
 		n := equalTrees(t, mount(t, dirs, ""), theirs, undescribed(ours))
 		t.Logf("%s: %d entries, a tree of %d equal", filepath.Base(file), l.Entries, n)
 	}
-	// In the flattened tree the hard links of a lower layer stay links; a mount
-	// breaks them.
+	// In the flattened tree the hard links of a lower layer stay links, whereas
+	// overlayfs breaks a link when it copies a file up.
 	r.apply(layers[0], r.path(-1, "flat"))
 	flat := x.open(layers[0])
 	for _, file := range layers[1:] {

@@ -27,8 +27,8 @@ func TestAttributesCount(t *testing.T) {
 	}
 }
 
-// TestGlobalHeadersAddUp checks that the sum of the defaults of all global
-// headers is bounded.
+// TestGlobalHeadersAddUp checks that the bound on attributes applies to the sum
+// over all global headers.
 func TestGlobalHeadersAddUp(t *testing.T) {
 	var attrs, holes strings.Builder
 	for i := range 40 {
@@ -49,9 +49,9 @@ func TestGlobalHeadersAddUp(t *testing.T) {
 	}
 }
 
-// TestWarningsComeByKind checks that names in an archive do not create kinds of
-// notes.
-func TestWarningsComeByKind(t *testing.T) {
+// TestNotesAreGroupedByKind checks that names in an archive do not create new
+// kinds of notes.
+func TestNotesAreGroupedByKind(t *testing.T) {
 	var pairs []string
 	for i := range 500 {
 		pairs = append(pairs, fmt.Sprint("SCHILY.xattr.user.overlay.", i), "v", fmt.Sprint("SCHILY.xattr.none", i, ".x"), "v")
@@ -66,8 +66,7 @@ func TestWarningsComeByKind(t *testing.T) {
 	}
 }
 
-// counted counts the calls of Err, of which there is one for each step of a
-// long loop.
+// counted counts the calls of Err. A long loop calls Err once in each step.
 type counted struct {
 	context.Context
 	asked atomic.Int64
@@ -78,9 +77,9 @@ func (c *counted) Err() error {
 	return c.Context.Err()
 }
 
-// TestForwardLinksAreLinear checks that hard links that lead to each other in
-// the worst order are created in one pass. (A pass for each of a million links
-// took hours.)
+// TestForwardLinksAreLinear checks that a chain of hard links in the worst
+// order is created in one pass. (A pass for each of a million links took
+// hours.)
 func TestForwardLinksAreLinear(t *testing.T) {
 	steps := func(n int) int64 {
 		x := newTB(t)
@@ -163,7 +162,7 @@ func TestLongLoopsEnd(t *testing.T) {
 	}
 }
 
-// ending is a context that ends after a number of calls of Err.
+// ending is a context that is cancelled after a number of calls of Err.
 type ending struct {
 	context.Context
 	left   int64

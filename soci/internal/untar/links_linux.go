@@ -13,13 +13,13 @@ import (
 )
 
 // linkResolver creates the hard links of an extraction whose targets are later
-// entries. Links may lead to each other in any order and in circles. A pass
-// tries each link once, after the link that it leads to.
+// entries. The target of a link may be another such link, in any order and even
+// in circles. A pass tries each link once, after the link that is its target.
 type linkResolver struct {
 	x     *extraction
 	links []link // in the order of the archive
 	state []linkState
-	names []uint32 // links by directory and name, each once
+	names []uint32 // indexes of links, sorted by directory and name
 	todo  []int
 }
 
@@ -27,7 +27,7 @@ type linkState uint8
 
 const (
 	linkNew     linkState = iota
-	linkPending           // waits for another link, or leads back to itself
+	linkPending           // waits for the link that is its target, or is part of a circle
 	linkMissing           // its target does not exist
 	linkMade
 	linkReplaced // a later entry has its name
@@ -62,9 +62,9 @@ func (x *extraction) forwardLinks(ctx context.Context) error {
 		}
 	}
 	f.names = kept
-	// One pass creates all links, except if a target lies behind a symbolic
-	// link that is such a hard link itself. A path crosses at most maxLinks of
-	// those.
+	// One pass creates all links, unless the path of a target crosses a
+	// symbolic link that one of these hard links has yet to create. A path
+	// crosses at most maxLinks symbolic links, so maxLinks passes suffice.
 	for range maxLinks {
 		made, err := f.pass(ctx)
 		if err != nil {
@@ -111,8 +111,9 @@ func (f *linkResolver) pass(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// step tries link i, the last of todo, or appends the link that it leads to. It
-// reports whether it created link i.
+// step tries to create link i, the last of todo. If the target of link i is
+// another link that was not tried yet, step appends that link to todo instead.
+// It reports whether it created link i.
 func (f *linkResolver) step(i int) (bool, error) {
 	x, l, ln := f.x, f.x.layer, f.links[i]
 	if f.state[i] >= linkMissing {
@@ -146,7 +147,7 @@ func (f *linkResolver) step(i int) (bool, error) {
 	return false, &Error{Entry: l.linkEntry(ln), Err: err}
 }
 
-// find returns the link with a name, or -1.
+// find returns the index of the link with a name in a directory, or -1.
 func (f *linkResolver) find(dir dirID, name string) int {
 	l := f.x.layer
 	k, ok := slices.BinarySearchFunc(f.names, name, func(i uint32, name string) int {

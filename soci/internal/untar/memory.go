@@ -12,7 +12,8 @@ import (
 // There is no deadlock, because no caller waits. When the limit is reached, an
 // image that holds more than its share fails. The share is the limit divided by
 // the number of images that hold memory. So an image of ordinary size is
-// extracted whatever the others hold, and the sum stays below twice the limit.
+// extracted whatever the others hold. In exchange, the sum may exceed the
+// limit: n images hold at most limit * (1 + 1/2 + ... + 1/n).
 type Memory struct {
 	limit  int64
 	notify func(delta int64)
@@ -23,20 +24,20 @@ type Memory struct {
 }
 
 // NewMemory returns a Memory of limit bytes, or without a limit if that is
-// negative. tell, unless nil, is called with each change of the memory that is
-// held.
-func NewMemory(limit int64, tell func(delta int64)) *Memory {
-	if tell == nil {
-		tell = func(int64) {}
+// negative. notify, unless nil, is called with each change of the memory that
+// is held.
+func NewMemory(limit int64, notify func(delta int64)) *Memory {
+	if notify == nil {
+		notify = func(int64) {}
 	}
-	return &Memory{limit: limit, notify: tell}
+	return &Memory{limit: limit, notify: notify}
 }
 
 // Meter returns a new meter for one image.
 func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
 
-// overLocked reports whether an image that holds so many bytes must fail. mu
-// must be held.
+// overLocked reports whether an image that holds the given number of bytes must
+// fail. mu must be held.
 func (m *Memory) overLocked(held int64) bool {
 	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
 }
@@ -76,8 +77,8 @@ type ledger struct {
 	have int64 // taken from the Memory; at least used
 }
 
-// ledgerStep is how much a ledger takes from the Memory at a time, in bytes, so
-// that images do not contend for its lock with each name.
+// ledgerStep is the number of bytes that a ledger takes from the Memory at a
+// time, so that it does not need the shared lock for each name.
 const ledgerStep = 16 << 10
 
 // charge adds n stored bytes. A nil ledger counts nothing.
@@ -99,7 +100,7 @@ func (l *ledger) charge(n int64) error {
 	return nil
 }
 
-// change is charge for a positive delta, and refund for a negative one.
+// change charges a positive delta and refunds a negative one.
 func (l *ledger) change(delta int64) error {
 	if delta < 0 {
 		l.refund(-delta)

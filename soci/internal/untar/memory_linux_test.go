@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// TestMemoryShares checks that, at the limit, an image that holds more than its
-// share fails, and no other.
+// TestMemoryShares checks that, once the limit is reached, an image fails if
+// and only if it holds more than its share.
 func TestMemoryShares(t *testing.T) {
 	var told int64
 	m := NewMemory(1000, func(d int64) { told += d })
@@ -25,7 +25,7 @@ func TestMemoryShares(t *testing.T) {
 			t.Errorf("change by %d: %v", n, err)
 		}
 		if told != m.sum || m.sum != big.held+small.held {
-			t.Errorf("told %d, sum %d of %d and %d", told, m.sum, big.held, small.held)
+			t.Errorf("notified of %d bytes; the sum is %d, held are %d and %d", told, m.sum, big.held, small.held)
 		}
 	}
 	step(big, 900, true)
@@ -43,8 +43,8 @@ func TestMemoryShares(t *testing.T) {
 	}
 }
 
-// metadataArchives makes archives of n entries that the extraction has to
-// store.
+// metadataArchives makes archives of n entries whose metadata the extraction
+// keeps in memory.
 var metadataArchives = map[string]func(n int) string{
 	"directories": func(n int) string {
 		return repeat(n, func(i int) string {

@@ -12,9 +12,9 @@ import (
 )
 
 // Merge moves an extracted layer onto the flattened tree in dir, which must be
-// on the same file system, and removes the files that the layer hides. It
-// leaves the directory of the layer behind without useful content. Files are
-// renamed, not copied.
+// on the same file system, and removes the files that the layer hides. Files
+// are renamed, not copied, so the directory of the layer has no useful content
+// afterwards.
 func Merge(ctx context.Context, dir string, l *Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -36,7 +36,8 @@ func Merge(ctx context.Context, dir string, l *Layer) error {
 	return m.dir(ctx, ".", ".")
 }
 
-// Settle completes a layer that has no layers below it.
+// Settle completes the lowest layer of an image. It fails if the layer has a
+// hard link whose target must be in a lower layer.
 func (l *Layer) Settle() error {
 	if len(l.lower) > 0 {
 		ln := l.lower[0]
@@ -45,8 +46,8 @@ func (l *Layer) Settle() error {
 	return nil
 }
 
-// errOpened is the error for a layer from OpenLayer, of which only the
-// directory is known.
+// errOpened is the error for a layer from OpenLayer, which knows only its
+// directory.
 var errOpened = errors.New("a layer from OpenLayer can only be a lower layer")
 
 func (l *Layer) noTarget(ln link) error {
@@ -87,8 +88,8 @@ func (m *merge) adoptLinks(ctx context.Context) error {
 	return nil
 }
 
-// dir merges the directory from, a physical path in the layer, into to, a
-// physical path in the tree. Both exist.
+// dir merges the directory at the physical path from in the layer into the
+// directory at the physical path to in the tree. Both must exist.
 func (m *merge) dir(ctx context.Context, from, to string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -111,8 +112,8 @@ func (m *merge) dir(ctx context.Context, from, to string) error {
 		}
 		return wrap(from, err)
 	}
-	// Set last, because moving children changed the times and may have needed
-	// more rights.
+	// The metadata is set last, because moving children changes the times and
+	// may need more rights.
 	if m.layer.isImplicit(from) {
 		err = m.layer.setDir(m.dst, to, dstStat, nil)
 	} else {
@@ -176,7 +177,7 @@ func (m *merge) child(ctx context.Context, from, to string) error {
 		err = m.dst.removeAll(ctx, to, nil)
 	}
 	if exists && err == nil && have.Ino == st.Ino && have.Dev == st.Dev {
-		return nil // two names of one file, for which rename does nothing
+		return nil // rename does nothing if both names are links of one file
 	}
 	if err == nil || err == unix.ENOENT {
 		err = m.move(from, to, isDir, st)

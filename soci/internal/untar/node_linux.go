@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile"
 )
 
-// meta is the metadata of an entry, as system calls expect it.
+// meta is the metadata of an entry in the form that system calls take.
 type meta struct {
 	mode  uint32 // permission bits with setuid, setgid, sticky
 	uid   uint32
@@ -25,8 +25,9 @@ type meta struct {
 // defaultDirMeta is the metadata of directories that no entry describes.
 var defaultDirMeta = meta{mode: defaultDirMode}
 
-// lendBits are the mode bits that give other users the rights of the owner.
-const lendBits = unix.S_ISUID | unix.S_ISGID
+// setIDBits are the mode bits that give other users the rights of the file's
+// owner or group.
+const setIDBits = unix.S_ISUID | unix.S_ISGID
 
 // meta returns the metadata of a header.
 func (x *extraction) meta(hdr *tarfile.Header) (meta, error) {
@@ -95,7 +96,8 @@ func timespec(t tarfile.Time) unix.Timespec {
 func nanos(n *atomic.Int64) time.Duration { return time.Duration(n.Load()) }
 
 // create creates the name of an operation and replaces an earlier non-directory
-// of that name. A file stays open for its content.
+// of that name. It leaves a regular file open, so that its content can be
+// written.
 func (x *extraction) create(d *dirWork, o *op) error {
 	if o.kind == opLink {
 		return x.link(d, d, o)
@@ -125,8 +127,9 @@ func (x *extraction) make(d *dirWork, o *op) error {
 		mode := o.node | o.meta.mode&0o777
 		return retryErr(func() error { return unix.Mknodat(d.fd, o.base, mode, int(o.dev)) }) //nolint:gosec // 32 bits, see device
 	}
-	// Created with the final mode, so that usually no chmod is needed. Setuid
-	// and setgid bits are set after the owner. Attributes need a writable file.
+	// The file gets its final mode here, so that usually no chmod is needed.
+	// apply adds setuid and setgid bits once the owner is set. Setting
+	// attributes needs a writable file.
 	mode := o.meta.mode & 0o777
 	if len(o.meta.attrs) > 0 || x.keepOwners {
 		mode |= 0o200
@@ -139,7 +142,7 @@ func (x *extraction) make(d *dirWork, o *op) error {
 	return err
 }
 
-// link makes o.base in d a hard link to o.from in from.
+// link creates o.base in d as a hard link to o.from in the directory from.
 func (x *extraction) link(from, d *dirWork, o *op) error {
 	if from == d && o.from == o.base { // a link to itself
 		var st unix.Stat_t
@@ -174,9 +177,9 @@ func (x *extraction) waitFor(d *dirWork, o *op) error {
 	return err
 }
 
-// apply sets the metadata of a file or directory by descriptor, where it
-// differs from the metadata at creation. The order matters: chown clears setuid
-// bits and security.capability, and every change updates the times.
+// apply sets the metadata of an open file or directory where it differs from
+// the metadata at creation. The order matters, because chown clears setuid bits
+// and security.capability, and every change updates the times.
 func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -220,12 +223,14 @@ func (x *extraction) apply(fd int, dir, base string, m *meta) error {
 	})
 }
 
-// overrideAttr stores an owner that cannot be set, see Options.KeepOwners.
+// overrideAttr is the attribute that stores an owner that cannot be set, see
+// Options.KeepOwners.
 const overrideAttr = "user.containers.override_stat"
 
 func (m *meta) override() []byte { return fmt.Appendf(nil, "%d:%d:0%o", m.uid, m.gid, m.mode) }
 
-// futimes sets times by descriptor, or with byPath before Linux 5.8.
+// futimes sets times by descriptor, or by calling byPath if the kernel cannot
+// (before Linux 5.8).
 func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 	err := unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
 	if err == unix.EINVAL || err == unix.ENOENT {
@@ -234,8 +239,8 @@ func futimes(fd int, times []unix.Timespec, byPath func() error) error {
 	return err
 }
 
-// chown sets an owner if that is permitted, and reports whether the owner is
-// set now.
+// chown calls set, which sets the owner of a file, if the process has the
+// privilege. It adds a note and returns false if the owner could not be set.
 func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 	if !x.privileged {
 		x.layer.notes.add(noteOwner, join(dir, base))
@@ -253,9 +258,9 @@ func (x *extraction) chown(dir, base string, set func() error) (bool, error) {
 // owner could not be set. Otherwise the file would give every user the rights
 // of the extracting process.
 func (x *extraction) safeMode(dir, base string, mode uint32, owned bool) uint32 {
-	if !owned && mode&lendBits != 0 {
+	if !owned && mode&setIDBits != 0 {
 		x.layer.notes.add("setuid or setgid bit not set (the owner is not)", join(dir, base))
-		return mode &^ lendBits
+		return mode &^ setIDBits
 	}
 	return mode
 }
@@ -284,9 +289,9 @@ func (x *extraction) checkAttrError(dir, base, name string, n int, err error) er
 const (
 	// maxAttrValue is XATTR_SIZE_MAX of Linux.
 	maxAttrValue = 64 << 10
-	// attrRoom is the number of free blocks from which a failure does not mean
-	// a full disk. The largest attribute takes 64 blocks of 1 KiB, and others
-	// write at the same time.
+	// attrRoom is the number of free blocks that rules out a full disk as the
+	// cause of a failure. The largest attribute takes 64 blocks of 1 KiB, and
+	// the margin allows for concurrent writes.
 	attrRoom = 1 << 10
 )
 
@@ -301,8 +306,9 @@ func attrNoSpace(name string, n int, blocks, inodes, freeInodes uint64) error {
 		"unless it was made with -O ea_inode; xfs and btrfs have more", ErrAttribute, tarfile.Shorten(name), n)
 }
 
-// namespace returns the namespace of an attribute, if Linux knows it. Other
-// names are chosen by the archive and must not create kinds of notes.
+// namespace returns the namespace of an attribute, if Linux knows it. The
+// archive chooses all other names, so they must not appear in the kind of a
+// note.
 func namespace(name string) string {
 	switch head, _, _ := strings.Cut(name, "."); head {
 	case "security", "system", "trusted", "user":
@@ -318,8 +324,8 @@ func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 		return badf("device %d:%d out of range", hdr.Major, hdr.Minor)
 	}
 	if hdr.Type == tarfile.TypeChar && hdr.Major == 0 && hdr.Minor == 0 {
-		// To overlayfs this node is a whiteout, which an archive must not
-		// create.
+		// Overlayfs reads this node as a whiteout, and an archive must not
+		// create overlayfs whiteouts.
 		x.layer.notes.add("device 0:0 left out (overlayfs takes it for a whiteout)", hdr.Name)
 		return nil
 	}
@@ -335,7 +341,8 @@ func (x *extraction) device(d *dirWork, o op, hdr *tarfile.Header) error {
 	return x.add(d, o)
 }
 
-// applySpecial is apply for symbolic links and nodes, which must not be opened.
+// applySpecial does the work of apply for symbolic links and special files,
+// which must not be opened.
 func (x *extraction) applySpecial(d *dirWork, o *op) error {
 	m := &o.meta
 	isLink := o.kind == opSymlink
@@ -382,7 +389,7 @@ func (x *extraction) finishDir(path string, id dirID) error {
 	dir, base := split(path)
 	m := x.dirMeta(id)
 	explicit := x.dirs.nodes[id].flags&dirExplicit != 0
-	if path == "." || len(m.attrs) > 0 || m.mode&lendBits != 0 || x.keepOwners {
+	if path == "." || len(m.attrs) > 0 || m.mode&setIDBits != 0 || x.keepOwners {
 		return x.finishDirByFd(path, &m, explicit)
 	}
 	parent, err := x.work(dir, x.dirs.nodes[id].parent)
@@ -397,7 +404,7 @@ func (x *extraction) finishDir(path string, id dirID) error {
 		return x.finishDirByFd(path, &m, explicit)
 	}
 	x.layer.usage.add(&st)
-	if !explicit { // the owner and times of its creation stay
+	if !explicit { // keep the owner and times of its creation
 		return nil
 	}
 	if st.Uid != m.uid || st.Gid != m.gid {

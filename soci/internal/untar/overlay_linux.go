@@ -11,8 +11,8 @@ import (
 // Overlay writes the layer's whiteouts, opaque directories and links to lower
 // files in the form of overlayfs: a 0:0 character device for each whiteout, an
 // attribute on each opaque directory, and a copy of each lower file that a hard
-// link refers to. lower holds the lower layers, nearest first. Overlay must
-// have been called for them, or they come from [OpenLayer].
+// link refers to. lower holds the lower layers, nearest first. Each of them
+// must come from [OpenLayer], or its Overlay must have been called.
 func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	if l.opened {
 		return &Error{Err: errOpened}
@@ -38,7 +38,7 @@ func (l *Layer) Overlay(ctx context.Context, form Form, lower []*Layer) error {
 	return o.writeMarks(ctx)
 }
 
-// overlay is one run of Overlay.
+// overlay is the state of one call of Overlay.
 type overlay struct {
 	layer *Layer
 	tree  *tree
@@ -50,8 +50,8 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	if len(o.layer.lower) == 0 {
 		return nil
 	}
-	// The layer hides nothing yet, because it may link to lower files that it
-	// removes.
+	// In this view the layer hides no lower file yet, because it may link to
+	// files that its own whiteouts remove.
 	view, err := openStack(append([]*Layer{o.layer}, lower...), 1)
 	if err != nil {
 		return &Error{Err: err}
@@ -68,9 +68,9 @@ func (o *overlay) links(ctx context.Context, lower []*Layer) error {
 	return nil
 }
 
-// link creates a hard link to a lower file as overlayfs does: it copies the
-// file up to its own path, unless the layer removes it there, and links the
-// copy.
+// link creates a hard link to a lower file as overlayfs does. It copies the
+// file up to the file's own path and links the copy. If the layer removes the
+// file at that path, link copies the file straight to the path of the link.
 func (o *overlay) link(ctx context.Context, view *stack, ln link) error {
 	path := o.layer.linkPath(ln)
 	phys, at, err := view.lookFile(o.layer.linkTarget(ln))
@@ -126,8 +126,9 @@ func (o *overlay) parents(view *stack, path string) error {
 	return o.adopt(view.trees[at.layer], dir, at.st)
 }
 
-// inherit copies the metadata of lower directories to directories that no entry
-// describes, because overlayfs shows the metadata of the uppermost directory.
+// inherit copies the metadata of lower directories to the layer's directories
+// that no entry describes, because overlayfs shows the metadata of the
+// uppermost directory.
 func (o *overlay) inherit(ctx context.Context) error {
 	t := o.layer.dirs
 	for i := range t.nodes {
@@ -152,7 +153,8 @@ func (o *overlay) inherit(ctx context.Context) error {
 	return nil
 }
 
-// adopt gives a directory of the layer the metadata of one of a lower layer.
+// adopt copies the metadata of a lower directory, of which st is the status, to
+// the directory at the same path in the layer.
 func (o *overlay) adopt(from *tree, dir string, st unix.Stat_t) error {
 	return o.layer.usage.measure(o.tree, dir, func() error {
 		return o.layer.setDir(o.tree, dir, st, func(fd int) error {
@@ -249,8 +251,8 @@ func wrap(entry string, err error) error {
 }
 
 // merges reports whether overlayfs merges a directory of the layer with a lower
-// directory. In other directories there is nothing to hide, and overlayfs would
-// show a whiteout as a device.
+// directory. Any other directory needs no whiteouts, and overlayfs would show
+// them as devices.
 func (o *overlay) merges(dir string) (bool, error) {
 	if dir == "." {
 		return true, nil
@@ -265,8 +267,8 @@ func (o *overlay) merges(dir string) (bool, error) {
 	return err == nil && at.isDir(), err
 }
 
-// addWhiteout hides path. If the layer has a file there, that hides it already;
-// a directory becomes opaque.
+// addWhiteout hides path in lower layers. A file of the layer at path hides it
+// already; a directory at path is flagged as opaque.
 func (o *overlay) addWhiteout(path string) error {
 	st, err := o.tree.lstat(path)
 	switch {
@@ -285,7 +287,7 @@ func (o *overlay) addWhiteout(path string) error {
 	switch err {
 	case nil:
 		o.layer.usage.inodes.Add(1)
-	case unix.EPERM: // before Linux 5.8, or filtered
+	case unix.EPERM: // a Linux before 5.8, or a seccomp filter
 		o.layer.notes.add("whiteout left out (not permitted here)", path)
 		err = nil
 	}
@@ -316,8 +318,8 @@ func (o *overlay) keepDir(path string, fn func() error) error {
 	return o.layer.usage.measure(o.tree, dir, func() error { return o.keepMode(dir, fn) })
 }
 
-// keepMode runs fn with all rights for the owner of dir, and restores its
-// metadata.
+// keepMode gives the owner of dir all rights, runs fn, and restores the
+// metadata of dir.
 func (o *overlay) keepMode(dir string, fn func() error) error {
 	st, err := o.tree.lstat(dir)
 	if err == nil {
@@ -332,8 +334,8 @@ func (o *overlay) keepMode(dir string, fn func() error) error {
 	return err
 }
 
-// setDir sets owner, mode and times of a directory. It calls more, unless that
-// is nil, with its descriptor.
+// setDir sets owner, mode and times of a directory. In between it calls more,
+// unless that is nil, with the descriptor of the directory.
 func (l *Layer) setDir(t *tree, path string, st unix.Stat_t, more func(fd int) error) error {
 	// Without privileges the mode of a directory may lock out even its owner.
 	if err := t.unlock(path); err != nil {
@@ -383,12 +385,13 @@ func copyXattrs(src *tree, path string, fd int) error {
 	return xattrsByFd(from, fd)
 }
 
-// xattrsByFd copies extended attributes, except for those that may not be set.
+// xattrsByFd copies extended attributes, except the attributes of overlayfs and
+// those that the process may not set.
 func xattrsByFd(from, to int) error {
 	names, err := listXattrs(from)
 	for _, name := range names {
 		if steersOverlay(name) {
-			continue // describes the layer of the directory, not its content
+			continue // describes the source layer, not the directory
 		}
 		value, err := getXattr(from, name)
 		if err == nil {

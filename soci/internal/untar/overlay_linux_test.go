@@ -98,8 +98,9 @@ func TestPrivOverlay(t *testing.T) {
 	}
 }
 
-// TestPrivLinksThroughLayers checks that a hard link resolves lower layers as a
-// mount does, also if only their directories are left.
+// TestPrivLinksThroughLayers checks that the target of a hard link is resolved
+// in the lower layers as on a mount, even if only the directories of these
+// layers are left.
 func TestPrivLinksThroughLayers(t *testing.T) {
 	needRoot(t, "whiteouts and trusted attributes")
 	own := func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }

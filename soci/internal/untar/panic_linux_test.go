@@ -10,13 +10,13 @@ import (
 	"github.com/penstock/penstock/soci/internal/tarfile/tartest"
 )
 
-// minedBlocks panics after a number of blocks.
-type minedBlocks struct {
+// panickingBlocks panics after a number of blocks.
+type panickingBlocks struct {
 	tartest.Blocks
 	left int
 }
 
-func (m *minedBlocks) NextBlock(ctx context.Context) (Block, error) {
+func (m *panickingBlocks) NextBlock(ctx context.Context) (Block, error) {
 	if m.left--; m.left < 0 {
 		panic("a bug behind foreign bytes")
 	}
@@ -32,7 +32,7 @@ func TestPanicsAreContained(t *testing.T) {
 	var held int64
 	m := NewMemory(-1, func(d int64) { held += d })
 	for _, left := range []int{0, 1, 40} {
-		src := &minedBlocks{Blocks: tartest.Blocks{Data: []byte(data), Size: 1000}, left: left}
+		src := &panickingBlocks{Blocks: tartest.Blocks{Data: []byte(data), Size: 1000}, left: left}
 		dir := x.root + fmt.Sprint("/parser", left)
 		mkdir(t, dir)
 		_, err := Extract(t.Context(), src, dir, Options{Pool: x.pool, Meter: m.Meter(DefaultLimits())})
@@ -47,6 +47,6 @@ func TestPanicsAreContained(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := x.extractIn(t.Context(), m, data, nil); err != nil {
-		t.Errorf("an extraction that comes later: %v", err)
+		t.Errorf("a later extraction: %v", err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Pool holds the writers, and the buffers for streams that are not a
+// Pool holds the writers, and the buffers for streams that do not implement
 // BlockReader. All layers of a process share it.
 //
 // There is no deadlock: a parser waits only for the pool (for a buffer, or for
@@ -27,9 +27,10 @@ type Pool struct {
 	closed bool
 }
 
-// bufferBytes is the size of a buffer, and so of a write to a large file, in
-// bytes. It is large enough to make system calls cheap, and small enough to
-// stay in the second-level cache until it is written.
+// bufferBytes is the size of a buffer, and of a write to a large file, in
+// bytes. It is large enough to make the cost of system calls negligible, and
+// small enough that the data is still in the second-level cache when it is
+// written.
 const bufferBytes = 256 << 10
 
 // MinPoolBytes is the least memory that keeps one parser and one writer busy.
@@ -39,20 +40,21 @@ const MinPoolBytes = 4 * bufferBytes
 type task interface{ run() }
 
 // taskQueue is a queue of tasks that run one after the other, in order: the
-// files of one directory, or the pieces of one file. (Several threads that
-// create files in one directory, or write to one file, contend for its lock:
-// they use more CPU time and are not faster.)
+// files of one directory, or the pieces of one file. Threads that create files
+// in one directory, or write to one file, would contend for its lock, which
+// costs CPU time and gains no speed.
 type taskQueue struct {
 	tasks []task
-	busy  bool // a writer runs its tasks, or it is in ready
-	held  bool // its tasks wait for release
+	busy  bool // a writer runs its tasks, or the queue is in ready
+	held  bool // its tasks must wait for release
 }
 
 // tasksPerRound is the number of tasks of a queue that run before other queues
 // are served.
 const tasksPerRound = 8
 
-// NewPool starts a number of writers. Buffers take at most the given bytes.
+// NewPool returns a Pool with the given number of writers, whose buffers take
+// at most the given number of bytes (but at least MinPoolBytes).
 func NewPool(writers int, bytes int64) *Pool {
 	bytes = max(bytes, MinPoolBytes)
 	p := &Pool{mem: semaphore.NewWeighted(bytes), bytes: bytes}
@@ -152,7 +154,7 @@ func (p *Pool) offer(t task) bool {
 	return true
 }
 
-// get returns a buffer. It waits until one fits in the memory.
+// get returns a buffer. It waits until the memory bound allows another one.
 func (p *Pool) get(ctx context.Context) (*[bufferBytes]byte, error) {
 	if err := p.mem.Acquire(ctx, bufferBytes); err != nil {
 		return nil, context.Cause(ctx)

@@ -33,11 +33,11 @@ type savedLink struct {
 
 // ErrTooLarge is the error of Save for a layer whose encoding exceeds the
 // bound.
-var ErrTooLarge = errors.New("a layer with so many whiteouts, links and undescribed directories is not saved")
+var ErrTooLarge = errors.New("the layer has too many whiteouts, links and undescribed directories to be saved")
 
-// Save encodes an extracted layer for [Load], without its directory. Neither
-// Merge nor Overlay may have been called. It returns ErrTooLarge if the
-// encoding takes more than about max bytes, unless max is 0.
+// Save encodes an extracted layer for [Load], without the files in its
+// directory. It must be called before Merge and Overlay. It returns ErrTooLarge
+// if the encoding takes more than about max bytes, unless max is 0.
 func (l *Layer) Save(max int64) ([]byte, error) {
 	s := savedLayer{
 		Entries: l.Entries, Files: l.Files, Bytes: l.Bytes, Notes: l.notes.list(),
@@ -104,8 +104,8 @@ func (l *Layer) loadLink(to []link, ln savedLink) ([]link, error) {
 }
 
 // Load returns the layer that an earlier process extracted into dir and encoded
-// by Save. It equals the layer that Extract returned, but is not charged to a
-// Memory.
+// by Save. It equals the layer that Extract returned, except that its memory is
+// not charged to a Memory.
 func Load(dir string, saved []byte) (*Layer, error) {
 	l, err := load(dir, saved, nil)
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenLayer returns the layer in a directory that has the form of overlayfs
-// already, from this process or an earlier one. The layer can be a lower layer
-// of [Layer.Overlay]: its whiteouts and opaque marks are read from the disk in
-// the given form. It cannot be merged, because it is not known which of its
-// directories had no entry. No descriptor stays open.
+// OpenLayer returns the layer in a directory on which this or an earlier
+// process has called [Layer.Overlay]. The layer can be a lower layer of
+// [Layer.Overlay]: its whiteouts and opaque marks are read from the disk in the
+// given form. It cannot be merged, because the directory does not tell which of
+// its directories had no entry. OpenLayer leaves no descriptor open.
 func OpenLayer(dir string, form Form) (*Layer, error) {
 	t, err := openTree(dir, false)
 	if err != nil {
@@ -24,8 +24,8 @@ func OpenLayer(dir string, form Form) (*Layer, error) {
 }
 
 // stack presents layers as overlayfs does. A redirect or a metadata-only copy
-// is an error: no archive can create one, so it was created through a mount,
-// and ignoring it would show wrong content.
+// is an error. No archive can create one, so it must come from a mount, and
+// ignoring it would show wrong content.
 type stack struct {
 	layers      []*Layer // nearest first
 	trees       []*tree
@@ -48,7 +48,8 @@ func openStack(layers []*Layer, contentOnly int) (*stack, error) {
 	return s, nil
 }
 
-// reset empties the cache of directories, after one was created.
+// reset empties the cache of directories. It must be called after a directory
+// was created.
 func (s *stack) reset() {
 	clear(s.dirs)
 	root := []int{}
@@ -70,7 +71,7 @@ func (s *stack) close() {
 // found is the file that a stack presents at a path.
 type found struct {
 	st    unix.Stat_t
-	layer int // the nearest layer that has it
+	layer int // index of the nearest layer that has the file
 }
 
 func (f found) isDir() bool { return f.st.Mode&unix.S_IFMT == unix.S_IFDIR }
@@ -168,8 +169,9 @@ func (s *stack) forEach(ctx context.Context, path string, fn func(name string) e
 	return nil
 }
 
-// lookFile resolves the parent of a logical path, as a process inside would,
-// and returns the file at the path. It does not follow the last component.
+// lookFile resolves the parent of a logical path as a process in the container
+// would, and returns the file at the path. It does not follow the last
+// component.
 func (s *stack) lookFile(logical string) (phys string, f found, err error) {
 	dir, base := split(logical)
 	parent, err := resolvePath(dir, func(phys string) (bool, string, error) {
@@ -237,7 +239,7 @@ func (s *stack) isOpaque(i int, path string) (bool, error) {
 func (s *stack) overlayAttrs(i int, path string, flags int) (map[string]string, error) {
 	fd, err := s.trees[i].open(path, unix.O_RDONLY|flags, 0)
 	if err == unix.EACCES && flags&unix.O_DIRECTORY == 0 {
-		return nil, nil // an unreadable file; copying it would fail anyway
+		return nil, nil // cannot be read, so copying it would fail anyway
 	}
 	if err != nil {
 		return nil, err

@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory that operations cannot leave. Paths are physical: they
-// cross no symbolic link and have no "..". Any other path fails with ELOOP,
-// EXDEV or ENOTDIR, and never has an effect outside.
+// tree is a directory that operations cannot leave. Its methods take physical
+// paths, which cross no symbolic link and have no "..". Any other path fails
+// with ELOOP, EXDEV or ENOTDIR, and never has an effect outside of the
+// directory.
 type tree struct {
 	fd   int
-	walk bool // openat2 is missing (before Linux 5.6, or filtered): open each component
+	walk bool // open each component, because openat2 is missing (a Linux before 5.6, or a seccomp filter)
 }
 
 // openTree opens a directory. walk forces the behavior without openat2.
@@ -27,7 +28,7 @@ func openTree(dir string, walk bool) (*tree, error) {
 	}
 	t := &tree{fd: fd}
 	probe, err := t.open(".", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil || walk { // for any reason, because the walk needs only openat
+	if err != nil || walk { // any error will do, because the walk needs only openat
 		t.walk = true
 	}
 	if err == nil {
@@ -38,7 +39,8 @@ func openTree(dir string, walk bool) (*tree, error) {
 
 func (t *tree) close() { _ = unix.Close(t.fd) }
 
-// retry repeats a call that was interrupted by a signal or a concurrent rename.
+// retry repeats a call for as long as a signal (EINTR) or a concurrent rename
+// (EAGAIN) interrupts it.
 func retry[T any](call func() (T, error)) (T, error) {
 	for {
 		v, err := call()
@@ -88,8 +90,8 @@ func (t *tree) openWalk(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// at calls fn with the descriptor of the parent of path, and the last component
-// of path.
+// at calls fn with a descriptor of the parent directory of path and the last
+// component of path.
 func (t *tree) at(path string, fn func(dirfd int, base string) error) error {
 	dir, base := split(path)
 	if dir == "." {
@@ -159,8 +161,9 @@ func (t *tree) rename(from string, dst *tree, to string) error {
 	})
 }
 
-// forEach calls fn with every name in a directory. It reads some names at a
-// time, so its memory does not depend on their number. fn may remove names.
+// forEach calls fn with every name in a directory. It reads a limited number of
+// names at a time, so its memory does not depend on the size of the directory.
+// fn may remove names.
 func (t *tree) forEach(ctx context.Context, path string, fn func(name string) error) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -180,7 +183,7 @@ func (t *tree) forEach(ctx context.Context, path string, fn func(name string) er
 			return err
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
-		if n < len(buf)/2 { // usually the end, so that the descriptor can be closed during fn
+		if n < len(buf)/2 { // usually the end: try to close the descriptor before the calls of fn
 			if n, err = read(); err == nil && n <= 0 {
 				_ = unix.Close(fd)
 				fd = -1
@@ -231,7 +234,8 @@ func (t *tree) removeAll(ctx context.Context, path string, gone func(*unix.Stat_
 		err = t.at(path, func(dirfd int, base string) error {
 			return unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
 		})
-		// A file system may skip names while others are removed.
+		// Some file systems skip names in a listing while other names are
+		// removed.
 		if err != unix.ENOTEMPTY && err != unix.EEXIST || again == 10 {
 			return err
 		}
@@ -251,13 +255,14 @@ func (t *tree) unlock(path string) error {
 	})
 }
 
-// errTooManyLinks bounds the resolution of one path.
+// errTooManyLinks is the error of a path that crosses more than maxLinks
+// symbolic links.
 var errTooManyLinks = fmt.Errorf("%w: too many symbolic links on the way", ErrFormat)
 
-// resolvePath resolves a logical path to a physical path inside the tree, as
-// chroot would, including the last component. It calls step with each physical
-// path on the way; step reports whether that is a directory, or returns the
-// target of a symbolic link. An error of step ends the walk.
+// resolvePath resolves a logical path, including its last component, to a
+// physical path inside the tree, as chroot would. It calls step with each
+// physical path on the way. step returns true for a directory, or the target of
+// a symbolic link. An error of step ends the walk.
 func resolvePath(logical string, step func(phys string) (dir bool, target string, err error)) (string, error) {
 	cur, rest, links := ".", logical, 0
 	for rest != "" && rest != "." {
@@ -290,7 +295,8 @@ func resolvePath(logical string, step func(phys string) (dir bool, target string
 	return cur, nil
 }
 
-// lookup resolves an existing logical directory.
+// lookup returns the physical path of an existing directory, given its logical
+// path.
 func (t *tree) lookup(logical string) (string, error) {
 	return resolvePath(logical, func(phys string) (bool, string, error) {
 		st, err := t.lstat(phys)

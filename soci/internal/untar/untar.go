@@ -55,9 +55,9 @@ type Block = tarfile.Block
 
 // BlockReader is a stream that lends out its memory. If the stream given to
 // [Extract] is a BlockReader, Extract never calls its Read, and writes its
-// bytes to files from where they lie, without a copy. The writers hold the
-// blocks that they have not written yet. A stream with few blocks slows an
-// extraction down, but never blocks an extraction that has given back all
+// bytes to files straight from the blocks. The writers hold the blocks that
+// they have not written yet. A stream with few blocks may make an extraction
+// wait, but it must provide another block once the extraction has released all
 // blocks but one.
 type BlockReader = tarfile.BlockReader
 
@@ -72,8 +72,8 @@ type Limits struct {
 	Attributes int64
 }
 
-// DefaultLimits returns limits that exceed any real image by far, and protect a
-// node.
+// DefaultLimits returns limits that far exceed any real image and still protect
+// a node.
 func DefaultLimits() Limits {
 	return Limits{
 		Entries:   10_000_000, // the largest AI images have about one million files
@@ -117,9 +117,9 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 		return fmt.Errorf("%w: more than %d entries (limit Entries; extended attributes beyond %d of one entry count too)", ErrLimit, l.Entries, freeAttrs)
 	}
 	// The size of a file is counted before its content is written, so an
-	// excessive header is refused at once. The sum cannot overflow: each
-	// counted size is at most the limit, and without a limit 2^63 bytes do not
-	// fit on any disk.
+	// excessive header is refused at once. The sum cannot overflow, because
+	// each counted size is at most the limit, and without a limit no disk holds
+	// 2^63 bytes.
 	if l.TotalSize >= 0 && n > l.TotalSize {
 		return fmt.Errorf("%w: file of %d bytes, at most %d allowed (limit TotalSize)", ErrLimit, n, l.TotalSize)
 	}
@@ -133,9 +133,9 @@ func (m *Meter) countEntry(name string, n int64, attrs int) error {
 type Options struct {
 	Pool  *Pool  // file writers; required
 	Meter *Meter // required
-	// Unprivileged makes Extract act as for a normal user: owners and device
-	// nodes are noted, not set. A process that is not root is always
-	// unprivileged.
+	// Unprivileged makes Extract act as if a normal user ran it: it reports
+	// owners and device nodes in notes instead of setting them. A process that
+	// is not root is always unprivileged.
 	Unprivileged bool
 	// KeepOwners stores an owner that cannot be set, and the mode with its
 	// setuid and setgid bits, in the attribute user.containers.override_stat of
@@ -180,8 +180,8 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s: %d entries, for example %s", n.What, n.Count, n.Example)
 }
 
-// Layer is an extracted layer: its directory, and its information about lower
-// layers.
+// Layer is an extracted layer: its directory, and a record of how it affects
+// lower layers.
 type Layer struct {
 	Dir     string
 	Entries int64 // of the archive
@@ -189,15 +189,15 @@ type Layer struct {
 	Bytes   int64 // content of regular files
 	Write   time.Duration
 
-	dirs      *dirTable  // nil if opened
+	dirs      *dirTable  // nil for a layer from OpenLayer
 	whiteouts []whiteout // names removed from lower layers; sorted by settle
 	lower     []link     // hard links whose target is in a lower layer
 	texts     arena      // of lower
 	mem       *ledger    // of dirs, whiteouts and lower
 	notes     notes
 	usage     usage
-	form      Form // of the marks on the disk, once there are any
-	opened    bool // by OpenLayer
+	form      Form // of the overlayfs marks on disk, once Overlay has run
+	opened    bool // made by OpenLayer
 }
 
 // Usage returns the disk space of the layer, counted while it was written,
@@ -213,9 +213,9 @@ type Usage struct {
 	Inodes int64
 }
 
-// usage counts Usage while a layer is written. It reads the blocks of a file
-// right before the file is closed, so that holes, blocks for attributes and the
-// sizes of directories count.
+// usage counts Usage while a layer is written. It reads the block count of a
+// file right before the file is closed, so that the count includes the blocks
+// for attributes and excludes holes.
 type usage struct {
 	blocks atomic.Int64
 	inodes atomic.Int64
@@ -248,7 +248,8 @@ type whiteout struct {
 
 const whiteoutBytes = 12
 
-// link is a hard link without a target so far. Its names are in Layer.texts.
+// link is a hard link whose target does not exist yet. Its names are in
+// Layer.texts.
 type link struct {
 	dir    dirID
 	name   nameRef

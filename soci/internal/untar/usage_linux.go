@@ -16,9 +16,9 @@ func (u *usage) addFd(fd int) error {
 	return err
 }
 
-// subtract subtracts the usage of a removed non-directory, unless the file has
-// another name. (Directories are counted at the end, after replaced directories
-// were removed.)
+// subtract removes the usage of a deleted non-directory, unless the file has
+// another name. (It need not handle directories, because they are counted at
+// the end, after all replaced directories were deleted.)
 func (u *usage) subtract(st *unix.Stat_t) {
 	if st.Nlink > 1 {
 		return
@@ -28,7 +28,7 @@ func (u *usage) subtract(st *unix.Stat_t) {
 }
 
 // measure runs fn, which may change the size of the file or directory at path,
-// and adds the difference.
+// and adds the change in blocks.
 func (u *usage) measure(t *tree, path string, fn func() error) error {
 	before, err := t.lstat(path)
 	if err != nil {
@@ -42,7 +42,8 @@ func (u *usage) measure(t *tree, path string, fn func() error) error {
 	return err
 }
 
-// removeOld removes a complete non-directory of the layer.
+// removeOld removes a non-directory that an earlier entry of the layer has
+// created.
 func (x *extraction) removeOld(dirfd int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW)

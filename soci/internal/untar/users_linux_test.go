@@ -205,7 +205,7 @@ func TestPrivInUserNamespace(t *testing.T) {
 	// The top layer, opened from its directory alone, hides the same files.
 	last := x.must(hard("h", "d2/old"))
 	if err := last.Overlay(t.Context(), UserXattr, reopen(t, []*Layer{top, middle, base}, UserXattr)); err == nil {
-		t.Error("a link to what an opaque directory hides")
+		t.Error("a hard link to a file that an opaque directory hides was created")
 	}
 	mnt := mount(t, []string{top.Dir, middle.Dir, base.Dir}, ",userxattr")
 	checkModes(t, mnt, map[string]uint32{

@@ -30,19 +30,21 @@ type dirWork struct {
 	out int // number of batches that are not done; guarded by extraction.mu
 }
 
-// batch is a list of operations in one directory. Small files are batched,
-// because waking a writer costs as much as creating a file.
+// batch is a list of operations in one directory. Operations are batched
+// because waking a writer costs as much as creating a small file.
 type batch struct {
 	x      *extraction
 	d      *dirWork
 	ops    []op
 	hashes []uint32         // hashes of the names
-	pieces []*tarfile.Piece // that the contents lie in
+	pieces []*tarfile.Piece // pieces that hold the contents of the small files
 	left   atomic.Int32
 	done   atomic.Bool
 }
 
-const batchOps = 32 // limits the cost of waking and the number of open files
+// batchOps is the number of operations in a full batch. It is large enough to
+// make the cost of waking a writer small, and bounds the number of open files.
+const batchOps = 32
 
 // The kinds of operations.
 const (
@@ -220,11 +222,11 @@ func (x *extraction) failed() bool {
 	return x.err != nil
 }
 
-// run implements task. It creates the names in order. Filling and closing the
-// files does not depend on the order, and is offered to an idle writer, so that
-// one directory can keep several writers busy.
+// run implements task. It creates the names in order. The files may be filled
+// and closed in any order, so run offers that work to an idle writer. Thus one
+// directory can keep several writers busy.
 func (b *batch) run() {
-	defer b.x.clocked(time.Now())
+	defer b.x.addWriteTime(time.Now())
 	if !b.x.failed() {
 		for i := range b.ops {
 			o := &b.ops[i]
@@ -245,7 +247,7 @@ type fillTask batch
 // run implements task.
 func (f *fillTask) run() {
 	b := (*batch)(f)
-	defer b.x.clocked(time.Now())
+	defer b.x.addWriteTime(time.Now())
 	b.fill()
 }
 
@@ -300,15 +302,15 @@ func (x *extraction) made(b *batch) (made []uint64) {
 	return made
 }
 
-// guard runs a step of a writer and turns a panic into an error, so that its
-// batch ends as after any other error.
+// guard runs a step of a writer and turns a panic into an error, so that the
+// batch is finished as it is after any other error.
 func guard(step func() error) (err error) {
 	defer panics.Recover(&err)
 	return step()
 }
 
-// clocked adds to the total time of the writers.
-func (x *extraction) clocked(start time.Time) { x.writeNanos.Add(int64(time.Since(start))) }
+// addWriteTime adds the time since start to the total time of the writers.
+func (x *extraction) addWriteTime(start time.Time) { x.writeNanos.Add(int64(time.Since(start))) }
 
 // fillFile writes, completes and closes a small file.
 func (x *extraction) fillFile(d *dirWork, o *op) error {
@@ -319,8 +321,8 @@ func (x *extraction) fillFile(d *dirWork, o *op) error {
 	return closeFile(o.fd, err)
 }
 
-// closeFile closes a file and returns err or the error of close, by which NFS
-// and quotas report lost writes.
+// closeFile closes a file and returns err, or else the error of close, which is
+// how NFS and quotas report lost writes.
 func closeFile(fd int, err error) error {
 	if cerr := unix.Close(fd); err == nil && cerr != nil && cerr != unix.EINTR {
 		err = cerr
@@ -352,7 +354,8 @@ type bigFile struct {
 	queue taskQueue
 }
 
-// open starts the writing. fd is negative if the file could not be created.
+// open lets the writers process the pieces of f. fd is negative if the file
+// could not be created.
 func (f *bigFile) open(fd int) {
 	f.fd = fd
 	f.x.pool.release(&f.queue)
@@ -370,7 +373,7 @@ type bigFileWrite struct {
 // run implements task.
 func (s *bigFileWrite) run() {
 	f := s.f
-	defer f.x.clocked(time.Now())
+	defer f.x.addWriteTime(time.Now())
 	ok := f.fd >= 0 && !f.x.failed()
 	err := guard(func() error {
 		switch {
@@ -418,7 +421,7 @@ func (x *extraction) file(ctx context.Context, d *dirWork, o op, hdr *tarfile.He
 	return x.add(d, o)
 }
 
-// bigFile hands a file over piece by piece.
+// bigFile hands the content of a file to the writers piece by piece.
 func (x *extraction) bigFile(ctx context.Context, d *dirWork, o op, hdr *tarfile.Header) error {
 	f := &bigFile{x: x, base: o.base, meta: o.meta, size: hdr.Size, fd: -1}
 	f.queue.held = true
