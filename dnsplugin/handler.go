@@ -50,10 +50,18 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 			return c.answerByCut(w, r, cut, &id, now)
 		}
 		meters.Misses.Inc()
-		return c.miss(ctx, w, r, id.Clone(), meters)
+		return c.miss(ctx, query{w, r, id.Clone(), meters})
 	}
 	meters.Side(kind).Hits.Inc()
-	return c.hit(ctx, w, r, e, &id, meters, now)
+	return c.hit(ctx, query{w, r, &id, meters}, e, now)
+}
+
+// query is a query of the plugin chain with its identity in the cache.
+type query struct {
+	w      dns.ResponseWriter
+	r      *dns.Msg
+	id     *sides.Ident
+	meters *meters.Meters // of the server that received it
 }
 
 // subnetsBeforeWarning is how many queries may bypass an empty cache before it
@@ -101,32 +109,32 @@ func hasSubnet(r *dns.Msg) bool {
 }
 
 // miss fetches the answer, or waits for another query that does.
-func (c *Cache) miss(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters.Meters) (int, error) {
-	if !c.sides.Coalesces(id.Name(), r.Question[0].Qtype) || !mayWait(ctx) {
-		return c.fetch(ctx, w, r, id, meters, nil)
+func (c *Cache) miss(ctx context.Context, q query) (int, error) {
+	if !c.sides.Coalesces(q.id.Name(), q.r.Question[0].Qtype) || !mayWait(ctx) {
+		return c.fetch(ctx, q, nil)
 	}
-	fl, leads := c.flights.join(string(front.AppendShape(id.Key, r)), front.AsksAgain(ctx), c.now())
+	fl, leads := c.flights.join(string(front.AppendShape(q.id.Key, q.r)), front.AsksAgain(ctx), c.now())
 	switch {
 	case fl == nil:
-		return c.fetch(ctx, w, r, id, meters, nil)
+		return c.fetch(ctx, q, nil)
 	case leads:
 		defer c.flights.finish(fl)
-		return c.fetch(leading(ctx), w, r, id, meters, fl)
+		return c.fetch(leading(ctx), q, fl)
 	}
 	c.flights.wait(ctx, fl)
 	now := c.now()
-	if e, _ := c.sides.Lookup(id, c.sides.Instant(now)); e != nil {
-		meters.Coalesced.Inc()
-		return c.hit(ctx, w, r, e, id, meters, now)
+	if e, _ := c.sides.Lookup(q.id, c.sides.Instant(now)); e != nil {
+		q.meters.Coalesced.Inc()
+		return c.hit(ctx, q, e, now)
 	}
 	// The leader's answer cannot be shared (truncated, refused, an error).
-	return c.fetch(ctx, w, r, id, meters, nil)
+	return c.fetch(ctx, q, nil)
 }
 
 // fetch asks the next plugin, stores the answer and sends it to the client.
-func (c *Cache) fetch(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, id *sides.Ident, meters *meters.Meters, fl *flight) (int, error) {
-	req := refreshOf(r)
-	rec := &recorder{ResponseWriter: w, cache: c, req: req, id: id, meters: meters, flight: fl, wildcard: wildcardOf(ctx)}
+func (c *Cache) fetch(ctx context.Context, q query, fl *flight) (int, error) {
+	req := refreshOf(q.r)
+	rec := &recorder{ResponseWriter: q.w, cache: c, req: req, id: q.id, meters: q.meters, flight: fl, wildcard: wildcardOf(ctx)}
 	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
 	// The next plugin may fail without writing a response, as forward does when
 	// all upstreams time out. Store the failure, or every retry would ask again.
@@ -147,38 +155,38 @@ func refreshOf(r *dns.Msg) *dns.Msg {
 	return req
 }
 
-// hit answers r from e.
-func (c *Cache) hit(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (int, error) {
+// hit answers q from e.
+func (c *Cache) hit(ctx context.Context, q query, e *store.Entry, now time.Time) (int, error) {
 	action, ttl, stale := c.sides.Decide(e, c.sides.Instant(now))
 	if action == sides.AskFirst && !front.MayVerify(ctx) {
 		action = sides.ServeAndRefresh
 	}
 	switch action {
 	case sides.AskFirst:
-		if done, rcode, err := c.verify(ctx, w, r, e, id.Clone(), meters, now); done {
+		if done, rcode, err := c.verify(ctx, q, e, now); done {
 			return rcode, err
 		}
 	case sides.ServeAndRefresh:
-		c.refresh(ctx, r, e, id, meters, now, stale)
+		c.refresh(ctx, q, e, now, stale)
 	case sides.Serve, sides.Ask:
 	}
 	if stale {
-		meters.Stale.Inc()
+		q.meters.Stale.Inc()
 	}
 	if w := e.Wildcard(); w != "" {
 		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return w })
 	}
 	a := e.Answer()
-	m, err := reply(&a, r, ttl, id.DO || id.AD)
+	m, err := reply(&a, q.r, ttl, q.id.DO || q.id.AD)
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}
 	ede := e.EDE()
-	if stale && r.IsEdns0() != nil {
+	if stale && q.r.IsEdns0() != nil {
 		ede = sides.AppendStale(make([]byte, 0, sides.MaxStaleEDE), ede, a.Rcode())
 	}
-	addEDE(w, m, r, ede)
+	addEDE(q.w, m, q.r, ede)
 	// Like every plugin of CoreDNS, ignore a client that cannot be written to.
-	_ = w.WriteMsg(m)
+	_ = q.w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
 }

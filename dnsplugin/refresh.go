@@ -10,7 +10,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/penstock/penstock/dnsplugin/internal/admission"
-	"github.com/penstock/penstock/dnsplugin/internal/meters"
 	"github.com/penstock/penstock/dnsplugin/internal/sides"
 	"github.com/penstock/penstock/dnsplugin/internal/store"
 )
@@ -18,11 +17,11 @@ import (
 // refresh fetches a new answer for e in the background, unless another refresh
 // of e runs or has just failed. If e is stale, only a response that RFC 8767
 // accepts may replace it.
-func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time, stale bool) {
+func (c *Cache) refresh(ctx context.Context, q query, e *store.Entry, now time.Time, stale bool) {
 	if !c.sides.Claim(e, c.sides.Instant(c.now()), stale) {
 		return
 	}
-	rec := &recorder{cache: c, req: refreshOf(r), id: id.Clone(), meters: meters}
+	rec := &recorder{cache: c, req: refreshOf(q.r), id: q.id.Clone(), meters: q.meters}
 	hitAt := c.sides.Instant(now)
 	if stale {
 		rec.only = c.accepts
@@ -30,7 +29,7 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 		hitAt += store.Instant(e.Left(hitAt)) * store.Instant(time.Second)
 	}
 	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
-		meters.Prefetches.Inc()
+		rec.meters.Prefetches.Inc()
 		rec.wildcard = wildcardOf(ctx)
 		_, _ = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 		refreshed := !stale || rec.accepted
@@ -48,27 +47,27 @@ func (c *Cache) refresh(ctx context.Context, r *dns.Msg, e *store.Entry, id *sid
 
 // verify asks the source before a stale e is served. If done is true the client
 // has its reply; otherwise the caller serves e.
-func (c *Cache) verify(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, id *sides.Ident, meters *meters.Meters, now time.Time) (done bool, rcode int, err error) {
+func (c *Cache) verify(ctx context.Context, q query, e *store.Entry, now time.Time) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	track := c.sides.TracksVerify()
 	if track && !c.sides.Claim(e, c.sides.Instant(now), true) {
 		return false, 0, nil
 	}
-	rec := &recorder{cache: c, req: refreshOf(r), id: id, meters: meters, only: c.accepts}
+	rec := &recorder{cache: c, req: refreshOf(q.r), id: q.id.Clone(), meters: q.meters, only: c.accepts}
 	if st.VerifyTimeout > 0 {
-		return c.verifyFor(ctx, w, r, e, rec)
+		return c.verifyFor(ctx, q, e, rec)
 	}
-	rec.ResponseWriter, rec.wildcard = w, wildcardOf(ctx)
+	rec.ResponseWriter, rec.wildcard = q.w, wildcardOf(ctx)
 	rcode, err = plugin.NextOrFailure(c.name, c.Next, ctx, rec, rec.req)
 	if track {
-		c.sides.Release(e, id, c.sides.Instant(c.now()), true, rec.accepted)
+		c.sides.Release(e, rec.id, c.sides.Instant(c.now()), true, rec.accepted)
 	}
 	return rec.accepted, rcode, err
 }
 
 // verifyFor asks the source in the background and waits for VerifyTimeout. A
 // slower source still refreshes the cache when it answers.
-func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, e *store.Entry, rec *recorder) (done bool, rcode int, err error) {
+func (c *Cache) verifyFor(ctx context.Context, q query, e *store.Entry, rec *recorder) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	finished := make(chan struct{})
 	started := c.spawn(ctx, rec.id, func(ctx context.Context) {
@@ -94,12 +93,12 @@ func (c *Cache) verifyFor(ctx context.Context, w dns.ResponseWriter, r *dns.Msg,
 		if rec.entry != nil {
 			ttl := c.sides.FreshTTL(rec.entry.Left(c.sides.Instant(c.now())), rec.entry.TTL)
 			a := rec.entry.Answer()
-			if m, err = reply(&a, r, ttl, rec.id.DO || rec.id.AD); err != nil {
+			if m, err = reply(&a, q.r, ttl, rec.id.DO || rec.id.AD); err != nil {
 				return true, dns.RcodeServerFailure, plugin.Error(c.name, err)
 			}
-			addEDE(w, m, r, rec.entry.EDE())
+			addEDE(q.w, m, q.r, rec.entry.EDE())
 		}
-		if err := w.WriteMsg(m); err != nil {
+		if err := q.w.WriteMsg(m); err != nil {
 			return true, dns.RcodeServerFailure, err
 		}
 		return true, dns.RcodeSuccess, nil
