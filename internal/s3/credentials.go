@@ -39,7 +39,7 @@ type credentialSource struct {
 	wg   sync.WaitGroup
 	// life bounds refreshes. It ends with close and not with a request, because
 	// requests share refreshes.
-	life context.Context
+	life context.Context //nolint:containedctx // the source's own lifetime, never a caller's
 	stop context.CancelFunc
 
 	ready atomic.Pointer[readyKeys] // keys that a request may use without the lock
