@@ -50,17 +50,17 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 			return c.answerByCut(w, r, cut, &id, now)
 		}
 		meters.Misses.Inc()
-		return c.miss(ctx, query{w, r, id.Clone(), meters})
+		return c.miss(ctx, query{w, r, meters}, id.Clone())
 	}
 	meters.Side(kind).Hits.Inc()
-	return c.hit(ctx, query{w, r, &id, meters}, e, now)
+	return c.hit(ctx, query{w, r, meters}, &id, e, now)
 }
 
-// query is a query of the plugin chain with its identity in the cache.
+// query is a query of the plugin chain. Its identity is not a part: on a hit that
+// lies on the stack, which it would leave with the other fields.
 type query struct {
 	w      dns.ResponseWriter
 	r      *dns.Msg
-	id     *sides.Ident
 	meters *meters.Meters // of the server that received it
 }
 
@@ -109,32 +109,32 @@ func hasSubnet(r *dns.Msg) bool {
 }
 
 // miss fetches the answer, or waits for another query that does.
-func (c *Cache) miss(ctx context.Context, q query) (int, error) {
-	if !c.sides.Coalesces(q.id.Name(), q.r.Question[0].Qtype) || !mayWait(ctx) {
-		return c.fetch(ctx, q, nil)
+func (c *Cache) miss(ctx context.Context, q query, id *sides.Ident) (int, error) {
+	if !c.sides.Coalesces(id.Name(), q.r.Question[0].Qtype) || !mayWait(ctx) {
+		return c.fetch(ctx, q, id, nil)
 	}
-	fl, leads := c.flights.join(string(front.AppendShape(q.id.Key, q.r)), front.AsksAgain(ctx), c.now())
+	fl, leads := c.flights.join(string(front.AppendShape(id.Key, q.r)), front.AsksAgain(ctx), c.now())
 	switch {
 	case fl == nil:
-		return c.fetch(ctx, q, nil)
+		return c.fetch(ctx, q, id, nil)
 	case leads:
 		defer c.flights.finish(fl)
-		return c.fetch(leading(ctx), q, fl)
+		return c.fetch(leading(ctx), q, id, fl)
 	}
 	c.flights.wait(ctx, fl)
 	now := c.now()
-	if e, _ := c.sides.Lookup(q.id, c.sides.Instant(now)); e != nil {
+	if e, _ := c.sides.Lookup(id, c.sides.Instant(now)); e != nil {
 		q.meters.Coalesced.Inc()
-		return c.hit(ctx, q, e, now)
+		return c.hit(ctx, q, id, e, now)
 	}
 	// The leader's answer cannot be shared (truncated, refused, an error).
-	return c.fetch(ctx, q, nil)
+	return c.fetch(ctx, q, id, nil)
 }
 
 // fetch asks the next plugin, stores the answer and sends it to the client.
-func (c *Cache) fetch(ctx context.Context, q query, fl *flight) (int, error) {
+func (c *Cache) fetch(ctx context.Context, q query, id *sides.Ident, fl *flight) (int, error) {
 	req := refreshOf(q.r)
-	rec := &recorder{ResponseWriter: q.w, cache: c, req: req, id: q.id, meters: q.meters, flight: fl, wildcard: wildcardOf(ctx)}
+	rec := &recorder{ResponseWriter: q.w, cache: c, req: req, id: id, meters: q.meters, flight: fl, wildcard: wildcardOf(ctx)}
 	rcode, err := plugin.NextOrFailure(c.name, c.Next, ctx, rec, req)
 	// The next plugin may fail without writing a response, as forward does when
 	// all upstreams time out. Store the failure, or every retry would ask again.
@@ -156,18 +156,18 @@ func refreshOf(r *dns.Msg) *dns.Msg {
 }
 
 // hit answers q from e.
-func (c *Cache) hit(ctx context.Context, q query, e *store.Entry, now time.Time) (int, error) {
+func (c *Cache) hit(ctx context.Context, q query, id *sides.Ident, e *store.Entry, now time.Time) (int, error) {
 	action, ttl, stale := c.sides.Decide(e, c.sides.Instant(now))
 	if action == sides.AskFirst && !front.MayVerify(ctx) {
 		action = sides.ServeAndRefresh
 	}
 	switch action {
 	case sides.AskFirst:
-		if done, rcode, err := c.verify(ctx, q, e, now); done {
+		if done, rcode, err := c.verify(ctx, q, id.Clone(), e, now); done {
 			return rcode, err
 		}
 	case sides.ServeAndRefresh:
-		c.refresh(ctx, q, e, now, stale)
+		c.refresh(ctx, q, id, e, now, stale)
 	case sides.Serve, sides.Ask:
 	}
 	if stale {
@@ -177,7 +177,7 @@ func (c *Cache) hit(ctx context.Context, q query, e *store.Entry, now time.Time)
 		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return w })
 	}
 	a := e.Answer()
-	m, err := reply(&a, q.r, ttl, q.id.DO || q.id.AD)
+	m, err := reply(&a, q.r, ttl, id.DO || id.AD)
 	if err != nil {
 		return dns.RcodeServerFailure, plugin.Error(c.name, err)
 	}

@@ -17,11 +17,11 @@ import (
 // refresh fetches a new answer for e in the background, unless another refresh
 // of e runs or has just failed. If e is stale, only a response that RFC 8767
 // accepts may replace it.
-func (c *Cache) refresh(ctx context.Context, q query, e *store.Entry, now time.Time, stale bool) {
+func (c *Cache) refresh(ctx context.Context, q query, id *sides.Ident, e *store.Entry, now time.Time, stale bool) {
 	if !c.sides.Claim(e, c.sides.Instant(c.now()), stale) {
 		return
 	}
-	rec := &recorder{cache: c, req: refreshOf(q.r), id: q.id.Clone(), meters: q.meters}
+	rec := &recorder{cache: c, req: refreshOf(q.r), id: id.Clone(), meters: q.meters}
 	hitAt := c.sides.Instant(now)
 	if stale {
 		rec.only = c.accepts
@@ -47,13 +47,13 @@ func (c *Cache) refresh(ctx context.Context, q query, e *store.Entry, now time.T
 
 // verify asks the source before a stale e is served. If done is true the client
 // has its reply; otherwise the caller serves e.
-func (c *Cache) verify(ctx context.Context, q query, e *store.Entry, now time.Time) (done bool, rcode int, err error) {
+func (c *Cache) verify(ctx context.Context, q query, id *sides.Ident, e *store.Entry, now time.Time) (done bool, rcode int, err error) {
 	st := &c.cfg.Stale
 	track := c.sides.TracksVerify()
 	if track && !c.sides.Claim(e, c.sides.Instant(now), true) {
 		return false, 0, nil
 	}
-	rec := &recorder{cache: c, req: refreshOf(q.r), id: q.id.Clone(), meters: q.meters, only: c.accepts}
+	rec := &recorder{cache: c, req: refreshOf(q.r), id: id, meters: q.meters, only: c.accepts}
 	if st.VerifyTimeout > 0 {
 		return c.verifyFor(ctx, q, e, rec)
 	}
