@@ -2,6 +2,8 @@ package dnsplugin
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -15,7 +17,22 @@ const Directive = "penstock"
 
 func init() {
 	Register(Directive)
-	caddy.RegisterEventHook("penstock", proc.listeners.OnEvent)
+}
+
+// eventHook is the name of our hook among caddy's.
+const eventHook = "penstock"
+
+var hooking sync.Mutex // held while the hook is registered
+
+// registerHook registers the hook for caddy's events, unless it is registered.
+// Each setup calls it, because caddy removes all hooks before a reload by
+// SIGUSR1 and expects the new configuration to register them again.
+func registerHook() {
+	hooking.Lock()
+	defer hooking.Unlock()
+	if !slices.Contains(caddy.ListPlugins()["event_hooks"], eventHook) {
+		caddy.RegisterEventHook(eventHook, proc.listeners.OnEvent)
+	}
 }
 
 // Register makes the plugin known to CoreDNS as a directive. This package
@@ -31,6 +48,7 @@ type bypasser interface {
 }
 
 func setup(directive string, c *caddy.Controller) error {
+	registerHook()
 	cfg, err := Parse(c)
 	if err != nil {
 		return plugin.Error(directive, err)

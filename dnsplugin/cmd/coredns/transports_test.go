@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,6 +103,53 @@ func TestTransportsShareTheCache(t *testing.T) {
 	}
 	if hits != 5 {
 		t.Errorf("hits in %d servers, want one in each of 5", hits)
+	}
+}
+
+// Reloads by SIGUSR1 keep connections over TLS, and hand them to the new
+// configuration. Caddy removes its event hooks for this signal.
+func TestSignalReloadKeepsTLSConnections(t *testing.T) {
+	needsFastPath(t)
+	n := startNode(t, self(t), "", "127.0.0.1", "")
+	dir := filepath.Dir(n.conf)
+	pool, dot := certificate(t, dir), freePort(t)
+	reload := func(times int) {
+		// Another option of the cache, so that it does not keep its entries.
+		write(t, dir, "Corefile", fmt.Sprintf(cachedBlock, n.port, "127.0.0.1", "", n.metrics)+fmt.Sprintf(`tls://.:%s {
+    bind 127.0.0.1
+    tls %s %s
+    cache %d
+    template IN A {
+        answer "{{ .Name }} 3600 IN A 192.0.2.%d"
+    }
+}
+`, dot, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), 1000+times, times))
+		if err := n.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		n.reloaded(t, times, 1+n.workers(t))
+	}
+	reload(1)
+	client := dns.Client{Net: "tcp-tls", TLSConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	conn, err := client.DialContext(t.Context(), "127.0.0.1:"+dot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := new(dns.Msg)
+	r.SetQuestion("www.test.", dns.TypeA)
+	for times := 1; times <= 3; times++ {
+		if times > 1 {
+			reload(times)
+		}
+		m, _, err := client.ExchangeWithConnContext(t.Context(), r, conn)
+		if err != nil {
+			t.Fatalf("after reload %d: %v", times, err)
+		}
+		want := fmt.Sprintf("192.0.2.%d", times)
+		if len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), want) {
+			t.Errorf("after reload %d: %v, want %s", times, m.Answer, want)
+		}
 	}
 }
 
