@@ -89,6 +89,7 @@ func TestFlagErrors(t *testing.T) {
 		"--progress loud":      `--progress "loud": want auto, plain, none`,
 		"--log-level trace":    `--log-level "trace": want debug, info, warn, error`,
 		"--log-format=xml a b": `--log-format "xml": want text, json`,
+		"--logjson=flase a b":  `--log-format "flase": want text, json`,
 	} {
 		_, err := newSample().Parse(strings.Fields(line), io.Discard)
 		if _, usage := errors.AsType[UsageError](err); !usage || !strings.Contains(err.Error(), want) {

@@ -86,7 +86,11 @@ func (c *Command) renamed(arg string) (now, from, to string) {
 			return old.New, arg, old.New
 		case old.Flag != name:
 		case isSwitch && hasValue:
-			if on, err := strconv.ParseBool(value); err != nil || on {
+			on, err := strconv.ParseBool(value)
+			if err != nil { // the new flag refuses the value
+				return newName + "=" + value, name, newName
+			}
+			if on {
 				return old.New, name, old.New
 			}
 			if flag := c.all.Lookup(strings.TrimPrefix(newName, "--")); flag != nil {
