@@ -128,8 +128,12 @@ func write(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// freePort returns a port that is free for TCP and UDP now. While another test
-// forwards many queries, UDP uses one port in five.
+// drawnPorts are the ports that freePort has returned in this process.
+var drawnPorts sync.Map
+
+// freePort returns a port that is free for TCP and UDP now, and that no test of
+// this process has drawn before: the program that is to use it may not have bound
+// it yet. While another test forwards many queries, UDP uses one port in five.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -144,6 +148,9 @@ func freePort(t *testing.T) string {
 		}
 		u.Close()
 		_, port, _ := net.SplitHostPort(l.Addr().String())
+		if _, drawn := drawnPorts.LoadOrStore(port, true); drawn {
+			continue
+		}
 		return port
 	}
 	t.Fatal("no free port")
