@@ -21,14 +21,14 @@ func (d *Decoder) fixedCodes() {
 	}
 	d.dist.init(lens[:distSyms])
 	d.tables()
-	// The fixed code does not depend on the data: encoders use it for literals
-	// alone, too.
+	// The lengths of the fixed code say nothing about the data. Some encoders
+	// use it for literals only, so assume few matches.
 	d.plain, d.fixed = true, true
 }
 
 // mostMatches is the share of matches, in 1/2^15 of the symbols, up to which a
-// block is plain. With more matches, the branches that the other loop saves
-// outweigh the higher cost of a literal in it.
+// block is plain. With more matches, the branchless loop is faster: it
+// mispredicts fewer branches, which outweighs its higher cost for a literal.
 const mostMatches = 1 << maxBits / 8
 
 // plainCode reports whether few matches are expected, according to the lengths

@@ -9,12 +9,12 @@
 //
 // It behaves like compress/flate and is three to four times as fast: the output
 // of every stream is the same, and a stream that is damaged or cut short yields
-// the same output before an error of the same kind. The speed comes from a bit
-// buffer of one word that is filled by whole words, a window that no match or
-// literal of the fast loop can overrun, and tables whose entries hold
-// everything that a symbol needs. On amd64 with BMI2 the fast loop is written
-// in assembly; elsewhere, and with the build tag purego, it is an equivalent
-// loop in Go.
+// the same output before an error of the same kind. The speed comes from three
+// things: the bit buffer is one word and is filled by loading whole words; the
+// window is so padded that the fast loop needs no bounds check for a literal or
+// match; and one table entry holds everything that is needed to decode a
+// symbol. On amd64 with BMI2 the fast loop is written in assembly; elsewhere,
+// and with the build tag purego, it is an equivalent loop in Go.
 //
 // # Vocabulary
 //
@@ -26,9 +26,9 @@
 //
 // One goroutine uses a Decoder and its Input. The Input reads ahead. After
 // io.EOF its position is the end of the stream, so the bytes that follow can be
-// read from it. Damage is [ErrCorrupt], a source that ends too early
-// io.ErrUnexpectedEOF, and errors of the source pass through unchanged. Memory
-// is fixed: a window of 256 KiB and an input of 64 KiB.
+// read from it. The error for damaged data is [ErrCorrupt], and for a source
+// that ends too early io.ErrUnexpectedEOF. Errors of the source pass through
+// unchanged. Memory is fixed: a window of 256 KiB and an input of 64 KiB.
 //
 // # Not done here
 //

@@ -1,8 +1,8 @@
 package flate
 
-// inSlack is how far past its limit the fast loop may read. An iteration
-// refills the bit buffer at most four times; each refill loads 8 bytes and
-// advances by at most 7.
+// inSlack is the number of bytes that the fast loop may read past its limit. An
+// iteration refills the bit buffer at most four times; each refill loads 8
+// bytes and advances by at most 7.
 const inSlack = 32
 
 // refill fills the bit buffer to at least 56 bits. Only the low six bits of nb
@@ -11,15 +11,15 @@ func (in *Input) refill(bb, nb uint64, ip int) (uint64, uint64, int) {
 	return bb | in.load64(ip)<<(nb&63), nb | 56, ip + int(^nb>>3&7)
 }
 
-// fastGeneric decodes symbols while input and room suffice for an iteration
-// without checks. An iteration decodes up to three literals, or up to two
-// literals and a match. The table entry of the first symbol of the next
-// iteration is loaded before a match is copied, which hides the latency of the
-// load.
+// fastGeneric decodes symbols while enough input and room in the window are
+// left for an iteration without checks. An iteration decodes up to three
+// literals, or up to two literals and a match. The table entry of the first
+// symbol of the next iteration is loaded before a match is copied, which hides
+// the latency of the load.
 //
-// Slower designs: two literals, or a literal and a length, packed into one
-// entry (building the tables costs more than it gains in blocks of 16 k
-// symbols); tables of 10 and 12 bits; distance tables of 8 bits.
+// These designs were slower: two literals, or a literal and a length, packed
+// into one entry (building the tables costs more than it gains in blocks of 16
+// k symbols); tables of 10 and 12 bits; distance tables of 8 bits.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (d *Decoder) fastGeneric() {

@@ -1,8 +1,8 @@
 package flate
 
-// fastGeneric is Decoder.fastGeneric for symbols of 16 bits. Literals cost the
-// same, matches take twice the stores. Distances need no check, because the
-// history is full.
+// fastGeneric is Decoder.fastGeneric for symbols of 16 bits. A literal costs
+// the same, but a match takes twice as many stores. Distances need no check,
+// because the history is always full.
 //
 //nolint:gosec // G115: fields of entries and masked bits fit
 func (b *SymbolDecoder) fastGeneric() {

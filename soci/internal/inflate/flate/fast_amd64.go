@@ -65,8 +65,8 @@ func (d *Decoder) finishLoop(l *loop, why int) {
 	}
 }
 
-// fast decodes symbols while input and room suffice for an iteration without
-// checks.
+// fast decodes symbols while enough input and room in the window are left for
+// an iteration without checks.
 func (d *Decoder) fast() {
 	if !haveDecode {
 		d.fastGeneric()

@@ -11,8 +11,8 @@ const (
 	// lengths of 3 bits, and 316 lengths of at most 14 bits.
 	headerMost = 600 // bytes
 
-	// codesAt is the offset in a header of the lengths of the code for code
-	// lengths.
+	// codesAt is the offset in a block header at which the lengths of the code
+	// for code lengths start.
 	codesAt = 17 // bits
 
 	// kraftFull is the sum of 2^(7-length) over a complete code of at most 7
@@ -22,7 +22,7 @@ const (
 
 // A Finder guesses where blocks start.
 type Finder struct {
-	kraft [1 << 12]uint16 // the sum for four lengths
+	kraft [1 << 12]uint16 // the sum of 2^(7-length) for each group of four lengths
 	d     Decoder
 	in    Input
 	src   bytes.Reader
@@ -41,8 +41,9 @@ func NewFinder() *Finder {
 	return f
 }
 
-// Tail is the number of bytes at the end of its argument that Find does not
-// search. They must follow unless the source ends there.
+// Tail is the number of bytes at the end of p that Find does not search,
+// because a header that starts there may be incomplete. A caller should append
+// that many bytes to the part that it wants searched, unless the source ends.
 const Tail = headerMost + 2*wordLen
 
 // Find returns the first bit of p, at from or later and at least Tail bytes
@@ -74,8 +75,8 @@ func candidates(w uint64) uint64 {
 	return m & (1<<48 - 1)
 }
 
-// fullCode reports whether the code for code lengths is complete, as about one
-// in some hundred random ones is.
+// fullCode reports whether the code for code lengths is complete. About one in
+// a few hundred random codes is.
 func (f *Finder) fullCode(p []byte, at int) bool {
 	at += codesAt - 4
 	w := binary.LittleEndian.Uint64(p[at/8:]) >> (at % 8)
@@ -86,7 +87,8 @@ func (f *Finder) fullCode(p []byte, at int) bool {
 	return k == kraftFull
 }
 
-// header reports whether the lengths of the codes are valid.
+// header reports whether a valid block header with complete codes starts at bit
+// at of p.
 func (f *Finder) header(p []byte, at int) bool {
 	at += 3
 	f.src.Reset(p[at/8 : min(len(p), at/8+headerMost)])
@@ -114,8 +116,8 @@ func completeCode(lens []uint8) bool {
 	return sum == 1<<maxBits
 }
 
-// completeDistances is completeCode for distance codes, of which there may be
-// one or none.
+// completeDistances is completeCode for a distance code, which may also consist
+// of a single code or be empty.
 func completeDistances(lens []uint8) bool {
 	used, last := 0, uint8(0)
 	for _, n := range lens {

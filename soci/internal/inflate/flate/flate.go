@@ -24,7 +24,7 @@ type Decoder struct {
 	op   int    // rp <= op < winSize; win[op-history:op] is kept until the stream ends
 	base int64  // output offset of win[0]
 	err  error  // sticky: io.EOF after the last block, ErrStopped until StopAt
-	stop int64  // limit of StopAt, in bits of the source
+	stop int64  // the limit set by StopAt, in bits of the source
 
 	state   int
 	final   bool // the block is the last one
@@ -32,7 +32,7 @@ type Decoder struct {
 	watcher func(Mark)
 
 	fixed     bool // the tables are for the fixed code
-	plain     bool // the code expects few matches
+	plain     bool // few matches are expected, see plainCode
 	lit, dist code
 	litTab    [litSize]uint32
 	distTab   [distSize]uint32
@@ -86,7 +86,8 @@ func (d *Decoder) Switch(in *Input) {
 
 // StopAt makes Next return ErrStopped before the first block that starts at or
 // after a limit, in bits of the source of the Input. It may be called at any
-// time, also to continue after ErrStopped. Reset removes the limit.
+// time; after ErrStopped, a later limit makes Next continue. Reset removes the
+// limit.
 func (d *Decoder) StopAt(bits int64) {
 	d.stop = bits
 	if errors.Is(d.err, ErrStopped) {
@@ -130,9 +131,10 @@ func (d *Decoder) Next() ([]byte, error) {
 	return p, nil
 }
 
-// NextIn is Next for a caller that keeps the bytes, without a copy. p lies in
-// the returned Window, which belongs to the caller. In exchange d may take w,
-// whose content it overwrites.
+// NextIn is like Next, but the caller may keep the bytes, and long output is
+// not copied. p lies in the Window held, which belongs to the caller. d either
+// copies p to w and returns w as held, or keeps w and returns its own window.
+// It overwrites the content of w in both cases.
 func (d *Decoder) NextIn(w *Window) (p []byte, held *Window, err error) {
 	if p, err = d.Next(); len(p) <= history { // copying p is cheaper than moving the history
 		return w[:copy(w[:], p)], w, err
@@ -160,8 +162,8 @@ func (d *Decoder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fillWindow decodes until the window is full or err is set. All earlier output
-// must have been returned.
+// fillWindow decodes until the window is full or err is set. It must be called
+// only when all earlier output was returned.
 func (d *Decoder) fillWindow() {
 	if d.op >= winLimit {
 		n := copy(d.win[:history], d.win[d.op-history:d.op])
@@ -297,8 +299,8 @@ func (d *Decoder) copyStored() error {
 	return nil
 }
 
-// symbol decodes one symbol bit by bit, and reads no byte that it does not
-// need.
+// symbol decodes one symbol bit by bit. It reads no more input than
+// compress/flate does.
 func (d *Decoder) symbol(c *code) (int, error) {
 	if err := d.needBits(uint(c.need)); err != nil {
 		return 0, err
@@ -360,7 +362,8 @@ func (d *Decoder) token() (n, dist int, err error) {
 // slowTokens is the number of tokens that slow decodes bit by bit.
 const slowTokens = 64
 
-// slow decodes a few tokens near the end of the input or the window.
+// slow decodes a few tokens bit by bit, where the input or the window is too
+// short for the fast loop.
 func (d *Decoder) slow() error {
 	for range slowTokens {
 		if d.op >= winLimit {

@@ -20,9 +20,9 @@ const (
 	maxEmptyReads = 100
 )
 
-// Input is a buffered source of compressed bytes. A decoder returns the bytes
-// that it read ahead, so that after a stream the position of its Input is the
-// end of the stream.
+// Input is a buffered source of compressed bytes. At the end of a stream a
+// decoder gives back the bytes that it read ahead, so that the position of its
+// Input is the end of the stream.
 type Input struct {
 	src       io.Reader
 	prepended [][]byte // read before src
@@ -48,8 +48,8 @@ func (in *Input) ResetAt(src io.Reader, off int64) {
 // Rest returns a copy of the buffered bytes.
 func (in *Input) Rest() []byte { return bytes.Clone(in.buf[in.pos:in.end]) }
 
-// Prepend returns bytes that were read from in: the next byte read is the first
-// byte of pieces. It does not copy them.
+// Prepend gives bytes that were read from in back to it, so that the next byte
+// read is the first byte of pieces. It does not copy pieces.
 func (in *Input) Prepend(pieces ...[]byte) {
 	in.prepended = slices.Concat(pieces, [][]byte{in.Rest()}, in.prepended)
 	in.prepended = slices.DeleteFunc(in.prepended, func(p []byte) bool { return len(p) == 0 })
@@ -64,7 +64,8 @@ func (in *Input) Prepend(pieces ...[]byte) {
 func (in *Input) Offset() int64 { return in.off - int64(in.end-in.pos) }
 
 // Err returns the error of the source, or io.EOF at its end. It returns nil
-// before either was reached, and while prepended bytes are left.
+// while the source has neither ended nor failed, and while prepended bytes are
+// left.
 func (in *Input) Err() error {
 	if len(in.prepended) > 0 {
 		return nil
@@ -148,8 +149,8 @@ func (in *Input) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// load64 needs no bounds check, because i is masked and buf is padded by a
-// word.
+// load64 loads the word at buf[i]. The compiler omits the bounds check, because
+// i is masked and buf is padded by a word.
 func (in *Input) load64(i int) uint64 {
 	i &= inMask
 	return binary.LittleEndian.Uint64(in.buf[i : i+wordLen])

@@ -11,9 +11,9 @@ const (
 	// fewer bytes for 32 KiB of output, and an Input holds more.
 	aheadMost = 48 << 10
 
-	// refsFrom is the position in the window where a Probe starts. The window
-	// is full after as many symbols as the history has bytes; later symbols
-	// cannot refer to the history.
+	// refsFrom is the position in the window where a Probe starts. From there
+	// the window is full after 32 Ki symbols, and later symbols cannot refer to
+	// the history.
 	refsFrom = winLimit16 - history16
 )
 
@@ -31,8 +31,8 @@ func (d *Decoder) Ahead() (p []byte, skip uint) {
 	return d.in.buf[from:min(d.in.end, from+aheadMost)], skip
 }
 
-// Refs has a 1 for each byte of a history of 32 KiB that is referred to, else
-// 0.
+// Refs marks the bytes of a history of 32 KiB that later output refers to with
+// 1, and all others with 0.
 type Refs [History]byte
 
 // A Probe determines which bytes of the history a stream refers to.

@@ -2,8 +2,8 @@ package flate
 
 import "encoding/binary"
 
-// A Table maps symbols to bytes: a byte to itself, and a marker to a byte of
-// the history.
+// A Table maps symbols to bytes. It maps a byte to itself, and a marker to a
+// byte of the history.
 type Table [1 << 16]byte
 
 // Fill makes t a table for a history of 32 KiB.

@@ -10,7 +10,7 @@ type SymbolDecoder struct {
 	dec        Decoder
 	known      bool // the history is known, and dec has it
 	rp, op     int  // as in a Decoder, in bytes of win: twice the symbols
-	lastMarker int  // end of the last symbol that may be a marker
+	lastMarker int  // no symbol after this position is a marker
 	win        window16
 }
 
@@ -23,7 +23,8 @@ const (
 	markersMask = marker | marker<<16 | marker<<32 | marker<<48
 )
 
-// NewSymbolDecoder returns a Blind for use after Reset.
+// NewSymbolDecoder returns a SymbolDecoder. Its Reset must be called before any
+// other method.
 func NewSymbolDecoder() *SymbolDecoder {
 	return &SymbolDecoder{dec: Decoder{litSym: litSymbols(), distSym: distSymbols(), win: new(Window)}}
 }
@@ -49,7 +50,7 @@ func (b *SymbolDecoder) ByteDecoder() *Decoder {
 	return &b.dec
 }
 
-// StopAt is Decoder.StopAt.
+// StopAt sets the limit of [Decoder.StopAt].
 func (b *SymbolDecoder) StopAt(bits int64) { b.dec.StopAt(bits) }
 
 // Bits returns the number of decoded bits of the source of the Input.
@@ -71,7 +72,7 @@ func (b *SymbolDecoder) Watch(f func()) {
 	}
 }
 
-// Ahead is Decoder.Ahead.
+// Ahead returns the result of [Decoder.Ahead].
 func (b *SymbolDecoder) Ahead() (p []byte, skip uint) { return b.dec.Ahead() }
 
 // Next returns decoded symbols, two bytes each in little-endian order, valid
@@ -99,8 +100,8 @@ func (b *SymbolDecoder) Resolve(t *Table) {
 	}
 }
 
-// switchToBytes initializes dec with the last 32 KiB. t resolves their markers;
-// it is nil if there are none.
+// switchToBytes initializes dec with the last 32 KiB. t resolves the markers
+// among them; nil means that there are no markers.
 func (b *SymbolDecoder) switchToBytes(past []byte, t *Table) {
 	d := &b.dec
 	if t == nil {
@@ -122,7 +123,7 @@ func (b *SymbolDecoder) historyKnown() bool {
 			return false
 		}
 	}
-	// The loop did not check the first symbols, less than a word.
+	// The loop above skips less than a word of symbols at the start.
 	for i := from; i < min(from+wordLen, b.op); i += symLen {
 		if b.win[i+1]&(marker>>8) != 0 {
 			b.lastMarker = i + symLen
@@ -178,7 +179,8 @@ func (b *SymbolDecoder) copyStored() error {
 	return nil
 }
 
-// slow decodes a few tokens near the end of the input or the window.
+// slow decodes a few tokens bit by bit, where the input or the window is too
+// short for the fast loop.
 func (b *SymbolDecoder) slow() error {
 	d := &b.dec
 	for range slowTokens {

@@ -57,7 +57,7 @@ func TestSymbolDecoder(t *testing.T) {
 		}
 	}
 	if !sawOnce {
-		t.Error("the history was never clean")
+		t.Error("the history was never free of markers")
 	}
 }
 
@@ -122,7 +122,7 @@ func TestFind(t *testing.T) {
 			}
 		}
 		if right != dynamic || wrong > 2 {
-			t.Errorf("%s: found %d of %d blocks, and %d that are none", name, right, dynamic, wrong)
+			t.Errorf("%s: found %d of %d blocks, and %d false matches", name, right, dynamic, wrong)
 		}
 	}
 }

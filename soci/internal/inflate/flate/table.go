@@ -68,9 +68,8 @@ type code struct {
 	need     int                 // bits that compress/flate reads before it decodes a symbol
 }
 
-// init sorts the symbols. It returns false unless compress/flate accepts the
-// lengths: it accepts complete codes, a single code of one bit, and empty
-// codes.
+// init sorts the symbols. It returns true for the lengths that compress/flate
+// accepts, which are complete codes, a single code of one bit, and empty codes.
 func (c *code) init(lens []uint8) bool {
 	c.count = [maxBits + 1]uint16{}
 	for _, n := range lens {

@@ -14,9 +14,9 @@ const (
 	winSize = 256 << 10
 	winMask = winSize - 1
 
-	// outSlack is how far past its limit an iteration of a fast loop may write:
-	// two literals, a match, and at most 32 bytes more, because a match is
-	// copied in units.
+	// outSlack is the number of bytes that an iteration of a fast loop may
+	// write past its limit: two literals, a match, and at most 32 bytes more,
+	// because a match is copied in words.
 	outSlack = 2 + maxMatch + 32
 
 	// winLimit is the position at which the window is full.
@@ -49,8 +49,9 @@ func (w *Window) match(op, dist, n int) {
 	}
 }
 
-// repeat copies n bytes, and up to 7 more, from op-dist to op, for a distance
-// below a word. It stores words that hold as many whole patterns as fit.
+// repeat copies n bytes, and up to 7 more, from op-dist to op, where dist is
+// less than a word. It stores words, each filled with as many whole repetitions
+// of the pattern as fit.
 func (w *Window) repeat(op, dist, n int) {
 	v := w.load64(op-dist) & (1<<(8*uint(dist)&63) - 1)
 	for have := dist; have < wordLen; have *= 2 {

@@ -3,8 +3,8 @@ package flate
 import "encoding/binary"
 
 const (
-	// winSize16 is half of the size for as many symbols as a Window has bytes,
-	// which would fill the second-level cache.
+	// winSize16 has room for as many symbols as a Window has bytes. It still
+	// fits in the second-level cache.
 	winSize16 = 512 << 10 // bytes
 	winMask16 = winSize16 - 1
 
