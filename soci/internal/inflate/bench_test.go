@@ -48,7 +48,7 @@ func BenchmarkWays(b *testing.B) {
 			wg.Wait()
 		})
 		note("ceiling-x", serial/both)
-		note("hashed-x", hashAlone(b, data, x)/hashBeside(b, data, x))
+		note("hashed-x", hashAlone(b, data, x)/hashWhileDecoding(b, data, x))
 	}
 	for name, v := range ratios {
 		slices.Sort(v)
@@ -120,9 +120,9 @@ func hashAlone(b *testing.B, data []byte, x *index.Index) float64 {
 	return wall
 }
 
-// hashBeside returns the time of decoding by the index while another goroutine
-// computes the hash, as in soci.
-func hashBeside(b *testing.B, data []byte, x *index.Index) float64 {
+// hashWhileDecoding returns the time of decoding by the index while another
+// goroutine computes the hash, as in soci.
+func hashWhileDecoding(b *testing.B, data []byte, x *index.Index) float64 {
 	wall, _ := timed(b, func() {
 		pr, pw := io.Pipe()
 		var wg sync.WaitGroup

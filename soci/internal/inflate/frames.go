@@ -12,7 +12,7 @@ import (
 
 // frameSizes are the limits of jobs in bytes. Tests make them small.
 type frameSizes struct {
-	min  int // compressed bytes of a full job; one with a quarter of out is full, too
+	min  int // compressed bytes of a full job; a job with a quarter of out is full, too
 	in   int // most compressed bytes of a frame; longer ones are decoded serially
 	out  int // most output of a frame; larger ones are decoded serially
 	held int // memory of all jobs; each takes less than min + in + 1.25*out
@@ -25,8 +25,8 @@ func sizesFor(workers int) frameSizes {
 	return frameSizes{min: 256 << 10, in: 5 << 20, out: 8 << 20, held: workers * WorkerMemory}
 }
 
-// zstdBlock is the most output of a block, unless the window is smaller (RFC
-// 8878, section 3.1.1.2.4).
+// zstdBlock bounds the output of one block in bytes. A smaller window lowers
+// the bound (RFC 8878, section 3.1.1.2.4).
 const zstdBlock = 128 << 10
 
 // frameJob is a run of whole frames.
@@ -40,27 +40,27 @@ type frameJob struct {
 }
 
 // parallelFrames decodes a zstd blob of many frames on several goroutines, in
-// order. Only the reader reads the source, and the workers wait for nothing but
-// jobs.
+// order. Only the goroutine that calls Read reads the source, and the workers
+// wait only for jobs.
 //
 // The headers of the blocks determine where a frame ends (RFC 8878, section
-// 3.1.1), and their number bounds its output. The first frame that is too large
-// for a job, unreadable or damaged goes to the serial decoder, with everything
-// after it, so that the serial decoder reports the error.
+// 3.1.1), and the number of blocks bounds its output. The first frame that is
+// too large for a job, unreadable or damaged goes to the serial decoder, with
+// everything after it, so that the serial decoder reports the error.
 type parallelFrames struct {
 	in    *flate.Input
 	opts  Options
 	sizes frameSizes
 	todo  chan *frameJob
 	wg    sync.WaitGroup
-	limit int // number of jobs in work
-	idle  int // workers that were not started: all, until the second job
+	limit int // bound on the number of queued jobs
+	idle  int // number of workers to start with the second job; 0 after that
 
 	queue   []*frameJob // in order
 	free    []*frameJob
-	reading *frameJob // the job whose output is read
-	out     []byte    // the output of reading that was not read
-	partial []byte    // the start of a frame that is not part of a job
+	reading *frameJob // the job whose output Read returns
+	out     []byte    // unread output of reading
+	partial []byte    // the start of a frame that is left to the serial decoder
 	last    bool      // no further job can be cut
 	cuts    int
 	serial  *serialZstd
@@ -157,7 +157,8 @@ func (f *parallelFrames) submit(j *frameJob) {
 	}
 }
 
-// hasRoom reports whether memory is left for another job of any size.
+// hasRoom reports whether the memory bound allows another job of the largest
+// size.
 func (f *parallelFrames) hasRoom() bool {
 	if len(f.queue) == 0 {
 		return true
@@ -179,7 +180,8 @@ func (f *parallelFrames) hasRoom() bool {
 	return sum <= f.sizes.held
 }
 
-// cutJob reads whole frames for a job. It returns nil if it can read none.
+// cutJob reads whole frames for a job. It returns nil if it cannot read a whole
+// frame.
 func (f *parallelFrames) cutJob() *frameJob {
 	j := &frameJob{}
 	if n := len(f.free); n > 0 {
@@ -306,7 +308,8 @@ func (j *frameJob) decode(dec *zstd.Decoder) {
 		j.out = make([]byte, 0, j.bound)
 	}
 	j.good = false
-	// After a panic j is not good, and the serial decoder reports the error.
+	// After a panic j.good is false, so the serial decoder decodes j again and
+	// reports the error.
 	_ = panics.Guard(func() {
 		out, err := dec.DecodeAll(j.in, j.out[:0])
 		if j.good = err == nil; j.good {

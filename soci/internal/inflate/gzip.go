@@ -43,14 +43,14 @@ type members struct {
 	par         *parallelMembers // nil before a second member
 	memberStart int64            // offset of the member
 	midMember   bool             // resumed inside the member: sum and size are unknown
-	lastCheck   progress         // where workersPay last measured the member
+	lastCheck   progress         // position at which workersPay last measured the member
 	segments    segmentSizes
 	two         *twoStage // nil before a large member
 
 	idx        *indexedDecoder // nil without an index, or after its last span
 	indexWrong bool            // the index was dropped
 	rec        *index.Recorder // nil if nothing is recorded
-	out        int64           // bytes of output, without left
+	out        int64           // bytes of output so far, including left
 }
 
 // newMembers reads the first header.
@@ -133,7 +133,8 @@ func (m *members) nextOutput() ([]byte, error) {
 	return nil, m.nextMember(true)
 }
 
-// sourceError marks an error of the source.
+// sourceError marks an error of the source, which classify must not wrap in
+// ErrCorrupt.
 type sourceError struct{ error }
 
 // decode returns the next output of the member and adds it to the checksum.
@@ -160,7 +161,7 @@ func (m *members) decode() ([]byte, error) {
 		return p, nil
 	}
 	p, err := m.dec.Next()
-	// The output is still in the cache that the decoder wrote it to.
+	// The checksum is cheap here, because the output is still in the cache.
 	m.sum = crc32.Update(m.sum, crc32.IEEETable, p)
 	return p, err
 }
@@ -189,7 +190,7 @@ func (m *members) workersPay() bool {
 }
 
 // nextMember starts the next member, or returns io.EOF after the last. Zero
-// bytes may follow the last member: tape tools and the proxies of some
+// bytes may follow the last member, because tape tools and the proxies of some
 // registries append them.
 func (m *members) nextMember(parallel bool) error {
 	for {
@@ -214,7 +215,7 @@ func (m *members) nextMember(parallel bool) error {
 			m.dec.Reset(m.in)
 			return nil
 		}
-		return fmt.Errorf("at least %d bytes after the last member that are not a gzip member", len(head))
+		return fmt.Errorf("the last member is followed by at least %d bytes that are not a gzip member", len(head))
 	}
 }
 
@@ -226,7 +227,7 @@ func (m *members) enterParallel() bool {
 	if m.par == nil {
 		m.par = newParallel(m.in, m.workers, m.sizes)
 	}
-	m.two = nil // it is not active, and the jobs need its memory
+	m.two = nil // not active; frees its memory for the jobs
 	return m.par.enter()
 }
 

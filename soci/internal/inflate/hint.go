@@ -7,7 +7,8 @@ import (
 
 // The methods of members that decode by an index or record one.
 
-// applyOptions sets up recording and the index. The first header has been read.
+// applyOptions sets up recording and the index. It must be called after the
+// first header was read.
 func (m *members) applyOptions(opts Options) {
 	if m.rec = opts.Record; m.rec != nil {
 		m.recordMember()
@@ -57,11 +58,11 @@ func (m *members) nextIndexed() ([]byte, error) {
 		return nil, nil
 	}
 	m.sum = crc.IEEE.Combine(m.sum, c.sum, int64(len(c.p)))
-	m.size += uint32(len(c.p)) //nolint:gosec // G115: modulo 2^32 is what the format says
+	m.size += uint32(len(c.p)) //nolint:gosec // G115: the format counts modulo 2^32
 	return c.p, nil
 }
 
-// leaveIndexed hands over to the serial decoder.
+// leaveIndexed makes the serial decoder take over from the indexed decoder.
 func (m *members) leaveIndexed() error {
 	past := m.idx.history()
 	at := m.idx.leave()

@@ -10,16 +10,17 @@ import (
 )
 
 const (
-	// spanAhead bounds the output of a span that is not read yet: a span of the
-	// default size and the block that ends it, in pieces of which a seventh is
-	// history.
+	// spanAhead bounds the unread output of a span other than the first. It has
+	// room for a span of the default size and the block that ends it, in
+	// windows of which an eighth is history.
 	spanAhead = 10 << 20 // bytes
 	// spanQueue bounds the unread output of the span that is being read.
 	spanQueue = 2 << 20 // bytes
-	// spanPieces bounds, for each worker, all output that is held.
+	// spanPieces times the number of workers bounds all output that is held.
 	spanPieces = 11 << 20 // bytes
-	// spanDepth is how far, for each worker, the source is read ahead: a span
-	// of a layer that is compressed to half its size.
+	// spanDepth times the number of workers bounds how far the source is read
+	// ahead. It is the compressed size of a span in a layer that is compressed
+	// to half its size.
 	spanDepth = 4 << 20 // bytes
 
 	// windowBytes is the size of a window, and pieceOut the part of it that is
@@ -33,19 +34,19 @@ const (
 // A worker does not know the history of its span. It uses the history that the
 // index claims, and determines which bytes of it the span refers to. Once the
 // reader has returned all output before the span, it compares these bytes with
-// that output, and the end of the span before with the start of this span. Only
-// if both match is the output of the span correct, and is returned. Otherwise
-// the index is wrong: it is dropped, and the serial decoder continues from the
-// end of the last correct span.
+// that output, and the end of the previous span with the start of this span. If
+// both match, the output of the span is correct, and the reader returns it.
+// Otherwise the index is wrong, so the reader drops it, and the serial decoder
+// continues from the end of the last correct span.
 //
 // The goroutine that reads also reads the source. mu guards everything else,
-// and is not held while a worker decodes. There is no deadlock: the span that
-// is being read has a worker. It waits for room in its queue only while the
-// reader has output to read, or for the source, which the reader reads when it
-// has no output.
+// and is not held while a worker decodes. There is no deadlock, because the
+// span that is being read has a worker. That worker waits for room in its queue
+// only while the reader has output to read, or it waits for the source, which
+// the reader reads when it has no output.
 type indexedDecoder struct {
 	src     *flate.Input
-	points  []index.Point // of the spans that were not made yet
+	points  []index.Point // starts of the spans that do not exist yet
 	out     int64         // bytes of output according to the index, or 0 if unknown
 	workers int
 
@@ -54,7 +55,7 @@ type indexedDecoder struct {
 	wg     sync.WaitGroup
 	closed bool
 	store  *store
-	rec    *index.Recorder // nil if nothing is recorded; the reader's
+	rec    *index.Recorder // nil if nothing is recorded; used only by the reader
 	sent   int64           // bytes of output returned
 	spans  []*span         // in order; the first is the one that is read
 	todo   []*span         // spans that no worker has started
@@ -65,10 +66,10 @@ type indexedDecoder struct {
 	pos   position // end of the output that was returned
 	stats indexedStats
 
-	broken error // a panic of the source, which ends the stream; the reader's
+	broken error // a panic of the source, which ends the stream; used only by the reader
 }
 
-// indexedStats are counts for tests.
+// indexedStats holds counts for tests.
 type indexedStats struct{ spans, dropped int }
 
 // position is a position of a decoder.
@@ -81,7 +82,7 @@ type position struct {
 // guards it.
 type span struct {
 	point       index.Point
-	first       bool  // it starts where the serial decoder was
+	first       bool  // it starts at the position of the serial decoder
 	started     bool  // a worker decodes it, or has decoded it
 	stop        int64 // start of the next span, in bits
 	chunks      []*chunk
@@ -91,7 +92,7 @@ type span struct {
 	refsUnknown bool   // the references to the history could not be determined
 	headerLen   int    // length of the header of a member
 	claim       *claim // the history it refers to; nil for a member
-	verified    bool   // it continues the output before it
+	verified    bool   // it was compared with the output before it and matches
 	pos         int64  // byte of the source that its worker has reached
 	done        bool
 	end         position
@@ -105,8 +106,8 @@ type claim struct {
 	refs    flate.Refs
 }
 
-// claimBytes is the memory of a claim. It counts, because an index may have
-// many short spans.
+// claimBytes is the memory of a claim. The memory bound includes claims,
+// because an index may have many short spans.
 const claimBytes = 2 * flate.History
 
 // chunk is a piece of output, or the end of a member.
@@ -130,8 +131,8 @@ func (c *chunk) held() int {
 	return len(c.p) + chunkBytes
 }
 
-// history returns the output of the member that was returned, at most the last
-// 32 KiB.
+// history returns the last 32 KiB that were returned of the current member, or
+// all if there are fewer.
 func (t *indexedDecoder) history() []byte {
 	var buf []byte
 	for _, c := range t.tail {
@@ -140,8 +141,8 @@ func (t *indexedDecoder) history() []byte {
 	return buf[max(0, len(buf)-flate.History):]
 }
 
-// sameBytes reports whether two histories agree in all bytes that are referred
-// to.
+// sameBytes reports whether the actual history have agrees with the claimed
+// history past in all bytes that refs marks.
 func sameBytes(have []byte, past *[flate.History]byte, refs *flate.Refs) bool {
 	gone := flate.History - len(have)
 	for i, used := range refs {
@@ -175,8 +176,9 @@ func (t *indexedDecoder) rememberLocked(c *chunk) {
 	}
 }
 
-// newIndexed takes over at the first block of a member. It returns nil if the
-// index has no point after it.
+// newIndexed returns a decoder that takes over at the position of src, which
+// must be the first block of a member. It returns nil if the index has no later
+// point, or if workers is less than 2.
 func newIndexed(src *flate.Input, x *index.Index, workers int, rec *index.Recorder) *indexedDecoder {
 	off := src.Offset()
 	points := x.Points
@@ -211,18 +213,18 @@ func (t *indexedDecoder) close() {
 	t.spans, t.free = nil, nil
 }
 
-// leave stops the workers and returns the input that was not decoded to the
-// source. It returns the position where decoding must continue; the source is
-// at the byte of it.
+// leave stops the workers and gives the input that was not decoded back to the
+// source. It returns the position where decoding must continue; the next byte
+// of the source is the byte that contains this position.
 func (t *indexedDecoder) leave() position {
 	t.close()
 	t.src.Prepend(t.store.rest(t.pos.bits / 8)...)
 	return t.pos
 }
 
-// next returns the next output, valid until the next call. It returns nil where
-// the serial decoder must continue, and the error that a serial decoder would
-// return.
+// next returns the next output, valid until the next call. It returns a nil
+// chunk and no error where the serial decoder must take over. Its errors are
+// those that a serial decoder would return.
 func (t *indexedDecoder) next() (*chunk, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -333,8 +335,8 @@ func (t *indexedDecoder) addSpanLocked() bool {
 }
 
 // maxHeldLocked returns the memory that the span of the next point needs
-// according to the index, at most spanAhead. A span that turns out to be longer
-// waits until it is the first. mu must be held.
+// according to the index, at most spanAhead. The worker of a span that turns
+// out to be longer waits until that span is the first. mu must be held.
 func (t *indexedDecoder) maxHeldLocked() int {
 	end := t.out
 	if len(t.points) > 1 {
@@ -385,8 +387,8 @@ func (t *indexedDecoder) work() {
 	}
 }
 
-// pickLocked returns the next span to decode, or nil if there is none or no
-// memory for its output. mu must be held.
+// pickLocked returns the next span to decode, or nil if no span is left or the
+// memory bound does not allow its output. mu must be held.
 func (t *indexedDecoder) pickLocked() *span {
 	if len(t.todo) == 0 && !t.addSpanLocked() {
 		return nil
@@ -451,7 +453,7 @@ func (t *indexedDecoder) addChunk(s *span, c *chunk, pos int64) {
 	t.mu.Unlock()
 }
 
-// putChunk frees a chunk that was not needed.
+// putChunk frees a chunk that the worker did not need.
 func (t *indexedDecoder) putChunk(c *chunk) {
 	t.mu.Lock()
 	t.putChunkLocked(c)

@@ -42,33 +42,35 @@ type Options struct {
 	// bytes. 0 means 128 MiB, the default of the zstd tool.
 	MaxWindow int64
 	// Reserve, unless nil, is called for the memory of a zstd frame's window
-	// before the frame is decoded, and may wait. release returns the memory. It
-	// is not called for the frames that workers decode whole, in their own
-	// memory.
+	// before the frame is decoded, and may wait. release returns the memory.
+	// Reserve is not called for frames that workers decode whole, because they
+	// use the workers' own memory.
 	Reserve func(n int64) (release func(), err error)
 
 	// Workers is the number of goroutines that may decode a blob, in addition
-	// to the goroutine that reads. With 0 or 1 the goroutine that reads
+	// to the goroutine that reads. With 0 or 1, the goroutine that reads also
 	// decodes. Workers start once there is enough work, and hold at most
-	// [WorkerMemory] each. They do not decode a zstd blob of one frame.
+	// [WorkerMemory] each. They never decode a zstd blob of one frame.
 	Workers int
 
-	// Memory bounds the memory of all workers together, in bytes. There are at
-	// most as many workers as fit, and none if only one fits. 0 means no bound.
+	// Memory bounds the memory of all workers together, in bytes. It lowers the
+	// number of workers to as many as fit; if fewer than two fit, there are
+	// none. 0 means no bound.
 	Memory int64
 
 	// Index, unless nil, lists the positions where decoding can start. Workers
-	// then decode the spans between them. A wrong index costs only time.
+	// then decode the spans between them. A wrong index costs only time and
+	// never changes the output.
 	Index *index.Index
 
 	// Record, unless nil, collects positions where the decoding of a gzip or
-	// zstd blob can start: members, blocks, and frames, which it records as
+	// zstd blob can start: members, blocks, and frames, which are recorded as
 	// members.
 	Record *index.Recorder
 }
 
-// WorkerMemory is the most that a worker of a Reader holds, in bytes:
-// compressed input, its decoder, and output that was not read yet.
+// WorkerMemory bounds the memory of one worker of a Reader, in bytes: its
+// decoder, compressed input, and output that was not read yet.
 const WorkerMemory = 16 << 20
 
 // workers returns the number of workers that Workers and Memory allow, at least
@@ -122,10 +124,10 @@ func newGzip(in *flate.Input, out int64, opts Options) (*Reader, error) {
 }
 
 // Resume returns a reader of the output that follows a recorded point of a
-// blob. src starts with the byte that the point lies in. A member that is
-// resumed in the middle is not compared with its checksum, because the caller
-// has a digest of the whole. Resume ignores Options.Index, and records at as
-// the first point.
+// blob. src starts with the byte that contains the point. Resume does not check
+// the checksum of a member that it resumes in the middle, so the caller must
+// verify a digest of the whole output. Resume ignores Options.Index, and adds
+// at to Options.Record as the first point.
 func Resume(src io.Reader, format Format, at index.Point, opts Options) (*Reader, error) {
 	in := flate.NewInput(nil)
 	in.ResetAt(src, at.Bits/8)
@@ -178,8 +180,9 @@ func detectFormat(head []byte) Format {
 	return None
 }
 
-// classify returns the error of the source if the source failed, and else
-// ErrCorrupt with the decoder's error.
+// classify returns the error of the source if the source failed. Otherwise it
+// wraps the decoder's error in ErrCorrupt, except io.EOF and panics, which it
+// returns unchanged.
 func classify(in *flate.Input, err error) error {
 	if err == nil || err == io.EOF {
 		return err

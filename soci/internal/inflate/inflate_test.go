@@ -206,8 +206,8 @@ func FuzzGzip(f *testing.F) {
 		}
 		switch {
 		case errors.Is(gerr, errReserved):
-			// RFC 1952 section 2.3.1.2 requires an error, and compress/gzip
-			// returns none.
+			// RFC 1952 section 2.3.1.2 requires an error, but compress/gzip
+			// does not return one.
 		case errors.Is(werr, stdgzip.ErrHeader), werr != nil && in[len(in)-1] == 0:
 			// Zeros may follow the last member, and names may have any length.
 			if !bytes.HasPrefix(got, want) {

@@ -7,22 +7,22 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// markEvery is the distance between two marks of a worker, in output. Each mark
-// costs a copy of the compressed bytes that follow it.
-const markEvery = 1 << 20 // bytes
+// markEvery is the distance between two marks of a worker, in bytes of output.
+// Each mark costs a copy of the compressed bytes that follow it.
+const markEvery = 1 << 20
 
-// mark is the start of a block in a piece of output, after at least 32 KiB of
-// the piece.
+// mark is the start of a block in a piece of output. It lies at least 32 KiB
+// after the start of the piece, so that the piece holds its history.
 type mark struct {
 	bits  int64  // offset in the store
 	off   int    // offset in the piece
 	ahead []byte // the compressed bytes that follow, for Recorder.Block
-	skip  uint
+	skip  uint   // bits of ahead before the block
 }
 
-// marks collects candidates for index points in the output of one decoder.
-// Whether a point is due there is known only once all earlier output is
-// decoded. Only the goroutine of the decoder uses it.
+// marks collects candidates for index points in the output of one decoder. A
+// mark becomes a point if one is due there, which is known only once all
+// earlier output is decoded. Only the goroutine of the decoder uses it.
 type marks struct {
 	every int // bytes of output between marks
 	since int // bytes of output taken since the last mark

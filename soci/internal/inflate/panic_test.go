@@ -16,15 +16,15 @@ import (
 	"github.com/penstock/penstock/soci/internal/panics"
 )
 
-// mined is a source that panics when one of its bytes is read.
-type mined struct {
+// panickingSource is a source that panics when one of its bytes is read.
+type panickingSource struct {
 	blob []byte
 	at   int64
 	pos  int64
 	hits atomic.Int64
 }
 
-func (m *mined) Read(p []byte) (int, error) {
+func (m *panickingSource) Read(p []byte) (int, error) {
 	p = p[:min(len(p), 4<<10)]
 	if m.pos <= m.at && m.at < m.pos+int64(len(p)) {
 		m.hits.Add(1)
@@ -53,7 +53,7 @@ func TestPanicsAreContained(t *testing.T) {
 		"index":   {one, want, x},
 	} {
 		for _, workers := range []int{1, 2, 4} {
-			m := &mined{blob: tt.blob, at: int64(len(tt.blob)) * 2 / 3}
+			m := &panickingSource{blob: tt.blob, at: int64(len(tt.blob)) * 2 / 3}
 			var got []byte
 			err := panics.Guard(func() {
 				opts := Options{Workers: workers, Index: tt.x}

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// jobMin is the compressed size from which a job ends at the next member.
-	// It takes a quarter of a millisecond to decode, so the cost of the
-	// handover is small. The output of larger jobs leaves the second-level
-	// cache before it is read, and touching new memory for it costs as much as
-	// the workers gain.
+	// jobMin is the compressed size from which a job ends at the next member. A
+	// job of this size takes a quarter of a millisecond to decode, so the cost
+	// of handing it over is small. Larger jobs gain nothing, because their
+	// output leaves the second-level cache before it is read, and touching new
+	// memory for it costs as much as the workers save.
 	jobMin = 64 << 10
 	// jobMax is the compressed size after which the search for a member ends.
 	// The blob is then decoded serially up to the next member.
@@ -28,14 +28,16 @@ const (
 	maxMisses = 8
 )
 
-// readMost is how much is read between two searches for a member. It is small,
-// because the bytes after the member are copied.
+// readMost is the number of bytes that are read between two searches for a
+// member. It is small, because pushJob copies the bytes after the start of the
+// member.
 const readMost = 32 << 10 // bytes
 
 // jobSizes are the limits of a job in bytes. Tests make them small.
 type jobSizes struct{ min, max, out int }
 
-// A job is a run of whole members, if its end was guessed right.
+// A job is a part of the blob. It consists of whole members if its end was
+// guessed right.
 type job struct {
 	in   []byte
 	out  []byte
@@ -46,17 +48,17 @@ type job struct {
 }
 
 // parallelMembers decodes members on several goroutines, in order. Only the
-// reader reads the source, and the workers wait for nothing but jobs, so close
-// always returns.
+// goroutine that calls Read reads the source, and the workers wait only for
+// jobs, so close always returns.
 //
 // The start of a member is guessed from its header. The guess was right if the
-// members of the previous job end there, which its worker verifies. If it was
-// wrong, the bytes return to the serial decoder, which decodes up to the end of
-// a member.
+// members of the previous job end there, which the worker of that job verifies.
+// If the guess was wrong, the input goes back to the serial decoder, which
+// decodes up to the end of a member.
 type parallelMembers struct {
 	in     *flate.Input
 	sizes  jobSizes
-	limit  int // number of queued jobs
+	limit  int // bound on the number of queued jobs
 	todo   chan *job
 	wg     sync.WaitGroup
 	active bool
@@ -69,7 +71,7 @@ type parallelMembers struct {
 	reading  *job   // the job whose output was returned last
 	buffered []byte // read, but not part of a job yet
 	at       int64  // offset of buffered in the source
-	seen     int    // bytes of buffered that hold no start of a member
+	seen     int    // bytes of buffered that were searched without finding a member
 }
 
 // newParallel starts the workers.
@@ -109,7 +111,7 @@ func (p *parallelMembers) nextJob() []byte {
 		}
 		if len(p.queue) == 0 {
 			if len(p.buffered) > 0 {
-				p.misses++ // no member was found in all of buffered
+				p.misses++ // buffered contains no start of a member
 			}
 			p.leave()
 			return nil
@@ -144,7 +146,7 @@ func (p *parallelMembers) oldestDone() bool {
 	}
 }
 
-// leave returns all input that was not decoded to the source.
+// leave gives all input that was not decoded back to the source.
 func (p *parallelMembers) leave() {
 	var pieces [][]byte
 	for _, j := range p.queue {
@@ -200,8 +202,8 @@ func (p *parallelMembers) newJob() *job {
 		j.done = make(chan struct{})
 		return j
 	}
-	// Allocated at full size, because unused pages cost nothing, and growing
-	// does.
+	// The buffers get their full size at once, because unused pages cost
+	// nothing, whereas growing a buffer copies it.
 	return &job{
 		in:   make([]byte, 0, p.sizes.max+readMost),
 		out:  make([]byte, 0, p.sizes.out+pieceBytes),
@@ -217,8 +219,8 @@ func (p *parallelMembers) work() {
 	for j := range p.todo {
 		src.Reset(j.in)
 		m.in.Reset(src)
-		// After a panic j is not good, and the serial decoder reports the
-		// error.
+		// After a panic j.good is false, so the serial decoder decodes j again
+		// and reports the error.
 		j.good = false
 		_ = panics.Guard(func() { j.out, j.head, j.good = m.decodeAll(j.out[:0], p.sizes.out) })
 		close(j.done)

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// pieceBytes is the output of a decoder before it moves its window. A
-	// SymbolDecoder makes up to twice as much.
+	// pieceBytes is the number of bytes that a decoder outputs before it moves
+	// its window. A SymbolDecoder outputs up to twice as much.
 	pieceBytes = 256 << 10
 
 	// searchStep is the number of bytes searched for a block at a time, and
@@ -30,8 +30,8 @@ type piece struct {
 	sum     uint32       // CRC-32 of p, once p holds bytes
 	symbols bool         // p holds symbols
 	table   *flate.Table // resolves the symbols
-	taken   bool         // a goroutine resolves it
-	front   bool         // decoded by the front
+	taken   bool         // a goroutine is resolving it
+	front   bool         // the front decoded it
 	mark    *mark        // or nil
 }
 
@@ -66,12 +66,12 @@ func (sd *segmentDecoder) open(s *store, bits int64, dead func() bool) {
 // it. The lock of its twoStage guards it, except for dec, which belongs to the
 // worker until the segment is parked.
 type segment struct {
-	searchFrom int64 // byte of the stream where the search for a block starts
+	searchFrom int64 // byte of the stream at which the search for a block starts
 	start      int64 // bit where a block seems to start, or 0 before one is found
 	pos        int64 // byte that the decoder has reached
 	held       []*piece
 	size       int  // bytes of the buffers in held
-	parked     bool // its worker has left it
+	parked     bool // no worker decodes it
 	abandoned  bool // its output is not needed
 	dec        *segmentDecoder
 
@@ -100,8 +100,8 @@ func (t *twoStage) newSegmentLocked() *segment {
 	return s
 }
 
-// nextStartLocked returns the first segment after s whose start is known; if s
-// is nil, the first of all. mu must be held.
+// nextStartLocked returns the first segment after s whose start is known, or
+// nil if there is none. If s is nil, it searches all segments. mu must be held.
 func (t *twoStage) nextStartLocked(s *segment) *segment {
 	found := s == nil
 	for _, o := range t.segs {
@@ -130,8 +130,9 @@ func (t *twoStage) speculateLocked(s *segment) {
 	var start int64
 	bad := panics.Guard(func() {
 		if start = t.search(s, sd); start > 0 {
-			// Opened before start is published, because the front may be there
-			// at once, and then the cursor of sd belongs to the front.
+			// open must run before start is published. Once it is, the front
+			// may reach start at any moment, and then the cursor of sd belongs
+			// to the front.
 			sd.open(t.store, start, func() bool { return s.abandoned })
 		}
 	})
@@ -163,7 +164,7 @@ func (t *twoStage) speculateLocked(s *segment) {
 		}
 		t.mu.Lock()
 		if _, bad := errors.AsType[*panics.Error](err); bad && s.front {
-			t.failLocked(err) // s is the front, so no other goroutine decodes this part
+			t.failLocked(err) // s is the front, so no other goroutine can decode this part
 		}
 		s.pos = sd.symbols.Bits() / 8
 		for _, p := range pieces {
@@ -173,8 +174,8 @@ func (t *twoStage) speculateLocked(s *segment) {
 		switch {
 		case err == nil, s.front, errors.Is(err, flate.ErrStopped) && startOf(t.nextStartLocked(s)) > sd.symbols.Bits():
 		case errors.Is(err, flate.ErrStopped), err == io.EOF:
-			// The next segment starts here or its guess was wrong; the front
-			// decides.
+			// Either the next segment starts here, or its guess was wrong. Only
+			// the front can tell.
 			t.parkLocked(s)
 			return
 		default:
@@ -235,15 +236,15 @@ func (t *twoStage) decode(sd *segmentDecoder) (out []*piece, err error) {
 	return out, err
 }
 
-// parkLocked leaves s until the front reaches it. mu must be held.
+// parkLocked stops decoding s until the front reaches it. mu must be held.
 func (t *twoStage) parkLocked(s *segment) {
 	s.parked = true
 	t.running--
 	t.wake.Broadcast()
 }
 
-// giveUpLocked drops s, because it has no block, its guess was wrong, or the
-// front has passed it. mu must be held.
+// giveUpLocked drops s, because no block was found in it, its guess was wrong,
+// or its output is no longer needed. mu must be held.
 func (t *twoStage) giveUpLocked(s *segment, sd *segmentDecoder) {
 	t.running--
 	s.parked, s.dec = true, sd
@@ -251,8 +252,8 @@ func (t *twoStage) giveUpLocked(s *segment, sd *segmentDecoder) {
 	t.wake.Broadcast()
 }
 
-// dropLocked removes s. Its worker, if any, notices at its next check. mu must
-// be held.
+// dropLocked removes s. If a worker decodes s, it stops at its next check of
+// abandoned. mu must be held.
 func (t *twoStage) dropLocked(s *segment) {
 	if !s.abandoned {
 		t.missedLocked()

@@ -27,9 +27,9 @@ type spanWorker struct {
 	past  []byte // history of the span
 
 	span  *span    // being decoded, or nil
-	pos   int64    // byte of the source that was reached
+	pos   int64    // byte of the source that w has reached
 	ended bool     // the span has ended, at end and with err
-	end   position // at or after the start of the next span, or the end of the last member
+	end   position // a position at or after the start of the next span, or the end of the last member
 	err   error    // the error of the stream, if the span is correct
 }
 
@@ -102,7 +102,8 @@ func (w *spanWorker) source(off int64) io.Reader {
 	return &w.cur
 }
 
-// endSpan records where and why the span ended.
+// endSpan records the position at which the span ended, and the error if there
+// was one.
 func (w *spanWorker) endSpan(at position, err error) {
 	if src := w.m.in.Err(); err != nil && src != nil && src != io.EOF {
 		err = sourceError{src}
@@ -110,8 +111,9 @@ func (w *spanWorker) endSpan(at position, err error) {
 	w.ended, w.end, w.err = true, at, err
 }
 
-// nextChunk returns the next chunk of the span: output in c, a copy of short
-// output, or the end of a member. It returns nil if the span has ended.
+// nextChunk returns the next chunk of the span: c filled with output, a new
+// chunk with a copy of short output, or a new chunk for the end of a member. It
+// returns nil if the span has ended.
 func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	in, d := w.m.in, w.m.dec
 	d.StopAt(w.span.stop)
@@ -153,8 +155,8 @@ func (w *spanWorker) nextChunk(c *chunk) *chunk {
 	return end
 }
 
-// probeSpan determines which bytes of its history s, which starts with a block,
-// refers to.
+// probeSpan determines which bytes of its history the span s refers to. s must
+// start with a block.
 func (w *spanWorker) probeSpan(s *span) {
 	c := w.t.takeClaim()
 	w.past = s.point.Window.Append(w.past[:0])
@@ -162,7 +164,7 @@ func (w *spanWorker) probeSpan(s *span) {
 	clear(c.history[:gone])
 	copy(c.history[gone:], w.past)
 	at := s.point.Bits / 8
-	n, _ := io.ReadFull(w.source(at), w.buf)                                             // decoding finds an error of the source again
+	n, _ := io.ReadFull(w.source(at), w.buf)                                             // decoding reads the same bytes again and reports an error of the source
 	known := w.probe.Refs(w.buf[:n], uint(s.point.Bits%8), max(0, s.stop-at*8), &c.refs) //nolint:gosec // G115: 0 to 7
 	w.reportProbe(s, c, !known)
 }

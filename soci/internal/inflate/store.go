@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// storeBlock is how much of the source is read at a time. It is much smaller
-// than the spacing of segments, and large enough that the cost of locking is
-// negligible.
+// storeBlock is the number of bytes that are read from the source at a time. It
+// is much smaller than the spacing of segments, and large enough that the cost
+// of locking is negligible.
 const storeBlock = 128 << 10 // bytes
 
 // errAbandoned ends a decoder whose output is no longer needed.
@@ -94,7 +94,7 @@ func (s *store) rest(at int64) [][]byte {
 type cursor struct {
 	s         *store
 	at        int64
-	abandoned func() bool // unless nil, called with the lock held: should reads end?
+	abandoned func() bool // unless nil, reads fail once it returns true; called with the lock held
 }
 
 // Read implements io.Reader. It waits for data.
@@ -102,7 +102,7 @@ func (c *cursor) Read(p []byte) (int, error) {
 	s := c.s
 	s.wake.L.Lock()
 	defer s.wake.L.Unlock()
-	for told := false; ; told = true {
+	for notified := false; ; notified = true {
 		switch {
 		case s.closed, c.at < s.base, c.abandoned != nil && c.abandoned():
 			return 0, errAbandoned
@@ -112,8 +112,8 @@ func (c *cursor) Read(p []byte) (int, error) {
 			return n, nil
 		case s.err != nil:
 			return 0, s.err
-		case !told:
-			s.wake.Broadcast() // the goroutine that fills the store may have room now
+		case !notified:
+			s.wake.Broadcast() // the goroutine that fills the store may read more now
 		}
 		s.wake.Wait()
 	}

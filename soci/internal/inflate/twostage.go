@@ -14,27 +14,27 @@ import (
 // segmentSizes are the sizes for decoding one member with several workers.
 // Tests make them small.
 type segmentSizes struct {
-	// serialFirst is how much of a member is decoded serially. Small members
-	// are not worth starting goroutines.
+	// serialFirst is the size of the part of a member that is decoded serially
+	// first, because starting goroutines does not pay for small members.
 	serialFirst int64 // compressed bytes
 	// spacing is the distance between the starts of segments. Each start costs
 	// a search for a block and, until the history is known, symbols instead of
 	// bytes.
 	spacing int64 // compressed bytes
-	// ahead bounds the memory of a segment before it waits for the front, and
-	// the unread output at which another segment may start.
+	// ahead bounds the memory of a segment, which is parked once it holds that
+	// much. No segment starts while there is as much unread output.
 	ahead int // bytes
 	// queue bounds the unread output of the front.
 	queue int // bytes
-	// pieces bounds, for each worker, the output that is held or may be held:
-	// no segment starts beyond it.
+	// pieces times the number of workers bounds the output of all segments and
+	// the queue. No segment starts if it could exceed the bound.
 	pieces int // bytes
 }
 
 // defaultSegmentSizes returns sizes that were measured with two workers. From
-// half of to four times these sizes the rate is the same within 5 %, so memory
-// decided. The spacing is 4 MB of tar or 5 ms of work, and a segment has room
-// for the symbols of that.
+// half to four times these sizes the rate is the same within 5 %, so they were
+// chosen for their low memory use. The spacing corresponds to 4 MB of tar or 5
+// ms of work, and a segment has room for the symbols of that much tar.
 func defaultSegmentSizes() segmentSizes {
 	return segmentSizes{serialFirst: 1 << 20, spacing: 1 << 20, ahead: 8 << 20, queue: 2 << 20, pieces: 11 << 20}
 }
@@ -48,9 +48,9 @@ func defaultSegmentSizes() segmentSizes {
 // segment was right: it gets the history, its symbols are resolved, its worker
 // becomes the front from the position it has reached, and the former front
 // starts another segment further ahead. So no worker waits for another, as
-// little as possible is decoded as symbols, and the design does not depend on
-// the rates of the two ways of decoding. A segment that the front does not meet
-// is dropped.
+// little as possible is decoded as symbols, and the design works whatever the
+// rates of the two ways of decoding are. A segment is dropped if the front
+// passes its start without ending a block there.
 //
 // The goroutine that reads also reads the source. mu guards everything else,
 // and is not held while a worker decodes. There is no deadlock: the front waits
@@ -81,7 +81,7 @@ type twoStage struct {
 	segs    []*segment // ahead of the front, in order
 	running int        // number of segments that a worker decodes
 	score   int        // rises with right guesses, falls with wrong ones
-	resume  int64      // no guesses before this byte of the stream
+	resume  int64      // no segment starts until the front has reached this byte of the stream
 
 	queue       []*piece // output in order
 	queued      int      // bytes of output in queue
@@ -94,14 +94,14 @@ type twoStage struct {
 	finders    []*blockFinder    // free
 
 	rec    *index.Recorder // nil if nothing is recorded
-	marks  *marks          // of the first front
-	base   int64           // bits of the source before the store
+	marks  *marks          // marks of the first front
+	base   int64           // number of bits of the source before the store
 	broken error           // a panic of a decoder, which ends the stream
 
 	stats twoStageStats
 }
 
-// twoStageStats are counts for tests and benchmarks.
+// twoStageStats holds counts for tests and benchmarks.
 type twoStageStats struct {
 	hits, misses   int
 	symbols, bytes int64 // output decoded as symbols and as bytes
@@ -113,13 +113,15 @@ type blockFinder struct {
 	buf  [searchStep + flate.Tail]byte
 }
 
-// The score decides whether segments start. In a stream of one block, or of
-// stored blocks, no guess is right.
+// The constants of the score, which decides whether segments start. It keeps
+// workers from guessing in a stream of one block, or of stored blocks, where no
+// guess is right.
 const (
 	scoreBegin = 8
 	scoreMost  = 16
 	scoreHit   = 2
-	// pauseSpacings is how far the front decodes alone after too many misses.
+	// pauseSpacings is the distance, in spacings, for which the front decodes
+	// alone after too many misses.
 	pauseSpacings = 16
 )
 
@@ -149,8 +151,8 @@ func (t *twoStage) enter(d *flate.Decoder) {
 	}
 }
 
-// leave stops the workers, returns the input that was not decoded to the
-// source, and returns the decoder of the front, which continues from there.
+// leave stops the workers and gives the input that was not decoded back to the
+// source. It returns the decoder of the front, which can continue from there.
 func (t *twoStage) leave() *flate.Decoder {
 	t.close()
 	t.front.StopAt(math.MaxInt64)
@@ -224,8 +226,9 @@ func (t *twoStage) next() ([]byte, uint32, error) {
 // mu must be held; it is released while reading.
 func (t *twoStage) readLocked() bool {
 	depth := t.sizes.spacing*int64(t.maxSegments+1) + searchStep
-	// Measured from the cursor, not from frontPos, because within one piece of
-	// incompressible data the front may need more input than the room for it.
+	// The depth counts from the cursor and not from frontPos, because frontPos
+	// moves only after each piece, and one piece of incompressible data may
+	// need more input than depth.
 	if t.store.err != nil || t.end != nil || t.store.end-t.frontCur.at >= depth {
 		return false
 	}
@@ -236,7 +239,7 @@ func (t *twoStage) readLocked() bool {
 	return err == nil
 }
 
-// work does the most urgent work until close.
+// work repeatedly does the most urgent work, until close.
 func (t *twoStage) work() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -256,8 +259,8 @@ func (t *twoStage) work() {
 	}
 }
 
-// failLocked ends the stream with the error of a panic, after the output before
-// it. mu must be held.
+// failLocked makes the stream end with the error of a panic, unless err is nil.
+// next returns all complete output first. mu must be held.
 func (t *twoStage) failLocked(err error) {
 	if err != nil && t.broken == nil {
 		t.broken = err
@@ -283,7 +286,7 @@ func (t *twoStage) resolveLocked(p *piece) {
 	t.mu.Unlock()
 	err := panics.Guard(p.finish)
 	t.mu.Lock()
-	if err != nil { // p never becomes ready
+	if err != nil { // p stays unresolved
 		t.failLocked(err)
 		return
 	}
@@ -356,7 +359,7 @@ func (t *twoStage) handOverLocked() bool {
 		return false
 	}
 	for t.segs[0] != s {
-		t.dropLocked(t.segs[0]) // still searching for a block
+		t.dropLocked(t.segs[0]) // still searches for a block before s
 	}
 	t.segs = t.segs[1:]
 	t.stats.hits++
@@ -367,7 +370,7 @@ func (t *twoStage) handOverLocked() bool {
 	t.putDecoderLocked(t.frontDecoder)
 	t.front, t.frontDecoder, t.frontCur, t.frontPos = nil, nil, &s.dec.cur, s.pos
 	if !s.parked {
-		t.wake.Broadcast() // its worker may wait for data, or the reader for its pieces
+		t.wake.Broadcast() // its worker may be waiting for data, or the reader for its pieces
 		t.flushHeldLocked(s)
 		return true
 	}

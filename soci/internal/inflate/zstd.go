@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// newZstdReader returns the reader of a zstd blob from the start of a frame,
-// which is the position of in. The output before that frame has out bytes.
+// newZstdReader returns the reader of a zstd blob. in must be at the start of a
+// frame, and out is the number of bytes of output before that frame.
 func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 	if n := opts.workers(); n > 1 {
 		f := newFrames(in, opts, n)
@@ -32,8 +32,8 @@ func newZstdReader(in *flate.Input, out int64, opts Options) (*Reader, error) {
 var ErrWindow = errors.New("zstd window too large")
 
 func newZstd(in io.Reader, window int64, more ...zstd.DOption) (*zstd.Decoder, error) {
-	// Synchronous, because the caller has a goroutine for it, and to bound the
-	// memory.
+	// The decoder starts no goroutines, because the caller already has one for
+	// it, and because this bounds the memory.
 	return zstd.NewReader(in, append(more, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))...) //nolint:gosec // G115: positive
 }
 
@@ -47,11 +47,11 @@ func windowOf(h *zstd.Header) uint64 {
 }
 
 const (
-	// recordEvery is the least distance of two frames that a serial decoder
-	// records. Each costs a reset of the decoder.
+	// recordEvery is the least distance between two frames that a serial
+	// decoder records. Recording a frame costs a reset of the decoder.
 	recordEvery = 256 << 10 // compressed bytes
-	// leastWindow is the least window of a decoder, so that frames with
-	// different small windows share one.
+	// leastWindow is the least window for which a decoder is made, so that
+	// frames with different small windows share one decoder.
 	leastWindow = 1 << 20
 )
 
@@ -68,7 +68,7 @@ type serialZstd struct {
 	scan    *frameScan
 	rec     *index.Recorder // nil if nothing is recorded
 	out     int64           // bytes of output so far
-	most    int64           // MaxWindow
+	most    int64           // Options.MaxWindow
 	reserve func(int64) (func(), error)
 	release func() // returns the reserved memory
 	err     error
@@ -144,18 +144,19 @@ func (s *serialZstd) Read(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// frameScan is the source of a decoder. It ends after some of the frames, so
-// that the size of the output before the next frame is known.
+// frameScan is the source of a zstd decoder. At the end of some frames it
+// returns io.EOF, so that the decoder outputs all earlier bytes and the size of
+// the output before the next frame is known.
 type frameScan struct {
 	in     *flate.Input
-	next   func()
-	left   int64 // bytes before next is called
-	sum    bool  // the frame has a checksum
-	from   int64 // offset of the last start
-	fits   int64 // largest window of the decoder
-	every  int64 // least compressed bytes between a start and an end
-	paused bool  // it has ended after a frame
-	lost   bool  // no frame follows; the decoder reads the rest and reports the error
+	next   func() // parses the header at the current position
+	left   int64  // bytes to pass through before next is called
+	sum    bool   // the frame has a checksum
+	from   int64  // offset at which resume was called last
+	fits   int64  // largest window of the decoder
+	every  int64  // least compressed bytes between resume and the next pause
+	paused bool   // Read returns io.EOF until resume
+	lost   bool   // no frame follows; the decoder reads the rest and reports the error
 }
 
 // window returns the window of the next frame, or 0 if no frame follows.
@@ -167,7 +168,7 @@ func (s *frameScan) window() uint64 {
 	return windowOf(&h)
 }
 
-// resume starts again with the next frame.
+// resume ends a pause and continues with the next frame.
 func (s *frameScan) resume() {
 	s.paused, s.from = false, s.in.Offset()
 	s.startFrame()
@@ -220,7 +221,9 @@ func (s *frameScan) startBlock() {
 	}
 }
 
-// endFrame is called at the end of a frame.
+// endFrame pauses at the end of a frame if the next frame should be recorded or
+// needs a larger window, or at the end of the source. Otherwise it starts the
+// next frame.
 func (s *frameScan) endFrame() {
 	if s.in.Offset()-s.from >= s.every || len(s.in.Peek(1)) == 0 || s.window() > uint64(s.fits) { //nolint:gosec // G115: positive
 		s.paused = true

@@ -17,8 +17,8 @@ const (
 	magic    = "\x89PSidx\r\x01" // the last byte is the version
 	lenBytes = 4
 
-	// maxFile is the size of an index for a layer of 1 TB, which takes 0.1 % of
-	// it.
+	// maxFile bounds the size of a file. The index of a layer of 1 TB, which is
+	// 0.1 % of the layer, reaches it.
 	maxFile = 1 << 30 // bytes
 	// maxBody bounds the memory of a decompressed file.
 	maxBody = 1 << 30 // bytes
@@ -26,7 +26,7 @@ const (
 	// data is close together in a body, and an encoder with a small window
 	// starts twice as fast.
 	frameWindow = 64 << 10 // bytes
-	// maxFrameWindow is the largest window that Load accepts.
+	// maxFrameWindow is the largest window of a zstd frame that Load accepts.
 	maxFrameWindow = 2 << 20 // bytes
 )
 
@@ -160,7 +160,8 @@ func cutShort(err error) error {
 	return err
 }
 
-// parser parses a body. After an error it returns zeros.
+// parser parses a body. After an error it sets bad, and its methods return
+// zeros.
 type parser struct {
 	b   []byte
 	bad bool

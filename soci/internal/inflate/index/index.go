@@ -12,9 +12,9 @@ import (
 var ErrFormat = errors.New("not a valid layer index")
 
 // DefaultSpan is the distance of points in bytes of output. Recording a point
-// takes 0.1 ms, which is 1 % of the time to decode a span, and about 2.5 KiB
-// for its window, which is 0.1 % of the compressed bytes of a span. Larger
-// spans would take more memory when they are decoded ahead.
+// takes 0.1 ms, which is 1 % of the time to decode a span. Its window takes
+// about 2.5 KiB, which is 0.1 % of the compressed bytes of a span. Larger spans
+// would take more memory while they are decoded ahead.
 const DefaultSpan = 8 << 20 // bytes
 
 // MemberSpan is the distance of a member from the previous point in bytes of
@@ -24,7 +24,8 @@ const DefaultSpan = 8 << 20 // bytes
 const MemberSpan = 1 << 20 // bytes
 
 const (
-	// maxPoints is the number of points of a layer of 8 TB.
+	// maxPoints bounds the number of points. A layer of 8 TB has that many at
+	// the default span.
 	maxPoints = 1 << 20
 	// maxSize bounds offsets, so that their number of bits fits in an int64.
 	maxSize = 1 << 56 // bytes

@@ -16,8 +16,8 @@ type Recorder struct {
 }
 
 // NewRecorder returns a Recorder whose points are at least span bytes of output
-// apart, or at least MemberSpan before a member, if that is less. 0 means
-// DefaultSpan.
+// apart. A point at a member may be as near as MemberSpan to the previous
+// point, if that is less than span. A span of 0 means DefaultSpan.
 func NewRecorder(span int64) *Recorder {
 	if span <= 0 {
 		span = DefaultSpan
@@ -33,7 +33,8 @@ func (r *Recorder) dueAfter(out, span int64) bool {
 	return n == 0 || out-r.points[n-1].Out >= span && n < maxPoints
 }
 
-// Member records a gzip member at an offset, whose header has so many bytes.
+// Member records a gzip member at an offset, if a point is due there. header is
+// the length of its header in bytes.
 func (r *Recorder) Member(offset, out int64, header int) {
 	if r.dueAfter(out, min(r.span, MemberSpan)) {
 		r.points = append(r.points, Point{Kind: Member, Bits: offset * 8, Out: out, Header: header})
@@ -60,7 +61,7 @@ func (r *Recorder) Block(bits, out int64, past, ahead []byte, skip uint) {
 	r.points = append(r.points, Point{Kind: Block, Bits: bits, Out: out, Window: w})
 }
 
-// Add records a complete point.
+// Add records a point, if one is due there.
 func (r *Recorder) Add(p Point) {
 	if n := len(r.points); r.Due(p.Out) && (n == 0 || p.Bits > r.points[n-1].Bits) {
 		r.points = append(r.points, p)

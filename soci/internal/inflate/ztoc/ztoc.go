@@ -24,7 +24,7 @@ const (
 	// v1Header is the length of the header of a member without options, which
 	// V1 assumes.
 	v1Header = 10 // bytes
-	// maxCheckpoints keeps sizes in int32.
+	// maxCheckpoints keeps all sizes below the range of an int32.
 	maxCheckpoints = 1 << 16
 )
 

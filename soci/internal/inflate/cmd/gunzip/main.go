@@ -21,7 +21,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/inflate/index"
 )
 
-// copyBuffer is the size of a read of soci.
+// copyBuffer is the size of one read, as in soci.
 const copyBuffer = 1 << 20 // bytes
 
 // report is the line that the benchmark frame reads.
@@ -81,8 +81,8 @@ func (j job) decode() (int64, error) {
 		return 0, err
 	}
 	defer r.Close()
-	// Only Read, as in soci, because WriteTo would choose other sizes of
-	// pieces.
+	// The wrappers make CopyBuffer call only Read, as soci does. WriteTo would
+	// choose other sizes of pieces.
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	if err != nil || j.write == "" {
 		return n, err
