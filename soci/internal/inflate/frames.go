@@ -35,7 +35,7 @@ type frameJob struct {
 	at      int64 // offset in the blob
 	bound   int   // most bytes of out
 	held    int   // memory in bytes, including the memory that out will take
-	good    bool  // out is complete; belongs to the worker until done, as does out
+	good    bool  // out is complete; like out, it belongs to the worker until done is closed
 	done    chan struct{}
 }
 
