@@ -1,6 +1,6 @@
 // Package containerdlog sends the log lines of containerd's packages to a
-// *slog.Logger. Without it they appear on standard error in a format of their
-// own, even between lines of JSON.
+// *slog.Logger. Without this package, these lines go to standard error in
+// containerd's own format, even between lines of JSON.
 //
 //	containerdlog.Redirect(logger)                 // at the start of a program
 //	ctx = containerdlog.With(ctx, logger)          // for one call of containerd's code
@@ -25,7 +25,7 @@ func With(ctx context.Context, l *slog.Logger) context.Context {
 	logger.Hooks, logger.Formatter = maps.Clone(log.L.Logger.Hooks), log.L.Logger.Formatter
 	clear(logger.Hooks)
 	logger.SetOutput(io.Discard)
-	logger.SetLevel(log.DebugLevel) // l filters by level
+	logger.SetLevel(log.DebugLevel) // pass all lines on, because l filters by level
 	logger.AddHook(hook{l})
 	return log.WithLogger(ctx, &log.Entry{Logger: logger})
 }
@@ -35,7 +35,7 @@ func Redirect(l *slog.Logger) {
 	log.L.Logger.SetOutput(io.Discard)
 	log.L.Logger.SetLevel(log.DebugLevel)
 	hooks := maps.Clone(log.L.Logger.Hooks)
-	clear(hooks) // of an earlier call
+	clear(hooks) // drop the hook of an earlier call
 	hooks.Add(hook{l})
 	log.L.Logger.ReplaceHooks(hooks)
 }

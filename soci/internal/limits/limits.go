@@ -4,8 +4,8 @@
 //	err := limits.Parse("size=2TiB,ratio=none", &l)
 //
 // The names are the fields of [soci.Limits] in lower case. Numbers of bytes may
-// have a unit, and "none" stands for no limit. The defaults are set by
-// [soci.Options].
+// have a unit, and "none" means no limit. Parse leaves unnamed limits
+// unchanged; [soci.Options] sets their defaults.
 package limits
 
 import (
@@ -22,7 +22,8 @@ import (
 // Names lists the limits, for help and errors.
 const Names = "entries, depth, namelen, size, attributes, metadata, window, ratio, ratiofree"
 
-// Parse sets the limits in a comma-separated list of name=value pairs.
+// Parse sets the fields of l that a comma-separated list of name=value pairs
+// names.
 func Parse(list string, l *soci.Limits) error {
 	for pair := range strings.SplitSeq(list, ",") {
 		name, value, ok := strings.Cut(pair, "=")
@@ -66,7 +67,7 @@ func set(name, value string, l *soci.Limits) (err error) {
 	return err
 }
 
-// count parses a number from 1 to most, or none.
+// count parses a number from 1 to most, or the word none.
 func count(s string, most int64) (int64, error) {
 	if s == "none" {
 		return -1, nil

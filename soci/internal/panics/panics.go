@@ -42,7 +42,8 @@ func Guard(fn func()) (err error) {
 	return nil
 }
 
-// Recover sets err to the panic of the function that defers it.
+// Recover must be deferred. If the function that defers it panics, Recover sets
+// err to the panic.
 func Recover(err *error) {
 	if why := recover(); why != nil {
 		*err = &Error{Value: why, Stack: debug.Stack()}
