@@ -22,10 +22,10 @@ type scope uint32
 
 const (
 	scopeUnknown   scope = iota
-	scopePublic          // of the internet
-	scopePrivate         // of a site: RFC 1918, RFC 4193, RFC 6598
-	scopeLinkLocal       // of a link, such as the metadata services of clouds
-	scopeLoopback        // of this machine
+	scopePublic          // reachable on the internet
+	scopePrivate         // reachable within a site: RFC 1918, RFC 4193, RFC 6598
+	scopeLinkLocal       // reachable on one link, such as the metadata services of clouds
+	scopeLoopback        // reachable on this machine only
 )
 
 func (s scope) String() string {
@@ -57,16 +57,16 @@ func scopeOf(ip netip.Addr) scope {
 }
 
 // mayName reports whether a registry at an address with scope s may name a
-// token server with scope to. A registry on the internet must not make us ask
-// services that only we can reach: it would receive the answer of a cloud's
-// metadata service as a token.
+// token server with scope to. A registry on the internet must not make us send
+// requests to services that only we can reach. Otherwise it could receive the
+// answer of a cloud's metadata service as a token.
 func (s scope) mayName(to scope) bool {
 	return to == scopePublic || to == s || s == scopeLoopback
 }
 
 // checkRealm checks the URL of a token server: its scheme, and its address if
-// the URL has a literal one. The address of a name is checked when a connection
-// is made.
+// the URL has a literal one. If the URL has a host name, its address is checked
+// when a connection is made.
 func checkRealm(realm string, registryIsHTTP bool, registry scope) error {
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" {
@@ -96,7 +96,8 @@ func literalScope(hostname string) scope {
 	return scopeUnknown
 }
 
-// errScope says that a token server's address was refused.
+// errScope is the error of a token server whose address the registry may not
+// name.
 var errScope = errors.New("refused")
 
 func checkScope(name string, registry, to scope) error {
@@ -146,8 +147,8 @@ func within(dial httprange.DialContext, timeout time.Duration) httprange.DialCon
 }
 
 const (
-	// dialTimeout is long enough for two lost packets (sent again after 1 and 3
-	// s).
+	// dialTimeout allows for two lost packets, which are sent again after 1 and
+	// 3 s.
 	dialTimeout = 5 * time.Second
 	keepAlive   = 15 * time.Second
 )
@@ -162,12 +163,12 @@ func timeoutOf(d time.Duration) time.Duration {
 // scope returns the scope of the last address that the host was reached at.
 func (d *dialer) scope() scope { return scope(d.seen.Load()) }
 
-// DialContext is for a transport. It learns nothing from connections to a
-// proxy.
+// DialContext dials for a transport and remembers the scope of the peer, unless
+// the peer is a proxy.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.dial(ctx, network, address)
 	if err != nil {
-		if _, ok := errors.AsType[*net.OpError](err); !ok { // a caller's dialer may say it otherwise
+		if _, ok := errors.AsType[*net.OpError](err); !ok { // a caller's dialer may return an error of another type
 			err = &net.OpError{Op: "dial", Net: network, Err: err}
 		}
 		return nil, err
@@ -187,7 +188,7 @@ func (d *dialer) toRealm(realm string) httprange.DialContext {
 			return d.dial(ctx, network, address)
 		}
 		dial := d.dial
-		switch { // the two dialers of ours refuse before a packet is sent
+		switch { // our two dialers can refuse the address before a packet is sent
 		case d.spread != nil:
 			dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 				return d.spread.DialAllowed(ctx, network, address, func(to netip.Addr) error {

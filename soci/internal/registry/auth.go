@@ -42,8 +42,8 @@ func (l *logins) session(h *host) *session {
 }
 
 // session is the authorization for one repository at one host. It replaces
-// containerd's authorizer, which requests a token for every refused request and
-// keeps the failure of a cancelled one.
+// containerd's authorizer, which requests a token for every refused request,
+// and which remembers the failure of a cancelled request.
 type session struct {
 	c    *Client
 	host *host
@@ -55,7 +55,7 @@ type session struct {
 	expires time.Time  // zero if never
 	serial  int        // counts headers, so that refusals of an old one are ignored
 	pending *refresh
-	last    *auth.Challenge // answered when the header expires, before the server refuses it
+	last    *auth.Challenge // the challenge to answer when the header has expired, before the server refuses it
 }
 
 // refresh is one attempt to get a header, which any number of requests may wait
@@ -106,15 +106,15 @@ func (s *session) refused(ctx context.Context, ch *challenged, serial int) error
 	s.mu.Unlock()
 	next := answerTo(auth.ParseAuthHeader(ch.header), ch.status, last)
 	if next == nil {
-		return errors.New("the registry refused the request and names no way to log in")
+		return errors.New("the registry refused the request without naming a way to log in")
 	}
 	return s.renew(ctx, next, serial)
 }
 
-// answerTo chooses the challenge to log in for: the first one in a refusal that
-// we can answer. Harbor refuses an expired token with a Basic challenge, so
-// then the last Bearer challenge is answered again, as it is after a 403
-// without a challenge.
+// answerTo chooses the challenge to log in for, which is the first one in a
+// refusal that we can answer. There are two exceptions, in which the last
+// Bearer challenge is answered again: a Basic challenge after a Bearer one,
+// with which Harbor refuses an expired token, and a 403 without a challenge.
 func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Challenge {
 	i := slices.IndexFunc(all, func(c auth.Challenge) bool {
 		return c.Scheme == auth.BearerAuth || c.Scheme == auth.BasicAuth
@@ -128,8 +128,8 @@ func answerTo(all []auth.Challenge, status int, last *auth.Challenge) *auth.Chal
 	return &all[i]
 }
 
-// renew gets a new header, unless there is a newer one than serial. One request
-// does it while the others wait.
+// renew gets a new header, unless the session already has a newer one than
+// serial. If several requests call renew, one login serves all of them.
 func (s *session) renew(ctx context.Context, challenge *auth.Challenge, serial int) error {
 	s.mu.Lock()
 	if s.serial != serial {
@@ -203,8 +203,8 @@ func (s *session) login(ctx context.Context, ch *auth.Challenge) (string, time.T
 	return "", time.Time{}, because(err)
 }
 
-// lookup looks up the credentials. It pauses the answer timer, because a slow
-// helper says nothing about the registry.
+// lookup looks up the credentials. It pauses the answer timer, because the time
+// that a credential helper takes says nothing about the registry.
 func (s *session) lookup(ctx context.Context) (Credential, error) {
 	resume := s.wait.pause()
 	defer resume()

@@ -28,9 +28,9 @@ import (
 	"github.com/penstock/penstock/internal/testport"
 )
 
-// gated is a registry of one image with a token server, both under control of
-// the test.
-type gated struct {
+// gatedRegistry is a registry of one image with a token server. The test
+// controls both.
+type gatedRegistry struct {
 	*httptest.Server
 	l *lab
 
@@ -40,9 +40,9 @@ type gated struct {
 	refuse func(r *http.Request) (challenge string) // "" lets the request pass
 }
 
-func newGated(t *testing.T) *gated {
+func newGatedRegistry(t *testing.T) *gatedRegistry {
 	t.Helper()
-	g := &gated{l: newLab(t, testorigin.RegistryOptions{}, nil)}
+	g := &gatedRegistry{l: newLab(t, testorigin.RegistryOptions{}, nil)}
 	g.l.put("org/x:1", g.l.forPlatform("linux/amd64"))
 	g.token = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"token":"good"}`) }
 	g.refuse = func(r *http.Request) string {
@@ -56,7 +56,7 @@ func newGated(t *testing.T) *gated {
 	return g
 }
 
-func (g *gated) serve(w http.ResponseWriter, r *http.Request) {
+func (g *gatedRegistry) serve(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.URL.Path == "/token" {
@@ -90,7 +90,7 @@ func proxyTo(to string, w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, resp.Body)
 }
 
-func (g *gated) reference(t *testing.T) Reference {
+func (g *gatedRegistry) reference(t *testing.T) Reference {
 	t.Helper()
 	ref, err := ParseReference(strings.TrimPrefix(g.URL, "http://") + "/org/x:1")
 	if err != nil {
@@ -100,7 +100,7 @@ func (g *gated) reference(t *testing.T) Reference {
 }
 
 // pull resolves with a new client, and returns its log.
-func (g *gated) pull(t *testing.T, opts Options) (*Image, string, error) {
+func (g *gatedRegistry) pull(t *testing.T, opts Options) (*Image, string, error) {
 	t.Helper()
 	var text strings.Builder
 	opts.Log = slog.New(slog.NewTextHandler(&text, nil))
@@ -125,7 +125,7 @@ func TestScopes(t *testing.T) {
 		``:          "repository:org/x:pull",
 		`,scope=""`: "repository:org/x:pull",
 	} {
-		g := newGated(t)
+		g := newGatedRegistry(t)
 		g.refuse = func(r *http.Request) string {
 			if r.Header.Get("Authorization") == "Bearer good" {
 				return ""
@@ -172,10 +172,10 @@ func TestAnswerTo(t *testing.T) {
 	}
 }
 
-// TestHarborTokenEnds checks that a token that expires during a pull is
-// renewed, although the refusal names Basic and there is no password.
-func TestHarborTokenEnds(t *testing.T) {
-	g := newGated(t)
+// TestHarborTokenExpires checks that a token that expires during a pull is
+// renewed, although the refusal names Basic and no password is configured.
+func TestHarborTokenExpires(t *testing.T) {
+	g := newGatedRegistry(t)
 	token := "first"
 	g.token = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"token":%q}`, token) }
 	g.refuse = func(r *http.Request) string {
@@ -218,7 +218,7 @@ func TestExpiry(t *testing.T) {
 // TestSecretEndsWithPull checks that the credential of one pull is not used for
 // the next.
 func TestSecretEndsWithPull(t *testing.T) {
-	g := newGated(t)
+	g := newGatedRegistry(t)
 	g.refuse = func(r *http.Request) string {
 		if user, password, ok := r.BasicAuth(); ok && user == "tenant-a" && password == "secret" {
 			return ""
@@ -259,7 +259,7 @@ func TestSecretEndsWithPull(t *testing.T) {
 // TestHostHeaderScope checks that the header of hosts.toml is sent to its host
 // only, even if a token server is elsewhere.
 func TestHostHeaderScope(t *testing.T) {
-	g := newGated(t)
+	g := newGatedRegistry(t)
 	var leaked []string
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
@@ -381,7 +381,7 @@ func TestRealmRebinds(t *testing.T) {
 		{"10.0.0.2", "10.0.0.1", true},
 		{"10.0.0.2", "127.0.0.1", false},
 	} {
-		g := newGated(t)
+		g := newGatedRegistry(t)
 		g.refuse = func(r *http.Request) string {
 			if r.Header.Get("Authorization") == "Bearer good" {
 				return ""
@@ -429,13 +429,13 @@ func TestHelpers(t *testing.T) {
 		"fails": "echo 'the vault is locked \033[2J'; exit 1",
 		"empty": "echo '" + helperNotFound + "'; exit 1",
 		"odd":   "echo secret-but-no-json",
-		"hangs": "sleep 1000 > '" + fifo + "' & sleep 1000", // a child that would outlive it
+		"hangs": "sleep 1000 > '" + fifo + "' & sleep 1000", // a child that would outlive the helper
 	} {
 		if err := os.WriteFile(filepath.Join(bin, "docker-credential-"+name), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g := newGated(t)
+	g := newGatedRegistry(t)
 	host := g.reference(t).Host
 	config := func(helper string) {
 		t.Helper()

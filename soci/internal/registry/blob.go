@@ -30,8 +30,8 @@ type Blob struct {
 	dgst  digest.Digest
 	hosts []*host
 	own   *host    // the registry itself
-	good  int      // number of leading hosts that never sent wrong bytes
-	spare []*host  // hosts that are not asked by this Blob, see WrongBytes
+	good  int      // hosts[:good] never sent wrong bytes
+	spare []*host  // hosts that this Blob does not ask, see WrongBytes
 	urls  []string // of a foreign layer, asked if no host has it
 
 	mu     sync.Mutex    // guards the fields below; a leaf lock
@@ -46,11 +46,11 @@ type Blob struct {
 type origin struct {
 	url     string
 	referer string // the redirecting URL; some stores refuse requests without it
-	serial  int    // counts origins, so that one refusal drops one URL
+	serial  int    // counts origins, so that a refusal drops only the URL that was refused
 	host    int    // index of the redirecting host, or foreignURL
 }
 
-// foreignURL is the host of an origin that the manifest names.
+// foreignURL is the value of origin.host if the URL comes from the manifest.
 const foreignURL = -1
 
 // source returns the source of a digest for a pull.
@@ -103,8 +103,8 @@ func (b *Blob) Host() string {
 	return b.hosts[0].name
 }
 
-// maxHops bounds a chain of redirects. One is usual; registries behind a CDN
-// take two.
+// maxHops bounds a chain of redirects. One redirect is usual; registries behind
+// a CDN need two.
 const maxHops = 4
 
 // Open implements [ranges.Source]. The pin is the digest, because all hosts and
@@ -179,9 +179,10 @@ func (b *Blob) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ran
 	return nil, ranges.Info{Size: -1}, f
 }
 
-// silentAfter is the time without bytes after which a host that the engine
-// gives up counts as silent. It is most of the time that the engine allows one
-// request, and more than a pull-through cache takes to find a layer.
+// silentAfter is the time without bytes after which a host counts as silent
+// when the engine gives up its request. It is most of the time that the engine
+// allows one request, and longer than a pull-through cache takes to find a
+// layer.
 const silentAfter = 8 * time.Second
 
 // fellSilent records that a host fell silent.
@@ -190,8 +191,8 @@ func (b *Blob) fellSilent(ctx context.Context, host int, off int64) {
 	b.avoid(host, off)
 }
 
-// watchedBody is the body of one of several hosts. It notices when the host
-// falls silent. One goroutine reads it.
+// watchedBody is the body of an answer if there are other hosts to ask. It
+// notices when its host falls silent. One goroutine reads it.
 type watchedBody struct {
 	io.ReadCloser
 	b    *Blob
@@ -238,9 +239,9 @@ func (b *Blob) avoid(host int, off int64) {
 	b.failed[off] = host
 }
 
-// otherHost returns the index of the host for a retry or hedge. Hosts that have
-// sent wrong bytes are used only when others fail, not for the first hedge,
-// because late bytes are better than wrong ones.
+// otherHost returns the index of the host for a retry or hedge. A host that has
+// sent wrong bytes is used only after others have failed, and not for the first
+// hedge, because late bytes are better than wrong ones.
 func (b *Blob) otherHost(req ranges.Request) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -297,9 +298,9 @@ func (b *Blob) recordServer(name string) {
 }
 
 // WrongBytes records that the bytes of the blob did not match its digest. It
-// returns the sender, as far as it is known, and the source for another
-// attempt, or nil if there is no other host. If a single host sent all bytes,
-// it is asked last from then on.
+// returns the sender, or "" if the sender is not known, and the source for
+// another attempt, or nil if there is no other host. If a single host sent all
+// bytes, that host is asked last from then on.
 func (b *Blob) WrongBytes() (sender string, next *Blob) {
 	b.mu.Lock()
 	served := slices.Clone(b.served)
@@ -327,7 +328,7 @@ func (b *Blob) WrongBytes() (sender string, next *Blob) {
 	return "one of " + strings.Join(served, ", "), next
 }
 
-// distrust makes a host the last one that is asked from now on.
+// distrust makes a host the last to be asked from now on.
 func (c *Client) distrust(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -337,8 +338,8 @@ func (c *Client) distrust(name string) {
 	c.wrong[name] = true
 }
 
-// trusted returns the hosts with those last that have sent wrong bytes, and the
-// number of the others.
+// trusted returns the hosts, sorted so that those that have sent wrong bytes
+// come last, and the number of the others.
 func (c *Client) trusted(hs []*host) (all []*host, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -364,8 +365,8 @@ func temporary(err error) bool {
 	return !ok || f.Kind == ranges.Retryable || f.Kind == ranges.Throttled || f.Kind == ranges.OutOfRange
 }
 
-// fromOrigin requests the remembered origin. It reports false if there is none,
-// or if its URL has expired.
+// fromOrigin requests the blob from the remembered origin. It returns false if
+// no origin is remembered, or if its URL has expired.
 func (b *Blob) fromOrigin(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, bool, error) {
 	b.mu.Lock()
 	o := b.origin
@@ -421,7 +422,7 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 		if !ok {
 			return body, info, err
 		}
-		if sameHost(r.to, h.base) { // still the host, which needs its token
+		if sameHost(r.to, h.base) { // still the same host, which needs its token
 			where = r.to
 			body, info, err = b.c.authorized(ctx, b.l, h, req.Attempt, get(where))
 			continue
@@ -444,9 +445,9 @@ func (b *Blob) fromHost(ctx context.Context, n int, req ranges.Request) (io.Read
 const newURLTries = 3
 
 // explainNewURL converts the refusal of a URL that the registry has just
-// issued. The registry accepted our token, so the URL is at fault: it has
-// expired on the way, the session that signed it has, or the store does not
-// know it yet. The engine may then retry a few times.
+// issued. The registry accepted our token, so the cause is the URL: it, or the
+// session that signed it, has expired on the way, or the store does not know it
+// yet. The engine may then retry a few times.
 func explainNewURL(req ranges.Request, err error) error {
 	f, ok := errors.AsType[*ranges.Fault](err)
 	if !ok || f.Kind != ranges.Denied && f.Status != http.StatusBadRequest {
@@ -529,8 +530,8 @@ func checkRedirect(resp *http.Response) error {
 	return &redirect{to: to.String()}
 }
 
-// challenged is a 401, or a 403 with the same meaning. It unwraps to a Fault
-// for callers that cannot answer it.
+// challenged is the error of a 401, or of a 403 with the same meaning. It
+// unwraps to a Fault for callers that cannot log in.
 type challenged struct {
 	header http.Header
 	status int
@@ -548,9 +549,9 @@ func (c *challenged) Unwrap() error {
 // JSON.
 const maxRefusal = 4 << 10
 
-// saysExpired reports whether a 403 is about the age of our credentials and not
-// about our rights. Amazon's registry sends it, without a challenge, when its
-// password of twelve hours has expired.
+// saysExpired reports whether a 403 means that our credentials have expired,
+// and not that they lack rights. Amazon's registry sends it, without a
+// challenge, when its password of twelve hours has expired.
 func saysExpired(resp *http.Response) bool {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	resp.Body = struct {
@@ -566,8 +567,8 @@ type opener func(httprange.Prepare) (io.ReadCloser, ranges.Info, error)
 // authorized makes one request with the header of the session, and repeats it
 // once if a new header may help.
 //
-// If a new token is refused as expired, the clocks differ, and the engine may
-// retry a few times. Any other refusal of a new token is final.
+// If a new token is refused as expired, the clocks of the servers differ, and
+// the engine may retry a few times. Any other refusal of a new token is final.
 func (c *Client) authorized(ctx context.Context, l *logins, h *host, attempt int, open opener) (io.ReadCloser, ranges.Info, error) {
 	s := l.session(h)
 	serial := 0

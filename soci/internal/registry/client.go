@@ -23,8 +23,8 @@ type Options struct {
 	// Dial makes connections when HTTPClient is nil.
 	Dial httprange.DialContext
 	// Interfaces are the interfaces and local addresses over which connections
-	// are spread when HTTPClient and Dial are nil. Empty: the routing table
-	// chooses.
+	// are spread when HTTPClient and Dial are nil. If it is empty, the routing
+	// table chooses.
 	Interfaces []string
 	// PlainHTTP uses http for registries that hosts.toml does not mention.
 	// Registries on loopback addresses are always asked over http.
@@ -34,18 +34,19 @@ type Options struct {
 	Credentials func(ctx context.Context, host, repository string) (Credential, error)
 	// HostsDir holds a folder with hosts.toml or certificates for each
 	// registry, like containerd's config_path. It may be created later.
-	// Default: none.
+	// Default: no folder.
 	HostsDir string
-	// Patience ends a resolution to which no host has given a usable answer for
-	// this long, and immediately one whose hosts were all silent shortly
-	// before. Default: 0, only the retries of the engine.
+	// Patience is the time without a usable answer from any host after which a
+	// resolution fails. With a Patience, a resolution fails at once if all its
+	// hosts were silent shortly before. Default: 0, which leaves giving up to
+	// the engine's retries.
 	Patience time.Duration
 	// Log receives debug lines. Default: no log.
 	Log *slog.Logger
 }
 
-// Client is a client of any number of registries. It is made by New and must be
-// closed.
+// Client is a client of any number of registries. New makes it, and Close must
+// be called after its last use.
 type Client struct {
 	opts   Options
 	spread *nic.Dialer // over Options.Interfaces; nil without them
@@ -59,7 +60,7 @@ type Client struct {
 
 	mu      sync.Mutex // guards the fields below; held while files are read, otherwise a leaf lock
 	hosts   map[string][]*host
-	retired []endpoint      // of hosts whose configuration has changed
+	retired []endpoint      // endpoints of hosts whose configuration has changed
 	wrong   map[string]bool // names of hosts that sent wrong bytes
 }
 
@@ -95,7 +96,8 @@ func New(opts Options) (*Client, error) {
 	return c, nil
 }
 
-// endpointOf returns the endpoint of a client that a caller made.
+// endpointOf returns the endpoint for an http.Client that the caller of New
+// provided.
 func endpointOf(base *http.Client) endpoint {
 	client := *base
 	client.CheckRedirect = noRedirects

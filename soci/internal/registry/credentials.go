@@ -22,8 +22,8 @@ import (
 	"github.com/penstock/penstock/internal/printable"
 )
 
-// Credential opens a registry. The zero Credential is anonymous. Every way to
-// print it (fmt, JSON, slog) shows the user name and no secret.
+// Credential is a login for a registry. The zero Credential is anonymous. Every
+// way to print it (fmt, JSON, slog) shows the user name and no secret.
 type Credential struct {
 	Username, Password string
 	// IdentityToken is an OAuth2 refresh token, in place of the password.
@@ -237,8 +237,8 @@ func (f authFile) byPath(host, repository string) (authEntry, bool) {
 	return best, longest > 0
 }
 
-// forHost returns the value of a host. If several spellings name the host, the
-// plain one wins, then the first in alphabetical order.
+// forHost returns the value of a host. If several keys name the host, the key
+// without a scheme wins, and otherwise the first in alphabetical order.
 func forHost[T any](all map[string]T, host string) (value T, ok bool) {
 	if v, ok := all[host]; ok {
 		return v, true
@@ -315,7 +315,7 @@ func runHelper(ctx context.Context, name, server string) (Credential, bool, erro
 	case err != nil && text == helperNotFound:
 		return Credential{}, false, nil
 	case err != nil:
-		// By the protocol a helper prints its errors to standard output.
+		// The protocol says that a helper prints its errors to standard output.
 		said := cmp.Or(text, strings.TrimSpace(complaint.String()))
 		if said != "" {
 			err = fmt.Errorf("%w: %s", err, printable.Line(said, maxQuoted))

@@ -10,25 +10,25 @@
 //
 // # Vocabulary
 //
-// A host serves the content of a registry: the registry itself, or a mirror
-// that hosts.toml names before it. An origin is the target of a blob's
-// redirect, usually a presigned URL of an object store.
+// A host serves the content of a registry. It is the registry itself, or a
+// mirror that hosts.toml lists before the registry. An origin is the target of
+// a blob's redirect, usually a presigned URL of an object store.
 //
 // # Rules
 //
-//   - Sources do not retry. A source makes one request, plus the requests that
-//     an answer depends on: for a token after 401, to the registry after an
-//     expired presigned URL, for the next hop of a redirect, to the next host
-//     after one that failed or is silent. Each happens at most once per call;
-//     retries belong to the engine.
+//   - Sources do not retry, because retries belong to the engine. A call makes
+//     one request, plus the requests that its answer makes necessary: for a
+//     token after a 401, to the registry after a presigned URL has expired, for
+//     the next hop of a redirect, and to the next host if one failed or is
+//     silent. It makes each of these at most once.
 //   - Files (hosts.toml, certificates, credentials) are read when they are
 //     needed. A host whose configuration has not changed keeps its connections.
-//   - Hosts that recently gave no answer are remembered across pulls and asked
-//     last.
-//   - Logins belong to a pull. They, and the secrets in them, end with its
-//     Image. Tokens are refreshed once for all requests that wait for them. A
-//     refresh does not end with the request that started it, so a cancelled
-//     hedge does not fail other requests.
+//   - A client remembers, across pulls, which hosts recently gave no answer,
+//     and asks them last.
+//   - A login belongs to one pull. The login and its secrets live as long as
+//     the Image of that pull. A token is refreshed once for all requests that
+//     wait for it. A refresh does not end with the request that started it, so
+//     a cancelled hedge does not fail other requests.
 //   - A registry may name a token server, but not one at a more local address
 //     than its own, and not one on http if the registry is on https.
 //   - Redirects are followed here, not by net/http, and without Authorization.
@@ -37,8 +37,8 @@
 //
 // # Concurrency and failures
 //
-// A Client and its sources may be used from many goroutines. Errors wrap
-// *ranges.Fault; URLs in them carry no query.
+// A Client and its sources may be used from many goroutines. Failed requests
+// return errors that wrap *ranges.Fault. URLs in errors carry no query.
 //
 // # Not done here
 //

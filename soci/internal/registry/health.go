@@ -18,25 +18,26 @@ import (
 
 const (
 	// firstPause is the time for which a host that did not answer is asked
-	// last. It doubles up to maxPause with each failure after a pause. So a
-	// dead mirror costs one time-out in two minutes, over all pulls, and a
-	// recovered one is found soon.
+	// last. Each failure after a pause doubles it, up to maxPause. So a dead
+	// mirror costs all pulls together one time-out every two minutes, and a
+	// mirror that has recovered is used again soon.
 	firstPause = 10 * time.Second
 	maxPause   = 2 * time.Minute
 )
 
-// outage describes a host that did not answer. It is a value without a clock.
+// outage describes a host that did not answer. Its methods take the time as an
+// argument and do not read the clock.
 type outage struct {
 	until  time.Time     // the host is asked last until then
 	pause  time.Duration // the last pause
 	silent bool          // the host gave no answer, not even a refusal
-	once   bool          // one failure, which may concern a single connection or front end
+	once   bool          // only one failure so far, which may concern a single connection or front end
 	err    error
 }
 
 // failed returns the outage after another failure. after is the pause that the
-// host asked for, or 0. Concurrent requests fail together, so a failure during
-// a pause does not double it.
+// host requested (Retry-After), or 0. Concurrent requests fail together, so a
+// failure during a pause does not double it.
 func (o outage) failed(now time.Time, after time.Duration, silent bool, err error) outage {
 	if o.pause == 0 {
 		o.pause = firstPause
@@ -58,7 +59,8 @@ type hostHealth struct {
 	outages map[string]outage
 }
 
-// record takes the outcome of a request to a host, which is nil for an answer.
+// record records the outcome of a request to a host. err is nil if the host
+// answered.
 func (r *hostHealth) record(h *host, now time.Time, err error) {
 	f, _ := errors.AsType[*ranges.Fault](err)
 	r.mu.Lock()
@@ -171,8 +173,8 @@ func newAnswerTimer(limit time.Duration, end func()) *answerTimer {
 	return &answerTimer{limit: limit, timer: time.AfterFunc(limit, end)}
 }
 
-// answered takes the status of an answer. It restarts the timer, unless the
-// answer asks to come back later.
+// answered records the status of an answer. It restarts the timer, unless the
+// answer asks the client to come back later.
 func (p *answerTimer) answered(status int) {
 	if p == nil || status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
 		return
@@ -185,8 +187,8 @@ func (p *answerTimer) answered(status int) {
 }
 
 // silence returns the time after which a host without an answer counts as
-// silent. It is at most half of the limit, so that the hosts asked first count
-// when the timer ends.
+// silent. It is at most half of the limit, so that the hosts that were asked
+// first count as silent when the timer ends the resolution.
 func (p *answerTimer) silence() time.Duration {
 	if p == nil {
 		return staggerDelay
@@ -208,7 +210,7 @@ func (p *answerTimer) remember(errs *hostErrors) {
 var errNoUsableAnswer = errors.New("no usable answer")
 
 // explain returns the error of a resolution that ran under ctx. If the timer
-// ended it, that is the errors of the hosts.
+// ended it, the error lists the last errors of the hosts.
 func (p *answerTimer) explain(ctx context.Context, err error) error {
 	if p == nil || !errors.Is(context.Cause(ctx), errNoUsableAnswer) {
 		return err
@@ -279,6 +281,6 @@ func (e *hostErrors) Error() string {
 	return strings.Join(said, "; ")
 }
 
-// Unwrap returns only the most informative error, because an image that is
-// missing on a mirror may exist.
+// Unwrap returns only the most informative error. With all of them, errors.Is
+// would report an image as missing because one mirror lacks it.
 func (e *hostErrors) Unwrap() error { return e.all[0].err }

@@ -53,7 +53,7 @@ type hostConfig struct {
 	fallback           bool // https first, then http, like containerd for ambiguous ports
 }
 
-// equal reports whether two configurations lead to the same requests.
+// equal reports whether two configurations result in the same requests.
 func (c hostConfig) equal(d hostConfig) bool {
 	return c.scheme == d.scheme && c.host == d.host && c.path == d.path && c.capabilities == d.capabilities &&
 		c.dialTimeout == d.dialTimeout && c.fallback == d.fallback &&
@@ -80,7 +80,7 @@ func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	before := c.hosts[ref.Host]
 	found, err := c.configure(ref.Host)
 	switch {
-	case err != nil && before != nil: // a file may be being written or replaced
+	case err != nil && before != nil: // another process may be writing or replacing a file
 		c.opts.Log.Warn("cannot read the configuration of hosts, keeping the last one", "registry", ref.Host, "err", err)
 		return before, nil
 	case err != nil:
@@ -110,8 +110,9 @@ func (c *Client) hostsOf(ref Reference) ([]*host, error) {
 	return hs, nil
 }
 
-// maxRetired bounds the retired clients that are kept to close the idle
-// connections of their last requests. Without that a timer closes them later.
+// maxRetired bounds the number of retired endpoints that are kept, so that the
+// idle connections of their last requests can be closed early. The connections
+// of older ones are closed later, by a timer of the transport.
 const maxRetired = 16
 
 // newHost makes the clients of a host.

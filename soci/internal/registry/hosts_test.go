@@ -623,8 +623,8 @@ func TestNoPlatform(t *testing.T) {
 	}
 }
 
-// TestSchemes checks that http to an https server, and the reverse, fail at
-// once with an error that names the scheme.
+// TestSchemes checks that http to an https server, and https to an http server,
+// fail at once with an error that names the scheme.
 func TestSchemes(t *testing.T) {
 	l := newLab(t, testorigin.RegistryOptions{}, nil)
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
@@ -635,7 +635,7 @@ func TestSchemes(t *testing.T) {
 		{"a TLS server of Go's", strings.TrimPrefix(secure.URL, "https://"), "", "speaks TLS"},
 		{"a TLS server that closes the connection", curt, "", "speaks TLS"},
 		{"a plain server", "r.example", "server = \"https://" + l.o.Host() + "\"\n", "plain http"},
-		{"a port that is none", "r.example", "server = \"http://127.0.0.1:99999\"\n", "invalid port"},
+		{"a port out of range", "r.example", "server = \"http://127.0.0.1:99999\"\n", "invalid port"},
 	} {
 		dir := t.TempDir()
 		if tt.toml != "" {

@@ -17,10 +17,11 @@ import (
 
 // Errors that callers test for.
 var (
-	// ErrPlatform says that the image does not exist for the wanted platform.
+	// ErrPlatform is the error of an image that does not exist for the wanted
+	// platform.
 	ErrPlatform = errors.New("no image for this platform")
-	// ErrUnsupported says that the manifest does not describe an image we can
-	// unpack.
+	// ErrUnsupported is the error of a manifest that does not describe an image
+	// we can unpack.
 	ErrUnsupported = errors.New("unsupported manifest")
 )
 
@@ -31,7 +32,7 @@ type Image struct {
 	Config   ocispec.Image
 	Platform ocispec.Platform // as stated in the config
 	Layers   []Layer
-	Notes    []string // harmless oddities
+	Notes    []string // remarks on harmless irregularities
 
 	ConfigDescriptor       ocispec.Descriptor
 	RawManifest, RawConfig []byte // verified
@@ -118,9 +119,9 @@ func classify(doc document) (index bool, err error) {
 	case k.SchemaVersion == 1 || len(k.FSLayers) > 0 || mediaType == dockerSchema1 || mediaType == dockerSchema1S:
 		return false, fmt.Errorf("%w: Docker schema 1, obsolete since 2017; push the image again with a current tool", ErrUnsupported)
 	case len(k.Manifests) > 0 && (len(k.Layers) > 0 || len(k.Config) > 0):
-		// Two clients could read two different images under one digest
-		// (CVE-2021-41190).
-		return false, fmt.Errorf("%w: it is an index and a manifest at once", ErrUnsupported)
+		// One client could read it as an index and another as a manifest, and
+		// get different images for one digest (CVE-2021-41190).
+		return false, fmt.Errorf("%w: it is both an index and a manifest", ErrUnsupported)
 	}
 	isIndex := mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
 	isManifest := mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
@@ -233,8 +234,8 @@ func isImage(mediaType string) bool {
 	return false
 }
 
-// isConfig reports whether an artifact type denotes an image: by being empty,
-// or by the type of an image config, which go-containerregistry writes.
+// isConfig reports whether an artifact type denotes an image. It is then empty,
+// or the media type of an image config, which go-containerregistry writes.
 func isConfig(artifactType string) bool {
 	return artifactType == "" || artifactType == ocispec.MediaTypeImageConfig || artifactType == dockerConfig
 }

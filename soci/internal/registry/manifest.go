@@ -37,7 +37,7 @@ const (
 	ociForeignLayer = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 )
 
-// ErrDigest says that content does not match its digest or size.
+// ErrDigest is the error of content that does not match its digest or size.
 var ErrDigest = errors.New("digest mismatch")
 
 // maxManifest bounds a manifest or index, in bytes. It is the size up to which
@@ -63,13 +63,14 @@ type documentSource struct {
 	doc  document      // guarded by busy; its digest is "" before the first answer
 }
 
-// Open implements [ranges.Source]. It returns one byte and keeps the document,
-// because the size of a manifest is unknown before its answer, and the engine
-// would request the bytes behind it.
+// Open implements [ranges.Source]. It returns one byte and keeps the document.
+// The size of a manifest is unknown before its answer, and the engine would
+// request further ranges if it read the document itself.
 func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadCloser, ranges.Info, error) {
 	none := ranges.Info{Size: -1}
 	// The engine hedges late requests. A hedge waits here, because each attempt
-	// asks other hosts itself, and registries limit the manifests per user.
+	// asks the other hosts itself, and registries limit the manifest requests
+	// of a user.
 	select {
 	case m.busy <- struct{}{}:
 		defer func() { <-m.busy }()
@@ -125,8 +126,8 @@ func (m *documentSource) Open(ctx context.Context, req ranges.Request) (io.ReadC
 	return nil, none, outcome(all, own)
 }
 
-// recordOutcome records the outcome of a request for the order of hosts and the
-// log. err is nil after a success.
+// recordOutcome logs the outcome of a request and records it for the order in
+// which hosts are asked. err is nil after a success.
 func (c *Client) recordOutcome(ctx context.Context, h *host, ref Reference, err error) {
 	c.health.record(h, time.Now(), err)
 	if err == nil {
@@ -156,7 +157,7 @@ func (m *documentSource) from(ctx context.Context, h *host, req ranges.Request) 
 		var err error
 		if sameHost(where, h.base) {
 			_, _, err = m.c.authorized(ctx, m.l, h, req.Attempt, get(h.endpoint))
-		} else { // another host, which must not see our token
+		} else { // a different host, which must not see our token
 			_, _, err = get(m.c.plain)(referred(from))
 			if _, ok := errors.AsType[*redirect](err); !ok && err != nil {
 				err = explainNewURL(req, err)
@@ -219,7 +220,7 @@ func (m *documentSource) send(ctx context.Context, h *host, client *http.Client,
 // if any, and the digest that the registry announced.
 //
 // Some proxies compress answers although identity was requested. If only the
-// decompressed form matches the digest, that is the document.
+// decompressed form matches the digest, verified returns the decompressed form.
 func verified(data []byte, header http.Header, want digest.Digest, most int64) (document, error) {
 	doc, err := verify(data, header, want)
 	if err == nil || !strings.EqualFold(header.Get("Content-Encoding"), "gzip") {
@@ -246,7 +247,7 @@ func verify(data []byte, header http.Header, want digest.Digest) (document, erro
 	case said != "" && said.Algorithm() == algorithm && said != got:
 		return document{}, fmt.Errorf("%w: the registry announced %s and sent %s", ErrDigest, printable.Line(said.String(), maxQuoted), got)
 	case said == "" && want == "" && bytes.HasPrefix(data, gzipMagic):
-		return document{}, fmt.Errorf("%w: a manifest that is compressed", ErrDigest) // there is no digest to check
+		return document{}, fmt.Errorf("%w: a manifest that is compressed", ErrDigest) // without a digest, neither form can be verified
 	}
 	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	return document{
@@ -257,7 +258,7 @@ func verify(data []byte, header http.Header, want digest.Digest) (document, erro
 
 var gzipMagic = []byte{0x1f, 0x8b}
 
-// gunzip inflates data, to at most most bytes.
+// gunzip decompresses data. It fails if the result exceeds most bytes.
 func gunzip(data []byte, most int64) ([]byte, error) {
 	r, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
@@ -266,7 +267,7 @@ func gunzip(data []byte, most int64) ([]byte, error) {
 	var buf bytes.Buffer
 	n, err := buf.ReadFrom(io.LimitReader(r, most+1))
 	if err == nil && n > most {
-		err = fmt.Errorf("it inflates to more than %d bytes", most)
+		err = fmt.Errorf("it decompresses to more than %d bytes", most)
 	}
 	return buf.Bytes(), err
 }
@@ -289,11 +290,11 @@ const (
 	wantsTLS  = " (the registry speaks TLS, and plain http was used: loopback registries get https by server = \"https://...\" in hosts.toml)"
 )
 
-// firstContact classifies a request without an answer. The failures that a
-// wrong name, port or scheme causes are permanent for a host that has never
-// answered, so that a typing mistake is reported at once; later in a pull they
-// may be transient. A refused connection is retried if bounded is set, that is,
-// if an answer timer bounds the retries.
+// firstContact classifies a request without an answer. Failures that a wrong
+// name, port or scheme causes are permanent for a host that has never answered,
+// so that a typing mistake is reported at once. For a host that has answered
+// they may be transient. A refused connection is retried if bounded is set,
+// that is, if an answer timer bounds the retries.
 func (c *Client) firstContact(ctx context.Context, h *host, hr *http.Request, err error, bounded bool) *ranges.Fault {
 	f := &ranges.Fault{Kind: ranges.Retryable, Fresh: true}
 	reason, hint := cause(err), ""
@@ -331,7 +332,7 @@ func (c *Client) speaksTLS(ctx context.Context, h *host) bool {
 		return false
 	}
 	defer nc.Close()
-	tc := tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only whether TLS is spoken
+	tc := tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // only tests whether the host speaks TLS
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	return tc.HandshakeContext(ctx) == nil
@@ -377,7 +378,7 @@ func (m *documentSource) fetch(ctx context.Context, e *ranges.Engine, name strin
 	if _, err := obj.Fetch(ctx, make([]byte, 1), 0); err != nil {
 		return document{}, m.l.wait.explain(ctx, err)
 	}
-	m.busy <- struct{}{} // a late attempt may still hold it
+	m.busy <- struct{}{} // waits for an attempt that may still hold it
 	return m.doc, nil
 }
 

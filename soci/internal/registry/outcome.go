@@ -14,12 +14,12 @@ import (
 // low, because nodes without access to the internet expect it.
 const (
 	rankDigest  = iota // wrong content
-	rankDenied         // no right, a refused token server, a credential helper
+	rankDenied         // missing rights, a refused token server, a failed credential helper
 	rankMissing        // the registry does not have the content
-	rankTLS            // certificates, http where https is spoken
-	rankStatus         // another answer
+	rankTLS            // a certificate error, or http to a host that speaks https
+	rankStatus         // any other answer
 	rankSilence        // no answer
-	rankName           // no such name, or no name server
+	rankName           // the name does not exist, or the name server does not answer
 	rankAbsent         // a mirror does not have the content
 )
 
@@ -49,7 +49,7 @@ func rank(err error, own bool) int {
 	return rankSilence
 }
 
-// outcome combines the errors of all hosts that were asked to one fault. The
+// outcome combines the errors of all hosts that were asked into one fault. The
 // fault is retryable if a host may answer later, unless the registry itself,
 // whose error is own, has given a final answer.
 func outcome(errs *hostErrors, own error) *ranges.Fault {

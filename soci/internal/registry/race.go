@@ -13,16 +13,17 @@ import (
 // and far shorter than the time-out of a dead host.
 const staggerDelay = 2 * time.Second
 
-// errSilent is the error of a host that had not answered when another one did,
-// or when the caller gave up.
+// errSilent is the error of a host that had not answered by the time another
+// host did, or the caller gave up.
 var errSilent = errors.New("no answer")
 
-// race calls ask for 0 to n-1, each time when the call before has failed or has
-// lasted for staggerDelay. The first answer cancels the other calls. Calls that
-// had lasted for least by then fail with errSilent.
+// race calls ask with 0 to n-1. It makes each call once the previous one has
+// failed or has lasted for staggerDelay. The first answer cancels the other
+// calls. A call that has lasted for at least the duration least by then fails
+// with errSilent.
 //
-// errs holds the errors by call, also after an answer. race returns when all
-// calls have returned.
+// errs[i] is the error of ask(ctx, i), even if another call has answered. race
+// returns when all calls have returned.
 func race[T any](ctx context.Context, n int, least time.Duration, ask func(ctx context.Context, i int) (T, error)) (answer T, ok bool, errs []error) {
 	type result struct {
 		i     int

@@ -67,8 +67,8 @@ func (s *session) fetchToken(ctx context.Context, t tokenRequest) (header string
 	secret := cmp.Or(t.cred.IdentityToken, t.cred.Password)
 	if secret != "" {
 		header, expires, err = s.askToken(ctx, t.post)
-		// Registries without the POST answer 404 (GCR), 405, 401 (Artifactory)
-		// or 400 (ACR): containerd's list.
+		// Registries that do not support POST answer 404 (GCR), 405, 401
+		// (Artifactory) or 400 (ACR). The list is containerd's.
 		f, _ := errors.AsType[*ranges.Fault](err)
 		other := f != nil && (f.Status == 404 || f.Status == 401 || f.Status == 400 || f.Status == 405)
 		if err == nil || !other || t.cred.IdentityToken != "" || t.cred.Username == "" {
@@ -115,8 +115,8 @@ func (t tokenRequest) get(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// askToken makes one request. It adds the header of hosts.toml only if the host
-// issues its tokens itself.
+// askToken makes one request to the token server. It adds the header that
+// hosts.toml sets only if the host is its own token server.
 func (s *session) askToken(ctx context.Context, make func(context.Context) (*http.Request, error)) (string, time.Time, error) {
 	none := time.Time{}
 	req, err := make(ctx)
@@ -164,7 +164,8 @@ func (s *session) askToken(ctx context.Context, make func(context.Context) (*htt
 	return "Bearer " + token, expiry(answer.Expires, time.Now()), nil
 }
 
-// expiry returns the end of a token that lasts for seconds from now.
+// expiry returns the time at which a token expires that is valid for seconds
+// from now.
 func expiry(seconds int, now time.Time) time.Time {
 	if seconds <= 0 {
 		return now.Add(defaultExpiry)
@@ -187,7 +188,7 @@ func tokenFault(where string, resp *http.Response) *ranges.Fault {
 	case code >= 500:
 		return &ranges.Fault{Kind: ranges.Retryable, Status: code, Err: fmt.Errorf("token from %s: status %d", where, code)}
 	case code/100 == 3:
-		return denied(code, fmt.Errorf("token from %s: it redirects, which token requests do not follow", where))
+		return denied(code, fmt.Errorf("token from %s: it redirects, and token requests do not follow redirects", where))
 	}
 	return denied(code, fmt.Errorf("token from %s: status %d: wrong credentials, or no right to pull%s", where, code, said))
 }
