@@ -14,9 +14,9 @@
 // A chain ID names a layer together with all layers below it; containerd
 // requests layers by chain ID. A remote Prepare has labels that name its image,
 // manifest and layer; any other Prepare is ordinary, and containerd fills the
-// snapshot. A job is one image being pulled; it has one layer in work for each
+// snapshot. A job is one image being pulled. It has one layer in work for each
 // missing chain ID. A layer is ready when it is extracted, verified and in
-// overlay form, but not yet a snapshot. Its Prepare makes it one.
+// overlay form. Its Prepare then turns it into a snapshot.
 //
 // # Guarantees
 //
@@ -41,11 +41,11 @@
 //
 // A layer moves from work to ready to snapshots by rename. The file system is
 // flushed before the layer leaves work, and both directories before the
-// metadata store names the snapshot. A first layer.json, which counts only
-// until the system reboots, is written before the flush. So a layer with a
-// valid layer.json is whole, after a crash and after a power cut. [New] takes
-// over ready layers and layers in work with a checkpoint, and removes
-// everything else.
+// metadata store names the snapshot. Before the flush, a layer.json is written
+// that is valid only until the system reboots. So a layer with a valid
+// layer.json is whole, after a crash and after a power cut. [New] takes over
+// ready layers and layers in work with a checkpoint, and removes everything
+// else.
 //
 // # Concurrency
 //
@@ -65,6 +65,7 @@
 //
 // # Not done here
 //
-// Lazy loading, ID-mapped layers (those are ordinary), and content in
-// containerd's store, so export and push of an image fetch its layers again.
+// Lazy loading; ID-mapped layers, whose Prepare counts as ordinary; and content
+// in containerd's store, so that export and push of an image fetch its layers
+// again.
 package snapshotter

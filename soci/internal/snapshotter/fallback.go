@@ -47,7 +47,7 @@ func fallback(err error) (reason string, ok bool) {
 // image was resolved.
 const reasonFetch = "fetch"
 
-// endedError is the error of work that was cancelled: because its last caller
+// endedError is the error of work that was cancelled, because its last caller
 // left, the daemon ends, or another layer failed.
 type endedError struct{ error }
 
@@ -63,7 +63,7 @@ func endedBy(ctx context.Context, err error) error {
 }
 
 // errMismatch says that the labels contradict the manifest that they name.
-var errMismatch = errors.New("labels do not fit the manifest")
+var errMismatch = errors.New("labels do not match the manifest")
 
 // full reports whether a layer failed because the disk, its inodes or a quota
 // is used up.

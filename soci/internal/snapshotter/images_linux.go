@@ -26,7 +26,7 @@ import (
 // Images is a proxy between kubelet and the image service of containerd. It
 // forwards every call unchanged, and keeps the pull secret of a PullImage call
 // while the call runs. A snapshotter receives no secrets, so without this proxy
-// private images would be left to containerd.
+// containerd would have to fetch private images itself.
 //
 // It is made by [NewImages], must be closed after its server has ended, and is
 // safe for concurrent use.
@@ -69,7 +69,7 @@ func NewImages(containerd string, lookup func(ctx context.Context, host, reposit
 // Close closes the connection to containerd.
 func (s *Images) Close() error { return s.next.Close() }
 
-// Credentials is for [soci.Options]. It returns the secret of the latest
+// Credentials is the function for [soci.Options.Credentials]. It returns the secret of the latest
 // running pull from the repository, or the result of the lookup. So a secret is
 // used for other pods only if they pull from the same repository.
 func (s *Images) Credentials(ctx context.Context, host, repository string) (soci.Credential, error) {
@@ -99,7 +99,7 @@ const (
 func (s *Images) handle(_ any, in grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(in)
 	if !ok || !strings.HasPrefix(method, imageService) {
-		return status.Errorf(codes.Unimplemented, "%s: only the image service of CRI is here; pods are containerd's own socket's", method)
+		return status.Errorf(codes.Unimplemented, "%s: this socket serves only the image service of CRI: send other calls to containerd's socket", method)
 	}
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
@@ -111,7 +111,7 @@ func (s *Images) handle(_ any, in grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	// CRI's calls have one request each.
+	// Each call of CRI has one request.
 	var request rawMessage
 	if err := in.RecvMsg(&request); err != nil {
 		return err
@@ -179,8 +179,8 @@ func (s *Images) remember(request rawMessage) (forget func()) {
 	}
 }
 
-// credential reads a secret as containerd does. A secret for another server is
-// ignored.
+// credential reads a secret as containerd does. For the secret of another server
+// it returns the zero Credential.
 func credential(a *cri.AuthConfig, host string) (soci.Credential, error) {
 	if server := a.GetServerAddress(); server != "" {
 		server = strings.TrimPrefix(strings.TrimPrefix(server, "https://"), "http://")

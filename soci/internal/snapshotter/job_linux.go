@@ -55,15 +55,15 @@ type layer struct {
 	taken  bool   // guarded by paths: the layer is a snapshot now
 
 	// Guarded by Snapshotter.mu.
-	holders   []*job  // in the order in which they came
+	holders   []*job  // in the order in which they joined
 	from      *job    // provides the image of the current attempt
-	failed    []*job  // with whose images an attempt has failed
+	failed    []*job  // whose images provided a failed attempt
 	ticket    *ticket // for a slot; nil before the layer is queued
 	pace      *rate.Limiter
 	cancel    context.CancelCauseFunc
-	idle      time.Time // since when no job holds the layer
-	lower     []*layer  // that it waits for
-	cancelled bool      // although it may still succeed
+	idle      time.Time // when the last job let go of the layer
+	lower     []*layer  // the layers that this one waits for
+	cancelled bool      // its work was cancelled; it may still succeed
 }
 
 func newLayer(chain digest.Digest) *layer {
@@ -71,7 +71,7 @@ func newLayer(chain digest.Digest) *layer {
 }
 
 // errAbandoned ends a job that no call waits for.
-var errAbandoned = errors.New("no caller waits for this image any more")
+var errAbandoned = errors.New("no caller waits for this image")
 
 // join finds or starts the job of a request. It returns the requested layer and
 // all layers above it, or nil if the requested one is a snapshot by now. If it
@@ -200,8 +200,8 @@ func (l *layer) sharersLocked() (images []string) {
 }
 
 // fits reports whether the image of a job can provide the layer, that is, has
-// it above the same layers. An image with the chain ID in another place has
-// wrong metadata, which must not get into a snapshot.
+// the layer above the same lower layers. An image with the chain ID at another
+// position has wrong metadata, which must not get into a snapshot.
 func (l *layer) fits(j *job) bool {
 	return len(j.chains) >= len(l.path) && slices.Equal(j.chains[:len(l.path)], l.path)
 }
@@ -216,7 +216,7 @@ func limitOf(bytesPerSecond int64) rate.Limit {
 	return rate.Limit(bytesPerSecond)
 }
 
-// throttle slows the caller down to the rate of the job.
+// throttle waits until the rate of the job allows n more bytes, or ctx ends.
 func (j *job) throttle(ctx context.Context, n int64) {
 	for ; n > 0 && j.pace.Limit() != rate.Inf; n -= paceBurst {
 		if j.pace.WaitN(ctx, int(min(n, paceBurst))) != nil {
@@ -327,7 +327,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 				return nil, nil, nil
 			}
 			l = newLayer(j.chains[k])
-			if err == nil { // it is a snapshot of another image
+			if err == nil { // another image has made it a snapshot
 				l.dir, l.taken = dirs[0], true
 				close(l.done)
 			} else {
@@ -342,7 +342,7 @@ func (s *Snapshotter) ensure(ctx context.Context, j *job, i int, below []string)
 			s.updateTicketLocked(l)
 		}
 		if l.pace != nil && l.pace.Limit() < j.pace.Limit() {
-			l.pace.SetLimit(j.pace.Limit()) // the highest rate of its jobs
+			l.pace.SetLimit(j.pace.Limit()) // a layer has the highest rate of its jobs
 		}
 		stack = append(stack, l)
 	}
@@ -361,8 +361,8 @@ func (l *layer) doomedLocked() bool {
 	return l.cancelled || slices.ContainsFunc(l.lower, func(b *layer) bool { return isDone(b) && b.err != nil })
 }
 
-// launchLocked starts layers, the largest first, because it ends last in any
-// order. mu must be held.
+// launchLocked starts layers. The largest one is first, because it ends last in
+// any order. mu must be held.
 func (s *Snapshotter) launchLocked(j *job, i int, start []int, stack []*layer, below []string) {
 	slices.SortStableFunc(start, func(a, b int) int {
 		return cmp.Compare(j.image.Layers[b].Size, j.image.Layers[a].Size)

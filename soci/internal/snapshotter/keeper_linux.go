@@ -11,13 +11,13 @@ import (
 	"github.com/penstock/penstock/soci"
 )
 
-// slotKeeper runs slots. It wakes the layers that get a slot, samples the
+// slotKeeper carries out the decisions of slots. It wakes the layers that get a slot, samples the
 // layers in work, and cancels attempts that yield or have stalled.
 type slotKeeper struct {
 	mu     sync.Mutex // guards the fields below, and slots; a leaf lock
 	slots  *slots
 	work   map[*ticket]*workingLayer
-	timer  *time.Timer // until the next sample, while layers are in work
+	timer  *time.Timer // takes the next sample, while layers are in work
 	closed bool
 
 	countYield func() // counts layers that yielded
@@ -33,7 +33,7 @@ type workingLayer struct {
 
 // errYield ends an attempt at a layer whose slot others need, or that another
 // image may fetch faster. The layer queues again.
-var errYield = errors.New("the layer was too slow and others waited")
+var errYield = errors.New("the layer was too slow while others waited")
 
 // errStalled is the error of a layer that received almost no bytes.
 func errStalled(d time.Duration) error {

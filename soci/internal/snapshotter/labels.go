@@ -45,7 +45,7 @@ func parseLabels(labels map[string]string) (request, error) {
 		return request{}, errOrdinary
 	}
 	if labels[snapshots.LabelSnapshotUIDMapping] != "" || labels[snapshots.LabelSnapshotGIDMapping] != "" {
-		return request{}, errors.New("layers with mapped ids are left to containerd")
+		return request{}, errors.New("containerd must unpack layers with mapped IDs itself")
 	}
 	for _, f := range []struct {
 		label string

@@ -20,7 +20,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// held is a registry that holds the answers for one blob until let is called.
+// held is a registry that holds back the answers for one blob until let is called.
 type held struct {
 	*testorigin.Origin
 	asked chan struct{} // closed at the first request for the blob

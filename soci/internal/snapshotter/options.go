@@ -24,22 +24,22 @@ type Options struct {
 	// Layers bounds the layers that are extracted concurrently, over all
 	// images. It should equal the Parallelism of the Puller, by which its
 	// memory is divided. A layer that receives less than 64 KiB/s, or that no
-	// caller waits for, does not count; with those, at most twice as many
-	// layers are in work. Default: the number of processors, at least 3.
+	// caller waits for, does not count. Including such layers, at most twice as
+	// many layers are in work. Default: the number of processors, at least 3.
 	Layers int
 	// NoSync leaves flushing to the kernel. That is faster on slow disks, but
 	// after a power cut snapshots may hold files without content, as with
 	// containerd's default configuration.
 	NoSync bool
-	// Linger is the time for which a pull continues without a waiting caller.
-	// containerd requests layers one by one, milliseconds apart. Default: 30 s.
-	// Negative: 0.
+	// Linger is the time for which a pull continues without a waiting caller,
+	// because containerd requests layers one by one, milliseconds apart.
+	// Default: 30 s. A negative number ends such a pull at once.
 	Linger time.Duration
 	// Stall is the time after which a layer fails that receives less than 1
 	// KiB/s from its registry. Default: 5 minutes. Negative: no limit.
 	Stall time.Duration
-	// Keep is the time for which unclaimed ready layers, and unfinished layers,
-	// are kept. Default: 30 minutes. Negative: no limit.
+	// Keep is the time for which ready and unfinished layers are kept when no
+	// pull holds them. Default: 30 minutes. Negative: no limit.
 	Keep time.Duration
 	// Metrics registers the metrics. Default: none.
 	Metrics prometheus.Registerer
@@ -57,7 +57,7 @@ const (
 	// defaultStall is longer than the restart of a registry, and equals
 	// containerd's image_pull_progress_timeout.
 	defaultStall = 5 * time.Minute
-	minLayers    = 3 // one downloads, one inflates, one ends
+	minLayers    = 3 // one downloads, one inflates, one writes its last files
 )
 
 // Validate returns an error that names an invalid option and its valid values,
@@ -70,7 +70,7 @@ func (o Options) Validate() error {
 	case !filepath.IsAbs(o.Root):
 		return fmt.Errorf("root directory %q is relative, but containerd mounts directories in it: use an absolute path", o.Root)
 	case o.Layers < 0:
-		return fmt.Errorf("%d layers at once: use 0 for the default, or 1 and more", o.Layers)
+		return fmt.Errorf("%d layers at once are too few: use 0 for the default, or at least 1", o.Layers)
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ func TestPrivPull(t *testing.T) {
 		}
 		fs := mounts[0].Source
 		if i > 0 {
-			fs = lowest(mounts[0].Options)
+			fs = topLower(mounts[0].Options)
 		}
 		if want := used(t, fs); u != want {
 			t.Errorf("layer %d: usage %+v, want %+v of %s", i, u, want, fs)
@@ -148,8 +148,8 @@ func TestPrivPull(t *testing.T) {
 	}
 }
 
-// lowest returns the uppermost lower directory of an overlay mount.
-func lowest(options []string) string {
+// topLower returns the uppermost lower directory of an overlay mount.
+func topLower(options []string) string {
 	for _, o := range options {
 		if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
 			dir, _, _ := strings.Cut(dirs, ":")

@@ -160,7 +160,7 @@ func TestPrivResumeLayer(t *testing.T) {
 		b := beginLayer(t, layer)
 		point := b.point(t)
 		resumed, fetched := b.finish(t)
-		t.Logf("%s: of %d bytes %d were there, gone on with at byte %d, %d fetched", name, b.m.sizes[0], resumed, point, fetched)
+		t.Logf("%s: of %d bytes, %d were kept; resumed at byte %d, %d fetched", name, b.m.sizes[0], resumed, point, fetched)
 		const hedges = 2 * partBytes
 		if point == 0 || resumed < point || fetched > b.m.sizes[0]-point+hedges {
 			t.Errorf("%s: the layer was not resumed", name)

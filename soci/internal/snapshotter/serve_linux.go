@@ -73,7 +73,8 @@ const (
 	// httpRetry is short compared with the time between two scrapes of
 	// Prometheus.
 	httpRetry = 10 * time.Second
-	// headerTime bounds a slow client of the HTTP endpoint.
+	// headerTime bounds the time that a client of the HTTP endpoint may take to
+	// send its headers.
 	headerTime = 5 * time.Second
 	// maxMessage is the largest message, in bytes, that containerd accepts.
 	maxMessage = 16 << 20
@@ -121,15 +122,15 @@ func Serve(ctx context.Context, s *Snapshotter, at Listen, metrics prometheus.Ga
 	return err
 }
 
-// listenWeb listens at the HTTP address and returns its final form. It returns
-// nil if there is none, or if the address is in use.
+// listenWeb listens at the HTTP address. It returns the listener and its
+// address, or a nil listener if no address is configured or it is in use.
 func (s *Snapshotter) listenWeb(ctx context.Context, at Listen) (net.Listener, string) {
 	if at.HTTP == "" {
 		return nil, ""
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.HTTP)
 	if err != nil {
-		s.opts.Log.Error("no metrics: their address is tried again", "address", at.HTTP, "err", err)
+		s.opts.Log.Error("cannot serve metrics yet, will retry", "address", at.HTTP, "err", err)
 		return nil, ""
 	}
 	return l, l.Addr().String()
@@ -172,7 +173,7 @@ func ServeImages(ctx context.Context, s *Images, path string, ready func()) erro
 	case err := <-ended:
 		return err
 	}
-	server.Stop() // without waiting for pulls, which take minutes; kubelet retries
+	server.Stop() // does not wait for pulls, which take minutes; kubelet retries them
 	return <-ended
 }
 

@@ -14,9 +14,9 @@ import (
 //   - At most `most` layers are in work whose bytes arrive. A slow layer, or
 //     one that no caller waits for, continues but does not count.
 //   - At most `most + spare` layers are in work together. If a layer of another
-//     image waits and only layers that do not count are in its way, the one
-//     longest in work yields: its attempt is cancelled, keeps its checkpoint,
-//     and queues again.
+//     image waits and only layers that do not count take up the slots, one of
+//     them yields (see yielder): its attempt is cancelled, keeps its
+//     checkpoint, and queues again.
 //   - The next slot goes to an image that a caller waits for, then to the image
 //     with the fewest layers in work, then to the image whose last grant is the
 //     oldest; within an image, in order. A layer that several images share has
@@ -24,8 +24,8 @@ import (
 //   - A slow layer that another image waits for as well yields, to resume from
 //     the registry of that image; see handsOver.
 //
-// So a layer waits only for the layers ahead of it whose bytes arrive, and a
-// layer fails that has received almost no bytes for `stall`.
+// So a layer waits only for layers ahead of it that receive bytes. A layer that
+// has received almost no bytes for `stall` fails.
 type slots struct {
 	most, spare int
 	stall       time.Duration // negative for no limit
@@ -41,8 +41,8 @@ const (
 	// slot while others wait. It is far below the share of a node's link for
 	// each of a few layers.
 	slowRate = 64 << 10
-	// stallRate, in bytes per second, is so low that the pull would take days,
-	// because the layer's registry does not work.
+	// stallRate, in bytes per second, is so low that the pull would take days.
+	// A registry that sends less does not work.
 	stallRate = 1 << 10
 	// samplePeriod is the time between two samples of a layer. It spans several
 	// round trips.
@@ -58,7 +58,7 @@ type ticket struct {
 	// another image has the layer.
 	slice time.Duration
 	// slow is set if the rate since the last sample was below slowRate because
-	// of the network, or of paced.
+	// of the network, or because the layer is paced.
 	slow    bool
 	paced   bool // the rate of a prefetch held up the layer since the last sample
 	yielded bool // the attempt was cancelled
@@ -122,6 +122,7 @@ func (s *slots) next(now time.Time) (granted []*ticket, yields *ticket) {
 	return granted, nil
 }
 
+// count returns the number of layers in work that count against most.
 func (s *slots) count() (n int) {
 	for _, c := range s.running {
 		if c.counts() {
@@ -145,9 +146,9 @@ func (s *slots) before(a, b *ticket) int {
 	return cmp.Or(cmp.Compare(aHeld, bHeld), cmp.Compare(aLast, bLast))
 }
 
-// rank returns the number of layers in work of a ticket's image, and its last
-// grant. If several images share the layer, it is the rank of the image with
-// the fewest.
+// rank returns the number of layers in work of a ticket's image, and the number
+// of its last grant. If several images share the layer, it returns the rank of
+// the image with the fewest layers in work.
 func (s *slots) rank(c *ticket) (held, last int) {
 	held, last = s.held(c.image), s.lastGrant[c.image]
 	for _, image := range c.sharers {
@@ -205,9 +206,10 @@ func (s *slots) record(c *ticket, now time.Time, is sample) (stalled bool) {
 	return s.stall >= 0 && now.Sub(c.stalled) >= s.stall
 }
 
-// handsOver reports whether an attempt must end so that the next one uses
-// another image, because the registry of this one is slow and a caller waits
-// for an image of another repository that has the layer.
+// handsOver reports whether an attempt must end so that the next one uses another
+// image, because the registry of this image is slow and a caller waits for an
+// image of another repository that has the layer. If so, it marks the ticket as
+// yielded.
 func (c *ticket) handsOver(now time.Time) bool {
 	if c.yielded || !c.slow || c.paced || successor(c.sharers, c.image) == c.image || now.Sub(c.granted) < c.slice {
 		return false
@@ -216,9 +218,10 @@ func (c *ticket) handsOver(now time.Time) bool {
 	return true
 }
 
-// successor returns the image of the next attempt at a layer: of the images
-// that have it, in the order in which they came, the first one after last from
-// another repository, or last.
+// successor returns the image of the next attempt at a layer. images are those
+// that have the layer, in the order in which they joined. Starting after last,
+// in rotation, successor returns the first image of another repository. If there
+// is no such image, it returns last.
 func successor(images []string, last string) string {
 	at := slices.Index(images, last)
 	for i := range images {
@@ -235,12 +238,13 @@ func repository(image string) string {
 	return name
 }
 
-// attemptSlice returns the time for which an attempt may be slow if other
-// images have the layer, given the number of attempts before and of images. It
-// doubles with each round over the images. So the layer gets done even if all
-// registries are slow, and an image whose registry is slow for a moment waits
-// for the others no longer than it had itself.
+// attemptSlice returns the time for which an attempt may be slow if other images
+// have the layer. attempts is the number of earlier attempts, images the number
+// of images. The time doubles with each round over the images. So the layer is
+// finished even if all registries are slow, and an image whose registry is slow
+// for a moment gets its next attempt after at most as long for each other image
+// as it had itself.
 func attemptSlice(attempts, images int) time.Duration {
-	const most = 20 // more than two weeks
+	const most = 20 // doublings, to more than two weeks
 	return samplePeriod << min(attempts/max(1, images), most)
 }

@@ -270,7 +270,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	start := time.Now()
 	err = s.remote(ctx, r, key, parent, opts)
 	if cause := context.Cause(s.life); err != nil && cause != nil {
-		return nil, cause // err is a consequence
+		return nil, cause // err is only its consequence
 	}
 	if reason, ok := fallback(err); ok && ctx.Err() == nil {
 		s.fallBack(ctx, r, reason, err)
@@ -351,14 +351,14 @@ func (s *Snapshotter) exists(ctx context.Context, chain digest.Digest, parent st
 	case err != nil:
 		return false, err
 	case info.Kind != snapshots.KindCommitted || info.Parent != parent:
-		// The same content above a snapshot with another name, which containerd
-		// unpacked in another namespace.
+		// The chain exists above a snapshot with another name, which containerd
+		// has unpacked in another namespace.
 		return false, fmt.Errorf("%w: %s exists above %q, not above %q", errMismatch, chain, info.Parent, parent)
 	}
 	return true, nil
 }
 
-// errGone says that a ready layer was removed.
+// errGone says that a ready layer was removed before it could be committed.
 var errGone = errors.New("layer is gone")
 
 // commit turns a ready layer into a snapshot.
@@ -412,7 +412,7 @@ func (s *Snapshotter) commit(ctx context.Context, l *layer, key, parent string, 
 // stay.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	var away []string
-	s.paths.Lock() // a layer in work may be reading a removed layer below it
+	s.paths.Lock() // a layer in work may be reading the files of a lower layer that was removed
 	// A write transaction excludes those that create directories.
 	err := s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		ids, err := storage.IDMap(ctx)

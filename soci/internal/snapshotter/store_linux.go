@@ -36,9 +36,10 @@ type record struct {
 	Version int           `json:"version"`
 	Chain   digest.Digest `json:"chain"`
 	Digest  digest.Digest `json:"digest"` // of the blob
-	Bytes   int64         `json:"bytes"`  // of disk
+	Bytes   int64         `json:"bytes"`  // used on disk
 	Inodes  int64         `json:"inodes"`
-	// UserXattr is the form of overlayfs' marks in the layer.
+	// UserXattr is set if the layer marks opaque directories for mounts with the
+	// userxattr option.
 	UserXattr bool   `json:"user_xattr,omitempty"`
 	Boot      string `json:"boot,omitempty"` // boot ID of the system, until the layer is flushed
 }
@@ -145,7 +146,7 @@ func (s *store) forget(c digest.Digest) error {
 // finish makes the layer in work ready and returns its new directory.
 func (s *store) finish(work string, r record) (string, error) {
 	r.Version, r.Boot = recordVersion, s.boot
-	if s.boot != "" { // a kill during the flush, which may be slow, then loses nothing
+	if s.boot != "" { // so that a kill during the flush, which may be slow, does not lose the layer
 		if err := writeRecord(work, r, false); err != nil {
 			return "", err
 		}
