@@ -24,8 +24,8 @@ func checkFile(name string) error {
 }
 
 // saveConfig writes the configuration of an image to stdout for "-", or to a
-// file, which appears with its whole content. It writes into pipes and devices
-// instead of replacing them.
+// file, which becomes visible only with its whole content. If the file is a pipe
+// or a device, it writes into it instead of replacing it.
 func saveConfig(name string, config []byte, stdout io.Writer) (err error) {
 	data := append(config[:len(config):len(config)], '\n')
 	if name == "-" {

@@ -32,7 +32,7 @@ var pullHelp = cli.Help{
 	Env:  dockerEnv,
 }
 
-// dockerEnv are the variables that say where the logins of registries are.
+// dockerEnv are the variables that name the files with the logins of registries.
 var dockerEnv = []cli.Entry{
 	{Name: "DOCKER_CONFIG", About: "directory of docker's config.json, with the logins of registries (default ~/.docker)"},
 	{Name: "REGISTRY_AUTH_FILE", About: "podman's auth.json, which is read after docker's"},
@@ -68,7 +68,7 @@ func newPull() *pullCommand {
 	cli.Bytes(f, &o.Memory, "memory", "`SIZE` of all buffers, for example 64MiB")
 	cli.ShowDefault(f, "memory", "256MiB")
 	layerFlags(f, o)
-	f.StringVar(&o.IndexDir, "indexes", "", "`DIR` for an index of each layer, by which its next pull decodes it on all cores (default none)")
+	f.StringVar(&o.IndexDir, "indexes", "", "`DIR` for an index of each layer, with which the next pull decodes the layer on all cores (default none)")
 	c.OutputFlags(&c.json)
 	c.LogFlags(slog.LevelWarn)
 	return c
@@ -81,7 +81,7 @@ func registryFlags(f *pflag.FlagSet, plainHTTP *bool, hostsDir *string) {
 	cli.ShowDefault(f, "hosts-dir", defaultHosts)
 }
 
-// layerFlags adds the flags that bound what a layer may take.
+// layerFlags adds the flags for checkpoints and for the limits of an image.
 func layerFlags(f *pflag.FlagSet, o *soci.Options) {
 	cli.BytesOrNone(f, &o.CheckpointBytes, "checkpoint", "`SIZE` of a layer's tar between two checkpoints, from which the next pull resumes a killed one; or none")
 	cli.ShowDefault(f, "checkpoint", "128MiB")

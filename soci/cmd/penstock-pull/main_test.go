@@ -313,7 +313,7 @@ func TestInterruptWithSilentRegistry(t *testing.T) {
 			runtime.Gosched()
 		}
 		cancel()
-		if code := <-ended; code != 1 || !strings.Contains(errs.String(), "interrupted; nothing was left behind") {
+		if code := <-ended; code != 1 || !strings.Contains(errs.String(), "interrupted; no files were left behind") {
 			t.Errorf("%s: exit %d, %s", op, code, &errs)
 		}
 		if names, _ := os.ReadDir(parent); len(names) > 0 {

@@ -33,7 +33,7 @@ const (
 	pollEvery = 250 * time.Millisecond
 	// pollTime bounds one such request.
 	pollTime = 2 * time.Second
-	// dialTime bounds containerd's first answer.
+	// dialTime bounds the wait for containerd's first answer.
 	dialTime = 10 * time.Second
 )
 
@@ -194,8 +194,8 @@ func (w *watch) wrap(next images.Handler) images.Handler {
 	})
 }
 
-// poll asks the daemon for its progress until the context ends. Without answers
-// the pull continues and the meter stands still.
+// poll asks the daemon for its progress until the context ends. If the daemon
+// does not answer, the pull continues without progress on the meter.
 func (w *watch) poll(ctx context.Context) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()

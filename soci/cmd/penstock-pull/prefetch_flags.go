@@ -109,7 +109,7 @@ func (c *prefetchCommand) check() error {
 	return nil
 }
 
-// runPrefetch is the subcommand.
+// runPrefetch runs the prefetch subcommand.
 func runPrefetch(ctx context.Context, args []string, s cli.Streams) error {
 	c, err := parsePrefetch(args, s)
 	if err != nil {

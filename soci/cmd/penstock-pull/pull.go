@@ -67,8 +67,8 @@ func (c *pullCommand) inPlace() string {
 	return "the image is in place, but "
 }
 
-// failed returns the error to print for the error of a pull. It adds where the
-// finished layers are.
+// failed returns the error to print when a pull has failed. It adds the
+// directory of the finished layers.
 func (c *pullCommand) failed(ctx context.Context, err error) error {
 	left := ""
 	e, isOurs := errors.AsType[*soci.Error](err)
@@ -77,11 +77,11 @@ func (c *pullCommand) failed(ctx context.Context, err error) error {
 	}
 	if ctx.Err() != nil && !errors.Is(err, soci.ErrLeft) {
 		if left == "" {
-			left = "; nothing was left behind"
+			left = "; no files were left behind"
 		}
 		return errors.New("interrupted" + left)
 	}
-	// Only the text of others is cut, so that a long one does not hide where the layers are.
+	// Only the text of the error is cut, so that a long one does not hide where the layers are.
 	text := errors.New(printable.Error(err, cli.MaxLine-len(left)) + left)
 	if isOurs && e.Op == "parse" {
 		return cli.Usage(text)

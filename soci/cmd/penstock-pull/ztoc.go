@@ -130,8 +130,8 @@ func (c *ztocCommand) make(ctx context.Context, blob *os.File) (*ztoc.Ztoc, erro
 	return z, nil
 }
 
-// learned returns the index that a pull has recorded of a layer, or nil if
-// there is no such index.
+// learned returns the index of a layer that an earlier pull has recorded, or nil
+// if there is no such index.
 func (c *ztocCommand) learned(d digest.Digest) (*index.Index, error) {
 	if c.indexes == "" {
 		return nil, nil
@@ -152,8 +152,8 @@ func (c *ztocCommand) learned(d digest.Digest) (*index.Index, error) {
 	return x, nil
 }
 
-// decode reads a layer to its end and returns its files and its index. The index
-// is the given one if it agrees with the layer, else a new one.
+// decode reads a layer to its end and returns its files and its index. It returns
+// the learned index if it agrees with the layer, and otherwise a new one.
 func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.Index) ([]ztoc.File, *index.Index, error) {
 	rec := index.NewRecorder(0)
 	r, err := inflate.NewReader(reader{ctx, blob}, inflate.Options{Workers: runtime.GOMAXPROCS(0), Index: learned, Record: rec})
@@ -169,7 +169,7 @@ func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.I
 	tar := io.TeeReader(r, count)
 	files, err := ztoc.Files(tar)
 	if err == nil {
-		_, err = io.Copy(io.Discard, tar) // padding belongs to the DiffID
+		_, err = io.Copy(io.Discard, tar) // the DiffID covers the padding behind the archive
 	}
 	if err != nil {
 		return nil, nil, err
@@ -182,7 +182,7 @@ func decode(ctx context.Context, blob io.Reader, at index.Blob, learned *index.I
 	return files, x, err
 }
 
-// reader fails when its context ends.
+// reader is an io.Reader that fails when its context ends.
 type reader struct {
 	ctx context.Context //nolint:containedctx // the command's, which outlives the reader
 	r   io.Reader

@@ -209,6 +209,6 @@ func (k *kubelet) filesystem(d *daemon) {
 		t.Fatalf("%v, %v", r, err)
 	}
 	if at := r.GetImageFilesystems()[0].GetFsId().GetMountpoint(); at != d.root {
-		t.Errorf("kubelet is told that images lie in %q, and not in %q", at, d.root)
+		t.Errorf("containerd reports to kubelet that images lie in %q, want %q", at, d.root)
 	}
 }

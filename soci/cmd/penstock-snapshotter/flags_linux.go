@@ -28,9 +28,9 @@ const (
 	defaultSocket = "/run/penstock/snapshotter.sock"
 	defaultNext   = "/run/containerd/containerd.sock"
 	defaultHTTP   = "127.0.0.1:9437" // a port that no other Prometheus exporter has registered
-	// defaultPatience covers two lost packets of a connection. On a node without a
-	// network, the start of a container whose image is local waits that long, once
-	// in a while.
+	// defaultPatience covers two lost packets of a connection. On a node without
+	// a network, starting a container whose image is local takes this long; the
+	// starts in the 10 s to 2 min after that do not wait.
 	defaultPatience = 5 * time.Second
 	defaultLinger   = 30 * time.Second
 	defaultStall    = 5 * time.Minute

@@ -99,8 +99,8 @@ func TestPrivMetrics(t *testing.T) {
 	}
 }
 
-// TestPrivGarbage collects garbage while an image is being pulled. The layers that
-// the pull has finished stay, and those of the removed image disappear.
+// TestPrivGarbage collects garbage while an image is being pulled. The finished
+// layers of the pull stay, and the layers of the removed image disappear.
 func TestPrivGarbage(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd, runc")
