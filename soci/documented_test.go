@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The defaults in docs/soci.md and docs/configuration.md are the code's.
+// TestDocumentedDefaults checks that docs/soci.md and docs/configuration.md state
+// the defaults of the code.
 func TestDocumentedDefaults(t *testing.T) {
 	t.Parallel()
 	read := func(name string) string {
@@ -40,8 +41,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	if o.Limits.Metadata != o.Memory/2 {
 		t.Errorf("Metadata is %d of %d: documented is a half", o.Limits.Metadata, o.Memory)
 	}
-	// On a machine with many files to open, for which the documents are
-	// written.
+	// The documents assume that the process may open many files.
 	if o := (Options{}).share(8, 1<<20); o.Parallelism != 8 || o.Writers != 16 {
 		t.Errorf("%d layers, %d writers with 8 processors: documented are 8 and 16", o.Parallelism, o.Writers)
 	}

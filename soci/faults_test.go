@@ -149,9 +149,9 @@ func TestRedirectWithoutAuthorization(t *testing.T) {
 	}
 }
 
-// TestOneRefresh checks that one new token is fetched when a token expires
+// TestTokenRefreshedOnce checks that one new token is fetched when a token expires
 // under many concurrent requests.
-func TestOneRefresh(t *testing.T) {
+func TestTokenRefreshedOnce(t *testing.T) {
 	var clock atomic.Int64 // seconds ahead
 	var held atomic.Int32
 	release := make(chan struct{})
@@ -213,7 +213,7 @@ func TestDigestMismatch(t *testing.T) {
 	wantError(t, puller(t, nil), ref, nil)
 }
 
-func TestLyingSize(t *testing.T) {
+func TestManifestSizeWrong(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	img := image(t, here, gzLayer(goTree(t, "archive")))
 	push(t, o, "lying:1", img)
@@ -279,7 +279,7 @@ func TestDamagedLayers(t *testing.T) {
 	}
 }
 
-func TestNoSuchThing(t *testing.T) {
+func TestNotFoundAndDenied(t *testing.T) {
 	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{Auth: "token"}})
 	push(t, o, "here:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
 	p := puller(t, nil)
@@ -310,7 +310,7 @@ func TestNoSuchThing(t *testing.T) {
 	wantError(t, broken, o.Host()+"/here:1", soci.ErrDenied, "the vault is locked")
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestUnreachableOrInvalid(t *testing.T) {
 	addr := testport.Addr(t)
 	wantError(t, puller(t, nil), addr+"/x:1", nil, "connection refused", addr)
 	for _, bad := range []string{"", " x", "UPPER/case:1", "x:", "x@sha256:12", "http://x/y", "x@md5:" + strings.Repeat("0", 32)} {
@@ -345,9 +345,9 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce checks that concurrent pulls of one Puller share its memory
+// TestConcurrentPulls checks that concurrent pulls of one Puller share its memory
 // and do not mix their layers.
-func TestManyAtOnce(t *testing.T) {
+func TestConcurrentPulls(t *testing.T) {
 	o := origin(t, testorigin.Options{})
 	ref := push(t, o, "go/tree:1", mediumImage(t))
 	shared := semaphore.NewWeighted(64 << 20)

@@ -28,12 +28,12 @@ import (
 // checkpointing sets a short distance between checkpoints, for test layers.
 func checkpointing(o *soci.Options) { o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 1<<20) }
 
-// halfway puts the only checkpoint of resumeFolder behind its middle.
+// halfway puts the only checkpoint of resumeFolder just after its middle.
 func halfway(o *soci.Options) { o.CheckpointBytes = 2 << 20 }
 
-// brief reports whether a case is left out in short mode. The cases named in
-// run are not. The race detector, under which all cases take ten times as long,
-// runs in it.
+// brief reports whether short mode leaves a case out. It keeps the cases named in
+// run. Tests with the race detector run in short mode, because all cases would
+// take ten times as long there.
 func brief(name string, run ...string) bool { return testing.Short() && !slices.Contains(run, name) }
 
 // part is a checkpoint that tests read and forge.
@@ -192,12 +192,12 @@ func TestResumeInside(t *testing.T) {
 			continue
 		}
 		b := begin(t, l)
-		b.goesOn(t, folder, name)
+		b.wantResumed(t, folder, name)
 	}
 }
 
-// goesOn expects a layer to resume near the point of its cancellation.
-func (b *cancelledPull) goesOn(t *testing.T, folder, name string) {
+// wantResumed checks that a layer resumes near the point of its cancellation.
+func (b *cancelledPull) wantResumed(t *testing.T, folder, name string) {
 	t.Helper()
 	b.evil(t)
 	got, sent := b.finish(t, folder)
@@ -252,7 +252,7 @@ func TestResumeManyCores(t *testing.T) {
 	indexes := t.TempDir()
 	many := func(o *soci.Options) { o.Memory = 256 << 20 } // room for workers
 	indexed := func(o *soci.Options) { many(o); o.IndexDir = indexes }
-	begin(t, l, many).goesOn(t, folder, "guessing")
+	begin(t, l, many).wantResumed(t, folder, "guessing")
 	learn := origin(t, testorigin.Options{})
 	dir, _ := target(t)
 	if _, err := puller(t, indexed).Pull(t.Context(), push(t, learn, "go/cancelled:1", image(t, here, l)), dir); err != nil {
@@ -262,7 +262,7 @@ func TestResumeManyCores(t *testing.T) {
 	file := filepath.Join(indexes, indexdir.Name(godigest.Digest(digest.String())))
 	before, err := os.ReadFile(file)
 	must(t, err)
-	begin(t, l, indexed).goesOn(t, folder, "by an index")
+	begin(t, l, indexed).wantResumed(t, folder, "by an index")
 	after, err := os.ReadFile(file)
 	must(t, err)
 	if !bytes.Equal(before, after) {

@@ -59,7 +59,7 @@ func unpackCancelled(t *testing.T, l *layer, lower error) *unpacking {
 		t.Fatal(err)
 	}
 	if !checkpoint.Usable(u.file) {
-		t.Fatal("there is nothing to go on from")
+		t.Fatal("there is no checkpoint to resume from")
 	}
 	u.o.Reset()
 	return u
@@ -80,7 +80,7 @@ func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64
 		t.Fatalf("only %d files", n)
 	}
 	if _, err := os.Lstat(filepath.Join(u.dir, "go", "evil")); err == nil {
-		t.Error("what the checkpoint does not know is there")
+		t.Error("a file that the checkpoint does not list is still there")
 	}
 	if left, _ := os.ReadDir(filepath.Dir(u.file)); len(left) > 0 {
 		t.Errorf("left: %v", left)

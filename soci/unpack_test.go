@@ -113,7 +113,7 @@ func TestUnpackLayerFails(t *testing.T) {
 	ref := push(t, o, "bad:1", image(t, here, gzLayer(tarOf(t, "x", "y")), lying))
 	p := puller(t, nil)
 	if _, err := p.Resolve(t.Context(), "Not a reference"); err == nil {
-		t.Error("a reference that is none")
+		t.Error("a malformed reference was accepted")
 	}
 	if _, err := p.Resolve(t.Context(), ref+"-missing"); !errors.Is(err, soci.ErrNotFound) {
 		t.Error(err)
@@ -131,7 +131,7 @@ func TestUnpackLayerFails(t *testing.T) {
 		}
 	}
 	if _, err := p.UnpackLayer(t.Context(), img, 2, dir, soci.UnpackOptions{}); err == nil {
-		t.Error("a layer that is not there")
+		t.Error("a layer that does not exist was accepted")
 	}
 	if _, err := p.UnpackLayer(t.Context(), img, 0, filepath.Join(dir, "deep"), soci.UnpackOptions{}); !errors.Is(err, soci.ErrTarget) {
 		t.Error(err)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The default of RatioFree in docs/soci.md is the code's.
+// TestDocumentedRatioFree checks that docs/soci.md states the default of RatioFree
+// in the code.
 func TestDocumentedRatioFree(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("../../../docs/soci.md")

@@ -15,8 +15,8 @@ import (
 	"github.com/penstock/penstock/soci/internal/registry"
 )
 
-// TestPipelineOutcome checks that the outcome is the first failure, not one of
-// those that it caused in other steps.
+// TestPipelineOutcome checks that the outcome is the first failure, not a later
+// failure that it caused in another step.
 func TestPipelineOutcome(t *testing.T) {
 	t.Parallel()
 	corrupt := fmt.Errorf("%w: %w", inflate.ErrCorrupt, io.ErrUnexpectedEOF)

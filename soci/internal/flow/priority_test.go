@@ -33,9 +33,9 @@ func TestLargestLayerLeads(t *testing.T) {
 	}
 }
 
-// TestYieldToTheLeader checks that a smaller layer waits while the leader has
+// TestSmallerLayerYields checks that a smaller layer waits while the leader has
 // no room, continues as soon as it has, and never waits longer than maxYield.
-func TestYieldToTheLeader(t *testing.T) {
+func TestSmallerLayerYields(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := new(priority)
