@@ -109,6 +109,8 @@ func (c *command) print(rep *s3stream.Report, err error, s cli.Streams) {
 func (c *command) output(stdout io.Writer) (o s3stream.Output, err error) {
 	o.File, o.Sync = c.file, c.sync
 	switch {
+	case c.out != "" && c.file != "":
+		return o, errors.New("more than one output: --output and --file exclude each other")
 	case c.out == "-" && c.json:
 		return o, errors.New("--json and -o - both want standard output: leave one out")
 	case c.out == "-":

@@ -322,7 +322,7 @@ func TestUsage(t *testing.T) {
 		{"get --memory lots s3://b/k", "", `"lots"`},
 		{"get --memory 1KiB s3://b/k", "", "memory of 1024 bytes"},
 		{"get --memory 9999999999999TiB s3://b/k", "", "9999999999999TiB"},
-		{"get -o d -f x s3://b/k", "", "more than one output"},
+		{"get -o d -f x s3://b/k", "", "more than one output: --output and --file exclude each other"},
 		{"get --json -o - s3://b/k", "", "both want standard output"},
 		{"get --fips --transfer-acceleration s3://b/k", "", "no FIPS endpoints"},
 		{"get --interfaces no-such0 s3://b/k", "", `"no-such0"`},
