@@ -6,7 +6,7 @@ package untar
 // A state lists the files that were complete when it was saved. The resumed
 // extraction removes every other file, so it does not depend on their content.
 // If the caller verifies the digest of the whole archive, including the part
-// before the offset, the tree is as trustworthy as that of an uninterrupted
+// before the offset, the tree is as trustworthy as after an uninterrupted
 // extraction.
 type Checkpoints struct {
 	// Due is called between entries and reports whether a state should be
