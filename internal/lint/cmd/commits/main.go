@@ -9,6 +9,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -104,16 +105,27 @@ func raisedBy(id string) ([]string, error) {
 
 // ceilingsAt returns the ceilings of a commit, or nil if it has none or is missing.
 func ceilingsAt(commit string) (prose.Ceilings, error) {
-	name := commit + ":" + ceilingsFile
-	if exec.Command("git", "cat-file", "-e", name).Run() != nil {
-		return nil, nil
+	listed, err := git("ls-tree", "--name-only", commit, "--", ceilingsFile)
+	if err != nil || listed == "" {
+		return nil, ignoreMissing(err)
 	}
-	text, err := git("show", name)
+	text, err := git("show", commit+":"+ceilingsFile)
 	if err != nil {
 		return nil, err
 	}
 	return prose.ReadCeilings(strings.NewReader(text))
 }
+
+// ignoreMissing drops the error of git for a commit that a shallow clone lacks.
+func ignoreMissing(err error) error {
+	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == gitFatal {
+		return nil
+	}
+	return err
+}
+
+// gitFatal is the exit code of git for an unknown commit.
+const gitFatal = 128
 
 // withoutComments drops the lines that git adds for the editor.
 func withoutComments(message string) string {
