@@ -124,7 +124,7 @@ func (t *text) findings(file string) []Finding {
 
 // quoted matches words between quotation marks, which are the words of another
 // text.
-var quoted = regexp.MustCompile(`"[^"]{1,100}"|“[^”]{1,100}”`)
+var quoted = regexp.MustCompile(`"[^"]{1,250}"|“[^”]{1,250}”`)
 
 // around returns about 70 bytes of s around an offset, at the ends of words.
 func around(s string, at int) string {
@@ -227,7 +227,7 @@ func isDirective(body string) bool {
 var inlineCode = regexp.MustCompile("`[^`]*`")
 
 // markdownTexts returns the paragraphs, items and rows of a Markdown file. Code
-// is left out.
+// and headings are left out.
 func markdownTexts(_ string, src []byte) ([]text, error) {
 	var out []text
 	var t text
@@ -247,10 +247,13 @@ func markdownTexts(_ string, src []byte) ([]text, error) {
 			continue
 		case fenced:
 			continue
+		case strings.HasPrefix(s, "#"): // a heading may be a question
+			flush()
+			continue
 		case s == "" || strings.HasPrefix(l, "    "):
 			flush()
 			continue
-		case strings.HasPrefix(s, "|") || strings.HasPrefix(s, "#") || strings.HasPrefix(s, "- "):
+		case strings.HasPrefix(s, "|") || strings.HasPrefix(s, "- "):
 			flush()
 		}
 		t.add(i+1, inlineCode.ReplaceAllString(s, "`code`"))
