@@ -24,8 +24,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestPullFlags wants each flag to reach its option, before and after the
-// reference, and the old spellings to do the same and to be logged.
+// TestPullFlags checks that each flag sets its option, before and after the
+// reference, and that the old spellings do the same and are logged.
 func TestPullFlags(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

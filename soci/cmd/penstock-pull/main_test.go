@@ -168,8 +168,8 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestConfig wants the image's configuration exactly as the registry has it:
-// printed, saved in addition to a tree, and written to a device.
+// TestConfig checks that the image's configuration arrives exactly as the registry
+// has it when it is printed, saved in addition to a tree, or written to a device.
 func TestConfig(t *testing.T) {
 	_, ref := served(t)
 	code, printed, stderr := call(t, "--config", "-", ref)
@@ -362,7 +362,8 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestVersion wants one line on standard output for each way to ask.
+// TestVersion checks that each form of the version flag prints one line on standard
+// output.
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	for _, arg := range []string{"version", "--version", "-version"} {

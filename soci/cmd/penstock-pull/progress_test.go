@@ -10,7 +10,8 @@ import (
 	"github.com/penstock/penstock/internal/cli"
 )
 
-// TestImageProgress wants plain lines with the total, each unfinished layer, the rate and the time left.
+// TestImageProgress checks that plain lines have the total, each unfinished layer,
+// the rate and the time left.
 func TestImageProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer

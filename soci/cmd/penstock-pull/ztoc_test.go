@@ -143,7 +143,7 @@ func learn(t *testing.T, dir, indexes string, blob []byte) {
 	}
 }
 
-// ztocOf runs the command, wants an exit code, and returns the output and errors.
+// ztocOf runs the command, checks its exit code, and returns the output and errors.
 func ztocOf(t *testing.T, want int, args ...string) string {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

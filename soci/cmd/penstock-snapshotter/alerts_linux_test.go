@@ -13,7 +13,7 @@ import (
 	"github.com/penstock/penstock/soci/internal/snapshotter"
 )
 
-// TestPrivAlerts wants the daemon to have every metric and label that the alert
+// TestPrivAlerts checks that the daemon has every metric and label that the alert
 // rules name.
 func TestPrivAlerts(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -200,7 +200,7 @@ func (k *kubelet) secrets(n *node, o *testorigin.Origin, ref string) {
 	}
 }
 
-// filesystem wants containerd to report the disk of the snapshots to kubelet.
+// filesystem checks that containerd reports the disk of the snapshots to kubelet.
 func (k *kubelet) filesystem(d *daemon) {
 	t := k.t
 	t.Helper()

@@ -58,8 +58,8 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// TestService wants the program to accept the unit's command line, the unit to
-// have its bounds, and systemd, if it is installed, to accept the unit.
+// TestService checks that the program accepts the unit's command line, that the
+// unit has its bounds, and that systemd, if it is installed, accepts the unit.
 func TestService(t *testing.T) {
 	data, err := os.ReadFile("../../deploy/penstock-snapshotter.service")
 	if err != nil {

@@ -24,8 +24,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestFlags wants each flag to reach its option, and the old spellings to do
-// the same and to be logged.
+// TestFlags checks that each flag sets its option, and that the old spellings do
+// the same and are logged.
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

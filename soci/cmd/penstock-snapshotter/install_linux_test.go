@@ -179,7 +179,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestInstallRefuses wants every run to fail with a message and to leave
+// TestInstallRefuses checks that every run fails with a message and leaves
 // containerd unchanged while the merged configuration would break containerd or
 // would not use the snapshotter.
 func TestInstallRefuses(t *testing.T) {
@@ -217,8 +217,8 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// TestInstallRestoresDropIn wants the previous drop-in to return when containerd
-// refuses a new one, or does not start with it.
+// TestInstallRestoresDropIn checks that the previous drop-in is restored when
+// containerd refuses a new one, or does not start with it.
 func TestInstallRestoresDropIn(t *testing.T) {
 	i := newInstallation(t)
 	i.want(0, "", true, 1)
@@ -247,9 +247,9 @@ func TestInstallRestoresDropIn(t *testing.T) {
 	}
 }
 
-// TestInstallContainerd wants the script to understand the real containerd: the
-// drop-in is used if there is an imports line for it, and a comment or an import
-// of other files does not count as such a line.
+// TestInstallContainerd checks the script with the real containerd. The drop-in is
+// used if there is an imports line for it, and a comment or an import of other
+// files does not count as such a line.
 func TestInstallContainerd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short mode: starts containerd several times")
@@ -269,8 +269,8 @@ func TestInstallContainerd(t *testing.T) {
 	i.want(1, "another file", true, 1)
 }
 
-// TestUninstallStops wants uninstall.sh to make no change if containerd would not
-// start without the drop-in, and to wait only for a bounded time for a containerd
+// TestUninstallStops checks that uninstall.sh makes no change if containerd would
+// not start without the drop-in, and waits only for a bounded time for a containerd
 // that does not answer.
 func TestUninstallStops(t *testing.T) {
 	i := newInstallation(t)

@@ -109,7 +109,7 @@ func (d *daemon) layersOn(t *testing.T, dir string) (looks map[string]string, ot
 	return looks, others
 }
 
-// look returns a fingerprint of a tree: names, modes, owners, times, links and
+// look returns a fingerprint of a tree: its names, modes, owners, times, links and
 // contents.
 func look(t *testing.T, dir string) string {
 	t.Helper()
@@ -247,7 +247,7 @@ func TestPrivKilledRounds(t *testing.T) {
 	}
 }
 
-// often makes the daemon write checkpoints of layers as small as the test's.
+// often makes the daemon write checkpoints even for the small layers of the test.
 var often = []string{"--checkpoint", "1MiB"}
 
 // round kills once and pulls again.
@@ -292,8 +292,8 @@ func (k *killing) round(seed uint64) {
 	k.empty()
 }
 
-// pullAgain pulls as soon as containerd has reconnected. It backs off for about a
-// second, and until then every pull fails at once.
+// pullAgain pulls as soon as containerd has reconnected. containerd backs off for
+// about a second, and until then every pull fails at once.
 func (k *killing) pullAgain() {
 	k.t.Helper()
 	const most = 50 // some ten seconds
@@ -308,8 +308,8 @@ func (k *killing) pullAgain() {
 	}
 }
 
-// count adds the finished and the resumed layers to the sums, and the bytes of
-// them that were fetched again.
+// count adds to the sums the finished and the resumed layers, and the bytes that
+// were fetched again of these layers.
 func (k *killing) count(done map[string]string, parts map[string]part, sent map[string]int64) {
 	chain, log := "", k.d.said(k.t)
 	for _, l := range k.layers {
@@ -337,7 +337,7 @@ func (k *killing) count(done map[string]string, parts map[string]part, sent map[
 	}
 }
 
-// empty removes the image and wants all of its files to be gone.
+// empty removes the image and checks that all of its files are gone.
 func (k *killing) empty() {
 	k.t.Helper()
 	k.do("images", "rm", "--sync", k.ref)

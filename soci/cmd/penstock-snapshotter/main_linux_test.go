@@ -149,8 +149,8 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestPrivSecondDaemonRefused wants a second daemon to refuse the root or the socket of the
-// first, and SIGTERM to end the first with exit code 0.
+// TestPrivSecondDaemonRefused checks that a second daemon refuses the root or the
+// socket of the first, and that SIGTERM ends the first with exit code 0.
 func TestPrivSecondDaemonRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")
@@ -173,8 +173,8 @@ func TestPrivSecondDaemonRefused(t *testing.T) {
 	}
 }
 
-// TestPrivMetricsPortTaken wants the daemon to serve containerd while another
-// program has the metrics port, and to serve the metrics once the port is free.
+// TestPrivMetricsPortTaken checks that the daemon serves containerd while another
+// program has the metrics port, and serves the metrics once the port is free.
 func TestPrivMetricsPortTaken(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: overlayfs")

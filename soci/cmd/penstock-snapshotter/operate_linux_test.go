@@ -42,8 +42,8 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-// TestPrivMetrics pulls once and wants every metric of docs/metrics.md to exist,
-// and the metrics that a pull changes to have a value.
+// TestPrivMetrics pulls once and checks that every metric of docs/metrics.md exists,
+// and that the metrics that a pull changes have a value.
 func TestPrivMetrics(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containerd")
