@@ -27,6 +27,7 @@ type unpacking struct {
 	p         *soci.Puller
 	img       *soci.Image
 	dir, file string // the layer's directory and its checkpoint
+	flights   int64  // layers being fetched when finish resumed
 }
 
 // unpackCancelled unpacks until there is a checkpoint, and cancels. With lower
@@ -71,7 +72,10 @@ func (u *unpacking) finish(t *testing.T) (got *soci.UnpackedLayer, resumed int64
 	t.Helper()
 	got, err := u.p.UnpackLayer(t.Context(), u.img, 0, u.dir, soci.UnpackOptions{
 		Checkpoint: u.file,
-		Resumed:    func(compressed, _ int64) { resumed += compressed },
+		Resumed: func(compressed, _ int64) {
+			resumed += compressed
+			u.flights = u.p.Stats().Flights
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +183,7 @@ func must(t *testing.T, err error) {
 }
 
 // TestResumeIsNotShared checks that a resumed layer does not share the transfer
-// of the same layer.
+// of the same layer, and that the statistics count both.
 func TestResumeIsNotShared(t *testing.T) {
 	l := gzLayer(goTree(t, resumeFolder))
 	u := unpackCancelled(t, l, nil)
@@ -204,6 +208,9 @@ func TestResumeIsNotShared(t *testing.T) {
 	wg.Wait()
 	if got.ResumedAt == 0 {
 		t.Error("the layer was not resumed")
+	}
+	if u.flights != 2 {
+		t.Errorf("%d transfers in progress, want 2", u.flights)
 	}
 	sameTree(t, resumeFolder, filepath.Join(other, "go", resumeFolder))
 }

@@ -104,8 +104,10 @@ type Fetcher struct {
 	end  context.CancelFunc
 	wg   sync.WaitGroup // transfers
 
-	mu        sync.Mutex // guards transfers; taken before the mutex of a transfer
-	transfers map[transferKey]*transfer
+	// mu guards the maps below. It is taken before the mutex of a transfer.
+	mu       sync.Mutex
+	running  map[*transfer]struct{}
+	joinable map[transferKey]*transfer // the latest of running by key, without resumed ones
 
 	layers, failed, wrong, tar atomic.Int64 // see Stats
 }
@@ -120,7 +122,10 @@ type transferKey struct {
 
 // New returns a Fetcher.
 func New(o Options) *Fetcher {
-	f := &Fetcher{opts: o, windows: newWindows(o.Memory, o.Limits.Window), transfers: make(map[transferKey]*transfer)}
+	f := &Fetcher{
+		opts: o, windows: newWindows(o.Memory, o.Limits.Window),
+		running: make(map[*transfer]struct{}), joinable: make(map[transferKey]*transfer),
+	}
 	if runtime.GOMAXPROCS(0) < fewCores {
 		f.priority = new(priority)
 	}
@@ -140,8 +145,8 @@ func (f *Fetcher) Stats() Stats {
 	s := Stats{Layers: f.layers.Load(), Failed: f.failed.Load(), Wrong: f.wrong.Load(), Tar: f.tar.Load()}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.Transfers = int64(len(f.transfers))
-	for _, t := range f.transfers {
+	s.Transfers = int64(len(f.running))
+	for t := range f.running {
 		t.mu.Lock()
 		s.Targets += int64(len(t.targets))
 		t.mu.Unlock()
@@ -174,21 +179,22 @@ func (f *Fetcher) join(r Request, targets []*Target) *transfer {
 	alone := slices.ContainsFunc(targets, func(s *Target) bool { return s.Checkpoint.Resume() != nil })
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	running := f.transfers[key]
-	if running != nil && r.Blobs == nil && !alone && running.add(targets) {
-		return running
+	if other := f.joinable[key]; other != nil && r.Blobs == nil && !alone && other.add(targets) {
+		return other
 	}
 	t := &transfer{f: f, req: r, ended: make(chan struct{}), targets: targets, sealed: alone}
 	t.ctx, t.cancel = context.WithCancelCause(f.life)
-	if running == nil || !alone {
-		f.transfers[key] = t
+	f.running[t] = struct{}{}
+	if !alone {
+		f.joinable[key] = t
 	}
 	f.wg.Go(func() {
 		t.run()
 		t.count()
 		f.mu.Lock()
-		if f.transfers[key] == t {
-			delete(f.transfers, key)
+		delete(f.running, t)
+		if f.joinable[key] == t {
+			delete(f.joinable, key)
 		}
 		f.mu.Unlock()
 		t.cancel(nil)
