@@ -88,7 +88,7 @@ type UnpackOptions struct {
 	// as root.
 	UserXattr bool
 	// Notify, if set, receives the bytes received (compressed) and inflated
-	// (tar). A call may block to limit the rate. It is called from two
+	// (tar). A call may block to limit the rate. It is called from several
 	// goroutines.
 	Notify func(compressed, tar int64)
 	// Watch, if set, receives a function when the fetch starts. The function

@@ -104,7 +104,8 @@ type Fetcher struct {
 	end  context.CancelFunc
 	wg   sync.WaitGroup // transfers
 
-	// mu guards the maps below. It is taken before the mutex of a transfer.
+	// mu guards the maps below. It is taken before the mutex of a transfer. No
+	// function of a target is called while it is held.
 	mu       sync.Mutex
 	running  map[*transfer]struct{}
 	joinable map[transferKey]*transfer // the latest of running by key, without resumed ones
@@ -173,16 +174,28 @@ func (f *Fetcher) Fetch(ctx context.Context, r Request, targets ...*Target) (*Re
 
 // join adds the targets to a running transfer, or starts one.
 func (f *Fetcher) join(r Request, targets []*Target) *transfer {
+	t, catchUp := f.joinOrStart(r, targets)
+	if catchUp != nil {
+		catchUp()
+	}
+	return t
+}
+
+// joinOrStart is join without the notifications. If catchUp is not nil, the
+// caller must call it, see transfer.add.
+func (f *Fetcher) joinOrStart(r Request, targets []*Target) (t *transfer, catchUp func()) {
 	key := transferKey{r.Layer.Digest, r.Layer.DiffID, r.Ref.Host, r.Ref.Repository}
 	// A resumed layer does not share its transfer, because other targets need
 	// the bytes before the checkpoint.
 	alone := slices.ContainsFunc(targets, func(s *Target) bool { return s.Checkpoint.Resume() != nil })
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if other := f.joinable[key]; other != nil && r.Blobs == nil && !alone && other.add(targets) {
-		return other
+	if other := f.joinable[key]; other != nil && r.Blobs == nil && !alone {
+		if catchUp := other.add(targets); catchUp != nil {
+			return other, catchUp
+		}
 	}
-	t := &transfer{f: f, req: r, ended: make(chan struct{}), targets: targets, sealed: alone}
+	t = &transfer{f: f, req: r, ended: make(chan struct{}), targets: targets, sealed: alone}
 	t.ctx, t.cancel = context.WithCancelCause(f.life)
 	f.running[t] = struct{}{}
 	if !alone {
@@ -200,5 +213,5 @@ func (f *Fetcher) join(r Request, targets []*Target) *transfer {
 		t.cancel(nil)
 		close(t.ended)
 	})
-	return t
+	return t, nil
 }

@@ -18,7 +18,8 @@ type Target struct {
 	Dir   string          // an empty directory, unless the layer is resumed
 	Untar untar.Options
 	// Notify receives the bytes received and inflated. They are negative if the
-	// bytes were wrong.
+	// bytes were wrong. A call may block to limit the rate. It is called from
+	// several goroutines, and never with a lock of the Fetcher held.
 	Notify func(compressed, tar int64)
 	// Resumed receives the bytes received and inflated by an earlier attempt.
 	Resumed func(compressed, tar int64)

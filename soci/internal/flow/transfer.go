@@ -28,13 +28,19 @@ type transfer struct {
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
 
-	mu      sync.Mutex // guards the fields below; a leaf lock
-	targets []*Target  // whose callers still wait; replaced, never changed in place
-	sealed  bool       // no target may join any more
+	// mu guards the fields below. No other mutex is taken and no function of a
+	// target is called while it is held.
+	mu      sync.Mutex
+	targets []*Target // whose callers still wait; replaced, never changed in place
+	sealed  bool      // no target may join any more
 	// flow reports the progress of the fetch, see Target.Watch; nil before it
 	// starts.
 	flow     func() (arrived int64, waiting bool)
 	received int64
+
+	// joining counts the calls of catchUp that have not returned. It grows only
+	// until the transfer is sealed.
+	joining sync.WaitGroup
 
 	// Written before ended is closed.
 	pipeline *pipeline // the last one
@@ -46,20 +52,25 @@ var errAbandoned = errors.New("no caller waits for this layer")
 
 func (t *transfer) digest() string { return t.req.Layer.Digest.String() }
 
-// add adds targets and reports true, unless the transfer has started to hand out
-// blocks.
-func (t *transfer) add(targets []*Target) bool {
+// add adds targets, unless the transfer has started to hand out blocks or all
+// targets have left it. If the targets are added, the caller must call catchUp,
+// without a lock; otherwise catchUp is nil.
+func (t *transfer) add(targets []*Target) (catchUp func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sealed || len(t.targets) == 0 {
-		return false
+		return nil
 	}
 	t.targets = append(slices.Clip(t.targets), targets...)
-	for _, s := range targets {
-		s.Notify(t.received, 0)
-		s.watch(t.flow)
+	t.joining.Add(1)
+	received, flow := t.received, t.flow
+	return func() {
+		defer t.joining.Done()
+		for _, s := range targets {
+			s.watch(flow)
+			s.Notify(received, 0) // may block to limit the rate
+		}
 	}
-	return true
 }
 
 // seal keeps further targets out and returns the final list.
@@ -386,8 +397,11 @@ func (t *transfer) fail(err error) {
 	}
 }
 
-// reset undoes a failed attempt before the next one.
+// reset undoes a failed attempt before the next one. It waits until all targets
+// have received the bytes that it takes back.
 func (t *transfer) reset() error {
+	t.seal()
+	t.joining.Wait()
 	t.progress(-t.pipeline.source.received, -t.pipeline.decoded.tar)
 	var errs error
 	for _, s := range t.seal() {
