@@ -10,10 +10,12 @@ import (
 // All images of a process share it. Its methods are safe for concurrent use.
 //
 // There is no deadlock, because no caller waits. When the limit is reached, an
-// image that holds more than its share fails. The share is the limit divided by
-// the number of images that hold memory. So an image of ordinary size is
-// extracted whatever the others hold. In exchange, the sum may exceed the
-// limit: n images hold at most limit * (1 + 1/2 + ... + 1/n).
+// image that asks for memory fails if it holds more than its share. The share is
+// the limit divided by the number of images that hold memory. In exchange, the
+// sum may exceed the limit, up to twice the limit. An image that would exceed
+// that fails whatever its share. One image alone cannot cause this: it holds at
+// most the limit, and the others less than the limit while each stays within
+// its share.
 type Memory struct {
 	limit  int64
 	notify func(delta int64)
@@ -39,7 +41,8 @@ func (m *Memory) Meter(l Limits) *Meter { return &Meter{limits: l, mem: m} }
 // overLocked reports whether an image that holds the given number of bytes must
 // fail. mu must be held.
 func (m *Memory) overLocked(held int64) bool {
-	return m.limit >= 0 && m.sum > m.limit && held > m.limit/max(1, m.images)
+	over := m.sum - m.limit
+	return m.limit >= 0 && over > 0 && (over > m.limit || held > m.limit/max(1, m.images))
 }
 
 // adjust adds n bytes, which may be negative, to the memory of an image. If the

@@ -43,6 +43,38 @@ func TestMemoryShares(t *testing.T) {
 	}
 }
 
+// TestMemorySumIsBounded checks that many images that each grow to their share
+// hold at most twice the limit together, and that one hostile image does not
+// make images within their final share fail.
+func TestMemorySumIsBounded(t *testing.T) {
+	const limit, images = 1 << 20, 32
+	var sum int64
+	m := NewMemory(limit, func(d int64) { sum += d })
+	for range images {
+		image := m.Meter(Limits{})
+		var err error
+		for err == nil {
+			err = m.adjust(image, 1<<10)
+		}
+		if !errors.Is(err, ErrLimit) {
+			t.Fatal(err)
+		}
+	}
+	if sum > 2*limit || sum < 2*limit-(2<<10) || sum != m.sum {
+		t.Errorf("%d images hold %d bytes, the limit is %d", images, sum, limit)
+	}
+
+	m = NewMemory(limit, nil)
+	if err := m.adjust(m.Meter(Limits{}), limit); err != nil {
+		t.Fatal(err)
+	}
+	for i := range images - 1 {
+		if err := m.adjust(m.Meter(Limits{}), limit/images); err != nil {
+			t.Errorf("image %d within its share: %v", i, err)
+		}
+	}
+}
+
 // metadataArchives makes archives of n entries whose metadata the extraction
 // keeps in memory.
 var metadataArchives = map[string]func(n int) string{
