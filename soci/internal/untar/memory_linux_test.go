@@ -203,6 +203,27 @@ func TestSaveIsBounded(t *testing.T) {
 	}
 }
 
+// TestSaveCountsWhiteoutDirs checks that the paths of the directories with
+// whiteouts count towards the bound of an encoding.
+func TestSaveCountsWhiteoutDirs(t *testing.T) {
+	x := newTB(t)
+	deep := strings.Repeat("d/", 40)
+	data := repeat(200, func(i int) string { return tartest.File(fmt.Sprintf("%s%d/.wh.w", deep, i), "") })
+	l, err := x.extractIn(t.Context(), NewMemory(-1, nil), data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := l.Save(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for most := int64(1 << 10); most < int64(len(all)); most += 1 << 10 {
+		if state, err := l.Save(most); !errors.Is(err, ErrTooLarge) {
+			t.Fatalf("bound %d: %d bytes, %v", most, len(state), err)
+		}
+	}
+}
+
 func mkdir(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -31,6 +31,11 @@ type savedLink struct {
 	Entry  []byte `json:"entry"`
 }
 
+// size returns the bytes that the link takes from a sizeBudget.
+func (ln *savedLink) size() int {
+	return len(ln.Path) + len(ln.Target) + len(ln.Entry) + 24
+}
+
 // ErrTooLarge is the error of Save for a layer whose encoding exceeds the
 // bound.
 var ErrTooLarge = errors.New("the layer has too many whiteouts, links and undescribed directories to be saved")
@@ -39,14 +44,25 @@ var ErrTooLarge = errors.New("the layer has too many whiteouts, links and undesc
 // directory. It must be called before Merge and Overlay. It returns ErrTooLarge
 // if the encoding takes more than about max bytes, unless max is 0.
 func (l *Layer) Save(max int64) ([]byte, error) {
+	return l.save(&sizeBudget{bounded: max != 0, left: max})
+}
+
+// sizeBudget is the unused part of the bound on an encoding, in bytes.
+type sizeBudget struct {
+	bounded bool
+	left    int64
+}
+
+// take subtracts an item with n bytes of texts, and reports whether it fits.
+func (b *sizeBudget) take(n int) bool {
+	b.left -= int64(n)*4/3 + 8 // base64, quotes, braces
+	return !b.bounded || b.left >= 0
+}
+
+func (l *Layer) save(budget *sizeBudget) ([]byte, error) {
 	s := savedLayer{
 		Entries: l.Entries, Files: l.Files, Bytes: l.Bytes, Notes: l.notes.list(),
 		Blocks: l.usage.blocks.Load(), Inodes: l.usage.inodes.Load(),
-	}
-	left := max
-	fits := func(n int) bool {
-		left -= int64(n)*4/3 + 8 // base64, quotes, braces
-		return max == 0 || left >= 0
 	}
 	t := l.dirs
 	for i := range t.nodes {
@@ -56,13 +72,16 @@ func (l *Layer) Save(max int64) ([]byte, error) {
 			continue
 		}
 		path := []byte(t.path(id))
-		if !fits(len(path)) {
-			return nil, ErrTooLarge
-		}
 		if flags&dirOpaque != 0 {
+			if !budget.take(len(path)) {
+				return nil, ErrTooLarge
+			}
 			s.Opaque = append(s.Opaque, path)
 		}
 		if flags&(dirExplicit|dirNamed) == 0 {
+			if !budget.take(len(path)) {
+				return nil, ErrTooLarge
+			}
 			s.Implicit = append(s.Implicit, path)
 		}
 	}
@@ -71,17 +90,21 @@ func (l *Layer) Save(max int64) ([]byte, error) {
 			continue
 		}
 		if i == 0 || l.whiteouts[i-1].dir != w.dir || len(s.Whiteouts) == 0 {
-			s.Whiteouts = append(s.Whiteouts, savedNames{Dir: []byte(t.path(w.dir))})
+			dir := []byte(t.path(w.dir))
+			if !budget.take(len(dir)) {
+				return nil, ErrTooLarge
+			}
+			s.Whiteouts = append(s.Whiteouts, savedNames{Dir: dir})
 		}
 		at := &s.Whiteouts[len(s.Whiteouts)-1]
 		at.Names = append(at.Names, t.names.bytes(w.name))
-		if !fits(int(w.name.n) + 24) {
+		if !budget.take(int(w.name.n) + 24) {
 			return nil, ErrTooLarge
 		}
 	}
 	for _, ln := range l.lower {
 		saved := l.saveLink(ln)
-		if !fits(len(saved.Path) + len(saved.Target) + len(saved.Entry) + 24) {
+		if !budget.take(saved.size()) {
 			return nil, ErrTooLarge
 		}
 		s.Lower = append(s.Lower, saved)
