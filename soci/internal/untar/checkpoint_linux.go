@@ -122,30 +122,42 @@ func (x *extraction) checkpoint(at int64) error {
 	return nil
 }
 
+// stateBytes is the size of the fields of a state without their contents, in
+// bytes.
+const stateBytes = 512
+
 // save returns the state of an extraction without pending operations, or nil if
 // the set of names was dropped or the state would exceed Checkpoints.Max.
 func (x *extraction) save() ([]byte, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	most := x.checkpoints.Max
 	l := x.layer
-	const base64 = 4.0 / 3
-	// The encoding of a directory takes about 25 bytes in addition to its name.
-	size := base64 * float64(8*x.names.n+25*len(x.dirs.nodes)+x.dirs.names.size()+l.texts.size())
-	if x.names.full || most > 0 && int64(size) > most {
+	budget := &sizeBudget{bounded: x.checkpoints.Max > 0, left: x.checkpoints.Max}
+	if x.names.full || !budget.take(8*x.names.n+x.dirs.encodedSize()+stateBytes) {
 		x.names.drop()
 		return nil, nil
 	}
 	x.dirs.markDead()
-	layer, err := l.Save(0)
+	s := savedRun{Key: x.names.key, Dirs: x.dirs.appendTo(nil)}
+	for _, ln := range x.waiting {
+		if x.dirs.isDead(ln.dir) {
+			continue
+		}
+		saved := l.saveLink(ln)
+		if !budget.take(saved.size()) {
+			x.names.drop()
+			return nil, nil
+		}
+		s.Waiting = append(s.Waiting, saved)
+	}
+	var err error
+	s.Layer, err = l.save(budget)
+	if errors.Is(err, ErrTooLarge) {
+		x.names.drop()
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
-	}
-	s := savedRun{Layer: layer, Key: x.names.key, Dirs: x.dirs.appendTo(nil)}
-	for _, ln := range x.waiting {
-		if !x.dirs.isDead(ln.dir) {
-			s.Waiting = append(s.Waiting, l.saveLink(ln))
-		}
 	}
 	s.Names = make([]byte, 0, 8*x.names.n)
 	for _, chunk := range x.names.hashes {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -171,6 +172,65 @@ func TestCheckpointOfAnotherTree(t *testing.T) {
 	}
 	if err := try(s.state); !errors.Is(err, errState) {
 		t.Error(err)
+	}
+}
+
+// TestCheckpointSize checks that no state exceeds Checkpoints.Max, although a
+// state holds full paths of deep directories.
+func TestCheckpointSize(t *testing.T) {
+	deep := strings.Repeat("d/", 200)
+	for _, c := range []struct {
+		name string
+		n    int
+		most int64
+		one  func(i int) tar.Header
+	}{
+		{"implicit directories", 10_000, 1 << 20, func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprintf("%s%d/f", deep, i), Mode: 0o644}
+		}},
+		{"whiteouts", 1000, 400 << 10, func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprintf("%s%d/.wh.w", deep, i)}
+		}},
+		{"opaque directories", 1000, 400 << 10, func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprintf("%s%d/.wh..wh..opq", deep, i)}
+		}},
+		{"links", 1000, 400 << 10, func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprintf("%s%d", deep, i), Typeflag: tar.TypeLink, Linkname: "later"}
+		}},
+		{"attributes", 1000, 200 << 10, func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprintf("%d/", i), Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: map[string]string{
+				"SCHILY.xattr.user.x": strings.Repeat("v", 400),
+			}}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var buf bytes.Buffer
+			w := tar.NewWriter(&buf)
+			for i := range c.n {
+				h := c.one(i)
+				h.Uid, h.Gid = os.Geteuid(), os.Getegid()
+				if err := w.WriteHeader(&h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			saved, last, step := 0, int64(0), int64(buf.Len())/20
+			extractWith(t, buf.Bytes(), filepath.Join(t.TempDir(), "dir"), &Checkpoints{
+				Due: func(at int64) bool { return at >= last+step },
+				Save: func(at int64, state []byte) {
+					saved, last = saved+1, at
+					if int64(len(state)) > c.most {
+						t.Errorf("state %d has %d bytes, the bound is %d", saved, len(state), c.most)
+					}
+				},
+				Void: func() {}, Max: c.most,
+			})
+			if saved == 0 || saved >= 19 {
+				t.Errorf("%d states were saved", saved)
+			}
+		})
 	}
 }
 

@@ -306,6 +306,18 @@ func (t *dirTable) setAttrs(id dirID, attrs []tarfile.Attr) error {
 // errTable is the error of a malformed encoding of a table.
 var errTable = errors.New("malformed table of directories")
 
+// encodedSize estimates the bytes that appendTo appends. It counts dead
+// directories and whiteouts too.
+func (t *dirTable) encodedSize() int {
+	n := 25*len(t.nodes) + t.names.size() // about 25 bytes for a directory without its name
+	for _, attrs := range t.attrs {
+		for _, a := range attrs {
+			n += len(a.Name) + len(a.Value) + 4
+		}
+	}
+	return n
+}
+
 // appendTo appends the encoded table to b. It must be called after markDead.
 func (t *dirTable) appendTo(b []byte) []byte {
 	text := func(s []byte) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
