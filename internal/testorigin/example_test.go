@@ -43,7 +43,9 @@ func Example() {
 	fmt.Printf("%+v\n", o.Count("GetObject", "weights/model.bin"))
 	fmt.Printf("%+v\n", o.Coverage("weights/model.bin"))
 	// Output:
-	// 503 1 0 <nil> 200  65536 unexpected EOF 200  1048576 <nil> {Op:GetObject
-	// Key:weights/model.bin Requests:3 Success:2 Faults:2 Bytes:1114112
-	// Received:0} {Unique:1048576 Again:65536}
+	// 503 1 0 <nil>
+	// 200  65536 unexpected EOF
+	// 200  1048576 <nil>
+	// {Op:GetObject Key:weights/model.bin Requests:3 Success:2 Faults:2 Bytes:1114112 Received:0}
+	// {Unique:1048576 Again:65536}
 }
