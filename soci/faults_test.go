@@ -257,7 +257,7 @@ func TestDamagedLayers(t *testing.T) {
 	}{
 		{"cut gzip", &layer{tar: whole, data: gz(whole)[:5000]}, nil, soci.ErrCorrupt, "unexpected EOF"},
 		{"cut tar", gzLayer(whole[:100_000]), nil, soci.ErrCorrupt, "unexpected EOF"},
-		{"garbage behind", &layer{tar: whole, data: append(gz(whole), "garbage"...)}, nil, soci.ErrCorrupt, "after"},
+		{"garbage behind", &layer{tar: whole, data: append(gz(whole), "garbage"...)}, nil, soci.ErrCorrupt, "the last member is followed by"},
 		{"not a tar", gzLayer([]byte(strings.Repeat("this is no tar archive ", 100))), nil, soci.ErrCorrupt, "invalid tar header"},
 		{"climbs out", gzLayer(tarOf(t, "../../evil", "x")), nil, soci.ErrUnsafe, `"../../evil"`},
 		{"bomb", gzLayer(append(tarOf(t), zeros...)), func(o *soci.Options) { o.Limits.Ratio, o.Limits.RatioFree = 100, 64<<20 }, soci.ErrLimit, "expands more than 100 times (limit Ratio), to more than 64 MiB (limit RatioFree)"},

@@ -206,7 +206,7 @@ func TestRangeRefused(t *testing.T) {
 func TestURLsNeverValid(t *testing.T) {
 	o := origin(t, testorigin.Options{Registry: testorigin.RegistryOptions{RedirectBlobs: true, RedirectTTL: -time.Second}})
 	ref := push(t, o, "expired:1", image(t, here, gzLayer(tarOf(t, "f", "x"))))
-	wantError(t, puller(t, nil), ref, soci.ErrDenied, "refuses")
+	wantError(t, puller(t, nil), ref, soci.ErrDenied, "refused the request")
 	var asked int64
 	for _, c := range o.Counters() {
 		if c.Op == "FetchBlob" {
