@@ -179,13 +179,17 @@ func TestCheckpointOfAnotherTree(t *testing.T) {
 // state holds full paths of deep directories.
 func TestCheckpointSize(t *testing.T) {
 	deep := strings.Repeat("d/", 200)
+	implicit := 10_000
+	if testing.Short() {
+		implicit = 3000
+	}
 	for _, c := range []struct {
 		name string
 		n    int
 		most int64
 		one  func(i int) tar.Header
 	}{
-		{"implicit directories", 10_000, 1 << 20, func(i int) tar.Header {
+		{"implicit directories", implicit, 1 << 20, func(i int) tar.Header {
 			return tar.Header{Name: fmt.Sprintf("%s%d/f", deep, i), Mode: 0o644}
 		}},
 		{"whiteouts", 1000, 400 << 10, func(i int) tar.Header {
