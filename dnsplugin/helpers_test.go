@@ -53,7 +53,7 @@ func (w *clientWriter) Hijack()                     {}
 
 // source is the next plugin of a test. It counts queries and answers by a function.
 type source struct {
-	mu     sync.Mutex // guards asked and ctx
+	mu     sync.Mutex // guards all below; a query takes answer when it is counted
 	asked  []*dns.Msg
 	ctx    context.Context //nolint:containedctx // of the latest question, for tests to look into
 	answer func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error)
@@ -65,8 +65,9 @@ func (s *source) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg)
 	s.mu.Lock()
 	s.asked = append(s.asked, r.Copy())
 	s.ctx = ctx
+	answer := s.answer
 	s.mu.Unlock()
-	return s.answer(ctx, w, r)
+	return answer(ctx, w, r)
 }
 
 func (s *source) count() int {
@@ -90,6 +91,8 @@ func says(edit func(*dns.Msg), records ...string) *source {
 }
 
 func (s *source) say(edit func(*dns.Msg), records ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.answer = func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		m := new(dns.Msg)
 		m.SetReply(r)
@@ -114,6 +117,8 @@ func (s *source) say(edit func(*dns.Msg), records ...string) {
 
 // dies makes the source fail without a response.
 func (s *source) dies() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.answer = func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
 		return dns.RcodeServerFailure, errors.New("no upstream")
 	}

@@ -300,20 +300,28 @@ func TestReloadWithAnotherMultisocket(t *testing.T) {
 	}
 }
 
-// workers returns how many workers, with a socket each, the program said it
-// has. The number of sockets at the port does not tell: a probe for the
-// kernel's order may be open.
+// workers returns how many workers, with a socket each, the program said it has.
+// The number of sockets at the port does not tell: a probe for the kernel's order
+// may be open. The program answers before it says so.
 func (n *node) workers(t *testing.T) int {
 	t.Helper()
-	m := regexp.MustCompile(`Fast path at \S+: (\d+) workers`).FindStringSubmatch(n.out.String())
-	if m == nil {
-		t.Fatalf("the program does not say how many workers it has:\n%s", n.out)
+	line := regexp.MustCompile(`Fast path at \S+: (\d+) workers`)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		if m := line.FindStringSubmatch(n.out.String()); m != nil {
+			count, err := strconv.Atoi(m[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return count
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the program does not say how many workers it has:\n%s", n.out)
+		case <-time.After(20 * time.Millisecond): // real time: another process
+		}
 	}
-	count, err := strconv.Atoi(m[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return count
 }
 
 // reloaded waits until the program has reloaded that many times and has that
