@@ -135,6 +135,14 @@ type task struct {
 	spare     *budget.Buf // receives the hedge's bytes; its index 0 is t.off
 	decided   bool        // the result is known; only running attempts are waited for
 	startSent bool        // owner.started was called
+	lost      *lostFirst  // a first attempt that failed while its hedge ran, or nil
+}
+
+// lostFirst is a first attempt that failed while its hedge could still win. If the
+// hedge fails too, both are one failure, which began with the first attempt.
+type lostFirst struct {
+	start    time.Duration // of the attempt, in awakeTime
+	progress int64         // bytes that it received
 }
 
 // attempt is one request of a task.
@@ -172,7 +180,7 @@ func (g *gate) policy(most int64) (slots int, part int64) {
 // submit queues a new task, and starts it if there is a slot.
 func (g *gate) submit(t *task) {
 	t.got, t.crc, t.err, t.body = 0, 0, nil, plainBody{}
-	t.fails, t.attempts, t.winner, t.decided, t.startSent = Retries{}, 0, nil, false, false
+	t.fails, t.attempts, t.winner, t.decided, t.startSent, t.lost = Retries{}, 0, nil, false, false, nil
 	for i := range t.a {
 		t.a[i] = attempt{t: t, hedge: i == 1}
 	}
@@ -375,13 +383,18 @@ func (g *gate) attemptFailedLocked(l *lane, t *task, a *attempt, now time.Durati
 		g.e.stats.wasted.Add(int64(a.n))
 		return
 	}
-	progress := g.adoptBytesLocked(t, a)
-	if other.lane != nil {
-		return // the hedge may still win
+	start, progress := l.since, g.adoptBytesLocked(t, a)
+	if other.lane != nil { // the hedge may still win
+		t.lost = &lostFirst{start, progress}
+		return
+	}
+	if t.lost != nil {
+		start, progress = t.lost.start, progress+t.lost.progress
+		t.lost = nil
 	}
 	up, policy := g.awakeTime(now), t.o.retryPolicy()
 	v := t.fails.Next(policy, Failure{
-		Err: err, Start: l.since, Now: up, Waited: l.since - max(t.since, g.lastGood), Progress: progress,
+		Err: err, Start: start, Now: up, Waited: start - max(t.since, g.lastGood), Progress: progress,
 		Refused: g.limiter.recent, Rand: rand.Float64(),
 	})
 	if !v.Retry {
@@ -391,7 +404,7 @@ func (g *gate) attemptFailedLocked(l *lane, t *task, a *attempt, now time.Durati
 			g.hedger.refund()
 		}
 		if kind == Retryable || kind == Throttled {
-			g.failQueuedLocked(l.since, err)
+			g.failQueuedLocked(start, err)
 		}
 		return
 	}

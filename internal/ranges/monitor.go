@@ -110,7 +110,7 @@ func (g *gate) watchLocked(l *lane, a *attempt, now time.Duration) {
 		t.owner.late()
 	}
 	h := &t.a[1]
-	if a.hedge || h.lane != nil || h.queued() || !g.hedger.due(up, r) || !g.hedger.spend() {
+	if a.hedge || h.lane != nil || h.queued() || t.fails.isLast(t.o.retryPolicy(), l.since) || !g.hedger.due(up, r) || !g.hedger.spend() {
 		return
 	}
 	if t.spare == nil {

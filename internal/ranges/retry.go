@@ -174,7 +174,7 @@ func (r *Retries) Next(p RetryPolicy, f Failure) Verdict {
 		}
 	}
 	r.inRow++
-	if !r.mayRetry(kind, f.Err) || p.Attempts > 0 && r.inRow >= p.Attempts || f.Start-r.since >= p.Outage {
+	if !r.mayRetry(kind, f.Err) || p.Attempts > 0 && r.inRow >= p.Attempts || r.isLast(p, f.Start) {
 		return Verdict{}
 	}
 	v := Verdict{Retry: true, Fresh: fresh || kind != Throttled && !errors.Is(f.Err, errClipped)}
@@ -200,6 +200,12 @@ func (r *Retries) Next(p RetryPolicy, f Failure) Verdict {
 		v.After = max(left, min(v.After, p.Base))
 	}
 	return v
+}
+
+// isLast reports whether an attempt that started then is the last of an operation
+// that has failed before. It gets no hedge, which would end up to Stall after it.
+func (r *Retries) isLast(p RetryPolicy, start time.Duration) bool {
+	return r.inRow > 0 && start-r.since >= p.Outage
 }
 
 // outageEnded reports whether the bytes received since the outage began end it.
