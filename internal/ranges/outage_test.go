@@ -81,7 +81,8 @@ func TestOutagesOfRanges(t *testing.T) {
 					}
 					start, forever = time.Now(), true
 					_, err = read(t.Context(), o, len(src.Data))
-					most := ranges.DefaultOutage + ranges.DefaultStall + time.Second
+					// One attempt after the outage, and a hedge of the attempt before.
+					most := ranges.DefaultOutage + 2*ranges.DefaultStall + time.Second
 					if kind == "trickles" {
 						most = ranges.DefaultOutage + 31*time.Second
 					}

@@ -14,9 +14,10 @@ import (
 // works. Times are durations since any fixed moment.
 //
 // An operation without progress fails after Outage plus one attempt, which is 60
-// to 70 s by default. It survives every outage that ends within Outage, because
-// its last attempt starts no earlier. A host that names a pause (Retry-After) can
-// add half of Outage.
+// to 70 s by default. A hedge of the attempt before the last can add one Stall.
+// The operation survives every outage that ends within Outage, because its last
+// attempt starts no earlier. A host that names a pause (Retry-After) can add half
+// of Outage.
 type RetryPolicy struct {
 	// Outage is how long an operation without progress is retried. 0 means 60 s,
 	// because rolling restarts of stores and registries take 10 to 60 s. Negative
