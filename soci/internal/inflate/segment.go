@@ -145,6 +145,9 @@ func (t *twoStage) speculateLocked(s *segment) {
 		return
 	}
 	s.start, s.dec = start, sd
+	if t.sizes.opened != nil {
+		t.sizes.opened(t, s)
+	}
 	for !s.front {
 		next := t.nextStartLocked(s)
 		switch {

@@ -29,6 +29,9 @@ type segmentSizes struct {
 	// pieces times the number of workers bounds the output of all segments and
 	// the queue. No segment starts if it could exceed the bound.
 	pieces int // bytes
+	// opened, unless nil, is called when the decoder of a segment has been opened
+	// and has not read yet. mu is held. It is for tests.
+	opened func(*twoStage, *segment)
 }
 
 // defaultSegmentSizes returns sizes that were measured with two workers. From
@@ -334,7 +337,7 @@ func (t *twoStage) runFrontLocked() {
 			if t.handOverLocked() {
 				return
 			}
-		case errors.Is(err, errAbandoned):
+		case errors.Is(err, errAbandoned) && t.closed:
 		default:
 			t.end = err
 			t.frontBusy = false
@@ -354,7 +357,10 @@ func (t *twoStage) handOverLocked() bool {
 		return false // the segment was dropped in the meantime
 	}
 	past := t.front.History()
-	if s.start != t.front.Bits() || len(past) < flate.History {
+	// The store keeps data from the front's cursor on, which is ahead of the
+	// front's position. A decoder that was opened a moment ago may not have read
+	// its first block yet, and cannot continue once the store has dropped it.
+	if s.start != t.front.Bits() || len(past) < flate.History || s.dec.cur.at < t.store.base {
 		t.dropLocked(s)
 		return false
 	}

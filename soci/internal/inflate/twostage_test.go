@@ -102,6 +102,47 @@ func klauspost(level int) func(io.Writer) (flusher, error) {
 	return func(w io.Writer) (flusher, error) { return kgzip.NewWriterLevel(w, level) }
 }
 
+// The worker of a segment can be so late that the front reaches the segment before
+// its decoder has read a byte. By then the store may have dropped the first block
+// of the segment, because the front reads ahead. The front then decodes the segment
+// itself; it once handed over to a decoder that could never read, and no worker did
+// anything else from then on.
+func TestSegmentReadsLate(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	data := mixedContent(t, rand.New(rand.NewPCG(5, 5)), 1200<<10)
+	dropped := 0
+	sizes := smallSegments()
+	sizes.opened = func(two *twoStage, s *segment) {
+		late := func() bool { return two.store.base > s.start/8 }
+		for !late() && !s.front && !s.abandoned && !two.closed && two.end == nil {
+			two.wake.Wait()
+		}
+		if late() {
+			dropped++
+		}
+	}
+	for name, blob := range map[string][]byte{
+		"six":     encode(t, data, stdEncoder(6), 0),
+		"flushes": encode(t, data, stdEncoder(6), 3000),
+		"stored":  encode(t, data, stdEncoder(0), 0),
+		"text":    encode(t, slices.Repeat(sourceText(t), 6), stdEncoder(6), 0),
+	} {
+		want, _, err := readTwo(bytes.NewReader(blob), 1, smallSegments(), 1<<40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, workers := range []int{2, 5} {
+			got, _, err := readTwo(bytes.NewReader(blob), workers, sizes, 1<<40)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s, %d workers: %d bytes, %v; want %d", name, workers, len(got), err, len(want))
+			}
+		}
+	}
+	if dropped == 0 {
+		t.Error("the store had the first block of every segment: the test shows nothing")
+	}
+}
+
 // TestTwoStage compares the output with the serial decoder.
 func TestTwoStage(t *testing.T) {
 	defer goleak.VerifyNone(t)
