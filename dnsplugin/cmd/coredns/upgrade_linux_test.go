@@ -144,7 +144,6 @@ func TestUpgradeHandsControlAndWarmOver(t *testing.T) {
 			t.Fatal("the second process does not end")
 		}
 	}
-	next = 0
 }
 
 // processOf returns a running process of this program that was started with
