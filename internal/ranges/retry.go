@@ -14,7 +14,7 @@ import (
 // works. Times are durations since any fixed moment.
 //
 // An operation without progress fails after Outage plus one attempt, which is 60
-// to 70 s by default. A hedge of the attempt before the last can add one Stall.
+// to 70 s by default. A hedge of the attempt before the last can add one attempt.
 // The operation survives every outage that ends within Outage, because its last
 // attempt starts no earlier. A host that names a pause (Retry-After) can add half
 // of Outage.
